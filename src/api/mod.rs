@@ -1,0 +1,13 @@
+//! Wire types and pure rules of the Kubernetes API: no IO.
+//!
+//! **Invariant:** the truth is JSON; nothing here goes through a generated type and back.
+
+pub mod codec;
+pub mod meta;
+pub mod object;
+pub mod patch;
+pub mod schema;
+pub mod scheme;
+pub mod status;
+pub mod user;
+pub mod value;

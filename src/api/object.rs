@@ -1,0 +1,204 @@
+//! An object of the API: its metadata parsed once, its JSON bytes, its revision. Immutable and shared.
+//!
+//! **Invariant:** `json` is the whole object as a client gets it, `metadata.resourceVersion` included.
+//! **Invariant:** an `Object` never changes; a new revision is a new `Object`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::meta::Gvk;
+use super::value::ValueExt;
+
+/// One entry of `metadata.ownerReferences`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnerRef {
+    /// `group/version`.
+    pub api_version: String,
+    /// Kind.
+    pub kind: String,
+    /// Name, in the same namespace or cluster-scoped.
+    pub name: String,
+    /// Uid; what really identifies the owner.
+    pub uid: String,
+    /// True for the managing controller.
+    pub controller: bool,
+    /// True when a foreground deletion of the owner waits for this object.
+    pub block_owner_deletion: bool,
+}
+
+/// Metadata that the machinery looks at without decoding the body.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Meta {
+    /// Name.
+    pub name: String,
+    /// Namespace; empty for cluster-scoped kinds.
+    pub namespace: String,
+    /// Uid.
+    pub uid: String,
+    /// Generation; 0 where the kind has none.
+    pub generation: i64,
+    /// `creationTimestamp`, RFC 3339.
+    pub created: String,
+    /// `deletionTimestamp`, RFC 3339, when it is being deleted.
+    pub deleted: Option<String>,
+    /// Labels, sorted by name.
+    pub labels: Box<[(Box<str>, Box<str>)]>,
+    /// Owners.
+    pub owners: Box<[OwnerRef]>,
+    /// Finalizers.
+    pub finalizers: Box<[Box<str>]>,
+}
+
+impl Meta {
+    /// From an object's JSON.
+    pub fn from_value(object: &Value) -> Self {
+        let m = &object["metadata"];
+        let text = |k: &str| m.get(k).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let mut labels: Vec<(Box<str>, Box<str>)> = m
+            .get("labels")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+            .map(|(k, v)| (k.as_str().into(), v.as_str().unwrap_or_default().into()))
+            .collect();
+        labels.sort();
+        let owner = |o: &Value| {
+            let text = |k: &str| o.get(k).and_then(Value::as_str).unwrap_or_default().to_owned();
+            OwnerRef {
+                api_version: text("apiVersion"),
+                kind: text("kind"),
+                name: text("name"),
+                uid: text("uid"),
+                controller: o.bool_at("/controller").unwrap_or(false),
+                block_owner_deletion: o.bool_at("/blockOwnerDeletion").unwrap_or(false),
+            }
+        };
+        Self {
+            name: text("name"),
+            namespace: text("namespace"),
+            uid: text("uid"),
+            generation: m.int_at("/generation").unwrap_or(0),
+            created: text("creationTimestamp"),
+            deleted: m.str_at("/deletionTimestamp").map(str::to_owned),
+            labels: labels.into(),
+            owners: m.items_at("/ownerReferences").iter().map(owner).collect(),
+            finalizers: m.items_at("/finalizers").iter().filter_map(|f| f.as_str().map(Into::into)).collect(),
+        }
+    }
+
+    /// The value of a label.
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.labels.binary_search_by(|(k, _)| (**k).cmp(name)).ok().map(|i| &*self.labels[i].1)
+    }
+
+    /// The managing controller.
+    pub fn controller(&self) -> Option<&OwnerRef> {
+        self.owners.iter().find(|o| o.controller)
+    }
+}
+
+/// An immutable object. Cloning the `Arc` around it is the way to share it.
+#[derive(Debug, Clone)]
+pub struct Object {
+    /// What it is.
+    pub gvk: Arc<Gvk>,
+    /// Metadata, parsed once.
+    pub meta: Meta,
+    /// Values of the kind's selectable fields (those of its row, in its order), for field selectors and indexes.
+    pub fields: Box<[Box<str>]>,
+    /// The whole object as JSON, with its resourceVersion.
+    pub json: Bytes,
+    /// The revision of its last write; `metadata.resourceVersion` is this in decimal.
+    pub revision: u64,
+}
+
+impl Object {
+    /// Decodes the body. Not free: ask `meta` and `fields` first.
+    pub fn value(&self) -> Value {
+        serde_json::from_slice(&self.json).unwrap_or(Value::Null)
+    }
+
+    /// Decodes the body into a typed view; absent or wrong fields are an error of the type's own.
+    pub fn decode<T: serde::de::DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_slice(&self.json)
+    }
+
+    /// True when it is being deleted.
+    pub fn is_deleting(&self) -> bool {
+        self.meta.deleted.is_some()
+    }
+
+    /// From a decoded body, as clients (remote informers, tests) make it. `selectable` are the JSON pointers of the
+    /// kind's selectable fields.
+    pub fn from_value(value: &Value, selectable: &[&str]) -> Self {
+        let api_version = value.str_at("/apiVersion").unwrap_or_default();
+        let (group, version) = super::meta::gvk::split(api_version);
+        let gvk = Gvk {
+            group: group.to_owned().into(),
+            version: version.to_owned().into(),
+            kind: value.str_at("/kind").unwrap_or_default().to_owned().into(),
+        };
+        let field = |p: &&str| -> Box<str> { super::scheme::field_text(value.pointer(p)).into() };
+        Self {
+            gvk: Arc::new(gvk),
+            meta: Meta::from_value(value),
+            fields: selectable.iter().map(field).collect(),
+            json: serde_json::to_vec(value).expect("a JSON value serializes").into(),
+            revision: value.str_at("/metadata/resourceVersion").and_then(|r| r.parse().ok()).unwrap_or(0),
+        }
+    }
+}
+
+/// Namespace (empty when cluster-scoped) and name: what controllers queue.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// Namespace, or empty.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl ObjectKey {
+    /// A key.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl From<&Meta> for ObjectKey {
+    fn from(m: &Meta) -> Self {
+        Self::new(&m.namespace, &m.name)
+    }
+}
+
+impl std::fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &*self.namespace {
+            "" => f.write_str(&self.name),
+            ns => write!(f, "{ns}/{}", self.name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn metadata_is_parsed_once() {
+        let o = Object::from_value(
+            &json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": "a", "namespace": "n",
+                "resourceVersion": "7", "labels": {"b": "2", "a": "1"},
+                "ownerReferences": [{"kind": "Deployment", "name": "d", "uid": "u", "controller": true}]},
+                "spec": {"nodeName": "x"}}),
+            &["/spec/nodeName", "/spec/none"],
+        );
+        assert_eq!(o.meta.label("b"), Some("2"));
+        assert_eq!(o.meta.controller().unwrap().uid, "u");
+        assert_eq!((o.revision, &*o.fields[0], &*o.fields[1]), (7, "x", ""));
+        assert_eq!(o.gvk.to_string(), "apps/v1, Kind=ReplicaSet");
+    }
+}

@@ -1,0 +1,3 @@
+//! The node agent: makes the containers of its node what the bound pods ask for.
+
+pub mod runtime;

@@ -1,0 +1,1 @@
+//! CAs, certificates, join tokens, kubeconfig files.

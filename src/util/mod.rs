@@ -1,0 +1,10 @@
+//! Small things every layer needs: tasks and shutdown, backoff, clock, files.
+//!
+//! **Invariant:** nothing here knows of Kubernetes.
+
+pub mod backoff;
+pub mod clock;
+pub mod files;
+pub mod sys;
+pub mod tasks;
+pub mod telemetry;

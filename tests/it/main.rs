@@ -1,0 +1,3 @@
+//! Integration tests: one binary, no root, no containers.
+
+mod layering;
