@@ -9,5 +9,6 @@ pub mod patch;
 pub mod schema;
 pub mod scheme;
 pub mod status;
+pub mod table;
 pub mod user;
 pub mod value;
