@@ -6,6 +6,7 @@ pub mod codec;
 pub mod meta;
 pub mod object;
 pub mod patch;
+pub mod scan;
 pub mod schema;
 pub mod scheme;
 pub mod status;
