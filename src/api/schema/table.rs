@@ -5,7 +5,7 @@
 
 use std::sync::OnceLock;
 
-use super::{FieldDef, Keys, ListType, MergeDef, Omit, SchemaOr, StructDef, Type};
+use super::{Body, FieldDef, Keys, ListType, MergeDef, Omit, SchemaOr, StructDef, Type};
 
 const TEXT: &str = include_str!("wire.table");
 
@@ -72,14 +72,15 @@ impl Table {
                 let flags: Vec<&str> = parts.collect();
                 let has = |flag: &str| flags.contains(&flag);
                 let (kind, atomic, published) = (has("kind"), has("atomic"), has("schema"));
-                structs.push(StructDef { name, kind, atomic, published, fields: OnceLock::new() });
+                structs.push(StructDef { name, kind, atomic, published, body: OnceLock::new() });
                 bodies.push(Vec::new());
             }
         }
         let table = Self { structs: Vec::leak(structs), packages };
         for (def, body) in table.structs.iter().zip(bodies) {
-            let fields = body.into_iter().map(|line| table.read_field(def, line)).collect();
-            def.fields.set(fields).expect("each struct is filled once");
+            let fields: Vec<FieldDef> = body.into_iter().map(|line| table.read_field(def, line)).collect();
+            let always = (0..fields.len()).filter(|i| fields[*i].is_always_written()).collect();
+            def.body.set(Body { fields, always }).expect("each struct is filled once");
         }
         table
     }
