@@ -359,7 +359,7 @@ impl Teller {
             object["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
         if let Some(def) = self.resource.def {
-            object = schema::canon::zero_filled(object, def);
+            object = schema::canonicalize(object, def).map_or(Value::Null, |made| made.value);
         }
         let object = match self.form.shape {
             // A table bookmark carries no row, only the position.

@@ -33,7 +33,7 @@ pub mod strategy;
 pub mod write;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -41,15 +41,15 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::api::meta::GroupResource;
+use crate::api::meta::{GroupResource, Gvk};
 use crate::api::object::{Meta, Object};
-use crate::api::patch::apply;
-use crate::api::schema::{self, StructDef};
+use crate::api::patch::apply::{self, FieldSet};
+use crate::api::schema::{self, StructDef, View as SchemaView};
 use crate::api::scheme::KindInfo;
 use crate::api::status::ApiResult;
 use crate::api::user::UserInfo;
 use crate::api::value::ValueExt;
-use crate::store::cache::{Cache, Decode};
+use crate::store::cache::{Cache, Decode, Generic};
 use crate::store::{Key, Revision};
 
 pub use strategy::{Op, Strategy, View};
@@ -58,6 +58,7 @@ pub use strategy::{Op, Strategy, View};
 pub struct Resource {
     /// Its row.
     pub info: KindInfo,
+    gvk: Arc<Gvk>,
     strategy: Box<dyn Strategy>,
     /// Its shape in the wire table; none for kinds of CustomResourceDefinitions.
     pub def: Option<&'static StructDef>,
@@ -70,7 +71,7 @@ impl Resource {
     pub fn new(info: KindInfo, strategy: Box<dyn Strategy>) -> Self {
         let def = schema::table().kind(&info.gvk.group, &info.gvk.version, &info.gvk.kind);
         let list_kind = format!("{}List", info.gvk.kind);
-        Self { info, strategy, def, list_kind }
+        Self { gvk: Arc::new(info.gvk.clone()), info, strategy, def, list_kind }
     }
 
     /// Its hooks.
@@ -129,44 +130,48 @@ impl Resource {
 
     /// Keeps `metadata.managedFields` up to date after a create or an update.
     pub fn track_fields(&self, old: Option<&Value>, new: Value, cx: &RequestCx, subresource: Option<&str>) -> Value {
-        if cx.applied {
-            return new;
+        let mut new = if cx.applied { new } else { apply::on_update(old, new, &self.writer(cx, subresource)) };
+        if let Some(old) = old {
+            apply::managed::settle_times(old, &mut new);
         }
-        apply::on_update(old, new, &self.field_cx(cx, subresource))
+        new
     }
 
-    /// What apply needs to know of a request for this kind.
-    pub fn field_cx<'a>(&'a self, cx: &'a RequestCx, subresource: Option<&'a str>) -> apply::FieldCx<'a> {
-        apply::FieldCx {
-            view: self.def.map_or(schema::View::Deduced, schema::View::WireStruct),
+    /// What managed fields need to know of a request for this kind.
+    pub fn writer<'a>(&'a self, cx: &'a RequestCx, subresource: Option<&'a str>) -> apply::Writer<'a> {
+        static NOTHING: LazyLock<FieldSet<'static>> = LazyLock::new(|| FieldSet::of_fields(&[]));
+        static STATUS: LazyLock<FieldSet<'static>> = LazyLock::new(|| FieldSet::of_fields(&[&["status"]]));
+        static SPEC: LazyLock<FieldSet<'static>> = LazyLock::new(|| FieldSet::of_fields(&[&["spec"]]));
+        apply::Writer {
             manager: &cx.manager,
-            api_version: &cx.api_version,
             subresource: subresource.unwrap_or_default(),
-            now: cx.now,
+            gvk: &self.info.gvk,
+            view: self.view(),
             reset: match subresource {
-                Some("status") => apply::Reset::AllButStatus,
-                Some(_) => apply::Reset::Nothing,
-                None if self.strategy.has_status(&self.info) => apply::Reset::Status,
-                None => apply::Reset::Nothing,
+                Some("status") => &SPEC,
+                None if self.strategy.has_status(&self.info) => &STATUS,
+                _ => &NOTHING,
             },
+            now: cx.now,
         }
     }
 
-    /// True when an update changed nothing but what moves with every update.
+    /// Its shape, as patches see it.
+    pub fn view(&self) -> SchemaView<'_> {
+        self.def.map_or_else(SchemaView::deduced, SchemaView::of)
+    }
+
+    /// True when an update changed nothing.
     fn same(&self, old: &Value, new: &Value) -> bool {
-        fn without(v: &Value) -> impl Iterator<Item = (&String, &Value)> {
-            v["metadata"]
-                .as_object()
-                .into_iter()
-                .flatten()
-                .filter(|(k, _)| *k != "managedFields" && *k != "resourceVersion")
+        fn rest(v: &Value) -> usize {
+            v["metadata"].as_object().map_or(0, |m| m.keys().filter(|k| *k != "resourceVersion").count())
         }
-        let body = |v: &'_ Value| v.as_object().map_or(0, serde_json::Map::len);
-        body(old) == body(new)
+        let fields = |v: &Value| v.as_object().map_or(0, serde_json::Map::len);
+        let equal_meta = |(k, v): (&String, &Value)| k == "resourceVersion" || new["metadata"].get(k) == Some(v);
+        fields(old) == fields(new)
+            && rest(old) == rest(new)
             && old.as_object().into_iter().flatten().all(|(k, v)| k == "metadata" || new.get(k) == Some(v))
-            && without(old).count() == without(new).count()
-            && without(old).all(|(k, v)| new["metadata"].get(k) == Some(v))
-            && apply::same_managers(old.pointer("/metadata/managedFields"), new.pointer("/metadata/managedFields"))
+            && old["metadata"].as_object().into_iter().flatten().all(equal_meta)
     }
 }
 
@@ -300,12 +305,13 @@ impl Index {
 }
 
 /// The resources that the server serves; those of CustomResourceDefinitions come and go.
-pub struct Resources(ArcSwap<Index>);
+pub struct Resources(ArcSwap<Index>, Generic);
 
 impl Resources {
     /// The built-in ones.
     pub fn builtin() -> Arc<Self> {
-        Arc::new(Self(ArcSwap::from_pointee(Index::of(kinds::all().into_iter().map(Arc::new).collect()))))
+        let all = kinds::all().into_iter().map(Arc::new).collect();
+        Arc::new(Self(ArcSwap::from_pointee(Index::of(all)), Generic::default()))
     }
 
     /// By group, version and plural name.
@@ -320,20 +326,21 @@ impl Resources {
 }
 
 impl Decode for Resources {
-    fn decode(&self, gr: &GroupResource, value: Bytes, revision: Revision) -> Result<Object, String> {
+    fn decode(&self, gr: &GroupResource, json: Bytes, revision: Revision) -> Result<Object, String> {
         let index = self.0.load();
-        let parsed: Value = serde_json::from_slice(&value).map_err(|e| e.to_string())?;
-        let fields = index.stored.get(gr).map(|r| r.info.extract_fields(&parsed)).unwrap_or_default();
-        let (group, version) = crate::api::meta::gvk::split(parsed.str_at("/apiVersion").unwrap_or_default());
-        let gvk = match index.stored.get(gr) {
-            Some(r) => Arc::new(r.info.gvk.clone()),
-            None => Arc::new(crate::api::meta::Gvk {
-                group: group.to_owned().into(),
-                version: version.to_owned().into(),
-                kind: parsed.str_at("/kind").unwrap_or_default().to_owned().into(),
-            }),
-        };
-        Ok(Object { gvk, meta: Meta::from_value(&parsed), fields, json: value, revision })
+        match index.stored.get(gr) {
+            Some(r) => {
+                let parsed: Value = serde_json::from_slice(&json).map_err(|e| e.to_string())?;
+                let fields = r.info.extract_fields(&parsed);
+                Ok(Object { gvk: r.gvk.clone(), meta: Meta::from_value(&parsed), fields, json, revision })
+            }
+            None => self.1.decode(gr, json, revision),
+        }
+    }
+
+    fn fields(&self, gr: &GroupResource) -> Vec<String> {
+        let index = self.0.load();
+        index.stored.get(gr).map_or_else(Vec::new, |r| r.info.selectable.iter().map(|s| s.field.to_string()).collect())
     }
 }
 

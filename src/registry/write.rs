@@ -330,8 +330,9 @@ impl Registry {
         let value = value.map(|v| res.encode_for_store(v));
         let done = self.cache().store().commit(Txn(vec![Write { key, expect, value }])).await;
         match &done {
-            Ok(revision) => self.cache().wait_for(*revision).await,
-            Err(CommitError::Conflict { actual: Some(revision), .. }) => self.cache().wait_for(*revision).await,
+            Ok(revision) | Err(CommitError::Conflict { actual: Some(revision), .. }) => {
+                self.cache().wait_for(*revision).await.map_err(|_| CommitError::Closed)?;
+            }
             Err(_) => {}
         }
         done
