@@ -109,7 +109,11 @@ fn unreadable(gvk: &Gvk, why: &str) -> Box<Status> {
 
 /// Checks the type, makes the value canonical, and deals with unknown and duplicate fields.
 pub fn canonical(
-    raw: Raw, gvk: &Gvk, def: Option<&'static StructDef>, strictness: FieldValidation, cx: &RequestCx,
+    raw: Raw,
+    gvk: &Gvk,
+    def: Option<&'static StructDef>,
+    strictness: FieldValidation,
+    cx: &RequestCx,
 ) -> ApiResult<Value> {
     let Raw { mut value, duplicates } = raw;
     check_type(&mut value, gvk)?;
@@ -124,7 +128,11 @@ pub fn canonical(
 /// The same for the configuration of an apply, which is checked but stays as the client wrote it: what it does not name
 /// it does not own.
 pub fn canonical_apply(
-    raw: Raw, gvk: &Gvk, def: Option<&'static StructDef>, strictness: FieldValidation, cx: &RequestCx,
+    raw: Raw,
+    gvk: &Gvk,
+    def: Option<&'static StructDef>,
+    strictness: FieldValidation,
+    cx: &RequestCx,
 ) -> ApiResult<Value> {
     let mut config = raw.value.clone();
     canonical(raw, gvk, def, strictness, cx)?;
@@ -147,7 +155,12 @@ fn report(found: Vec<String>, gvk: &Gvk, strictness: FieldValidation, cx: &Reque
 fn check_type(value: &mut Value, gvk: &Gvk) -> ApiResult<()> {
     if !value.is_object() {
         let what = match value {
-            Value::Null => return Err(Status::bad_request(format!("{} in version {:?} cannot be handled as a {}: EOF", gvk.kind, gvk.version, gvk.kind))),
+            Value::Null => {
+                return Err(Status::bad_request(format!(
+                    "{} in version {:?} cannot be handled as a {}: EOF",
+                    gvk.kind, gvk.version, gvk.kind
+                )));
+            }
             Value::Array(_) => "array",
             Value::String(_) => "string",
             Value::Bool(_) => "bool",
@@ -156,7 +169,8 @@ fn check_type(value: &mut Value, gvk: &Gvk) -> ApiResult<()> {
         return Err(unreadable(gvk, &format!("json: cannot unmarshal {what} into Go value of type v1.{}", gvk.kind)));
     }
     let wanted = gvk.api_version();
-    let (api_version, kind) = (value.str_at("/apiVersion").unwrap_or_default(), value.str_at("/kind").unwrap_or_default());
+    let (api_version, kind) =
+        (value.str_at("/apiVersion").unwrap_or_default(), value.str_at("/kind").unwrap_or_default());
     if !kind.is_empty() && kind != gvk.kind {
         let version = if api_version.is_empty() { wanted.as_str() } else { api_version };
         let version = crate::api::meta::gvk::split(version).1;

@@ -223,7 +223,8 @@ mod tests {
     fn lists_what_the_rows_say() {
         let r = Resources::builtin();
         let apps = resource_list(&r, "apps", "v1").unwrap();
-        let names: Vec<&str> = apps["resources"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
+        let names: Vec<&str> =
+            apps["resources"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
         assert!(names.contains(&"deployments") && names.contains(&"deployments/scale"));
         assert_eq!(group(&r, "autoscaling").unwrap()["preferredVersion"]["version"], "v2");
         assert!(resource_list(&r, "nope", "v1").is_none());

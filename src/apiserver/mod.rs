@@ -15,6 +15,7 @@ mod read;
 pub mod request;
 pub mod respond;
 mod selection;
+pub mod serve;
 mod verbs;
 mod virtuals;
 
@@ -127,9 +128,7 @@ pub fn forbidden(user: &UserInfo, a: &Attributes, why: &str) -> Box<Status> {
         "" => " at the cluster scope".to_owned(),
         ns => format!(" in the namespace {ns:?}"),
     };
-    let why = format!(
-        "User {:?} cannot {} resource {resource:?} in API group {:?}{scope}{tail}",
-        user.name, a.verb, a.group
-    );
+    let why =
+        format!("User {:?} cannot {} resource {resource:?} in API group {:?}{scope}{tail}", user.name, a.verb, a.group);
     Status::forbidden(&a.group, &a.resource, &a.name, &why)
 }

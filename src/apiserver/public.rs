@@ -47,9 +47,23 @@ impl Api {
     }
 
     fn paths(&self) -> Vec<String> {
-        let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/apis/", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
-            .map(str::to_owned)
-            .into();
+        let mut paths: Vec<String> = [
+            "/.well-known/openid-configuration",
+            "/api",
+            "/api/v1",
+            "/apis",
+            "/apis/",
+            "/healthz",
+            "/livez",
+            "/metrics",
+            "/openapi/v2",
+            "/openapi/v3",
+            "/openid/v1/jwks",
+            "/readyz",
+            "/version",
+        ]
+        .map(str::to_owned)
+        .into();
         for g in discovery::groups(self.registry.resources()).iter().filter(|g| !g.name.is_empty()) {
             paths.push(format!("/apis/{}", g.name));
             paths.extend(g.versions.iter().map(|(v, _)| format!("/apis/{}/{v}", g.name)));
@@ -94,15 +108,22 @@ impl Api {
         let accept = call.headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
         // The first clause that can be met wins; clients that know aggregated discovery name it first.
         for clause in accept.split(',').map(|c| c.replace(' ', "")) {
-            if clause.contains("g=apidiscovery.k8s.io") && clause.contains("as=APIGroupDiscoveryList") && clause.starts_with("application/json") {
+            if clause.contains("g=apidiscovery.k8s.io")
+                && clause.contains("as=APIGroupDiscoveryList")
+                && clause.starts_with("application/json")
+            {
                 let (version, content_type) = if clause.contains("v=v2beta1") {
-                    ("apidiscovery.k8s.io/v2beta1", "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList")
+                    (
+                        "apidiscovery.k8s.io/v2beta1",
+                        "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+                    )
                 } else if clause.contains("v=v2") {
                     ("apidiscovery.k8s.io/v2", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")
                 } else {
                     continue;
                 };
-                let body = serde_json::to_vec(&discovery::aggregated(resources, core, version)).expect("a JSON value serializes");
+                let body = serde_json::to_vec(&discovery::aggregated(resources, core, version))
+                    .expect("a JSON value serializes");
                 return respond::answer(200, content_type, respond::full(body));
             }
             if clause == "application/json" {

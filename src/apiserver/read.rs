@@ -166,7 +166,13 @@ impl ReadCx<'_> {
                     json!(self.resource.list_kind),
                     json!(info.gvk.api_version()),
                 );
-                let parts = ListParts { prefix: type_prefix(self.resource), head: Some(head), objects: objects.into_iter(), first: true, done: false };
+                let parts = ListParts {
+                    prefix: type_prefix(self.resource),
+                    head: Some(head),
+                    objects: objects.into_iter(),
+                    first: true,
+                    done: false,
+                };
                 respond::answer(200, Encoding::Json.content_type(), respond::stream(parts))
             }
             Shape::Full => {
@@ -190,7 +196,8 @@ impl ReadCx<'_> {
                 respond::encoded(200, &table::table(info, metadata, rows, v.api_version(), true), self.form.encoding)
             }
             Shape::Partial(v) => {
-                let items: Vec<Value> = objects.iter().map(|o| table::partial(&self.value(o), v.api_version())).collect();
+                let items: Vec<Value> =
+                    objects.iter().map(|o| table::partial(&self.value(o), v.api_version())).collect();
                 let list = json!({"kind": "PartialObjectMetadataList", "apiVersion": v.api_version(), "metadata": metadata, "items": items});
                 respond::encoded(200, &list, self.form.encoding)
             }
@@ -310,6 +317,7 @@ impl Teller {
         if self.form == Form::JSON && !self.resource.converts() {
             return Some(event.json_line(kind));
         }
+        let columns = std::mem::replace(&mut self.columns_sent, true);
         let make = |columns: bool| {
             let mut value: Value = serde_json::from_slice(&event.json(kind)).unwrap_or(Value::Null);
             self.resource.from_stored(&mut value);
@@ -320,8 +328,7 @@ impl Teller {
             (Shape::Partial(MetaVersion::V1), Encoding::Json) => 1,
             // Ages and the first event's columns differ from watcher to watcher.
             _ => {
-                let columns = !std::mem::replace(&mut self.columns_sent, true);
-                return Some(make(columns));
+                return Some(make(!columns));
             }
         };
         Some(event.encoded(FORM_FREE + form * 4 + kind as u32, || make(false)))
@@ -365,7 +372,8 @@ impl Teller {
             // A table bookmark carries no row, only the position.
             Shape::Table(v) => {
                 let metadata = object["metadata"].clone();
-                let row = json!({"cells": [], "object": table::partial(&json!({"metadata": metadata}), v.api_version())});
+                let row =
+                    json!({"cells": [], "object": table::partial(&json!({"metadata": metadata}), v.api_version())});
                 table::table(info, json!({"resourceVersion": revision.to_string()}), vec![row], v.api_version(), false)
             }
             _ => self.shape(object, false),
@@ -374,7 +382,12 @@ impl Teller {
     }
 }
 
-fn watch_parts(teller: Teller, cursor: Cursor, deadline: tokio::time::Instant, shutdown: Shutdown) -> impl Stream<Item = Bytes> + Send {
+fn watch_parts(
+    teller: Teller,
+    cursor: Cursor,
+    deadline: tokio::time::Instant,
+    shutdown: Shutdown,
+) -> impl Stream<Item = Bytes> + Send {
     struct State {
         teller: Teller,
         cursor: Cursor,

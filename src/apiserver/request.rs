@@ -164,17 +164,44 @@ mod tests {
     #[test_case("GET", "/api/v1/pods", "watch=1", "watch", "", "pods", "", "", "")]
     #[test_case("GET", "/api/v1/watch/namespaces/d/pods", "", "watch", "", "pods", "d", "", "")]
     #[test_case("GET", "/apis/apps/v1/deployments", "", "list", "apps", "deployments", "", "", "")]
-    #[test_case("DELETE", "/apis/apps/v1/namespaces/d/deployments", "", "deletecollection", "apps", "deployments", "d", "", "")]
+    #[test_case(
+        "DELETE",
+        "/apis/apps/v1/namespaces/d/deployments",
+        "",
+        "deletecollection",
+        "apps",
+        "deployments",
+        "d",
+        "",
+        ""
+    )]
     #[test_case("PUT", "/api/v1/namespaces/d/finalize", "", "update", "", "namespaces", "d", "d", "finalize")]
     #[test_case("GET", "/api/v1/namespaces/d", "", "get", "", "namespaces", "d", "d", "")]
     #[test_case("GET", "/api/v1/pods", "fieldSelector=metadata.name%3Dx", "list", "", "pods", "", "x", "")]
     #[test_case("GET", "/version", "", "get", "", "", "", "", "")]
     #[allow(clippy::too_many_arguments)]
-    fn parses(method: &str, path: &str, query: &str, verb: &str, group: &str, resource: &str, ns: &str, name: &str, sub: &str) {
+    fn parses(
+        method: &str,
+        path: &str,
+        query: &str,
+        verb: &str,
+        group: &str,
+        resource: &str,
+        ns: &str,
+        name: &str,
+        sub: &str,
+    ) {
         let info = RequestInfo::parse(&method.parse().unwrap(), path, query);
         let a = &info.attributes;
         assert_eq!(
-            (a.verb.as_str(), a.group.as_str(), a.resource.as_str(), a.namespace.as_str(), a.name.as_str(), a.subresource.as_str()),
+            (
+                a.verb.as_str(),
+                a.group.as_str(),
+                a.resource.as_str(),
+                a.namespace.as_str(),
+                a.name.as_str(),
+                a.subresource.as_str()
+            ),
             (verb, group, resource, ns, name, sub)
         );
     }

@@ -116,7 +116,9 @@ impl Options {
         let number = |key: &str| -> ApiResult<Option<i64>> {
             query
                 .text(key)
-                .map(|v| v.parse::<i64>().map_err(|_| Status::bad_request(format!("invalid {key}: {v:?} is not a number"))))
+                .map(|v| {
+                    v.parse::<i64>().map_err(|_| Status::bad_request(format!("invalid {key}: {v:?} is not a number")))
+                })
                 .transpose()
         };
         let errs = FieldErrors::new();
@@ -223,7 +225,8 @@ impl Token {
             return Err(bad("server does not recognize this encoded version"));
         }
         let start = v["start"].as_str().unwrap_or_default();
-        let revision = v["rv"].as_i64().filter(|r| *r > 0).ok_or_else(|| bad("incorrect encoded start resourceVersion"))?;
+        let revision =
+            v["rv"].as_i64().filter(|r| *r > 0).ok_or_else(|| bad("incorrect encoded start resourceVersion"))?;
         let (namespace, name) = start
             .trim_end_matches('\u{0}')
             .split_once('/')
@@ -235,10 +238,12 @@ impl Token {
 
 /// 504 for a revision that is still to come.
 pub fn too_large(asked: u64, current: u64) -> Box<Status> {
-    Status::new(Reason::Timeout, format!("Too large resource version: {asked}, current: {current}")).with_details(json!({
-        "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
-        "retryAfterSeconds": 1,
-    }))
+    Status::new(Reason::Timeout, format!("Too large resource version: {asked}, current: {current}")).with_details(
+        json!({
+            "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
+            "retryAfterSeconds": 1,
+        }),
+    )
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::{HeaderMap, header};
 use serde_json::{Value, json};
 
@@ -69,7 +68,13 @@ impl Api {
         }
     }
 
-    pub(super) fn read_cx<'a>(&'a self, res: &'a Arc<Resource>, call: &Call, list: bool, watch: bool) -> ApiResult<ReadCx<'a>> {
+    pub(super) fn read_cx<'a>(
+        &'a self,
+        res: &'a Arc<Resource>,
+        call: &Call,
+        list: bool,
+        watch: bool,
+    ) -> ApiResult<ReadCx<'a>> {
         let offer = Offer { proto: res.def.is_some(), shapes: true, yaml: !watch, list };
         let form = negotiate::negotiate(&call.headers, offer).ok_or_else(not_acceptable)?;
         let include = call.info.query.get("includeObject");
@@ -158,7 +163,14 @@ impl Api {
 
     #[allow(clippy::too_many_arguments)]
     async fn apply(
-        &self, res: &Arc<Resource>, call: &Call, mut cx: RequestCx, at: &Target, op: Op, config: body::Raw, strictness: FieldValidation,
+        &self,
+        res: &Arc<Resource>,
+        call: &Call,
+        mut cx: RequestCx,
+        at: &Target,
+        op: Op,
+        config: body::Raw,
+        strictness: FieldValidation,
     ) -> ApiResult<(RequestCx, Stored)> {
         let force = call.info.query.flag("force");
         let config = body::canonical_apply(config, &res.info.gvk, res.def, strictness, &cx)?;
@@ -186,7 +198,8 @@ impl Api {
         let create = if op == Op::Update {
             let mut config = config.clone();
             config.set_at("/metadata/name", at.name.clone());
-            let new = patch::apply::on_apply(None, &config, force, &res.writer(&cx, None)).map_err(|e| e.to_status())?;
+            let new =
+                patch::apply::on_apply(None, &config, force, &res.writer(&cx, None)).map_err(|e| e.to_status())?;
             let raw = body::Raw { value: new, duplicates: Vec::new() };
             Some(body::canonical(raw, &res.info.gvk, res.def, FieldValidation::Ignore, &cx)?)
         } else {
@@ -308,7 +321,8 @@ fn success(res: &Resource, object: &Value) -> Value {
 
 /// 405.
 pub(super) fn method_not_allowed() -> Box<Status> {
-    Status::new(Reason::MethodNotAllowed, "the server does not allow this method on the requested resource").with_details(json!({}))
+    Status::new(Reason::MethodNotAllowed, "the server does not allow this method on the requested resource")
+        .with_details(json!({}))
 }
 
 /// 406.
@@ -320,8 +334,9 @@ pub(super) fn not_acceptable() -> Box<Status> {
 }
 
 fn unprocessable(res: &Resource, name: &str, why: &str) -> Box<Status> {
-    let mut s = Status::new(Reason::Invalid, format!("{} {name:?} is invalid: patch: Invalid value: {why}", res.info.gvk.kind))
-        .with_object(&res.info.gvk.group, &res.info.gvk.kind, name);
+    let mut s =
+        Status::new(Reason::Invalid, format!("{} {name:?} is invalid: patch: Invalid value: {why}", res.info.gvk.kind))
+            .with_object(&res.info.gvk.group, &res.info.gvk.kind, name);
     s.details["causes"] = json!([{"reason": "FieldValueInvalid", "message": why, "field": "patch"}]);
     s
 }
@@ -350,7 +365,8 @@ fn delete_options(call: &Call) -> ApiResult<Value> {
     }
     let query = &call.info.query;
     if let Some(grace) = query.text("gracePeriodSeconds") {
-        let grace: i64 = grace.parse().map_err(|_| Status::bad_request(format!("invalid gracePeriodSeconds {grace:?}")))?;
+        let grace: i64 =
+            grace.parse().map_err(|_| Status::bad_request(format!("invalid gracePeriodSeconds {grace:?}")))?;
         v.set_if_absent("/gracePeriodSeconds", grace);
     }
     for key in ["propagationPolicy"] {
@@ -375,7 +391,7 @@ fn is_apply(headers: &HeaderMap) -> bool {
 
 /// A decoded patch.
 enum PatchBody {
-    Json(Bytes),
+    Json(Value),
     Merge(body::Raw),
     Strategic(body::Raw),
     Apply(body::Raw),
@@ -383,21 +399,29 @@ enum PatchBody {
 
 impl PatchBody {
     fn read(call: &Call, res: &Resource) -> ApiResult<Self> {
-        let raw = |made: Result<body::Raw, String>| made.map_err(|e| Status::bad_request(format!("error decoding patch: {e}")));
+        let raw = |made: Result<body::Raw, String>| {
+            made.map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))
+        };
         match media_type(&call.headers) {
-            "application/json-patch+json" => Ok(Self::Json(call.body.clone())),
+            "application/json-patch+json" => Ok(Self::Json(raw(body::json_raw(&call.body))?.value)),
             "application/merge-patch+json" => Ok(Self::Merge(raw(body::json_raw(&call.body))?)),
-            "application/strategic-merge-patch+json" if res.def.is_some() => Ok(Self::Strategic(raw(body::json_raw(&call.body))?)),
+            "application/strategic-merge-patch+json" if res.def.is_some() => {
+                Ok(Self::Strategic(raw(body::json_raw(&call.body))?))
+            }
             "application/apply-patch+yaml" => Ok(Self::Apply(raw(body::yaml_raw(&call.body))?)),
             _ => {
-                let mut types: Vec<Cow<'static, str>> = vec!["application/json-patch+json".into(), "application/merge-patch+json".into()];
+                let mut types: Vec<Cow<'static, str>> =
+                    vec!["application/json-patch+json".into(), "application/merge-patch+json".into()];
                 if res.def.is_some() {
                     types.push("application/strategic-merge-patch+json".into());
                 }
                 types.push("application/apply-patch+yaml".into());
                 Err(Status::new(
                     Reason::UnsupportedMediaType,
-                    format!("the body of the request was in an unknown format - accepted media types include: {}", types.join(", ")),
+                    format!(
+                        "the body of the request was in an unknown format - accepted media types include: {}",
+                        types.join(", ")
+                    ),
                 ))
             }
         }
@@ -412,9 +436,9 @@ impl PatchBody {
 
     fn apply(&self, old: &Value, res: &Resource) -> ApiResult<Value> {
         match self {
-            Self::Json(bytes) => patch::json::apply(old, bytes),
-            Self::Merge(raw) => patch::merge::apply(old, &raw.value),
-            Self::Strategic(raw) => patch::strategic::apply(old, &raw.value, res.view()),
+            Self::Json(patch) => patch::json::apply(old.clone(), patch.clone()),
+            Self::Merge(raw) => patch::merge::apply(old.clone(), raw.value.clone()),
+            Self::Strategic(raw) => patch::strategic::apply(old.clone(), raw.value.clone(), res.view()),
             Self::Apply(_) => Err(Status::internal("apply is done by its own function")),
         }
     }
@@ -425,4 +449,3 @@ pub(super) fn error_encoding(headers: &HeaderMap) -> Encoding {
     let offer = Offer { proto: true, shapes: false, yaml: true, list: false };
     negotiate::negotiate(headers, offer).unwrap_or(Form::JSON).encoding
 }
-

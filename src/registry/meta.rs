@@ -166,7 +166,12 @@ const ORDER: [&str; 15] = [
 /// Upstream's order of the fields of metadata.
 pub fn order(meta: &mut Map<String, Value>) {
     let rank = |k: &str| ORDER.iter().position(|o| *o == k).unwrap_or(ORDER.len());
-    meta.sort_by(|a, _, b, _| rank(a).cmp(&rank(b)));
+    if meta.keys().map(|k| rank(k)).is_sorted() {
+        return;
+    }
+    let mut all: Vec<(String, Value)> = std::mem::take(meta).into_iter().collect();
+    all.sort_by_key(|(k, _)| rank(k));
+    meta.extend(all);
 }
 
 /// What is wrong with the metadata of any object.

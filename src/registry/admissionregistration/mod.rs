@@ -1,6 +1,6 @@
 //! Kinds of the API group `admissionregistration.k8s.io`.
 
-use crate::api::scheme::{KindInfo, STATUS};
+use crate::api::scheme::{KindInfo, STATUS_ONLY};
 use crate::registry::Resource;
 use crate::registry::strategy::{Common, Generation};
 
@@ -49,7 +49,7 @@ pub fn kinds() -> Vec<Resource> {
                 "validatingadmissionpolicy",
             )
             .categories(&["api-extensions"])
-            .subresources(&[STATUS]),
+            .subresources(STATUS_ONLY),
             Box::new(Common::NONE.generation(Generation::Spec)),
         ),
         Resource::new(

@@ -1,6 +1,6 @@
 //! Kinds of the API group `apiextensions.k8s.io`.
 
-use crate::api::scheme::{KindInfo, STATUS};
+use crate::api::scheme::{KindInfo, STATUS_ONLY};
 use crate::registry::Resource;
 use crate::registry::strategy::{Common, Generation};
 
@@ -16,7 +16,7 @@ pub fn kinds() -> Vec<Resource> {
         )
         .short(&["crd", "crds"])
         .categories(&["api-extensions"])
-        .subresources(&[STATUS]),
+        .subresources(STATUS_ONLY),
         Box::new(Common::NONE.generation(Generation::Spec)),
     )]
 }

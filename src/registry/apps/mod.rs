@@ -1,6 +1,6 @@
 //! Kinds of the API group `apps`.
 
-use crate::api::scheme::{KindInfo, SCALE, STATUS, Selectable, Subresource};
+use crate::api::scheme::{KindInfo, SCALE, STATUS, STATUS_ONLY, Selectable, Subresource};
 use crate::registry::Resource;
 use crate::registry::strategy::{Common, Generation};
 
@@ -23,7 +23,7 @@ pub fn kinds() -> Vec<Resource> {
             KindInfo::namespaced("apps", "v1", "DaemonSet", "daemonsets", "daemonset")
                 .short(&["ds"])
                 .categories(&["all"])
-                .subresources(&[STATUS]),
+                .subresources(STATUS_ONLY),
             Box::new(Common::NONE.generation(Generation::Spec)),
         ),
         Resource::new(

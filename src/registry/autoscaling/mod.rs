@@ -1,6 +1,6 @@
 //! Kinds of the API group `autoscaling`.
 
-use crate::api::scheme::{KindInfo, STATUS};
+use crate::api::scheme::{KindInfo, STATUS_ONLY};
 use crate::registry::Resource;
 use crate::registry::strategy::Common;
 
@@ -17,7 +17,7 @@ pub fn kinds() -> Vec<Resource> {
             )
             .short(&["hpa"])
             .categories(&["all"])
-            .subresources(&[STATUS])
+            .subresources(STATUS_ONLY)
             .stored_as("autoscaling", "horizontalpodautoscalers", "v2"),
             Box::new(Common::NONE),
         ),
@@ -31,7 +31,7 @@ pub fn kinds() -> Vec<Resource> {
             )
             .short(&["hpa"])
             .categories(&["all"])
-            .subresources(&[STATUS]),
+            .subresources(STATUS_ONLY),
             Box::new(Common::NONE),
         ),
     ]

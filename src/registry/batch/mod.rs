@@ -1,6 +1,6 @@
 //! Kinds of the API group `batch`.
 
-use crate::api::scheme::{KindInfo, STATUS, Selectable};
+use crate::api::scheme::{KindInfo, STATUS_ONLY, Selectable};
 use crate::registry::Resource;
 use crate::registry::strategy::{Common, Generation};
 
@@ -13,13 +13,13 @@ pub fn kinds() -> Vec<Resource> {
             KindInfo::namespaced("batch", "v1", "CronJob", "cronjobs", "cronjob")
                 .short(&["cj"])
                 .categories(&["all"])
-                .subresources(&[STATUS]),
+                .subresources(STATUS_ONLY),
             Box::new(Common::NONE.generation(Generation::Spec)),
         ),
         Resource::new(
             KindInfo::namespaced("batch", "v1", "Job", "jobs", "job")
                 .categories(&["all"])
-                .subresources(&[STATUS])
+                .subresources(STATUS_ONLY)
                 .selectable(JOB_FIELDS),
             Box::new(Common::NONE.generation(Generation::Spec)),
         ),

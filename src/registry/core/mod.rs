@@ -1,7 +1,7 @@
 //! Kinds of the API group `core`.
 
 use crate::api::meta::Gvk;
-use crate::api::scheme::{KindInfo, SCALE, STATUS, Selectable, Subresource, Verbs};
+use crate::api::scheme::{KindInfo, SCALE, STATUS, STATUS_ONLY, Selectable, Subresource, Verbs};
 use crate::registry::Resource;
 use crate::registry::strategy::{Common, Generation};
 
@@ -130,13 +130,13 @@ pub fn kinds() -> Vec<Resource> {
         Resource::new(
             KindInfo::namespaced("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims", "persistentvolumeclaim")
                 .short(&["pvc"])
-                .subresources(&[STATUS]),
+                .subresources(STATUS_ONLY),
             Box::new(Common::NONE.returns_deleted()),
         ),
         Resource::new(
             KindInfo::cluster("", "v1", "PersistentVolume", "persistentvolumes", "persistentvolume")
                 .short(&["pv"])
-                .subresources(&[STATUS]),
+                .subresources(STATUS_ONLY),
             Box::new(Common::NONE.returns_deleted()),
         ),
         Resource::new(
@@ -162,7 +162,7 @@ pub fn kinds() -> Vec<Resource> {
         Resource::new(
             KindInfo::namespaced("", "v1", "ResourceQuota", "resourcequotas", "resourcequota")
                 .short(&["quota"])
-                .subresources(&[STATUS]),
+                .subresources(STATUS_ONLY),
             Box::new(Common::NONE.returns_deleted()),
         ),
         Resource::new(

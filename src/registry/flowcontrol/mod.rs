@@ -1,6 +1,6 @@
 //! Kinds of the API group `flowcontrol.apiserver.k8s.io`.
 
-use crate::api::scheme::{KindInfo, STATUS};
+use crate::api::scheme::{KindInfo, STATUS_ONLY};
 use crate::registry::Resource;
 use crate::registry::strategy::{Common, Generation};
 
@@ -9,7 +9,7 @@ pub fn kinds() -> Vec<Resource> {
     vec![
         Resource::new(
             KindInfo::cluster("flowcontrol.apiserver.k8s.io", "v1", "FlowSchema", "flowschemas", "flowschema")
-                .subresources(&[STATUS]),
+                .subresources(STATUS_ONLY),
             Box::new(Common::NONE.generation(Generation::Spec)),
         ),
         Resource::new(
@@ -20,7 +20,7 @@ pub fn kinds() -> Vec<Resource> {
                 "prioritylevelconfigurations",
                 "prioritylevelconfiguration",
             )
-            .subresources(&[STATUS]),
+            .subresources(STATUS_ONLY),
             Box::new(Common::NONE.generation(Generation::Spec)),
         ),
     ]

@@ -1,6 +1,6 @@
 //! Kinds of the API group `networking.k8s.io`.
 
-use crate::api::scheme::{KindInfo, STATUS};
+use crate::api::scheme::{KindInfo, STATUS_ONLY};
 use crate::registry::Resource;
 use crate::registry::strategy::{Common, Generation};
 
@@ -14,7 +14,7 @@ pub fn kinds() -> Vec<Resource> {
         Resource::new(
             KindInfo::namespaced("networking.k8s.io", "v1", "Ingress", "ingresses", "ingress")
                 .short(&["ing"])
-                .subresources(&[STATUS]),
+                .subresources(STATUS_ONLY),
             Box::new(Common::NONE.generation(Generation::Spec)),
         ),
         Resource::new(
@@ -28,7 +28,7 @@ pub fn kinds() -> Vec<Resource> {
         ),
         Resource::new(
             KindInfo::cluster("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", "servicecidr")
-                .subresources(&[STATUS]),
+                .subresources(STATUS_ONLY),
             Box::new(Common::NONE),
         ),
     ]

@@ -1,6 +1,6 @@
 //! Kinds of the API group `resource.k8s.io`.
 
-use crate::api::scheme::{KindInfo, STATUS, Selectable};
+use crate::api::scheme::{KindInfo, STATUS_ONLY, Selectable};
 use crate::registry::Resource;
 use crate::registry::strategy::{Common, Generation};
 
@@ -16,7 +16,7 @@ pub fn kinds() -> Vec<Resource> {
         ),
         Resource::new(
             KindInfo::namespaced("resource.k8s.io", "v1", "ResourceClaim", "resourceclaims", "resourceclaim")
-                .subresources(&[STATUS]),
+                .subresources(STATUS_ONLY),
             Box::new(Common::NONE.returns_deleted()),
         ),
         Resource::new(

@@ -1,6 +1,6 @@
 //! Kinds of the API group `storage.k8s.io`.
 
-use crate::api::scheme::{KindInfo, STATUS};
+use crate::api::scheme::{KindInfo, STATUS_ONLY};
 use crate::registry::Resource;
 use crate::registry::strategy::{Common, Generation};
 
@@ -31,7 +31,7 @@ pub fn kinds() -> Vec<Resource> {
         ),
         Resource::new(
             KindInfo::cluster("storage.k8s.io", "v1", "VolumeAttachment", "volumeattachments", "volumeattachment")
-                .subresources(&[STATUS]),
+                .subresources(STATUS_ONLY),
             Box::new(Common::NONE.returns_deleted()),
         ),
         Resource::new(
