@@ -21,6 +21,7 @@
 //! keys), `t=` map type, `m=strategy:key` strategic merge, `d=` the schema's default where it is not the zero value.
 
 pub mod canon;
+pub mod defaults;
 pub mod table;
 pub mod time;
 pub mod view;
