@@ -8,6 +8,7 @@ pub mod object;
 pub mod patch;
 pub mod schema;
 pub mod scheme;
+pub mod services;
 pub mod status;
 pub mod user;
 pub mod value;
