@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 use nix::fcntl::{Flock, FlockArg};
@@ -101,14 +102,23 @@ impl Pool {
         Ok(self.reserved.remove(&address).map(|r| (address, r)))
     }
 
-    /// Gives back what containers have that are not `live`; the addresses.
-    pub fn retain(&mut self, live: impl Fn(&str) -> bool) -> Result<Vec<Ipv4Addr>> {
-        let leaked: Vec<_> = self.reserved.iter().filter(|(_, r)| !live(&r.container)).map(|(a, _)| *a).collect();
-        for address in &leaked {
-            self.remove(*address)?;
-            self.reserved.remove(address);
+    /// Gives back what containers have that are not `live`, if it was reserved longer ago than `age`: a sandbox that is
+    /// being made has an address before anybody lists it.
+    pub fn retain(&mut self, age: Duration, live: impl Fn(&str) -> bool) -> Result<Vec<(Ipv4Addr, Reservation)>> {
+        let dead = self.reserved.iter().filter(|(_, r)| !live(&r.container)).map(|(a, _)| *a);
+        let leaked: Vec<Ipv4Addr> = dead.filter(|a| self.age(*a).is_none_or(|old| old >= age)).collect();
+        let mut freed = Vec::new();
+        for address in leaked {
+            self.remove(address)?;
+            freed.extend(self.reserved.remove(&address).map(|r| (address, r)));
         }
-        Ok(leaked)
+        Ok(freed)
+    }
+
+    /// How long ago the address was reserved; none when the clock went back.
+    fn age(&self, address: Ipv4Addr) -> Option<Duration> {
+        let written = std::fs::metadata(self.dir.join(address.to_string())).and_then(|m| m.modified()).ok()?;
+        written.elapsed().ok()
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
@@ -119,7 +129,9 @@ impl Pool {
     fn remove(&self, address: Ipv4Addr) -> Result<()> {
         let path = self.dir.join(address.to_string());
         match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(format!("remove {}", path.display()), &e)),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io(format!("remove {}", path.display()), &e))
+            }
             _ => Ok(()),
         }
     }
@@ -154,9 +166,7 @@ fn next_free(
     let (first, end) = (u32::from(subnet.network()) + 1, u32::from(subnet.broadcast()));
     let count = end - first;
     let start = last.map(u32::from).filter(|l| (first..end).contains(l)).map_or(0, |l| l - first + 1);
-    (0..count)
-        .map(|i| Ipv4Addr::from(first + (start + i) % count))
-        .find(|a| *a != gateway && !taken(*a))
+    (0..count).map(|i| Ipv4Addr::from(first + (start + i) % count)).find(|a| *a != gateway && !taken(*a))
 }
 
 /// Why a host port cannot be had: another container has it.
@@ -226,7 +236,8 @@ mod tests {
         let mut pool = Pool::open(&config).unwrap();
         pool.reserve(of("a", 0)).unwrap();
         let leaked = pool.reserve(of("b", 0)).unwrap();
-        assert_eq!(pool.retain(|c| c == "a").unwrap(), [leaked]);
+        assert_eq!(pool.retain(Duration::from_secs(60), |c| c == "a").unwrap(), [], "it may just be on its way");
+        assert_eq!(pool.retain(Duration::ZERO, |c| c == "a").unwrap(), [(leaked, of("b", 0))]);
         drop(pool);
         assert_eq!(Pool::open(&config).unwrap().reserved().len(), 1);
     }

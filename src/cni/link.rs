@@ -13,7 +13,7 @@ use nlink::Route;
 use nlink::netlink::addr::Ipv4Address;
 use nlink::netlink::connection::Connection;
 use nlink::netlink::link::{BridgeLink, BridgePortConfig, VethLink};
-use nlink::netlink::namespace::{self, Netns};
+use nlink::netlink::namespace::Netns;
 use nlink::netlink::route::Ipv4Route;
 use nlink::netlink::types::route::RouteScope;
 
@@ -32,9 +32,11 @@ pub fn mac(address: Ipv4Addr) -> [u8; 6] {
 /// The host end's name: fixed by container and interface, 15 bytes at most.
 pub fn host_name(container: &str, interface: &str) -> String {
     // FNV-1a: spread, not secrecy.
-    let hash = container.bytes().chain([0]).chain(interface.bytes()).fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
-        (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash = container
+        .bytes()
+        .chain([0])
+        .chain(interface.bytes())
+        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
     format!("veth{:011x}", hash >> 20)
 }
 
@@ -105,7 +107,7 @@ pub async fn attach(config: &NetConfig, netns: &str, interface: &str, host: &str
 }
 
 async fn configure_inside(netns: &str, interface: &str, address: Ipv4Addr, gateway: Ipv4Addr) -> nlink::Result<()> {
-    let conn = namespace::connection_for_path::<Route, _>(netns)?;
+    let conn = Connection::<Route>::new_in(Path::new(netns))?;
     conn.set_link_up("lo").await?;
     conn.add_address(Ipv4Address::new(interface, address, 32)).await?;
     conn.set_link_up(interface).await?;
@@ -122,7 +124,7 @@ pub async fn detach(host: &str) -> Result<()> {
 /// True when the pod's interface has the address.
 pub async fn is_attached(netns: &str, interface: &str, address: Ipv4Addr) -> Result<bool> {
     let failed = |e| Error::network(format!("look into {netns}"), e);
-    let conn = namespace::connection_for_path::<Route, _>(netns).map_err(failed)?;
+    let conn = Connection::<Route>::new_in(Path::new(netns)).map_err(failed)?;
     if conn.get_link_by_name(interface).await.map_err(failed)?.is_none() {
         return Ok(false);
     }

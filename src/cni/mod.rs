@@ -15,6 +15,7 @@ pub mod spec;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -134,19 +135,21 @@ pub async fn run(config: CniConfig, shutdown: Shutdown) -> Result<()> {
     Ok(())
 }
 
-/// Gives back what sandboxes have left that are not `live`; how many addresses that were.
-pub async fn collect_garbage(config: &CniConfig, live: impl Fn(&str) -> bool) -> Result<usize> {
-    let net = config.net();
-    let mut pool = Pool::open(&net)?;
-    let leaked: Vec<Reservation> = pool.reserved().values().filter(|r| !live(&r.container)).cloned().collect();
-    let freed = pool.retain(live)?.len();
-    for reservation in &leaked {
+/// Gives back what sandboxes have left that are not `live` and older than `age`; how many addresses that were.
+pub async fn collect_garbage(config: &CniConfig, age: Duration, live: impl Fn(&str) -> bool) -> Result<usize> {
+    give_back(&config.net(), age, live).await
+}
+
+async fn give_back(config: &NetConfig, age: Duration, live: impl Fn(&str) -> bool) -> Result<usize> {
+    let mut pool = Pool::open(config)?;
+    let leaked = pool.retain(age, live)?;
+    for (_, reservation) in &leaked {
         link::detach(&link::host_name(&reservation.container, &reservation.interface)).await?;
     }
-    if leaked.iter().any(|r| !r.port_mappings.is_empty()) {
-        nat::install(&net, pool.reserved()).await?;
+    if leaked.iter().any(|(_, reservation)| !reservation.port_mappings.is_empty()) {
+        nat::install(config, pool.reserved()).await?;
     }
-    Ok(freed)
+    Ok(leaked.len())
 }
 
 /// Runs as a plugin: command from the environment, configuration from standard input, result to standard output.
@@ -199,11 +202,7 @@ async fn add(request: &Request, config: &NetConfig) -> Result<Value> {
     let attached = async {
         link::ensure_bridge(config).await?;
         link::attach(config, &request.netns, &request.interface, &host, address).await?;
-        if has_ports {
-            nat::install(config, pool.reserved()).await
-        } else {
-            nat::ensure(config, pool.reserved()).await
-        }
+        if has_ports { nat::install(config, pool.reserved()).await } else { nat::ensure(config, pool.reserved()).await }
     }
     .await;
     if let Err(error) = attached {
@@ -228,9 +227,9 @@ async fn delete(request: &Request, config: &NetConfig) -> Result<Value> {
 }
 
 async fn check(request: &Request, config: &NetConfig) -> Result<Value> {
-    let address = Pool::open(config)?.find(&request.container, &request.interface).ok_or_else(|| {
-        Error::new(Code::UnknownContainer, format!("container {} has no address", request.container))
-    })?;
+    let address = Pool::open(config)?
+        .find(&request.container, &request.interface)
+        .ok_or_else(|| Error::new(Code::UnknownContainer, format!("container {} has no address", request.container)))?;
     if link::is_attached(&request.netns, &request.interface, address).await? {
         return Ok(Value::Null);
     }
@@ -246,14 +245,7 @@ async fn garbage(input: &[u8]) -> Result<Value> {
     let Some(alive) = value.get("cni.dev/valid-attachments").and_then(Value::as_array) else {
         return Err(Error::new(Code::Config, "cni.dev/valid-attachments is missing"));
     };
-    let live = |id: &str| alive.iter().any(|a| a["containerID"] == id);
-    let mut pool = Pool::open(&config)?;
-    let gone: Vec<Reservation> = pool.reserved().values().filter(|r| !live(&r.container)).cloned().collect();
-    for reservation in &gone {
-        link::detach(&link::host_name(&reservation.container, &reservation.interface)).await?;
-    }
-    pool.retain(live)?;
-    nat::install(&config, pool.reserved()).await?;
+    give_back(&config, Duration::ZERO, |id| alive.iter().any(|a| a["containerID"] == id)).await?;
     Ok(Value::Null)
 }
 

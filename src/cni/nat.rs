@@ -89,9 +89,8 @@ async fn write(config: &NetConfig, reserved: &BTreeMap<Ipv4Addr, Reservation>) -
     let anywhere = set(HOST_PORTS, &[InetProto, InetService]).map(endpoint());
     let at = set(HOST_PORTS_AT, &[Address, InetProto, InetService]).map(endpoint());
     let hairpins = set(HAIRPINS, &[Address, Address]);
-    let rule = |chain: &str, exprs: Vec<Expr>| {
-        exprs.into_iter().fold(Rule::new(table, chain).family(Family::Ip), Rule::expr)
-    };
+    let rule =
+        |chain: &str, exprs: Vec<Expr>| exprs.into_iter().fold(Rule::new(table, chain).family(Family::Ip), Rule::expr);
     let mut t = nft::fresh_table(conn.transaction(), table);
     for set in [&anywhere, &at, &hairpins] {
         t = t.add_set(set.clone());
@@ -101,7 +100,8 @@ async fn write(config: &NetConfig, reserved: &BTreeMap<Ipv4Addr, Reservation>) -
         t = t.add_chain(chain).add_rule(rule(name, to_port_at())).add_rule(rule(name, to_port()));
     }
     let name = "postrouting";
-    let chain = Chain::new(table, name)?.family(Family::Ip).base(BaseChain::nat(NatHook::Postrouting, Priority::SrcNat));
+    let chain =
+        Chain::new(table, name)?.family(Family::Ip).base(BaseChain::nat(NatHook::Postrouting, Priority::SrcNat));
     t = t.add_chain(chain).add_rule(rule(name, hairpin())).add_rule(rule(name, leaves(config)));
     let ports = Ports::of(reserved);
     for (set, elements) in [(&anywhere, ports.anywhere), (&at, ports.at), (&hairpins, ports.hairpins)] {

@@ -166,7 +166,10 @@ impl NetConfig {
         }
         for mapping in config.port_mappings() {
             if mapping.protocol().is_none() {
-                return Err(Error::new(Code::Config, format!("protocol {:?} of a port mapping is unknown", mapping.protocol)));
+                return Err(Error::new(
+                    Code::Config,
+                    format!("protocol {:?} of a port mapping is unknown", mapping.protocol),
+                ));
             }
         }
         Ok(config)
@@ -222,7 +225,10 @@ impl Request {
         // Both end up in file and interface names.
         let plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
         if !plain(&request.container) || !plain(&request.interface) || request.interface.len() > 15 {
-            return Err(Error::new(Code::Environment, "CNI_CONTAINERID or CNI_IFNAME has characters that are not allowed"));
+            return Err(Error::new(
+                Code::Environment,
+                "CNI_CONTAINERID or CNI_IFNAME has characters that are not allowed",
+            ));
         }
         Ok(request)
     }

@@ -234,9 +234,10 @@ fn plan_port(
     let mut backends = Backends::of(port, slices, &cx.node_name);
     let fronts = fronts(service, port);
     if backends.all.is_empty()
-        && let Some(own) = cx.local_services.iter().find(|l| {
-            fronts.iter().any(|(f, _)| *f == Front::Address(l.address, l.protocol, l.port))
-        })
+        && let Some(own) = cx
+            .local_services
+            .iter()
+            .find(|l| fronts.iter().any(|(f, _)| *f == Front::Address(l.address, l.protocol, l.port)))
     {
         backends = Backends { all: vec![own.target], local: vec![own.target], here: BTreeSet::new() };
     }
@@ -250,7 +251,9 @@ fn plan_port(
     rules.remembers = service.affinity_seconds.is_some();
     for (front, way) in fronts {
         let action = match way {
-            Way::Internal if service.internal_policy == TrafficPolicy::Local && backends.local.is_empty() => Action::Drop,
+            Way::Internal if service.internal_policy == TrafficPolicy::Local && backends.local.is_empty() => {
+                Action::Drop
+            }
             Way::Internal => Action::Chain(chain_name("svc", id)),
             Way::External => Action::Chain(chain_name("ext", id)),
             Way::LoadBalancer if service.source_ranges.is_empty() => Action::Chain(chain_name("ext", id)),
@@ -259,7 +262,8 @@ fn plan_port(
         rules.fronts.push((front, action));
     }
     rules.chains = chains(service, &rules, &backends, cx);
-    rules.uses_local = service.internal_policy == TrafficPolicy::Local || service.external_policy == TrafficPolicy::Local;
+    rules.uses_local =
+        service.internal_policy == TrafficPolicy::Local || service.external_policy == TrafficPolicy::Local;
     rules.all = backends.all;
     rules.local = if rules.uses_local { backends.local } else { Vec::new() };
     rules.hairpins = backends.here;
@@ -412,7 +416,10 @@ impl Model {
             let key = ObjectKey::new("", format!("{}-{}", own.name, own.protocol.lower()));
             let port = ServicePort { name: String::new(), protocol: own.protocol, port: own.port, node_port: 0 };
             let cluster_ips = vec![IpAddr::V4(own.address)];
-            model.set_service(key.clone(), Service { key: Some(key), cluster_ips, ports: vec![port], ..Default::default() });
+            model.set_service(
+                key.clone(),
+                Service { key: Some(key), cluster_ips, ports: vec![port], ..Default::default() },
+            );
         }
         model
     }

@@ -98,7 +98,10 @@ fn affinity_stays_then_remembers_then_picks() {
     let mut s = service();
     s.affinity_seconds = Some(60);
     let rules = one(&s, &["r10.42.0.2"]);
-    assert_eq!(rules_of(&rules, "svc-7")[1..], [Rule::Stay(14, 60), Rule::PickAndRemember(14, 1, 60), Rule::Pick(14, 1)]);
+    assert_eq!(
+        rules_of(&rules, "svc-7")[1..],
+        [Rule::Stay(14, 60), Rule::PickAndRemember(14, 1, 60), Rule::Pick(14, 1)]
+    );
     assert!(rules.elements().contains(&Element::Live(14, "10.42.0.2:8080".parse().unwrap())));
 }
 
@@ -132,10 +135,7 @@ fn a_load_balancer_address_admits_its_source_ranges_only() {
     s.load_balancer_ips = vec!["203.0.113.7".parse().unwrap()];
     s.source_ranges = vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
     let rules = one(&s, &["r10.42.0.2"]);
-    assert_eq!(
-        rules_of(&rules, "lb-7"),
-        [Rule::GotoFrom("192.0.2.0/24".parse().unwrap(), "ext-7".into()), Rule::Drop]
-    );
+    assert_eq!(rules_of(&rules, "lb-7"), [Rule::GotoFrom("192.0.2.0/24".parse().unwrap(), "ext-7".into()), Rule::Drop]);
 }
 
 #[test]
@@ -177,7 +177,10 @@ fn everything_is_the_sum_of_the_changes() {
     let mut m = model();
     let change = m.take_change();
     let all = m.everything();
-    assert_eq!((all.add_chains, all.add.into_iter().collect::<BTreeSet<_>>()), (change.add_chains, change.add.into_iter().collect()));
+    assert_eq!(
+        (all.add_chains, all.add.into_iter().collect::<BTreeSet<_>>()),
+        (change.add_chains, change.add.into_iter().collect())
+    );
 }
 
 #[test]
@@ -192,7 +195,10 @@ fn a_taken_address_is_waited_for() {
     let front = Front::Address("10.43.1.1".parse().unwrap(), Protocol::Tcp, 80);
     let change = m.take_change();
     assert!(change.del.contains(&Element::Front(front, Action::Chain("svc-1".into()))));
-    assert!(change.add.contains(&Element::Front(front, Action::Reject)), "now it is the other's, which has no endpoints");
+    assert!(
+        change.add.contains(&Element::Front(front, Action::Reject)),
+        "now it is the other's, which has no endpoints"
+    );
 }
 
 #[test]
@@ -204,7 +210,15 @@ fn the_nodes_own_dns_answers_until_a_service_has_endpoints() {
 
     let key = ObjectKey::new("kube-system", "kube-dns");
     let dns = ServicePort { name: "dns".into(), protocol: Protocol::Udp, port: 53, node_port: 0 };
-    m.set_service(key.clone(), Service { key: Some(key.clone()), cluster_ips: vec!["10.43.0.10".parse().unwrap()], ports: vec![dns], ..Default::default() });
+    m.set_service(
+        key.clone(),
+        Service {
+            key: Some(key.clone()),
+            cluster_ips: vec!["10.43.0.10".parse().unwrap()],
+            ports: vec![dns],
+            ..Default::default()
+        },
+    );
     assert!(has(&m.take_change(), target), "the Service without endpoints leads to the node");
 
     let mut of_dns = slice(&["r10.42.0.9"]);
@@ -220,7 +234,10 @@ fn the_nodes_own_dns_answers_until_a_service_has_endpoints() {
 fn shared_pods_stay_hairpins_while_one_service_has_them() {
     let mut m = model();
     let second = ObjectKey::new("shop", "second");
-    m.set_service(second.clone(), Service { cluster_ips: vec!["10.43.1.2".parse().unwrap()], key: Some(second.clone()), ..service() });
+    m.set_service(
+        second.clone(),
+        Service { cluster_ips: vec!["10.43.1.2".parse().unwrap()], key: Some(second.clone()), ..service() },
+    );
     let mut of_second = slice(&["r@10.42.0.2"]);
     of_second.service = Some(second.clone());
     m.set_slice(ObjectKey::new("shop", "second-1"), of_second);

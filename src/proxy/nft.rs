@@ -116,7 +116,9 @@ impl Sets {
                 let parts = [mark(*group), SetElement::ipv4(*endpoint.ip()), SetElement::port(endpoint.port())];
                 (5, SetElement::concat(parts))
             }
-            Element::Hairpin(address) => (6, SetElement::concat([SetElement::ipv4(*address), SetElement::ipv4(*address)])),
+            Element::Hairpin(address) => {
+                (6, SetElement::concat([SetElement::ipv4(*address), SetElement::ipv4(*address)]))
+            }
         })
     }
 }
@@ -174,11 +176,8 @@ impl Table {
                 .add_rule(self.rule(name, by_address(SERVICES)))
                 .add_rule(self.rule(name, by_node_port(NODE_PORTS)));
         }
-        let filters = [
-            ("input", FilterHook::Input),
-            ("forward", FilterHook::Forward),
-            ("output-early", FilterHook::Output),
-        ];
+        let filters =
+            [("input", FilterHook::Input), ("forward", FilterHook::Forward), ("output-early", FilterHook::Output)];
         for (name, hook) in filters {
             t = t
                 .add_chain(chain(name)?.base(BaseChain::filter(hook, Priority::Custom(BEFORE_DNAT))))
@@ -338,9 +337,7 @@ fn lower(rule: &Rule) -> Result<Vec<Expr>> {
         Rule::Mark => mark().to_vec(),
         Rule::MarkOutside(net) => nft::from_network(*net, false).into_iter().chain(mark()).collect(),
         Rule::GotoFrom(net, chain) => nft::from_network(*net, true).into_iter().chain([goto(chain)?]).collect(),
-        Rule::GotoFromNode(chain) => {
-            nft::from_this_node().into_iter().chain(mark()).chain([goto(chain)?]).collect()
-        }
+        Rule::GotoFromNode(chain) => nft::from_this_node().into_iter().chain(mark()).chain([goto(chain)?]).collect(),
         Rule::Goto(chain) => vec![goto(chain)?],
         Rule::Stay(group, seconds) => {
             let mut exprs = vec![

@@ -11,8 +11,8 @@ use futures::StreamExt;
 use nix::sys::socket::{setsockopt, sockopt};
 use nlink::netlink::connection::Connection;
 use nlink::netlink::nftables::{
-    CmpOp, Expr, Family, FibFlags, FibResult, LookupExpr, MetaKey, NftablesEvent, NftablesGroup, PayloadBase,
-    RawExpr, RawMessage, Register, SetElement, Transaction,
+    CmpOp, Expr, Family, FibFlags, FibResult, LookupExpr, MetaKey, NftablesEvent, NftablesGroup, PayloadBase, RawExpr,
+    RawMessage, Register, SetElement, Transaction,
 };
 use nlink::netlink::{Nftables, OwnedEventStream};
 
