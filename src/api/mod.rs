@@ -9,6 +9,7 @@ pub mod patch;
 pub mod scan;
 pub mod schema;
 pub mod scheme;
+pub mod services;
 pub mod status;
 pub mod table;
 pub mod user;
