@@ -235,7 +235,9 @@ mod tests {
     #[tokio::test]
     async fn http(answer: &'static str, well: bool) {
         let (port, served) = answering(answer).await;
-        let got = ask(json!({"httpGet": {"port": port, "path": "/x", "httpHeaders": [{"name": "Host", "value": "me"}]}})).await;
+        let got =
+            ask(json!({"httpGet": {"port": port, "path": "/x", "httpHeaders": [{"name": "Host", "value": "me"}]}}))
+                .await;
         assert_eq!(got == Answer::Success, well, "{got:?}");
         let request = served.await.unwrap();
         assert!(request.starts_with("GET /x HTTP/1.1\r\n"), "{request}");

@@ -54,16 +54,18 @@ fn amount(r: Option<&ResourceRequirements>, limits: bool, what: &str) -> Option<
 pub fn qos(pod: &PodView) -> Qos {
     let own: Vec<&ResourceRequirements> = match &pod.spec.resources {
         Some(r) if r.limits.is_some() || r.requests.is_some() => vec![r],
-        _ => pod.members.iter().filter(|m| m.role != Role::Ephemeral).filter_map(|m| m.spec.resources.as_ref()).collect(),
+        _ => {
+            pod.members.iter().filter(|m| m.role != Role::Ephemeral).filter_map(|m| m.spec.resources.as_ref()).collect()
+        }
     };
     let count = if pod.spec.resources.as_ref().is_some_and(|r| r.limits.is_some() || r.requests.is_some()) {
         1
     } else {
         pod.members.iter().filter(|m| m.role != Role::Ephemeral).count()
     };
-    let any = own.iter().any(|r| {
-        ["cpu", "memory"].iter().any(|w| amount(Some(r), true, w).or(amount(Some(r), false, w)).is_some())
-    });
+    let any = own
+        .iter()
+        .any(|r| ["cpu", "memory"].iter().any(|w| amount(Some(r), true, w).or(amount(Some(r), false, w)).is_some()));
     let equal = |r: &&ResourceRequirements| {
         ["cpu", "memory"].iter().all(|w| {
             let limit = amount(Some(r), true, w);
@@ -131,7 +133,8 @@ pub fn container(pod: &PodView, member: &Member, node_memory: i64) -> LinuxResou
 
 /// What the pod as a whole is limited to: limits only where every container has one. Init containers run one at a time.
 pub fn of_pod(pod: &PodView) -> LinuxResources {
-    let members = |init: bool| pod.members.iter().filter(move |m| m.role != Role::Ephemeral && (m.role == Role::Init) == init);
+    let members =
+        |init: bool| pod.members.iter().filter(move |m| m.role != Role::Ephemeral && (m.role == Role::Init) == init);
     let sum = |limits: bool, what: &str| {
         let each = |m: &Member| amount(m.spec.resources.as_ref(), limits, what);
         let number = |q: Quantity| if what == "cpu" { q.milli_value() } else { q.value() };
@@ -315,7 +318,9 @@ mod tests {
 
     #[test]
     fn containers_get_what_they_ask_for() {
-        let p = pod(json!([{"name": "c", "resources": {"limits": {"cpu": "500m", "memory": "64Mi"}, "requests": {"memory": "32Mi"}}}]));
+        let p = pod(
+            json!([{"name": "c", "resources": {"limits": {"cpu": "500m", "memory": "64Mi"}, "requests": {"memory": "32Mi"}}}]),
+        );
         let r = container(&p, &p.members[0], 1 << 30);
         assert_eq!((r.cpu_shares, r.cpu_quota, r.memory_limit), (512, 50_000, 64 << 20));
         assert_eq!(r.oom_score_adj, 1000 - 1000 * 32 / 1024);

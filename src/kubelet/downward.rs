@@ -81,7 +81,10 @@ pub fn field(pod: &PodView, path: &str, facts: &Facts) -> Option<String> {
 
 /// The value of a resource reference: rounded up to whole divisors. A missing limit is what the node can give.
 pub fn resource(
-    pod: &PodView, container: &str, reference: &ResourceFieldSelector, facts: &Facts,
+    pod: &PodView,
+    container: &str,
+    reference: &ResourceFieldSelector,
+    facts: &Facts,
 ) -> Result<String, String> {
     let name = reference.container_name.as_deref().filter(|n| !n.is_empty()).unwrap_or(container);
     let member = pod.member(name).ok_or_else(|| format!("container {name} not found"))?;

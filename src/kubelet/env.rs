@@ -23,7 +23,10 @@ type Vars = BTreeMap<String, String>;
 
 /// The environment in the order it is passed: what the container names itself, then the services it does not shadow.
 pub fn environment(
-    pod: &PodView, member: &Member, facts: &Facts, sources: &dyn Sources,
+    pod: &PodView,
+    member: &Member,
+    facts: &Facts,
+    sources: &dyn Sources,
 ) -> Result<Vec<(String, String)>, ConfigError> {
     let services = service_vars(pod, &sources.services());
     let mut vars: Vec<(String, String)> = Vec::new();
@@ -60,7 +63,13 @@ pub fn environment(
 }
 
 fn env_value(
-    pod: &PodView, member: &Member, var: &EnvVar, facts: &Facts, sources: &dyn Sources, known: &Vars, services: &Vars,
+    pod: &PodView,
+    member: &Member,
+    var: &EnvVar,
+    facts: &Facts,
+    sources: &dyn Sources,
+    known: &Vars,
+    services: &Vars,
 ) -> Result<Option<String>, ConfigError> {
     match &var.value_from {
         None => {
@@ -72,7 +81,11 @@ fn env_value(
 }
 
 fn value_from(
-    pod: &PodView, member: &Member, from: &EnvVarSource, facts: &Facts, sources: &dyn Sources,
+    pod: &PodView,
+    member: &Member,
+    from: &EnvVarSource,
+    facts: &Facts,
+    sources: &dyn Sources,
 ) -> Result<Option<String>, ConfigError> {
     if let Some(r) = &from.field_ref {
         return match downward::field(pod, &r.field_path, facts) {
@@ -94,14 +107,16 @@ fn value_from(
     match data.get(key) {
         Some(bytes) => Ok(Some(String::from_utf8_lossy(bytes).into_owned())),
         None if optional == Some(true) => Ok(None),
-        None => {
-            Err(ConfigError(format!("couldn't find key {key} in {} {}/{name}", kind.title(), pod.namespace)))
-        }
+        None => Err(ConfigError(format!("couldn't find key {key} in {} {}/{name}", kind.title(), pod.namespace))),
     }
 }
 
 fn fetch(
-    sources: &dyn Sources, kind: Kind, pod: &PodView, name: &str, optional: Option<bool>,
+    sources: &dyn Sources,
+    kind: Kind,
+    pod: &PodView,
+    name: &str,
+    optional: Option<bool>,
 ) -> Result<Option<BTreeMap<String, Vec<u8>>>, ConfigError> {
     match sources.data(kind, &pod.namespace, name) {
         Some(data) => Ok(Some(data)),

@@ -46,7 +46,10 @@ pub fn hostname(pod: &PodView, node: &str, cluster_domain: &str) -> Result<Strin
     }
     let fqdn = format!("{name}.{domain}");
     if fqdn.len() > HOSTNAME_MAX {
-        return Err(format!("failed to construct FQDN from pod hostname and cluster domain, FQDN {fqdn} is too long ({HOSTNAME_MAX} characters is the max, {} characters requested)", fqdn.len()));
+        return Err(format!(
+            "failed to construct FQDN from pod hostname and cluster domain, FQDN {fqdn} is too long ({HOSTNAME_MAX} characters is the max, {} characters requested)",
+            fqdn.len()
+        ));
     }
     Ok(fqdn)
 }
@@ -183,7 +186,10 @@ mod tests {
     fn resolvers(spec: Value, servers: &[&str], searches: &[&str], options: &[&str]) {
         let host = Dns::parse("# x\nnameserver 9.9.9.9\nsearch lan\noptions rotate\n");
         let got = dns(&pod(spec), &host, &["10.43.0.10".into()], "cluster.local");
-        assert_eq!((&*got.servers, &*got.searches, &*got.options), (&*owned(servers), &*owned(searches), &*owned(options)));
+        assert_eq!(
+            (&*got.servers, &*got.searches, &*got.options),
+            (&*owned(servers), &*owned(searches), &*owned(options))
+        );
     }
 
     fn owned(list: &[&str]) -> Vec<String> {

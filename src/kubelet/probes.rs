@@ -42,7 +42,8 @@ impl Timing {
             Some(n) if n > 0 => Duration::from_secs(n as u64),
             _ => Duration::from_secs(default),
         };
-        let count = |v: Option<i32>, default: u32| v.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0).unwrap_or(default);
+        let count =
+            |v: Option<i32>, default: u32| v.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0).unwrap_or(default);
         Self {
             initial_delay: seconds(probe.initial_delay_seconds, 0),
             period: seconds(probe.period_seconds, 10),

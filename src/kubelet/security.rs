@@ -18,10 +18,8 @@ fn seccomp(profile: Option<&SeccompProfile>) -> String {
 /// Of the sandbox.
 pub fn of_pod(pod: &PodView) -> Security {
     let sc = pod.spec.security_context.clone().unwrap_or_default();
-    let privileged = pod
-        .members
-        .iter()
-        .any(|m| m.spec.security_context.as_ref().and_then(|s| s.privileged).unwrap_or(false));
+    let privileged =
+        pod.members.iter().any(|m| m.spec.security_context.as_ref().and_then(|s| s.privileged).unwrap_or(false));
     Security {
         run_as_user: sc.run_as_user,
         run_as_group: sc.run_as_group,

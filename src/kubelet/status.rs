@@ -272,7 +272,8 @@ pub fn is_done(pod: &PodView, inventory: &PodInventory) -> bool {
     let over = |m: &Member| {
         inventory.newest(m.name()).is_some_and(|c| c.state == State::Exited && !m.restarts(policy, c.exit_code))
     };
-    let failed_init = pod.of(Role::Init).any(|m| over(m) && inventory.newest(m.name()).is_some_and(|c| c.exit_code != 0));
+    let failed_init =
+        pod.of(Role::Init).any(|m| over(m) && inventory.newest(m.name()).is_some_and(|c| c.exit_code != 0));
     let mut apps = pod.of(Role::App).peekable();
     failed_init || (apps.peek().is_some() && apps.all(over))
 }
@@ -339,7 +340,8 @@ fn initialized(input: Input<'_>, phase: &str, inits: &[Value], containers: &[Val
         .iter()
         .filter(|s| {
             let name = s.str_at("/name").unwrap_or_default();
-            let field = if input.pod.member(name).is_some_and(|m| m.role == Role::Sidecar) { "/started" } else { "/ready" };
+            let field =
+                if input.pod.member(name).is_some_and(|m| m.role == Role::Sidecar) { "/started" } else { "/ready" };
             s.bool_at(field) != Some(true)
         })
         .filter_map(|s| s.str_at("/name"))
@@ -367,7 +369,9 @@ fn gates(input: Input<'_>) -> Option<String> {
             let kind = &gate.condition_type;
             match conditions.iter().find(|c| c.str_at("/type") == Some(kind)).and_then(|c| c.str_at("/status")) {
                 Some("True") => None,
-                Some(other) => Some(format!("the status of pod readiness gate \"{kind}\" is not \"True\", but {other}")),
+                Some(other) => {
+                    Some(format!("the status of pod readiness gate \"{kind}\" is not \"True\", but {other}"))
+                }
                 None => Some(format!("corresponding condition of pod readiness gate \"{kind}\" does not exist.")),
             }
         })
@@ -400,8 +404,20 @@ fn condition(input: Input<'_>, kind: &str, Verdict(yes, reason, message): Verdic
 
 /// Fields that a status patch may remove when they are no longer there.
 const OWNED: [&str; 14] = [
-    "observedGeneration", "phase", "reason", "message", "hostIP", "hostIPs", "podIP", "podIPs", "startTime",
-    "initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses", "qosClass", "conditions",
+    "observedGeneration",
+    "phase",
+    "reason",
+    "message",
+    "hostIP",
+    "hostIPs",
+    "podIP",
+    "podIPs",
+    "startTime",
+    "initContainerStatuses",
+    "containerStatuses",
+    "ephemeralContainerStatuses",
+    "qosClass",
+    "conditions",
 ];
 
 /// The strategic merge patch that makes `old` say `new`; none when it says so already. Conditions are merged by type,
@@ -421,8 +437,7 @@ pub fn patch(pod: &PodView, old: &Value, new: &Value) -> Option<Value> {
                     let same_type = |o: &&Value| o.get("type") == c.get("type");
                     !same(known.iter().find(same_type), Some(*c))
                 };
-                let mut list: Vec<Value> =
-                    list.as_array().into_iter().flatten().filter(changed).cloned().collect();
+                let mut list: Vec<Value> = list.as_array().into_iter().flatten().filter(changed).cloned().collect();
                 if list.is_empty() {
                     continue;
                 }

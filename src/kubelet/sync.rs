@@ -159,8 +159,7 @@ fn plan_new_sandbox(seen: Seen<'_>, attempt: u32) -> Plan {
     if !again && attempt != 0 && !seen.inventory.containers.is_empty() {
         return plan;
     }
-    let start: Vec<String> =
-        apps.iter().filter(|m| !has_finished(seen, m)).map(|m| m.name().to_owned()).collect();
+    let start: Vec<String> = apps.iter().filter(|m| !has_finished(seen, m)).map(|m| m.name().to_owned()).collect();
     if start.is_empty() {
         return plan;
     }
@@ -304,7 +303,11 @@ fn plan_inits(seen: Seen<'_>, plan: &mut Plan) -> bool {
 
 /// One init container that was made; none when its failure ends the pod.
 fn plan_init(
-    seen: Seen<'_>, member: &Member, status: &ContainerStatus, plan: &mut Plan, starts: &mut Vec<String>,
+    seen: Seen<'_>,
+    member: &Member,
+    status: &ContainerStatus,
+    plan: &mut Plan,
+    starts: &mut Vec<String>,
 ) -> Option<bool> {
     match status.state {
         State::Running => Some(false),
@@ -330,7 +333,11 @@ fn plan_init(
 
 /// One sidecar: started when it does not run; true when it has started, so that what follows it may start.
 fn plan_sidecar(
-    seen: Seen<'_>, member: &Member, status: Option<&ContainerStatus>, plan: &mut Plan, starts: &mut Vec<String>,
+    seen: Seen<'_>,
+    member: &Member,
+    status: Option<&ContainerStatus>,
+    plan: &mut Plan,
+    starts: &mut Vec<String>,
 ) -> bool {
     let name = member.name().to_owned();
     let Some(status) = status else {
@@ -401,7 +408,7 @@ pub fn stop_order<'a>(pod: &PodView, inventory: &'a PodInventory) -> Vec<Vec<&'a
     let mut order: Vec<Vec<&ContainerStatus>> =
         vec![inventory.containers.iter().filter(alive).filter(|c| !is_sidecar(&c.name)).collect()];
     for member in pod.of(Role::Sidecar).rev() {
-        order.push(inventory.of(member.name()).filter(alive).collect());
+        order.push(inventory.containers.iter().filter(alive).filter(|c| c.name == member.name()).collect());
     }
     order.retain(|wave| !wave.is_empty());
     order

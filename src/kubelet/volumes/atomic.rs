@@ -60,7 +60,9 @@ pub fn write(dir: &Path, payload: &Payload, gid: Option<u32>) -> io::Result<bool
 
 /// Relative, without `..`, and not beginning with what the writer uses itself.
 fn is_safe(path: &str) -> bool {
-    !path.is_empty() && !path.starts_with("..") && Path::new(path).components().all(|c| matches!(c, Component::Normal(_)))
+    !path.is_empty()
+        && !path.starts_with("..")
+        && Path::new(path).components().all(|c| matches!(c, Component::Normal(_)))
 }
 
 fn make_version(at: &Path, payload: &Payload, gid: Option<u32>) -> io::Result<()> {
@@ -162,7 +164,10 @@ mod tests {
     fn versions_replace_each_other_whole() {
         let dir = tempfile::tempdir().unwrap();
         assert!(write(dir.path(), &payload(&[("a", "1"), ("d/b", "2")]), None).unwrap());
-        assert!(!write(dir.path(), &payload(&[("a", "1"), ("d/b", "2")]), None).unwrap(), "the same again is no change");
+        assert!(
+            !write(dir.path(), &payload(&[("a", "1"), ("d/b", "2")]), None).unwrap(),
+            "the same again is no change"
+        );
         let first = std::fs::read_link(dir.path().join("..data")).unwrap();
         assert_eq!(std::fs::read_to_string(dir.path().join("d/b")).unwrap(), "2");
         assert!(write(dir.path(), &payload(&[("a", "3"), ("c", "4")]), None).unwrap());

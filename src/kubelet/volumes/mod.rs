@@ -107,7 +107,8 @@ pub async fn prepare(cx: &mut Cx<'_>, volume: &Volume) -> Result<Prepared, Volum
     }
     let mut refresh = None;
     let (plugin, secret, payload) = if let Some(s) = &volume.config_map {
-        let which = keyed::Which { kind: Kind::ConfigMap, name: &s.name, items: s.items.as_deref(), optional: s.optional };
+        let which =
+            keyed::Which { kind: Kind::ConfigMap, name: &s.name, items: s.items.as_deref(), optional: s.optional };
         ("configmap", false, keyed::collect(cx, which, s.default_mode)?)
     } else if let Some(s) = &volume.secret {
         let name = s.secret_name.as_deref().unwrap_or_default();
@@ -167,7 +168,8 @@ pub fn teardown(dir: &Path) -> io::Result<()> {
 
 /// Mount points inside `dir`, from the text of a mountinfo file.
 fn mounts_below(mountinfo: &str, dir: &Path) -> Vec<PathBuf> {
-    let unescape = |s: &str| s.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\");
+    let unescape =
+        |s: &str| s.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\");
     let points = mountinfo.lines().filter_map(|l| l.split(' ').nth(4)).map(|p| PathBuf::from(unescape(p)));
     points.filter(|p| p.starts_with(dir) && p != dir).collect()
 }
@@ -188,7 +190,11 @@ fn make_dir(path: &Path, mode: u32) -> Result<(), VolumeError> {
 
 /// The files that `items` pick of `data`; all of them without items.
 fn pick(
-    data: &BTreeMap<String, Vec<u8>>, items: Option<&[KeyToPath]>, mode: u32, optional: bool, missing: impl Fn(&str) -> String,
+    data: &BTreeMap<String, Vec<u8>>,
+    items: Option<&[KeyToPath]>,
+    mode: u32,
+    optional: bool,
+    missing: impl Fn(&str) -> String,
 ) -> Result<Payload, VolumeError> {
     let file = |bytes: &Vec<u8>, mode: u32| File { bytes: bytes.clone(), mode, uid: None };
     let Some(items) = items.filter(|i| !i.is_empty()) else {

@@ -10,7 +10,9 @@ use crate::kubelet::sources::Kind;
 
 /// The files of all sources, later ones over earlier ones, and when a token among them has to be renewed.
 pub async fn collect(
-    cx: &mut Cx<'_>, volume: &str, source: &ProjectedVolumeSource,
+    cx: &mut Cx<'_>,
+    volume: &str,
+    source: &ProjectedVolumeSource,
 ) -> Result<(Payload, Option<Timestamp>), VolumeError> {
     let mode = source.default_mode;
     let mut out = Payload::new();

@@ -15,7 +15,9 @@ impl Tokens for FakeTokens {
     async fn request(&self, namespace: &str, account: &str, body: &Value) -> ApiResult<Value> {
         let n = self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         assert_eq!(body["spec"]["boundObjectRef"]["uid"], "u");
-        Ok(json!({"status": {"token": format!("{namespace}/{account}/{n}"), "expirationTimestamp": "1970-01-01T01:00:00Z"}}))
+        Ok(
+            json!({"status": {"token": format!("{namespace}/{account}/{n}"), "expirationTimestamp": "1970-01-01T01:00:00Z"}}),
+        )
     }
 }
 
@@ -28,9 +30,12 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let sources = FakeSources::default()
-            .with(Kind::ConfigMap, "n", "cm", &[("a", "1"), ("b", "2")])
-            .with(Kind::Secret, "n", "s", &[("pw", "x")]);
+        let sources = FakeSources::default().with(Kind::ConfigMap, "n", "cm", &[("a", "1"), ("b", "2")]).with(
+            Kind::Secret,
+            "n",
+            "s",
+            &[("pw", "x")],
+        );
         Self { dir: tempfile::tempdir().unwrap(), sources, tokens: FakeTokens::default(), issued: Issued::new() }
     }
 
@@ -115,7 +120,10 @@ async fn tokens_are_renewed_at_80_percent() {
         {"downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}}]}});
     let p = bench.prepare(json!({}), volume.clone(), 0).await.unwrap();
     assert_eq!(p.refresh, Some(Timestamp::from_second(2880).unwrap()));
-    assert_eq!((read(&p, "token"), read(&p, "ca"), read(&p, "labels")), ("n/sa/0".into(), "1".into(), "k=\"v\"".into()));
+    assert_eq!(
+        (read(&p, "token"), read(&p, "ca"), read(&p, "labels")),
+        ("n/sa/0".into(), "1".into(), "k=\"v\"".into())
+    );
     let p = bench.prepare(json!({}), volume.clone(), 2879).await.unwrap();
     assert_eq!(read(&p, "token"), "n/sa/0");
     let p = bench.prepare(json!({}), volume, 2881).await.unwrap();

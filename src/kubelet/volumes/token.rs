@@ -41,7 +41,10 @@ pub fn renewal(now: Timestamp, expires: Timestamp) -> Timestamp {
 
 /// The file of a token and when it is to be written anew. A renewal that fails keeps the old token while it is valid.
 pub async fn file(
-    cx: &mut Cx<'_>, volume: &str, source: &ServiceAccountTokenProjection, mode: Option<i32>,
+    cx: &mut Cx<'_>,
+    volume: &str,
+    source: &ServiceAccountTokenProjection,
+    mode: Option<i32>,
 ) -> Result<(File, Timestamp), VolumeError> {
     let key = format!("{volume}/{}", source.path);
     let present = cx.issued.get(&key).filter(|t| t.renew > cx.now).cloned();
