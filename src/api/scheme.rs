@@ -94,6 +94,8 @@ impl Subresource {
 
 /// `status`, as most kinds have it.
 pub const STATUS: Subresource = Subresource::own("status", Verbs::STATUS);
+/// Nothing but `status`.
+pub const STATUS_ONLY: &[Subresource] = &[STATUS];
 /// `scale` of workloads.
 pub const SCALE: Subresource = Subresource::of("scale", Verbs::STATUS, Gvk::new("autoscaling", "v1", "Scale"));
 

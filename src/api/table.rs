@@ -29,7 +29,7 @@ impl Include {
     }
 }
 
-const PLAIN: [Column; 2] = [Column::NAME, Column::created_at()];
+static PLAIN: [Column; 2] = [Column::NAME, Column::created_at()];
 
 fn columns(info: &KindInfo) -> &[Column] {
     if info.columns.is_empty() { &PLAIN } else { &info.columns }
@@ -37,9 +37,7 @@ fn columns(info: &KindInfo) -> &[Column] {
 
 /// `columnDefinitions`.
 pub fn definitions(info: &KindInfo) -> Value {
-    let one = |c: &Column| {
-        json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority})
-    };
+    let one = |c: &Column| json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority});
     columns(info).iter().map(one).collect()
 }
 

@@ -44,7 +44,12 @@ pub struct PeerCertificates(pub Arc<[CertificateDer<'static>]>);
 pub struct PeerAddress(pub SocketAddr);
 
 /// Accepts connections until the shutdown, then lets open requests end.
-pub async fn serve(api: Arc<Api>, listener: TcpListener, tls: Arc<rustls::ServerConfig>, shutdown: Shutdown) -> anyhow::Result<()> {
+pub async fn serve(
+    api: Arc<Api>,
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
     let acceptor = TlsAcceptor::from(tls);
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let graceful = hyper_util::server::graceful::GracefulShutdown::new();
@@ -79,7 +84,11 @@ pub async fn serve(api: Arc<Api>, listener: TcpListener, tls: Arc<rustls::Server
 }
 
 async fn connection(
-    api: Arc<Api>, acceptor: TlsAcceptor, stream: TcpStream, peer: SocketAddr, watcher: hyper_util::server::graceful::Watcher,
+    api: Arc<Api>,
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    peer: SocketAddr,
+    watcher: hyper_util::server::graceful::Watcher,
 ) -> anyhow::Result<()> {
     stream.set_nodelay(true)?;
     let tls = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
