@@ -22,6 +22,7 @@
 
 pub mod canon;
 pub mod defaults;
+pub mod openapi;
 pub mod table;
 pub mod time;
 pub mod view;

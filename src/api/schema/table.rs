@@ -261,7 +261,7 @@ mod tests {
                     ListType::Atomic => "atomic".to_owned(),
                     ListType::Set => "set".to_owned(),
                     ListType::Map(keys) => {
-                        format!("{:?}", keys.iter().map(|k| Value::from(k)).collect::<Vec<_>>())
+                        format!("{:?}", keys.iter().map(Value::from).collect::<Vec<_>>())
                     }
                 });
                 assert_eq!(got, list, "{short}.{json}");
