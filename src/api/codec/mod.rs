@@ -7,6 +7,7 @@
 //! length.
 
 pub mod json;
+pub mod proto;
 pub mod yaml;
 
 /// Bytes of one request body that are read at most. Upstream: `MaxRequestBodyBytes`.
