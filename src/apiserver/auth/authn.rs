@@ -307,11 +307,8 @@ impl TokenRecords for SecretTokens {
         if !usable {
             return None;
         }
-        let expires = match data("expiration") {
-            // A time that cannot be read has passed.
-            Some(text) => Some(text.parse().unwrap_or(Timestamp::UNIX_EPOCH)),
-            None => None,
-        };
+        // A time that cannot be read has passed.
+        let expires = data("expiration").map(|text| text.parse().unwrap_or(Timestamp::UNIX_EPOCH));
         let hash = match data("token-secret-hash") {
             Some(hash) => hash,
             None => token::hash(&data("token-secret").filter(|s| !s.is_empty())?),
@@ -368,7 +365,10 @@ impl Chain {
                 Err(e) => failure = Some(e),
             }
         }
-        failure.map_or_else(|| Ok(UserInfo::anonymous()), Err)
+        match failure {
+            Some(e) => Err(e),
+            None => Ok(UserInfo::anonymous()),
+        }
     }
 }
 

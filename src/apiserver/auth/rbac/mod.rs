@@ -49,13 +49,16 @@ enum Subject {
     Group(Box<str>),
 }
 
+/// Values by namespace (empty: the whole cluster), then by name.
+type Scoped<T> = HashMap<Box<str>, HashMap<Box<str>, T>>;
+
 #[derive(Debug, Default)]
 struct State {
-    roles: HashMap<Box<str>, HashMap<Box<str>, Arc<[Rule]>>>,
-    /// Grants by namespace (empty: everywhere), then by user name.
-    users: HashMap<Box<str>, HashMap<Box<str>, Vec<Arc<Grant>>>>,
-    /// The same by group.
-    groups: HashMap<Box<str>, HashMap<Box<str>, Vec<Arc<Grant>>>>,
+    roles: Scoped<Arc<[Rule]>>,
+    /// Grants by user name.
+    users: Scoped<Vec<Arc<Grant>>>,
+    /// Grants by group.
+    groups: Scoped<Vec<Arc<Grant>>>,
     /// The subjects under which a binding stands in the maps, to take it out again.
     bindings: HashMap<RoleKey, Vec<Subject>>,
 }
@@ -65,7 +68,7 @@ impl State {
         self.roles.get(namespace)?.get(name)
     }
 
-    fn map(&mut self, subject: &Subject) -> &mut HashMap<Box<str>, HashMap<Box<str>, Vec<Arc<Grant>>>> {
+    fn map(&mut self, subject: &Subject) -> &mut Scoped<Vec<Arc<Grant>>> {
         match subject {
             Subject::User(_) => &mut self.users,
             Subject::Group(_) => &mut self.groups,
