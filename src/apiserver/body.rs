@@ -81,7 +81,7 @@ pub fn decode(bytes: &[u8], headers: &HeaderMap, gvk: &Gvk) -> ApiResult<Raw> {
         "" | "application/json" => json_raw(bytes).map_err(|why| unreadable(gvk, &why)),
         "application/yaml" => yaml_raw(bytes).map_err(|why| unreadable(gvk, &why)),
         "application/vnd.kubernetes.protobuf" => {
-            let value = codec::proto::decode(bytes, Some(gvk)).map_err(|e| unreadable(gvk, &e.to_string()))?;
+            let value = proto_value(bytes, gvk).map_err(|why| unreadable(gvk, &why))?;
             Ok(Raw { value, duplicates: Vec::new() })
         }
         _ => Err(Status::new(
@@ -101,6 +101,19 @@ pub fn json_raw(bytes: &[u8]) -> Result<Raw, String> {
 pub fn yaml_raw(bytes: &[u8]) -> Result<Raw, String> {
     let value = codec::yaml::parse(bytes).map_err(|e| e.to_string())?;
     Ok(Raw { value, duplicates: Vec::new() })
+}
+
+/// Protobuf: the envelope says what it is; the caller checks that against what it should be.
+fn proto_value(bytes: &[u8], gvk: &Gvk) -> Result<Value, String> {
+    let envelope = codec::proto::open(bytes).map_err(|e| e.to_string())?;
+    let (group, version) = crate::api::meta::gvk::split(envelope.api_version);
+    let table = schema::table();
+    let def = match envelope.kind {
+        "" => table.kind(&gvk.group, &gvk.version, &gvk.kind),
+        kind => table.kind(group, version, kind),
+    };
+    let def = def.ok_or_else(|| format!("no kind {:?} is registered for version {:?}", envelope.kind, envelope.api_version))?;
+    codec::proto::decode(&envelope, def).map_err(|e| e.to_string())
 }
 
 fn unreadable(gvk: &Gvk, why: &str) -> Box<Status> {

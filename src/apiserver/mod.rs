@@ -6,6 +6,8 @@
 //! [`Identity`], never a way around.
 //! **Invariant:** every error leaves as a `Status`, made in one place.
 
+mod access;
+pub mod auth;
 mod body;
 mod connect;
 pub mod discovery;
@@ -21,32 +23,23 @@ mod virtuals;
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, header};
 use http_body::Body as HttpBody;
 
-use crate::api::status::{ApiResult, Reason, Status};
-use crate::api::user::{Attributes, Decision, UserInfo};
+use crate::api::status::ApiResult;
+use crate::api::user::UserInfo;
 use crate::registry::Registry;
 use crate::util::clock::SharedClock;
 use crate::util::tasks::Shutdown;
 
+pub use access::Access;
 use request::RequestInfo;
 use respond::Answer;
 
 /// The user of a request that comes from the same process; an extension of the request.
 #[derive(Debug, Clone)]
 pub struct Identity(pub UserInfo);
-
-/// Authentication and authorization as the server sees them.
-#[async_trait]
-pub trait Guard: Send + Sync {
-    /// Who asks; anonymous when there are no credentials, an error when they are wrong.
-    async fn authenticate(&self, parts: &http::request::Parts) -> ApiResult<UserInfo>;
-    /// May they.
-    fn authorize(&self, user: &UserInfo, attributes: &Attributes) -> Decision;
-}
 
 /// A request that may be done.
 pub(crate) struct Call {
@@ -62,15 +55,15 @@ pub(crate) struct Call {
 /// The server's handlers.
 pub struct Api {
     registry: Arc<Registry>,
-    guard: Arc<dyn Guard>,
+    access: Arc<Access>,
     clock: SharedClock,
     shutdown: Shutdown,
 }
 
 impl Api {
     /// Over a registry. Watches end with `shutdown`.
-    pub fn new(registry: Arc<Registry>, guard: Arc<dyn Guard>, clock: SharedClock, shutdown: Shutdown) -> Arc<Self> {
-        Arc::new(Self { registry, guard, clock, shutdown })
+    pub fn new(registry: Arc<Registry>, access: Arc<Access>, clock: SharedClock, shutdown: Shutdown) -> Arc<Self> {
+        Arc::new(Self { registry, access, clock, shutdown })
     }
 
     /// Answers a request. Never fails: errors are answers.
@@ -95,40 +88,14 @@ impl Api {
         let info = RequestInfo::parse(&parts.method, parts.uri.path(), parts.uri.query().unwrap_or_default());
         let user = match parts.extensions.remove::<Identity>() {
             Some(Identity(user)) => user,
-            None => self.guard.authenticate(&parts).await?,
+            None => self.access.authenticate(&parts).await?,
         };
-        self.allow(&user, &info.attributes)?;
+        let user = self.access.impersonate(user, &parts.headers)?;
+        self.access.allow(&user, &info.attributes)?;
         let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
         let upgrading = parts.headers.contains_key(header::UPGRADE);
         let body = if parts.method == Method::GET || upgrading { Bytes::new() } else { body::read(body).await? };
         let call = Call { user, info, method: parts.method, headers: parts.headers, body, upgrade };
         if call.info.attributes.is_resource() { self.resource(call).await } else { self.public(call).await }
     }
-
-    fn allow(&self, user: &UserInfo, a: &Attributes) -> ApiResult<()> {
-        match self.guard.authorize(user, a) {
-            Decision::Allow => Ok(()),
-            Decision::Deny(why) | Decision::NoOpinion(why) => Err(forbidden(user, a, &why)),
-        }
-    }
-}
-
-/// 403 in upstream's words.
-pub fn forbidden(user: &UserInfo, a: &Attributes, why: &str) -> Box<Status> {
-    let tail = if why.is_empty() { String::new() } else { format!(": {why}") };
-    if !a.is_resource() {
-        let message = format!("forbidden: User {:?} cannot {} path {:?}{tail}", user.name, a.verb, a.path);
-        return Status::new(Reason::Forbidden, message).with_details(serde_json::json!({}));
-    }
-    let mut resource = a.resource.clone();
-    if !a.subresource.is_empty() {
-        resource = format!("{resource}/{}", a.subresource);
-    }
-    let scope = match &*a.namespace {
-        "" => " at the cluster scope".to_owned(),
-        ns => format!(" in the namespace {ns:?}"),
-    };
-    let why =
-        format!("User {:?} cannot {} resource {resource:?} in API group {:?}{scope}{tail}", user.name, a.verb, a.group);
-    Status::forbidden(&a.group, &a.resource, &a.name, &why)
 }

@@ -349,9 +349,9 @@ impl Teller {
     /// One event as bytes.
     fn frame(&self, kind: &str, object: &Value) -> Bytes {
         if self.form.encoding == Encoding::Proto
-            && let Ok(frame) = codec::proto::watch_frame(kind, object)
+            && let Some(body) = respond::proto(object)
         {
-            return frame;
+            return codec::proto::watch_frame(kind, &body).into();
         }
         let mut line = serde_json::to_vec(&json!({"type": kind, "object": object})).expect("a JSON value serializes");
         line.push(b'\n');

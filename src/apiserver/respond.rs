@@ -11,7 +11,9 @@ use hyper::body::Frame;
 use serde_json::Value;
 
 use crate::api::codec;
+use crate::api::schema;
 use crate::api::status::Status;
+use crate::api::value::ValueExt;
 
 use super::negotiate::Encoding;
 
@@ -62,11 +64,18 @@ pub fn encoded(code: u16, value: &Value, encoding: Encoding) -> Answer {
     match encoding {
         Encoding::Json => json(code, value),
         Encoding::Yaml => answer(code, encoding.content_type(), full(codec::yaml::to_string(value))),
-        Encoding::Proto => match codec::proto::encode(value) {
-            Ok(bytes) => answer(code, encoding.content_type(), full(bytes)),
-            Err(_) => json(code, value),
+        Encoding::Proto => match proto(value) {
+            Some(bytes) => answer(code, encoding.content_type(), full(bytes)),
+            None => json(code, value),
         },
     }
+}
+
+/// The protobuf form; none for kinds that have no shape in the wire table.
+pub fn proto(value: &Value) -> Option<Vec<u8>> {
+    let (group, version) = crate::api::meta::gvk::split(value.str_at("/apiVersion")?);
+    let def = schema::table().kind(group, version, value.str_at("/kind")?)?;
+    Some(codec::proto::encode(value, def))
 }
 
 /// An error. Retry-After is set where the status says so.

@@ -13,7 +13,6 @@ use http_body::Body as HttpBody;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use rustls_pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -34,10 +33,6 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(32);
 const MAX_STREAMS: u32 = 250;
 /// How long open requests may go on once the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
-
-/// The certificates a client showed, verified against the client CA; an extension of the request.
-#[derive(Debug, Clone)]
-pub struct PeerCertificates(pub Arc<[CertificateDer<'static>]>);
 
 /// Where a request came from; an extension of the request.
 #[derive(Debug, Clone, Copy)]
@@ -92,12 +87,10 @@ async fn connection(
 ) -> anyhow::Result<()> {
     stream.set_nodelay(true)?;
     let tls = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
-    let certificates = tls.get_ref().1.peer_certificates().map(|c| PeerCertificates(c.to_vec().into()));
+    let identity = Arc::new(api.access.peer(tls.get_ref().1.peer_certificates().unwrap_or_default()));
     let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
         let api = api.clone();
-        if let Some(certificates) = &certificates {
-            request.extensions_mut().insert(certificates.clone());
-        }
+        request.extensions_mut().insert(identity.clone());
         request.extensions_mut().insert(PeerAddress(peer));
         async move { Ok::<_, std::convert::Infallible>(api.handle(request).await) }
     });

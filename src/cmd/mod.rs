@@ -3,7 +3,6 @@
 //! In: arguments, `/etc/orch/config.yaml`, environment. Out: an exit code; one line on standard error when it is not 0.
 
 mod config;
-mod guard;
 mod listers;
 mod server;
 mod signals;

@@ -13,9 +13,10 @@ use clap::ArgAction;
 use ipnet::IpNet;
 
 use crate::apiserver::serve::{InProcess, serve};
-use crate::apiserver::{Api, Guard};
+use crate::apiserver::{Access, Api};
 use crate::pki::{Pki, PkiConfig, kubeconfig, tls::SwappableCert, token};
 use crate::registry::{Registry, Resources};
+use crate::runtime::Listers;
 use crate::store::cache::Cache;
 use crate::util::clock::{Clock, SystemClock};
 use crate::util::tasks::{OnEnd, Shutdown, Tasks};
@@ -121,6 +122,8 @@ pub fn main(args: Args) -> anyhow::Result<ExitCode> {
 /// A server that holds its ports and its store, and does nothing yet.
 pub struct Bound {
     api: Arc<Api>,
+    access: Arc<Access>,
+    listers: Arc<dyn Listers>,
     cache: Arc<Cache>,
     listener: tokio::net::TcpListener,
     tls: Arc<rustls::ServerConfig>,
@@ -162,14 +165,14 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let store = crate::store::open(&server_dir.join("db")).await.context("cannot open the store")?;
     let resources = Resources::builtin();
     let cache = Cache::open(store, resources.clone()).await.context("cannot load the store")?;
-    let listers = Arc::new(super::listers::CacheListers(cache.clone()));
-    let guard = super::guard::guard(&pki, listers.clone(), clock.clone(), &args.cluster_domain)?;
+    let listers: Arc<dyn Listers> = Arc::new(super::listers::CacheListers(cache.clone()));
+    let access = Arc::new(Access::new(&pki, listers.clone(), clock.clone(), &args.cluster_domain)?);
     let admission = crate::admission::chain(Arc::new(crate::registry::CacheView(cache.clone())));
     let registry = Arc::new(Registry::new(resources, cache.clone(), admission));
-    let api = Api::new(registry, guard as Arc<dyn Guard>, clock, shutdown.clone());
+    let api = Api::new(registry, access.clone(), clock, shutdown.clone());
     let serving = SwappableCert::new(pki.serving_key()?);
-    let tls = crate::pki::tls::server_config(serving, &[&pki.client_ca.certificate(), &pki.request_header_ca.certificate()])?;
-    Ok(Bound { api, cache, listener, tls, address, shutdown })
+    let tls = crate::pki::tls::server_config(serving, &[&pki.client_ca.cert, &pki.request_header_ca.cert])?;
+    Ok(Bound { api, access, listers, cache, listener, tls, address, shutdown })
 }
 
 impl Bound {
@@ -183,6 +186,11 @@ impl Bound {
         let mut tasks = Tasks::new(self.shutdown);
         let cache = self.cache;
         tasks.own("watch-cache", OnEnd::StopAll, |stop| async move { Ok(cache.run(stop).await?) });
+        let (access, listers) = (self.access, self.listers);
+        tasks.own("rbac", OnEnd::StopAll, |stop| async move {
+            stop.or(access.follow(&*listers)).await;
+            Ok(())
+        });
         let (api, listener, tls) = (self.api.clone(), self.listener, self.tls);
         tasks.own("apiserver", OnEnd::StopAll, |stop| serve(api, listener, tls, stop));
         tracing::info!(address = %self.address, "serving the Kubernetes API");
@@ -232,7 +240,7 @@ fn write_kubeconfig(args: &Args, pki: &Pki, address: SocketAddr) -> anyhow::Resu
     let mode = u32::from_str_radix(args.write_kubeconfig_mode.trim_start_matches("0o"), 8)
         .with_context(|| format!("--write-kubeconfig-mode {:?} is not an octal mode", args.write_kubeconfig_mode))?;
     let host = if args.bind_address.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { args.bind_address };
-    let text = kubeconfig::render(&format!("https://{}", SocketAddr::new(host, address.port())), &pki.server_ca.pem(), &pki.admin);
+    let text = kubeconfig::render(&format!("https://{}", SocketAddr::new(host, address.port())), &pki.server_ca.cert_pem, &pki.admin);
     // The well-known place is written by root with the usual data directory; others get theirs beside their data.
     let own = args.data_dir.join("server/admin.kubeconfig");
     kubeconfig::write_if_changed(&own, &text, Some(files::SECRET_MODE))?;
