@@ -48,7 +48,6 @@ use crate::api::schema::{self, StructDef, View as SchemaView};
 use crate::api::scheme::KindInfo;
 use crate::api::status::ApiResult;
 use crate::api::user::UserInfo;
-use crate::api::value::ValueExt;
 use crate::store::cache::{Cache, Decode, Generic};
 use crate::store::{Key, Revision};
 
