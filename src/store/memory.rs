@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
 
-use super::tail::Tail;
+use super::tail::{Tail, nothing_older};
 use super::{Batch, CommitError, Entry, Key, Revision, Snapshot, Store, StoreError, Txn, check, effective};
 
 /// Changes kept for followers, bytes.
@@ -93,7 +93,7 @@ impl Store for Memory {
     }
 
     fn changes(&self, since: Revision) -> BoxStream<'_, Result<Batch, StoreError>> {
-        self.tail.follow(since)
+        self.tail.follow(since, nothing_older)
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
