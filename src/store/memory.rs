@@ -104,3 +104,16 @@ impl Store for Memory {
         .boxed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::suite;
+    use std::sync::Arc;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn passes_the_contract() {
+        suite::contract(|_| Arc::new(Memory::new())).await;
+        suite::compaction(&Memory::with_tail(1024), 1024).await;
+    }
+}

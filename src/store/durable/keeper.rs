@@ -22,7 +22,7 @@ use crate::store::{Batch, Change, Entry, Key, Revision, Snapshot, StoreError, sn
 use crate::util::clock::SharedClock;
 
 /// Changes are collected up to this many bytes…
-const COLLECT_BYTES: usize = 4 << 20;
+pub const COLLECT_BYTES: usize = 4 << 20;
 /// …or for this long.
 const COLLECT_TIME: Duration = Duration::from_secs(5);
 /// A snapshot file is written once the journal has grown by this since the last one, bytes, or by the size of the state
@@ -55,6 +55,7 @@ pub(super) struct Keeper {
     /// Journal bytes since the last snapshot file.
     pub(super) grown: usize,
     pub(super) clock: SharedClock,
+    pub(super) collect_bytes: usize,
 }
 
 /// Changes that the state does not have yet: the last one of each key.
@@ -79,7 +80,7 @@ impl Keeper {
                 Err(RecvTimeoutError::Timeout) => self.apply(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            if self.collected.bytes >= COLLECT_BYTES {
+            if self.collected.bytes >= self.collect_bytes {
                 self.apply();
             }
         }

@@ -15,6 +15,8 @@
 mod keeper;
 mod metrics;
 mod recover;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::fs::{File, TryLockError};
@@ -32,7 +34,7 @@ use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
 
-pub use keeper::SNAPSHOT_BYTES;
+pub use keeper::{COLLECT_BYTES, SNAPSHOT_BYTES};
 pub use metrics::{Metrics, SYNC_BUCKETS};
 
 use self::keeper::{Collected, Keeper, Work};
@@ -62,14 +64,25 @@ pub struct Options {
     pub retain: Duration,
     /// Journal bytes between two snapshot files, at least.
     pub snapshot_bytes: usize,
-    /// Says how old a segment is.
+    /// Changes are collected up to this many bytes before the materialized state gets them.
+    pub collect_bytes: usize,
+    /// A journal segment is full beyond this, bytes.
+    pub segment_bytes: u64,
+    /// Says how old a snapshot is.
     pub clock: SharedClock,
 }
 
 impl Options {
     /// The defaults, in a directory.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), retain: RETAIN, snapshot_bytes: SNAPSHOT_BYTES, clock: Arc::new(SystemClock) }
+        Self {
+            dir: dir.into(),
+            retain: RETAIN,
+            snapshot_bytes: SNAPSHOT_BYTES,
+            collect_bytes: COLLECT_BYTES,
+            segment_bytes: journal::SEGMENT_BYTES,
+            clock: Arc::new(SystemClock),
+        }
     }
 }
 
@@ -134,10 +147,11 @@ impl Durable {
             collected: Collected::default(),
             grown: 0,
             clock: options.clock.clone(),
+            collect_bytes: options.collect_bytes,
         };
         let writer = Writer {
             queue: queue.clone(),
-            journal: journal::Writer::new(disk.clone(), revision),
+            journal: journal::Writer::new(disk.clone(), revision, options.segment_bytes),
             revision,
             index,
             tail: tail.clone(),

@@ -9,6 +9,8 @@
 
 mod disk;
 mod record;
+#[cfg(test)]
+pub(in crate::store) mod sim;
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -51,14 +53,15 @@ pub(super) struct Writer {
     file: Option<(Box<dyn Append>, u64)>,
     /// Everything up to this revision is durable.
     durable: Revision,
+    segment_bytes: u64,
     buffer: Vec<u8>,
     failed: bool,
 }
 
 impl Writer {
     /// A writer that goes on after `durable`. Touches nothing before the first commit.
-    pub(super) fn new(disk: Arc<dyn Disk>, durable: Revision) -> Self {
-        Self { disk, file: None, durable, buffer: Vec::new(), failed: false }
+    pub(super) fn new(disk: Arc<dyn Disk>, durable: Revision, segment_bytes: u64) -> Self {
+        Self { disk, file: None, durable, segment_bytes, buffer: Vec::new(), failed: false }
     }
 
     /// Adds a commit to the group that is being filled.
@@ -87,7 +90,7 @@ impl Writer {
     }
 
     fn write(&mut self) -> io::Result<()> {
-        if self.file.as_ref().is_some_and(|(_, len)| *len >= SEGMENT_BYTES) {
+        if self.file.as_ref().is_some_and(|(_, len)| *len >= self.segment_bytes) {
             self.file = None;
         }
         let fresh = self.file.is_none();
