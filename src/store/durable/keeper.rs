@@ -8,9 +8,9 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -55,6 +55,8 @@ pub(super) struct Keeper {
     /// Journal bytes since the last snapshot file.
     pub(super) grown: usize,
     pub(super) clock: SharedClock,
+    /// Set when the journal failed.
+    pub(super) read_only: Arc<OnceLock<String>>,
     pub(super) collect_bytes: usize,
 }
 
@@ -113,7 +115,8 @@ impl Keeper {
             tracing::error!("the materialized state failed; it is made again at the next start: {why}");
             self.state = None;
         }
-        if self.grown >= self.snapshot_bytes {
+        // A disk that failed is not trusted to hold the only copy of anything.
+        if self.grown >= self.snapshot_bytes && self.read_only.get().is_none() {
             self.snapshot_file();
         }
     }

@@ -147,6 +147,7 @@ impl Durable {
             collected: Collected::default(),
             grown: 0,
             clock: options.clock.clone(),
+            read_only: read_only.clone(),
             collect_bytes: options.collect_bytes,
         };
         let writer = Writer {

@@ -1,6 +1,6 @@
 //! A disk in memory that can lose power: of what was not synced it keeps what it likes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ struct File {
 enum Fault {
     /// No room: part of the write may have happened.
     Full,
-    /// The sync fails, and from then on claims to succeed while nothing gets durable.
+    /// The sync fails, and later ones of the file claim to succeed while nothing gets durable.
     Sync,
 }
 
@@ -39,7 +39,8 @@ struct Inner {
     fuse: Option<u32>,
     off: bool,
     fault: Option<(u32, Fault)>,
-    broken: bool,
+    /// Files whose sync failed: later ones claim to succeed.
+    broken: BTreeSet<u64>,
 }
 
 /// A simulated disk; clones are the same disk.
@@ -57,7 +58,7 @@ impl SimDisk {
             fuse: None,
             off: false,
             fault: None,
-            broken: false,
+            broken: BTreeSet::new(),
         })))
     }
 
@@ -98,7 +99,7 @@ impl SimDisk {
         }
         let next = inner.next;
         let durable_names = names.clone();
-        let broken = false;
+        let broken = BTreeSet::new();
         Self(Arc::new(Mutex::new(Inner {
             files,
             names,
@@ -124,7 +125,7 @@ impl SimDisk {
             fuse: None,
             off: false,
             fault: None,
-            broken: inner.broken,
+            broken: inner.broken.clone(),
         })))
     }
 
@@ -212,6 +213,7 @@ impl Disk for SimDisk {
                 }
             };
             d.files.entry(id).or_default().bytes.clear();
+            d.broken.remove(&id);
             Ok(Box::new(SimFile(self.clone(), id)) as Box<dyn Append>)
         })
     }
@@ -261,11 +263,11 @@ impl Append for SimFile {
     fn sync(&mut self) -> io::Result<()> {
         self.0.with(|d| {
             if d.due(Fault::Sync) {
-                d.broken = true;
+                d.broken.insert(self.1);
                 return Err(io::Error::other("sync failed"));
             }
             let file = d.files.get_mut(&self.1).expect("open");
-            if !d.broken {
+            if !d.broken.contains(&self.1) {
                 file.durable = file.bytes.clone();
             }
             Ok(())
