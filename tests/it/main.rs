@@ -2,3 +2,4 @@
 
 mod cri_proto;
 mod layering;
+mod store_crash;
