@@ -1,1 +1,4 @@
 //! End-to-end tests: real processes, real containerd. Need root.
+
+mod net;
+mod runtime;
