@@ -1,1 +1,6 @@
-//! Work in progress: see ARCHITECTURE.md.
+//! The controllers: each brings one kind of object where it should be.
+//!
+//! One folder each: `plan.rs` decides (pure), `mod.rs` reads and acts. `CONTROLLERS` is the one list.
+
+pub mod common;
+pub mod replicaset;
