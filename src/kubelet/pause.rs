@@ -164,10 +164,17 @@ mod tests {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         let mut child = std::process::Command::new(&path).spawn().unwrap();
         let pid = Pid::from_raw(child.id() as i32);
-        let status = || std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        // It has blocked both signals and ignores SIGCHLD once it waits.
-        while !(status().contains("SigBlk:\t0000000000004002") && status().contains("SigIgn:\t0000000000010000")) {
+        // A signal set of the process; what the test was started with (SIGINT ignored, as in the background) is in it too.
+        let set = |name: &str| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            let hex = status.lines().find_map(|l| l.strip_prefix(name)).unwrap().trim().to_owned();
+            u64::from_str_radix(&hex, 16).unwrap()
+        };
+        let is_waiting = || set("SigBlk:") & SIGNALS == SIGNALS && set("SigIgn:") & 1 << 16 != 0;
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !is_waiting() {
             assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+            assert!(std::time::Instant::now() < end, "it does not wait for signals");
             std::thread::yield_now();
         }
         kill(pid, signal).unwrap();
