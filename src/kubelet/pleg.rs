@@ -93,9 +93,16 @@ impl Pleg {
         mut changed: impl FnMut(&Snapshot, BTreeSet<String>),
     ) {
         let mut events: Option<EventStream> = None;
+        let mut has_events = true;
         while !shutdown.is_triggered() {
-            if events.is_none() {
-                events = self.runtime.events().await.ok().flatten();
+            if events.is_none() && has_events {
+                match self.runtime.events().await {
+                    Ok(stream) => {
+                        has_events = stream.is_some();
+                        events = stream;
+                    }
+                    Err(e) => tracing::debug!("no events of the runtime yet: {e}"),
+                }
             }
             self.list(&mut changed).await;
             let period = match (&events, busy()) {
