@@ -85,6 +85,16 @@ impl Pleg {
         }
     }
 
+    /// The last list, however old.
+    pub fn latest(&self) -> Arc<Snapshot> {
+        self.latest.borrow().clone()
+    }
+
+    /// Follows the lists.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.latest.subscribe()
+    }
+
     /// Lists until the shutdown. `busy` says whether there are pods to look after; `changed` hears which pods changed.
     pub async fn run(
         &self,

@@ -82,7 +82,14 @@ impl Shared {
     }
 
     /// Records an event of a pod, or of one of its containers.
-    pub fn event(&self, pod: &PodView, member: Option<&Member>, kind: EventType, reason: &str, message: impl Into<String>) {
+    pub fn event(
+        &self,
+        pod: &PodView,
+        member: Option<&Member>,
+        kind: EventType,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
         let mut about = Regarding {
             api_version: "v1".into(),
             kind: "Pod".into(),

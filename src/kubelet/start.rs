@@ -41,7 +41,10 @@ pub struct Memory {
 
 /// Makes all volumes, or brings them up to date; gives the time of the next refresh.
 pub async fn prepare_volumes(
-    shared: &Shared, pod: &PodView, inventory: &PodInventory, memory: &mut Memory,
+    shared: &Shared,
+    pod: &PodView,
+    inventory: &PodInventory,
+    memory: &mut Memory,
 ) -> Result<Option<Timestamp>, String> {
     let (dir, facts) = (shared.pod_dir(&pod.uid), shared.facts_of(pod, inventory));
     let mut refresh: Option<Timestamp> = None;
@@ -104,7 +107,8 @@ pub async fn sandbox(shared: &Shared, pod: &PodView, attempt: u32) -> Result<Str
 
 /// Writes the pod's `/etc/hosts`, which all its containers mount. In place: they hold the file.
 pub fn write_hosts(shared: &Shared, pod: &PodView, ips: &[String]) -> std::io::Result<()> {
-    let node = if pod.host_network() { std::fs::read_to_string("/etc/hosts").unwrap_or_default() } else { String::new() };
+    let node =
+        if pod.host_network() { std::fs::read_to_string("/etc/hosts").unwrap_or_default() } else { String::new() };
     let text = network::hosts_file(pod, ips, &shared.config.cluster_domain, &node);
     let path = shared.pod_dir(&pod.uid).join("etc-hosts");
     if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
@@ -116,7 +120,12 @@ pub fn write_hosts(shared: &Shared, pod: &PodView, ips: &[String]) -> std::io::R
 
 /// Starts a container; what it then waits with is in the memory. `sandbox` is the one it lives in.
 pub async fn container(
-    shared: &Arc<Shared>, pod: &PodView, inventory: &PodInventory, sandbox: &str, member: &Member, memory: &mut Memory,
+    shared: &Arc<Shared>,
+    pod: &PodView,
+    inventory: &PodInventory,
+    sandbox: &str,
+    member: &Member,
+    memory: &mut Memory,
 ) {
     match try_container(shared, pod, inventory, sandbox, member, memory).await {
         Ok(()) => {
@@ -135,7 +144,12 @@ fn failed(shared: &Shared, pod: &PodView, member: &Member, reason: &str, message
 }
 
 async fn try_container(
-    shared: &Arc<Shared>, pod: &PodView, inventory: &PodInventory, sandbox: &str, member: &Member, memory: &mut Memory,
+    shared: &Arc<Shared>,
+    pod: &PodView,
+    inventory: &PodInventory,
+    sandbox: &str,
+    member: &Member,
+    memory: &mut Memory,
 ) -> Result<(), Waiting> {
     let image = {
         let tell = Tell { shared, pod };

@@ -32,7 +32,12 @@ fn seconds(n: i64) -> Duration {
 
 /// Stops one container. `turn` completes when it may go; its grace runs meanwhile.
 pub async fn container(
-    shared: &Shared, pod: &PodView, c: &ContainerStatus, how: How, address: &str, turn: impl Future<Output = ()>,
+    shared: &Shared,
+    pod: &PodView,
+    c: &ContainerStatus,
+    how: How,
+    address: &str,
+    turn: impl Future<Output = ()>,
 ) -> Result<(), RuntimeError> {
     let member = pod.member(&c.name);
     let grace = sync::grace_seconds(pod, &c.name, how.why);
@@ -64,31 +69,37 @@ pub async fn container(
 }
 
 /// Stops all containers of a pod in order, then its sandboxes. Doing it again goes on where it was left.
-pub async fn pod(shared: &Shared, pod: &PodView, inventory: &PodInventory, skip_hooks: bool) -> Result<(), RuntimeError> {
+pub async fn pod(
+    shared: &Shared,
+    pod: &PodView,
+    inventory: &PodInventory,
+    skip_hooks: bool,
+) -> Result<(), RuntimeError> {
     let address = shared.facts_of(pod, inventory).pod_ips.first().cloned().unwrap_or_default();
     let waves = sync::stop_order(pod, inventory);
     let left = Mutex::new(waves.iter().map(Vec::len).collect::<Vec<_>>());
     // The wave whose turn it is.
     let (turn, _) = watch::channel(0usize);
-    let stops = waves.iter().enumerate().flat_map(|(wave, list)| list.iter().map(move |c| (wave, *c))).map(|(wave, c)| {
-        let (left, turn, address) = (&left, &turn, &address);
-        async move {
-            let mut seen = turn.subscribe();
-            let my_turn = async {
-                // The sender is borrowed for as long as this waits.
-                let _ = seen.wait_for(|now| *now >= wave).await;
-            };
-            let how = How { why: None, skip_hook: skip_hooks };
-            let done = container(shared, pod, c, how, address, my_turn).await;
-            let next = {
-                let mut left = left.lock();
-                left[wave] -= 1;
-                left.iter().position(|n| *n > 0).unwrap_or(left.len())
-            };
-            turn.send_replace(next);
-            done
-        }
-    });
+    let stops =
+        waves.iter().enumerate().flat_map(|(wave, list)| list.iter().map(move |c| (wave, *c))).map(|(wave, c)| {
+            let (left, turn, address) = (&left, &turn, &address);
+            async move {
+                let mut seen = turn.subscribe();
+                let my_turn = async {
+                    // The sender is borrowed for as long as this waits.
+                    let _ = seen.wait_for(|now| *now >= wave).await;
+                };
+                let how = How { why: None, skip_hook: skip_hooks };
+                let done = container(shared, pod, c, how, address, my_turn).await;
+                let next = {
+                    let mut left = left.lock();
+                    left[wave] -= 1;
+                    left.iter().position(|n| *n > 0).unwrap_or(left.len())
+                };
+                turn.send_replace(next);
+                done
+            }
+        });
     for result in join_all(stops).await {
         result?;
     }

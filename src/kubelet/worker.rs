@@ -353,7 +353,8 @@ impl Worker {
         }
         remove_all(&shared, &inventory).await.map_err(text)?;
         volumes::teardown(&dir).map_err(|e| format!("cannot remove the pod's directory: {e}"))?;
-        volumes::teardown(&container::log_dir(&shared.config, pod)).map_err(|e| format!("cannot remove its logs: {e}"))?;
+        volumes::teardown(&container::log_dir(&shared.config, pod))
+            .map_err(|e| format!("cannot remove its logs: {e}"))?;
         if desired.gone {
             self.phase = Phase::Done;
             return Ok(None);

@@ -1,3 +1,4 @@
 //! Integration tests: one binary, no root, no containers.
 
+mod cri_proto;
 mod layering;
