@@ -1,24 +1,48 @@
 //! The wire table: per struct its fields, presence rules, defaults, list types, merge keys and protobuf numbers.
 //!
 //! The table is text (`wire.table`, one line a field), read once into a static arena. Everything that treats JSON by
-//! shape runs over it: canonicalization, strict-field warnings, defaults, protobuf, strategic merge, apply, OpenAPI.
-//! Patches see it through [`View`], which also covers the structural schemas of CustomResourceDefinitions.
+//! shape runs over it: canonicalization, strict-field warnings, defaults, protobuf, strategic merge and apply (through
+//! [`View`]), OpenAPI.
 //!
-//! **Invariant:** built-in definitions live for the whole process (`&'static`).
+//! **Invariant:** built-in definitions live for the whole process (`&'static`) and never change.
+//!
+//! # The form of `wire.table`
+//!
+//! ```text
+//! @core.v1 v1                        structs of core.v1 are the kinds of group version v1
+//! core.v1.Volume schema              a struct; flags: kind (has apiVersion and kind), atomic, schema (is published)
+//!  name 1 string !                   JSON name, protobuf number, type, flags
+//!  hostPath 2.1 *HostPathVolumeSource ?
+//! ```
+//!
+//! A number `2.1` is field 1 of the message embedded as field 2: Go's inlined structs are spread in JSON and nested in
+//! protobuf. `-` is not in protobuf. Types: `*` pointer, `[]` list, `{}` map from text; a bare struct name is one of the
+//! same package. Flags: `?` omitted when empty, `??` when zero, `!` required, `l=` list type (`atomic`, `set` or the map
+//! keys), `t=` map type, `m=strategy:key` strategic merge, `d=` the schema's default where it is not the zero value.
+
+pub mod table;
+pub mod view;
+
+use std::sync::OnceLock;
 
 use serde_json::Value;
+
+pub use table::{Table, table};
+pub use view::{Shape, View};
 
 /// A struct of the API.
 #[derive(Debug)]
 pub struct StructDef {
     /// Short full name: `core.v1.PodSpec`, `meta.v1.ObjectMeta`, `apiextensions.v1.JSONSchemaProps`.
-    pub name: String,
-    /// Fields in upstream's order; inlined structs are already spread out here.
-    pub fields: Vec<FieldDef>,
+    pub name: &'static str,
+    /// True when it starts with `kind` and `apiVersion`.
+    pub kind: bool,
     /// True when apply treats the whole struct as one value (`x-kubernetes-map-type: atomic`).
     pub atomic: bool,
-    /// Strategic-merge union keys dropped by `$retainKeys` stand on the field, not here.
-    pub required: Vec<String>,
+    /// True when upstream publishes it in OpenAPI.
+    pub published: bool,
+    /// Set once, right after all structs exist: structs refer to each other in circles.
+    fields: OnceLock<Vec<FieldDef>>,
 }
 
 /// When JSON leaves a field out.
@@ -33,48 +57,74 @@ pub enum Omit {
 }
 
 /// How server-side apply sees a list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ListType {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListType<'a> {
     /// One value.
     Atomic,
     /// A set of scalars.
     Set,
-    /// Elements with keys; defaults of keys come from the element's definition.
-    Map(Vec<String>),
+    /// Elements with these keys; defaults of keys come from the element's definition.
+    Map(Keys<'a>),
+}
+
+/// Names of the key fields of a list's elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keys<'a> {
+    /// From the table.
+    Table(&'static [&'static str]),
+    /// From a schema's `x-kubernetes-list-map-keys`.
+    Schema(&'a [Value]),
+}
+
+impl<'a> Keys<'a> {
+    /// The names in order.
+    pub fn iter(self) -> impl Iterator<Item = &'a str> {
+        let (table, schema): (&'static [&'static str], &'a [Value]) = match self {
+            Keys::Table(t) => (t, &[]),
+            Keys::Schema(s) => (&[], s),
+        };
+        table.iter().copied().chain(schema.iter().filter_map(Value::as_str))
+    }
 }
 
 /// How strategic merge sees a list or struct.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MergeDef {
     /// `merge` strategy is set.
     pub merge: bool,
     /// `retainKeys` strategy is set.
     pub retain_keys: bool,
+    /// `replace` strategy is set.
+    pub replace: bool,
     /// Merge key of the elements; none for lists of scalars.
-    pub key: Option<String>,
+    pub key: Option<&'static str>,
 }
 
 /// A field of a struct.
 #[derive(Debug)]
 pub struct FieldDef {
     /// JSON name.
-    pub json: String,
+    pub json: &'static str,
     /// Type.
     pub ty: Type,
     /// True for a Go pointer: absent is different from zero.
     pub pointer: bool,
     /// Presence rule.
     pub omit: Omit,
+    /// True when the published schema requires it.
+    pub required: bool,
     /// Protobuf field number; 0 where protobuf does not carry it.
     pub pb: u32,
-    /// Static default, applied where the field is absent.
-    pub default: Option<Value>,
-    /// Allowed values; empty means any. Only what upstream's published schema lists.
-    pub enumeration: Vec<String>,
-    /// For lists: how apply sees it.
-    pub list: ListType,
+    /// Numbers of the embedded messages that hold it in protobuf, outermost first; mostly empty.
+    pub via: &'static [u32],
+    /// For lists: how apply sees it, where the schema says so. Unsaid is atomic.
+    pub list: Option<ListType<'static>>,
+    /// For structs and maps: the field's own map type, which wins over the struct's; true is atomic.
+    pub atomic: Option<bool>,
     /// For strategic merge.
     pub merge: MergeDef,
+    /// JSON text of the schema's default, where it is not the implied zero value.
+    default: Option<&'static str>,
 }
 
 /// The type of a value.
@@ -106,8 +156,12 @@ pub enum Type {
     FieldsV1,
     /// `runtime.RawExtension`: any object.
     RawExtension,
-    /// `apiextensions.JSON` and its relatives: any value.
+    /// `apiextensions.JSON`: any value.
     Json,
+    /// A list of texts that protobuf wraps in a message (`ExtraValue`, `Verbs`).
+    Items,
+    /// `apiextensions.JSONSchemaPropsOrArray` and its relatives.
+    Schema(SchemaOr),
     /// A struct of the table.
     Struct(&'static StructDef),
     /// A list of this.
@@ -116,9 +170,66 @@ pub enum Type {
     Map(&'static Type),
 }
 
+/// What may stand in place of a JSON schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SchemaOr {
+    /// A list of schemas.
+    Array,
+    /// A boolean.
+    Bool,
+    /// A list of texts.
+    Strings,
+}
+
 impl StructDef {
-    /// The field with this JSON name.
+    /// Fields in upstream's order; inlined structs are spread out here.
+    pub fn fields(&self) -> &[FieldDef] {
+        self.fields.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// The field with this JSON name; names are case-sensitive.
     pub fn field(&self, json: &str) -> Option<&FieldDef> {
-        self.fields.iter().find(|f| f.json == json)
+        self.fields().iter().find(|f| f.json == json)
+    }
+
+    /// `core.v1` of `core.v1.Pod`.
+    pub fn package(&self) -> &'static str {
+        self.name.rsplit_once('.').map_or("", |(package, _)| package)
+    }
+
+    /// `Pod` of `core.v1.Pod`.
+    pub fn short_name(&self) -> &'static str {
+        self.name.rsplit_once('.').map_or(self.name, |(_, name)| name)
+    }
+}
+
+impl FieldDef {
+    /// The default that the published schema names: a scalar that is always written has its zero value.
+    pub fn schema_default(&self) -> Option<Value> {
+        if let Some(text) = self.default {
+            return Some(serde_json::from_str(text).expect("the table's defaults are JSON; a test reads all"));
+        }
+        if self.pointer || self.omit != Omit::Never {
+            return None;
+        }
+        match self.ty {
+            Type::String => Some("".into()),
+            Type::Bool => Some(false.into()),
+            Type::Int32 | Type::Int64 => Some(0.into()),
+            _ => None,
+        }
+    }
+
+    /// The schema's default where it is more than the zero value of the Go type.
+    pub fn real_default(&self) -> Option<Value> {
+        let default = self.default?;
+        (self.pointer || !matches!(default, "\"\"" | "0" | "false")).then(|| self.schema_default()).flatten()
+    }
+}
+
+impl Type {
+    /// True for a list of any kind.
+    pub fn is_list(&self) -> bool {
+        matches!(self, Type::List(_) | Type::Items)
     }
 }

@@ -1,0 +1,475 @@
+//! The TLS transport: rustls under hyper, HTTP/2 where the server has it, HTTP/1.1 for upgrades.
+//!
+//! **Invariant:** names are resolved in process, so that the static binary needs no NSS modules.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use base64::Engine;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::header::UPGRADE;
+use http::{Request, Response, Uri};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::connect::dns::Name;
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use kube::client::{Body, ConfigExt};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
+use rustls::client::ResolvesClientCert;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use serde_json::json;
+use tokio::net::TcpStream;
+use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
+
+/// How long a connection may take, TCP and TLS each.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A silent connection is probed this often, and given up when nothing comes back for as long.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Where Debian, Alpine and Fedora keep the CAs of the machine; for kubeconfigs that name no CA.
+const SYSTEM_ROOTS: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
+
+/// Why no client could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The kubeconfig cannot be read or does not say enough.
+    #[error("cannot use kubeconfig {}: {reason}", path.display())]
+    Kubeconfig {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// Something else of the configuration.
+    #[error("cannot connect to {server}: {reason}")]
+    Config {
+        /// The server.
+        server: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Who the client says it is.
+#[derive(Clone)]
+pub enum Credentials {
+    /// Nobody.
+    None,
+    /// A client certificate (with its chain) and its key, PEM.
+    Certificate {
+        /// Certificates, PEM.
+        cert_pem: Vec<u8>,
+        /// Key, PEM.
+        key_pem: Vec<u8>,
+    },
+    /// A bearer token.
+    Token(String),
+    /// A certificate that changes while the process runs; asked anew for each connection.
+    Rotating(Arc<dyn ResolvesClientCert>),
+}
+
+impl std::fmt::Debug for Credentials {
+    /// Names the form, never the secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::None => "None",
+            Self::Certificate { .. } => "Certificate",
+            Self::Token(_) => "Token",
+            Self::Rotating(_) => "Rotating",
+        })
+    }
+}
+
+pub(super) async fn read_kubeconfig(path: &Path, options: &KubeConfigOptions) -> Result<kube::Config, ConnectError> {
+    let fail = |e: &dyn std::fmt::Display| ConnectError::Kubeconfig { path: path.into(), reason: e.to_string() };
+    let file = Kubeconfig::read_from(path).map_err(|e| fail(&e))?;
+    kube::Config::from_custom_kubeconfig(file, options).await.map_err(|e| fail(&e))
+}
+
+pub(super) fn direct(server: &str, ca_pem: &[u8], credentials: Credentials) -> Result<kube::Client, ConnectError> {
+    let fail = |reason: String| ConnectError::Config { server: server.to_owned(), reason };
+    let uri: Uri = server.parse().map_err(|e| fail(format!("{e}")))?;
+    let mut config = kube::Config::new(uri);
+    let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(ca_pem).map(|c| c.map(|c| c.to_vec())).collect();
+    config.root_cert = Some(roots.map_err(|e| fail(format!("the CA is no PEM: {e}")))?);
+    let base64 = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+    let (auth, resolver) = match credentials {
+        Credentials::None => (json!({}), None),
+        Credentials::Certificate { cert_pem, key_pem } => {
+            (json!({"client-certificate-data": base64(&cert_pem), "client-key-data": base64(&key_pem)}), None)
+        }
+        Credentials::Token(token) => (json!({"token": token}), None),
+        Credentials::Rotating(resolver) => (json!({}), Some(resolver)),
+    };
+    config.auth_info = serde_json::from_value(auth).map_err(|e| fail(e.to_string()))?;
+    client(config, resolver)
+}
+
+/// A `kube` client over our own connector: one pool for everything, and one without HTTP/2 for upgrades.
+pub(super) fn client(
+    config: kube::Config,
+    resolver: Option<Arc<dyn ResolvesClientCert>>,
+) -> Result<kube::Client, ConnectError> {
+    let server = config.cluster_url.to_string();
+    let fail = |reason: String| ConnectError::Config { server: server.clone(), reason };
+    let mut tls = client_config(&config, resolver).map_err(&fail)?;
+    let server_name = config.tls_server_name.clone();
+    let builder = || {
+        let mut b = hyper_util::client::legacy::Client::builder(TokioExecutor::new());
+        b.timer(TokioTimer::new()).pool_timer(TokioTimer::new());
+        b.http2_keep_alive_interval(KEEP_ALIVE).http2_keep_alive_timeout(KEEP_ALIVE);
+        b
+    };
+    let h1 = Connector::new(tls.clone(), server_name.clone()).map_err(&fail)?;
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let any = Connector::new(tls, server_name).map_err(&fail)?;
+    let transport = Transport { any: builder().build(any), h1: builder().build(h1) };
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer().map_err(|e| fail(e.to_string()))?)
+        .layer(config.extra_headers_layer().map_err(|e| fail(e.to_string()))?)
+        .map_err(BoxError::from)
+        .service(transport);
+    Ok(kube::Client::new(service, config.default_namespace))
+}
+
+type Pool = hyper_util::client::legacy::Client<Connector, Body>;
+
+/// Sends upgrades over HTTP/1.1 and the rest over whatever the server likes best.
+#[derive(Clone)]
+struct Transport {
+    any: Pool,
+    h1: Pool,
+}
+
+impl Service<Request<Body>> for Transport {
+    type Response = Response<Incoming>;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let pool = if request.headers().contains_key(UPGRADE) { &self.h1 } else { &self.any };
+        pool.request(request).map(|r| r.map_err(BoxError::from)).boxed()
+    }
+}
+
+fn client_config(
+    config: &kube::Config,
+    resolver: Option<Arc<dyn ResolvesClientCert>>,
+) -> Result<rustls::ClientConfig, String> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?;
+    let builder = if config.accept_invalid_certs {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny(provider)))
+    } else {
+        builder.with_root_certificates(roots(config)?)
+    };
+    if let Some(resolver) = resolver {
+        return Ok(builder.with_client_cert_resolver(resolver));
+    }
+    match identity(&config.auth_info)? {
+        None => Ok(builder.with_no_client_auth()),
+        Some((chain, key)) => {
+            builder.with_client_auth_cert(chain, key).map_err(|e| format!("bad client certificate: {e}"))
+        }
+    }
+}
+
+fn roots(config: &kube::Config) -> Result<rustls::RootCertStore, String> {
+    let from_file = |path: &Path| -> Result<Vec<Vec<u8>>, String> {
+        let certs = CertificateDer::pem_file_iter(path).map_err(|e| format!("{}: {e}", path.display()))?;
+        Ok(certs.filter_map(Result::ok).map(|c| c.to_vec()).collect())
+    };
+    let ders = match (&config.root_cert, &config.root_cert_file) {
+        (Some(ders), _) => ders.clone(),
+        (None, Some(path)) => from_file(path)?,
+        (None, None) => {
+            let system = SYSTEM_ROOTS.iter().map(Path::new).find(|p| p.exists());
+            from_file(system.ok_or("no CA is configured, and the machine has none")?)?
+        }
+    };
+    let mut store = rustls::RootCertStore::empty();
+    let (added, _) = store.add_parsable_certificates(ders.into_iter().map(CertificateDer::from));
+    if added == 0 {
+        return Err("the configured CA holds no certificate".into());
+    }
+    Ok(store)
+}
+
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+/// The client certificate of a kubeconfig's user, inline or in files.
+fn identity(auth: &AuthInfo) -> Result<Option<Identity>, String> {
+    let inline = |text: &str| {
+        base64::engine::general_purpose::STANDARD
+            .decode(text.trim())
+            .map_err(|e| format!("bad base64 in the user: {e}"))
+    };
+    let read = |data: Option<&str>, path: Option<&String>| match (data, path) {
+        (Some(data), _) => inline(data).map(Some),
+        (None, Some(path)) => std::fs::read(path).map(Some).map_err(|e| format!("{path}: {e}")),
+        (None, None) => Ok(None),
+    };
+    let cert = read(auth.client_certificate_data.as_deref(), auth.client_certificate.as_ref())?;
+    // The key is wrapped in a type that shows its content only when serialized.
+    let shown = serde_json::to_value(auth).map_err(|e| e.to_string())?;
+    let key = read(shown.get("client-key-data").and_then(|v| v.as_str()), auth.client_key.as_ref())?;
+    let (Some(cert), Some(key)) = (cert, key) else { return Ok(None) };
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&cert).collect();
+    let chain = chain.map_err(|e| format!("bad client certificate: {e}"))?;
+    let key = PrivateKeyDer::from_pem_slice(&key).map_err(|e| format!("bad client key: {e}"))?;
+    Ok(Some((chain, key)))
+}
+
+/// For `insecure-skip-tls-verify`, which only a kubeconfig can ask for.
+#[derive(Debug)]
+struct AcceptAny(Arc<rustls::crypto::CryptoProvider>);
+
+impl ServerCertVerifier for AcceptAny {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Host names to addresses: addresses as they are, `localhost` to loopback, the rest by the machine's hosts file and DNS.
+#[derive(Clone)]
+struct Resolve;
+
+impl Service<Name> for Resolve {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = std::io::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, std::io::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), std::io::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        async move {
+            let resolver = hickory_resolver::TokioResolver::builder_tokio()
+                .and_then(hickory_resolver::ResolverBuilder::build)
+                .map_err(std::io::Error::other)?;
+            let found = resolver.lookup_ip(name.as_str()).await.map_err(std::io::Error::other)?;
+            let all: Vec<SocketAddr> = found.iter().map(|ip: IpAddr| (ip, 0).into()).collect();
+            Ok(all.into_iter())
+        }
+        .boxed()
+    }
+}
+
+/// TCP, and TLS on it for `https`.
+#[derive(Clone)]
+struct Connector {
+    tcp: HttpConnector<Resolve>,
+    tls: tokio_rustls::TlsConnector,
+    server_name: Option<ServerName<'static>>,
+}
+
+impl Connector {
+    fn new(tls: rustls::ClientConfig, server_name: Option<String>) -> Result<Self, String> {
+        let mut tcp = HttpConnector::new_with_resolver(Resolve);
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_keepalive(Some(KEEP_ALIVE));
+        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let server_name = server_name.map(ServerName::try_from).transpose().map_err(|e| e.to_string())?;
+        Ok(Self { tcp, tls: tokio_rustls::TlsConnector::from(Arc::new(tls)), server_name })
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = Stream;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Stream, BoxError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Service::<Uri>::poll_ready(&mut self.tcp, cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let Self { tcp, tls, server_name } = self.clone();
+        async move {
+            let secure = uri.scheme_str() == Some("https");
+            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+            let stream = tcp.oneshot(uri).await?.into_inner();
+            if !secure {
+                return Ok(Stream::Plain(TokioIo::new(stream)));
+            }
+            let name = match server_name {
+                Some(name) => name,
+                None => ServerName::try_from(host)?,
+            };
+            let handshake = tokio::time::timeout(CONNECT_TIMEOUT, tls.connect(name, stream));
+            Ok(Stream::Tls(TokioIo::new(Box::new(handshake.await??))))
+        }
+        .boxed()
+    }
+}
+
+/// A connection, secured or not.
+enum Stream {
+    Plain(TokioIo<TcpStream>),
+    Tls(TokioIo<Box<tokio_rustls::client::TlsStream<TcpStream>>>),
+}
+
+impl Connection for Stream {
+    fn connected(&self) -> Connected {
+        match self {
+            Self::Plain(_) => Connected::new(),
+            Self::Tls(tls) if tls.inner().get_ref().1.alpn_protocol() == Some(b"h2") => {
+                Connected::new().negotiated_h2()
+            }
+            Self::Tls(_) => Connected::new(),
+        }
+    }
+}
+
+macro_rules! on_stream {
+    ($self:ident, $inner:ident => $call:expr) => {
+        match $self.get_mut() {
+            Stream::Plain($inner) => {
+                let $inner = Pin::new($inner);
+                $call
+            }
+            Stream::Tls($inner) => {
+                let $inner = Pin::new($inner);
+                $call
+            }
+        }
+    };
+}
+
+impl hyper::rt::Read for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: hyper::rt::ReadBufCursor<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        on_stream!(self, s => s.poll_read(cx, buf))
+    }
+}
+
+impl hyper::rt::Write for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        on_stream!(self, s => s.poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        on_stream!(self, s => s.poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        on_stream!(self, s => s.poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::{Client, is_unreachable, res};
+    use bytes::Bytes;
+    use hyper::service::service_fn;
+
+    /// A TLS server that answers with the protocol it was asked over and the credentials it saw.
+    async fn server() -> (String, Vec<u8>) {
+        let cert = rcgen::generate_simple_self_signed(vec!["127.0.0.1".into(), "localhost".into()]).unwrap();
+        let key = PrivateKeyDer::try_from(cert.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![cert.cert.der().clone()], key)
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let Ok(tls) = acceptor.accept(tcp).await else { continue };
+                let answer = service_fn(|request: Request<Incoming>| async move {
+                    let token =
+                        request.headers().get("authorization").map(|v| v.to_str().unwrap_or_default().to_owned());
+                    let body = json!({"version": format!("{:?}", request.version()), "authorization": token});
+                    Ok::<_, std::convert::Infallible>(Response::new(http_body_util::Full::new(Bytes::from(
+                        body.to_string(),
+                    ))))
+                });
+                let serve = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                tokio::spawn(async move {
+                    let _ = serve.serve_connection(TokioIo::new(tls), answer).await;
+                });
+            }
+        });
+        (format!("https://{address}"), cert.cert.pem().into_bytes())
+    }
+
+    #[tokio::test]
+    async fn speaks_http2_with_a_token_and_http1_for_upgrades() {
+        let (url, ca) = server().await;
+        let client = Client::tls(&url, &ca, Credentials::Token("secret".into())).unwrap();
+        let out = client.get(&res::NODES, "", "n").await.unwrap();
+        assert_eq!(out, json!({"version": "HTTP/2.0", "authorization": "Bearer secret"}));
+        let mut headers = http::HeaderMap::new();
+        headers.insert(UPGRADE, http::HeaderValue::from_static("websocket"));
+        let answer = client.raw(http::Method::GET, "/x", headers, Bytes::new()).await.unwrap();
+        assert!(answer.body().starts_with(br#"{"version":"HTTP/1.1""#), "{:?}", answer.body());
+    }
+
+    #[tokio::test]
+    async fn a_server_of_another_ca_is_refused() {
+        let (url, _) = server().await;
+        let (_, other) = server().await;
+        let error = Client::tls(&url, &other, Credentials::None).unwrap().get(&res::NODES, "", "n").await.unwrap_err();
+        assert!(is_unreachable(&error), "{error}");
+        assert!(error.message.contains("certificate"), "{error}");
+    }
+
+    #[test]
+    fn credentials_do_not_show_their_secret() {
+        assert_eq!(format!("{:?}", Credentials::Token("secret".into())), "Token");
+    }
+}
