@@ -269,3 +269,14 @@ fn set_sysctls() {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_proxy_can_be_a_task() {
+        fn is_send<T: Send>(_: impl FnOnce(Proxy) -> T) {}
+        is_send(|proxy| proxy.run(Shutdown::new()));
+    }
+}
