@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use self::ipam::{Pool, Reservation};
 use self::spec::{Attached, Code, Error, NetConfig, Request, Result, VERSIONS};
 use crate::util::files;
-use crate::util::nft::Watch;
+use crate::util::nft::{Disturbance, Watch};
 use crate::util::tasks::Shutdown;
 
 /// File name of the plugin.
@@ -135,7 +135,10 @@ pub async fn run(config: CniConfig, shutdown: Shutdown) -> Result<()> {
             events = watch().await?;
         }
         let pool = Pool::open(&net)?;
-        nat::install(&net, pool.reserved()).await?;
+        match event {
+            Ok(Disturbance::Changed) => nat::install(&net, pool.reserved()).await?,
+            Ok(Disturbance::Unknown) | Err(_) => nat::ensure(&net, pool.reserved()).await?,
+        }
     }
     Ok(())
 }
