@@ -73,6 +73,14 @@ pub async fn ensure_bridge(config: &NetConfig) -> Result<()> {
     Ok(())
 }
 
+/// Gives the node's own packets to Services a route. Their destination is rewritten before they leave, but without any
+/// route (a machine without a default one) they would not even start.
+pub async fn ensure_service_route(config: &NetConfig, services: ipnet::Ipv4Net) -> Result<()> {
+    let failed = |e| Error::network(format!("route {services} to {}", config.bridge), e);
+    let route = Ipv4Route::from_addr(services.network(), services.prefix_len()).dev(config.bridge.as_str());
+    connect()?.replace_route(route.scope(RouteScope::Link).prefsrc(config.gateway())).await.map_err(failed)
+}
+
 fn set_sysctl(name: &str, value: &str, needed: bool) -> Result<()> {
     let path = Path::new("/proc/sys").join(name);
     if std::fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use self::ipam::{Pool, Reservation};
 use self::spec::{Attached, Code, Error, NetConfig, Request, Result, VERSIONS};
 use crate::util::files;
-use crate::util::nft::Watch;
+use crate::util::nft::{Disturbance, Watch};
 use crate::util::tasks::Shutdown;
 
 /// File name of the plugin.
@@ -41,6 +41,8 @@ pub struct CniConfig {
     pub subnet: ipnet::Ipv4Net,
     /// Addresses of all pods.
     pub cluster_cidr: ipnet::Ipv4Net,
+    /// Addresses of Services: the node itself reaches them without a default route, too.
+    pub service_cidr: Option<ipnet::Ipv4Net>,
     /// MTU of pods; 0 for the kernel's default.
     pub mtu: u32,
     /// Name of the nftables table, as `orch-cni`.
@@ -116,6 +118,9 @@ fn install_plugin(bin_dir: &Path) -> std::io::Result<()> {
 pub async fn setup(config: &CniConfig) -> Result<()> {
     let net = config.net();
     link::ensure_bridge(&net).await?;
+    if let Some(services) = config.service_cidr {
+        link::ensure_service_route(&net, services).await?;
+    }
     let pool = Pool::open(&net)?;
     nat::install(&net, pool.reserved()).await
 }
@@ -130,7 +135,10 @@ pub async fn run(config: CniConfig, shutdown: Shutdown) -> Result<()> {
             events = watch().await?;
         }
         let pool = Pool::open(&net)?;
-        nat::install(&net, pool.reserved()).await?;
+        match event {
+            Ok(Disturbance::Changed) => nat::install(&net, pool.reserved()).await?,
+            Ok(Disturbance::Unknown) | Err(_) => nat::ensure(&net, pool.reserved()).await?,
+        }
     }
     Ok(())
 }
@@ -254,12 +262,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_keeper_can_be_a_task() {
+        fn is_send<T: Send>(_: impl FnOnce(CniConfig) -> T) {}
+        is_send(|config| run(config, Shutdown::new()));
+        is_send(|config| async move { setup(&config).await });
+    }
+
+    #[test]
     fn the_users_own_configuration_wins() {
         let dir = tempfile::tempdir().unwrap();
         let config = CniConfig {
             bridge: "orch0".into(),
             subnet: "10.42.0.0/24".parse().unwrap(),
             cluster_cidr: "10.42.0.0/16".parse().unwrap(),
+            service_cidr: None,
             mtu: 0,
             table: "orch-cni".into(),
             data_dir: dir.path().join("data"),
