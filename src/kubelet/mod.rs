@@ -6,3 +6,4 @@ pub mod images;
 pub mod logs;
 pub mod pause;
 pub mod runtime;
+pub mod stream;
