@@ -187,3 +187,4 @@ impl Kubelet {
         }
     }
 }
+pub mod stream;

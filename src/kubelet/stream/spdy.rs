@@ -2,12 +2,10 @@
 //!
 //! The servers in question (Go's spdystream) neither open streams themselves nor count flow-control windows, and nothing
 //! in the headers of their replies is needed. So no header is ever decompressed, and headers sent are stored, not
-//! compressed, which every inflater reads.
+//! compressed, which every inflater reads. A frame has at most 16 MiB by its format.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-/// Largest frame taken from the runtime, bytes: the format's own limit.
-pub(super) const FRAME_LIMIT_BYTES: usize = 1 << 24;
 const HEADER_BYTES: usize = 8;
 const VERSION: u16 = 3;
 const SYN_STREAM: u16 = 1;
