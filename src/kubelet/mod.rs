@@ -44,6 +44,8 @@ pub mod start;
 pub mod status;
 pub mod stop;
 pub mod sync;
+#[cfg(test)]
+mod testing;
 pub mod upgrade;
 pub mod volumes;
 pub mod worker;
