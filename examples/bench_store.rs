@@ -103,7 +103,11 @@ async fn main() {
     let opened = began.elapsed();
     let cache = Cache::open(store, Arc::new(Generic::default())).await.unwrap();
     let count = cache.resource(&GroupResource::new("", "pods")).count();
-    println!("start with {count} pods: store {opened:?}, with watch cache {:?}; after all of the above {}", began.elapsed(), memory());
+    println!(
+        "start with {count} pods: store {opened:?}, with watch cache {:?}; after all of the above {}",
+        began.elapsed(),
+        memory()
+    );
     drop(cache);
     std::fs::remove_dir_all(&dir).unwrap();
 }
