@@ -351,8 +351,8 @@ mod tests {
         let plan = slices(&service(), &pods, &slices_of_250);
         assert_eq!(
             (plan.create.len(), plan.update.len(), plan.delete.len()),
-            (0, 2, 0),
-            "moved up into the free place"
+            (0, 1, 0),
+            "the others stay where they are"
         );
     }
 
