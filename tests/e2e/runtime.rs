@@ -228,21 +228,18 @@ async fn an_image_that_does_not_exist_is_told_apart() {
 }
 
 /// A node's HTTP server with one container behind it, as kubectl would reach it.
-async fn serve(node: Arc<Node>, container: String, sandbox: String, script: &'static str) -> std::net::SocketAddr {
+async fn serve(node: Arc<Node>, container: String, script: &'static str) -> std::net::SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
-            let (node, container, sandbox) = (node.clone(), container.clone(), sandbox.clone());
+            let (node, container) = (node.clone(), container.clone());
             let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
-                let (node, container, sandbox) = (node.clone(), container.clone(), sandbox.clone());
+                let (node, container) = (node.clone(), container.clone());
                 async move {
                     let options = StreamOptions { stdin: true, stdout: true, stderr: true, tty: false };
                     let command = ["sh", "-c", script].map(String::from);
-                    let url = match request.uri().path() {
-                        "/exec" => node.runtime.exec_url(&container, &command, options).await,
-                        _ => node.runtime.port_forward_url(&sandbox, &[]).await,
-                    };
+                    let url = node.runtime.exec_url(&container, &command, options).await;
                     stream::proxy_upgrade(request, &url.unwrap(), options).await
                 }
             });
@@ -259,8 +256,8 @@ async fn exec_over_a_websocket_carries_all_streams_and_the_end_of_stdin() {
     use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
     let node = Arc::new(Node::start().await);
     node.import_busybox().await;
-    let (sandbox, container) = node.run(&node.sandbox("exec"), "sleep 1000", false).await;
-    let address = serve(node.clone(), container, sandbox, "cat; echo problem >&2; exit 5").await;
+    let (_, container) = node.run(&node.sandbox("exec"), "sleep 1000", false).await;
+    let address = serve(node.clone(), container, "cat; echo problem >&2; exit 5").await;
     let mut request = format!("ws://{address}/exec").into_client_request().unwrap();
     request.headers_mut().insert("sec-websocket-protocol", "v5.channel.k8s.io".parse().unwrap());
     let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
