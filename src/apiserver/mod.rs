@@ -18,6 +18,7 @@ pub mod request;
 pub mod respond;
 mod selection;
 pub mod serve;
+mod subresources;
 mod verbs;
 mod virtuals;
 

@@ -15,7 +15,9 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 pub async fn run(client: &Client, server: &ApiServer) -> anyhow::Result<()> {
     ensure(client, server).await.context("cannot create the first namespaces and Services")?;
     for wanted in objects() {
-        one(client, &wanted).await.with_context(|| format!("cannot write {} {}", wanted["kind"], wanted["metadata"]["name"]))?;
+        one(client, &wanted)
+            .await
+            .with_context(|| format!("cannot write {} {}", wanted["kind"], wanted["metadata"]["name"]))?;
     }
     Ok(())
 }
@@ -28,13 +30,7 @@ async fn one(client: &Client, wanted: &Value) -> ApiResult<()> {
         _ => ("rolebindings", true),
     };
     let kind = wanted.str_at("/kind").unwrap_or_default().to_owned();
-    let res = Res {
-        group: GROUP.into(),
-        version: "v1".into(),
-        plural: plural.into(),
-        kind: kind.into(),
-        namespaced,
-    };
+    let res = Res { group: GROUP.into(), version: "v1".into(), plural: plural.into(), kind: kind.into(), namespaced };
     let (namespace, name) =
         (wanted.str_at("/metadata/namespace").unwrap_or_default(), wanted.str_at("/metadata/name").unwrap_or_default());
     let existing = optional(client.get(&res, namespace, name).await)?;

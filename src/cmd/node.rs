@@ -10,6 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use ipnet::{IpNet, Ipv4Net};
 
+use crate::api::services::Protocol;
 use crate::client::Client;
 use crate::cni::{self, CniConfig};
 use crate::dns::{self, Dns};
@@ -17,7 +18,6 @@ use crate::kubelet::containerd::{Containerd, Options};
 use crate::kubelet::cri::{CriRuntime, socket_path};
 use crate::kubelet::runtime::Runtime;
 use crate::kubelet::{Kubelet, config::Config};
-use crate::api::services::Protocol;
 use crate::proxy::model::{Context as ProxyContext, LocalService};
 use crate::proxy::{self, Proxy};
 use crate::runtime::Listers;
@@ -114,7 +114,8 @@ impl NodeParts {
             Box::pin(async move {
                 let Some(found) = stop.or(cidrs.wait_for(|c| !c.is_empty())).await else { return Ok(()) };
                 let cidr = found.context("the kubelet ended")?.first().cloned().unwrap_or_default();
-                let subnet: Ipv4Net = cidr.parse().with_context(|| format!("the node's pod range {cidr:?} is no IPv4 range"))?;
+                let subnet: Ipv4Net =
+                    cidr.parse().with_context(|| format!("the node's pod range {cidr:?} is no IPv4 range"))?;
                 network(&config, subnet, &*listers, stop).await
             })
         });
@@ -169,7 +170,7 @@ async fn network(config: &NodeConfig, subnet: Ipv4Net, listers: &dyn Listers, st
     }
     tracing::info!(%subnet, "pod network is ready");
     tokio::try_join!(
-        async { Ok(cni::run(cni_config.clone(), stop.clone()).await?) },
+        async { anyhow::Ok(cni::run(cni_config.clone(), stop.clone()).await?) },
         async { Ok(dns.run(stop.clone()).await?) },
         async { Ok(proxy.run(stop.clone()).await?) },
     )?;

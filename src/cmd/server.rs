@@ -12,9 +12,9 @@ use anyhow::{Context, bail};
 use clap::ArgAction;
 use ipnet::IpNet;
 
-use crate::apiserver::serve::{InProcess, serve};
 use crate::api::meta::names;
 use crate::api::user::UserInfo;
+use crate::apiserver::serve::{InProcess, serve};
 use crate::apiserver::{Access, Api};
 use crate::client::Client;
 use crate::controllers::bootstrap::ApiServer;
@@ -117,10 +117,17 @@ pub struct Args {
 
 /// Runs until a signal or a failure.
 pub fn main(args: Args) -> anyhow::Result<ExitCode> {
-    let level = if args.debug { "orch=debug,info" } else if args.quiet { "error" } else { "orch=info,warn" };
+    let level = if args.debug {
+        "orch=debug,info"
+    } else if args.quiet {
+        "error"
+    } else {
+        "orch=info,warn"
+    };
     telemetry::init(level, args.log_json);
     crate::pki::install_provider();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     let done = runtime.block_on(async {
         let shutdown = Shutdown::new();
         let bound = build(args, shutdown.clone()).await?;
@@ -169,7 +176,8 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let node_name = node_name(&args)?;
     let node_ip = args.node_ip.unwrap_or_else(default_address);
     let service_ip = args.service_cidr.hosts().next().context("the service range is empty")?;
-    let node = if args.disable_agent { None } else { Some(NodeParts::prepare(node_config(&args, &node_name, node_ip)?)?) };
+    let node =
+        if args.disable_agent { None } else { Some(NodeParts::prepare(node_config(&args, &node_name, node_ip)?)?) };
     let server_dir = args.data_dir.join("server");
     std::fs::create_dir_all(&server_dir).with_context(|| format!("cannot create {}", server_dir.display()))?;
     let pki_config = PkiConfig {
@@ -194,11 +202,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let serving = SwappableCert::new(pki.serving_key()?);
     let tls = crate::pki::tls::server_config(serving, &[&pki.client_ca.cert, &pki.request_header_ca.cert])?;
     let config = Config {
-        api: ApiServer {
-            service_ip,
-            address: args.advertise_address.unwrap_or(node_ip),
-            port: address.port(),
-        },
+        api: ApiServer { service_ip, address: args.advertise_address.unwrap_or(node_ip), port: address.port() },
         cluster_cidr: args.cluster_cidr,
         root_ca_pem: pki.server_ca.cert_pem.clone(),
         node_name,
@@ -239,15 +243,20 @@ impl Bound {
             let client = client.clone();
             Arc::new(move |name| client(service_account(name)))
         };
-        let controllers = controllers::Config {
-            cluster_cidrs: vec![self.config.cluster_cidr],
-            root_ca_pem: self.config.root_ca_pem,
-        };
-        controllers::start(&mut tasks, &controllers, &client_for, &self.listers, &self.clock, &MetricsRegistry::default());
+        let controllers =
+            controllers::Config { cluster_cidrs: vec![self.config.cluster_cidr], root_ca_pem: self.config.root_ca_pem };
+        controllers::start(
+            &mut tasks,
+            &controllers,
+            &client_for,
+            &self.listers,
+            &self.clock,
+            &MetricsRegistry::default(),
+        );
         if let Some(node) = self.node {
             let user = UserInfo::authenticated(format!("system:node:{}", self.config.node_name), &["system:nodes"]);
             let kubelet = node.kubelet(self.listers.clone(), client(user), self.clock.clone());
-            self.api.attach_node(&self.config.node_name, kubelet.clone());
+            self.api.attach_node(&self.config.node_name, Arc::new(kubelet.clone()));
             node.start(&mut tasks, kubelet, self.listers.clone());
         }
         tasks.join_in_reverse(STOP_DEADLINE).await;
@@ -324,7 +333,8 @@ fn token_of(args: &Args) -> anyhow::Result<Option<String>> {
     match (&args.token, &args.token_file) {
         (Some(token), _) => Ok(Some(token.clone())),
         (None, Some(file)) => {
-            let text = std::fs::read_to_string(file).with_context(|| format!("cannot read the token file {}", file.display()))?;
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("cannot read the token file {}", file.display()))?;
             Ok(Some(text.trim().to_owned()))
         }
         _ => Ok(None),
@@ -335,7 +345,11 @@ fn write_kubeconfig(args: &Args, pki: &Pki, address: SocketAddr) -> anyhow::Resu
     let mode = u32::from_str_radix(args.write_kubeconfig_mode.trim_start_matches("0o"), 8)
         .with_context(|| format!("--write-kubeconfig-mode {:?} is not an octal mode", args.write_kubeconfig_mode))?;
     let host = if args.bind_address.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { args.bind_address };
-    let text = kubeconfig::render(&format!("https://{}", SocketAddr::new(host, address.port())), &pki.server_ca.cert_pem, &pki.admin);
+    let text = kubeconfig::render(
+        &format!("https://{}", SocketAddr::new(host, address.port())),
+        &pki.server_ca.cert_pem,
+        &pki.admin,
+    );
     // The well-known place is written by root with the usual data directory; others get theirs beside their data.
     let own = args.data_dir.join("server/admin.kubeconfig");
     kubeconfig::write_if_changed(&own, &text, Some(files::SECRET_MODE))?;

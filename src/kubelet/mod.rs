@@ -46,7 +46,6 @@ pub mod stop;
 pub mod sync;
 #[cfg(test)]
 mod testing;
-pub mod upgrade;
 pub mod volumes;
 pub mod worker;
 
