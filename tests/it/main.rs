@@ -1,3 +1,5 @@
 //! Integration tests: one binary, no root, no containers.
 
+mod cri_proto;
 mod layering;
+mod store_crash;
