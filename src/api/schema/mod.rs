@@ -21,6 +21,8 @@
 //! keys), `t=` map type, `m=strategy:key` strategic merge, `d=` the schema's default where it is not the zero value.
 
 pub mod canon;
+pub mod defaults;
+pub mod openapi;
 pub mod table;
 pub mod time;
 pub mod view;
@@ -54,6 +56,8 @@ struct Body {
     fields: Vec<FieldDef>,
     /// Indexes of fields that JSON has even where nothing was set, ascending.
     always: Vec<usize>,
+    /// Indexes of fields that protobuf carries, by their numbers.
+    protobuf: Vec<usize>,
 }
 
 /// When JSON leaves a field out.
@@ -201,6 +205,11 @@ impl StructDef {
     /// Indexes into [`StructDef::fields`] of those that JSON has even where nothing was set, ascending.
     pub fn always_written(&self) -> &[usize] {
         self.body.get().map_or(&[], |b| b.always.as_slice())
+    }
+
+    /// Indexes into [`StructDef::fields`] of those that protobuf carries, in the order of their numbers.
+    pub fn protobuf_order(&self) -> &[usize] {
+        self.body.get().map_or(&[], |b| b.protobuf.as_slice())
     }
 
     /// The field with this JSON name; names are case-sensitive.

@@ -80,7 +80,9 @@ impl Table {
         for (def, body) in table.structs.iter().zip(bodies) {
             let fields: Vec<FieldDef> = body.into_iter().map(|line| table.read_field(def, line)).collect();
             let always = (0..fields.len()).filter(|i| fields[*i].is_always_written()).collect();
-            def.body.set(Body { fields, always }).expect("each struct is filled once");
+            let mut protobuf: Vec<usize> = (0..fields.len()).filter(|i| fields[*i].pb != 0).collect();
+            protobuf.sort_by_key(|i| [fields[*i].via, &[fields[*i].pb]].concat());
+            def.body.set(Body { fields, always, protobuf }).expect("each struct is filled once");
         }
         table
     }
@@ -259,7 +261,7 @@ mod tests {
                     ListType::Atomic => "atomic".to_owned(),
                     ListType::Set => "set".to_owned(),
                     ListType::Map(keys) => {
-                        format!("{:?}", keys.iter().map(|k| Value::from(k)).collect::<Vec<_>>())
+                        format!("{:?}", keys.iter().map(Value::from).collect::<Vec<_>>())
                     }
                 });
                 assert_eq!(got, list, "{short}.{json}");
