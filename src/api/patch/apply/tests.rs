@@ -117,6 +117,21 @@ fn an_own_update_changes_the_time_only_with_the_set() {
 }
 
 #[test]
+fn entries_that_a_write_does_not_touch_are_not_rewritten() {
+    // A form that parsing and printing would change: it is kept, so it was not parsed.
+    let odd = json!({"f:data": {"f:z": {}, "f:y": {".": {}}}});
+    let mut live = on_update(None, config(json!({"a": "1", "y": "1", "z": "1"})), &by("u", &CONFIG_MAP));
+    let entry =
+        json!({"manager": "odd", "operation": "Update", "apiVersion": "v1", "fieldsType": "FieldsV1", "fieldsV1": odd});
+    live["metadata"]["managedFields"].as_array_mut().unwrap().push(entry);
+    let mut new = live.clone();
+    new.set_at("/data/a", "2");
+    let got = on_update(Some(&live), new, &by("u", &CONFIG_MAP));
+    let kept = managed::of(&got).iter().find(|e| e["manager"] == "odd").unwrap();
+    assert_eq!(kept["fieldsV1"].to_string(), odd.to_string());
+}
+
+#[test]
 fn an_empty_list_forgets_all_managers() {
     let live = applied(None, "a", &config(json!({"a": "1"})));
     for reset in [json!([]), json!([{}])] {
