@@ -74,7 +74,8 @@ class Generator:
             if field.get("inline"):
                 name = self.named(package, field["type"])
                 if name == "meta.v1.TypeMeta":
-                    yield from ((dict(f), (), "meta.v1") for f in self.wire[name])
+                    # Protobuf carries these in the envelope.
+                    yield from (({k: v for k, v in f.items() if k != "pb"}, (), "meta.v1") for f in self.wire[name])
                 else:
                     yield from self.spread(name.rsplit(".", 1)[0], name, path + (field["pb"],))
             elif "json" in field:

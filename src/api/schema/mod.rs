@@ -20,13 +20,18 @@
 //! same package. Flags: `?` omitted when empty, `??` when zero, `!` required, `l=` list type (`atomic`, `set` or the map
 //! keys), `t=` map type, `m=strategy:key` strategic merge, `d=` the schema's default where it is not the zero value.
 
+pub mod canon;
+pub mod defaults;
+pub mod openapi;
 pub mod table;
+pub mod time;
 pub mod view;
 
 use std::sync::OnceLock;
 
 use serde_json::Value;
 
+pub use canon::{Canonical, DecodeError, canonicalize};
 pub use table::{Table, table};
 pub use view::{Shape, View};
 
@@ -42,7 +47,17 @@ pub struct StructDef {
     /// True when upstream publishes it in OpenAPI.
     pub published: bool,
     /// Set once, right after all structs exist: structs refer to each other in circles.
-    fields: OnceLock<Vec<FieldDef>>,
+    body: OnceLock<Body>,
+}
+
+/// The inside of a struct.
+#[derive(Debug)]
+struct Body {
+    fields: Vec<FieldDef>,
+    /// Indexes of fields that JSON has even where nothing was set, ascending.
+    always: Vec<usize>,
+    /// Indexes of fields that protobuf carries, by their numbers.
+    protobuf: Vec<usize>,
 }
 
 /// When JSON leaves a field out.
@@ -184,7 +199,17 @@ pub enum SchemaOr {
 impl StructDef {
     /// Fields in upstream's order; inlined structs are spread out here.
     pub fn fields(&self) -> &[FieldDef] {
-        self.fields.get().map_or(&[], Vec::as_slice)
+        self.body.get().map_or(&[], |b| b.fields.as_slice())
+    }
+
+    /// Indexes into [`StructDef::fields`] of those that JSON has even where nothing was set, ascending.
+    pub fn always_written(&self) -> &[usize] {
+        self.body.get().map_or(&[], |b| b.always.as_slice())
+    }
+
+    /// Indexes into [`StructDef::fields`] of those that protobuf carries, in the order of their numbers.
+    pub fn protobuf_order(&self) -> &[usize] {
+        self.body.get().map_or(&[], |b| b.protobuf.as_slice())
     }
 
     /// The field with this JSON name; names are case-sensitive.
@@ -204,6 +229,11 @@ impl StructDef {
 }
 
 impl FieldDef {
+    /// True when JSON has the field even where nothing was set: no `omit`, or a struct by value.
+    pub fn is_always_written(&self) -> bool {
+        self.omit == Omit::Never || (self.omit == Omit::Empty && !self.pointer && self.ty.is_go_struct())
+    }
+
     /// The default that the published schema names: a scalar that is always written has its zero value.
     pub fn schema_default(&self) -> Option<Value> {
         if let Some(text) = self.default {
@@ -228,6 +258,18 @@ impl FieldDef {
 }
 
 impl Type {
+    /// True for what is a struct in Go, so that `omitempty` never leaves it out.
+    pub fn is_go_struct(&self) -> bool {
+        match self {
+            Type::Struct(_) | Type::Quantity | Type::IntOrString | Type::Time | Type::MicroTime | Type::Duration => {
+                true
+            }
+            Type::FieldsV1 | Type::RawExtension | Type::Json | Type::Schema(_) => true,
+            Type::String | Type::Bool | Type::Int32 | Type::Int64 | Type::Float | Type::Bytes => false,
+            Type::Items | Type::List(_) | Type::Map(_) => false,
+        }
+    }
+
     /// True for a list of any kind.
     pub fn is_list(&self) -> bool {
         matches!(self, Type::List(_) | Type::Items)

@@ -5,7 +5,7 @@
 
 use std::sync::OnceLock;
 
-use super::{FieldDef, Keys, ListType, MergeDef, Omit, SchemaOr, StructDef, Type};
+use super::{Body, FieldDef, Keys, ListType, MergeDef, Omit, SchemaOr, StructDef, Type};
 
 const TEXT: &str = include_str!("wire.table");
 
@@ -72,14 +72,17 @@ impl Table {
                 let flags: Vec<&str> = parts.collect();
                 let has = |flag: &str| flags.contains(&flag);
                 let (kind, atomic, published) = (has("kind"), has("atomic"), has("schema"));
-                structs.push(StructDef { name, kind, atomic, published, fields: OnceLock::new() });
+                structs.push(StructDef { name, kind, atomic, published, body: OnceLock::new() });
                 bodies.push(Vec::new());
             }
         }
         let table = Self { structs: Vec::leak(structs), packages };
         for (def, body) in table.structs.iter().zip(bodies) {
-            let fields = body.into_iter().map(|line| table.read_field(def, line)).collect();
-            def.fields.set(fields).expect("each struct is filled once");
+            let fields: Vec<FieldDef> = body.into_iter().map(|line| table.read_field(def, line)).collect();
+            let always = (0..fields.len()).filter(|i| fields[*i].is_always_written()).collect();
+            let mut protobuf: Vec<usize> = (0..fields.len()).filter(|i| fields[*i].pb != 0).collect();
+            protobuf.sort_by_key(|i| [fields[*i].via, &[fields[*i].pb]].concat());
+            def.body.set(Body { fields, always, protobuf }).expect("each struct is filled once");
         }
         table
     }
@@ -258,7 +261,7 @@ mod tests {
                     ListType::Atomic => "atomic".to_owned(),
                     ListType::Set => "set".to_owned(),
                     ListType::Map(keys) => {
-                        format!("{:?}", keys.iter().map(|k| Value::from(k)).collect::<Vec<_>>())
+                        format!("{:?}", keys.iter().map(Value::from).collect::<Vec<_>>())
                     }
                 });
                 assert_eq!(got, list, "{short}.{json}");

@@ -1,0 +1,311 @@
+//! YAML as kubectl and the API server read and write it: YAML 1.1 scalars in, sorted block style out.
+//!
+//! Upstream: `sigs.k8s.io/yaml` over go-yaml v2: `0644` is octal, `yes` is true, merge keys work, keys become text.
+//! Duplicate keys are refused, and so are documents whose aliases expand without bound.
+
+use std::cmp::Ordering;
+use std::fmt::Write as _;
+
+use serde::de::DeserializeSeed;
+use serde_json::Value;
+
+use super::json::Node;
+
+/// Events that the aliases of one text may expand to.
+const MAX_ALIAS_EVENTS: usize = 100_000;
+
+/// Why a text is no YAML.
+#[derive(Debug, thiserror::Error)]
+#[error("error converting YAML to JSON: yaml: {0}")]
+pub struct YamlError(String);
+
+/// Parses all documents of a text; empty ones (a comment, `---` twice) are left out.
+pub fn parse_all(text: &str) -> Result<Vec<Value>, YamlError> {
+    let mut options = serde_saphyr::Options::default();
+    options.legacy_octal_numbers = true;
+    options.with_snippet = false;
+    options.alias_limits.max_total_replayed_events = MAX_ALIAS_EVENTS;
+    let documents: Vec<Document> =
+        serde_saphyr::from_multiple_with_options(text, options).map_err(|e| YamlError(e.to_string()))?;
+    Ok(documents.into_iter().map(|d| d.0).filter(|v| !v.is_null()).collect())
+}
+
+/// Parses a body of one document.
+pub fn parse(bytes: &[u8]) -> Result<Value, YamlError> {
+    let text = std::str::from_utf8(bytes).map_err(|e| YamlError(e.to_string()))?;
+    Ok(parse_all(text)?.into_iter().next().unwrap_or(Value::Null))
+}
+
+struct Document(Value);
+
+impl<'de> serde::Deserialize<'de> for Document {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut duplicates = Vec::new();
+        let value = Node { duplicates: &mut duplicates, depth: 0 }.deserialize(deserializer)?;
+        match duplicates.first() {
+            None => Ok(Document(value)),
+            Some(path) => Err(serde::de::Error::custom(format_args!("key {path:?} already set in map"))),
+        }
+    }
+}
+
+/// Writes a value as `kubectl get -o yaml` does: keys sorted, two spaces, lists at their key's indent.
+pub fn to_string(value: &Value) -> String {
+    let mut out = String::new();
+    match value {
+        Value::Object(m) if !m.is_empty() => write_object(&mut out, value, 0),
+        Value::Array(items) if !items.is_empty() => write_list(&mut out, items, 0),
+        scalar => {
+            write_scalar(&mut out, scalar, 0);
+            out.push('\n');
+        }
+    }
+    out
+}
+
+fn write_object(out: &mut String, value: &Value, indent: usize) {
+    let Value::Object(members) = value else { return };
+    let mut keys: Vec<&String> = members.keys().collect();
+    keys.sort_by(|a, b| natural(a, b));
+    for (i, key) in keys.into_iter().enumerate() {
+        // The first key of a list's element stands behind its dash.
+        if i > 0 || out.is_empty() || out.ends_with('\n') {
+            pad(out, indent);
+        }
+        write_text(out, key, indent, false);
+        out.push(':');
+        match &members[key] {
+            Value::Object(m) if !m.is_empty() => {
+                out.push('\n');
+                write_object(out, &members[key], indent + 2);
+            }
+            Value::Array(items) if !items.is_empty() => {
+                out.push('\n');
+                write_list(out, items, indent);
+            }
+            scalar => {
+                out.push(' ');
+                write_scalar(out, scalar, indent + 2);
+                out.push('\n');
+            }
+        }
+    }
+}
+
+fn write_list(out: &mut String, items: &[Value], indent: usize) {
+    for (i, item) in items.iter().enumerate() {
+        if i > 0 || out.is_empty() || out.ends_with('\n') {
+            pad(out, indent);
+        }
+        out.push_str("- ");
+        match item {
+            Value::Object(m) if !m.is_empty() => write_object(out, item, indent + 2),
+            Value::Array(inner) if !inner.is_empty() => write_list(out, inner, indent + 2),
+            scalar => {
+                write_scalar(out, scalar, indent + 2);
+                out.push('\n');
+            }
+        }
+    }
+}
+
+fn pad(out: &mut String, indent: usize) {
+    out.extend(std::iter::repeat_n(' ', indent));
+}
+
+fn write_scalar(out: &mut String, value: &Value, indent: usize) {
+    match value {
+        Value::Null => out.push_str("null"),
+        Value::Bool(b) => out.push_str(if *b { "true" } else { "false" }),
+        Value::Number(n) => {
+            let _ = write!(out, "{n}");
+        }
+        Value::String(text) => write_text(out, text, indent, true),
+        Value::Array(_) => out.push_str("[]"),
+        Value::Object(_) => out.push_str("{}"),
+    }
+}
+
+fn write_text(out: &mut String, text: &str, indent: usize, block: bool) {
+    let printable = |c: char| c == '\n' || c == '\t' || (!c.is_control() && c != '\u{feff}');
+    let special = !text.chars().all(printable);
+    let trailing_space = text.lines().any(|l| l.ends_with([' ', '\t']));
+    if block && text.contains('\n') && !special && !trailing_space && !text.starts_with([' ', '\n', '\t']) {
+        return write_block(out, text, indent);
+    }
+    if special || text.contains('\n') || reads_as_other(text) {
+        write_double_quoted(out, text);
+    } else if needs_quotes(text) {
+        let _ = write!(out, "'{}'", text.replace('\'', "''"));
+    } else {
+        out.push_str(text);
+    }
+}
+
+fn write_block(out: &mut String, text: &str, indent: usize) {
+    let body = text.trim_end_matches('\n');
+    out.push_str(match text.len() - body.len() {
+        0 => "|-",
+        1 => "|",
+        _ => "|+",
+    });
+    for line in text.strip_suffix('\n').unwrap_or(text).split('\n') {
+        out.push('\n');
+        if !line.is_empty() {
+            pad(out, indent);
+            out.push_str(line);
+        }
+    }
+}
+
+fn write_double_quoted(out: &mut String, text: &str) {
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\t' => out.push_str("\\t"),
+            '\r' => out.push_str("\\r"),
+            '\0' => out.push_str("\\0"),
+            '\u{1b}' => out.push_str("\\e"),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{feff}' => out.push_str("\\uFEFF"),
+            c if c.is_control() && (c as u32) < 256 => {
+                let _ = write!(out, "\\x{:02X}", c as u32);
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+}
+
+/// True for a text that, unquoted, reads back as something else than a text.
+fn reads_as_other(text: &str) -> bool {
+    const WORDS: [&str; 16] =
+        ["", "~", "null", "true", "false", "yes", "no", "on", "off", "y", "n", ".inf", ".nan", "-.inf", "+.inf", "<<"];
+    if text.len() <= 5 && WORDS.iter().any(|w| w.eq_ignore_ascii_case(text)) {
+        return true;
+    }
+    let body = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let Some(first) = body.bytes().next() else { return false };
+    if !(first.is_ascii_digit() || first == b'.') {
+        return false;
+    }
+    let plain = body.replace('_', "");
+    let based = |prefix: &str, radix: u32| {
+        plain.strip_prefix(prefix).is_some_and(|d| !d.is_empty() && d.chars().all(|c| c.is_digit(radix)))
+    };
+    let float = plain.bytes().all(|b| b.is_ascii_digit() || b".eE+-".contains(&b)) && plain.parse::<f64>().is_ok();
+    float || based("0x", 16) || based("0o", 8) || based("0b", 2) || is_date(text) || is_sexagesimal(&plain)
+}
+
+/// `2006-01-02`, with or without a time: YAML 1.1 timestamps.
+fn is_date(text: &str) -> bool {
+    let b = text.as_bytes();
+    b.len() >= 8
+        && b[..4].iter().all(u8::is_ascii_digit)
+        && b[4] == b'-'
+        && (jiff::civil::Date::strptime("%Y-%m-%d", text).is_ok() || text.parse::<jiff::Timestamp>().is_ok())
+}
+
+/// `1:30`: YAML 1.1 counts in sixties.
+fn is_sexagesimal(text: &str) -> bool {
+    text.contains(':') && text.split(':').all(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit() || b == b'.'))
+}
+
+/// True for a text with YAML's own signs at places where they mean something.
+fn needs_quotes(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let Some(first) = bytes.first() else { return true };
+    let opens = match first {
+        b'-' | b'?' | b':' => bytes.get(1).is_none_or(|b| *b == b' '),
+        _ => b"#,[]{}&*!|>'\"%@`= \t".contains(first),
+    };
+    opens
+        || text.ends_with([' ', '\t', ':'])
+        || text.contains(": ")
+        || text.contains(" #")
+        || text.starts_with("---")
+        || text.starts_with("...")
+}
+
+/// go-yaml's order of keys: letters after other signs, runs of digits by their number.
+fn natural(a: &str, b: &str) -> Ordering {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let Some(i) = a.iter().zip(&b).position(|(x, y)| x != y) else { return a.len().cmp(&b.len()) };
+    let (x, y) = (a[i], b[i]);
+    match (x.is_alphabetic(), y.is_alphabetic()) {
+        (true, true) => return x.cmp(&y),
+        (true, false) => return Ordering::Greater,
+        (false, true) => return Ordering::Less,
+        (false, false) => {}
+    }
+    let in_number = (x == '0' || y == '0') && a[..i].iter().rev().take_while(|c| c.is_ascii_digit()).any(|c| *c != '0');
+    let run = |chars: &[char]| {
+        let digits = chars[i..].iter().map_while(|c| c.to_digit(10));
+        digits.fold((u128::from(in_number), 0usize), |(n, len), d| {
+            (n.saturating_mul(10).saturating_add(u128::from(d)), len + 1)
+        })
+    };
+    run(&a).cmp(&run(&b)).then(x.cmp(&y))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use test_case::test_case;
+
+    #[test_case("0644", json!(420); "octal")]
+    #[test_case("0o644", json!(420))]
+    #[test_case("0x1F", json!(31))]
+    #[test_case("yes", json!(true))]
+    #[test_case("Off", json!(false))]
+    #[test_case("~", json!(null))]
+    #[test_case("1.5", json!(1.5))]
+    #[test_case("'0644'", json!("0644"); "quoted")]
+    #[test_case("1Gi", json!("1Gi"))]
+    #[test_case("1_000", json!(1000); "underscores")]
+    fn scalars(text: &str, want: Value) {
+        assert_eq!(parse_all(&format!("a: {text}")).unwrap(), [json!({"a": want})]);
+    }
+
+    #[test]
+    fn documents_merge_keys_and_odd_keys() {
+        let text = "# nothing\n---\nbase: &b {x: 1}\nuse:\n  <<: *b\n  z: 2\n---\n---\n1: a\ntrue: b\n";
+        let got = parse_all(text).unwrap();
+        assert_eq!(got, [json!({"base": {"x": 1}, "use": {"x": 1, "z": 2}}), json!({"1": "a", "true": "b"})]);
+    }
+
+    #[test]
+    fn duplicates_and_bombs_are_refused() {
+        assert!(parse_all("a: 1\nb: {c: 1, c: 2}\n").is_err());
+        let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for i in 1..9 {
+            let _ = writeln!(bomb, "a{i}: &a{i} [{}]", vec![format!("*a{}", i - 1); 10].join(", "));
+        }
+        assert!(parse_all(&bomb).is_err());
+        assert!(parse_all(&"[".repeat(10_000)).is_err());
+        assert!(parse_all(&("- ".repeat(5_000) + "a")).is_err());
+    }
+
+    #[test]
+    fn writes_as_kubectl_does() {
+        let value = json!({"kind": "X", "apiVersion": "v1", "spec": {"list": [{"b": "1", "a": 1}, [1, 2], {}], "none": [], "n10": 1, "n2": 2},
+            "data": {"text": "a\nb\n", "open": "a\nb", "yes": "yes", "colon": "a: b", "star": "*", "null": null, "dash": "-", "url": "http://x:80"}});
+        let want = "apiVersion: v1\ndata:\n  colon: 'a: b'\n  dash: '-'\n  \"null\": null\n  open: |-\n    a\n    b\n  star: '*'\n  text: |\n    a\n    b\n  \
+                    url: http://x:80\n  \"yes\": \"yes\"\nkind: X\nspec:\n  list:\n  - a: 1\n    b: \"1\"\n  - - 1\n    - 2\n  - {}\n  n2: 2\n  n10: 1\n  none: []\n";
+        assert_eq!(to_string(&value), want);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn texts_come_back(text in "[ -~\\n\\t\u{e9}\u{1}]{0,20}", key in "[a-z0-9:# .-]{0,6}") {
+            let value = json!({ key: [text.clone(), {"k": text}] });
+            let back = parse_all(&to_string(&value)).unwrap();
+            proptest::prop_assert_eq!(&back[..], &[value][..]);
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! FieldsV1, the wire form of a field set: a trie of objects with keys `f:name`, `k:{…}`, `v:…`, `i:n` and `.`.
+//!
+//! Most writes touch few fields and many managers, so [`contains`] and [`touches`] answer on the wire form itself.
+//!
+//! **Invariant:** what [`print`] makes, [`parse`] reads back equal.
+//!
+//! Rules: upstream `structured-merge-diff/fieldpath` (`serialize.go`, `serialize-pe.go`).
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+use serde_json::{Map, Value};
+
+use super::fieldset::{Elem, FieldSet, Node};
+
+/// Levels of a FieldsV1 that are read. Upstream's types are below 30 deep; JSON itself is read to 128.
+const MAX_DEPTH: usize = 128;
+
+/// Reads a FieldsV1. The error says which key is wrong.
+pub fn parse(fields: &Value) -> Result<FieldSet<'_>, String> {
+    match fields {
+        Value::Object(map) => Ok(parse_map(map, 0)?.children),
+        Value::Null => Ok(FieldSet::default()),
+        _ => Err("fieldsV1 must be an object".into()),
+    }
+}
+
+fn parse_map(map: &Map<String, Value>, depth: usize) -> Result<Node<'_>, String> {
+    if depth > MAX_DEPTH {
+        return Err("fieldsV1 is too deep".into());
+    }
+    let mut node = Node::default();
+    for (key, below) in map {
+        if key == "." {
+            node.member = true;
+            continue;
+        }
+        let below = below.as_object().ok_or_else(|| format!("{key:?} in fieldsV1 must be an object"))?;
+        let elem = parse_elem(key)?;
+        let mut child = parse_map(below, depth + 1)?;
+        child.member |= child.children.is_empty();
+        node.children.push(elem, child);
+    }
+    node.children.settle();
+    Ok(node)
+}
+
+fn parse_elem(key: &str) -> Result<Elem<'_>, String> {
+    let wrong = || format!("{key:?} is no path element");
+    let (kind, rest) = key.split_once(':').ok_or_else(wrong)?;
+    match kind {
+        "f" => Ok(Elem::Field(rest)),
+        "v" => serde_json::from_str(rest).map(|v| Elem::Value(Cow::Owned(v))).map_err(|_| wrong()),
+        "i" => rest.parse().map(Elem::Index).map_err(|_| wrong()),
+        "k" => {
+            let fields: Map<String, Value> = serde_json::from_str(rest).map_err(|_| wrong())?;
+            let mut fields: Vec<_> = fields.into_iter().map(|(k, v)| (Cow::Owned(k), Cow::Owned(v))).collect();
+            fields.sort_by(|(a, _): &(Cow<'_, str>, _), (b, _)| a.cmp(b));
+            Ok(Elem::Key(fields.into()))
+        }
+        _ => Err(wrong()),
+    }
+}
+
+/// Makes a FieldsV1.
+pub fn print(set: &FieldSet<'_>) -> Value {
+    print_node(false, set)
+}
+
+fn print_node(member: bool, children: &FieldSet<'_>) -> Value {
+    let mut map = Map::new();
+    if member && !children.is_empty() {
+        map.insert(".".into(), Value::Object(Map::new()));
+    }
+    for (elem, node) in children.iter() {
+        let mut key = String::new();
+        write_elem(elem, &mut key);
+        map.insert(key, print_node(node.member, &node.children));
+    }
+    Value::Object(map)
+}
+
+fn write_elem(elem: &Elem<'_>, out: &mut String) {
+    const INFALLIBLE: &str = "writing to a String does not fail";
+    match elem {
+        Elem::Field(name) => {
+            out.reserve_exact(name.len() + 2);
+            out.push_str("f:");
+            out.push_str(name);
+        }
+        Elem::Key(fields) => {
+            out.push_str("k:{");
+            for (i, (name, value)) in fields.iter().enumerate() {
+                let comma = if i > 0 { "," } else { "" };
+                write!(out, "{comma}{}:{value}", Value::from(name.as_ref())).expect(INFALLIBLE);
+            }
+            out.push('}');
+        }
+        Elem::Value(value) => write!(out, "v:{value}").expect(INFALLIBLE),
+        Elem::Index(i) => write!(out, "i:{i}").expect(INFALLIBLE),
+    }
+}
+
+/// True when every path of `set` is in `fields`.
+pub fn contains(fields: &Value, set: &FieldSet<'_>) -> bool {
+    walk(fields, set, &mut String::new(), &mut |owned, node| owned == node.member || !node.member, true)
+}
+
+/// True when some path of `set` is in `fields`.
+pub fn touches(fields: &Value, set: &FieldSet<'_>) -> bool {
+    walk(fields, set, &mut String::new(), &mut |owned, node| owned && node.member, false)
+}
+
+/// Looks up every node of `set`: all must pass the test, or any.
+fn walk(
+    fields: &Value,
+    set: &FieldSet<'_>,
+    key: &mut String,
+    test: &mut impl FnMut(bool, &Node<'_>) -> bool,
+    all: bool,
+) -> bool {
+    let Some(map) = fields.as_object() else { return all && set.is_empty() };
+    for (elem, node) in set.iter() {
+        key.clear();
+        write_elem(elem, key);
+        let found = match map.get(key.as_str()) {
+            None => false,
+            Some(below) => {
+                let owned = below.as_object().is_some_and(|m| m.is_empty() || m.contains_key("."));
+                let here = test(owned, node);
+                let deeper = |key: &mut String, test: &mut _| walk(below, &node.children, key, test, all);
+                if all { here && deeper(key, test) } else { here || (!node.children.is_empty() && deeper(key, test)) }
+            }
+        };
+        if found != all {
+            return found;
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use test_case::test_case;
+
+    #[test_case(json!({"f:a": {}, "f:b": {".": {}, "f:c": {}}}), &[".a", ".b", ".b.c"]; "members above members")]
+    #[test_case(json!({"f:l": {"k:{\"a\":1,\"b\":\"x\"}": {".": {}, "f:v": {}}}}),
+        &[".l[a=1,b=\"x\"]", ".l[a=1,b=\"x\"].v"]; "keys")]
+    #[test_case(json!({"f:s": {"v:\"x\"": {}, "v:2": {}}}), &[".s[=2]", ".s[=\"x\"]"]; "sets, numbers first")]
+    fn reads_and_writes(fields: Value, paths: &[&str]) {
+        let set = parse(&fields).unwrap();
+        assert_eq!(set.paths(), paths);
+        assert_eq!(print(&set), fields);
+        assert!(contains(&fields, &set) && touches(&fields, &set));
+    }
+
+    #[test]
+    fn keys_are_written_in_order() {
+        let fields = json!({"f:p": {"k:{\"protocol\":\"TCP\", \"port\":80}": {}}});
+        assert_eq!(print(&parse(&fields).unwrap()), json!({"f:p": {"k:{\"port\":80,\"protocol\":\"TCP\"}": {}}}));
+    }
+
+    #[test_case(json!({"a": {}}); "no kind")]
+    #[test_case(json!({"x:a": {}}); "unknown kind")]
+    #[test_case(json!({"k:[1]": {}}); "keys that are no object")]
+    #[test_case(json!({"f:a": 1}); "a number")]
+    #[test_case(json!([]); "a list")]
+    fn refuses(fields: Value) {
+        assert!(parse(&fields).is_err());
+    }
+
+    #[test]
+    fn answers_on_the_wire_form() {
+        let fields = json!({"f:a": {"f:b": {}}, "f:c": {".": {}, "f:d": {}}});
+        let set = |paths: &[&[&'static str]]| FieldSet::of_fields(paths);
+        assert!(contains(&fields, &set(&[&["a", "b"], &["c"]])));
+        assert!(!contains(&fields, &set(&[&["a"]])), "a is only on the way to a.b");
+        assert!(touches(&fields, &set(&[&["x"], &["c", "d"]])));
+        assert!(!touches(&fields, &set(&[&["a"], &["c", "e"]])));
+    }
+}
