@@ -61,6 +61,8 @@ pub struct Attributes {
     pub name: String,
     /// The URL path.
     pub path: String,
+    /// The raw field selector of a list, watch or deletecollection, or empty. Only the Node authorizer looks at it.
+    pub field_selector: String,
 }
 
 impl Attributes {

@@ -1,1 +1,2 @@
 //! Work in progress: see ARCHITECTURE.md.
+pub mod auth;

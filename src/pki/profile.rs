@@ -1,0 +1,109 @@
+//! What a certificate says: for whom, for what use, under which names; and when one on disk has to be issued again.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+use x509_parser::prelude::{GeneralName, X509Certificate};
+
+/// Seconds a certificate below a CA is valid.
+pub const LEAF_SECONDS: i64 = 365 * 86_400;
+/// Seconds before its end at which a certificate is issued again.
+pub const RENEW_BEFORE_SECONDS: i64 = 90 * 86_400;
+/// Seconds a certificate's start lies in the past, for clocks that go behind.
+pub const BACKDATE_SECONDS: i64 = 3_600;
+
+/// What a certificate is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Usage {
+    /// TLS servers.
+    Server,
+    /// TLS clients.
+    Client,
+}
+
+/// The contents of a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Profile {
+    /// Common name: the user's name, for clients.
+    pub common_name: String,
+    /// Organizations: the user's groups, for clients.
+    pub organizations: Vec<String>,
+    /// DNS names and addresses.
+    pub sans: Vec<String>,
+    /// What for.
+    pub usage: Usage,
+}
+
+impl Profile {
+    /// A serving certificate.
+    pub fn server(common_name: &str, sans: Vec<String>) -> Self {
+        Self { common_name: common_name.into(), organizations: vec![], sans, usage: Usage::Server }
+    }
+
+    /// A client certificate of a user in groups.
+    pub fn client(common_name: &str, groups: &[&str]) -> Self {
+        let organizations = groups.iter().map(|g| (*g).to_owned()).collect();
+        Self { common_name: common_name.into(), organizations, sans: vec![], usage: Usage::Client }
+    }
+
+    /// The client certificate of a node, as the node authorizer wants it.
+    pub fn kubelet_client(node: &str) -> Self {
+        Self::client(&format!("system:node:{node}"), &["system:nodes"])
+    }
+
+    /// The serving certificate of a node's kubelet, as upstream's `kubelet-serving` signer wants it.
+    pub fn kubelet_server(node: &str, ips: &[IpAddr]) -> Self {
+        let local = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let sans = std::iter::once(node.to_owned()).chain(ips.iter().map(IpAddr::to_string)).chain(local).collect();
+        Self {
+            common_name: format!("system:node:{node}"),
+            organizations: vec!["system:nodes".into()],
+            sans,
+            usage: Usage::Server,
+        }
+    }
+
+    /// Why `cert` cannot stand for this profile at `now`; `None` when it can. The issuer and the key are the caller's
+    /// to check.
+    pub fn mismatch(&self, cert: &X509Certificate<'_>, now: Timestamp) -> Option<String> {
+        let validity = cert.validity();
+        if validity.not_before.timestamp() > now.as_second() {
+            return Some("it begins in the future".into());
+        }
+        if validity.not_after.timestamp() - now.as_second() < RENEW_BEFORE_SECONDS {
+            return Some("it is near its end".into());
+        }
+        if text(cert.subject().iter_common_name()).first() != Some(&self.common_name)
+            || text(cert.subject().iter_organization()) != self.organizations
+        {
+            return Some("it is for another subject".into());
+        }
+        let have = sans(cert);
+        let missing = self.sans.iter().find(|s| !have.contains(s))?;
+        Some(format!("it lacks the name {missing}"))
+    }
+}
+
+fn text<'a>(attributes: impl Iterator<Item = &'a x509_parser::x509::AttributeTypeAndValue<'a>>) -> Vec<String> {
+    attributes.filter_map(|a| a.as_str().ok().map(str::to_owned)).collect()
+}
+
+/// Common name and organizations of a certificate: the name and the groups of its user.
+pub fn subject(cert: &X509Certificate<'_>) -> (String, Vec<String>) {
+    let name = text(cert.subject().iter_common_name()).into_iter().next().unwrap_or_default();
+    (name, text(cert.subject().iter_organization()))
+}
+
+/// DNS names and addresses of a certificate.
+pub fn sans(cert: &X509Certificate<'_>) -> Vec<String> {
+    let Ok(Some(extension)) = cert.subject_alternative_name() else { return vec![] };
+    let name = |n: &GeneralName<'_>| match n {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => match <[u8; 4]>::try_from(*bytes) {
+            Ok(v4) => Some(IpAddr::from(v4).to_string()),
+            Err(_) => <[u8; 16]>::try_from(*bytes).ok().map(|v6| IpAddr::from(v6).to_string()),
+        },
+        _ => None,
+    };
+    extension.value.general_names.iter().filter_map(name).collect()
+}
