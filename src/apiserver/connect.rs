@@ -29,9 +29,20 @@ impl Api {
         }
         let op = Op::Subresource(sub.name.clone());
         match (sub.gvk.is_none(), verb) {
+            (true, Verbs::GET) if sub.name == "log" => self.pod_log(&call).await,
             (true, Verbs::GET) => self.get(&res, &call),
             (true, Verbs::UPDATE) => self.update(&res, call, op).await,
             (true, Verbs::PATCH) => self.patch(&res, call, op).await,
+            _ => self.special(res, call).await,
+        }
+    }
+
+    /// Subresources with a behaviour of their own.
+    async fn special(&self, res: Arc<Resource>, call: Call) -> ApiResult<Answer> {
+        let sub = call.info.attributes.subresource.as_str();
+        match (&*res.info.gvk.group, &*res.info.plural, sub) {
+            ("", "pods", "exec" | "attach" | "portforward") => self.pod_stream(&res, call).await,
+            ("", "pods", "binding") => self.bind_pod(&res, call).await,
             _ => Err(verbs::method_not_allowed()),
         }
     }

@@ -2,8 +2,10 @@
 //!
 //! In: arguments, `/etc/orch/config.yaml`, environment. Out: an exit code; one line on standard error when it is not 0.
 
+mod bootstrap;
 mod config;
 mod listers;
+mod node;
 mod server;
 mod signals;
 

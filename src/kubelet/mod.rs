@@ -44,7 +44,8 @@ pub mod start;
 pub mod status;
 pub mod stop;
 pub mod sync;
-pub mod upgrade;
+#[cfg(test)]
+mod testing;
 pub mod volumes;
 pub mod worker;
 
@@ -187,3 +188,4 @@ impl Kubelet {
         }
     }
 }
+pub mod stream;

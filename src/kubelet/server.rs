@@ -14,6 +14,7 @@ use super::Kubelet;
 use super::logs;
 use super::pod::{PodInventory, PodView};
 use super::runtime::{ContainerStatus, RuntimeError, State, StreamOptions};
+use super::stream::{StreamError, proxy_upgrade};
 use crate::api::status::{ApiResult, Reason, Status};
 use crate::runtime::node_api::{LogOptions, LogStream, NodeApi, Streams, Target};
 use crate::util::clock::rfc3339;
@@ -90,6 +91,15 @@ fn log_of<'a>(
     })
 }
 
+/// Connects the client with the runtime's stream.
+async fn upgrade(request: Request<()>, url: &str, options: StreamOptions) -> ApiResult<Response<()>> {
+    match proxy_upgrade(request, url, options).await {
+        Ok(answer) => Ok(answer.map(|_| ())),
+        Err(e @ StreamError::NotAnUpgrade(_)) => Err(Status::bad_request(e.to_string())),
+        Err(e) => Err(Status::internal(e)),
+    }
+}
+
 #[async_trait]
 impl NodeApi for std::sync::Arc<Kubelet> {
     async fn logs(&self, target: &Target, options: &LogOptions) -> ApiResult<LogStream> {
@@ -135,13 +145,13 @@ impl NodeApi for std::sync::Arc<Kubelet> {
     ) -> ApiResult<Response<()>> {
         let c = self.running(target).await?;
         let url = self.shared.runtime.exec_url(&c.id, command, streams(options)).await.map_err(status_of)?;
-        super::upgrade::proxy(&url, request).await
+        upgrade(request, &url, streams(options)).await
     }
 
     async fn attach(&self, target: &Target, options: Streams, request: Request<()>) -> ApiResult<Response<()>> {
         let c = self.running(target).await?;
         let url = self.shared.runtime.attach_url(&c.id, streams(options)).await.map_err(status_of)?;
-        super::upgrade::proxy(&url, request).await
+        upgrade(request, &url, streams(options)).await
     }
 
     async fn port_forward(&self, target: &Target, ports: &[u16], request: Request<()>) -> ApiResult<Response<()>> {
@@ -151,7 +161,7 @@ impl NodeApi for std::sync::Arc<Kubelet> {
         let sandbox =
             sandbox.ok_or_else(|| Status::internal(format!("pod \"{}\" has no running sandbox", pod.name)))?;
         let url = self.shared.runtime.port_forward_url(&sandbox.id, ports).await.map_err(status_of)?;
-        super::upgrade::proxy(&url, request).await
+        upgrade(request, &url, StreamOptions::default()).await
     }
 
     async fn stats_summary(&self) -> ApiResult<Value> {

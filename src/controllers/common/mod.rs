@@ -3,6 +3,7 @@
 pub mod batch;
 pub mod claim;
 pub mod conditions;
+pub mod discovery;
 pub mod hash;
 pub mod numbers;
 pub mod pods;

@@ -1,0 +1,4 @@
+//! Subresources that do something else than storing into their object: one file each.
+
+mod binding;
+mod streams;
