@@ -138,7 +138,7 @@ impl Api {
         let new = body::canonical(raw, &res.info.gvk, res.def, strictness, &cx)?;
         let at = call.target(res);
         check_namespace(&new, &at, res)?;
-        let create = (op == Op::Update && res.strategy().create_on_update()).then(|| new.clone());
+        let create = (op == Op::Update).then(|| new.clone());
         let change = |_: &Value| Ok(new.clone());
         let stored = self.registry.update(res, &cx, &at, &op, &change, create).await?;
         Ok(finish(read.shaped(code(&stored), &stored.object), &cx))
@@ -160,7 +160,7 @@ impl Api {
             let new = patch.apply(old, res)?;
             let raw = body::Raw { value: new, duplicates: patch.duplicates().to_vec() };
             body::canonical(raw, &res.info.gvk, res.def, strictness, &cx).map_err(|e| match e.reason {
-                Reason::BadRequest if strictness != FieldValidation::Strict => unprocessable(res, &at.name, &e.message),
+                Reason::BadRequest => unprocessable(res, &at.name, &e.message),
                 _ => e,
             })
         };
@@ -321,7 +321,7 @@ fn success(res: &Resource, object: &Value) -> Value {
     if !res.info.gvk.group.is_empty() {
         details["group"] = (*res.info.gvk.group).into();
     }
-    details["kind"] = (*res.info.plural).into();
+    details["kind"] = (*res.info.gvk.kind).into();
     details["uid"] = object["metadata"]["uid"].clone();
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
 }

@@ -82,6 +82,7 @@ impl Registry {
         res.strategy().prepare(&mut body, None, &hooks);
         self.admission().mutate(&Admission::new(res, cx, at, &Op::Create), &mut body, None).await?;
         res.apply_defaults(&mut body);
+        body = res.canonical(body);
         body = res.track_fields(None, body, cx, None);
         let admission = Admission::new(res, cx, at, &Op::Create);
         self.check(res, cx, &body, None, &Op::Create)?;
@@ -116,7 +117,7 @@ impl Registry {
         }
     }
 
-    /// Changes an object, or creates it where `create` gives one and the kind allows it.
+    /// Changes an object, or creates it where `create` gives one and the kind, or an apply, allows it.
     pub async fn update(
         &self,
         res: &Resource,
@@ -126,9 +127,12 @@ impl Registry {
         change: Change<'_>,
         create: Option<Value>,
     ) -> ApiResult<Stored> {
+        if let Some(name) = create.as_ref().and_then(|b| b.str_at("/metadata/name")).filter(|n| *n != at.name) {
+            return Err(misnamed(name, at));
+        }
         for attempt in 0.. {
             let Some(current) = self.cache().resource(&res.info.stored).get(&at.namespace, &at.name) else {
-                return match create {
+                return match create.filter(|_| cx.applied || res.strategy().create_on_update()) {
                     Some(body) => self.create(res, cx, at, body).await,
                     None => Err(Status::not_found(&res.info.gvk.group, &res.info.plural, &at.name)),
                 };
@@ -191,7 +195,7 @@ impl Registry {
         let subresource = op_subresource(op);
         let admission = Admission::new(res, cx, at, op);
         self.admission().mutate(&admission, &mut new, Some(old)).await?;
-        new = res.track_fields(Some(old), new, cx, subresource);
+        new = res.track_fields(Some(old), res.canonical(new), cx, subresource);
         self.check(res, cx, &new, Some(old), op)?;
         self.admission().validate(&admission, Some(&new), Some(old)).await?;
         let hooks = self.hooks(res, cx, op.clone());
@@ -409,13 +413,14 @@ pub fn store_failure(e: &CommitError) -> Box<Status> {
     }
 }
 
+fn misnamed(name: &str, at: &Target) -> Box<Status> {
+    Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", at.name))
+}
+
 fn check_identity(res: &Resource, at: &Target, old: &Value, new: &Value) -> ApiResult<()> {
     let name = new.str_at("/metadata/name").unwrap_or_default();
     if name != at.name {
-        return Err(Status::bad_request(format!(
-            "the name of the object ({name}) does not match the name on the URL ({})",
-            at.name
-        )));
+        return Err(misnamed(name, at));
     }
     let (was, is) = (old.str_at("/metadata/uid"), new.str_at("/metadata/uid").unwrap_or_default());
     if !is.is_empty() && was != Some(is) {
