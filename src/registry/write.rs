@@ -74,6 +74,10 @@ impl Registry {
     /// Stores a new object. `body` is canonical, in the resource's own version.
     pub async fn create(&self, res: &Resource, cx: &RequestCx, at: &Target, mut body: Value) -> ApiResult<Stored> {
         let info = &res.info;
+        if body.str_at("/metadata/resourceVersion").is_some_and(|rv| !rv.is_empty()) {
+            return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+        }
+        warn_of_owners(&mut body, cx);
         let asked = body.str_at("/metadata/name").unwrap_or_default().is_empty();
         meta::before_create(&mut body, info, res.strategy(), cx.now, &at.namespace);
         let hooks = self.hooks(res, cx, Op::Create);
@@ -179,6 +183,7 @@ impl Registry {
             rv if rv.parse() != Ok(current.revision) => return Err(modified(res, &at.name).into()),
             _ => {}
         }
+        warn_of_owners(&mut new, cx);
         meta::metadata(&mut new).insert("resourceVersion".into(), current.revision.to_string().into());
         match op {
             Op::Subresource(sub) if sub == "status" => {
@@ -410,6 +415,12 @@ pub fn store_failure(e: &CommitError) -> Box<Status> {
             Status::new(Reason::InternalError, format!("the store is read-only, nothing was written: {why}"))
         }
         other => Status::internal(other),
+    }
+}
+
+fn warn_of_owners(new: &mut Value, cx: &RequestCx) {
+    if meta::dedup_owners(new) {
+        cx.warn(".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests");
     }
 }
 

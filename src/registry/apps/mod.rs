@@ -1,14 +1,12 @@
 //! Kinds of the API group `apps`.
 
-use crate::api::scheme::{KindInfo, SCALE, STATUS, STATUS_ONLY, Selectable, Subresource};
+use crate::api::scheme::{KindInfo, SCALE, STATUS, STATUS_ONLY, Subresource};
 use crate::registry::Resource;
 use crate::registry::strategy::{Common, Generation};
 
 const DEPLOYMENT_SUBRESOURCES: &[Subresource] = &[SCALE, STATUS];
 
 const REPLICASET_SUBRESOURCES: &[Subresource] = &[SCALE, STATUS];
-
-const REPLICASET_FIELDS: &[Selectable] = &[Selectable::or("status.replicas", "/status/replicas", "0")];
 
 const STATEFULSET_SUBRESOURCES: &[Subresource] = &[SCALE, STATUS];
 
@@ -37,8 +35,7 @@ pub fn kinds() -> Vec<Resource> {
             KindInfo::namespaced("apps", "v1", "ReplicaSet", "replicasets", "replicaset")
                 .short(&["rs"])
                 .categories(&["all"])
-                .subresources(REPLICASET_SUBRESOURCES)
-                .selectable(REPLICASET_FIELDS),
+                .subresources(REPLICASET_SUBRESOURCES),
             Box::new(Common::NONE.generation(Generation::Spec)),
         ),
         Resource::new(
