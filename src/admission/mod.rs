@@ -23,7 +23,13 @@ pub trait Plugin: Send + Sync {
         Ok(())
     }
     /// Refuses, or not.
-    fn validate(&self, _a: &Admission<'_>, _new: Option<&Value>, _old: Option<&Value>, _view: &dyn View) -> ApiResult<()> {
+    fn validate(
+        &self,
+        _a: &Admission<'_>,
+        _new: Option<&Value>,
+        _old: Option<&Value>,
+        _view: &dyn View,
+    ) -> ApiResult<()> {
         Ok(())
     }
 }

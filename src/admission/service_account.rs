@@ -59,7 +59,13 @@ impl Plugin for ServiceAccount {
         Ok(())
     }
 
-    fn validate(&self, a: &Admission<'_>, new: Option<&Value>, _old: Option<&Value>, _view: &dyn View) -> ApiResult<()> {
+    fn validate(
+        &self,
+        a: &Admission<'_>,
+        new: Option<&Value>,
+        _old: Option<&Value>,
+        _view: &dyn View,
+    ) -> ApiResult<()> {
         let Some(new) = new.filter(|_| a.is("", "pods") && a.operation == "CREATE") else { return Ok(()) };
         if new.pointer(MIRROR).is_none() {
             return Ok(());
@@ -77,9 +83,10 @@ impl Plugin for ServiceAccount {
 
 /// Mounts a projected token into every container that has nothing at its place.
 fn mount_token(pod: &mut Value) {
-    let existing = pod.items_at("/spec/volumes").iter().find_map(|v| {
-        v.str_at("/name").filter(|n| n.starts_with("kube-api-access-")).map(str::to_owned)
-    });
+    let existing = pod
+        .items_at("/spec/volumes")
+        .iter()
+        .find_map(|v| v.str_at("/name").filter(|n| n.starts_with("kube-api-access-")).map(str::to_owned));
     let name = existing.clone().unwrap_or_else(|| generate_name("kube-api-access-"));
     let mut used = false;
     for list in ["initContainers", "containers"] {

@@ -12,7 +12,9 @@ use crate::pki::{Pki, PkiError};
 use crate::runtime::Listers;
 use crate::util::clock::SharedClock;
 
-use super::auth::authn::{BearerTokens, Chain, ClientCertificates, Credentials, FrontProxy, JoinTokens, Peer, SecretTokens};
+use super::auth::authn::{
+    BearerTokens, Chain, ClientCertificates, Credentials, FrontProxy, JoinTokens, Peer, SecretTokens,
+};
 use super::auth::lookup::{CacheLookup, ObjectLookup};
 use super::auth::node::NodeAuthorizer;
 use super::auth::rbac::Rbac;

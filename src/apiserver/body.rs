@@ -112,7 +112,8 @@ fn proto_value(bytes: &[u8], gvk: &Gvk) -> Result<Value, String> {
         "" => table.kind(&gvk.group, &gvk.version, &gvk.kind),
         kind => table.kind(group, version, kind),
     };
-    let def = def.ok_or_else(|| format!("no kind {:?} is registered for version {:?}", envelope.kind, envelope.api_version))?;
+    let def =
+        def.ok_or_else(|| format!("no kind {:?} is registered for version {:?}", envelope.kind, envelope.api_version))?;
     codec::proto::decode(&envelope, def).map_err(|e| e.to_string())
 }
 

@@ -20,7 +20,11 @@ pub fn with_file(command: clap::Command, args: Vec<OsString>) -> anyhow::Result<
         .get_arguments()
         .flat_map(|a| {
             let takes_value = a.get_action().takes_values();
-            let names = a.get_long().into_iter().map(str::to_owned).chain(a.get_all_aliases().into_iter().flatten().map(str::to_owned));
+            let names = a
+                .get_long()
+                .into_iter()
+                .map(str::to_owned)
+                .chain(a.get_all_aliases().into_iter().flatten().map(str::to_owned));
             names.map(move |n| (n, takes_value)).collect::<Vec<_>>()
         })
         .collect();
@@ -113,7 +117,9 @@ mod tests {
     use super::*;
 
     fn flags() -> Vec<(String, bool)> {
-        [("https-listen-port", true), ("disable-agent", false), ("tls-san", true)].map(|(f, v)| (f.to_owned(), v)).into()
+        [("https-listen-port", true), ("disable-agent", false), ("tls-san", true)]
+            .map(|(f, v)| (f.to_owned(), v))
+            .into()
     }
 
     #[test]
@@ -123,7 +129,10 @@ mod tests {
             entries(text, &flags(), &[]).unwrap(),
             ["--https-listen-port=7443", "--disable-agent", "--tls-san=a", "--tls-san=b"]
         );
-        assert_eq!(entries(text, &flags(), &["tls-san".into(), "disable-agent".into()]).unwrap(), ["--https-listen-port=7443"]);
+        assert_eq!(
+            entries(text, &flags(), &["tls-san".into(), "disable-agent".into()]).unwrap(),
+            ["--https-listen-port=7443"]
+        );
         assert_eq!(entries("", &flags(), &[]).unwrap(), [] as [String; 0]);
     }
 

@@ -38,7 +38,13 @@ impl Lister for CacheLister {
     }
 
     fn deltas(&self) -> BoxStream<'static, Delta> {
-        let state = Follower { resource: self.0.clone(), cursor: None, known: BTreeMap::new(), ready: VecDeque::new(), synced: false };
+        let state = Follower {
+            resource: self.0.clone(),
+            cursor: None,
+            known: BTreeMap::new(),
+            ready: VecDeque::new(),
+            synced: false,
+        };
         futures::stream::unfold(state, |mut s| async move {
             let delta = s.next().await;
             Some((delta, s))

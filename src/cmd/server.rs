@@ -104,10 +104,17 @@ pub struct Args {
 
 /// Runs until a signal or a failure.
 pub fn main(args: Args) -> anyhow::Result<ExitCode> {
-    let level = if args.debug { "orch=debug,info" } else if args.quiet { "error" } else { "orch=info,warn" };
+    let level = if args.debug {
+        "orch=debug,info"
+    } else if args.quiet {
+        "error"
+    } else {
+        "orch=info,warn"
+    };
     telemetry::init(level, args.log_json);
     crate::pki::install_provider();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     let done = runtime.block_on(async {
         let shutdown = Shutdown::new();
         let bound = build(args, shutdown.clone()).await?;
@@ -229,7 +236,8 @@ fn token_of(args: &Args) -> anyhow::Result<Option<String>> {
     match (&args.token, &args.token_file) {
         (Some(token), _) => Ok(Some(token.clone())),
         (None, Some(file)) => {
-            let text = std::fs::read_to_string(file).with_context(|| format!("cannot read the token file {}", file.display()))?;
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("cannot read the token file {}", file.display()))?;
             Ok(Some(text.trim().to_owned()))
         }
         _ => Ok(None),
@@ -240,7 +248,11 @@ fn write_kubeconfig(args: &Args, pki: &Pki, address: SocketAddr) -> anyhow::Resu
     let mode = u32::from_str_radix(args.write_kubeconfig_mode.trim_start_matches("0o"), 8)
         .with_context(|| format!("--write-kubeconfig-mode {:?} is not an octal mode", args.write_kubeconfig_mode))?;
     let host = if args.bind_address.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { args.bind_address };
-    let text = kubeconfig::render(&format!("https://{}", SocketAddr::new(host, address.port())), &pki.server_ca.cert_pem, &pki.admin);
+    let text = kubeconfig::render(
+        &format!("https://{}", SocketAddr::new(host, address.port())),
+        &pki.server_ca.cert_pem,
+        &pki.admin,
+    );
     // The well-known place is written by root with the usual data directory; others get theirs beside their data.
     let own = args.data_dir.join("server/admin.kubeconfig");
     kubeconfig::write_if_changed(&own, &text, Some(files::SECRET_MODE))?;

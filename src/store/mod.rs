@@ -181,4 +181,6 @@ fn effective(txn: Txn, revision: Revision, present: impl Fn(&[u8]) -> bool) -> V
 }
 
 /// tmp
-pub async fn open(_dir: &std::path::Path) -> Result<std::sync::Arc<dyn Store>, StoreError> { Ok(std::sync::Arc::new(memory::Memory::new())) }
+pub async fn open(_dir: &std::path::Path) -> Result<std::sync::Arc<dyn Store>, StoreError> {
+    Ok(std::sync::Arc::new(memory::Memory::new()))
+}
