@@ -343,7 +343,7 @@ fn success(res: &Resource, object: &Value) -> Value {
     if !res.info.gvk.group.is_empty() {
         details["group"] = (*res.info.gvk.group).into();
     }
-    details["kind"] = (*res.info.gvk.kind).into();
+    details["kind"] = (*res.info.plural).into();
     details["uid"] = object["metadata"]["uid"].clone();
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
 }
@@ -366,8 +366,8 @@ pub(super) fn not_acceptable() -> Box<Status> {
 fn unprocessable(res: &Resource, name: &str, why: &str) -> Box<Status> {
     let mut s =
         Status::new(Reason::Invalid, format!("{} {name:?} is invalid: patch: Invalid value: {why}", res.info.gvk.kind))
-            .with_object(&res.info.gvk.group, &res.info.gvk.kind, name);
-    s.details["causes"] = json!([{"reason": "FieldValueInvalid", "message": why, "field": "patch"}]);
+            .with_details(json!({"causes": [{"reason": "FieldValueInvalid", "message": why, "field": "patch"}]}));
+    s.code = 422;
     s
 }
 

@@ -18,7 +18,7 @@ use crate::util::clock::rfc3339;
 
 use super::errors::FieldErrors;
 use super::strategy::{HookCx, Op};
-use super::{Admission, Registry, RequestCx, Resource, Target, meta, strategy};
+use super::{Admission, Registry, RequestCx, Resource, Target, meta};
 
 /// How often a write without a resourceVersion is tried again when others write the same object.
 const MAX_CONFLICT_RETRIES: usize = 30;
@@ -83,9 +83,9 @@ impl Registry {
         let hooks = self.hooks(res, cx, Op::Create);
         res.apply_defaults(&mut body);
         res.strategy().default(&mut body, &hooks);
-        res.strategy().prepare(&mut body, None, &hooks);
         self.admission().mutate(&Admission::new(res, cx, at, &Op::Create), &mut body, None).await?;
         res.apply_defaults(&mut body);
+        res.strategy().prepare(&mut body, None, &hooks);
         body = res.canonical(body);
         body = res.track_fields(None, body, cx, None);
         let admission = Admission::new(res, cx, at, &Op::Create);
@@ -101,7 +101,7 @@ impl Registry {
                 }
             } else {
                 let hooks = self.hooks(res, cx, Op::Create);
-                res.strategy().allocate(&mut body, None, &hooks)?;
+                let _held = res.strategy().allocate(&mut body, None, &hooks)?;
                 if cx.dry_run {
                     return Ok(Stored { object: body, created: true });
                 }
@@ -187,7 +187,13 @@ impl Registry {
         meta::metadata(&mut new).insert("resourceVersion".into(), current.revision.to_string().into());
         match op {
             Op::Subresource(sub) if sub == "status" => {
-                strategy::keep_all_but_status(&mut new, old);
+                let status = new.get_mut("status").map(Value::take);
+                meta::before_update(&mut new, old, info, res.strategy());
+                match status {
+                    Some(status) => new["status"] = status,
+                    None => drop(new.remove_at("/status")),
+                }
+                res.strategy().prepare_status(&mut new, old);
             }
             Op::Subresource(_) => {}
             _ => meta::before_update(&mut new, old, info, res.strategy()),
@@ -195,16 +201,16 @@ impl Registry {
         let hooks = self.hooks(res, cx, op.clone());
         res.apply_defaults(&mut new);
         res.strategy().default(&mut new, &hooks);
-        res.strategy().prepare(&mut new, Some(old), &hooks);
-        meta::bump_generation(&mut new, old, res.strategy());
         let subresource = op_subresource(op);
         let admission = Admission::new(res, cx, at, op);
         self.admission().mutate(&admission, &mut new, Some(old)).await?;
+        res.strategy().prepare(&mut new, Some(old), &hooks);
+        meta::bump_generation(&mut new, old, res.strategy());
         new = res.track_fields(Some(old), res.canonical(new), cx, subresource);
         self.check(res, cx, &new, Some(old), op)?;
         self.admission().validate(&admission, Some(&new), Some(old)).await?;
         let hooks = self.hooks(res, cx, op.clone());
-        res.strategy().allocate(&mut new, Some(old), &hooks)?;
+        let _held = res.strategy().allocate(&mut new, Some(old), &hooks)?;
         if res.same(old, &new) {
             return Ok(Stored { object: old.clone(), created: false });
         }
@@ -445,7 +451,10 @@ fn check_identity(res: &Resource, at: &Target, old: &Value, new: &Value) -> ApiR
 fn check_preconditions(res: &Resource, current: &Object, options: &DeleteOptions) -> ApiResult<()> {
     let conflict = |what: &str, wanted: &str, found: &str| {
         let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
-        Err(Status::conflict(&res.info.gvk.group, &res.info.plural, &current.meta.name, &why))
+        // Upstream names the kind here, and the resource everywhere else.
+        let mut status = Status::conflict(&res.info.gvk.group, &res.info.plural, &current.meta.name, &why);
+        status.details["kind"] = (*res.info.gvk.kind).into();
+        Err(status)
     };
     if let Some(uid) = options.uid.as_deref().filter(|u| *u != current.meta.uid) {
         return conflict("UID", uid, &current.meta.uid);
