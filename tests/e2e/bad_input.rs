@@ -30,7 +30,7 @@ fn manifests_with_mistakes_are_refused_with_the_place_of_the_mistake() {
     refused(&create(&DEPLOYMENT.replace("replicas: 1", "replicas: one")), &["replicas"]);
     refused(&create(&DEPLOYMENT.replace("replicas: 1", "replicas: -1")), &["spec.replicas: Invalid value: -1"]);
     refused(
-        &create(&DEPLOYMENT.replace("app: web}}", "app: other}}")),
+        &create(&DEPLOYMENT.replace("matchLabels: {app: web}", "matchLabels: {app: other}")),
         &["spec.template.metadata.labels", "`selector` does not match"],
     );
     refused(

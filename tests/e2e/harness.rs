@@ -238,7 +238,19 @@ impl Cluster {
         };
         let ca = write("ca.pem", "/clusters/0/cluster/certificate-authority-data");
         let mut command = Command::new("curl");
-        command.args(["-sS", "--cacert", &ca, "-w", "\n%{http_code}", "-X", "POST", "--data-binary", "@-"]);
+        // HTTP/1.1, where an early answer is read although the body was not taken.
+        command.args([
+            "-sS",
+            "--http1.1",
+            "--cacert",
+            &ca,
+            "-w",
+            "\n%{http_code}",
+            "-X",
+            "POST",
+            "--data-binary",
+            "@-",
+        ]);
         match token {
             Some(token) => {
                 command.args(["-H", &format!("Authorization: Bearer {token}")]);
