@@ -199,8 +199,10 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let cache = Cache::open(store.clone(), resources.clone()).await.context("cannot load the store")?;
     let listers: Arc<dyn Listers> = Arc::new(super::listers::CacheListers(cache.clone()));
     let access = Arc::new(Access::new(&pki, listers.clone(), clock.clone(), &args.cluster_domain)?);
-    let admission = crate::admission::chain(Arc::new(crate::registry::CacheView(cache.clone())));
-    let registry = Arc::new(Registry::new(resources, cache.clone(), admission));
+    let plugins = crate::apiserver::auth::admission::plugins(access.clone(), listers.clone());
+    let admission = crate::admission::chain(Arc::new(crate::registry::CacheView(cache.clone())), plugins);
+    let registry = Arc::new(Registry::new(resources, cache.clone(), admission.clone()));
+    admission.charge_through(&registry);
     let api = Api::new(registry, access.clone(), clock.clone(), shutdown.clone());
     let serving = SwappableCert::new(pki.serving_key()?);
     let tls = crate::pki::tls::server_config(serving, &[&pki.client_ca.cert, &pki.request_header_ca.cert])?;
