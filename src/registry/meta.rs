@@ -343,9 +343,9 @@ mod tests {
             [
                 "metadata.name",
                 "metadata.labels",
-                "metadata.labels[-]",
-                "metadata.ownerReferences[0].uid",
-                "metadata.finalizers"
+                "metadata.labels",
+                "metadata.ownerReferences.uid",
+                "metadata.finalizers[0]"
             ]
         );
     }
