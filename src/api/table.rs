@@ -108,10 +108,10 @@ mod tests {
 
     #[test]
     fn a_row_has_cells_and_metadata() {
-        let info = KindInfo::namespaced("", "v1", "X", "xs", "x").columns(&[Column::NAME]);
+        let info = KindInfo::namespaced("", "v1", "X", "xs", "x");
         let object = json!({"metadata": {"name": "a"}, "spec": {}});
         let row = row(&info, &object, Include::Metadata, "meta.k8s.io/v1", Timestamp::UNIX_EPOCH);
-        assert_eq!(row["cells"], json!(["a"]));
+        assert_eq!(row["cells"], json!(["a", ""]));
         assert_eq!(row["object"]["kind"], "PartialObjectMetadata");
         assert_eq!(Include::parse(Some("Nope")), None);
     }

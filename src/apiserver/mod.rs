@@ -12,24 +12,29 @@ mod body;
 mod connect;
 pub mod discovery;
 pub mod negotiate;
+mod openapi;
 mod public;
 mod read;
 pub mod request;
 pub mod respond;
 mod selection;
 pub mod serve;
+mod subresources;
 mod verbs;
 mod virtuals;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, header};
 use http_body::Body as HttpBody;
+use parking_lot::RwLock;
 
 use crate::api::status::ApiResult;
 use crate::api::user::UserInfo;
 use crate::registry::Registry;
+use crate::runtime::node_api::NodeApi;
 use crate::util::clock::SharedClock;
 use crate::util::tasks::Shutdown;
 
@@ -58,12 +63,19 @@ pub struct Api {
     access: Arc<Access>,
     clock: SharedClock,
     shutdown: Shutdown,
+    /// How the nodes are reached for logs and streams.
+    nodes: RwLock<HashMap<String, Arc<dyn NodeApi>>>,
 }
 
 impl Api {
     /// Over a registry. Watches end with `shutdown`.
     pub fn new(registry: Arc<Registry>, access: Arc<Access>, clock: SharedClock, shutdown: Shutdown) -> Arc<Self> {
-        Arc::new(Self { registry, access, clock, shutdown })
+        Arc::new(Self { registry, access, clock, shutdown, nodes: RwLock::default() })
+    }
+
+    /// Says how a node is reached.
+    pub fn attach_node(&self, name: &str, node: Arc<dyn NodeApi>) {
+        self.nodes.write().insert(name.to_owned(), node);
     }
 
     /// Answers a request. Never fails: errors are answers.

@@ -140,6 +140,13 @@ impl ReadCx<'_> {
         Ok(self.list_answer(objects, Value::Object(metadata)))
     }
 
+    /// A list of objects that are stored nowhere.
+    pub fn made_list(&self, all: &[Value], options: &Options) -> Answer {
+        let objects = all.iter().map(|v| Arc::new(Object::from_value(v, &[])));
+        let found = objects.filter(|o| options.selection.matches(o)).collect();
+        self.list_answer(found, json!({"resourceVersion": self.cache.revision().to_string()}))
+    }
+
     fn changed_since(&self, revision: u64) -> bool {
         let resource = self.cache.resource(&self.resource.info.stored);
         match resource.watch(Since::Revision(revision)) {

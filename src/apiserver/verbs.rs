@@ -23,7 +23,7 @@ use super::read::ReadCx;
 use super::request::Query;
 use super::respond::{self, Answer};
 use super::selection::Options;
-use super::{Api, Call};
+use super::{Api, Call, virtuals};
 
 /// Longest name of a field manager, bytes.
 const MANAGER_MAX_BYTES: usize = 128;
@@ -85,6 +85,10 @@ impl Api {
 
     pub(super) fn get(&self, res: &Arc<Resource>, call: &Call) -> ApiResult<Answer> {
         let a = &call.info.attributes;
+        if let Some(all) = virtuals::made(&res.info) {
+            let one = virtuals::made_one(&res.info, all, &a.name)?;
+            return Ok(self.read_cx(res, call, false, false)?.shaped(200, &one));
+        }
         let namespace = if res.info.is_namespaced() { a.namespace.as_str() } else { "" };
         self.read_cx(res, call, false, false)?.get(namespace, &a.name)
     }
@@ -92,6 +96,9 @@ impl Api {
     async fn list(&self, res: &Arc<Resource>, call: &Call) -> ApiResult<Answer> {
         let read = self.read_cx(res, call, true, false)?;
         let options = Options::parse(&call.info.query, &res.info, false)?;
+        if let Some(all) = virtuals::made(&res.info) {
+            return Ok(read.made_list(&all, &options));
+        }
         read.list(call.namespace(), &options).await
     }
 

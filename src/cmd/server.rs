@@ -12,15 +12,25 @@ use anyhow::{Context, bail};
 use clap::ArgAction;
 use ipnet::IpNet;
 
+use crate::api::meta::names;
+use crate::api::user::UserInfo;
 use crate::apiserver::serve::{InProcess, serve};
 use crate::apiserver::{Access, Api};
+use crate::client::Client;
+use crate::controllers::bootstrap::ApiServer;
+use crate::controllers::{self, ClientFor};
 use crate::pki::{Pki, PkiConfig, kubeconfig, tls::SwappableCert, token};
 use crate::registry::{Registry, Resources};
 use crate::runtime::Listers;
+use crate::runtime::metrics::Registry as MetricsRegistry;
+use crate::store::Store;
 use crate::store::cache::Cache;
-use crate::util::clock::{Clock, SystemClock};
+use crate::store::durable::{Durable, Options};
+use crate::util::clock::{SharedClock, SystemClock};
 use crate::util::tasks::{OnEnd, Shutdown, Tasks};
 use crate::util::{files, telemetry};
+
+use super::node::{NodeConfig, NodeParts};
 
 /// How long a stop may take before what still runs is aborted.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
@@ -91,6 +101,9 @@ pub struct Args {
     /// Socket of another container runtime than orch's own containerd
     #[arg(long, value_name = "SOCKET")]
     pub container_runtime_endpoint: Option<String>,
+    /// Image of pod sandboxes; orch's own when not given
+    #[arg(long, value_name = "IMAGE")]
+    pub pause_image: Option<String>,
     /// Log more: debug
     #[arg(long)]
     pub debug: bool,
@@ -119,8 +132,7 @@ pub fn main(args: Args) -> anyhow::Result<ExitCode> {
         let shutdown = Shutdown::new();
         let bound = build(args, shutdown.clone()).await?;
         super::signals::stop_on_signals(&shutdown)?;
-        bound.run().await;
-        anyhow::Ok(())
+        bound.run().await
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
     done.map(|()| ExitCode::SUCCESS)
@@ -132,10 +144,22 @@ pub struct Bound {
     access: Arc<Access>,
     listers: Arc<dyn Listers>,
     cache: Arc<Cache>,
+    store: Arc<dyn Store>,
+    clock: SharedClock,
+    node: Option<NodeParts>,
+    config: Config,
     listener: tokio::net::TcpListener,
     tls: Arc<rustls::ServerConfig>,
     address: SocketAddr,
     shutdown: Shutdown,
+}
+
+/// What the parts of the server are told of the cluster.
+struct Config {
+    api: ApiServer,
+    cluster_cidr: IpNet,
+    root_ca_pem: String,
+    node_name: String,
 }
 
 /// Binds, opens, loads.
@@ -148,38 +172,44 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
         .await
         .with_context(|| format!("cannot listen on {bind}; choose another port with --https-listen-port"))?;
     let address = listener.local_addr()?;
-    let clock = Arc::new(SystemClock);
-    let now = clock.now();
+    let clock: SharedClock = Arc::new(SystemClock);
     let node_name = node_name(&args)?;
-    let node_ip = args.node_ip.or(args.advertise_address).unwrap_or_else(default_address);
+    let node_ip = args.node_ip.unwrap_or_else(default_address);
+    let service_ip = args.service_cidr.hosts().next().context("the service range is empty")?;
+    let node =
+        if args.disable_agent { None } else { Some(NodeParts::prepare(node_config(&args, &node_name, node_ip)?)?) };
     let server_dir = args.data_dir.join("server");
     std::fs::create_dir_all(&server_dir).with_context(|| format!("cannot create {}", server_dir.display()))?;
-    let service_ip = args.service_cidr.hosts().next().context("the service range is empty")?;
-    let pki = Pki::open(
-        &server_dir.join("tls"),
-        &PkiConfig {
-            node_name,
-            node_ips: vec![node_ip],
-            service_ips: vec![service_ip],
-            cluster_domain: args.cluster_domain.clone(),
-            tls_sans: args.tls_san.clone(),
-        },
-        now,
-    )?;
+    let pki_config = PkiConfig {
+        node_name: node_name.clone(),
+        node_ips: args.advertise_address.into_iter().chain([node_ip]).collect(),
+        service_ips: vec![service_ip],
+        cluster_domain: args.cluster_domain.clone(),
+        tls_sans: args.tls_san.clone(),
+    };
+    let pki = Pki::open(&server_dir.join("tls"), &pki_config, clock.now())?;
     let given = token_of(&args)?;
     token::open(&server_dir.join("token"), &pki.server_ca.sha256(), given.as_deref())?;
     write_kubeconfig(&args, &pki, address)?;
-    let store = crate::store::open(&server_dir.join("db")).await.context("cannot open the store")?;
+    let store = open_store(server_dir.join("db")).await?;
     let resources = Resources::builtin();
-    let cache = Cache::open(store, resources.clone()).await.context("cannot load the store")?;
+    let cache = Cache::open(store.clone(), resources.clone()).await.context("cannot load the store")?;
     let listers: Arc<dyn Listers> = Arc::new(super::listers::CacheListers(cache.clone()));
     let access = Arc::new(Access::new(&pki, listers.clone(), clock.clone(), &args.cluster_domain)?);
-    let admission = crate::admission::chain(Arc::new(crate::registry::CacheView(cache.clone())));
-    let registry = Arc::new(Registry::new(resources, cache.clone(), admission));
-    let api = Api::new(registry, access.clone(), clock, shutdown.clone());
+    let plugins = crate::apiserver::auth::admission::plugins(access.clone(), listers.clone());
+    let admission = crate::admission::chain(Arc::new(crate::registry::CacheView(cache.clone())), plugins);
+    let registry = Arc::new(Registry::new(resources, cache.clone(), admission.clone()));
+    admission.charge_through(&registry);
+    let api = Api::new(registry, access.clone(), clock.clone(), shutdown.clone());
     let serving = SwappableCert::new(pki.serving_key()?);
     let tls = crate::pki::tls::server_config(serving, &[&pki.client_ca.cert, &pki.request_header_ca.cert])?;
-    Ok(Bound { api, access, listers, cache, listener, tls, address, shutdown })
+    let config = Config {
+        api: ApiServer { service_ip, address: args.advertise_address.unwrap_or(node_ip), port: address.port() },
+        cluster_cidr: args.cluster_cidr,
+        root_ca_pem: pki.server_ca.cert_pem.clone(),
+        node_name,
+    };
+    Ok(Bound { api, access, listers, cache, store, clock, node, config, listener, tls, address, shutdown })
 }
 
 impl Bound {
@@ -189,26 +219,101 @@ impl Bound {
     }
 
     /// Runs until the shutdown.
-    pub async fn run(self) {
-        let mut tasks = Tasks::new(self.shutdown);
+    pub async fn run(self) -> anyhow::Result<()> {
+        let mut tasks = Tasks::new(self.shutdown.clone());
+        let shutdown = self.shutdown;
         let cache = self.cache;
         tasks.own("watch-cache", OnEnd::StopAll, |stop| async move { Ok(cache.run(stop).await?) });
-        let (access, listers) = (self.access, self.listers);
+        let (access, listers) = (self.access, self.listers.clone());
         tasks.own("rbac", OnEnd::StopAll, |stop| async move {
             stop.or(access.follow(&*listers)).await;
             Ok(())
         });
+        let api = self.api.clone();
+        let client = move |user: UserInfo| Client::in_process(InProcess::new(api.clone(), user));
+        let admin = client(UserInfo::authenticated("system:apiserver", &[UserInfo::MASTERS])).named("orch");
+        if let Err(error) = super::bootstrap::run(&admin, &self.config.api).await {
+            shutdown.trigger();
+            tasks.join_in_reverse(STOP_DEADLINE).await;
+            self.store.close().await;
+            return Err(error);
+        }
         let (api, listener, tls) = (self.api.clone(), self.listener, self.tls);
         tasks.own("apiserver", OnEnd::StopAll, |stop| serve(api, listener, tls, stop));
         tracing::info!(address = %self.address, "serving the Kubernetes API");
+        let client_for: ClientFor = {
+            let client = client.clone();
+            Arc::new(move |name| client(service_account(name)))
+        };
+        let controllers =
+            controllers::Config { cluster_cidrs: vec![self.config.cluster_cidr], root_ca_pem: self.config.root_ca_pem };
+        controllers::start(
+            &mut tasks,
+            &controllers,
+            &client_for,
+            &self.listers,
+            &self.clock,
+            &MetricsRegistry::default(),
+        );
+        if let Some(node) = self.node {
+            let user = UserInfo::authenticated(format!("system:node:{}", self.config.node_name), &["system:nodes"]);
+            let kubelet = node.kubelet(self.listers.clone(), client(user), self.clock.clone());
+            self.api.attach_node(&self.config.node_name, Arc::new(kubelet.clone()));
+            node.start(&mut tasks, kubelet, self.listers.clone());
+        }
         tasks.join_in_reverse(STOP_DEADLINE).await;
+        self.store.close().await;
         tracing::info!("stopped");
+        Ok(())
     }
+}
 
-    /// The API for a component of the same process.
-    pub fn in_process(&self, user: crate::api::user::UserInfo) -> crate::client::Client {
-        crate::client::Client::in_process(InProcess::new(self.api.clone(), user))
-    }
+/// The identity of a controller, as upstream's controller manager gives each its own.
+fn service_account(name: &str) -> UserInfo {
+    let account = match name {
+        "kube-controller-manager" => return UserInfo::authenticated("system:kube-controller-manager", &[]),
+        "node-ipam-controller" => "node-controller",
+        "root-ca-certificate-publisher" => "root-ca-cert-publisher",
+        name => name,
+    };
+    UserInfo::authenticated(
+        format!("system:serviceaccount:kube-system:{account}"),
+        &["system:serviceaccounts", "system:serviceaccounts:kube-system"],
+    )
+}
+
+fn node_config(args: &Args, name: &str, ip: IpAddr) -> anyhow::Result<NodeConfig> {
+    let labels = args.node_label.iter().map(|l| {
+        let (key, value) = l.split_once('=').unwrap_or((l, ""));
+        let why = names::qualified_name(key).into_iter().chain(names::label_value(value)).next();
+        match why {
+            Some(why) => bail!("--node-label {l:?}: {why}"),
+            None => Ok((key.to_owned(), value.to_owned())),
+        }
+    });
+    let dns = match args.cluster_dns {
+        Some(ip) => ip,
+        None => args.service_cidr.hosts().nth(9).context("the service range has no tenth address for DNS")?,
+    };
+    Ok(NodeConfig {
+        data_dir: args.data_dir.clone(),
+        name: name.to_owned(),
+        ip,
+        labels: labels.collect::<anyhow::Result<_>>()?,
+        taints: args.node_taint.clone(),
+        cluster_cidr: args.cluster_cidr,
+        service_cidr: args.service_cidr,
+        cluster_dns: dns,
+        cluster_domain: args.cluster_domain.clone(),
+        runtime_endpoint: args.container_runtime_endpoint.clone(),
+        pause_image: args.pause_image.clone(),
+    })
+}
+
+/// Opens the store off the runtime's threads: it reads the journal.
+async fn open_store(dir: PathBuf) -> anyhow::Result<Arc<dyn Store>> {
+    let open = move || Durable::open(&Options::new(dir));
+    Ok(Arc::new(tokio::task::spawn_blocking(open).await?.context("cannot open the store")?))
 }
 
 fn node_name(args: &Args) -> anyhow::Result<String> {
@@ -216,7 +321,7 @@ fn node_name(args: &Args) -> anyhow::Result<String> {
         Some(name) => name.clone(),
         None => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),
     };
-    match crate::api::meta::names::dns1123_subdomain(&name).into_iter().next() {
+    match names::dns1123_subdomain(&name).into_iter().next() {
         Some(why) => bail!("node name {name:?}: {why}; choose another with --node-name"),
         None => Ok(name),
     }

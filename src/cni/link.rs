@@ -73,6 +73,14 @@ pub async fn ensure_bridge(config: &NetConfig) -> Result<()> {
     Ok(())
 }
 
+/// Gives the node's own packets to Services a route. Their destination is rewritten before they leave, but without any
+/// route (a machine without a default one) they would not even start.
+pub async fn ensure_service_route(config: &NetConfig, services: ipnet::Ipv4Net) -> Result<()> {
+    let failed = |e| Error::network(format!("route {services} to {}", config.bridge), e);
+    let route = Ipv4Route::from_addr(services.network(), services.prefix_len()).dev(config.bridge.as_str());
+    connect()?.replace_route(route.scope(RouteScope::Link).prefsrc(config.gateway())).await.map_err(failed)
+}
+
 fn set_sysctl(name: &str, value: &str, needed: bool) -> Result<()> {
     let path = Path::new("/proc/sys").join(name);
     if std::fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {
@@ -113,6 +121,13 @@ async fn configure_inside(netns: &str, interface: &str, address: Ipv4Addr, gatew
     conn.set_link_up(interface).await?;
     conn.add_route(Ipv4Route::new(gateway, 32).dev(interface).scope(RouteScope::Link)).await?;
     conn.add_route(Ipv4Route::default_route().gateway(gateway).dev(interface)).await
+}
+
+/// Brings up the loopback interface of a namespace.
+pub async fn loopback_up(netns: &str) -> Result<()> {
+    let failed = |e| Error::network(format!("bring up lo of {netns}"), e);
+    let conn = Connection::<Route>::new_in(Path::new(netns)).map_err(failed)?;
+    conn.set_link_up("lo").await.map_err(failed)
 }
 
 /// Disconnects a pod; one that is gone is fine.

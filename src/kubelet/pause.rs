@@ -147,6 +147,7 @@ mod tests {
     use nix::unistd::Pid;
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::process::ExitStatusExt;
+    use std::process::Stdio;
     use test_case::test_case;
 
     #[test]
@@ -162,12 +163,18 @@ mod tests {
         let path = dir.path().join("pause");
         std::fs::write(&path, program(crate::kubelet::images::architecture()).unwrap()).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let mut child = std::process::Command::new(&path).spawn().unwrap();
+        let mut child = std::process::Command::new(&path).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let pid = Pid::from_raw(child.id() as i32);
-        let status = || std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        // It has blocked both signals and ignores SIGCHLD once it waits.
-        while !(status().contains("SigBlk:\t0000000000004002") && status().contains("SigIgn:\t0000000000010000")) {
+        // SIGCHLD is ignored after the other two were blocked. (While it waits the kernel shows those as not blocked.)
+        let is_waiting = || {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            let hex = status.lines().find_map(|l| l.strip_prefix("SigIgn:")).unwrap().trim();
+            u64::from_str_radix(hex, 16).unwrap() & 1 << 16 != 0
+        };
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !is_waiting() {
             assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+            assert!(std::time::Instant::now() < end, "it does not wait for signals");
             std::thread::yield_now();
         }
         kill(pid, signal).unwrap();

@@ -85,6 +85,16 @@ impl Pleg {
         }
     }
 
+    /// The last list, however old.
+    pub fn latest(&self) -> Arc<Snapshot> {
+        self.latest.borrow().clone()
+    }
+
+    /// Follows the lists.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.latest.subscribe()
+    }
+
     /// Lists until the shutdown. `busy` says whether there are pods to look after; `changed` hears which pods changed.
     pub async fn run(
         &self,
@@ -93,9 +103,16 @@ impl Pleg {
         mut changed: impl FnMut(&Snapshot, BTreeSet<String>),
     ) {
         let mut events: Option<EventStream> = None;
+        let mut has_events = true;
         while !shutdown.is_triggered() {
-            if events.is_none() {
-                events = self.runtime.events().await.ok().flatten();
+            if events.is_none() && has_events {
+                match self.runtime.events().await {
+                    Ok(stream) => {
+                        has_events = stream.is_some();
+                        events = stream;
+                    }
+                    Err(e) => tracing::debug!("no events of the runtime yet: {e}"),
+                }
             }
             self.list(&mut changed).await;
             let period = match (&events, busy()) {

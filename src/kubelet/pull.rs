@@ -4,7 +4,9 @@
 //!
 //! **Invariant:** credentials go to the runtime and nowhere else; no error or log names them.
 
-use std::collections::{BTreeMap, HashMap};
+#[cfg(test)]
+use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use base64::Engine;
 use jiff::Timestamp;

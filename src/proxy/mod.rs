@@ -26,6 +26,7 @@ use self::model::{Front, Model, Stale};
 use crate::api::object::{Object, ObjectKey};
 use crate::api::services::{Service, Slice};
 use crate::runtime::{Delta, Listers};
+use crate::util::backoff::Backoff;
 use crate::util::nft::{Disturbance, Watch};
 use crate::util::tasks::Shutdown;
 
@@ -34,7 +35,7 @@ const GATHER: Duration = Duration::from_millis(5);
 /// Deltas of one transaction at most.
 const MAX_GATHERED: usize = 65_536;
 /// Before a failed transaction is tried again as a whole.
-const RETRY: Duration = Duration::from_millis(500);
+const RETRY: Backoff = Backoff { base: Duration::from_millis(500), cap: Duration::from_secs(30) };
 
 /// What the proxy has to know of its node.
 #[derive(Debug, Clone)]
@@ -105,7 +106,7 @@ impl Proxy {
                 d = services.next() => Event::Service(d),
                 d = slices.next() => Event::Slice(d),
                 d = watch.next() => Event::Disturbed(d.ok()),
-                () = tokio::time::sleep(RETRY), if synced && rules.broken => Event::Retry,
+                () = tokio::time::sleep(RETRY.delay(rules.failures)), if synced && rules.broken => Event::Retry,
             };
             let began = Instant::now();
             match event {
@@ -149,13 +150,15 @@ struct Rules {
     table: nft::Table,
     /// The table is not what the model's last change assumed: install it as a whole.
     broken: bool,
+    /// Installations that failed in a row.
+    failures: u32,
     applied: watch::Sender<Applied>,
 }
 
 impl Rules {
     fn new(config: &Config, applied: watch::Sender<Applied>) -> Result<Self, Error> {
         let table = nft::Table::new(&config.table)?;
-        Ok(Self { model: Model::new(config.context.clone()), table, broken: true, applied })
+        Ok(Self { model: Model::new(config.context.clone()), table, broken: true, failures: 0, applied })
     }
 
     /// True for the end of the first list.
@@ -210,9 +213,12 @@ impl Rules {
             done = self.table.install(&self.model.everything()).await;
         }
         match done {
-            Err(error) => tracing::error!("cannot install the rules of services, trying again: {error}"),
+            Err(error) => {
+                self.failures += 1;
+                tracing::error!("cannot install the rules of services, trying again: {error}");
+            }
             Ok(()) => {
-                self.broken = false;
+                (self.broken, self.failures) = (false, 0);
                 self.applied.send_modify(|a| {
                     a.transactions += 1;
                     a.installations += u64::from(whole);
@@ -267,5 +273,16 @@ fn set_sysctls() {
         if let Err(error) = std::fs::write(&path, value) {
             tracing::warn!("cannot set {} to {value}, {otherwise}: {error}", path.display());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_proxy_can_be_a_task() {
+        fn is_send<T: Send>(_: impl FnOnce(Proxy) -> T) {}
+        is_send(|proxy| proxy.run(Shutdown::new()));
     }
 }

@@ -12,8 +12,9 @@ use std::time::Duration;
 use nlink::netlink::Nftables;
 use nlink::netlink::connection::Connection;
 use nlink::netlink::nftables::{
-    BaseChain, Chain as NftChain, ChainName, CtKey, DynsetExpr, DynsetOp, Expr, Family, FilterHook, MetaKey, NatHook,
-    NumgenKind, Priority, Register, Rule as NftRule, Set, SetDataType, SetElement, SetKeyType, Transaction, Verdict,
+    BaseChain, Chain as NftChain, ChainName, CtKey, DynsetExpr, DynsetOp, Expr, Family, FilterHook, LookupExpr,
+    MetaKey, NatHook, NumgenKind, Priority, Register, Rule as NftRule, Set, SetDataType, SetElement, SetKeyType,
+    Transaction, Verdict,
 };
 
 use super::model::{Action, Chain, Change, Element, Front, Rule};
@@ -286,7 +287,7 @@ fn hairpin_is_masqueraded() -> Vec<Expr> {
     let mut exprs = connection_has(CtKey::Status, CT_DNAT).to_vec();
     exprs.push(nft::source(Register::Reg32_00));
     exprs.push(nft::destination(Register::Reg32_01));
-    exprs.push(nlink::netlink::nftables::LookupExpr::new(HAIRPINS, Register::Reg32_00).into());
+    exprs.push(LookupExpr::new(HAIRPINS, Register::Reg32_00).into());
     exprs.push(nft::masquerade());
     exprs
 }
@@ -318,12 +319,16 @@ fn pick(group: u32, endpoints: u32) -> Vec<Expr> {
     ]
 }
 
-/// Remembers (group, client) → the endpoint in registers 9 and 10.
-fn remember(group: u32, seconds: u32) -> Vec<Expr> {
-    let update = DynsetExpr::new(DynsetOp::Update, AFFINITY, Register::Reg32_00)
-        .sreg_data(Register::Reg32_09)
-        .timeout(Duration::from_secs(u64::from(seconds)));
-    vec![load(Register::Reg32_00, group), nft::source(Register::Reg32_01), update.into()]
+/// Remembers (group, client) → the endpoint in registers 9 and 10. `anew` replaces what was remembered before: an update
+/// alone only makes it last longer.
+fn remember(group: u32, seconds: u32, anew: bool) -> Vec<Expr> {
+    let op = |op| DynsetExpr::new(op, AFFINITY, Register::Reg32_00).sreg_data(Register::Reg32_09);
+    let mut exprs = vec![load(Register::Reg32_00, group), nft::source(Register::Reg32_01)];
+    if anew {
+        exprs.push(op(DynsetOp::Delete).into());
+    }
+    exprs.push(op(DynsetOp::Update).timeout(Duration::from_secs(u64::from(seconds))).into());
+    exprs
 }
 
 fn to_picked() -> Expr {
@@ -345,15 +350,15 @@ fn lower(rule: &Rule) -> Result<Vec<Expr>> {
                 nft::source(Register::Reg32_01),
                 nft::value_map(AFFINITY, Register::Reg32_00, Register::Reg32_09),
                 load(Register::Reg32_08, *group),
-                nlink::netlink::nftables::LookupExpr::new(LIVE, Register::Reg32_08).into(),
+                LookupExpr::new(LIVE, Register::Reg32_08).into(),
             ];
-            exprs.extend(remember(*group, *seconds));
+            exprs.extend(remember(*group, *seconds, false));
             exprs.push(to_picked());
             exprs
         }
         Rule::PickAndRemember(group, n, seconds) => {
             let mut exprs = pick(*group, *n);
-            exprs.extend(remember(*group, *seconds));
+            exprs.extend(remember(*group, *seconds, true));
             exprs.push(to_picked());
             exprs
         }

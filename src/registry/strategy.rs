@@ -9,6 +9,7 @@ use crate::api::meta::names;
 use crate::api::object::Object;
 use crate::api::scheme::KindInfo;
 use crate::api::status::ApiResult;
+use crate::api::user::UserInfo;
 use crate::api::value::ValueExt;
 
 use super::errors::FieldErrors;
@@ -36,6 +37,8 @@ pub struct HookCx<'a> {
     pub view: &'a dyn View,
     /// A dry run: nothing may be allocated for good.
     pub dry_run: bool,
+    /// Who asks.
+    pub user: &'a UserInfo,
 }
 
 /// Reading other objects from a hook: the watch cache.

@@ -302,8 +302,8 @@ impl Registry {
             && !res.strategy().keeps(object)
     }
 
-    fn hooks<'a>(&'a self, res: &'a Resource, cx: &RequestCx, op: Op) -> HookCx<'a> {
-        HookCx { now: cx.now, info: &res.info, op, view: self, dry_run: cx.dry_run }
+    fn hooks<'a>(&'a self, res: &'a Resource, cx: &'a RequestCx, op: Op) -> HookCx<'a> {
+        HookCx { now: cx.now, info: &res.info, op, view: self, dry_run: cx.dry_run, user: &cx.user }
     }
 
     /// Validates; warnings go to the client.

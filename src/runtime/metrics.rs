@@ -31,7 +31,9 @@ impl Stats {
 
 /// The counters of all reconcilers of a process. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Registry(Arc<RwLock<Vec<(&'static str, Arc<Stats>)>>>);
+pub struct Registry(Arc<RwLock<Vec<Named>>>);
+
+type Named = (&'static str, Arc<Stats>);
 
 impl Registry {
     /// The counters under a name; the same ones when it is started again.

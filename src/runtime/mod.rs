@@ -10,6 +10,7 @@ pub mod fields;
 pub mod informer;
 pub mod lister;
 pub mod metrics;
+pub mod node_api;
 pub mod objects;
 pub mod queue;
 pub mod reconciler;

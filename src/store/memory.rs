@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
 
-use super::tail::Tail;
+use super::tail::{Tail, nothing_older};
 use super::{Batch, CommitError, Entry, Key, Revision, Snapshot, Store, StoreError, Txn, check, effective};
 
 /// Changes kept for followers, bytes.
@@ -93,7 +93,7 @@ impl Store for Memory {
     }
 
     fn changes(&self, since: Revision) -> BoxStream<'_, Result<Batch, StoreError>> {
-        self.tail.follow(since)
+        self.tail.follow(since, nothing_older)
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
@@ -102,5 +102,18 @@ impl Store for Memory {
             self.tail.close();
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::suite;
+    use std::sync::Arc;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn passes_the_contract() {
+        suite::contract(|_| Arc::new(Memory::new())).await;
+        suite::compaction(&Memory::with_tail(1024), 1024).await;
     }
 }

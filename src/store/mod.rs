@@ -14,11 +14,23 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 pub mod cache;
+pub mod durable;
+pub mod journal;
 pub mod memory;
+mod sled;
+mod snapshot;
+mod state;
+#[cfg(test)]
+mod suite;
 mod tail;
 
 /// Largest value, bytes. Upstream's request bodies end at 3 MiB.
 pub const VALUE_MAX: usize = 3 << 20;
+
+/// Longest key, bytes.
+pub const KEY_MAX: usize = 16 << 10;
+/// Largest transaction, bytes of keys and values.
+pub const TXN_MAX: usize = 32 << 20;
 
 /// A store revision; the first commit has 1.
 pub type Revision = u64;
@@ -146,10 +158,14 @@ pub trait Store: Send + Sync {
 
 /// Checks a transaction against the present state: sizes, then preconditions.
 fn check(txn: &Txn, present: impl Fn(&[u8]) -> Option<Revision>) -> Result<(), CommitError> {
+    let mut total = 0;
     for write in &txn.0 {
         let size = write.value.as_ref().map_or(0, Bytes::len);
-        if size > VALUE_MAX {
-            return Err(CommitError::TooLarge { size, limit: VALUE_MAX });
+        total += size + write.key.len();
+        for (size, limit) in [(write.key.len(), KEY_MAX), (size, VALUE_MAX), (total, TXN_MAX)] {
+            if size > limit {
+                return Err(CommitError::TooLarge { size, limit });
+            }
         }
     }
     for write in &txn.0 {
@@ -178,9 +194,4 @@ fn effective(txn: Txn, revision: Revision, present: impl Fn(&[u8]) -> bool) -> V
         }
     }
     changes
-}
-
-/// tmp
-pub async fn open(_dir: &std::path::Path) -> Result<std::sync::Arc<dyn Store>, StoreError> {
-    Ok(std::sync::Arc::new(memory::Memory::new()))
 }

@@ -4,7 +4,10 @@
 //! **Invariant:** at most `bytes` of keys and values are kept, but always the newest batch.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -96,8 +99,14 @@ impl Tail {
         self.news.subscribe()
     }
 
-    /// Follows the changes after `since`.
-    pub(super) fn follow(&self, since: Revision) -> BoxStream<'_, Result<Batch, StoreError>> {
+    /// Follows the changes after `since`. `older` gives changes that are not kept here any more: the next ones after a
+    /// revision.
+    pub(super) fn follow<'a>(
+        &'a self,
+        since: Revision,
+        older: impl Fn(Revision, Revision) -> BoxFuture<'a, Result<Batch, StoreError>> + Send + Sync + 'a,
+    ) -> BoxStream<'a, Result<Batch, StoreError>> {
+        let older = Arc::new(older);
         struct Follower {
             bell: watch::Receiver<Revision>,
             at: Revision,
@@ -105,30 +114,41 @@ impl Tail {
             failed: bool,
         }
         let start = Follower { bell: self.bell(), at: since, ready: Vec::new().into_iter(), failed: false };
-        stream::unfold(start, move |mut f| async move {
-            loop {
-                if f.failed {
-                    return None;
-                }
-                if let Some(batch) = f.ready.next() {
-                    let batch = after(batch, f.at);
-                    f.at = batch.last().map_or(f.at, |c| c.revision);
-                    return Some((Ok(batch), f));
-                }
-                f.bell.mark_unchanged();
-                match self.read(f.at) {
-                    Read::Batches(batches) => f.ready = batches.into_iter(),
-                    Read::UpToDate => f.bell.changed().await.ok()?,
-                    Read::Closed => return None,
-                    Read::TooLate(oldest) => {
-                        f.failed = true;
-                        return Some((Err(StoreError::Compacted { since: f.at, oldest }), f));
+        stream::unfold(start, move |mut f| {
+            let older = older.clone();
+            async move {
+                loop {
+                    if f.failed {
+                        return None;
+                    }
+                    if let Some(batch) = f.ready.next() {
+                        let batch = after(batch, f.at);
+                        f.at = batch.last().map_or(f.at, |c| c.revision);
+                        return Some((Ok(batch), f));
+                    }
+                    f.bell.mark_unchanged();
+                    match self.read(f.at) {
+                        Read::Batches(batches) => f.ready = batches.into_iter(),
+                        Read::UpToDate => f.bell.changed().await.ok()?,
+                        Read::Closed => return None,
+                        Read::TooLate(oldest) => match older(f.at, oldest).await {
+                            Ok(batch) => f.ready = vec![batch].into_iter(),
+                            Err(error) => {
+                                f.failed = true;
+                                return Some((Err(error), f));
+                            }
+                        },
                     }
                 }
             }
         })
         .boxed()
     }
+}
+
+/// For stores that keep nothing older.
+pub(super) fn nothing_older<'a>(since: Revision, oldest: Revision) -> BoxFuture<'a, Result<Batch, StoreError>> {
+    async move { Err(StoreError::Compacted { since, oldest }) }.boxed()
 }
 
 /// The part of a batch that is newer than `since`.
@@ -158,7 +178,7 @@ mod tests {
         tail.push(batch(5..=7));
         tail.push(batch(8..=8));
         tail.close();
-        let seen: Vec<Batch> = tail.follow(5).map(Result::unwrap).collect().await;
+        let seen: Vec<Batch> = tail.follow(5, nothing_older).map(Result::unwrap).collect().await;
         let seen: Vec<Revision> = seen.iter().flat_map(|b| b.iter().map(|c| c.revision)).collect();
         assert_eq!(seen, [6, 7, 8]);
         assert_eq!(tail.revision(), 8);
@@ -169,7 +189,7 @@ mod tests {
         let tail = Tail::new(0, 1);
         tail.push(batch(1..=2));
         tail.push(batch(3..=3));
-        let seen: Vec<_> = tail.follow(1).collect().await;
+        let seen: Vec<_> = tail.follow(1, nothing_older).collect().await;
         assert_eq!(seen, [Err(StoreError::Compacted { since: 1, oldest: 2 })]);
         assert!(matches!(tail.read(2), Read::Batches(b) if b.len() == 1));
         assert!(matches!(tail.read(3), Read::UpToDate));

@@ -207,7 +207,7 @@ pub struct Watch {
 pub enum Disturbance {
     /// Somebody else removed something of it.
     Changed,
-    /// Events were lost; look at the table.
+    /// Events were lost, or it may have been this process; look at the table.
     Unknown,
 }
 
@@ -228,9 +228,12 @@ impl Watch {
                 Some(Err(error)) if error.is_no_buffer_space() => return Ok(Disturbance::Unknown),
                 Some(Err(error)) => return Err(error),
                 Some(Ok(NftablesEvent::NewGen(generation))) => {
-                    if std::mem::take(&mut self.touched) && !generation.pid.is_some_and(is_own_thread) {
-                        return Ok(Disturbance::Changed);
+                    if !std::mem::take(&mut self.touched) || generation.pid.is_some_and(is_own_thread) {
+                        continue;
                     }
+                    // In a PID namespace the kernel's number of a thread is not ours; its name is.
+                    let own = generation.proc_name.is_some_and(|name| own_thread_names().contains(&name));
+                    return Ok(if own { Disturbance::Unknown } else { Disturbance::Changed });
                 }
                 Some(Ok(event)) => self.touched |= removed_from(&event).is_some_and(|table| table == self.table),
             }
@@ -249,7 +252,12 @@ fn removed_from(event: &NftablesEvent) -> Option<&str> {
     }
 }
 
-/// The kernel names the thread that committed.
+fn own_thread_names() -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    tasks.filter_map(|t| std::fs::read_to_string(t.path().join("comm")).ok()).map(|n| n.trim_end().to_owned()).collect()
+}
+
+/// The kernel numbers the thread that committed.
 fn is_own_thread(id: u32) -> bool {
     std::path::Path::new(&format!("/proc/self/task/{id}")).exists()
 }

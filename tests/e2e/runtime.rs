@@ -11,6 +11,7 @@ use orch::kubelet::cri::CriRuntime;
 use orch::kubelet::images::{self, Archive, Entry};
 use orch::kubelet::logs;
 use orch::kubelet::runtime::*;
+use orch::kubelet::stream;
 use orch::util::tasks::Shutdown;
 
 const IMAGE: &str = "orch-e2e/busybox:1";
@@ -224,4 +225,58 @@ async fn an_image_that_does_not_exist_is_told_apart() {
     assert_eq!(images::progress(node.containerd.socket()).await.unwrap(), (0, 0));
     assert!(node.runtime.events().await.unwrap().is_none() || !node.runtime.version().await.unwrap().contains("1.6"));
     node.stop().await;
+}
+
+/// A node's HTTP server with one container behind it, as kubectl would reach it.
+async fn serve(node: Arc<Node>, container: String, script: &'static str) -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let (node, container) = (node.clone(), container.clone());
+            let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                let (node, container) = (node.clone(), container.clone());
+                async move {
+                    let options = StreamOptions { stdin: true, stdout: true, stderr: true, tty: false };
+                    let command = ["sh", "-c", script].map(String::from);
+                    let url = node.runtime.exec_url(&container, &command, options).await;
+                    stream::proxy_upgrade(request, &url.unwrap(), options).await
+                }
+            });
+            let io = hyper_util::rt::TokioIo::new(tcp);
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, service).with_upgrades());
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exec_over_a_websocket_carries_all_streams_and_the_end_of_stdin() {
+    use futures::{SinkExt, StreamExt};
+    use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
+    let node = Arc::new(Node::start().await);
+    node.import_busybox().await;
+    let (_, container) = node.run(&node.sandbox("exec"), "sleep 1000", false).await;
+    let address = serve(node.clone(), container, "cat; echo problem >&2; exit 5").await;
+    let mut request = format!("ws://{address}/exec").into_client_request().unwrap();
+    request.headers_mut().insert("sec-websocket-protocol", "v5.channel.k8s.io".parse().unwrap());
+    let tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (mut socket, _) = tokio_tungstenite::client_async(request, tcp).await.unwrap();
+    socket.send(Message::binary(b"\x00hello".to_vec())).await.unwrap();
+    socket.send(Message::binary(vec![255, 0])).await.unwrap();
+    let mut channels: [Vec<u8>; 5] = Default::default();
+    let all = async {
+        while let Some(Ok(message)) = socket.next().await {
+            if let Message::Binary(bytes) = message {
+                channels[usize::from(bytes[0])].extend(&bytes[1..]);
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, all).await.expect("the command ends when its stdin does");
+    assert_eq!(channels[1], b"hello");
+    assert_eq!(channels[2], b"problem\n");
+    let status: serde_json::Value = serde_json::from_slice(&channels[3]).unwrap();
+    assert_eq!(status["reason"], "NonZeroExitCode");
+    assert_eq!(status["details"]["causes"][0]["message"], "5");
+    node.containerd.stop().await.unwrap();
 }

@@ -234,10 +234,9 @@ impl Changes {
         let mut events = [0; EVENTS_BYTES];
         loop {
             let mut ready = self.inotify.readable().await?;
-            match ready.try_io(|fd| nix::unistd::read(fd.get_ref(), &mut events).map_err(io::Error::from)) {
-                Ok(read) => return read.map(drop),
-                // Woken for nothing.
-                Err(_) => {}
+            // An error here means: woken for nothing.
+            if let Ok(read) = ready.try_io(|fd| nix::unistd::read(fd.get_ref(), &mut events).map_err(io::Error::from)) {
+                return read.map(drop);
             }
         }
     }

@@ -135,6 +135,7 @@ impl Lab {
             bridge: "orch0".into(),
             subnet: "10.42.7.0/24".parse().unwrap(),
             cluster_cidr: "10.42.0.0/16".parse().unwrap(),
+            service_cidr: Some("10.43.0.0/16".parse().unwrap()),
             mtu: 1400,
             table: "orch-cni".into(),
             data_dir: dir.path().join("cni"),

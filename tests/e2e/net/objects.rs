@@ -10,11 +10,13 @@ use orch::api::object::{Object, ObjectKey};
 use orch::runtime::{Delta, Lister, Listers};
 use serde_json::{Value, json};
 
+type Current = BTreeMap<ObjectKey, Arc<Object>>;
+
 #[derive(Default)]
-pub struct Objects(Mutex<(BTreeMap<ObjectKey, Arc<Object>>, Vec<mpsc::UnboundedSender<Delta>>)>);
+pub struct Objects(Mutex<(Current, Vec<mpsc::UnboundedSender<Delta>>)>);
 
 impl Objects {
-    fn tell(&self, delta: impl FnOnce(&mut BTreeMap<ObjectKey, Arc<Object>>) -> Option<Delta>) {
+    fn tell(&self, delta: impl FnOnce(&mut Current) -> Option<Delta>) {
         let mut all = self.0.lock().unwrap();
         if let Some(delta) = delta(&mut all.0) {
             all.1.retain(|to| to.unbounded_send(delta.clone()).is_ok());
