@@ -6,7 +6,7 @@ use crate::api::scheme::Verbs;
 use crate::api::status::ApiResult;
 use crate::registry::{Op, Resource};
 
-use super::respond::{self, Answer};
+use super::respond::Answer;
 use super::{Api, Call, verbs};
 
 impl Api {
@@ -14,7 +14,7 @@ impl Api {
     pub(super) async fn subresource(&self, res: Arc<Resource>, call: Call) -> ApiResult<Answer> {
         let a = &call.info.attributes;
         let Some(sub) = res.info.subresources.iter().find(|s| s.name == a.subresource) else {
-            return Ok(respond::text(404, "404 page not found\n"));
+            return Err(verbs::no_such_resource());
         };
         let verb = match a.verb.as_str() {
             "get" => Verbs::GET,
@@ -45,6 +45,7 @@ impl Api {
             ("", "serviceaccounts", "token") => self.issue_token(&res, call).await,
             (_, _, "scale") => self.scale(&res, call, verb).await,
             ("", "pods", "binding") => self.bind_pod(&res, call).await,
+            ("", "pods", "eviction") => self.evict_pod(&res, call).await,
             _ => Err(verbs::method_not_allowed()),
         }
     }
