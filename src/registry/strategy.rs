@@ -120,14 +120,7 @@ pub trait Strategy: Send + Sync {
     /// What a write to `status` may change beside it; called with the old `status`'s place already taken by the new
     /// one. By default metadata may change and all the rest stays.
     fn prepare_status(&self, new: &mut Value, old: &Value) {
-        let mut kept = old.clone();
-        for part in ["metadata", "status"] {
-            match new.get_mut(part).map(Value::take) {
-                Some(v) => kept[part] = v,
-                None => drop(kept.remove_at(&format!("/{part}"))),
-            }
-        }
-        *new = kept;
+        keep_all_but_status_and_metadata(new, old);
     }
 
     /// Takes what must be unique (addresses, ports) after validation and keeps it until the write is in the watch cache.
@@ -171,6 +164,17 @@ pub fn keep_all_but(new: &mut Value, old: &Value, parts: &[&str]) {
     *new = kept;
 }
 
+fn keep_all_but_status_and_metadata(new: &mut Value, old: &Value) {
+    let mut kept = old.clone();
+    for part in ["metadata", "status"] {
+        match new.get_mut(part).map(Value::take) {
+            Some(v) => kept[part] = v,
+            None => drop(kept.remove_at(&format!("/{part}"))),
+        }
+    }
+    *new = kept;
+}
+
 /// What was taken for an object that is about to be written; dropped when the write is done or has failed. Until then
 /// nobody else gets it, afterwards the watch cache tells of it.
 #[derive(Default)]
@@ -191,6 +195,7 @@ pub struct Common {
     create_on_update: bool,
     unconditional_update: bool,
     names: fn(&str) -> Vec<String>,
+    status_alone: bool,
 }
 
 impl Common {
@@ -201,7 +206,14 @@ impl Common {
         create_on_update: false,
         unconditional_update: true,
         names: names::dns1123_subdomain,
+        status_alone: false,
     };
+
+    /// A write to `status` leaves metadata alone.
+    pub const fn status_alone(mut self) -> Self {
+        self.status_alone = true;
+        self
+    }
 
     /// With a generation.
     pub const fn generation(mut self, generation: Generation) -> Self {
@@ -235,6 +247,14 @@ impl Common {
 }
 
 impl Strategy for Common {
+    fn prepare_status(&self, new: &mut Value, old: &Value) {
+        if self.status_alone {
+            keep_all_but(new, old, &["/status"]);
+        } else {
+            keep_all_but_status_and_metadata(new, old);
+        }
+    }
+
     fn name_errors(&self, name: &str) -> Vec<String> {
         (self.names)(name)
     }

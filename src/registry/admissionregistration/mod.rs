@@ -50,7 +50,7 @@ pub fn kinds() -> Vec<Resource> {
             )
             .categories(&["api-extensions"])
             .subresources(STATUS_ONLY),
-            Box::new(Common::NONE.generation(Generation::Spec)),
+            Box::new(Common::NONE.status_alone().generation(Generation::Spec)),
         ),
         Resource::new(
             KindInfo::cluster(

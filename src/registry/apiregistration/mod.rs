@@ -10,6 +10,6 @@ pub fn kinds() -> Vec<Resource> {
         KindInfo::cluster("apiregistration.k8s.io", "v1", "APIService", "apiservices", "apiservice")
             .categories(&["api-extensions"])
             .subresources(STATUS_ONLY),
-        Box::new(Common::NONE),
+        Box::new(Common::NONE.status_alone()),
     )]
 }

@@ -10,7 +10,7 @@ pub fn kinds() -> Vec<Resource> {
         Resource::new(
             KindInfo::cluster("flowcontrol.apiserver.k8s.io", "v1", "FlowSchema", "flowschemas", "flowschema")
                 .subresources(STATUS_ONLY),
-            Box::new(Common::NONE.generation(Generation::Spec)),
+            Box::new(Common::NONE.generation(Generation::Spec).status_alone()),
         ),
         Resource::new(
             KindInfo::cluster(
@@ -21,7 +21,7 @@ pub fn kinds() -> Vec<Resource> {
                 "prioritylevelconfiguration",
             )
             .subresources(STATUS_ONLY),
-            Box::new(Common::NONE.generation(Generation::Spec)),
+            Box::new(Common::NONE.generation(Generation::Spec).status_alone()),
         ),
     ]
 }

@@ -29,7 +29,7 @@ pub fn kinds() -> Vec<Resource> {
         Resource::new(
             KindInfo::cluster("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", "servicecidr")
                 .subresources(STATUS_ONLY),
-            Box::new(Common::NONE),
+            Box::new(Common::NONE.status_alone()),
         ),
     ]
 }

@@ -32,7 +32,7 @@ pub fn kinds() -> Vec<Resource> {
         Resource::new(
             KindInfo::cluster("storage.k8s.io", "v1", "VolumeAttachment", "volumeattachments", "volumeattachment")
                 .subresources(STATUS_ONLY),
-            Box::new(Common::NONE.returns_deleted()),
+            Box::new(Common::NONE.status_alone().returns_deleted()),
         ),
         Resource::new(
             KindInfo::cluster(
