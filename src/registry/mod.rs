@@ -13,6 +13,7 @@ mod authentication;
 mod authorization;
 mod autoscaling;
 mod batch;
+pub mod cells;
 mod certificates;
 mod coordination;
 mod core;
@@ -30,6 +31,7 @@ mod resource;
 mod scheduling;
 mod storage;
 pub mod strategy;
+pub mod validate;
 pub mod write;
 
 use std::collections::HashMap;

@@ -105,8 +105,10 @@ pub fn kinds() -> Vec<Resource> {
             Box::new(Common::NONE),
         ),
         Resource::new(
-            KindInfo::namespaced("", "v1", "Event", "events", "event").short(&["ev"]).selectable(EVENT_FIELDS),
-            Box::new(Common::NONE),
+            KindInfo::namespaced("", "v1", "Event", "events", "event").short(&["ev"])
+                .columns(super::events::COLUMNS)
+                .selectable(EVENT_FIELDS),
+            Box::new(Common::NONE.create_on_update().check(super::events::check_core)),
         ),
         Resource::new(
             KindInfo::namespaced("", "v1", "LimitRange", "limitranges", "limitrange").short(&["limits"]),
