@@ -33,15 +33,17 @@ impl Api {
             (true, Verbs::GET) => self.get(&res, &call),
             (true, Verbs::UPDATE) => self.update(&res, call, op).await,
             (true, Verbs::PATCH) => self.patch(&res, call, op).await,
-            _ => self.special(res, call).await,
+            _ => self.special(res, call, verb).await,
         }
     }
 
     /// Subresources with a behaviour of their own.
-    async fn special(&self, res: Arc<Resource>, call: Call) -> ApiResult<Answer> {
+    async fn special(&self, res: Arc<Resource>, call: Call, verb: Verbs) -> ApiResult<Answer> {
         let sub = call.info.attributes.subresource.as_str();
         match (&*res.info.gvk.group, &*res.info.plural, sub) {
             ("", "pods", "exec" | "attach" | "portforward") => self.pod_stream(&res, call).await,
+            ("", "serviceaccounts", "token") => self.issue_token(&res, call).await,
+            (_, _, "scale") => self.scale(&res, call, verb).await,
             ("", "pods", "binding") => self.bind_pod(&res, call).await,
             _ => Err(verbs::method_not_allowed()),
         }

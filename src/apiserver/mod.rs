@@ -12,6 +12,7 @@ mod body;
 mod connect;
 pub mod discovery;
 pub mod negotiate;
+mod openapi;
 mod public;
 mod read;
 pub mod request;

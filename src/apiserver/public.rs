@@ -29,6 +29,18 @@ impl Api {
             ["livez" | "healthz" | "readyz"] => self.health(&call, &path, None),
             ["livez" | "healthz" | "readyz", rest @ ..] => self.health(&call, &path, Some(&rest.join("/"))),
             ["version"] => respond::json(200, &version()),
+            ["openapi", "v2"] => self.openapi_v2(&call),
+            ["openapi", "v3"] => self.openapi_index(),
+            ["openapi", "v3", "api", version] => self.openapi_v3(&call, "", version),
+            ["openapi", "v3", "apis", group, version] => self.openapi_v3(&call, group, version),
+            [".well-known", "openid-configuration"] => {
+                let host = call.headers.get(http::header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
+                respond::json(200, &self.access.tokens.openid_configuration(&format!("https://{host}")))
+            }
+            ["openid", "v1", "jwks"] => {
+                let body = serde_json::to_vec(&self.access.tokens.jwks()).expect("a JSON value serializes");
+                respond::answer(200, "application/jwk-set+json", respond::full(body))
+            }
             ["api"] | ["apis"] => self.discovery(&call, parts[0] == "api"),
             ["api", "v1"] => self.found(&call, discovery::resource_list(self.registry.resources(), "", "v1")),
             ["apis", group] => self.found(&call, discovery::group(self.registry.resources(), group)),

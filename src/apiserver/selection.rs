@@ -251,7 +251,11 @@ mod tests {
     use super::*;
 
     fn pods() -> KindInfo {
-        crate::registry::kinds::all().into_iter().find(|r| r.info.plural == "pods").unwrap().info
+        crate::registry::kinds::all(&crate::registry::allocators::Allocators::default())
+            .into_iter()
+            .find(|r| r.info.plural == "pods")
+            .unwrap()
+            .info
     }
 
     #[test]

@@ -38,8 +38,7 @@ enum Command {
 /// Parses, runs, and maps an error to an exit code.
 pub fn main() -> ExitCode {
     // The container runtime calls the binary by the plugin's name.
-    let called_as = std::env::args_os().next().map(std::path::PathBuf::from);
-    if called_as.is_some_and(|p| p.file_name().is_some_and(|n| n == crate::cni::PLUGIN)) {
+    if crate::cni::is_plugin_call() {
         return crate::cni::main();
     }
     match run() {

@@ -3,9 +3,11 @@
 //! Order matters and is the order below: the kubelet registers the Node, the controllers give it a pod range, the range
 //! gives the bridge its address, and only then pods can have a network and DNS an address to listen on.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use ipnet::{IpNet, Ipv4Net};
@@ -27,6 +29,11 @@ use crate::util::tasks::{OnEnd, Shutdown, Tasks};
 
 /// Port of DNS.
 const DNS_PORT: u16 = 53;
+
+/// Between two looks for addresses that nobody uses any more.
+const GARBAGE_EVERY: Duration = Duration::from_secs(300);
+/// An address younger than this may belong to a sandbox that is being made.
+const GARBAGE_AGE: Duration = Duration::from_secs(30);
 
 /// What a node has to be told.
 #[derive(Debug, Clone)]
@@ -98,7 +105,8 @@ impl NodeParts {
 
     /// Starts all parts as tasks.
     pub fn start(self, tasks: &mut Tasks, kubelet: Arc<Kubelet>, listers: Arc<dyn Listers>) {
-        let Self { config, containerd, .. } = self;
+        let Self { config, containerd, socket } = self;
+        let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(&socket));
         if let Some(containerd) = containerd {
             tasks.own_restarting("containerd", Backoff::RESTART, move |stop| {
                 let containerd = containerd.clone();
@@ -111,12 +119,13 @@ impl NodeParts {
         let cidrs = kubelet.pod_cidrs();
         tasks.own_restarting("network", Backoff::RESTART, move |stop| {
             let (config, listers, mut cidrs) = (config.clone(), listers.clone(), cidrs.clone());
+            let runtime = runtime.clone();
             Box::pin(async move {
                 let Some(found) = stop.or(cidrs.wait_for(|c| !c.is_empty())).await else { return Ok(()) };
                 let cidr = found.context("the kubelet ended")?.first().cloned().unwrap_or_default();
                 let subnet: Ipv4Net =
                     cidr.parse().with_context(|| format!("the node's pod range {cidr:?} is no IPv4 range"))?;
-                network(&config, subnet, &*listers, stop).await
+                network(&config, subnet, &*listers, &*runtime, stop).await
             })
         });
         tasks.own("kubelet", OnEnd::StopAll, move |stop| async move {
@@ -127,7 +136,13 @@ impl NodeParts {
 }
 
 /// Bridge, CNI configuration, Service rules and DNS, once the pod range is known.
-async fn network(config: &NodeConfig, subnet: Ipv4Net, listers: &dyn Listers, stop: Shutdown) -> anyhow::Result<()> {
+async fn network(
+    config: &NodeConfig,
+    subnet: Ipv4Net,
+    listers: &dyn Listers,
+    runtime: &dyn Runtime,
+    stop: Shutdown,
+) -> anyhow::Result<()> {
     let IpNet::V4(cluster_cidr) = config.cluster_cidr else { bail!("pods have IPv4 addresses only, so far") };
     let IpNet::V4(service_cidr) = config.service_cidr else { bail!("Services have IPv4 addresses only, so far") };
     let IpAddr::V4(cluster_dns) = config.cluster_dns else { bail!("cluster DNS has an IPv4 address only, so far") };
@@ -173,6 +188,27 @@ async fn network(config: &NodeConfig, subnet: Ipv4Net, listers: &dyn Listers, st
         async { anyhow::Ok(cni::run(cni_config.clone(), stop.clone()).await?) },
         async { Ok(dns.run(stop.clone()).await?) },
         async { Ok(proxy.run(stop.clone()).await?) },
+        collect_garbage(&cni_config, runtime, &stop),
     )?;
     anyhow::Ok(())
+}
+
+/// Gives back, now and then, what sandboxes left behind that the runtime does not know any more.
+async fn collect_garbage(config: &CniConfig, runtime: &dyn Runtime, stop: &Shutdown) -> anyhow::Result<()> {
+    loop {
+        match runtime.inventory().await {
+            Ok(inventory) => {
+                let live: HashSet<&str> = inventory.sandboxes.iter().map(|s| s.id.as_str()).collect();
+                match cni::collect_garbage(config, GARBAGE_AGE, |id| live.contains(id)).await {
+                    Ok(0) => {}
+                    Ok(n) => tracing::info!(addresses = n, "gave back what no sandbox uses"),
+                    Err(e) => tracing::warn!("cannot give back unused addresses: {e}"),
+                }
+            }
+            Err(e) => tracing::debug!("cannot list sandboxes: {e}"),
+        }
+        if stop.or(tokio::time::sleep(GARBAGE_EVERY)).await.is_none() {
+            return Ok(());
+        }
+    }
 }

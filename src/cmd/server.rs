@@ -270,8 +270,14 @@ impl Bound {
 
 /// The identity of a controller, as upstream's controller manager gives each its own.
 fn service_account(name: &str) -> UserInfo {
+    let account = match name {
+        "kube-controller-manager" => return UserInfo::authenticated("system:kube-controller-manager", &[]),
+        "node-ipam-controller" => "node-controller",
+        "root-ca-certificate-publisher" => "root-ca-cert-publisher",
+        name => name,
+    };
     UserInfo::authenticated(
-        format!("system:serviceaccount:kube-system:{name}"),
+        format!("system:serviceaccount:kube-system:{account}"),
         &["system:serviceaccounts", "system:serviceaccounts:kube-system"],
     )
 }

@@ -123,6 +123,13 @@ async fn configure_inside(netns: &str, interface: &str, address: Ipv4Addr, gatew
     conn.add_route(Ipv4Route::default_route().gateway(gateway).dev(interface)).await
 }
 
+/// Brings up the loopback interface of a namespace.
+pub async fn loopback_up(netns: &str) -> Result<()> {
+    let failed = |e| Error::network(format!("bring up lo of {netns}"), e);
+    let conn = Connection::<Route>::new_in(Path::new(netns)).map_err(failed)?;
+    conn.set_link_up("lo").await.map_err(failed)
+}
+
 /// Disconnects a pod; one that is gone is fine.
 pub async fn detach(host: &str) -> Result<()> {
     let gone = connect()?.del_link_if_exists(host).await;

@@ -27,6 +27,8 @@ use crate::util::tasks::Shutdown;
 
 /// File name of the plugin.
 pub const PLUGIN: &str = "orch-cni";
+/// File name of the second plugin that containerd asks for: it brings up the loopback interface.
+pub const LOOPBACK: &str = "loopback";
 /// Name of the configuration file; it sorts late, so that one of the user's comes first.
 pub const CONF_FILE: &str = "99-orch.conflist";
 /// Bytes of a configuration at most.
@@ -77,7 +79,8 @@ impl CniConfig {
 pub fn write_conf(dir: &Path, config: &CniConfig) -> std::io::Result<Option<PathBuf>> {
     std::fs::create_dir_all(dir)?;
     std::fs::create_dir_all(&config.bin_dir)?;
-    install_plugin(&config.bin_dir)?;
+    install_plugin(&config.bin_dir, PLUGIN)?;
+    install_plugin(&config.bin_dir, LOOPBACK)?;
     let mut plugin = serde_json::to_value(config.net()).expect("a configuration serializes");
     let fields = plugin.as_object_mut().expect("it is a struct");
     // Name and version stand once, above the list of plugins.
@@ -102,13 +105,13 @@ fn first_other(dir: &Path) -> std::io::Result<Option<PathBuf>> {
 }
 
 /// The plugin is this binary under another name.
-fn install_plugin(bin_dir: &Path) -> std::io::Result<()> {
+fn install_plugin(bin_dir: &Path, name: &str) -> std::io::Result<()> {
     let own = std::env::current_exe()?;
-    let link = bin_dir.join(PLUGIN);
+    let link = bin_dir.join(name);
     if std::fs::read_link(&link).is_ok_and(|to| to == own) {
         return Ok(());
     }
-    let temp = bin_dir.join(format!(".{PLUGIN}.{}", std::process::id()));
+    let temp = bin_dir.join(format!(".{name}.{}", std::process::id()));
     let _ = std::fs::remove_file(&temp);
     std::os::unix::fs::symlink(&own, &temp)?;
     std::fs::rename(&temp, &link)
@@ -160,8 +163,18 @@ async fn give_back(config: &NetConfig, age: Duration, live: impl Fn(&str) -> boo
     Ok(leaked.len())
 }
 
+fn called_as() -> Option<std::ffi::OsString> {
+    std::env::args_os().next().and_then(|a| Path::new(&a).file_name().map(ToOwned::to_owned))
+}
+
+/// True when this process was started under a plugin's name.
+pub fn is_plugin_call() -> bool {
+    called_as().is_some_and(|name| name == PLUGIN || name == LOOPBACK)
+}
+
 /// Runs as a plugin: command from the environment, configuration from standard input, result to standard output.
 pub fn main() -> ExitCode {
+    let is_loopback = called_as().is_some_and(|name| name == LOOPBACK);
     let mut input = Vec::new();
     let read = std::io::stdin().take(MAX_CONFIG_BYTES).read_to_end(&mut input);
     let outcome = read
@@ -169,7 +182,11 @@ pub fn main() -> ExitCode {
         .and_then(|_| Request::from_env(|name| std::env::var(name).ok()))
         .and_then(|request| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.map_err(|e| Error::io("start", &e))?.block_on(execute(&request, &input))
+            let runtime = runtime.map_err(|e| Error::io("start", &e))?;
+            match is_loopback {
+                true => runtime.block_on(execute_loopback(&request, &input)),
+                false => runtime.block_on(execute(&request, &input)),
+            }
         });
     match outcome {
         Ok(Value::Null) => ExitCode::SUCCESS,
@@ -194,6 +211,26 @@ pub async fn execute(request: &Request, input: &[u8]) -> Result<Value> {
         "STATUS" => NetConfig::parse(input).and_then(|c| Pool::open(&c)).map(|_| Value::Null),
         "GC" => garbage(input).await,
         other => Err(Error::new(Code::Environment, format!("CNI_COMMAND {other:?} is unknown"))),
+    }
+}
+
+/// Runs a command of the loopback plugin.
+pub async fn execute_loopback(request: &Request, input: &[u8]) -> Result<Value> {
+    match request.command.as_str() {
+        "VERSION" => Ok(json!({"cniVersion": "1.0.0", "supportedVersions": VERSIONS})),
+        "ADD" => {
+            let config: Value = serde_json::from_slice(input)
+                .map_err(|e| Error::new(Code::Decode, format!("the configuration is no JSON: {e}")))?;
+            link::loopback_up(&request.netns).await?;
+            Ok(json!({
+                "cniVersion": config["cniVersion"],
+                "interfaces": [{"name": "lo", "mac": "00:00:00:00:00:00", "sandbox": request.netns}],
+                "ips": [{"address": "127.0.0.1/8", "interface": 0}],
+                "dns": {},
+            }))
+        }
+        // The interface goes with its namespace.
+        _ => Ok(Value::Null),
     }
 }
 

@@ -123,9 +123,11 @@ impl Worker {
                 return;
             }
             let sleep = next.unwrap_or(Duration::MAX);
+            // What a failed step left behind changes the runtime, too: that must not make it try at once again.
+            let failing = self.failures > 0;
             tokio::select! {
                 changed = self.desired.changed() => if changed.is_err() { return },
-                () = self.wake.notified() => {}
+                () = self.wake.notified(), if !failing => {}
                 () = tokio::time::sleep(sleep) => {}
             }
         }
@@ -262,6 +264,7 @@ impl Worker {
         }
         let mut sandbox = plan.sandbox.clone();
         if let Some(attempt) = plan.create_sandbox {
+            self.clear_dead_sandboxes(&inventory).await;
             sandbox = Some(start::sandbox(&shared, pod, attempt).await?);
             inventory = shared.inventory(&pod.uid).await;
             self.report(pod, &inventory, false).await?;
@@ -295,6 +298,21 @@ impl Worker {
         for id in sync::garbage(inventory) {
             if let Err(e) = self.shared.runtime.remove_container(&id).await {
                 tracing::debug!(id, "cannot remove a dead container yet: {e}");
+            }
+        }
+    }
+
+    /// Sandboxes that ended, or never started, hold an address until they are stopped; those without containers (whose
+    /// logs may be wanted) are of no use to anybody.
+    async fn clear_dead_sandboxes(&self, inventory: &PodInventory) {
+        let runtime = &self.shared.runtime;
+        for s in inventory.sandboxes.iter().filter(|s| s.state != State::Running) {
+            let mut cleared = runtime.stop_sandbox(&s.id).await;
+            if cleared.is_ok() && !inventory.containers.iter().any(|c| c.sandbox_id == s.id) {
+                cleared = runtime.remove_sandbox(&s.id).await;
+            }
+            if let Err(e) = cleared {
+                tracing::debug!(id = s.id, "cannot clear a dead sandbox yet: {e}");
             }
         }
     }

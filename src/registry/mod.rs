@@ -6,6 +6,7 @@
 //! **Invariant:** no function here knows a kind; what differs stands in its [`Strategy`] or its row.
 
 mod admissionregistration;
+pub mod allocators;
 mod apiextensions;
 mod apiregistration;
 mod apps;
@@ -13,7 +14,7 @@ mod authentication;
 mod authorization;
 mod autoscaling;
 mod batch;
-pub mod cells;
+mod cells;
 mod certificates;
 mod coordination;
 mod core;
@@ -311,7 +312,12 @@ pub struct Resources(ArcSwap<Index>, Generic);
 impl Resources {
     /// The built-in ones.
     pub fn builtin() -> Arc<Self> {
-        let all = kinds::all().into_iter().map(Arc::new).collect();
+        Self::with(&allocators::Allocators::default())
+    }
+
+    /// The built-in ones, which take addresses and ports out of `allocators`.
+    pub fn with(allocators: &allocators::Allocators) -> Arc<Self> {
+        let all = kinds::all(allocators).into_iter().map(Arc::new).collect();
         Arc::new(Self(ArcSwap::from_pointee(Index::of(all)), Generic::default()))
     }
 

@@ -18,7 +18,7 @@ use crate::util::clock::rfc3339;
 
 use super::errors::FieldErrors;
 use super::strategy::{HookCx, Op};
-use super::{Admission, Registry, RequestCx, Resource, Target, meta, strategy};
+use super::{Admission, Registry, RequestCx, Resource, Target, meta};
 
 /// How often a write without a resourceVersion is tried again when others write the same object.
 const MAX_CONFLICT_RETRIES: usize = 30;
@@ -79,9 +79,9 @@ impl Registry {
         let hooks = self.hooks(res, cx, Op::Create);
         res.apply_defaults(&mut body);
         res.strategy().default(&mut body, &hooks);
-        res.strategy().prepare(&mut body, None, &hooks);
         self.admission().mutate(&Admission::new(res, cx, at, &Op::Create), &mut body, None).await?;
         res.apply_defaults(&mut body);
+        res.strategy().prepare(&mut body, None, &hooks);
         body = res.track_fields(None, body, cx, None);
         let admission = Admission::new(res, cx, at, &Op::Create);
         self.check(res, cx, &body, None, &Op::Create)?;
@@ -96,7 +96,7 @@ impl Registry {
                 }
             } else {
                 let hooks = self.hooks(res, cx, Op::Create);
-                res.strategy().allocate(&mut body, None, &hooks)?;
+                let _held = res.strategy().allocate(&mut body, None, &hooks)?;
                 if cx.dry_run {
                     return Ok(Stored { object: body, created: true });
                 }
@@ -178,7 +178,13 @@ impl Registry {
         meta::metadata(&mut new).insert("resourceVersion".into(), current.revision.to_string().into());
         match op {
             Op::Subresource(sub) if sub == "status" => {
-                strategy::keep_all_but_status(&mut new, old);
+                let status = new.get_mut("status").map(Value::take);
+                meta::before_update(&mut new, old, info, res.strategy());
+                match status {
+                    Some(status) => new["status"] = status,
+                    None => drop(new.remove_at("/status")),
+                }
+                res.strategy().prepare_status(&mut new, old);
             }
             Op::Subresource(_) => {}
             _ => meta::before_update(&mut new, old, info, res.strategy()),
@@ -186,16 +192,16 @@ impl Registry {
         let hooks = self.hooks(res, cx, op.clone());
         res.apply_defaults(&mut new);
         res.strategy().default(&mut new, &hooks);
-        res.strategy().prepare(&mut new, Some(old), &hooks);
-        meta::bump_generation(&mut new, old, res.strategy());
         let subresource = op_subresource(op);
         let admission = Admission::new(res, cx, at, op);
         self.admission().mutate(&admission, &mut new, Some(old)).await?;
+        res.strategy().prepare(&mut new, Some(old), &hooks);
+        meta::bump_generation(&mut new, old, res.strategy());
         new = res.track_fields(Some(old), new, cx, subresource);
         self.check(res, cx, &new, Some(old), op)?;
         self.admission().validate(&admission, Some(&new), Some(old)).await?;
         let hooks = self.hooks(res, cx, op.clone());
-        res.strategy().allocate(&mut new, Some(old), &hooks)?;
+        let _held = res.strategy().allocate(&mut new, Some(old), &hooks)?;
         if res.same(old, &new) {
             return Ok(Stored { object: old.clone(), created: false });
         }

@@ -16,8 +16,8 @@ use crate::api::status::{ApiResult, Reason, Status};
 
 /// Operations of one patch. Upstream: `maxJSONPatchOperations`.
 pub const MAX_OPERATIONS: usize = 10_000;
-/// Bytes that all `copy` operations of a patch may add. Upstream: `AccumulatedCopySizeLimit`, three times the largest body.
-pub const MAX_COPIED_BYTES: usize = 9 << 20;
+/// Bytes that all `copy` operations of a patch may add. Upstream: `JSONPatchMaxCopyBytes`.
+pub const MAX_COPIED_BYTES: usize = 3 << 20;
 
 /// Applies a patch, all of it or nothing.
 ///
@@ -49,14 +49,9 @@ pub fn apply(mut object: Value, patch: Value) -> ApiResult<Value> {
     for operation in operations {
         let Some(operation) = read(&object, operation).ok_or_else(rejected)? else { continue };
         if let PatchOperation::Copy(copy) = &operation {
-            copied += copy.from.resolve_size(&object);
+            copied += size_at(&object, copy.from.as_str());
             if copied > MAX_COPIED_BYTES {
-                return Err(Status::new(
-                    Reason::RequestEntityTooLarge,
-                    format!(
-                        "Request entity too large: the copies of a JSON patch are limited to {MAX_COPIED_BYTES} bytes"
-                    ),
-                ));
+                return Err(rejected());
             }
         }
         json_patch::patch_unsafe(&mut object, std::slice::from_ref(&operation)).map_err(|_| rejected())?;
@@ -82,7 +77,7 @@ fn read(object: &Value, mut operation: Value) -> Option<Option<PatchOperation>> 
     let there = object.pointer(path.as_str());
     // Upstream's library does not act on the whole document.
     let operation = match operation.get("op")?.as_str()? {
-        "test" if there.is_none() && value.is_null() => return parent_exists(object, path.as_str()).then_some(None),
+        "test" if there.is_none() && value.is_null() => return in_object(object, path.as_str()).then_some(None),
         "test" => PatchOperation::Test(TestOperation { path, value }),
         _ if path.is_root() => return None,
         "add" => PatchOperation::Add(AddOperation { path, value }),
@@ -101,10 +96,6 @@ fn read(object: &Value, mut operation: Value) -> Option<Option<PatchOperation>> 
 /// The parent of a path that is not the root.
 fn parent<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
     object.pointer(path.rsplit_once('/')?.0)
-}
-
-fn parent_exists(object: &Value, path: &str) -> bool {
-    parent(object, path).is_some_and(Value::is_object)
 }
 
 fn in_object(object: &Value, path: &str) -> bool {
@@ -137,15 +128,9 @@ fn pointer(object: &Value, text: &str, operation: &Value) -> Option<PointerBuf> 
     PointerBuf::parse(path).ok()
 }
 
-/// How many bytes stand at a path.
-trait ResolveSize {
-    fn resolve_size(&self, object: &Value) -> usize;
-}
-
-impl ResolveSize for PointerBuf {
-    fn resolve_size(&self, object: &Value) -> usize {
-        object.pointer(self.as_str()).map_or(0, |v| v.to_string().len())
-    }
+/// Bytes of what stands at a path.
+fn size_at(object: &Value, path: &str) -> usize {
+    object.pointer(path).map_or(0, |v| v.to_string().len())
 }
 
 #[cfg(test)]
@@ -195,6 +180,6 @@ mod tests {
     fn copies_are_bounded() {
         // Doubling a list: 2^k elements after k operations.
         let copies: Vec<Value> = (0..40).map(|_| json!({"op": "copy", "from": "/l", "path": "/l/-"})).collect();
-        assert_eq!(apply(object(), Value::Array(copies)).unwrap_err().code, 413);
+        assert_eq!(apply(object(), Value::Array(copies)).unwrap_err().code, 422);
     }
 }

@@ -24,8 +24,8 @@ pub fn three_way_merge(original: &Value, modified: &Value, current: &Value) -> V
 fn maps(original: &Value, modified: &Value, current: &Value, view: Option<View<'_>>) -> Fields {
     let mut patch = Fields::new();
     let empty = Fields::new();
-    let fields = |v: &'_ Value| v.as_object().cloned();
-    let (original, current) = (fields(original).unwrap_or_default(), fields(current).unwrap_or_default());
+    let original = original.as_object().unwrap_or(&empty);
+    let current = current.as_object().unwrap_or(&empty);
     let modified = modified.as_object().unwrap_or(&empty);
     for (name, wanted) in modified {
         let before = original.get(name).unwrap_or(&Value::Null);
@@ -78,16 +78,15 @@ fn retain(patch: &mut Fields, wanted: &Value, retain_keys: bool) {
 /// The patch of one merged list: `[original, modified, current]`.
 fn lists(patch: &mut Fields, name: &str, [original, modified, current]: [&[Value]; 3], view: View<'_>) {
     let key = view.merge().key;
-    let find = |list: &'_ [Value], item: &Value| list.iter().find(|o| same_element(o, item, key)).cloned();
-    let gone: Vec<&Value> =
-        original.iter().filter(|o| find(modified, o).is_none() && find(current, o).is_some()).collect();
+    let has = |list: &[Value], item: &Value| list.iter().any(|o| same_element(o, item, key));
+    let gone: Vec<&Value> = original.iter().filter(|o| !has(modified, o) && has(current, o)).collect();
     let mut changes = Vec::new();
     for wanted in modified {
-        match (find(current, wanted), key) {
+        match (current.iter().find(|c| same_element(c, wanted, key)), key) {
             (None, _) => changes.push(wanted.clone()),
             (Some(is), Some(key)) => {
-                let was = find(original, wanted).unwrap_or(Value::Null);
-                let mut below = maps(&was, wanted, &is, Some(view.element()));
+                let was = original.iter().find(|o| same_element(o, wanted, Some(key))).unwrap_or(&Value::Null);
+                let mut below = maps(was, wanted, is, Some(view.element()));
                 if !below.is_empty() {
                     retain(&mut below, wanted, view.merge().retain_keys);
                     below.insert(key.into(), wanted[key].clone());

@@ -139,10 +139,9 @@ fn source(field: &str, s: &Field<'_>) {
                     .errs
                     .at("averageValue")
                     .required("must set either a target value for metric or a per-pod target"),
-                (true, true) if field == "external" => target
-                    .errs
-                    .at("value")
-                    .forbidden("may not set both a target value for metric and a per-pod target"),
+                (true, true) if field == "external" => {
+                    target.errs.at("value").forbidden("may not set both a target value for metric and a per-pod target")
+                }
                 _ => {}
             }
         }

@@ -30,8 +30,12 @@ fn to_v1(value: &mut Value) {
         let target = metrics[i]["resource"]["target"]["averageUtilization"].clone();
         value.set_at("/spec/targetCPUUtilizationPercentage", target);
     }
-    let others: Vec<Value> =
-        metrics.iter().enumerate().filter(|(i, _)| Some(*i) != cpu).map(|(_, m)| old_metric(m, "target", "Target")).collect();
+    let others: Vec<Value> = metrics
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| Some(*i) != cpu)
+        .map(|(_, m)| old_metric(m, "target", "Target"))
+        .collect();
     annotate(value, METRICS, others);
     if let Some(behavior) = value.remove_at("/spec/behavior") {
         let text = renamed(&behavior, capitalized).to_string();
@@ -50,8 +54,7 @@ fn to_v1(value: &mut Value) {
 }
 
 fn to_v2(value: &mut Value) {
-    let mut metrics: Vec<Value> =
-        taken(value, METRICS).iter().map(|m| new_metric(m, "target", "target")).collect();
+    let mut metrics: Vec<Value> = taken(value, METRICS).iter().map(|m| new_metric(m, "target", "target")).collect();
     if let Some(percent) = value.remove_at("/spec/targetCPUUtilizationPercentage") {
         metrics.push(json!({"type": "Resource",
             "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": percent}}}));

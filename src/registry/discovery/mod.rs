@@ -115,7 +115,8 @@ fn endpoint(e: &Field<'_>, kind: &str) {
         e.at("hostname").reasons(names::dns1123_label(e.text("hostname")));
     }
     let hints = e.at("hints");
-    for (list, rule) in [("forZones", names::label_value as fn(&str) -> Vec<String>), ("forNodes", names::dns1123_subdomain)]
+    for (list, rule) in
+        [("forZones", names::label_value as fn(&str) -> Vec<String>), ("forNodes", names::dns1123_subdomain)]
     {
         if hints.count(list) > HINTS_MAX {
             hints.errs.at(list).too_many(hints.count(list), HINTS_MAX);

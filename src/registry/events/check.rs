@@ -1,4 +1,4 @@
-//! What events may hold: strictly in their own group, loosely in the core group.
+//! What events of their own group may hold.
 //!
 //! Rules: upstream `pkg/apis/core/validation/events.go`. Errors name the fields of the core form.
 
@@ -14,17 +14,6 @@ const WORD_MAX: usize = 128;
 /// Longest note, bytes.
 const NOTE_MAX: usize = 1024;
 
-/// Create and update of a core event: as upstream's older clients write them.
-pub fn core(o: &Field<'_>, _old: Option<&Value>, _cx: &HookCx<'_>) {
-    let mut value = o.value.clone();
-    super::convert(&mut value, false);
-    let o = Field { value: &value, errs: o.errs.clone() };
-    belongs(&o);
-    if o.has("eventTime") {
-        words(&o, "reportingComponent");
-    }
-}
-
 /// Create and update of an event of this group.
 pub fn strict(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
     let is_new = o.has("eventTime") || old.is_none();
@@ -35,7 +24,7 @@ pub fn strict(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
     if !o.has("eventTime") {
         o.errs.at("eventTime").required("");
     }
-    words(o, "reportingController");
+    words(o);
     if !matches!(o.text("type"), "Normal" | "Warning") {
         o.errs.at("type").invalid(o.text("type"), "has invalid value: ");
     }
@@ -76,9 +65,9 @@ fn belongs(o: &Field<'_>) {
     }
 }
 
-fn words(o: &Field<'_>, controller: &str) {
+fn words(o: &Field<'_>) {
     let name = o.text("reportingController");
-    let errs = o.errs.at(controller);
+    let errs = o.errs.at("reportingController");
     if name.is_empty() {
         errs.required("");
     }

@@ -3,14 +3,13 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::api::meta::names;
 use crate::api::scheme::{Column, KindInfo, age, object_age};
 use crate::api::value::ValueExt;
 use crate::registry::Resource;
 use crate::registry::strategy::Common;
 
 mod check;
-
-pub use check::core as check_core;
 
 /// Columns of either form.
 pub const COLUMNS: &[Column] = &[
@@ -27,8 +26,8 @@ pub const COLUMNS: &[Column] = &[
     Column::new("Source", |o, _| source(o).into()).wide(),
     Column::new("Message", |o, _| first(o, &["/message", "/note"]).trim().into()),
     Column::new("First Seen", |o, now| seen(o, now, false).into()).wide(),
-    Column::int_fn("Count", |o, _| count(o).into()).wide(),
-    Column::name_fn("Name", |o, _| first(o, &["/metadata/name"]).into()).wide(),
+    Column::new("Count", |o, _| count(o).into()).wide(),
+    Column::NAME.wide(),
 ];
 
 /// The rows of this group.
@@ -38,7 +37,7 @@ pub fn kinds() -> Vec<Resource> {
             .short(&["ev"])
             .columns(COLUMNS)
             .stored_as("", "events", "v1"),
-        Box::new(Common::NONE.create_on_update().check(check::strict).convert(convert)),
+        Box::new(Common::NONE.create_on_update().names(names::path_segment).check(check::strict).convert(convert)),
     )]
 }
 

@@ -75,8 +75,10 @@ fn everything(subjects: &[Value]) -> Value {
 }
 
 fn schemas() -> Vec<Value> {
-    let leases = |verbs: &[&str]| json!({"verbs": verbs, "apiGroups": ["coordination.k8s.io"],
-        "resources": ["leases"], "namespaces": ["*"]});
+    let leases = |verbs: &[&str]| {
+        json!({"verbs": verbs, "apiGroups": ["coordination.k8s.io"],
+        "resources": ["leases"], "namespaces": ["*"]})
+    };
     let everyone = [group("system:authenticated"), group("system:unauthenticated")];
     let election = ["get", "create", "update"];
     let probes = json!({"verbs": ["get"], "nonResourceURLs": ["/healthz", "/readyz", "/livez"]});
@@ -88,31 +90,75 @@ fn schemas() -> Vec<Value> {
         schema("exempt", "exempt", 1, None, json!([everything(&[group("system:masters")])])),
         schema("catch-all", "catch-all", 10_000, Some("ByUser"), json!([everything(&everyone)])),
         schema("probes", "exempt", 2, None, json!([{"subjects": everyone, "nonResourceRules": [probes]}])),
-        schema("system-leader-election", "leader-election", 100, Some("ByUser"), json!([{
-            "subjects": [user("system:kube-controller-manager"), user("system:kube-scheduler"), account("*", "kube-system")],
-            "resourceRules": [leases(&election)],
-        }])),
-        schema("endpoint-controller", "workload-high", 150, Some("ByUser"), json!([{
-            "subjects": [account("endpoint-controller", "kube-system"), account("endpointslice-controller", "kube-system"),
-                account("endpointslicemirroring-controller", "kube-system"), user("system:kube-controller-manager")],
-            "resourceRules": [{"verbs": ["get", "create", "update"], "apiGroups": [""], "resources": ["endpoints"], "namespaces": ["*"]},
-                {"verbs": ["get", "create", "update"], "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "namespaces": ["*"]}],
-        }])),
-        schema("workload-leader-election", "leader-election", 200, Some("ByUser"), json!([{
-            "subjects": [account("*", "kube-system")],
-            "resourceRules": [leases(&election)],
-        }])),
-        schema("system-node-high", "node-high", 400, Some("ByUser"), json!([{
-            "subjects": [group("system:nodes")], "resourceRules": nodes}])),
+        schema(
+            "system-leader-election",
+            "leader-election",
+            100,
+            Some("ByUser"),
+            json!([{
+                "subjects": [user("system:kube-controller-manager"), user("system:kube-scheduler"), account("*", "kube-system")],
+                "resourceRules": [leases(&election)],
+            }]),
+        ),
+        schema(
+            "endpoint-controller",
+            "workload-high",
+            150,
+            Some("ByUser"),
+            json!([{
+                "subjects": [account("endpoint-controller", "kube-system"), account("endpointslice-controller", "kube-system"),
+                    account("endpointslicemirroring-controller", "kube-system"), user("system:kube-controller-manager")],
+                "resourceRules": [{"verbs": ["get", "create", "update"], "apiGroups": [""], "resources": ["endpoints"], "namespaces": ["*"]},
+                    {"verbs": ["get", "create", "update"], "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "namespaces": ["*"]}],
+            }]),
+        ),
+        schema(
+            "workload-leader-election",
+            "leader-election",
+            200,
+            Some("ByUser"),
+            json!([{
+                "subjects": [account("*", "kube-system")],
+                "resourceRules": [leases(&election)],
+            }]),
+        ),
+        schema(
+            "system-node-high",
+            "node-high",
+            400,
+            Some("ByUser"),
+            json!([{
+            "subjects": [group("system:nodes")], "resourceRules": nodes}]),
+        ),
         schema("system-nodes", "system", 500, Some("ByUser"), json!([everything(&[group("system:nodes")])])),
-        schema("kube-controller-manager", "workload-high", 800, Some("ByNamespace"),
-            json!([everything(&[user("system:kube-controller-manager")])])),
-        schema("kube-scheduler", "workload-high", 800, Some("ByNamespace"),
-            json!([everything(&[user("system:kube-scheduler")])])),
-        schema("kube-system-service-accounts", "workload-high", 900, Some("ByNamespace"),
-            json!([everything(&[account("*", "kube-system")])])),
-        schema("service-accounts", "workload-low", 9000, Some("ByUser"),
-            json!([everything(&[group("system:serviceaccounts")])])),
+        schema(
+            "kube-controller-manager",
+            "workload-high",
+            800,
+            Some("ByNamespace"),
+            json!([everything(&[user("system:kube-controller-manager")])]),
+        ),
+        schema(
+            "kube-scheduler",
+            "workload-high",
+            800,
+            Some("ByNamespace"),
+            json!([everything(&[user("system:kube-scheduler")])]),
+        ),
+        schema(
+            "kube-system-service-accounts",
+            "workload-high",
+            900,
+            Some("ByNamespace"),
+            json!([everything(&[account("*", "kube-system")])]),
+        ),
+        schema(
+            "service-accounts",
+            "workload-low",
+            9000,
+            Some("ByUser"),
+            json!([everything(&[group("system:serviceaccounts")])]),
+        ),
         schema("global-default", "global-default", 9900, Some("ByUser"), json!([everything(&everyone)])),
     ]
 }

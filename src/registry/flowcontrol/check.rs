@@ -10,8 +10,7 @@ use crate::registry::strategy::HookCx;
 use crate::registry::validate::Field;
 
 /// Verbs of resource requests.
-const VERBS: &[&str] =
-    &["create", "delete", "deletecollection", "get", "list", "patch", "proxy", "update", "watch"];
+const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "proxy", "update", "watch"];
 /// Verbs of other requests.
 const URL_VERBS: &[&str] = &["connect", "delete", "get", "head", "options", "patch", "post", "put", "trace"];
 /// Lowest precedence.

@@ -171,7 +171,10 @@ pub fn check_class(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
     if controller.len() > CONTROLLER_MAX {
         spec.errs.at("controller").too_long(CONTROLLER_MAX);
     }
-    domain_prefixed_path(&Field { value: spec.value.get("controller").unwrap_or(&Value::Null), errs: spec.errs.at("controller") });
+    domain_prefixed_path(&Field {
+        value: spec.value.get("controller").unwrap_or(&Value::Null),
+        errs: spec.errs.at("controller"),
+    });
     let parameters = spec.at("parameters");
     if parameters.value.is_null() {
         return;

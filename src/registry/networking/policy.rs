@@ -62,8 +62,7 @@ fn port(p: &Field<'_>) {
 }
 
 fn peer(p: &Field<'_>) {
-    let given: Vec<&str> =
-        ["podSelector", "namespaceSelector", "ipBlock"].into_iter().filter(|k| p.has(k)).collect();
+    let given: Vec<&str> = ["podSelector", "namespaceSelector", "ipBlock"].into_iter().filter(|k| p.has(k)).collect();
     for key in &given {
         match *key {
             "ipBlock" => ip_block(&p.at(key)),

@@ -26,11 +26,7 @@ pub fn kinds() -> Vec<Resource> {
             .columns(COLUMNS)
             .subresources(STATUS_ONLY),
         Box::new(
-            Common::NONE
-                .generation(Generation::Spec)
-                .conditional_update()
-                .check(check)
-                .check_subresource(check_status),
+            Common::NONE.generation(Generation::Spec).conditional_update().check(check).check_subresource(check_status),
         ),
     )]
 }

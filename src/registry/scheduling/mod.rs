@@ -18,8 +18,16 @@ const USER_VALUE_MAX: i64 = 1_000_000_000;
 const SYSTEM_PREFIX: &str = "system-";
 /// The system's classes: name, value, description.
 const SYSTEM: [(&str, i64, &str); 2] = [
-    ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
-    ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+    ),
+    (
+        "system-node-critical",
+        2_000_001_000,
+        "Used for system critical pods that must not be moved from their current node.",
+    ),
 ];
 
 const COLUMNS: &[Column] = &[

@@ -76,7 +76,8 @@ pub fn check_driver(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
     }
     if let Some(old) = old {
         // Upstream spells the first one so.
-        for (field, told) in [("attachRequired", "attachedRequired"), ("volumeLifecycleModes", "volumeLifecycleModes")] {
+        for (field, told) in [("attachRequired", "attachedRequired"), ("volumeLifecycleModes", "volumeLifecycleModes")]
+        {
             if spec.value.get(field) != old["spec"].get(field) {
                 spec.errs.at(told).invalid(spec.at(field).value.clone(), "field is immutable");
             }
@@ -132,7 +133,9 @@ pub fn check_node(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
 /// Create and update of a CSIStorageCapacity.
 pub fn check_capacity(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
     selector(&o.at("nodeTopology"), Values::Checked);
-    o.errs.at("storageClassName").all_invalid(o.text("storageClassName"), names::dns1123_subdomain(o.text("storageClassName")));
+    o.errs
+        .at("storageClassName")
+        .all_invalid(o.text("storageClassName"), names::dns1123_subdomain(o.text("storageClassName")));
     for amount in ["capacity", "maximumVolumeSize"] {
         if Quantity::parse(o.text(amount)).is_ok_and(|q| q.is_negative()) {
             o.at(amount).invalid("must be greater than or equal to 0");

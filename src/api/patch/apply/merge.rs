@@ -13,7 +13,7 @@ use crate::api::schema::{ListType, View};
 /// The object with what the configuration says; lists with identities are merged, everything else it names is replaced.
 pub fn merge(view: View<'_>, live: &Value, config: &Value) -> Result<Value, TypeError> {
     match (live, config) {
-        (Value::Object(l), Value::Object(c)) if !atomic_map(view) && !(l.is_empty() && c.is_empty()) => {
+        (Value::Object(l), Value::Object(c)) if !atomic_map(view) && (!l.is_empty() || !c.is_empty()) => {
             let mut out = Map::with_capacity(l.len().max(c.len()));
             for (name, old) in l {
                 let value = match c.get(name) {
