@@ -56,6 +56,18 @@ use crate::store::{Key, Revision};
 
 pub use strategy::{Op, Strategy, View};
 
+/// Objects that every cluster has from the start, beside those of RBAC: each with its plural name, cluster-scoped.
+pub fn first_objects() -> Vec<(&'static str, serde_json::Value)> {
+    let plural = |kind: &str| match kind {
+        "PriorityLevelConfiguration" => "prioritylevelconfigurations",
+        "FlowSchema" => "flowschemas",
+        "PriorityClass" => "priorityclasses",
+        _ => "apiservices",
+    };
+    let all = [scheduling::system_classes(), flowcontrol::objects(), apiregistration::objects()];
+    all.into_iter().flatten().map(|o| (plural(o["kind"].as_str().unwrap_or_default()), o)).collect()
+}
+
 /// A kind as the server serves it.
 pub struct Resource {
     /// Its row.

@@ -12,6 +12,10 @@ use crate::registry::strategy::{Common, HookCx};
 use crate::registry::validate::{Field, port_number};
 use crate::util::clock::rfc3339;
 
+mod local;
+
+pub use local::objects;
+
 /// Highest priority of a group, and of a version within one.
 const PRIORITY_MAX: [(&str, i64); 2] = [("groupPriorityMinimum", 20_000), ("versionPriority", 1_000)];
 
