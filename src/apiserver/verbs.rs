@@ -93,8 +93,7 @@ impl Api {
     /// 404 for a path that is not served: a Status below a group that is, a line of text elsewhere.
     pub(super) fn unknown_path(&self, group: &str) -> ApiResult<Answer> {
         if self.registry.resources().all().iter().any(|r| r.info.gvk.group == group) {
-            return Err(Status::new(Reason::NotFound, "the server could not find the requested resource")
-                .with_details(json!({})));
+            return Err(no_such_resource());
         }
         Ok(respond::text(404, "404 page not found\n"))
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::api::object::ObjectKey;
 use crate::api::status::Reason;
 use crate::api::value::ValueExt;
-use crate::client::{DeleteOptions, ListOptions, Patch, Propagation, Res, res};
+use crate::client::{DeleteOptions, ListOptions, Propagation, Res, res};
 use crate::controllers::common::conditions::{self, Condition};
 use crate::controllers::common::discovery::{self, Found};
 use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
@@ -248,6 +248,7 @@ impl Reconciler for Given {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Patch;
     use crate::runtime::fake::Cluster;
 
     fn namespace() -> Value {
