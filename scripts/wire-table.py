@@ -68,8 +68,9 @@ class Generator:
             return self.type(name.rsplit(".", 1)[0], declared)
         return name
 
-    def spread(self, package, struct, path=()):
-        """Fields with inlined structs spread: (wire field, numbers of the embedded messages, package)."""
+    def spread(self, package, struct, path=(), names=()):
+        """Fields with inlined structs spread: (wire field, numbers of the embedded messages, package).
+        The JSON name of a spread field has the names of the Go structs in front."""
         for field in self.wire[struct]:
             if field.get("inline"):
                 name = self.named(package, field["type"])
@@ -77,9 +78,10 @@ class Generator:
                     # Protobuf carries these in the envelope.
                     yield from (({k: v for k, v in f.items() if k != "pb"}, (), "meta.v1") for f in self.wire[name])
                 else:
-                    yield from self.spread(name.rsplit(".", 1)[0], name, path + (field["pb"],))
+                    inner = names + (name.rsplit(".", 1)[1],)
+                    yield from self.spread(name.rsplit(".", 1)[0], name, path + (field["pb"],), inner)
             elif "json" in field:
-                yield field, path, package
+                yield dict(field, spelt=".".join(names + (field["json"],))), path, package
 
     def line(self, struct, field, path, package):
         go = field["type"]
@@ -90,7 +92,7 @@ class Generator:
         number = ".".join(map(str, path + (field["pb"],))) if "pb" in field else "-"
         facts = self.fields.get(struct, {})
         said = facts.get("fields", {}).get(field["json"], {})
-        out = [field["json"], number, "*" * pointer + ty]
+        out = [field.get("spelt", field["json"]), number, "*" * pointer + ty]
         out += {"empty": ["?"], "zero": ["??"]}.get(field.get("omit"), [])
         out += ["!"] if field["json"] in facts.get("required", []) else []
         if "listType" in said:

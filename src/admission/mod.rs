@@ -1,1 +1,167 @@
-//! Work in progress: see ARCHITECTURE.md.
+//! The ordered chain of admission plugins: all of them may change the new object, then all of them may refuse it.
+//!
+//! **Invariant:** plugins read other objects from the watch cache only; none waits for the network.
+//! **Invariant:** the order is upstream's, whoever brings a plugin.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use crate::api::status::{ApiResult, Reason, Status};
+use crate::api::value::ValueExt;
+use crate::registry::{Admission, Admit, Registry, View};
+
+mod ingress_class;
+mod limit_ranger;
+mod limits;
+mod namespace;
+mod priority;
+mod quota;
+mod runtime_class;
+mod service_account;
+mod storage;
+mod taints;
+mod tolerations;
+mod usage;
+
+/// One plugin. Most override one method.
+pub trait Plugin: Send + Sync {
+    /// Upstream's name.
+    fn name(&self) -> &'static str;
+    /// Changes the new object, or refuses it.
+    fn mutate(&self, _a: &Admission<'_>, _new: &mut Value, _old: Option<&Value>, _view: &dyn View) -> ApiResult<()> {
+        Ok(())
+    }
+    /// Refuses, or not. `new` is none for deletions.
+    fn validate(
+        &self,
+        _a: &Admission<'_>,
+        _new: Option<&Value>,
+        _old: Option<&Value>,
+        _view: &dyn View,
+    ) -> ApiResult<()> {
+        Ok(())
+    }
+}
+
+/// PLUGINS that need nothing but other objects. Add one here, and its name to [`ORDER`].
+fn plugins() -> Vec<Box<dyn Plugin>> {
+    vec![
+        Box::new(namespace::NamespaceLifecycle),
+        Box::new(limit_ranger::LimitRanger),
+        Box::new(service_account::ServiceAccount),
+        Box::new(taints::TaintNodesByCondition),
+        Box::new(priority::Priority),
+        Box::new(tolerations::DefaultTolerationSeconds),
+        Box::new(storage::DefaultStorageClass),
+        Box::new(storage::StorageObjectInUseProtection),
+        Box::new(storage::PersistentVolumeClaimResize),
+        Box::new(runtime_class::RuntimeClass),
+        Box::new(ingress_class::DefaultIngressClass),
+    ]
+}
+
+/// Upstream's order of all plugins; ResourceQuota is the last of all and asked by the chain itself.
+const ORDER: &[&str] = &[
+    "NamespaceLifecycle",
+    "LimitRanger",
+    "ServiceAccount",
+    "NodeRestriction",
+    "TaintNodesByCondition",
+    "PodSecurity",
+    "Priority",
+    "DefaultTolerationSeconds",
+    "DefaultStorageClass",
+    "StorageObjectInUseProtection",
+    "PersistentVolumeClaimResize",
+    "RuntimeClass",
+    "CertificateApproval",
+    "CertificateSigning",
+    "CertificateSubjectRestriction",
+    "DefaultIngressClass",
+    "RoleEscalation",
+];
+
+/// The chain: this module's plugins and those that the server brings.
+pub fn chain(view: Arc<dyn View>, extra: Vec<Box<dyn Plugin>>) -> Arc<Chain> {
+    let mut all = plugins();
+    all.extend(extra);
+    all.sort_by_key(|p| ORDER.iter().position(|name| *name == p.name()).unwrap_or(ORDER.len()));
+    Arc::new(Chain { view, plugins: all, registry: OnceLock::new() })
+}
+
+/// All plugins in order.
+pub struct Chain {
+    view: Arc<dyn View>,
+    plugins: Vec<Box<dyn Plugin>>,
+    registry: OnceLock<Weak<Registry>>,
+}
+
+impl Chain {
+    /// The registry through which usage is charged to quotas. Without one, quotas are only looked at.
+    pub fn charge_through(&self, registry: &Arc<Registry>) {
+        // A second call would be for the same registry: the first one stands.
+        let _ = self.registry.set(Arc::downgrade(registry));
+    }
+}
+
+#[async_trait]
+impl Admit for Chain {
+    async fn mutate(&self, a: &Admission<'_>, new: &mut Value, old: Option<&Value>) -> ApiResult<()> {
+        self.plugins.iter().try_for_each(|p| p.mutate(a, new, old, &*self.view))
+    }
+
+    async fn validate(&self, a: &Admission<'_>, new: Option<&Value>, old: Option<&Value>) -> ApiResult<()> {
+        self.plugins.iter().try_for_each(|p| p.validate(a, new, old, &*self.view))?;
+        match new {
+            Some(new) => {
+                let registry = self.registry.get().and_then(Weak::upgrade);
+                quota::charge(a, new, old, &*self.view, registry.as_deref()).await
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// 403 by a plugin, in upstream's words.
+pub(crate) fn refuse(a: &Admission<'_>, name: &str, why: impl std::fmt::Display) -> Box<Status> {
+    let info = &a.resource.info;
+    Status::forbidden(&info.gvk.group, &info.plural, name, &why.to_string())
+}
+
+/// The new object's name, or its prefix.
+pub(crate) fn name_of(new: &Value) -> &str {
+    let name = new.str_at("/metadata/name").unwrap_or_default();
+    if name.is_empty() { new.str_at("/metadata/generateName").unwrap_or_default() } else { name }
+}
+
+/// True for a pod that is being created.
+fn is_new_pod(a: &Admission<'_>) -> bool {
+    a.is("", "pods") && a.operation == "CREATE" && a.subresource.is_empty()
+}
+
+/// The list at a path, made when absent.
+fn list_mut<'a>(object: &'a mut Value, path: &str) -> &'a mut Vec<Value> {
+    if !object.pointer(path).is_some_and(Value::is_array) {
+        object.set_at(path, Vec::<Value>::new());
+    }
+    object.pointer_mut(path).and_then(Value::as_array_mut).expect("made an array above")
+}
+
+/// True for the error that a namespace does not exist.
+pub fn is_namespace_missing(status: &Status) -> bool {
+    status.reason == Reason::NotFound && status.details.str_at("/kind") == Some("namespaces")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_plugin_has_its_place() {
+        for plugin in plugins() {
+            assert!(ORDER.contains(&plugin.name()), "{}", plugin.name());
+        }
+    }
+}

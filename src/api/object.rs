@@ -3,12 +3,17 @@
 //! **Invariant:** `json` is the whole object as a client gets it, `metadata.resourceVersion` included.
 //! **Invariant:** an `Object` never changes; a new revision is a new `Object`.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::meta::Gvk;
+use super::scan;
+use super::scheme::Selectable;
 use super::value::ValueExt;
 
 /// One entry of `metadata.ownerReferences`.
@@ -88,6 +93,34 @@ impl Meta {
         }
     }
 
+    /// From the JSON text of `metadata` alone; what the machinery does not look at (annotations, managed fields) is
+    /// skipped without being decoded.
+    pub fn from_slice(metadata: &[u8]) -> Result<Self, serde_json::Error> {
+        let m: MetaText<'_> = serde_json::from_slice(metadata)?;
+        let text = |t: Option<Cow<'_, str>>| t.unwrap_or_default().into_owned();
+        let owner = |o: OwnerText<'_>| OwnerRef {
+            api_version: text(o.api_version),
+            kind: text(o.kind),
+            name: text(o.name),
+            uid: text(o.uid),
+            controller: o.controller.unwrap_or(false),
+            block_owner_deletion: o.block_owner_deletion.unwrap_or(false),
+        };
+        // Sorted, because the map is.
+        let label = |(k, v): (Cow<'_, str>, Option<Cow<'_, str>>)| (k.into(), v.unwrap_or_default().into());
+        Ok(Self {
+            name: text(m.name),
+            namespace: text(m.namespace),
+            uid: text(m.uid),
+            generation: m.generation.unwrap_or(0),
+            created: text(m.creation_timestamp),
+            deleted: m.deletion_timestamp.map(Cow::into_owned),
+            labels: m.labels.unwrap_or_default().into_iter().map(label).collect(),
+            owners: m.owner_references.unwrap_or_default().into_iter().map(owner).collect(),
+            finalizers: m.finalizers.unwrap_or_default().into_iter().map(Into::into).collect(),
+        })
+    }
+
     /// The value of a label.
     pub fn label(&self, name: &str) -> Option<&str> {
         self.labels.binary_search_by(|(k, _)| (**k).cmp(name)).ok().map(|i| &*self.labels[i].1)
@@ -97,6 +130,34 @@ impl Meta {
     pub fn controller(&self) -> Option<&OwnerRef> {
         self.owners.iter().find(|o| o.controller)
     }
+}
+
+/// `metadata` as it stands in the text, borrowed from it where nothing is escaped.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MetaText<'a> {
+    #[serde(borrow)]
+    name: Option<Cow<'a, str>>,
+    namespace: Option<Cow<'a, str>>,
+    uid: Option<Cow<'a, str>>,
+    generation: Option<i64>,
+    creation_timestamp: Option<Cow<'a, str>>,
+    deletion_timestamp: Option<Cow<'a, str>>,
+    labels: Option<BTreeMap<Cow<'a, str>, Option<Cow<'a, str>>>>,
+    owner_references: Option<Vec<OwnerText<'a>>>,
+    finalizers: Option<Vec<Cow<'a, str>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OwnerText<'a> {
+    #[serde(borrow)]
+    api_version: Option<Cow<'a, str>>,
+    kind: Option<Cow<'a, str>>,
+    name: Option<Cow<'a, str>>,
+    uid: Option<Cow<'a, str>>,
+    controller: Option<bool>,
+    block_owner_deletion: Option<bool>,
 }
 
 /// An immutable object. Cloning the `Arc` around it is the way to share it.
@@ -128,6 +189,20 @@ impl Object {
     /// True when it is being deleted.
     pub fn is_deleting(&self) -> bool {
         self.meta.deleted.is_some()
+    }
+
+    /// From its JSON text (resourceVersion included), decoding nothing but the metadata and the selectable fields. The
+    /// error says what is wrong with the text.
+    pub fn from_json(gvk: Arc<Gvk>, json: Bytes, revision: u64, selectable: &[Selectable]) -> Result<Self, String> {
+        let metadata = scan::member(&json, 0, "metadata").ok_or("an object needs metadata")?;
+        let meta = Meta::from_slice(&json[metadata]).map_err(|e| format!("metadata: {e}"))?;
+        let pointers: Vec<&str> = selectable.iter().map(|s| &*s.pointer).collect();
+        let texts = if pointers.is_empty() { Vec::new() } else { scan::fields(&json, &pointers) };
+        let field = |(text, s): (String, &Selectable)| -> Box<str> {
+            if text.is_empty() { (&*s.absent).into() } else { text.into() }
+        };
+        let fields = texts.into_iter().zip(selectable).map(field).collect();
+        Ok(Self { gvk, meta, fields, json, revision })
     }
 
     /// From a decoded body, as clients (remote informers, tests) make it. `selectable` are the JSON pointers of the
@@ -200,5 +275,25 @@ mod tests {
         assert_eq!(o.meta.controller().unwrap().uid, "u");
         assert_eq!((o.revision, &*o.fields[0], &*o.fields[1]), (7, "x", ""));
         assert_eq!(o.gvk.to_string(), "apps/v1, Kind=ReplicaSet");
+    }
+
+    #[test]
+    fn text_and_value_give_the_same_object() {
+        let value = json!({"kind": "Node", "apiVersion": "v1", "metadata": {"name": "a\"b", "uid": "u", "generation": 3,
+            "creationTimestamp": "2026-01-01T00:00:00Z", "deletionTimestamp": "2026-01-02T00:00:00Z",
+            "labels": {"z": "", "b": "2", "a": "1"}, "annotations": {"x": "y"}, "finalizers": ["f", "g"],
+            "managedFields": [{"fieldsV1": {"f:spec": {}}}], "resourceVersion": "9",
+            "ownerReferences": [{"apiVersion": "v1", "kind": "K", "name": "d", "uid": "w", "blockOwnerDeletion": true}]},
+            "spec": {"unschedulable": true, "providerID": "p"}});
+        let selectable = [
+            Selectable::or("spec.unschedulable", "/spec/unschedulable", "false"),
+            Selectable::or("x", "/spec/x", "no"),
+        ];
+        let json = Bytes::from(serde_json::to_vec(&value).unwrap());
+        let o = Object::from_json(Arc::new(Gvk::new("", "v1", "Node")), json, 9, &selectable).unwrap();
+        assert_eq!(o.meta, Meta::from_value(&value));
+        assert_eq!(*o.fields, ["true".into(), "no".into()]);
+        assert!(Meta::from_slice(b"{\"name\":1}").is_err());
+        assert_eq!(Meta::from_slice(b"{\"labels\":null}").unwrap(), Meta::default());
     }
 }

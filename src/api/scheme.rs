@@ -94,6 +94,8 @@ impl Subresource {
 
 /// `status`, as most kinds have it.
 pub const STATUS: Subresource = Subresource::own("status", Verbs::STATUS);
+/// Nothing but `status`.
+pub const STATUS_ONLY: &[Subresource] = &[STATUS];
 /// `scale` of workloads.
 pub const SCALE: Subresource = Subresource::of("scale", Verbs::STATUS, Gvk::new("autoscaling", "v1", "Scale"));
 
@@ -147,6 +149,11 @@ impl Column {
 
     /// Time since creation. Upstream's built-in tables say `string`.
     pub const AGE: Column = Self::make("Age", "string", "", Cell::Age);
+
+    /// Creation time, the second column of kinds that have no columns of their own.
+    pub const fn created_at() -> Self {
+        Self::make("Created At", "date", "", Cell::At(Cow::Borrowed("/metadata/creationTimestamp")))
+    }
 
     /// A text made by a function.
     pub const fn new(name: &'static str, cell: CellFn) -> Self {
@@ -219,6 +226,8 @@ pub struct KindInfo {
     pub subresources: Cow<'static, [Subresource]>,
     /// Table columns, the name's among them; empty means Name and Age.
     pub columns: Cow<'static, [Column]>,
+    /// `conditions` of a table row, null for none: clients hide rows of completed pods by it.
+    pub row_conditions: Option<fn(&Value) -> Value>,
     /// Fields for field selectors beside `metadata.name` and `metadata.namespace`.
     pub selectable: Cow<'static, [Selectable]>,
     /// Group and resource it is stored under; another version's row may share it.
@@ -246,6 +255,7 @@ impl KindInfo {
             verbs: Verbs::ALL,
             subresources: Cow::Borrowed(&[]),
             columns: Cow::Borrowed(&[]),
+            row_conditions: None,
             selectable: Cow::Borrowed(&[]),
             stored: GroupResource::new(group, plural),
             stored_version: Cow::Borrowed(version),

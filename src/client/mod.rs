@@ -6,6 +6,8 @@
 //! **Invariant:** nothing is retried here; who calls knows whether a repetition is safe.
 //! **Invariant:** an answer is read to its end or its connection is dropped; its size is bounded by [`MAX_ANSWER_BYTES`].
 
+#[cfg(test)]
+pub mod fake;
 mod options;
 pub mod res;
 mod tls;

@@ -83,7 +83,10 @@ pub(crate) fn encode(out: &mut String, text: &str) {
 
 macro_rules! rows {
     ($($name:ident = $group:literal $version:literal $plural:literal $kind:literal $namespaced:literal;)*) => {
-        $(#[doc = concat!("`", $plural, "`")] pub const $name: Res = Res::new($group, $version, $plural, $kind, $namespaced);)*
+        $(#[doc = concat!("`", $plural, "`")] pub static $name: Res = Res::new($group, $version, $plural, $kind, $namespaced);)*
+
+        /// All of the above.
+        pub static ALL: &[&Res] = &[$(&$name),*];
     };
 }
 
@@ -107,6 +110,15 @@ rows! {
     CONTROLLER_REVISIONS = "apps" "v1" "controllerrevisions" "ControllerRevision" true;
     JOBS = "batch" "v1" "jobs" "Job" true;
     CRON_JOBS = "batch" "v1" "cronjobs" "CronJob" true;
+    HORIZONTAL_POD_AUTOSCALERS = "autoscaling" "v2" "horizontalpodautoscalers" "HorizontalPodAutoscaler" true;
+    POD_DISRUPTION_BUDGETS = "policy" "v1" "poddisruptionbudgets" "PodDisruptionBudget" true;
+    INGRESSES = "networking.k8s.io" "v1" "ingresses" "Ingress" true;
+    INGRESS_CLASSES = "networking.k8s.io" "v1" "ingressclasses" "IngressClass" false;
+    NETWORK_POLICIES = "networking.k8s.io" "v1" "networkpolicies" "NetworkPolicy" true;
+    STORAGE_CLASSES = "storage.k8s.io" "v1" "storageclasses" "StorageClass" false;
+    PRIORITY_CLASSES = "scheduling.k8s.io" "v1" "priorityclasses" "PriorityClass" false;
+    RUNTIME_CLASSES = "node.k8s.io" "v1" "runtimeclasses" "RuntimeClass" false;
+    CUSTOM_RESOURCE_DEFINITIONS = "apiextensions.k8s.io" "v1" "customresourcedefinitions" "CustomResourceDefinition" false;
     LEASES = "coordination.k8s.io" "v1" "leases" "Lease" true;
     ENDPOINT_SLICES = "discovery.k8s.io" "v1" "endpointslices" "EndpointSlice" true;
     CLUSTER_ROLES = "rbac.authorization.k8s.io" "v1" "clusterroles" "ClusterRole" false;

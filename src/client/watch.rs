@@ -52,7 +52,7 @@ pub(super) fn events(bytes: BoxStream<'static, ApiResult<Bytes>>) -> BoxStream<'
         .map(|line| match line {
             Ok(text) => decode(&text),
             Err(LinesCodecError::Io(e)) => {
-                Err(e.downcast::<Box<Status>>().map_or_else(|e| super::unreachable_server(&e), |s| s))
+                Err(e.downcast::<Box<Status>>().unwrap_or_else(|e| super::unreachable_server(&e)))
             }
             Err(LinesCodecError::MaxLineLengthExceeded) => {
                 Err(Status::internal(format!("a watch event is larger than {MAX_EVENT_BYTES} bytes")))

@@ -1,8 +1,72 @@
 //! The command line: the only module that knows every other.
+//!
+//! In: arguments, `/etc/orch/config.yaml`, environment. Out: an exit code; one line on standard error when it is not 0.
+
+mod bootstrap;
+mod config;
+mod listers;
+mod node;
+mod server;
+mod signals;
 
 use std::process::ExitCode;
 
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+/// Kubernetes in one static binary.
+#[derive(Debug, Parser)]
+#[command(name = "orch", version, about, long_about = None, propagate_version = true, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a control plane, and a node unless --disable-agent
+    Server(Box<server::Args>),
+    /// The CNI plugin; containerd calls it
+    #[command(hide = true)]
+    Cni,
+    /// Print a completion script for a shell
+    Completion {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+}
+
 /// Parses, runs, and maps an error to an exit code.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    // The container runtime calls the binary by the plugin's name.
+    if crate::cni::is_plugin_call() {
+        return crate::cni::main();
+    }
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<ExitCode> {
+    let args = config::with_file(Cli::command(), std::env::args_os().collect())?;
+    let matches = Cli::command().args_override_self(true).get_matches_from(args);
+    match Cli::from_arg_matches(&matches)?.command {
+        Command::Server(args) => server::main(*args),
+        Command::Cni => Ok(crate::cni::main()),
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "orch", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_command_line_is_sound() {
+        <super::Cli as clap::CommandFactory>::command().debug_assert();
+    }
 }

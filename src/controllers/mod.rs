@@ -1,1 +1,161 @@
-//! Work in progress: see ARCHITECTURE.md.
+//! The controllers: each brings one kind of object where it should be.
+//!
+//! One folder each: `plan.rs` decides (pure), `mod.rs` reads through listers and acts through the client. [`CONTROLLERS`] is
+//! the one list; [`start`] runs it. What a cluster has from the start is in [`bootstrap`].
+
+pub mod bootstrap;
+pub mod common;
+pub mod deployment;
+pub mod endpoints;
+pub mod garbage;
+pub mod namespace;
+pub mod node;
+pub mod replicaset;
+
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use ipnet::IpNet;
+
+use crate::client::Client;
+use crate::runtime::metrics::Registry;
+use crate::runtime::{Cx, Error, Listers, Reconciler, events, reconciler};
+use crate::util::backoff::Backoff;
+use crate::util::clock::SharedClock;
+use crate::util::tasks::{OnEnd, Shutdown, Tasks};
+
+/// What controllers have to be told.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// Pod addresses of the cluster: one range, or one of each family.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// The CA that signed the API server's certificate, PEM.
+    pub root_ca_pem: String,
+}
+
+/// A row of the list.
+pub enum Controller {
+    /// A reconciler, run by the common loop.
+    Reconciler(fn(&Config) -> Box<dyn Reconciler>),
+    /// Something with a loop of its own: its name and the loop.
+    Loop(&'static str, fn(Cx, Shutdown) -> BoxFuture<'static, Result<(), Error>>),
+}
+
+use Controller::{Loop, Reconciler as R};
+
+/// All controllers. Add yours here.
+pub const CONTROLLERS: &[Controller] = &[
+    R(|_| namespace::deletion()),
+    R(|_| namespace::default_service_account()),
+    R(|c| namespace::root_ca(&c.root_ca_pem)),
+    R(|_| deployment::controller()),
+    R(|_| replicaset::Replicas::of_sets()),
+    R(|_| replicaset::Replicas::of_controllers()),
+    R(|_| endpoints::slices()),
+    R(|_| endpoints::endpoints()),
+    R(|_| node::lifecycle()),
+    R(|c| node::ipam::Ipam::over(c.cluster_cidrs.clone())),
+    Loop("generic-garbage-collector", |cx, stop| garbage::run(cx, stop).boxed()),
+    R(|_| garbage::pods::controller()),
+];
+
+/// Gives the client of a controller, by its name; so each can be who it is upstream,
+/// `system:serviceaccount:kube-system:<name>`.
+pub type ClientFor = Arc<dyn Fn(&'static str) -> Client + Send + Sync>;
+
+/// Starts all controllers, each as a task that is started again when it fails.
+pub fn start(
+    tasks: &mut Tasks,
+    config: &Config,
+    client_for: &ClientFor,
+    listers: &Arc<dyn Listers>,
+    clock: &SharedClock,
+    metrics: &Registry,
+) {
+    let manager = "kube-controller-manager";
+    let (recorder, writer) = events::recorder(client_for(manager).named(manager), manager, "", clock.clone());
+    tasks.own("controller-events", OnEnd::Fine, move |stop| async move {
+        writer.run(stop).await;
+        Ok(())
+    });
+    let cx_for = |name: &'static str| Cx {
+        client: client_for(name).named(manager),
+        listers: listers.clone(),
+        clock: clock.clone(),
+        events: recorder.named(name),
+        metrics: metrics.clone(),
+    };
+    for row in CONTROLLERS {
+        match row {
+            Controller::Reconciler(make) => {
+                let controller: Arc<dyn Reconciler> = make(config).into();
+                let cx = cx_for(controller.name());
+                tasks.own_restarting(controller.name(), Backoff::RESTART, move |stop| {
+                    let (controller, cx) = (controller.clone(), cx.clone());
+                    async move { Ok(reconciler::run(&*controller, cx, stop).await?) }.boxed()
+                });
+            }
+            Loop(name, run) => {
+                let cx = cx_for(name);
+                tasks.own_restarting(name, Backoff::RESTART, move |stop| {
+                    let work = run(cx.clone(), stop);
+                    async move { Ok(work.await?) }.boxed()
+                });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::value::ValueExt;
+    use crate::client::res;
+    use crate::runtime::fake::Cluster;
+    use serde_json::json;
+    use std::time::Duration;
+
+    #[test]
+    fn names_are_unique() {
+        let config = Config::default();
+        let mut names: Vec<&str> = CONTROLLERS
+            .iter()
+            .map(|c| match c {
+                Controller::Reconciler(make) => make(&config).name(),
+                Loop(name, _) => name,
+            })
+            .collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    /// All controllers together: a Deployment becomes pods, with events; its deletion takes them away.
+    #[tokio::test]
+    async fn a_deployment_becomes_pods_and_goes_with_them() {
+        let cluster = Cluster::new();
+        let template = json!({"metadata": {"labels": {"app": "web"}}, "spec": {}});
+        cluster
+            .put(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "n"},
+            "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "web"}}, "template": template}}));
+        let shutdown = Shutdown::new();
+        let mut tasks = Tasks::new(shutdown.clone());
+        let client = cluster.client();
+        let client_for: ClientFor = Arc::new(move |_| client.clone());
+        let listers: Arc<dyn Listers> = cluster.listers.clone();
+        let clock: SharedClock = cluster.clock.clone();
+        start(&mut tasks, &Config::default(), &client_for, &listers, &clock, &Registry::default());
+        let all_there = |c: &Cluster| {
+            let scaled = c.api.all(&res::EVENTS).iter().any(|e| e.str_at("/reason") == Some("ScalingReplicaSet"));
+            c.api.all(&res::PODS).len() == 3 && scaled
+        };
+        cluster.until(|_, stop| async move { stop.wait().await }, all_there).await;
+        cluster.client().delete(&res::DEPLOYMENTS, "n", "web", &Default::default()).await.unwrap();
+        let gone = |c: &Cluster| c.api.all(&res::PODS).is_empty() && c.api.all(&res::REPLICA_SETS).is_empty();
+        cluster.until(|_, stop| async move { stop.wait().await }, gone).await;
+        shutdown.trigger();
+        tasks.join_in_reverse(Duration::from_secs(5)).await;
+    }
+}

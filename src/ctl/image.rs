@@ -102,11 +102,11 @@ async fn import(images: &dyn Images, file: &Path) -> Done {
         .map_err(|e| Failure::Plain(e.to_string()))?;
     bar.set_style(style.progress_chars("=> "));
     bar.set_message(file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default());
-    let imported = images.import(file, &|done, all| {
+    let progress = |done, all| {
         bar.set_length(all);
         bar.set_position(done);
-    });
-    let imported = imported.await;
+    };
+    let imported = images.import(file, &progress).await;
     bar.finish_and_clear();
     let names = imported.map_err(|e| Failure::Plain(format!("cannot import {}: {e:#}", file.display())))?;
     if names.is_empty() {

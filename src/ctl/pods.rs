@@ -111,12 +111,10 @@ pub fn container(pod: &Value, named: Option<&str>, quiet: bool) -> Done<String> 
     }
     let Some(first) = main.first() else { fail!("pod {pod_name} has no containers") };
     if all.len() > 1 && !quiet {
-        let list = main
-            .iter()
-            .map(|n| (*n).to_owned())
-            .chain(names(pod, "initContainers").iter().map(|n| format!("{n} (init)")))
-            .chain(names(pod, "ephemeralContainers").iter().map(|n| format!("{n} (ephem)")));
-        eprintln!("Defaulted container {first:?} out of: {}", list.collect::<Vec<_>>().join(", "));
+        let mut list: Vec<String> = main.iter().map(|n| (*n).to_owned()).collect();
+        list.extend(names(pod, "initContainers").into_iter().map(|n| format!("{n} (init)")));
+        list.extend(names(pod, "ephemeralContainers").into_iter().map(|n| format!("{n} (ephem)")));
+        eprintln!("Defaulted container {first:?} out of: {}", list.join(", "));
     }
     Ok((*first).to_owned())
 }

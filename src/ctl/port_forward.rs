@@ -3,7 +3,7 @@
 //! Each local connection has a web socket of its own: channel 0 carries the data, channel 1 an error. The first message of
 //! each channel is the port, two bytes.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use futures::stream::{FuturesUnordered, SelectAll};
 use futures::{SinkExt, StreamExt};
@@ -132,11 +132,13 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     serve(cx, &pod, accepting).await
 }
 
-fn addresses(list: &[String]) -> Done<Vec<std::net::IpAddr>> {
+fn addresses(list: &[String]) -> Done<Vec<IpAddr>> {
     let mut all = Vec::new();
     for text in list {
         match text.as_str() {
-            "localhost" => all.extend([std::net::Ipv4Addr::LOCALHOST.into(), std::net::Ipv6Addr::LOCALHOST.into()]),
+            "localhost" => {
+                all.extend([IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)]);
+            },
             text => all.push(text.parse().map_err(|_| Failure::Plain(format!("{text:?} is no address")))?),
         }
     }
@@ -182,7 +184,7 @@ async fn connection(cx: &Cx, pod: &Info, mut local: TcpStream, port: u16) -> Don
                 Some(Err(e)) => return Err(lost(e)),
                 Some(Ok(message)) => match message.into_data().split_first() {
                     // The first message of a channel repeats the port.
-                    Some((&(channel @ (DATA | ERROR)), _)) if !begun[channel as usize] => begun[channel as usize] = true,
+                    Some((&channel, _)) if (channel == DATA || channel == ERROR) && !begun[channel as usize] => begun[channel as usize] = true,
                     Some((&DATA, data)) => to.write_all(data).await?,
                     Some((&ERROR, data)) if !data.is_empty() => fail!("{}", String::from_utf8_lossy(data).trim()),
                     Some((&CLOSE, [DATA, ..])) => to.shutdown().await?,

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 
 /// Why the runtime refused. `NotFound` is told apart because most callers treat it as done.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -354,6 +355,9 @@ pub struct RuntimeEvent {
     pub pod_uid: String,
 }
 
+/// Events as they come; its end means: relist, and ask for events again.
+pub type EventStream = BoxStream<'static, RuntimeEvent>;
+
 /// A container runtime. Calls are idempotent where CRI's are: stopping what is stopped, removing what is gone.
 #[async_trait]
 pub trait Runtime: Send + Sync {
@@ -399,4 +403,8 @@ pub trait Runtime: Send + Sync {
     async fn attach_url(&self, id: &str, options: StreamOptions) -> Result<String>;
     /// The same for ports of a sandbox.
     async fn port_forward_url(&self, sandbox: &str, ports: &[u16]) -> Result<String>;
+    /// Events of the runtime; none when it has no events (containerd before 1.7) and the caller has to relist.
+    async fn events(&self) -> Result<Option<EventStream>> {
+        Ok(None)
+    }
 }

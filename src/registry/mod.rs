@@ -1,1 +1,399 @@
-//! Work in progress: see ARCHITECTURE.md.
+//! Every kind's row and hooks, and the one path on which all of them are written.
+//!
+//! In: decoded, canonical bodies with a request's context. Out: stored objects, or a Status. Reads go straight to the
+//! watch cache.
+//!
+//! **Invariant:** no function here knows a kind; what differs stands in its [`Strategy`] or its row.
+
+mod admissionregistration;
+mod apiextensions;
+mod apiregistration;
+mod apps;
+mod authentication;
+mod authorization;
+mod autoscaling;
+mod batch;
+mod certificates;
+mod coordination;
+mod core;
+mod discovery;
+pub mod errors;
+mod events;
+mod flowcontrol;
+pub mod kinds;
+pub mod meta;
+mod networking;
+mod node;
+mod policy;
+mod rbac;
+mod resource;
+mod scheduling;
+mod storage;
+pub mod strategy;
+pub mod write;
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex};
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::api::meta::{GroupResource, Gvk};
+use crate::api::object::{Meta, Object};
+use crate::api::patch::apply::{self, FieldSet};
+use crate::api::schema::{self, StructDef, View as SchemaView};
+use crate::api::scheme::KindInfo;
+use crate::api::status::ApiResult;
+use crate::api::user::UserInfo;
+use crate::store::cache::{Cache, Decode, Generic};
+use crate::store::{Key, Revision};
+
+pub use strategy::{Op, Strategy, View};
+
+/// A kind as the server serves it.
+pub struct Resource {
+    /// Its row.
+    pub info: KindInfo,
+    gvk: Arc<Gvk>,
+    strategy: Box<dyn Strategy>,
+    /// Its shape in the wire table; none for kinds of CustomResourceDefinitions.
+    pub def: Option<&'static StructDef>,
+    /// The kind of its lists.
+    pub list_kind: String,
+}
+
+impl Resource {
+    /// From a row and hooks.
+    pub fn new(info: KindInfo, strategy: Box<dyn Strategy>) -> Self {
+        let def = schema::table().kind(&info.gvk.group, &info.gvk.version, &info.gvk.kind);
+        let list_kind = format!("{}List", info.gvk.kind);
+        Self { gvk: Arc::new(info.gvk.clone()), info, strategy, def, list_kind }
+    }
+
+    /// Its hooks.
+    pub fn strategy(&self) -> &dyn Strategy {
+        &*self.strategy
+    }
+
+    /// Key in the store.
+    pub fn key(&self, namespace: &str, name: &str) -> Key {
+        let group = match &*self.info.stored.group {
+            "" => "core",
+            g => g,
+        };
+        let resource = &self.info.stored.resource;
+        if self.info.is_namespaced() {
+            format!("/registry/{group}/{resource}/{namespace}/{name}").into()
+        } else {
+            format!("/registry/{group}/{resource}/{name}").into()
+        }
+    }
+
+    /// True when objects are stored in another version than this row's.
+    pub fn converts(&self) -> bool {
+        self.info.stored_version != self.info.gvk.version || self.info.stored.group != self.info.gvk.group
+    }
+
+    /// Turns a stored object into this row's version.
+    pub fn from_stored(&self, value: &mut Value) {
+        if self.converts() {
+            self.strategy.convert(value, &self.info, false);
+            value["apiVersion"] = self.info.gvk.api_version().into();
+            value["kind"] = (*self.info.gvk.kind).into();
+        }
+    }
+
+    /// The bytes for the store: the stored version, without a resourceVersion, kind and apiVersion first.
+    pub fn encode_for_store(&self, object: &Value) -> Bytes {
+        let mut value = object.clone();
+        if let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+            meta.shift_remove("resourceVersion");
+        }
+        if self.converts() {
+            self.strategy.convert(&mut value, &self.info, true);
+            value["apiVersion"] =
+                crate::api::meta::gvk::join(&self.info.stored.group, &self.info.stored_version).into();
+        }
+        serde_json::to_vec(&value).expect("a JSON value serializes").into()
+    }
+
+    /// Fills the defaults of the wire table.
+    pub fn apply_defaults(&self, object: &mut Value) {
+        if let Some(def) = self.def {
+            schema::defaults::apply(object, def);
+        }
+    }
+
+    /// Keeps `metadata.managedFields` up to date after a create or an update.
+    pub fn track_fields(&self, old: Option<&Value>, new: Value, cx: &RequestCx, subresource: Option<&str>) -> Value {
+        let mut new = if cx.applied { new } else { apply::on_update(old, new, &self.writer(cx, subresource)) };
+        if let Some(old) = old {
+            apply::managed::settle_times(old, &mut new);
+        }
+        new
+    }
+
+    /// What managed fields need to know of a request for this kind.
+    pub fn writer<'a>(&'a self, cx: &'a RequestCx, subresource: Option<&'a str>) -> apply::Writer<'a> {
+        static NOTHING: LazyLock<FieldSet<'static>> = LazyLock::new(|| FieldSet::of_fields(&[]));
+        static STATUS: LazyLock<FieldSet<'static>> = LazyLock::new(|| FieldSet::of_fields(&[&["status"]]));
+        static SPEC: LazyLock<FieldSet<'static>> = LazyLock::new(|| FieldSet::of_fields(&[&["spec"]]));
+        apply::Writer {
+            manager: &cx.manager,
+            subresource: subresource.unwrap_or_default(),
+            gvk: &self.info.gvk,
+            view: self.view(),
+            reset: match subresource {
+                Some("status") => &SPEC,
+                None if self.strategy.has_status(&self.info) => &STATUS,
+                _ => &NOTHING,
+            },
+            now: cx.now,
+        }
+    }
+
+    /// Its shape, as patches see it.
+    pub fn view(&self) -> SchemaView<'_> {
+        self.def.map_or_else(SchemaView::deduced, SchemaView::of)
+    }
+
+    /// True when an update changed nothing.
+    fn same(&self, old: &Value, new: &Value) -> bool {
+        fn rest(v: &Value) -> usize {
+            v["metadata"].as_object().map_or(0, |m| m.keys().filter(|k| *k != "resourceVersion").count())
+        }
+        let fields = |v: &Value| v.as_object().map_or(0, serde_json::Map::len);
+        let equal_meta = |(k, v): (&String, &Value)| k == "resourceVersion" || new["metadata"].get(k) == Some(v);
+        fields(old) == fields(new)
+            && rest(old) == rest(new)
+            && old.as_object().into_iter().flatten().all(|(k, v)| k == "metadata" || new.get(k) == Some(v))
+            && old["metadata"].as_object().into_iter().flatten().all(equal_meta)
+    }
+}
+
+/// Who asks, how, and when.
+#[derive(Debug)]
+pub struct RequestCx {
+    /// The user, after impersonation.
+    pub user: UserInfo,
+    /// Name for managed fields.
+    pub manager: String,
+    /// `group/version` of the request, for managed fields.
+    pub api_version: String,
+    /// The time of the request.
+    pub now: Timestamp,
+    /// Nothing is stored.
+    pub dry_run: bool,
+    /// The new object comes from a patch of the current one.
+    pub is_patch: bool,
+    /// It comes from server-side apply, which has already written the managed fields.
+    pub applied: bool,
+    warnings: Mutex<Vec<String>>,
+}
+
+impl RequestCx {
+    /// A context for a user.
+    pub fn new(user: UserInfo, manager: impl Into<String>, now: Timestamp) -> Self {
+        Self {
+            user,
+            manager: manager.into(),
+            api_version: String::new(),
+            now,
+            dry_run: false,
+            is_patch: false,
+            applied: false,
+            warnings: Mutex::default(),
+        }
+    }
+
+    /// Tells the client something, once.
+    pub fn warn(&self, text: impl Into<String>) {
+        let text = text.into();
+        let mut all = self.warnings.lock().expect("no panic while held");
+        if !all.contains(&text) {
+            all.push(text);
+        }
+    }
+
+    /// What to tell the client.
+    pub fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut self.warnings.lock().expect("no panic while held"))
+    }
+}
+
+/// Which object a request is for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Target {
+    /// Namespace, or empty.
+    pub namespace: String,
+    /// Name; empty for a create.
+    pub name: String,
+}
+
+/// What admission may look at.
+pub struct Admission<'a> {
+    /// The kind.
+    pub resource: &'a Resource,
+    /// The request.
+    pub cx: &'a RequestCx,
+    /// The object.
+    pub target: &'a Target,
+    /// `CREATE`, `UPDATE`, `DELETE`, `CONNECT`.
+    pub operation: &'static str,
+    /// Subresource, or empty.
+    pub subresource: &'a str,
+}
+
+impl<'a> Admission<'a> {
+    /// For a create or update.
+    pub fn new(resource: &'a Resource, cx: &'a RequestCx, target: &'a Target, op: &'a Op) -> Self {
+        let (operation, subresource) = match op {
+            Op::Create => ("CREATE", ""),
+            Op::Update => ("UPDATE", ""),
+            Op::Subresource(s) => ("UPDATE", &**s),
+        };
+        Self { resource, cx, target, operation, subresource }
+    }
+
+    /// For a deletion.
+    pub fn deletion(resource: &'a Resource, cx: &'a RequestCx, target: &'a Target) -> Self {
+        Self { resource, cx, target, operation: "DELETE", subresource: "" }
+    }
+
+    /// True for this group and plural name.
+    pub fn is(&self, group: &str, plural: &str) -> bool {
+        self.resource.info.gvk.group == group && self.resource.info.plural == plural
+    }
+}
+
+/// The admission chain as the registry sees it.
+#[async_trait]
+pub trait Admit: Send + Sync {
+    /// Changes the new object, or refuses it.
+    async fn mutate(&self, a: &Admission<'_>, new: &mut Value, old: Option<&Value>) -> ApiResult<()>;
+    /// Refuses, or not. `new` is none for deletions.
+    async fn validate(&self, a: &Admission<'_>, new: Option<&Value>, old: Option<&Value>) -> ApiResult<()>;
+}
+
+/// All resources by what clients call them.
+#[derive(Default, Clone)]
+struct Index {
+    all: Vec<Arc<Resource>>,
+    by_path: HashMap<(String, String, String), Arc<Resource>>,
+    stored: HashMap<GroupResource, Arc<Resource>>,
+}
+
+impl Index {
+    fn of(all: Vec<Arc<Resource>>) -> Self {
+        let mut index = Self::default();
+        for r in &all {
+            let gvk = &r.info.gvk;
+            index
+                .by_path
+                .insert((gvk.group.to_string(), gvk.version.to_string(), r.info.plural.to_string()), r.clone());
+            if !r.converts() {
+                index.stored.insert(r.info.stored.clone(), r.clone());
+            }
+        }
+        index.all = all;
+        index
+    }
+}
+
+/// The resources that the server serves; those of CustomResourceDefinitions come and go.
+pub struct Resources(ArcSwap<Index>, Generic);
+
+impl Resources {
+    /// The built-in ones.
+    pub fn builtin() -> Arc<Self> {
+        let all = kinds::all().into_iter().map(Arc::new).collect();
+        Arc::new(Self(ArcSwap::from_pointee(Index::of(all)), Generic::default()))
+    }
+
+    /// By group, version and plural name.
+    pub fn get(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
+        self.0.load().by_path.get(&(group.to_owned(), version.to_owned(), plural.to_owned())).cloned()
+    }
+
+    /// All, in the order of the rows.
+    pub fn all(&self) -> Vec<Arc<Resource>> {
+        self.0.load().all.clone()
+    }
+}
+
+impl Decode for Resources {
+    fn decode(&self, gr: &GroupResource, json: Bytes, revision: Revision) -> Result<Object, String> {
+        let index = self.0.load();
+        match index.stored.get(gr) {
+            Some(r) => {
+                let parsed: Value = serde_json::from_slice(&json).map_err(|e| e.to_string())?;
+                let fields = r.info.extract_fields(&parsed);
+                Ok(Object { gvk: r.gvk.clone(), meta: Meta::from_value(&parsed), fields, json, revision })
+            }
+            None => self.1.decode(gr, json, revision),
+        }
+    }
+
+    fn fields(&self, gr: &GroupResource) -> Vec<String> {
+        let index = self.0.load();
+        index.stored.get(gr).map_or_else(Vec::new, |r| r.info.selectable.iter().map(|s| s.field.to_string()).collect())
+    }
+}
+
+/// The write path over the store and the watch cache.
+pub struct Registry {
+    resources: Arc<Resources>,
+    cache: Arc<Cache>,
+    admission: Arc<dyn Admit>,
+}
+
+impl Registry {
+    /// Over a cache whose objects `resources` decoded.
+    pub fn new(resources: Arc<Resources>, cache: Arc<Cache>, admission: Arc<dyn Admit>) -> Self {
+        Self { resources, cache, admission }
+    }
+
+    /// What is served.
+    pub fn resources(&self) -> &Arc<Resources> {
+        &self.resources
+    }
+
+    /// The current state.
+    pub fn cache(&self) -> &Arc<Cache> {
+        &self.cache
+    }
+
+    fn admission(&self) -> &dyn Admit {
+        &*self.admission
+    }
+}
+
+/// The watch cache as hooks and admission plugins read it.
+pub struct CacheView(pub Arc<Cache>);
+
+impl View for CacheView {
+    fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Object>> {
+        self.0.resource(&group_resource(group, resource)).get(namespace, name)
+    }
+
+    fn list(&self, group: &str, resource: &str, namespace: Option<&str>) -> Vec<Arc<Object>> {
+        self.0.resource(&group_resource(group, resource)).list(namespace).0
+    }
+}
+
+impl View for Registry {
+    fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Object>> {
+        self.cache.resource(&group_resource(group, resource)).get(namespace, name)
+    }
+
+    fn list(&self, group: &str, resource: &str, namespace: Option<&str>) -> Vec<Arc<Object>> {
+        self.cache.resource(&group_resource(group, resource)).list(namespace).0
+    }
+}
+
+fn group_resource(group: &str, resource: &str) -> GroupResource {
+    GroupResource { group: group.to_owned().into(), resource: resource.to_owned().into() }
+}

@@ -1,7 +1,20 @@
-//! What controllers, scheduler, kubelet and network share: listers fed by the watch cache or a remote watch.
+//! What controllers, scheduler, kubelet and network share: listers fed by the watch cache or a remote watch, work queues,
+//! the loop around a reconciler, events.
 //!
-//! **Invariant:** nobody above can tell which of the two it is.
+//! **Invariant:** nobody above can tell where a lister's objects come from.
 
+pub mod events;
+#[cfg(test)]
+pub mod fake;
+pub mod fields;
+pub mod informer;
 pub mod lister;
+pub mod metrics;
+pub mod node_api;
+pub mod objects;
+pub mod queue;
+pub mod reconciler;
 
+pub use events::Recorder;
 pub use lister::{Delta, Lister, Listers};
+pub use reconciler::{Cx, Error, Reconciler, Requeue, Watches};

@@ -1,10 +1,11 @@
-//! Small things every layer needs: tasks and shutdown, backoff, clock, files.
+//! Small things every layer needs: tasks and shutdown, backoff, clock, files, nftables.
 //!
 //! **Invariant:** nothing here knows of Kubernetes.
 
 pub mod backoff;
 pub mod clock;
 pub mod files;
+pub mod nft;
 pub mod sys;
 pub mod tasks;
 pub mod telemetry;

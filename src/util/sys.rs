@@ -2,6 +2,44 @@
 //!
 //! **Invariant:** every `unsafe` block states why it is sound.
 
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// A descriptor that becomes readable when the process ends; the process need not be a child.
+///
+/// Errors: `ESRCH` when there is no such process.
+#[allow(unsafe_code)]
+pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
+    let pid = libc::pid_t::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
+    // SAFETY: takes two integers and no pointer; flags 0 is always valid.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = i32::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor (close-on-exec) and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes the command the leader of a session of its own: no signal of our terminal or group reaches it.
+#[allow(unsafe_code)]
+pub fn in_own_session(command: &mut Command) -> &mut Command {
+    // SAFETY: setsid(2) is async-signal-safe, allocates nothing and touches no memory of the parent.
+    unsafe { command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(io::Error::from)) }
+}
+
+/// Registers a descriptor with the runtime, to wait until it can be read.
+#[allow(unsafe_code)]
+pub fn wait_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: what is registered owns its descriptor, keeps it open for as long as it lives, and never exchanges it.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+}
+
 /// Columns and rows of a terminal; `None` for what is no terminal, or has no size.
 #[allow(unsafe_code)]
 pub fn terminal_size(terminal: &impl std::os::fd::AsRawFd) -> Option<(u16, u16)> {

@@ -1,1 +1,6 @@
 //! End-to-end tests: real processes, real containerd. Need root.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
+mod net;
+mod runtime;

@@ -220,13 +220,12 @@ fn needs_quotes(text: &str) -> bool {
     let bytes = text.as_bytes();
     let Some(first) = bytes.first() else { return true };
     let opens = match first {
-        b'-' | b'?' | b':' => bytes.get(1).is_none_or(|b| *b == b' '),
+        b'-' | b'?' | b':' => bytes.get(1).is_none_or(|b| matches!(b, b' ' | b'\t')),
         _ => b"#,[]{}&*!|>'\"%@`= \t".contains(first),
     };
     opens
         || text.ends_with([' ', '\t', ':'])
-        || text.contains(": ")
-        || text.contains(" #")
+        || [": ", ":\t", " #", "\t#"].iter().any(|sign| text.contains(sign))
         || text.starts_with("---")
         || text.starts_with("...")
 }
@@ -301,6 +300,8 @@ mod tests {
     }
 
     proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+
         #[test]
         fn texts_come_back(text in "[ -~\\n\\t\u{e9}\u{1}]{0,20}", key in "[a-z0-9:# .-]{0,6}") {
             let value = json!({ key: [text.clone(), {"k": text}] });

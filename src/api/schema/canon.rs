@@ -43,7 +43,7 @@ pub enum DecodeError {
     #[error(transparent)]
     Quantity(#[from] QuantityError),
     /// A time that is none.
-    #[error("parsing time {0:?} as {1:?}: cannot parse")]
+    #[error("parsing time {0:?} as {1:?}: cannot parse {0:?} as \"2006\"")]
     Time(String, &'static str),
     /// A duration that is none.
     #[error("time: invalid duration {0:?}")]
@@ -93,7 +93,7 @@ impl Walk {
                 continue;
             }
             let unknown_before = self.unknown.len();
-            self.path.push(field.json);
+            self.path.push(field.go_path);
             let value = if value.is_null() { Value::Null } else { self.of_type(value, &field.ty)? };
             self.path.pop();
             for path in &mut self.unknown[unknown_before..] {
@@ -288,12 +288,14 @@ fn bytes(text: String) -> Result<Value> {
     use base64::DecodeError as E;
     let wrapped = text.contains(['\n', '\r']);
     let packed = if wrapped { text.replace(['\n', '\r'], "") } else { text };
-    match STANDARD.decode(&packed) {
-        Ok(_) => Ok(Value::String(packed)),
-        Err(E::InvalidByte(at, _) | E::InvalidLastSymbol(at, _)) => Err(DecodeError::Base64(at)),
-        Err(E::InvalidLength(len)) => Err(DecodeError::Base64(len / 4 * 4)),
-        Err(E::InvalidPadding) => Err(DecodeError::Base64(packed.len())),
-    }
+    let Err(error) = STANDARD.decode(&packed) else { return Ok(Value::String(packed)) };
+    // Upstream's decoder tells the first byte that cannot stand there.
+    let foreign = |c: u8| !(c.is_ascii_alphanumeric() || matches!(c, b'+' | b'/' | b'='));
+    Err(DecodeError::Base64(packed.bytes().position(foreign).unwrap_or(match error {
+        E::InvalidByte(at, _) | E::InvalidLastSymbol(at, _) => at,
+        E::InvalidLength(len) => len / 4 * 4,
+        E::InvalidPadding => packed.len(),
+    })))
 }
 
 fn quantity(value: &Value) -> Result<Value> {

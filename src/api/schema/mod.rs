@@ -12,15 +12,17 @@
 //! @core.v1 v1                        structs of core.v1 are the kinds of group version v1
 //! core.v1.Volume schema              a struct; flags: kind (has apiVersion and kind), atomic, schema (is published)
 //!  name 1 string !                   JSON name, protobuf number, type, flags
-//!  hostPath 2.1 *HostPathVolumeSource ?
+//!  VolumeSource.hostPath 2.1 *HostPathVolumeSource ?
 //! ```
 //!
 //! A number `2.1` is field 1 of the message embedded as field 2: Go's inlined structs are spread in JSON and nested in
-//! protobuf. `-` is not in protobuf. Types: `*` pointer, `[]` list, `{}` map from text; a bare struct name is one of the
+//! protobuf; their names stand before the field's. `-` is not in protobuf. Types: `*` pointer, `[]` list, `{}` map from text; a bare struct name is one of the
 //! same package. Flags: `?` omitted when empty, `??` when zero, `!` required, `l=` list type (`atomic`, `set` or the map
 //! keys), `t=` map type, `m=strategy:key` strategic merge, `d=` the schema's default where it is not the zero value.
 
 pub mod canon;
+#[cfg(test)]
+mod canon_recorded;
 pub mod defaults;
 pub mod openapi;
 pub mod table;
@@ -120,6 +122,9 @@ pub struct MergeDef {
 pub struct FieldDef {
     /// JSON name.
     pub json: &'static str,
+    /// The JSON name behind the names of the inlined Go structs that it is from, as messages write it:
+    /// `VolumeSource.hostPath`. Mostly the JSON name alone.
+    pub go_path: &'static str,
     /// Type.
     pub ty: Type,
     /// True for a Go pointer: absent is different from zero.

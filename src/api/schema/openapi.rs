@@ -423,6 +423,7 @@ mod tests {
             verbs: Verbs::ALL,
             subresources: vec![STATUS, SCALE].into(),
             columns: vec![].into(),
+            row_conditions: None,
             selectable: vec![].into(),
             stored: GroupResource::new(group, plural),
             stored_version: version.into(),

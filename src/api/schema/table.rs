@@ -90,11 +90,12 @@ impl Table {
     fn read_field(&self, def: &StructDef, line: &'static str) -> FieldDef {
         let mut parts = line.split(' ');
         let mut next = || parts.next().unwrap_or_else(|| panic!("{}: short line: {line}", def.name));
-        let (json, number, ty) = (next(), next(), next());
+        let (go_path, number, ty) = (next(), next(), next());
         let (via, pb) = read_number(number);
         let (pointer, ty) = ty.strip_prefix('*').map_or((false, ty), |t| (true, t));
         let mut field = FieldDef {
-            json,
+            json: go_path.rsplit_once('.').map_or(go_path, |(_, json)| json),
+            go_path,
             ty: self.read_type(def, ty),
             pointer,
             omit: Omit::Never,

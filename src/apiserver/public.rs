@@ -1,0 +1,165 @@
+//! Paths that are no resources: health, version, metrics, discovery.
+
+use http::Method;
+use serde_json::json;
+
+use crate::api::status::ApiResult;
+
+use super::negotiate::Encoding;
+use super::respond::{self, Answer};
+use super::verbs::method_not_allowed;
+use super::{Api, Call, discovery};
+
+/// The Kubernetes version that is served.
+pub const KUBERNETES: (&str, &str, &str) = ("1", "36", "v1.36.0");
+
+/// Checks behind `/livez` and `/readyz`, by upstream's names.
+const CHECKS: [&str; 4] = ["ping", "log", "etcd", "poststarthook/start-apiserver-admission-initializer"];
+
+impl Api {
+    /// A request for no resource.
+    pub(super) async fn public(&self, call: Call) -> ApiResult<Answer> {
+        let path = call.info.attributes.path.trim_end_matches('/').to_owned();
+        if !matches!(call.method, Method::GET | Method::HEAD) {
+            return Err(method_not_allowed());
+        }
+        let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        Ok(match parts.as_slice() {
+            [""] => respond::json(200, &json!({"paths": self.paths()})),
+            ["livez" | "healthz" | "readyz"] => self.health(&call, &path, None),
+            ["livez" | "healthz" | "readyz", rest @ ..] => self.health(&call, &path, Some(&rest.join("/"))),
+            ["version"] => respond::json(200, &version()),
+            ["openapi", "v2"] => self.openapi_v2(&call),
+            ["openapi", "v3"] => self.openapi_index(),
+            ["openapi", "v3", "api", version] => self.openapi_v3(&call, "", version),
+            ["openapi", "v3", "apis", group, version] => self.openapi_v3(&call, group, version),
+            [".well-known", "openid-configuration"] => {
+                let host = call.headers.get(http::header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
+                respond::json(200, &self.access.tokens.openid_configuration(&format!("https://{host}")))
+            }
+            ["openid", "v1", "jwks"] => {
+                let body = serde_json::to_vec(&self.access.tokens.jwks()).expect("a JSON value serializes");
+                respond::answer(200, "application/jwk-set+json", respond::full(body))
+            }
+            ["api"] | ["apis"] => self.discovery(&call, parts[0] == "api"),
+            ["api", "v1"] => self.found(&call, discovery::resource_list(self.registry.resources(), "", "v1")),
+            ["apis", group] => self.found(&call, discovery::group(self.registry.resources(), group)),
+            ["apis", group, version] => {
+                self.found(&call, discovery::resource_list(self.registry.resources(), group, version))
+            }
+            _ => respond::text(404, "404 page not found\n"),
+        })
+    }
+
+    fn found(&self, call: &Call, value: Option<serde_json::Value>) -> Answer {
+        match value {
+            Some(v) => respond::encoded(200, &v, super::verbs::error_encoding(&call.headers)),
+            None => respond::text(404, "404 page not found\n"),
+        }
+    }
+
+    fn paths(&self) -> Vec<String> {
+        let mut paths: Vec<String> = [
+            "/.well-known/openid-configuration",
+            "/api",
+            "/api/v1",
+            "/apis",
+            "/apis/",
+            "/healthz",
+            "/livez",
+            "/metrics",
+            "/openapi/v2",
+            "/openapi/v3",
+            "/openid/v1/jwks",
+            "/readyz",
+            "/version",
+        ]
+        .map(str::to_owned)
+        .into();
+        for g in discovery::groups(self.registry.resources()).iter().filter(|g| !g.name.is_empty()) {
+            paths.push(format!("/apis/{}", g.name));
+            paths.extend(g.versions.iter().map(|(v, _)| format!("/apis/{}/{v}", g.name)));
+        }
+        for check in ["healthz", "livez", "readyz"] {
+            paths.extend(CHECKS.iter().map(|c| format!("/{check}/{c}")));
+        }
+        paths.sort();
+        paths
+    }
+
+    fn health(&self, call: &Call, path: &str, one: Option<&str>) -> Answer {
+        let stopping = path.starts_with("/readyz") && self.shutdown.is_triggered();
+        let names: Vec<&str> = match one {
+            Some(name) => match CHECKS.iter().find(|c| **c == name) {
+                Some(name) => vec![name],
+                None => return respond::text(404, "404 page not found\n"),
+            },
+            None => CHECKS.to_vec(),
+        };
+        let excluded = call.info.query.all("exclude");
+        let verbose = call.info.query.get("verbose").is_some();
+        if !verbose && !stopping {
+            return respond::text(200, "ok");
+        }
+        let mut text = String::new();
+        for name in names {
+            let how = if excluded.iter().any(|e| e == name) { "excluded: ok" } else { "ok" };
+            text.push_str(&format!("[+]{name} {how}\n"));
+        }
+        let what = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+        if stopping {
+            text.push_str(&format!("[-]shutdown failed: reason withheld\n{what} check failed\n"));
+            return respond::text(500, text);
+        }
+        text.push_str(&format!("{what} check passed\n"));
+        respond::text(200, text)
+    }
+
+    fn discovery(&self, call: &Call, core: bool) -> Answer {
+        let resources = self.registry.resources();
+        let accept = call.headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        // The first clause that can be met wins; clients that know aggregated discovery name it first.
+        for clause in accept.split(',').map(|c| c.replace(' ', "")) {
+            if clause.contains("g=apidiscovery.k8s.io")
+                && clause.contains("as=APIGroupDiscoveryList")
+                && clause.starts_with("application/json")
+            {
+                let (version, content_type) = if clause.contains("v=v2beta1") {
+                    (
+                        "apidiscovery.k8s.io/v2beta1",
+                        "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+                    )
+                } else if clause.contains("v=v2") {
+                    ("apidiscovery.k8s.io/v2", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")
+                } else {
+                    continue;
+                };
+                let body = serde_json::to_vec(&discovery::aggregated(resources, core, version))
+                    .expect("a JSON value serializes");
+                return respond::answer(200, content_type, respond::full(body));
+            }
+            if clause == "application/json" {
+                break;
+            }
+        }
+        let value = if core {
+            let host = call.headers.get(http::header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
+            discovery::api_versions(host)
+        } else {
+            discovery::group_list(resources)
+        };
+        respond::encoded(200, &value, Encoding::Json)
+    }
+}
+
+/// `GET /version`.
+pub fn version() -> serde_json::Value {
+    let (major, minor, git) = KUBERNETES;
+    json!({
+        "major": major, "minor": minor, "emulationMajor": major, "emulationMinor": minor,
+        "minCompatibilityMajor": major, "minCompatibilityMinor": "35",
+        "gitVersion": format!("{git}+orch{}", env!("CARGO_PKG_VERSION")), "gitCommit": "", "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "rustc",
+        "platform": format!("linux/{}", if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" }),
+    })
+}

@@ -1,0 +1,469 @@
+//! Get, list and watch: answers made of the watch cache's bytes.
+//!
+//! **Invariant:** a plain JSON answer copies bytes and decodes nothing.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::Stream;
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use crate::api::codec;
+use crate::api::object::Object;
+use crate::api::schema;
+use crate::api::status::{ApiResult, Status};
+use crate::api::table::{self, Include};
+use crate::registry::Resource;
+use crate::store::cache::{Cache, Cursor, Event, EventKind, FORM_FREE, Since};
+use crate::util::tasks::Shutdown;
+
+use super::negotiate::{Encoding, Form, MetaVersion, Shape};
+use super::respond::{self, Answer};
+use super::selection::{Match, Options, Token, too_large};
+
+/// Bytes of a list that go out as one part.
+const LIST_PART_BYTES: usize = 256 << 10;
+/// How long a read waits for a revision that is still to come.
+const FUTURE_REVISION_WAIT: Duration = Duration::from_secs(3);
+/// Time between two bookmarks.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// Shortest time a watch lives when the client does not say; the longest is twice that.
+const WATCH_SECONDS: u64 = 1800;
+
+/// What a read needs to know beside its options.
+pub struct ReadCx<'a> {
+    /// The current state.
+    pub cache: &'a Arc<Cache>,
+    /// The kind.
+    pub resource: &'a Arc<Resource>,
+    /// Form of the answer.
+    pub form: Form,
+    /// What rows of Tables carry.
+    pub include: Include,
+    /// For ages.
+    pub now: Timestamp,
+}
+
+impl ReadCx<'_> {
+    /// One object.
+    pub fn get(&self, namespace: &str, name: &str) -> ApiResult<Answer> {
+        let info = &self.resource.info;
+        let object = self
+            .cache
+            .resource(&info.stored)
+            .get(namespace, name)
+            .ok_or_else(|| Status::not_found(&info.gvk.group, &info.plural, name))?;
+        if self.form == Form::JSON && !self.resource.converts() {
+            return Ok(respond::json_bytes(200, object.json.clone()));
+        }
+        Ok(self.shaped(200, &self.value(&object)))
+    }
+
+    /// An object in the request's version.
+    pub fn value(&self, object: &Object) -> Value {
+        let mut v = object.value();
+        self.resource.from_stored(&mut v);
+        v
+    }
+
+    /// An object's value in the form that was asked for.
+    pub fn shaped(&self, code: u16, value: &Value) -> Answer {
+        match self.form.shape {
+            Shape::Full => respond::encoded(code, value, self.form.encoding),
+            Shape::Table(v) => {
+                let metadata = json!({"resourceVersion": value.pointer("/metadata/resourceVersion")});
+                let row = table::row(&self.resource.info, value, self.include, v.api_version(), self.now);
+                let t = table::table(&self.resource.info, metadata, vec![row], v.api_version(), true);
+                respond::encoded(code, &t, self.form.encoding)
+            }
+            Shape::Partial(v) => respond::encoded(code, &table::partial(value, v.api_version()), self.form.encoding),
+        }
+    }
+
+    /// All objects that are asked for, in pages when limited.
+    pub async fn list(&self, namespace: Option<&str>, options: &Options) -> ApiResult<Answer> {
+        self.reach(options.revision).await?;
+        let resource = self.cache.resource(&self.resource.info.stored);
+        let after = options.continued.as_ref().map(|t| (t.namespace.as_str(), t.name.as_str()));
+        let selection = &options.selection;
+        let (mut objects, revision, mut next, mut remaining) = (Vec::new(), None::<u64>, None, None);
+        let mut revision = revision;
+        if options.limit == 0 && after.is_none() {
+            let (all, at) = resource.list(namespace);
+            objects = all;
+            if !selection.is_everything() {
+                objects.retain(|o| selection.matches(o));
+            }
+            revision = Some(at);
+        } else {
+            let limit = if options.limit == 0 { usize::MAX } else { options.limit };
+            let mut after = after.map(|(a, b)| (a.to_owned(), b.to_owned()));
+            loop {
+                let page = resource.page(namespace, after.as_ref().map(|(a, b)| (a.as_str(), b.as_str())), limit);
+                revision.get_or_insert(page.revision);
+                let last = page.objects.last().map(|o| (o.meta.namespace.clone(), o.meta.name.clone()));
+                for o in page.objects {
+                    if objects.len() < limit && selection.matches(&o) {
+                        objects.push(o);
+                    }
+                }
+                if page.remaining == 0 {
+                    break;
+                }
+                if objects.len() >= limit {
+                    next = objects.last().map(|o| (o.meta.namespace.clone(), o.meta.name.clone()));
+                    remaining = selection.is_everything().then_some(page.remaining);
+                    break;
+                }
+                after = last;
+            }
+        }
+        let revision = options.continued.as_ref().map(|t| t.revision).or(revision).unwrap_or(0);
+        if options.matching == Match::Exact && options.revision.is_some_and(|asked| asked < revision) {
+            // Only the present is kept: an older state is as gone as after a compaction.
+            if self.changed_since(options.revision.unwrap_or(0)) {
+                return Err(Status::expired("The resourceVersion for the provided list is too old."));
+            }
+        }
+        let mut metadata = Map::new();
+        metadata.insert("resourceVersion".into(), revision.to_string().into());
+        if let Some((namespace, name)) = next {
+            metadata.insert("continue".into(), Token { revision, namespace, name }.encode().into());
+            if let Some(n) = remaining {
+                metadata.insert("remainingItemCount".into(), n.into());
+            }
+        }
+        Ok(self.list_answer(objects, Value::Object(metadata)))
+    }
+
+    /// A list of objects that are stored nowhere.
+    pub fn made_list(&self, all: &[Value], options: &Options) -> Answer {
+        let objects = all.iter().map(|v| Arc::new(Object::from_value(v, &[])));
+        let found = objects.filter(|o| options.selection.matches(o)).collect();
+        self.list_answer(found, json!({"resourceVersion": self.cache.revision().to_string()}))
+    }
+
+    fn changed_since(&self, revision: u64) -> bool {
+        let resource = self.cache.resource(&self.resource.info.stored);
+        match resource.watch(Since::Revision(revision)) {
+            Ok(mut cursor) => cursor.try_next().map_or(true, |events| !events.is_empty()),
+            Err(_) => true,
+        }
+    }
+
+    /// Waits for a revision that is still to come, a little.
+    async fn reach(&self, revision: Option<u64>) -> ApiResult<()> {
+        let Some(asked) = revision.filter(|r| *r > self.cache.revision()) else { return Ok(()) };
+        match tokio::time::timeout(FUTURE_REVISION_WAIT, self.cache.wait_for(asked)).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(too_large(asked, self.cache.revision())),
+        }
+    }
+
+    fn list_answer(&self, objects: Vec<Arc<Object>>, metadata: Value) -> Answer {
+        let info = &self.resource.info;
+        match self.form.shape {
+            Shape::Full if self.form.encoding == Encoding::Json && !self.resource.converts() => {
+                let head = format!(
+                    "{{\"kind\":{},\"apiVersion\":{},\"metadata\":{metadata},\"items\":[",
+                    json!(self.resource.list_kind),
+                    json!(info.gvk.api_version()),
+                );
+                let parts = ListParts {
+                    prefix: type_prefix(self.resource),
+                    head: Some(head),
+                    objects: objects.into_iter(),
+                    first: true,
+                    done: false,
+                };
+                respond::answer(200, Encoding::Json.content_type(), respond::stream(parts))
+            }
+            Shape::Full => {
+                let items: Vec<Value> = objects
+                    .iter()
+                    .map(|o| {
+                        let mut v = self.value(o);
+                        if let (Some(map), true) = (v.as_object_mut(), self.resource.def.is_some()) {
+                            map.shift_remove("kind");
+                            map.shift_remove("apiVersion");
+                        }
+                        v
+                    })
+                    .collect();
+                let list = json!({"kind": self.resource.list_kind, "apiVersion": info.gvk.api_version(), "metadata": metadata, "items": items});
+                respond::encoded(200, &list, self.form.encoding)
+            }
+            Shape::Table(v) => {
+                let row = |o: &Arc<Object>| table::row(info, &self.value(o), self.include, v.api_version(), self.now);
+                let rows = objects.iter().map(row).collect();
+                respond::encoded(200, &table::table(info, metadata, rows, v.api_version(), true), self.form.encoding)
+            }
+            Shape::Partial(v) => {
+                let items: Vec<Value> =
+                    objects.iter().map(|o| table::partial(&self.value(o), v.api_version())).collect();
+                let list = json!({"kind": "PartialObjectMetadataList", "apiVersion": v.api_version(), "metadata": metadata, "items": items});
+                respond::encoded(200, &list, self.form.encoding)
+            }
+        }
+    }
+
+    /// Changes as they come.
+    pub async fn watch(&self, namespace: Option<&str>, options: Options, shutdown: Shutdown) -> ApiResult<Answer> {
+        let since = match (options.revision, options.initial_events) {
+            (_, Some(true)) | (None | Some(0), None) => Since::Initial,
+            (None | Some(0), Some(false)) => Since::Now,
+            (Some(revision), _) => Since::Revision(revision),
+        };
+        if options.initial_events == Some(true) {
+            self.reach(options.revision).await?;
+        }
+        let resource = self.cache.resource(&self.resource.info.stored);
+        let seconds = options.timeout.unwrap_or_else(|| rand::random_range(WATCH_SECONDS..=2 * WATCH_SECONDS));
+        let teller = Teller {
+            resource: self.resource.clone(),
+            form: self.form,
+            include: self.include,
+            columns_sent: false,
+            initial_events: options.initial_events == Some(true),
+            bookmarks: options.bookmarks,
+            namespace: namespace.map(str::to_owned),
+            selection: options.selection,
+        };
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(seconds);
+        let content_type = match self.form.encoding {
+            Encoding::Proto => "application/vnd.kubernetes.protobuf;stream=watch",
+            _ => Encoding::Json.content_type(),
+        };
+        let body = match resource.watch(since) {
+            Ok(cursor) => respond::stream(watch_parts(teller, cursor, deadline, shutdown)),
+            Err(gone) => {
+                let status = Status::expired(format!("too old resource version: {} ({})", gone.since, gone.oldest));
+                respond::full(teller.frame("ERROR", &status.to_value()))
+            }
+        };
+        Ok(respond::answer(200, content_type, body))
+    }
+}
+
+/// `{"kind":"Pod","apiVersion":"v1",` as objects of the kind begin; items of lists go without it.
+fn type_prefix(resource: &Resource) -> String {
+    match resource.def {
+        Some(_) => format!(
+            "{{\"kind\":{},\"apiVersion\":{},",
+            json!(resource.info.gvk.kind),
+            json!(resource.info.gvk.api_version())
+        ),
+        None => String::new(),
+    }
+}
+
+/// A list's JSON in parts of some size: bytes of the objects, copied once.
+struct ListParts {
+    prefix: String,
+    head: Option<String>,
+    objects: std::vec::IntoIter<Arc<Object>>,
+    first: bool,
+    done: bool,
+}
+
+impl Stream for ListParts {
+    type Item = Bytes;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if self.done {
+            return Poll::Ready(None);
+        }
+        let mut part = BytesMut::with_capacity(LIST_PART_BYTES / 16);
+        if let Some(head) = self.head.take() {
+            part.put_slice(head.as_bytes());
+        }
+        while part.len() < LIST_PART_BYTES {
+            let Some(o) = self.objects.next() else {
+                part.put_slice(b"]}\n");
+                self.done = true;
+                break;
+            };
+            if !std::mem::take(&mut self.first) {
+                part.put_u8(b',');
+            }
+            match o.json.strip_prefix(self.prefix.as_bytes()) {
+                Some(rest) if !self.prefix.is_empty() => {
+                    part.put_u8(b'{');
+                    part.put_slice(rest);
+                }
+                _ => part.put_slice(&o.json),
+            }
+        }
+        Poll::Ready(Some(part.freeze()))
+    }
+}
+
+/// Says one watcher's events in its form.
+struct Teller {
+    resource: Arc<Resource>,
+    form: Form,
+    include: Include,
+    columns_sent: bool,
+    initial_events: bool,
+    bookmarks: bool,
+    namespace: Option<String>,
+    selection: super::selection::Selection,
+}
+
+impl Teller {
+    fn sees(&self, o: &Object) -> bool {
+        self.namespace.as_ref().is_none_or(|ns| *ns == o.meta.namespace) && self.selection.matches(o)
+    }
+
+    fn event(&mut self, event: &Event) -> Option<Bytes> {
+        let kind = event.seen_by(|o| self.sees(o))?;
+        if self.form == Form::JSON && !self.resource.converts() {
+            return Some(event.json_line(kind));
+        }
+        let columns = std::mem::replace(&mut self.columns_sent, true);
+        let make = |columns: bool| {
+            let mut value: Value = serde_json::from_slice(&event.json(kind)).unwrap_or(Value::Null);
+            self.resource.from_stored(&mut value);
+            self.frame(kind.as_str(), &self.shape(value, columns))
+        };
+        let form = match (self.form.shape, self.form.encoding) {
+            (Shape::Full, Encoding::Proto) if !self.resource.converts() => 0,
+            (Shape::Partial(MetaVersion::V1), Encoding::Json) => 1,
+            // Ages and the first event's columns differ from watcher to watcher.
+            _ => {
+                return Some(make(!columns));
+            }
+        };
+        Some(event.encoded(FORM_FREE + form * 4 + kind as u32, || make(false)))
+    }
+
+    fn shape(&self, value: Value, columns: bool) -> Value {
+        match self.form.shape {
+            Shape::Full => value,
+            Shape::Partial(v) => table::partial(&value, v.api_version()),
+            Shape::Table(v) => {
+                let metadata = json!({"resourceVersion": value.pointer("/metadata/resourceVersion")});
+                let row = table::row(&self.resource.info, &value, self.include, v.api_version(), Timestamp::now());
+                table::table(&self.resource.info, metadata, vec![row], v.api_version(), columns)
+            }
+        }
+    }
+
+    /// One event as bytes.
+    fn frame(&self, kind: &str, object: &Value) -> Bytes {
+        if self.form.encoding == Encoding::Proto
+            && let Some(body) = respond::proto(object)
+        {
+            return codec::proto::watch_frame(kind, &body).into();
+        }
+        let mut line = serde_json::to_vec(&json!({"type": kind, "object": object})).expect("a JSON value serializes");
+        line.push(b'\n');
+        line.into()
+    }
+
+    fn bookmark(&self, revision: u64, ends_initial: bool) -> Bytes {
+        let info = &self.resource.info;
+        let mut object = json!({"kind": info.gvk.kind, "apiVersion": info.gvk.api_version(),
+            "metadata": {"resourceVersion": revision.to_string()}});
+        if ends_initial {
+            object["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        if let Some(def) = self.resource.def {
+            object = schema::canonicalize(object, def).map_or(Value::Null, |made| made.value);
+        }
+        let object = match self.form.shape {
+            // A table bookmark carries no row, only the position.
+            Shape::Table(v) => {
+                let metadata = object["metadata"].clone();
+                let row =
+                    json!({"cells": [], "object": table::partial(&json!({"metadata": metadata}), v.api_version())});
+                table::table(info, json!({"resourceVersion": revision.to_string()}), vec![row], v.api_version(), false)
+            }
+            _ => self.shape(object, false),
+        };
+        self.frame("BOOKMARK", &object)
+    }
+}
+
+fn watch_parts(
+    teller: Teller,
+    cursor: Cursor,
+    deadline: tokio::time::Instant,
+    shutdown: Shutdown,
+) -> impl Stream<Item = Bytes> + Send {
+    struct State {
+        teller: Teller,
+        cursor: Cursor,
+        deadline: tokio::time::Instant,
+        next_bookmark: tokio::time::Instant,
+        initial_done: bool,
+        ended: bool,
+        shutdown: Shutdown,
+    }
+    let now = tokio::time::Instant::now();
+    let state = State {
+        initial_done: !teller.initial_events,
+        teller,
+        cursor,
+        deadline,
+        next_bookmark: now + BOOKMARK_EVERY,
+        ended: false,
+        shutdown,
+    };
+    futures::stream::unfold(state, |mut s| async move {
+        loop {
+            if s.ended {
+                return None;
+            }
+            if !s.initial_done && s.cursor.synced() {
+                s.initial_done = true;
+                let revision = s.cursor.revision();
+                return Some((s.teller.bookmark(revision, true), s));
+            }
+            tokio::select! {
+                biased;
+                () = s.shutdown.wait() => return None,
+                () = tokio::time::sleep_until(s.deadline) => {
+                    s.ended = true;
+                    if s.teller.bookmarks {
+                        let revision = s.cursor.revision();
+                        return Some((s.teller.bookmark(revision, false), s));
+                    }
+                }
+                batch = s.cursor.next_batch() => match batch {
+                    Ok(events) => {
+                        let mut part = BytesMut::new();
+                        for event in &events {
+                            if let Some(bytes) = s.teller.event(event) {
+                                if events.len() == 1 {
+                                    return Some((bytes, s));
+                                }
+                                part.put_slice(&bytes);
+                            }
+                        }
+                        if !part.is_empty() {
+                            return Some((part.freeze(), s));
+                        }
+                    }
+                    Err(gone) => {
+                        s.ended = true;
+                        let status = Status::expired(format!("too old resource version: {} ({})", gone.since, gone.oldest));
+                        return Some((s.teller.frame("ERROR", &status.to_value()), s));
+                    }
+                },
+                () = tokio::time::sleep_until(s.next_bookmark), if s.teller.bookmarks => {
+                    s.next_bookmark = tokio::time::Instant::now() + BOOKMARK_EVERY;
+                    let revision = s.cursor.revision();
+                    return Some((s.teller.bookmark(revision, false), s));
+                }
+            }
+        }
+    })
+}
+
+/// Kinds of events, for forms.
+const _: () = assert!(EventKind::Deleted as u32 <= 3);

@@ -1,0 +1,214 @@
+//! What a request is for: path and query taken apart, as upstream's `RequestInfo`.
+
+use std::collections::BTreeMap;
+
+use http::Method;
+
+use crate::api::meta::fields::FieldSelector;
+use crate::api::user::Attributes;
+
+/// A decoded query string; a key may stand several times.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Query(BTreeMap<String, Vec<String>>);
+
+impl Query {
+    /// Decodes `a=b&c=d`.
+    pub fn parse(text: &str) -> Self {
+        let mut all = BTreeMap::<String, Vec<String>>::new();
+        for pair in text.split('&').filter(|p| !p.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            all.entry(decode(key, true)).or_default().push(decode(value, true));
+        }
+        Self(all)
+    }
+
+    /// The first value of a key; "" counts as a value.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.first().map(String::as_str)
+    }
+
+    /// All values of a key.
+    pub fn all(&self, key: &str) -> &[String] {
+        self.0.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// A key that is there and not empty.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.get(key).filter(|v| !v.is_empty())
+    }
+
+    /// Go's `strconv.ParseBool`; what it cannot read counts as true when present, as upstream's conversion does for
+    /// everything but `0` and `false`.
+    pub fn flag(&self, key: &str) -> bool {
+        self.get(key).is_some_and(|v| !matches!(v.to_ascii_lowercase().as_str(), "0" | "false" | "f"))
+    }
+}
+
+/// Percent-decodes; `plus` turns `+` into a space, as in query strings.
+pub fn decode(text: &str, plus: bool) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut i = 0;
+    while i < bytes.len() {
+        let hex = |b: u8| (b as char).to_digit(16).map(|d| d as u8);
+        match bytes[i] {
+            b'%' if i + 2 < bytes.len() => match (hex(bytes[i + 1]), hex(bytes[i + 2])) {
+                (Some(a), Some(b)) => {
+                    out.push(a << 4 | b);
+                    i += 2;
+                }
+                _ => out.push(b'%'),
+            },
+            b'+' if plus => out.push(b' '),
+            b => out.push(b),
+        }
+        i += 1;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// A request, taken apart.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RequestInfo {
+    /// What authorizers look at.
+    pub attributes: Attributes,
+    /// The query.
+    pub query: Query,
+    /// What stands behind a `proxy` subresource.
+    pub rest: String,
+}
+
+impl RequestInfo {
+    /// From method, path and query.
+    pub fn parse(method: &Method, path: &str, query: &str) -> Self {
+        let query = Query::parse(query);
+        let mut info = Self { query, ..Self::default() };
+        info.attributes.path = path.to_owned();
+        info.attributes.verb = method.as_str().to_ascii_lowercase();
+        let parts: Vec<String> = path.trim_matches('/').split('/').map(|p| decode(p, false)).collect();
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        match parts.as_slice() {
+            ["api", version, rest @ ..] if !rest.is_empty() => info.resource("", version, rest, method),
+            ["apis", group, version, rest @ ..] if !rest.is_empty() => info.resource(group, version, rest, method),
+            _ => {}
+        }
+        info
+    }
+
+    fn resource(&mut self, group: &str, version: &str, parts: &[&str], method: &Method) {
+        let a = &mut self.attributes;
+        a.group = group.to_owned();
+        a.version = version.to_owned();
+        // The deprecated prefix of watches.
+        let (parts, old_watch) = match parts {
+            ["watch", rest @ ..] if !rest.is_empty() => (rest, true),
+            ["proxy", ..] => return,
+            _ => (parts, false),
+        };
+        let parts = match parts {
+            // Namespaces themselves are in their own namespace, as far as authorizers care.
+            ["namespaces", ns] => {
+                a.namespace = (*ns).to_owned();
+                parts
+            }
+            ["namespaces", ns, "status" | "finalize", ..] => {
+                a.namespace = (*ns).to_owned();
+                parts
+            }
+            ["namespaces", ns, rest @ ..] if !rest.is_empty() => {
+                a.namespace = (*ns).to_owned();
+                rest
+            }
+            _ => parts,
+        };
+        let mut parts = parts.iter();
+        a.resource = parts.next().copied().unwrap_or_default().to_owned();
+        a.name = parts.next().copied().unwrap_or_default().to_owned();
+        a.subresource = parts.next().copied().unwrap_or_default().to_owned();
+        self.rest = parts.copied().collect::<Vec<_>>().join("/");
+        let named = !a.name.is_empty();
+        let verb = match *method {
+            Method::POST => "create",
+            Method::GET | Method::HEAD if named => "get",
+            Method::GET | Method::HEAD => "list",
+            Method::PUT => "update",
+            Method::PATCH => "patch",
+            Method::DELETE if named => "delete",
+            Method::DELETE => "deletecollection",
+            _ => "",
+        };
+        a.verb = if old_watch || (matches!(verb, "list" | "get") && !named && self.query.flag("watch")) {
+            "watch".into()
+        } else {
+            verb.into()
+        };
+        // A collection narrowed to one name is that name's, for authorization.
+        if matches!(a.verb.as_str(), "list" | "watch" | "deletecollection")
+            && !named
+            && let Some(selector) = self.query.text("fieldSelector")
+            && let Ok(selector) = FieldSelector::parse(selector)
+            && let Some(name) = selector.exact("metadata.name")
+            && crate::api::meta::names::path_segment(name).is_empty()
+        {
+            a.name = name.to_owned();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use test_case::test_case;
+
+    #[test_case("GET", "/api/v1/namespaces/d/pods/p/log", "", "get", "", "pods", "d", "p", "log")]
+    #[test_case("GET", "/api/v1/pods", "watch=1", "watch", "", "pods", "", "", "")]
+    #[test_case("GET", "/api/v1/watch/namespaces/d/pods", "", "watch", "", "pods", "d", "", "")]
+    #[test_case("GET", "/apis/apps/v1/deployments", "", "list", "apps", "deployments", "", "", "")]
+    #[test_case(
+        "DELETE",
+        "/apis/apps/v1/namespaces/d/deployments",
+        "",
+        "deletecollection",
+        "apps",
+        "deployments",
+        "d",
+        "",
+        ""
+    )]
+    #[test_case("PUT", "/api/v1/namespaces/d/finalize", "", "update", "", "namespaces", "d", "d", "finalize")]
+    #[test_case("GET", "/api/v1/namespaces/d", "", "get", "", "namespaces", "d", "d", "")]
+    #[test_case("GET", "/api/v1/pods", "fieldSelector=metadata.name%3Dx", "list", "", "pods", "", "x", "")]
+    #[test_case("GET", "/version", "", "get", "", "", "", "", "")]
+    #[allow(clippy::too_many_arguments)]
+    fn parses(
+        method: &str,
+        path: &str,
+        query: &str,
+        verb: &str,
+        group: &str,
+        resource: &str,
+        ns: &str,
+        name: &str,
+        sub: &str,
+    ) {
+        let info = RequestInfo::parse(&method.parse().unwrap(), path, query);
+        let a = &info.attributes;
+        assert_eq!(
+            (
+                a.verb.as_str(),
+                a.group.as_str(),
+                a.resource.as_str(),
+                a.namespace.as_str(),
+                a.name.as_str(),
+                a.subresource.as_str()
+            ),
+            (verb, group, resource, ns, name, sub)
+        );
+    }
+
+    #[test]
+    fn what_follows_proxy_is_kept() {
+        let info = RequestInfo::parse(&Method::GET, "/api/v1/nodes/n/proxy/a/b", "");
+        assert_eq!(info.rest, "a/b");
+    }
+}

@@ -1,0 +1,101 @@
+//! Answers: status codes, headers, bodies.
+
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use futures::Stream;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
+use serde_json::Value;
+
+use crate::api::codec;
+use crate::api::schema;
+use crate::api::status::Status;
+use crate::api::value::ValueExt;
+
+use super::negotiate::Encoding;
+
+/// Body of every answer.
+pub type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// An answer.
+pub type Answer = Response<Body>;
+
+/// A whole body.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).boxed_unsync()
+}
+
+/// A body that comes in parts.
+pub fn stream(parts: impl Stream<Item = Bytes> + Send + 'static) -> Body {
+    use futures::StreamExt;
+    StreamBody::new(parts.map(|b| Ok(Frame::data(b)))).boxed_unsync()
+}
+
+/// An answer with a content type.
+pub fn answer(code: u16, content_type: &'static str, body: Body) -> Answer {
+    let mut r = Response::new(body);
+    *r.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = r.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    r
+}
+
+/// JSON bytes.
+pub fn json_bytes(code: u16, bytes: Bytes) -> Answer {
+    answer(code, Encoding::Json.content_type(), full(bytes))
+}
+
+/// A JSON value.
+pub fn json(code: u16, value: &Value) -> Answer {
+    json_bytes(code, serde_json::to_vec(value).expect("a JSON value serializes").into())
+}
+
+/// Plain text.
+pub fn text(code: u16, text: impl Into<Bytes>) -> Answer {
+    answer(code, "text/plain; charset=utf-8", full(text))
+}
+
+/// A value in an encoding. What has no protobuf form goes out as JSON.
+pub fn encoded(code: u16, value: &Value, encoding: Encoding) -> Answer {
+    match encoding {
+        Encoding::Json => json(code, value),
+        Encoding::Yaml => answer(code, encoding.content_type(), full(codec::yaml::to_string(value))),
+        Encoding::Proto => match proto(value) {
+            Some(bytes) => answer(code, encoding.content_type(), full(bytes)),
+            None => json(code, value),
+        },
+    }
+}
+
+/// The protobuf form; none for kinds that have no shape in the wire table.
+pub fn proto(value: &Value) -> Option<Vec<u8>> {
+    let (group, version) = crate::api::meta::gvk::split(value.str_at("/apiVersion")?);
+    let def = schema::table().kind(group, version, value.str_at("/kind")?)?;
+    Some(codec::proto::encode(value, def))
+}
+
+/// An error. Retry-After is set where the status says so.
+pub fn error(status: &Status, encoding: Encoding) -> Answer {
+    let mut r = encoded(status.code, &status.to_value(), encoding);
+    if let Some(seconds) = status.details.get("retryAfterSeconds").and_then(Value::as_u64) {
+        r.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if status.code == 401 {
+        r.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"kubernetes\""));
+    }
+    r
+}
+
+/// Adds `Warning` headers, quoted as RFC 7234 wants them.
+pub fn warn(answer: &mut Answer, warnings: &[String]) {
+    for w in warnings {
+        let quoted = w.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
+        if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
+            answer.headers_mut().append(header::WARNING, value);
+        }
+    }
+}

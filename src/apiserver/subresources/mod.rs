@@ -1,0 +1,6 @@
+//! Subresources that do something else than storing into their object: one file each.
+
+mod binding;
+mod scale;
+mod streams;
+mod token;

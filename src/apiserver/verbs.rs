@@ -1,0 +1,458 @@
+//! The verbs of resources: from a request that may be done to the registry, and back to an answer.
+//!
+//! **Invariant:** nothing here knows a kind; subresources with a behaviour of their own stand in `connect`.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::{HeaderMap, header};
+use serde_json::{Value, json};
+
+use crate::api::patch;
+use crate::api::scheme::Verbs;
+use crate::api::status::{ApiResult, Reason, Status};
+use crate::api::table::Include;
+use crate::api::value::ValueExt;
+use crate::registry::errors::FieldErrors;
+use crate::registry::write::{DeleteOptions, Deleted, Stored};
+use crate::registry::{Op, RequestCx, Resource, Target};
+
+use super::body::{self, FieldValidation};
+use super::negotiate::{self, Encoding, Form, Offer};
+use super::read::ReadCx;
+use super::request::Query;
+use super::respond::{self, Answer};
+use super::selection::Options;
+use super::{Api, Call, virtuals};
+
+/// Longest name of a field manager, bytes.
+const MANAGER_MAX_BYTES: usize = 128;
+
+impl Api {
+    /// A request for a resource of the registry.
+    pub(super) async fn resource(&self, call: Call) -> ApiResult<Answer> {
+        let a = &call.info.attributes;
+        let Some(res) = self.registry.resources().get(&a.group, &a.version, &a.resource) else {
+            return Ok(respond::text(404, "404 page not found\n"));
+        };
+        if !a.namespace.is_empty() && !res.info.is_namespaced() && a.resource != "namespaces" {
+            return Ok(respond::text(404, "404 page not found\n"));
+        }
+        if !a.subresource.is_empty() {
+            return self.subresource(res, call).await;
+        }
+        let needs_namespace = res.info.is_namespaced() && a.namespace.is_empty();
+        let verb = match a.verb.as_str() {
+            "get" => Verbs::GET,
+            "list" => Verbs::LIST,
+            "watch" => Verbs::WATCH,
+            "create" if a.name.is_empty() => Verbs::CREATE,
+            "update" if !a.name.is_empty() => Verbs::UPDATE,
+            "patch" if !a.name.is_empty() => Verbs::PATCH,
+            "delete" => Verbs::DELETE,
+            "deletecollection" => Verbs::DELETE_COLLECTION,
+            _ => return Err(method_not_allowed()),
+        };
+        if !res.info.verbs.has(verb) || needs_namespace && !matches!(verb, Verbs::LIST | Verbs::WATCH) {
+            return Err(method_not_allowed());
+        }
+        match verb {
+            Verbs::GET => self.get(&res, &call),
+            Verbs::LIST => self.list(&res, &call).await,
+            Verbs::WATCH => self.watch(&res, &call).await,
+            Verbs::CREATE => self.create(res, call).await,
+            Verbs::UPDATE => self.update(&res, call, Op::Update).await,
+            Verbs::PATCH => self.patch(&res, call, Op::Update).await,
+            Verbs::DELETE => self.delete(&res, call).await,
+            _ => self.delete_collection(&res, call).await,
+        }
+    }
+
+    pub(super) fn read_cx<'a>(
+        &'a self,
+        res: &'a Arc<Resource>,
+        call: &Call,
+        list: bool,
+        watch: bool,
+    ) -> ApiResult<ReadCx<'a>> {
+        let offer = Offer { proto: res.def.is_some(), shapes: true, yaml: !watch, list };
+        let form = negotiate::negotiate(&call.headers, offer).ok_or_else(not_acceptable)?;
+        let include = call.info.query.get("includeObject");
+        let include = Include::parse(include)
+            .ok_or_else(|| Status::bad_request(format!("unrecognized includeObject value: {include:?}")))?;
+        Ok(ReadCx { cache: self.registry.cache(), resource: res, form, include, now: self.clock.now() })
+    }
+
+    pub(super) fn get(&self, res: &Arc<Resource>, call: &Call) -> ApiResult<Answer> {
+        let a = &call.info.attributes;
+        if let Some(all) = virtuals::made(&res.info) {
+            let one = virtuals::made_one(&res.info, all, &a.name)?;
+            return Ok(self.read_cx(res, call, false, false)?.shaped(200, &one));
+        }
+        let namespace = if res.info.is_namespaced() { a.namespace.as_str() } else { "" };
+        self.read_cx(res, call, false, false)?.get(namespace, &a.name)
+    }
+
+    async fn list(&self, res: &Arc<Resource>, call: &Call) -> ApiResult<Answer> {
+        let read = self.read_cx(res, call, true, false)?;
+        let options = Options::parse(&call.info.query, &res.info, false)?;
+        if let Some(all) = virtuals::made(&res.info) {
+            return Ok(read.made_list(&all, &options));
+        }
+        read.list(call.namespace(), &options).await
+    }
+
+    async fn watch(&self, res: &Arc<Resource>, call: &Call) -> ApiResult<Answer> {
+        let read = self.read_cx(res, call, false, true)?;
+        let mut options = Options::parse(&call.info.query, &res.info, true)?;
+        let name = &call.info.attributes.name;
+        if !name.is_empty() && call.info.query.text("fieldSelector").is_none() {
+            let query = Query::parse(&format!("fieldSelector=metadata.name%3D{name}"));
+            options.selection = super::selection::Selection::parse(&query, &res.info)?;
+        }
+        read.watch(call.namespace(), options, self.shutdown.clone()).await
+    }
+
+    async fn create(&self, res: Arc<Resource>, call: Call) -> ApiResult<Answer> {
+        let read = self.read_cx(&res, &call, false, false)?;
+        let cx = self.write_cx(&res, &call, "CreateOptions")?;
+        let strictness = FieldValidation::parse(&call.info.query, "CreateOptions")?;
+        let raw = body::decode(&call.body, &call.headers, &res.info.gvk)?;
+        let new = body::canonical(raw, &res.info.gvk, res.def, strictness, &cx)?;
+        if !res.info.verbs.has(Verbs::GET) {
+            let made = self.virtual_create(&res, &call, &cx, new).await?;
+            return Ok(finish(read.shaped(201, &made), &cx));
+        }
+        let at = call.target(&res);
+        check_namespace(&new, &at, &res)?;
+        let stored = self.registry.create(&res, &cx, &at, new).await?;
+        Ok(finish(read.shaped(201, &stored.object), &cx))
+    }
+
+    /// PUT, on the resource or a subresource that stores into the object.
+    pub(super) async fn update(&self, res: &Arc<Resource>, call: Call, op: Op) -> ApiResult<Answer> {
+        let read = self.read_cx(res, &call, false, false)?;
+        let cx = self.write_cx(res, &call, "UpdateOptions")?;
+        let strictness = FieldValidation::parse(&call.info.query, "UpdateOptions")?;
+        let raw = body::decode(&call.body, &call.headers, &res.info.gvk)?;
+        let new = body::canonical(raw, &res.info.gvk, res.def, strictness, &cx)?;
+        let at = call.target(res);
+        check_namespace(&new, &at, res)?;
+        let create = (op == Op::Update && res.strategy().create_on_update()).then(|| new.clone());
+        let change = |_: &Value| Ok(new.clone());
+        let stored = self.registry.update(res, &cx, &at, &op, &change, create).await?;
+        Ok(finish(read.shaped(code(&stored), &stored.object), &cx))
+    }
+
+    /// PATCH, on the resource or a subresource that stores into the object.
+    pub(super) async fn patch(&self, res: &Arc<Resource>, call: Call, op: Op) -> ApiResult<Answer> {
+        let read = self.read_cx(res, &call, false, false)?;
+        let mut cx = self.write_cx(res, &call, "PatchOptions")?;
+        cx.is_patch = true;
+        let strictness = FieldValidation::parse(&call.info.query, "PatchOptions")?;
+        let at = call.target(res);
+        let patch = PatchBody::read(&call, res)?;
+        if let PatchBody::Apply(config) = patch {
+            let stored = self.apply(res, &call, cx, &at, op, config, strictness).await?;
+            return Ok(finish(read.shaped(code(&stored.1), &stored.1.object), &stored.0));
+        }
+        let change = |old: &Value| {
+            let new = patch.apply(old, res)?;
+            let raw = body::Raw { value: new, duplicates: patch.duplicates().to_vec() };
+            body::canonical(raw, &res.info.gvk, res.def, strictness, &cx).map_err(|e| match e.reason {
+                Reason::BadRequest if strictness != FieldValidation::Strict => unprocessable(res, &at.name, &e.message),
+                _ => e,
+            })
+        };
+        let stored = self.registry.update(res, &cx, &at, &op, &change, None).await?;
+        Ok(finish(read.shaped(code(&stored), &stored.object), &cx))
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    async fn apply(
+        &self,
+        res: &Arc<Resource>,
+        call: &Call,
+        mut cx: RequestCx,
+        at: &Target,
+        op: Op,
+        config: body::Raw,
+        strictness: FieldValidation,
+    ) -> ApiResult<(RequestCx, Stored)> {
+        let force = call.info.query.flag("force");
+        let config = body::canonical_apply(config, &res.info.gvk, res.def, strictness, &cx)?;
+        check_namespace(&config, at, res)?;
+        match config.str_at("/metadata/name") {
+            Some(name) if name != at.name => {
+                return Err(Status::bad_request(format!(
+                    "the name of the object ({name}) does not match the name on the URL ({})",
+                    at.name
+                )));
+            }
+            _ => {}
+        }
+        cx.applied = true;
+        let subresource = match &op {
+            Op::Subresource(s) => Some(s.to_string()),
+            _ => None,
+        };
+        let change = |old: &Value| {
+            let writer = res.writer(&cx, subresource.as_deref());
+            let new = patch::apply::on_apply(Some(old), &config, force, &writer).map_err(|e| e.to_status())?;
+            let raw = body::Raw { value: new, duplicates: Vec::new() };
+            body::canonical(raw, &res.info.gvk, res.def, FieldValidation::Ignore, &cx)
+        };
+        let create = if op == Op::Update {
+            let mut config = config.clone();
+            config.set_at("/metadata/name", at.name.clone());
+            let new =
+                patch::apply::on_apply(None, &config, force, &res.writer(&cx, None)).map_err(|e| e.to_status())?;
+            let raw = body::Raw { value: new, duplicates: Vec::new() };
+            Some(body::canonical(raw, &res.info.gvk, res.def, FieldValidation::Ignore, &cx)?)
+        } else {
+            None
+        };
+        let stored = self.registry.update(res, &cx, at, &op, &change, create).await?;
+        Ok((cx, stored))
+    }
+
+    async fn delete(&self, res: &Arc<Resource>, call: Call) -> ApiResult<Answer> {
+        let read = self.read_cx(res, &call, false, false)?;
+        let options_value = delete_options(&call)?;
+        let options = DeleteOptions::from_value(&options_value);
+        let mut cx = self.write_cx(res, &call, "DeleteOptions")?;
+        cx.dry_run |= options_value.items_at("/dryRun").iter().any(|d| d == "All");
+        let done = self.registry.delete(res, &cx, &call.target(res), &options).await?;
+        let mut answer = match done {
+            Deleted::Gone(object) if res.strategy().returns_deleted() => read.shaped(200, &object),
+            Deleted::Gone(object) => respond::encoded(200, &success(res, &object), read.form.encoding),
+            Deleted::Pending(object) => {
+                let accepted = options_value.bool_at("/orphanDependents") == Some(false);
+                read.shaped(if accepted { 202 } else { 200 }, &object)
+            }
+        };
+        respond::warn(&mut answer, &cx.take_warnings());
+        Ok(answer)
+    }
+
+    async fn delete_collection(&self, res: &Arc<Resource>, call: Call) -> ApiResult<Answer> {
+        let read = self.read_cx(res, &call, true, false)?;
+        let selection = Options::parse(&call.info.query, &res.info, false)?;
+        let options_value = delete_options(&call)?;
+        let options = DeleteOptions::from_value(&options_value);
+        let mut cx = self.write_cx(res, &call, "DeleteOptions")?;
+        cx.dry_run |= options_value.items_at("/dryRun").iter().any(|d| d == "All");
+        let (objects, revision) = self.registry.cache().resource(&res.info.stored).list(call.namespace());
+        let mut items = Vec::new();
+        for o in objects.iter().filter(|o| selection.selection.matches(o)) {
+            let at = Target { namespace: o.meta.namespace.clone(), name: o.meta.name.clone() };
+            match self.registry.delete(res, &cx, &at, &options).await {
+                Ok(Deleted::Gone(v) | Deleted::Pending(v)) => items.push(v),
+                Err(e) if e.reason == Reason::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let list = json!({"kind": res.list_kind, "apiVersion": res.info.gvk.api_version(),
+            "metadata": {"resourceVersion": revision.to_string()}, "items": items});
+        Ok(finish(respond::encoded(200, &list, read.form.encoding), &cx))
+    }
+
+    /// The context of a write: manager, dry run.
+    pub(super) fn write_cx(&self, res: &Resource, call: &Call, options: &str) -> ApiResult<RequestCx> {
+        let query = &call.info.query;
+        let errs = FieldErrors::new();
+        let dry_run = query.all("dryRun");
+        if dry_run.iter().any(|d| d != "All") {
+            errs.at("dryRun").not_supported(json!(dry_run), &["All"]);
+        }
+        let manager = query.get("fieldManager").unwrap_or_default();
+        if manager.len() > MANAGER_MAX_BYTES {
+            errs.at("fieldManager").too_long(MANAGER_MAX_BYTES);
+        }
+        if manager.chars().any(char::is_control) {
+            errs.at("fieldManager").invalid(manager, "should only contain printable characters");
+        }
+        if options == "PatchOptions" {
+            if is_apply(&call.headers) {
+                if manager.is_empty() {
+                    errs.at("fieldManager").required("is required for apply patch");
+                }
+            } else if query.get("force").is_some() {
+                errs.at("force").forbidden("may not be specified for non-apply patch");
+            }
+        }
+        if !errs.is_empty() {
+            return Err(Status::invalid("meta.k8s.io", options, "", errs.take()));
+        }
+        let agent = call.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let mut cx = RequestCx::new(call.user.clone(), patch::apply::manager_of(manager, agent), self.clock.now());
+        cx.api_version = res.info.gvk.api_version();
+        cx.dry_run = !dry_run.is_empty();
+        Ok(cx)
+    }
+}
+
+impl Call {
+    /// The object in the path.
+    pub(super) fn target(&self, res: &Resource) -> Target {
+        let a = &self.info.attributes;
+        let namespace = if res.info.is_namespaced() { a.namespace.clone() } else { String::new() };
+        Target { namespace, name: a.name.clone() }
+    }
+
+    /// The namespace in the path; none for all.
+    pub(super) fn namespace(&self) -> Option<&str> {
+        Some(self.info.attributes.namespace.as_str()).filter(|n| !n.is_empty())
+    }
+}
+
+/// Adds the warnings.
+pub(super) fn finish(mut answer: Answer, cx: &RequestCx) -> Answer {
+    respond::warn(&mut answer, &cx.take_warnings());
+    answer
+}
+
+fn code(stored: &Stored) -> u16 {
+    if stored.created { 201 } else { 200 }
+}
+
+fn success(res: &Resource, object: &Value) -> Value {
+    let mut details = json!({"name": object["metadata"]["name"]});
+    if !res.info.gvk.group.is_empty() {
+        details["group"] = (*res.info.gvk.group).into();
+    }
+    details["kind"] = (*res.info.plural).into();
+    details["uid"] = object["metadata"]["uid"].clone();
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
+}
+
+/// 405.
+pub(super) fn method_not_allowed() -> Box<Status> {
+    Status::new(Reason::MethodNotAllowed, "the server does not allow this method on the requested resource")
+        .with_details(json!({}))
+}
+
+/// 406.
+pub(super) fn not_acceptable() -> Box<Status> {
+    Status::new(
+        Reason::NotAcceptable,
+        "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf",
+    )
+}
+
+fn unprocessable(res: &Resource, name: &str, why: &str) -> Box<Status> {
+    let mut s =
+        Status::new(Reason::Invalid, format!("{} {name:?} is invalid: patch: Invalid value: {why}", res.info.gvk.kind))
+            .with_object(&res.info.gvk.group, &res.info.gvk.kind, name);
+    s.details["causes"] = json!([{"reason": "FieldValueInvalid", "message": why, "field": "patch"}]);
+    s
+}
+
+fn check_namespace(new: &Value, at: &Target, res: &Resource) -> ApiResult<()> {
+    let given = new.str_at("/metadata/namespace").unwrap_or_default();
+    if given.is_empty() || given == at.namespace {
+        return Ok(());
+    }
+    if !res.info.is_namespaced() {
+        // Validation tells it with the field's path.
+        return Ok(());
+    }
+    Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"))
+}
+
+fn delete_options(call: &Call) -> ApiResult<Value> {
+    let mut v = if call.body.is_empty() {
+        json!({})
+    } else {
+        let gvk = crate::api::meta::Gvk::new("", "v1", "DeleteOptions");
+        body::decode(&call.body, &call.headers, &gvk)?.value
+    };
+    if !v.is_object() {
+        return Err(Status::bad_request("the body of a deletion must be DeleteOptions"));
+    }
+    let query = &call.info.query;
+    if let Some(grace) = query.text("gracePeriodSeconds") {
+        let grace: i64 =
+            grace.parse().map_err(|_| Status::bad_request(format!("invalid gracePeriodSeconds {grace:?}")))?;
+        v.set_if_absent("/gracePeriodSeconds", grace);
+    }
+    for key in ["propagationPolicy"] {
+        if let Some(value) = query.text(key) {
+            v.set_if_absent(&format!("/{key}"), value);
+        }
+    }
+    if query.get("orphanDependents").is_some() {
+        v.set_if_absent("/orphanDependents", query.flag("orphanDependents"));
+    }
+    Ok(v)
+}
+
+fn media_type(headers: &HeaderMap) -> &str {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    content_type.split(';').next().unwrap_or_default().trim()
+}
+
+fn is_apply(headers: &HeaderMap) -> bool {
+    media_type(headers) == "application/apply-patch+yaml"
+}
+
+/// A decoded patch.
+enum PatchBody {
+    Json(Value),
+    Merge(body::Raw),
+    Strategic(body::Raw),
+    Apply(body::Raw),
+}
+
+impl PatchBody {
+    fn read(call: &Call, res: &Resource) -> ApiResult<Self> {
+        let raw = |made: Result<body::Raw, String>| {
+            made.map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))
+        };
+        match media_type(&call.headers) {
+            "application/json-patch+json" => Ok(Self::Json(raw(body::json_raw(&call.body))?.value)),
+            "application/merge-patch+json" => Ok(Self::Merge(raw(body::json_raw(&call.body))?)),
+            "application/strategic-merge-patch+json" if res.def.is_some() => {
+                Ok(Self::Strategic(raw(body::json_raw(&call.body))?))
+            }
+            "application/apply-patch+yaml" => Ok(Self::Apply(raw(body::yaml_raw(&call.body))?)),
+            _ => {
+                let mut types: Vec<Cow<'static, str>> =
+                    vec!["application/json-patch+json".into(), "application/merge-patch+json".into()];
+                if res.def.is_some() {
+                    types.push("application/strategic-merge-patch+json".into());
+                }
+                types.push("application/apply-patch+yaml".into());
+                Err(Status::new(
+                    Reason::UnsupportedMediaType,
+                    format!(
+                        "the body of the request was in an unknown format - accepted media types include: {}",
+                        types.join(", ")
+                    ),
+                ))
+            }
+        }
+    }
+
+    fn duplicates(&self) -> &[String] {
+        match self {
+            Self::Json(_) => &[],
+            Self::Merge(raw) | Self::Strategic(raw) | Self::Apply(raw) => &raw.duplicates,
+        }
+    }
+
+    fn apply(&self, old: &Value, res: &Resource) -> ApiResult<Value> {
+        match self {
+            Self::Json(patch) => patch::json::apply(old.clone(), patch.clone()),
+            Self::Merge(raw) => patch::merge::apply(old.clone(), raw.value.clone()),
+            Self::Strategic(raw) => patch::strategic::apply(old.clone(), raw.value.clone(), res.view()),
+            Self::Apply(_) => Err(Status::internal("apply is done by its own function")),
+        }
+    }
+}
+
+/// The form for errors before the resource is known.
+pub(super) fn error_encoding(headers: &HeaderMap) -> Encoding {
+    let offer = Offer { proto: true, shapes: false, yaml: true, list: false };
+    negotiate::negotiate(headers, offer).unwrap_or(Form::JSON).encoding
+}

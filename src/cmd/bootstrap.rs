@@ -1,0 +1,49 @@
+//! What the server writes before anybody else may ask: namespaces, the `kubernetes` Service, roles and bindings.
+
+use anyhow::Context;
+use serde_json::Value;
+
+use crate::api::status::{ApiResult, Reason};
+use crate::api::value::ValueExt;
+use crate::apiserver::auth::rbac::bootstrap::{Reconcile, objects, reconcile};
+use crate::client::{Client, Res, optional};
+use crate::controllers::bootstrap::{ApiServer, ensure};
+
+const GROUP: &str = "rbac.authorization.k8s.io";
+
+/// Writes what is missing; changes what an older version wrote.
+pub async fn run(client: &Client, server: &ApiServer) -> anyhow::Result<()> {
+    ensure(client, server).await.context("cannot create the first namespaces and Services")?;
+    for wanted in objects() {
+        one(client, &wanted)
+            .await
+            .with_context(|| format!("cannot write {} {}", wanted["kind"], wanted["metadata"]["name"]))?;
+    }
+    Ok(())
+}
+
+async fn one(client: &Client, wanted: &Value) -> ApiResult<()> {
+    let (plural, namespaced) = match wanted.str_at("/kind").unwrap_or_default() {
+        "ClusterRole" => ("clusterroles", false),
+        "ClusterRoleBinding" => ("clusterrolebindings", false),
+        "Role" => ("roles", true),
+        _ => ("rolebindings", true),
+    };
+    let kind = wanted.str_at("/kind").unwrap_or_default().to_owned();
+    let res = Res { group: GROUP.into(), version: "v1".into(), plural: plural.into(), kind: kind.into(), namespaced };
+    let (namespace, name) =
+        (wanted.str_at("/metadata/namespace").unwrap_or_default(), wanted.str_at("/metadata/name").unwrap_or_default());
+    let existing = optional(client.get(&res, namespace, name).await)?;
+    match reconcile(existing.as_ref(), wanted) {
+        Reconcile::Nothing => Ok(()),
+        Reconcile::Create(object) => match client.create(&res, namespace, &object).await {
+            Err(e) if e.reason != Reason::AlreadyExists => Err(e),
+            _ => Ok(()),
+        },
+        Reconcile::Update(object) => client.update(&res, namespace, name, None, &object).await.map(|_| ()),
+        Reconcile::Recreate(object) => {
+            client.delete(&res, namespace, name, &crate::client::DeleteOptions::default()).await?;
+            client.create(&res, namespace, &object).await.map(|_| ())
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The bridge, the pair of interfaces of a pod, addresses and routes.
+//!
+//! A pod has its address as a /32 and one way out, the bridge's address. So every packet between two pods of a node goes
+//! through the node's routing, never past it on the bridge: replies meet the connection tracking that rewrote the request,
+//! whether the kernel has br_netfilter or not.
+//!
+//! **Invariant:** every step can be done again.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use nlink::Route;
+use nlink::netlink::addr::Ipv4Address;
+use nlink::netlink::connection::Connection;
+use nlink::netlink::link::{BridgeLink, BridgePortConfig, VethLink};
+use nlink::netlink::namespace::Netns;
+use nlink::netlink::route::Ipv4Route;
+use nlink::netlink::types::route::RouteScope;
+
+use super::spec::{Code, Error, NetConfig, Result};
+
+/// First bytes of pods' MAC addresses, locally administered; the address follows. The same address has the same MAC, so no
+/// neighbour remembers a wrong one.
+const MAC_PREFIX: [u8; 2] = [0x0a, 0x58];
+
+/// The MAC address that goes with an address.
+pub fn mac(address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    [MAC_PREFIX[0], MAC_PREFIX[1], a, b, c, d]
+}
+
+/// The host end's name: fixed by container and interface, 15 bytes at most.
+pub fn host_name(container: &str, interface: &str) -> String {
+    // FNV-1a: spread, not secrecy.
+    let hash = container
+        .bytes()
+        .chain([0])
+        .chain(interface.bytes())
+        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
+    format!("veth{:011x}", hash >> 20)
+}
+
+fn connect() -> Result<Connection<Route>> {
+    Connection::<Route>::new().map_err(|e| Error::network("open a netlink socket", e))
+}
+
+/// Makes the bridge what it should be.
+pub async fn ensure_bridge(config: &NetConfig) -> Result<()> {
+    let conn = connect()?;
+    let name = config.bridge.as_str();
+    let failed = |e| Error::network(format!("set up bridge {name}"), e);
+    if conn.get_link_by_name(name).await.map_err(failed)?.is_none() {
+        let mut bridge = BridgeLink::new(name).address(mac(config.gateway()));
+        if config.mtu != 0 {
+            bridge = bridge.mtu(config.mtu);
+        }
+        match conn.add_link(bridge).await {
+            Err(e) if e.is_already_exists() => {}
+            other => other.map_err(failed)?,
+        }
+    }
+    let address = Ipv4Address::new(name, config.gateway(), config.subnet.prefix_len());
+    match conn.add_address(address).await {
+        Err(e) if e.is_already_exists() => {}
+        other => other.map_err(failed)?,
+    }
+    conn.set_link_up(name).await.map_err(failed)?;
+    set_sysctl("net/ipv4/ip_forward", "1", true)?;
+    // Pods are neighbours on the bridge, but are not to speak past the node: no hints that they could.
+    for conf in ["all", name] {
+        set_sysctl(&format!("net/ipv4/conf/{conf}/send_redirects"), "0", false)?;
+    }
+    Ok(())
+}
+
+/// Gives the node's own packets to Services a route. Their destination is rewritten before they leave, but without any
+/// route (a machine without a default one) they would not even start.
+pub async fn ensure_service_route(config: &NetConfig, services: ipnet::Ipv4Net) -> Result<()> {
+    let failed = |e| Error::network(format!("route {services} to {}", config.bridge), e);
+    let route = Ipv4Route::from_addr(services.network(), services.prefix_len()).dev(config.bridge.as_str());
+    connect()?.replace_route(route.scope(RouteScope::Link).prefsrc(config.gateway())).await.map_err(failed)
+}
+
+fn set_sysctl(name: &str, value: &str, needed: bool) -> Result<()> {
+    let path = Path::new("/proc/sys").join(name);
+    if std::fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {
+        return Ok(());
+    }
+    match std::fs::write(&path, value) {
+        Err(e) if needed => Err(Error::io(format!("set {} to {value}", path.display()), &e)),
+        _ => Ok(()),
+    }
+}
+
+/// Connects a pod; what an earlier attempt left is replaced.
+pub async fn attach(config: &NetConfig, netns: &str, interface: &str, host: &str, address: Ipv4Addr) -> Result<()> {
+    let conn = connect()?;
+    let failed = |e| Error::network(format!("connect {interface} of {netns} with {host}"), e);
+    conn.del_link_if_exists(host).await.map_err(failed)?;
+    let inside = Netns::from_path(netns)
+        .map_err(|e| Error::new(Code::UnknownContainer, format!("cannot open network namespace {netns}: {e}")))?;
+    let mut pair = VethLink::new(host, interface).peer_address(mac(address)).peer_netns_fd(&inside);
+    if config.mtu != 0 {
+        pair = pair.mtu(config.mtu);
+    }
+    conn.add_link(pair).await.map_err(failed)?;
+    conn.set_link_master(host, config.bridge.as_str()).await.map_err(failed)?;
+    // A pod may reach itself through a Service.
+    conn.set_bridge_port(host, BridgePortConfig::new().hairpin(true)).await.map_err(failed)?;
+    conn.set_link_up(host).await.map_err(failed)?;
+    for conf in ["all", interface] {
+        let _ = inside.sysctl().set(&format!("net.ipv4.conf.{conf}.accept_redirects"), "0");
+    }
+    configure_inside(netns, interface, address, config.gateway()).await.map_err(failed)
+}
+
+async fn configure_inside(netns: &str, interface: &str, address: Ipv4Addr, gateway: Ipv4Addr) -> nlink::Result<()> {
+    let conn = Connection::<Route>::new_in(Path::new(netns))?;
+    conn.set_link_up("lo").await?;
+    conn.add_address(Ipv4Address::new(interface, address, 32)).await?;
+    conn.set_link_up(interface).await?;
+    conn.add_route(Ipv4Route::new(gateway, 32).dev(interface).scope(RouteScope::Link)).await?;
+    conn.add_route(Ipv4Route::default_route().gateway(gateway).dev(interface)).await
+}
+
+/// Brings up the loopback interface of a namespace.
+pub async fn loopback_up(netns: &str) -> Result<()> {
+    let failed = |e| Error::network(format!("bring up lo of {netns}"), e);
+    let conn = Connection::<Route>::new_in(Path::new(netns)).map_err(failed)?;
+    conn.set_link_up("lo").await.map_err(failed)
+}
+
+/// Disconnects a pod; one that is gone is fine.
+pub async fn detach(host: &str) -> Result<()> {
+    let gone = connect()?.del_link_if_exists(host).await;
+    gone.map(drop).map_err(|e| Error::network(format!("remove {host}"), e))
+}
+
+/// True when the pod's interface has the address.
+pub async fn is_attached(netns: &str, interface: &str, address: Ipv4Addr) -> Result<bool> {
+    let failed = |e| Error::network(format!("look into {netns}"), e);
+    let conn = Connection::<Route>::new_in(Path::new(netns)).map_err(failed)?;
+    if conn.get_link_by_name(interface).await.map_err(failed)?.is_none() {
+        return Ok(false);
+    }
+    let addresses = conn.get_addresses_by_name(interface).await.map_err(failed)?;
+    Ok(addresses.iter().any(|a| a.address().is_some_and(|found| *found == std::net::IpAddr::V4(address))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interface_names_fit_and_differ() {
+        let (a, b) = (host_name("0123456789abcdef", "eth0"), host_name("0123456789abcdef", "eth1"));
+        assert_eq!((a.len(), a == b, host_name("0123456789abcdef", "eth0") == a), (15, false, true));
+    }
+}

@@ -1,0 +1,304 @@
+//! The words of the Container Network Interface: request, configuration, result, error.
+//!
+//! Rules: CNI specification 0.4.0 and 1.0.0 (STATUS is of 1.1.0).
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::api::services::Protocol;
+
+/// Versions that are spoken, oldest first.
+pub const VERSIONS: &[&str] = &["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+/// The version of a configuration that names none that is known.
+const FALLBACK_VERSION: &str = "1.0.0";
+
+/// Error codes of the specification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// The configuration's version is not spoken.
+    IncompatibleVersion = 1,
+    /// The container is not known.
+    UnknownContainer = 3,
+    /// An environment variable is missing or wrong.
+    Environment = 4,
+    /// Reading or writing failed.
+    Io = 5,
+    /// The input is not what it should be.
+    Decode = 6,
+    /// The configuration makes no sense.
+    Config = 7,
+    /// It may work later.
+    TryAgain = 11,
+    /// A system call failed; from 100 on codes are the plugin's own.
+    Network = 100,
+    /// No address is left.
+    NoAddress = 101,
+    /// The host's port is another pod's.
+    PortTaken = 102,
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// Kind.
+    pub code: Code,
+    /// What was attempted on what, and why it failed.
+    pub message: String,
+}
+
+impl Error {
+    /// An error.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// A failed system call.
+    pub fn network(what: impl std::fmt::Display, why: impl std::fmt::Display) -> Self {
+        Self::new(Code::Network, format!("cannot {what}: {why}"))
+    }
+
+    /// A failed file operation.
+    pub fn io(what: impl std::fmt::Display, why: &std::io::Error) -> Self {
+        Self::new(Code::Io, format!("cannot {what}: {why}"))
+    }
+
+    /// As the runtime wants to read it.
+    pub fn to_json(&self) -> Value {
+        json!({"cniVersion": FALLBACK_VERSION, "code": self.code as u32, "msg": self.message})
+    }
+}
+
+/// Result of a CNI step.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A port of the host that leads to the pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortMapping {
+    /// On the host; 0 for none.
+    #[serde(default)]
+    pub host_port: u16,
+    /// In the pod.
+    pub container_port: u16,
+    /// `tcp`, `udp`, `sctp` in any case.
+    #[serde(default = "tcp")]
+    pub protocol: String,
+    /// Address of the host; empty or 0.0.0.0 for all.
+    #[serde(default, rename = "hostIP")]
+    pub host_ip: String,
+}
+
+fn tcp() -> String {
+    "tcp".into()
+}
+
+impl PortMapping {
+    /// The protocol; none for an unknown one.
+    pub fn protocol(&self) -> Option<Protocol> {
+        Protocol::parse(&self.protocol)
+    }
+
+    /// The one address it is for; none for all.
+    pub fn address(&self) -> Option<Ipv4Addr> {
+        self.host_ip.parse().ok().filter(|a: &Ipv4Addr| !a.is_unspecified())
+    }
+}
+
+/// The plugin's configuration, as `orch server` writes it and the runtime passes it on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetConfig {
+    /// Version of the specification.
+    #[serde(default)]
+    pub cni_version: String,
+    /// Name of the network; reservations are kept below it.
+    pub name: String,
+    /// File name of the plugin.
+    #[serde(rename = "type")]
+    pub plugin: String,
+    /// Name of the bridge.
+    pub bridge: String,
+    /// Addresses of this node's pods; the first one is the gateway.
+    pub subnet: Ipv4Net,
+    /// Addresses of all pods: traffic to them is not masqueraded.
+    #[serde(rename = "clusterCIDR")]
+    pub cluster_cidr: Ipv4Net,
+    /// MTU of pods; 0 for the kernel's default.
+    #[serde(default)]
+    pub mtu: u32,
+    /// Name of the nftables table.
+    pub table: String,
+    /// Directory for reservations.
+    pub data_dir: PathBuf,
+    /// What the runtime is asked to pass in `runtimeConfig`.
+    #[serde(default)]
+    pub capabilities: BTreeMap<String, bool>,
+    /// What it passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime_config: Option<RuntimeConfig>,
+}
+
+/// What the runtime adds for one container.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RuntimeConfig {
+    /// Host ports.
+    pub port_mappings: Vec<PortMapping>,
+}
+
+impl NetConfig {
+    /// Reads and checks it.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let config: Self = serde_json::from_slice(bytes)
+            .map_err(|e| Error::new(Code::Decode, format!("cannot read the network configuration: {e}")))?;
+        if !VERSIONS.contains(&config.cni_version.as_str()) {
+            let message = format!("CNI version {:?} is not spoken; {} are", config.cni_version, VERSIONS.join(", "));
+            return Err(Error::new(Code::IncompatibleVersion, message));
+        }
+        if config.subnet.prefix_len() > 30 {
+            return Err(Error::new(Code::Config, format!("subnet {} has no room for pods", config.subnet)));
+        }
+        for mapping in config.port_mappings() {
+            if mapping.protocol().is_none() {
+                return Err(Error::new(
+                    Code::Config,
+                    format!("protocol {:?} of a port mapping is unknown", mapping.protocol),
+                ));
+            }
+        }
+        Ok(config)
+    }
+
+    /// The bridge's address.
+    pub fn gateway(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.subnet.network()) + 1)
+    }
+
+    /// Host ports of the container at hand.
+    pub fn port_mappings(&self) -> &[PortMapping] {
+        self.runtime_config.as_ref().map_or(&[], |r| &r.port_mappings)
+    }
+}
+
+/// What the runtime asks for, from its environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// `ADD`, `DEL`, …
+    pub command: String,
+    /// The container.
+    pub container: String,
+    /// Path of its network namespace; may be empty for DEL.
+    pub netns: String,
+    /// Name of the interface inside.
+    pub interface: String,
+}
+
+impl Request {
+    /// From variables; `get` reads one.
+    pub fn from_env(get: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let text = |name: &str| get(name).unwrap_or_default();
+        let request = Self {
+            command: text("CNI_COMMAND"),
+            container: text("CNI_CONTAINERID"),
+            netns: text("CNI_NETNS"),
+            interface: text("CNI_IFNAME"),
+        };
+        let needed: &[(&str, &str)] = match request.command.as_str() {
+            "ADD" | "CHECK" => &[
+                ("CNI_CONTAINERID", &request.container),
+                ("CNI_NETNS", &request.netns),
+                ("CNI_IFNAME", &request.interface),
+            ],
+            "DEL" => &[("CNI_CONTAINERID", &request.container), ("CNI_IFNAME", &request.interface)],
+            "VERSION" | "STATUS" | "GC" => &[],
+            other => return Err(Error::new(Code::Environment, format!("CNI_COMMAND {other:?} is unknown"))),
+        };
+        if let Some((name, _)) = needed.iter().find(|(_, value)| value.is_empty()) {
+            return Err(Error::new(Code::Environment, format!("{name} is not set")));
+        }
+        // Both end up in file and interface names.
+        let plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+        if !plain(&request.container) || !plain(&request.interface) || request.interface.len() > 15 {
+            return Err(Error::new(
+                Code::Environment,
+                "CNI_CONTAINERID or CNI_IFNAME has characters that are not allowed",
+            ));
+        }
+        Ok(request)
+    }
+}
+
+/// What ADD gives back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// Host end.
+    pub host_interface: String,
+    /// Its MAC address.
+    pub mac: String,
+    /// The pod's address.
+    pub address: Ipv4Addr,
+}
+
+impl Attached {
+    /// In the form of the configuration's version.
+    pub fn to_json(&self, config: &NetConfig, request: &Request) -> Value {
+        let mut ip = json!({"address": format!("{}/32", self.address), "gateway": config.gateway(), "interface": 2});
+        if !matches!(config.cni_version.as_str(), "1.0.0" | "1.1.0") {
+            ip["version"] = json!("4");
+        }
+        json!({
+            "cniVersion": config.cni_version,
+            "interfaces": [
+                {"name": config.bridge},
+                {"name": self.host_interface},
+                {"name": request.interface, "mac": self.mac, "sandbox": request.netns},
+            ],
+            "ips": [ip],
+            "routes": [{"dst": "0.0.0.0/0", "gw": config.gateway()}],
+            "dns": {},
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use test_case::test_case;
+
+    fn request(command: &str, container: &str, interface: &str) -> Result<Request> {
+        Request::from_env(|name| {
+            let value = match name {
+                "CNI_COMMAND" => command,
+                "CNI_CONTAINERID" => container,
+                "CNI_NETNS" => "/var/run/netns/a",
+                _ => interface,
+            };
+            Some(value.to_owned())
+        })
+    }
+
+    #[test_case("ADD", "a1", "eth0", true; "all there")]
+    #[test_case("ADD", "", "eth0", false; "no container")]
+    #[test_case("ADD", "../a", "eth0", false; "a path for a container")]
+    #[test_case("ADD", "a1", "eth0123456789012", false; "a long interface name")]
+    #[test_case("VERSION", "", "", true; "version needs nothing")]
+    #[test_case("JUMP", "a1", "eth0", false; "an unknown command")]
+    fn checks_the_environment(command: &str, container: &str, interface: &str, good: bool) {
+        assert_eq!(request(command, container, interface).is_ok(), good);
+    }
+
+    #[test_case("2.0.0", "10.42.0.0/24", Some(Code::IncompatibleVersion); "a future version")]
+    #[test_case("1.0.0", "10.42.0.0/31", Some(Code::Config); "no room")]
+    #[test_case("0.4.0", "10.42.0.0/24", None; "good")]
+    fn checks_the_configuration(version: &str, subnet: &str, code: Option<Code>) {
+        let config = json!({"cniVersion": version, "name": "orch", "type": "orch-cni", "bridge": "orch0", "subnet": subnet,
+            "clusterCIDR": "10.42.0.0/16", "table": "orch-cni", "dataDir": "/nowhere"});
+        assert_eq!(NetConfig::parse(config.to_string().as_bytes()).err().map(|e| e.code), code);
+    }
+}

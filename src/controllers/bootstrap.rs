@@ -1,0 +1,109 @@
+//! What a cluster has from the start: its four namespaces, and the Service `kubernetes` with the API server behind it.
+//!
+//! The server calls [`ensure`] once it answers; it is idempotent, and a deleted object comes back with the next call.
+
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+
+use crate::api::status::{ApiResult, Reason};
+use crate::api::value::ValueExt;
+use crate::client::{Client, Res, optional, res};
+
+/// The namespaces of every cluster.
+pub const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// Where the API server is.
+#[derive(Debug, Clone)]
+pub struct ApiServer {
+    /// The first address of the Service range.
+    pub service_ip: IpAddr,
+    /// Where nodes and pods reach the server itself.
+    pub address: IpAddr,
+    /// Its port.
+    pub port: u16,
+}
+
+/// Creates what is missing and corrects what is not so any more.
+pub async fn ensure(client: &Client, server: &ApiServer) -> ApiResult<()> {
+    for name in NAMESPACES {
+        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        create(client, &res::NAMESPACES, "", &object).await?;
+    }
+    let family = if server.address.is_ipv4() { "IPv4" } else { "IPv6" };
+    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
+        "spec": {
+            "type": "ClusterIP", "clusterIP": server.service_ip, "ipFamilyPolicy": "SingleStack", "sessionAffinity": "None",
+            "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": server.port}],
+        },
+    });
+    put(client, &res::SERVICES, &service, &["/spec/ports"]).await?;
+    let endpoints = json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"name": "kubernetes", "namespace": "default",
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": [{"addresses": [{"ip": server.address}],
+            "ports": [{"name": "https", "port": server.port, "protocol": "TCP"}]}],
+    });
+    put(client, &res::ENDPOINTS, &endpoints, &["/subsets"]).await?;
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": "kubernetes", "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": family,
+        "endpoints": [{"addresses": [server.address], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": server.port, "protocol": "TCP"}],
+    });
+    put(client, &res::ENDPOINT_SLICES, &slice, &["/endpoints", "/ports"]).await
+}
+
+async fn create(client: &Client, res: &Res, ns: &str, object: &Value) -> ApiResult<()> {
+    match client.create(res, ns, object).await {
+        Err(e) if e.reason != Reason::AlreadyExists => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Creates the object, or makes `parts` of the present one as they should be.
+async fn put(client: &Client, res: &Res, want: &Value, parts: &[&str]) -> ApiResult<()> {
+    let name = want.str_at("/metadata/name").unwrap_or_default();
+    let Some(mut known) = optional(client.get(res, "default", name).await)? else {
+        return create(client, res, "default", want).await;
+    };
+    let mut changed = false;
+    for part in parts {
+        let wanted = want.pointer(part).cloned().unwrap_or_default();
+        if known.pointer(part) != Some(&wanted) {
+            known.set_at(part, wanted);
+            changed = true;
+        }
+    }
+    if changed {
+        client.update(res, "default", name, None, &known).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::fake::Cluster;
+
+    #[tokio::test]
+    async fn a_cluster_begins_with_what_clients_expect() {
+        let cluster = Cluster::new();
+        let mut server = ApiServer { service_ip: [10, 43, 0, 1].into(), address: [192, 0, 2, 1].into(), port: 6443 };
+        ensure(&cluster.client(), &server).await.unwrap();
+        assert_eq!(cluster.api.all(&res::NAMESPACES).len(), 4);
+        cluster.api.take_log();
+        ensure(&cluster.client(), &server).await.unwrap();
+        assert!(cluster.api.take_log().iter().all(|l| l.starts_with("POST")), "nothing was changed");
+        server.address = [192, 0, 2, 9].into();
+        ensure(&cluster.client(), &server).await.unwrap();
+        let slice = cluster.get(&res::ENDPOINT_SLICES, "default", "kubernetes").unwrap();
+        assert_eq!(slice.str_at("/endpoints/0/addresses/0"), Some("192.0.2.9"));
+    }
+}

@@ -1,0 +1,289 @@
+//! Namespaces: emptying those on their way out, and what every other one contains from the start.
+//!
+//! A namespace that is being deleted keeps the finalizer `kubernetes` until nothing of any kind is left in it.
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use crate::api::object::ObjectKey;
+use crate::api::status::Reason;
+use crate::api::value::ValueExt;
+use crate::client::{DeleteOptions, ListOptions, Patch, Propagation, Res, res};
+use crate::controllers::common::conditions::{self, Condition};
+use crate::controllers::common::discovery::{self, Found};
+use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
+use crate::util::clock::rfc3339;
+
+const FINALIZER: &str = "kubernetes";
+/// Seconds until the next look at what finalizers and grace periods still hold. Pods report their end themselves.
+const AGAIN_SECONDS: i64 = 5;
+
+/// Deletion, for the list of controllers.
+pub fn deletion() -> Box<dyn Reconciler> {
+    Box::new(Deletion)
+}
+
+struct Deletion;
+
+#[async_trait]
+impl Reconciler for Deletion {
+    fn name(&self) -> &'static str {
+        "namespace-controller"
+    }
+
+    fn watches(&self) -> Watches {
+        Watches::own(&res::NAMESPACES).mapped(&res::PODS, |pod, cx| {
+            let ns = cx.lister(&res::NAMESPACES).get("", &pod.meta.namespace).filter(|n| n.is_deleting());
+            ns.map(|n| ObjectKey::from(&n.meta)).into_iter().collect()
+        })
+    }
+
+    async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
+        let Some(ns) = cx.get(&res::NAMESPACES, key).filter(|n| n.is_deleting()) else { return Ok(Requeue::Never) };
+        let mut value = ns.value();
+        if !value.items_at("/spec/finalizers").iter().any(|f| f == FINALIZER) {
+            return Ok(Requeue::Never);
+        }
+        let swept = sweep(cx, &key.name).await?;
+        let mut all = value.items_at("/status/conditions").to_vec();
+        let now = rfc3339(cx.now());
+        swept.conditions().iter().for_each(|c| conditions::set(&mut all, c, &now));
+        if value.items_at("/status/conditions") != all || value.str_at("/status/phase") != Some("Terminating") {
+            value["status"]["phase"] = "Terminating".into();
+            value["status"]["conditions"] = all.into();
+            value = cx.client.update(&res::NAMESPACES, "", &key.name, Some("status"), &value).await?;
+        }
+        if !swept.is_empty() {
+            return Ok(Requeue::after_seconds(Some(AGAIN_SECONDS)));
+        }
+        let left: Vec<Value> = value.items_at("/spec/finalizers").iter().filter(|f| *f != FINALIZER).cloned().collect();
+        value["spec"]["finalizers"] = left.into();
+        crate::client::optional(cx.client.update(&res::NAMESPACES, "", &key.name, Some("finalize"), &value).await)?;
+        Ok(Requeue::Never)
+    }
+}
+
+/// What one pass over a namespace found.
+#[derive(Debug, Default)]
+struct Swept {
+    /// Resource and number of objects left.
+    left: Vec<(String, usize)>,
+    /// Finalizer and number of objects it holds.
+    held: Vec<(String, usize)>,
+    /// Kinds that could not be deleted.
+    failures: Vec<String>,
+    /// API groups that did not answer.
+    silent: Vec<String>,
+}
+
+/// Deletes everything in a namespace and counts what is still there.
+async fn sweep(cx: &Cx, namespace: &str) -> Result<Swept, Error> {
+    let (found, silent) = discovery::resources(&cx.client).await?;
+    let mut swept = Swept { silent, ..Swept::default() };
+    for kind in found.iter().filter(|f| f.res.namespaced && f.can(&["list", "delete"])) {
+        match sweep_kind(cx, kind, namespace).await {
+            Ok(left) if left.is_empty() => {}
+            Ok(left) => {
+                for object in &left {
+                    for finalizer in object.items_at("/metadata/finalizers").iter().filter_map(Value::as_str) {
+                        match swept.held.iter_mut().find(|(f, _)| f == finalizer) {
+                            Some((_, n)) => *n += 1,
+                            None => swept.held.push((finalizer.to_owned(), 1)),
+                        }
+                    }
+                }
+                let name = crate::api::meta::GroupResource {
+                    group: kind.res.group.clone(),
+                    resource: kind.res.plural.clone(),
+                };
+                swept.left.push((name.to_string(), left.len()));
+            }
+            Err(Error::Api(e)) if matches!(e.reason, Reason::MethodNotAllowed | Reason::NotFound) => {}
+            Err(e) => swept.failures.push(format!("{}: {e}", kind.res.plural)),
+        }
+    }
+    Ok(swept)
+}
+
+async fn sweep_kind(cx: &Cx, kind: &Found, namespace: &str) -> Result<Vec<Value>, Error> {
+    let items = |mut list: Value| match list.remove_at("/items") {
+        Some(Value::Array(items)) => items,
+        _ => Vec::new(),
+    };
+    let all = ListOptions::default();
+    let present = items(cx.client.list(&kind.res, Some(namespace), &all).await?);
+    if present.iter().all(|o| o.str_at("/metadata/deletionTimestamp").is_some()) {
+        return Ok(present);
+    }
+    let options = DeleteOptions { propagation: Some(Propagation::Background), ..DeleteOptions::default() };
+    if kind.can(&["deletecollection"]) {
+        cx.client.delete_collection(&kind.res, namespace, &all, &options).await?;
+    } else {
+        for object in &present {
+            let name = object.str_at("/metadata/name").unwrap_or_default();
+            crate::client::optional(cx.client.delete(&kind.res, namespace, name, &options).await)?;
+        }
+    }
+    Ok(items(cx.client.list(&kind.res, Some(namespace), &all).await?))
+}
+
+impl Swept {
+    fn is_empty(&self) -> bool {
+        self.left.is_empty() && self.failures.is_empty() && self.silent.is_empty()
+    }
+
+    /// The five conditions, with upstream's types and reasons.
+    fn conditions(&self) -> [Condition<'static>; 5] {
+        let count = |all: &[(String, usize)], what: &str| -> String {
+            let texts: Vec<String> =
+                all.iter().map(|(name, n)| format!("{name}{what}{n} resource instances")).collect();
+            texts.join(", ")
+        };
+        let row = |kind, bad: bool, why_bad, why_good, text: String, good: &str| {
+            let (status, reason, text) =
+                if bad { ("True", why_bad, text) } else { ("False", why_good, good.to_owned()) };
+            Condition::new(kind, status, reason, text)
+        };
+        [
+            row(
+                "NamespaceDeletionDiscoveryFailure",
+                !self.silent.is_empty(),
+                "DiscoveryFailed",
+                "ResourcesDiscovered",
+                self.silent.join("; "),
+                "All resources successfully discovered",
+            ),
+            row(
+                "NamespaceDeletionGroupVersionParsingFailure",
+                false,
+                "GroupVersionParsingFailed",
+                "ParsedGroupVersions",
+                String::new(),
+                "All legacy kube types successfully parsed",
+            ),
+            row(
+                "NamespaceDeletionContentFailure",
+                !self.failures.is_empty(),
+                "ContentDeletionFailed",
+                "ContentDeleted",
+                self.failures.join("; "),
+                "All content successfully deleted, may be waiting on finalization",
+            ),
+            row(
+                "NamespaceContentRemaining",
+                !self.left.is_empty(),
+                "SomeResourcesRemain",
+                "ContentRemoved",
+                format!("Some resources are remaining: {}", count(&self.left, " has ")),
+                "All content successfully removed",
+            ),
+            row(
+                "NamespaceFinalizersRemaining",
+                !self.held.is_empty(),
+                "SomeFinalizersRemain",
+                "ContentHasNoFinalizers",
+                format!("Some content in the namespace has finalizers remaining: {}", count(&self.held, " in ")),
+                "All content-preserving finalizers finished",
+            ),
+        ]
+    }
+}
+
+/// An object that every namespace has.
+pub struct Given {
+    name: &'static str,
+    res: &'static Res,
+    object: &'static str,
+    /// What must stand in it, beside the name.
+    body: Value,
+}
+
+/// The service account that pods use by default.
+pub fn default_service_account() -> Box<dyn Reconciler> {
+    let body = json!({"apiVersion": "v1", "kind": "ServiceAccount"});
+    Box::new(Given { name: "service-account-controller", res: &res::SERVICE_ACCOUNTS, object: "default", body })
+}
+
+/// The CA that the API server's certificate is of, for pods to read.
+pub fn root_ca(ca_pem: &str) -> Box<dyn Reconciler> {
+    let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"ca.crt": ca_pem}});
+    Box::new(Given { name: "root-ca-certificate-publisher", res: &res::CONFIG_MAPS, object: "kube-root-ca.crt", body })
+}
+
+#[async_trait]
+impl Reconciler for Given {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn watches(&self) -> Watches {
+        Watches::own(&res::NAMESPACES).mapped(self.res, |object, _| match &*object.meta.name {
+            "default" | "kube-root-ca.crt" => vec![ObjectKey::new("", &object.meta.namespace)],
+            _ => Vec::new(),
+        })
+    }
+
+    async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
+        if cx.get(&res::NAMESPACES, key).is_none_or(|n| n.is_deleting()) {
+            return Ok(Requeue::Never);
+        }
+        let ns = &key.name;
+        let Some(known) = cx.lister(self.res).get(ns, self.object) else {
+            let mut object = self.body.clone();
+            object.set_at("/metadata/name", self.object);
+            return match cx.client.create(self.res, ns, &object).await {
+                Err(e) if e.reason != Reason::AlreadyExists => Err(e.into()),
+                _ => Ok(Requeue::Never),
+            };
+        };
+        if let Some(data) = self.body.get("data").filter(|d| known.value().get("data") != Some(d)) {
+            let patch = json!([{"op": "add", "path": "/data", "value": data}]);
+            cx.client.patch(self.res, ns, self.object, None, Patch::Json(&patch)).await?;
+        }
+        Ok(Requeue::Never)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::fake::Cluster;
+
+    fn namespace() -> Value {
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n"}, "spec": {"finalizers": ["kubernetes"]}})
+    }
+
+    #[tokio::test]
+    async fn a_namespace_goes_when_it_is_empty() {
+        let cluster = Cluster::new();
+        cluster.put(namespace());
+        for (name, finalizers) in [("a", json!([])), ("b", json!(["example.com/hold"]))] {
+            cluster.put(json!({"apiVersion": "v1", "kind": "ConfigMap",
+                "metadata": {"name": name, "namespace": "n", "finalizers": finalizers}}));
+        }
+        cluster.client().delete(&res::NAMESPACES, "", "n", &DeleteOptions::default()).await.unwrap();
+        let again = cluster.reconcile(&Deletion, "", "n").await.unwrap();
+        assert_eq!(again, Requeue::after_seconds(Some(AGAIN_SECONDS)));
+        let going = cluster.get(&res::NAMESPACES, "", "n").unwrap();
+        let remaining = conditions::get(going.items_at("/status/conditions"), "NamespaceFinalizersRemaining").unwrap();
+        assert!(remaining.str_at("/message").unwrap().contains("example.com/hold in 1"), "{remaining}");
+        let free = json!({"metadata": {"finalizers": null}});
+        cluster.client().patch(&res::CONFIG_MAPS, "n", "b", None, Patch::Merge(&free)).await.unwrap();
+        cluster.reconcile(&Deletion, "", "n").await.unwrap();
+        assert!(cluster.get(&res::NAMESPACES, "", "n").is_none());
+    }
+
+    #[tokio::test]
+    async fn what_every_namespace_has_comes_back() {
+        let cluster = Cluster::new();
+        cluster.put(namespace());
+        let ca = root_ca("PEM");
+        cluster.reconcile(&*default_service_account(), "", "n").await.unwrap();
+        cluster.reconcile(&*ca, "", "n").await.unwrap();
+        assert!(cluster.get(&res::SERVICE_ACCOUNTS, "n", "default").is_some());
+        let broken = json!({"data": {"ca.crt": "other", "x": "y"}});
+        cluster.client().patch(&res::CONFIG_MAPS, "n", "kube-root-ca.crt", None, Patch::Merge(&broken)).await.unwrap();
+        cluster.reconcile(&*ca, "", "n").await.unwrap();
+        assert_eq!(cluster.get(&res::CONFIG_MAPS, "n", "kube-root-ca.crt").unwrap()["data"], json!({"ca.crt": "PEM"}));
+    }
+}

@@ -1,0 +1,181 @@
+//! What a node's silence means: its taints, and which of its pods have to go. No IO, no clock.
+//!
+//! Rules: upstream `pkg/controller/nodelifecycle` and `tainteviction`.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::api::value::ValueExt;
+use crate::controllers::common::conditions;
+use crate::controllers::common::pods::time;
+use crate::util::clock::rfc3339;
+
+/// Seconds without a heartbeat after which a node counts as silent; upstream's default since 1.32.
+pub const GRACE_SECONDS: i64 = 50;
+
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+
+/// Condition, its status, and the taint it brings (`NoSchedule`).
+const BY_CONDITION: &[(&str, &str, &str)] = &[
+    ("Ready", "False", NOT_READY),
+    ("Ready", "Unknown", UNREACHABLE),
+    ("MemoryPressure", "True", "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", "True", "node.kubernetes.io/disk-pressure"),
+    ("PIDPressure", "True", "node.kubernetes.io/pid-pressure"),
+    ("NetworkUnavailable", "True", "node.kubernetes.io/network-unavailable"),
+];
+const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+/// Conditions that only the node itself can know.
+const TOLD_BY_NODE: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+
+/// The conditions of a node that fell silent; none when they say so already.
+pub fn silenced(node: &Value, now: Timestamp) -> Option<Vec<Value>> {
+    let old = node.items_at("/status/conditions");
+    let mut new = old.to_vec();
+    let stamp = rfc3339(now);
+    for kind in TOLD_BY_NODE {
+        match new.iter_mut().find(|c| c.str_at("/type") == Some(kind)) {
+            Some(c) if c.str_at("/status") != Some("Unknown") => {
+                c["status"] = "Unknown".into();
+                c["reason"] = "NodeStatusUnknown".into();
+                c["message"] = "Kubelet stopped posting node status.".into();
+                c["lastTransitionTime"] = stamp.as_str().into();
+            }
+            Some(_) => {}
+            None => new.push(json!({"type": kind, "status": "Unknown", "reason": "NodeStatusNeverUpdated",
+                "message": "Kubelet never posted node status.", "lastTransitionTime": stamp,
+                "lastHeartbeatTime": node["metadata"]["creationTimestamp"]})),
+        }
+    }
+    (new != old).then_some(new)
+}
+
+/// The node's Ready condition: `True`, `False` or `Unknown`.
+pub fn ready(node: &Value) -> &str {
+    let ready = conditions::get(node.items_at("/status/conditions"), "Ready");
+    ready.and_then(|c| c.str_at("/status")).unwrap_or("Unknown")
+}
+
+/// The taints the node should have; none when it has them. `evict` is false while every node of the cluster is in
+/// trouble: then it is rather the network or this side that is ill, and no pod is taken from where it runs.
+pub fn taints(node: &Value, evict: bool, now: Timestamp) -> Option<Vec<Value>> {
+    let all = node.items_at("/status/conditions");
+    let mut wanted: Vec<(&str, &str)> = BY_CONDITION
+        .iter()
+        .filter(|(kind, status, _)| conditions::get(all, kind).is_some_and(|c| c.str_at("/status") == Some(status)))
+        .map(|(.., taint)| (*taint, "NoSchedule"))
+        .collect();
+    if node.bool_at("/spec/unschedulable") == Some(true) {
+        wanted.push((UNSCHEDULABLE, "NoSchedule"));
+    }
+    match ready(node) {
+        "False" if evict => wanted.push((NOT_READY, "NoExecute")),
+        "Unknown" if evict && conditions::get(all, "Ready").is_some() => wanted.push((UNREACHABLE, "NoExecute")),
+        _ => {}
+    }
+    let ours = |t: &Value| {
+        let key = t.str_at("/key").unwrap_or_default();
+        let keys = BY_CONDITION.iter().map(|(.., k)| *k).chain([UNSCHEDULABLE]);
+        let effect = t.str_at("/effect").unwrap_or_default();
+        keys.into_iter().any(|k| k == key) && (effect == "NoSchedule" || effect == "NoExecute")
+    };
+    let is =
+        |t: &Value, (key, effect): (&str, &str)| t.str_at("/key") == Some(key) && t.str_at("/effect") == Some(effect);
+    let old = node.items_at("/spec/taints");
+    // A node registers with not-ready before it has reported anything; that taint stays until it has.
+    let unreported = conditions::get(all, "Ready").is_none();
+    let mut new: Vec<Value> =
+        old.iter().filter(|t| !ours(t) || unreported || wanted.iter().any(|w| is(t, *w))).cloned().collect();
+    for w in wanted {
+        if !old.iter().any(|t| is(t, w)) {
+            new.push(json!({"key": w.0, "effect": w.1, "timeAdded": rfc3339(now)}));
+        }
+    }
+    (new != old).then_some(new)
+}
+
+/// When a pod has to leave a node with these taints: now (`Some` in the past), later, or never.
+/// Rule: upstream `getMinTolerationTime`.
+pub fn leaves_at(pod: &Value, taints: &[Value], now: Timestamp) -> Option<Timestamp> {
+    let mut leave: Option<Timestamp> = None;
+    for taint in taints.iter().filter(|t| t.str_at("/effect") == Some("NoExecute")) {
+        let tolerations = pod.items_at("/spec/tolerations").iter().filter(|t| tolerates(t, taint));
+        let seconds: Vec<Option<i64>> = tolerations.map(|t| t.int_at("/tolerationSeconds")).collect();
+        let added = time(taint.str_at("/timeAdded")).unwrap_or(now);
+        if seconds.is_empty() {
+            return Some(now);
+        }
+        if let Some(least) = seconds.iter().flatten().min() {
+            let at =
+                Timestamp::from_second(added.as_second().saturating_add((*least).max(0))).unwrap_or(Timestamp::MAX);
+            leave = Some(leave.map_or(at, |l| l.min(at)));
+        }
+    }
+    leave
+}
+
+fn tolerates(toleration: &Value, taint: &Value) -> bool {
+    let text = |v: &Value, p: &str| v.str_at(p).unwrap_or_default().to_owned();
+    let (key, effect) = (text(toleration, "/key"), text(toleration, "/effect"));
+    let exists = toleration.str_at("/operator") == Some("Exists");
+    (effect.is_empty() || effect == text(taint, "/effect"))
+        && (key.is_empty() && exists || key == text(taint, "/key"))
+        && (exists || text(toleration, "/value") == text(taint, "/value"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use test_case::test_case;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_767_225_600 + seconds).unwrap()
+    }
+
+    fn node(ready: &str) -> Value {
+        json!({"spec": {}, "status": {"conditions": [{"type": "Ready", "status": ready}]}})
+    }
+
+    fn keys(taints: Option<Vec<Value>>) -> Option<Vec<String>> {
+        let text = |t: &Value| format!("{}:{}", &t.str_at("/key").unwrap()[19..], t.str_at("/effect").unwrap());
+        taints.map(|all| all.iter().map(text).collect())
+    }
+
+    #[test_case("True", true, None; "a healthy node has none")]
+    #[test_case("False", true, Some(&["not-ready:NoSchedule", "not-ready:NoExecute"]))]
+    #[test_case("Unknown", true, Some(&["unreachable:NoSchedule", "unreachable:NoExecute"]))]
+    #[test_case("Unknown", false, Some(&["unreachable:NoSchedule"]); "nobody is evicted when all are silent")]
+    fn taints_follow_readiness(ready: &str, evict: bool, want: Option<&[&str]>) {
+        let want = want.map(|w| w.iter().map(|s| (*s).to_owned()).collect());
+        assert_eq!(keys(taints(&node(ready), evict, at(0))), want);
+    }
+
+    #[test]
+    fn taints_of_others_stay_and_ours_go() {
+        let mut n = node("True");
+        n["spec"]["taints"] = json!([{"key": "mine", "effect": "NoExecute"},
+            {"key": UNREACHABLE, "effect": "NoExecute"}, {"key": NOT_READY, "effect": "NoSchedule"}]);
+        assert_eq!(taints(&n, true, at(0)), Some(vec![json!({"key": "mine", "effect": "NoExecute"})]));
+    }
+
+    #[test]
+    fn silence_is_told_once() {
+        let mut n = node("True");
+        let new = silenced(&n, at(0)).unwrap();
+        assert_eq!(new.len(), 4);
+        assert_eq!(new[0].str_at("/reason"), Some("NodeStatusUnknown"));
+        n["status"]["conditions"] = new.into();
+        assert_eq!(silenced(&n, at(9)), None);
+    }
+
+    #[test_case(json!([]), Some(0); "no toleration, at once")]
+    #[test_case(json!([{"key": UNREACHABLE, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}]), Some(300))]
+    #[test_case(json!([{"operator": "Exists"}]), None; "daemons stay")]
+    #[test_case(json!([{"key": "other", "operator": "Exists"}]), Some(0); "another taint is tolerated")]
+    fn eviction(tolerations: Value, want: Option<i64>) {
+        let taint = json!({"key": UNREACHABLE, "effect": "NoExecute", "timeAdded": rfc3339(at(0))});
+        let pod = json!({"spec": {"tolerations": tolerations}});
+        assert_eq!(leaves_at(&pod, &[taint], at(0)).map(|t| t.as_second() - at(0).as_second()), want);
+    }
+}

@@ -1,0 +1,69 @@
+//! What the kubelet is told at its start.
+
+use std::path::PathBuf;
+
+/// Configuration of the node agent.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Name of the Node object.
+    pub node_name: String,
+    /// Data directory of orch; the kubelet's is below it.
+    pub data_dir: PathBuf,
+    /// Where container logs are, `/var/log/pods` upstream.
+    pub pod_logs: PathBuf,
+    /// Addresses of the node, the main one first.
+    pub node_ips: Vec<String>,
+    /// Addresses of the cluster's DNS.
+    pub cluster_dns: Vec<String>,
+    /// `cluster.local`.
+    pub cluster_domain: String,
+    /// Labels that registration adds (`--node-label`).
+    pub node_labels: Vec<(String, String)>,
+    /// Taints that registration adds, as `key=value:effect` (`--node-taint`).
+    pub node_taints: Vec<String>,
+    /// Most pods of the node.
+    pub max_pods: u32,
+    /// The resolver configuration that pods inherit.
+    pub resolv_conf: PathBuf,
+    /// The cgroup file system.
+    pub cgroup_root: PathBuf,
+    /// Port of the node's HTTPS server, as the Node object names it; 0 for none.
+    pub port: u16,
+}
+
+impl Config {
+    /// Upstream's defaults for a node of this name.
+    pub fn new(node_name: impl Into<String>, data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            node_name: node_name.into(),
+            data_dir: data_dir.into(),
+            pod_logs: "/var/log/pods".into(),
+            node_ips: Vec::new(),
+            cluster_dns: vec!["10.43.0.10".into()],
+            cluster_domain: "cluster.local".into(),
+            node_labels: Vec::new(),
+            node_taints: Vec::new(),
+            max_pods: 110,
+            resolv_conf: "/etc/resolv.conf".into(),
+            cgroup_root: "/sys/fs/cgroup".into(),
+            port: 10250,
+        }
+    }
+
+    /// The kubelet's own directory.
+    pub fn root(&self) -> PathBuf {
+        self.data_dir.join("agent/kubelet")
+    }
+
+    /// One that touches nothing outside `dir`.
+    #[cfg(test)]
+    pub fn for_tests(dir: &std::path::Path) -> Self {
+        Self {
+            pod_logs: dir.join("logs"),
+            node_ips: vec!["192.0.2.1".into()],
+            cgroup_root: dir.join("cgroup"),
+            resolv_conf: dir.join("resolv.conf"),
+            ..Self::new("node", dir)
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What the machine is and has, read from `/proc`, `/sys` and `/etc`.
+
+use std::path::Path;
+
+/// Facts of the machine.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Machine {
+    /// Logical CPUs.
+    pub cpus: u64,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Bytes of memory that could be used now.
+    pub memory_available: u64,
+    /// Bytes of the data directory's file system.
+    pub disk: u64,
+    /// Bytes of it that are free.
+    pub disk_available: u64,
+    /// `/etc/machine-id`.
+    pub machine_id: String,
+    /// The board's uuid, or the machine id.
+    pub system_uuid: String,
+    /// Of this boot.
+    pub boot_id: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// `PRETTY_NAME` of os-release.
+    pub os_image: String,
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+fn kib(meminfo: &str, key: &str) -> u64 {
+    let line = meminfo.lines().find(|l| l.starts_with(key));
+    line.and_then(|l| l.split_whitespace().nth(1)).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+fn pretty_name(os_release: &str) -> String {
+    let line = os_release.lines().find_map(|l| l.strip_prefix("PRETTY_NAME="));
+    line.unwrap_or("Linux").trim_matches('"').to_owned()
+}
+
+impl Machine {
+    /// Reads everything. What cannot be read is zero or empty.
+    pub fn read(data_dir: &Path) -> Self {
+        let meminfo = read("/proc/meminfo");
+        let disk = nix::sys::statvfs::statvfs(data_dir).ok();
+        let bytes = |blocks: u64| disk.as_ref().map_or(0, |d| blocks * d.fragment_size() as u64);
+        let machine_id = read("/etc/machine-id");
+        let uuid = read("/sys/class/dmi/id/product_uuid");
+        Self {
+            cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
+            memory: kib(&meminfo, "MemTotal:"),
+            memory_available: kib(&meminfo, "MemAvailable:"),
+            disk: bytes(disk.as_ref().map_or(0, |d| d.blocks() as u64)),
+            disk_available: bytes(disk.as_ref().map_or(0, |d| d.blocks_available() as u64)),
+            system_uuid: if uuid.is_empty() { machine_id.clone() } else { uuid },
+            machine_id,
+            boot_id: read("/proc/sys/kernel/random/boot_id"),
+            kernel: read("/proc/sys/kernel/osrelease"),
+            os_image: pretty_name(&read("/etc/os-release")),
+        }
+    }
+}
+
+/// The architecture as Go names it.
+pub fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_this_machine() {
+        let m = Machine::read(Path::new("/"));
+        assert!(m.cpus > 0 && m.memory > 0 && m.disk > 0 && m.memory_available <= m.memory);
+        assert!(!m.kernel.is_empty());
+    }
+
+    #[test]
+    fn parses_what_it_reads() {
+        assert_eq!(kib("MemTotal:       16 kB\nMemFree: 1 kB\n", "MemTotal:"), 16 * 1024);
+        assert_eq!(pretty_name("NAME=x\nPRETTY_NAME=\"Debian 13\"\n"), "Debian 13");
+    }
+}

@@ -1,0 +1,199 @@
+//! The pods of this node and their workers: who gets one, who hears of what.
+
+use std::collections::{BTreeSet, HashMap};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures::{FutureExt, StreamExt};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use super::pod::{PodView, keys};
+use super::shared::Shared;
+use super::sources::Kind;
+use super::sync::MIN_GRACE_SECONDS;
+use super::volumes;
+use super::worker::{Desired, Handle, Worker};
+use crate::api::object::Object;
+use crate::runtime::{Delta, Listers};
+use crate::util::tasks::Shutdown;
+
+struct Entry {
+    handle: Handle,
+    namespace: String,
+    /// What its volumes are made of.
+    references: Vec<(Kind, String)>,
+}
+
+/// Why a worker ended.
+struct Ended {
+    uid: String,
+    panicked: bool,
+}
+
+/// All workers.
+pub struct Pods {
+    shared: Arc<Shared>,
+    entries: Mutex<HashMap<String, Entry>>,
+    /// Pods that changed in the runtime and whose worker has not been told.
+    news: Mutex<BTreeSet<String>>,
+    bell: Notify,
+    /// All pods of the API have been seen: what else runs is nobody's.
+    complete: AtomicBool,
+}
+
+impl Pods {
+    /// No workers yet.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            entries: Mutex::default(),
+            news: Mutex::default(),
+            bell: Notify::new(),
+            complete: AtomicBool::new(false),
+        }
+    }
+
+    /// True while there are pods to look after.
+    pub fn any(&self) -> bool {
+        !self.entries.lock().is_empty()
+    }
+
+    /// Pods changed in the runtime.
+    pub fn changed(&self, uids: BTreeSet<String>) {
+        self.news.lock().extend(uids);
+        self.bell.notify_one();
+    }
+
+    /// Follows the node's pods until the shutdown; then the workers stop where they are.
+    pub async fn run(&self, listers: &dyn Listers, shutdown: &Shutdown) {
+        let mut deltas = listers.lister("", "pods").deltas();
+        let mut workers: JoinSet<Ended> = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = shutdown.wait() => return,
+                delta = deltas.next() => match delta {
+                    Some(Delta::Upsert { new, .. }) => self.upsert(&new, &mut workers),
+                    Some(Delta::Delete(last)) => self.forget(&last),
+                    Some(Delta::Synced) => {
+                        self.complete.store(true, Ordering::SeqCst);
+                        let known = self.shared.pleg.fresh().await.pods.keys().cloned().collect();
+                        self.changed(known);
+                    }
+                    None => return,
+                },
+                () = self.bell.notified() => self.pass_on(&mut workers),
+                Some(ended) = workers.join_next() => {
+                    if let Ok(ended) = ended {
+                        self.ended(ended, listers, &mut workers);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Follows objects that volumes are made of.
+    pub async fn follow(&self, listers: &dyn Listers, kind: Kind, shutdown: &Shutdown) {
+        let mut deltas = listers.lister("", kind.plural()).deltas();
+        while let Some(Some(delta)) = shutdown.or(deltas.next()).await {
+            let (Delta::Upsert { new: object, .. } | Delta::Delete(object)) = delta else { continue };
+            let reference = (kind, object.meta.name.clone());
+            for entry in self.entries.lock().values() {
+                if entry.namespace == object.meta.namespace && entry.references.contains(&reference) {
+                    entry.handle.stale.store(true, Ordering::SeqCst);
+                    entry.handle.wake.notify_one();
+                }
+            }
+        }
+    }
+
+    /// The pod as bound to this node; none for pods of others.
+    fn ours(&self, object: &Object) -> Option<PodView> {
+        // Most pods are of other nodes: look for the name before decoding.
+        let name = format!("\"{}\"", self.shared.config.node_name);
+        if !std::str::from_utf8(&object.json).is_ok_and(|text| text.contains(&name)) {
+            return None;
+        }
+        match PodView::from_object(object) {
+            Ok(pod) => (pod.spec.node_name.as_ref() == Some(&self.shared.config.node_name)).then_some(pod),
+            Err(e) => {
+                tracing::error!(pod = object.meta.name, namespace = object.meta.namespace, "cannot be read: {e}");
+                None
+            }
+        }
+    }
+
+    fn upsert(&self, object: &Object, workers: &mut JoinSet<Ended>) {
+        let Some(pod) = self.ours(object) else { return };
+        let desired = Desired { pod: Arc::new(pod), gone: false };
+        if let Some(entry) = self.entries.lock().get_mut(&desired.pod.uid) {
+            entry.references = volumes::references(&desired.pod);
+            entry.handle.desired.send_replace(desired);
+            return;
+        }
+        self.start(desired, workers);
+    }
+
+    fn start(&self, desired: Desired, workers: &mut JoinSet<Ended>) {
+        let pod = desired.pod.clone();
+        let (worker, handle) = Worker::new(self.shared.clone(), desired);
+        let entry = Entry { handle, namespace: pod.namespace.clone(), references: volumes::references(&pod) };
+        self.entries.lock().insert(pod.uid.clone(), entry);
+        let uid = pod.uid.clone();
+        workers.spawn(async move {
+            let panicked = AssertUnwindSafe(worker.run()).catch_unwind().await.is_err();
+            Ended { uid, panicked }
+        });
+    }
+
+    fn forget(&self, last: &Object) {
+        if let Some(entry) = self.entries.lock().get(&last.meta.uid) {
+            entry.handle.desired.send_modify(|d| d.gone = true);
+        }
+    }
+
+    /// Wakes the workers of pods that changed in the runtime; pods that nobody wants get a worker that ends them.
+    fn pass_on(&self, workers: &mut JoinSet<Ended>) {
+        let uids = std::mem::take(&mut *self.news.lock());
+        let mut unknown = Vec::new();
+        {
+            let entries = self.entries.lock();
+            for uid in uids {
+                match entries.get(&uid) {
+                    Some(entry) => entry.handle.wake.notify_one(),
+                    None => unknown.push(uid),
+                }
+            }
+        }
+        if !self.complete.load(Ordering::SeqCst) {
+            return;
+        }
+        for uid in unknown {
+            let latest = self.shared.pleg.latest().pod(&uid);
+            let Some(sandbox) = latest.sandboxes.first() else { continue };
+            tracing::info!(
+                pod = sandbox.name,
+                namespace = sandbox.namespace,
+                uid,
+                "nobody wants it any more; stopping it"
+            );
+            let grace = sandbox.annotations.get(keys::GRACE).and_then(|g| g.parse().ok()).or(Some(MIN_GRACE_SECONDS));
+            let pod = Arc::new(PodView::orphan(sandbox, grace));
+            self.start(Desired { pod, gone: true }, workers);
+        }
+    }
+
+    fn ended(&self, ended: Ended, listers: &dyn Listers, workers: &mut JoinSet<Ended>) {
+        self.entries.lock().remove(&ended.uid);
+        if ended.panicked {
+            tracing::error!(uid = ended.uid, "its worker panicked, starting it again; this is a bug in orch");
+            let name = &self.shared.config.node_name;
+            let pods = listers.lister("", "pods").by_index("spec.nodeName", name);
+            if let Some(object) = pods.iter().find(|p| p.meta.uid == ended.uid) {
+                self.upsert(object, workers);
+            }
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! Having a container's image: pull policy, credentials, and how failures are told.
+//!
+//! Rules: upstream `pkg/kubelet/images/image_manager.go` and `pkg/credentialprovider`.
+//!
+//! **Invariant:** credentials go to the runtime and nowhere else; no error or log names them.
+
+#[cfg(test)]
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+
+use base64::Engine;
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::pod::{Member, PodView};
+use super::runtime::{Auth, Image, Runtime, RuntimeError};
+use super::sources::{Kind, Sources};
+use super::status::Waiting;
+use super::sync::Delays;
+use crate::api::value::ValueExt;
+
+/// When an image is pulled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// Each time.
+    Always,
+    /// When it is not there.
+    IfNotPresent,
+    /// Never; it has to be there.
+    Never,
+}
+
+impl Policy {
+    /// Of a container: what it says, else `Always` for `:latest` and no tag.
+    pub fn of(member: &Member) -> Self {
+        match member.spec.image_pull_policy.as_deref() {
+            Some("Always") => Self::Always,
+            Some("Never") => Self::Never,
+            Some("IfNotPresent") => Self::IfNotPresent,
+            _ => {
+                let image = member.spec.image.as_deref().unwrap_or_default();
+                let tail = image.rsplit('/').next().unwrap_or_default();
+                let latest = !image.contains('@') && (!tail.contains(':') || tail.ends_with(":latest"));
+                if latest { Self::Always } else { Self::IfNotPresent }
+            }
+        }
+    }
+}
+
+/// Whether a reference has the form of one. Upstream: `distribution/reference`, normalized names.
+pub fn is_reference(image: &str) -> bool {
+    let (rest, digest) = match image.split_once('@') {
+        Some((rest, digest)) => (rest, Some(digest)),
+        None => (image, None),
+    };
+    let digest_ok = digest.is_none_or(|d| {
+        d.split_once(':')
+            .is_some_and(|(alg, hex)| !alg.is_empty() && hex.len() >= 32 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
+    });
+    let last = rest.rsplit('/').next().unwrap_or_default();
+    let (path, tag) = match last.split_once(':') {
+        Some((_, tag)) => (&rest[..rest.len() - tag.len() - 1], Some(tag)),
+        None => (rest, None),
+    };
+    let tag_ok = tag.is_none_or(|t| {
+        !t.is_empty()
+            && t.len() <= 128
+            && !t.starts_with(['.', '-'])
+            && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+    });
+    let mut parts: Vec<&str> = path.split('/').collect();
+    if parts.len() > 1 && (parts[0].contains(['.', ':']) || parts[0] == "localhost") {
+        parts.remove(0);
+    }
+    let part_ok = |p: &&str| {
+        !p.is_empty()
+            && p.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
+            && !p.starts_with(['.', '_', '-'])
+            && !p.ends_with(['.', '_', '-'])
+    };
+    digest_ok && tag_ok && parts.iter().all(part_ok)
+}
+
+/// The registry host of a reference, as credentials name it.
+fn registry(image: &str) -> &str {
+    match image.split_once('/') {
+        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
+        _ => "docker.io",
+    }
+}
+
+/// Credentials of the pod's pull secrets for an image, the most specific first.
+pub fn credentials(pod: &PodView, image: &str, sources: &dyn Sources) -> Vec<Auth> {
+    let mut found: Vec<(usize, Auth)> = Vec::new();
+    for secret in pod.spec.image_pull_secrets.iter().flatten() {
+        let Some(data) = sources.data(Kind::Secret, &pod.namespace, &secret.name) else { continue };
+        for (key, whole) in [(".dockerconfigjson", true), (".dockercfg", false)] {
+            let Some(config) = data.get(key).and_then(|b| serde_json::from_slice::<Value>(b).ok()) else { continue };
+            let auths = if whole { config.get("auths").cloned().unwrap_or_default() } else { config };
+            for (place, entry) in auths.as_object().into_iter().flatten() {
+                if let (Some(len), Some(auth)) = (matches_place(place, image), auth_of(entry)) {
+                    found.push((len, auth));
+                }
+            }
+        }
+    }
+    found.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
+    found.into_iter().map(|(_, auth)| auth).collect()
+}
+
+/// How many bytes of the image's name a place like `https://host/path` covers; none when it is another one.
+fn matches_place(place: &str, image: &str) -> Option<usize> {
+    let bare = place.trim_start_matches("https://").trim_start_matches("http://");
+    let bare = bare.trim_end_matches('/').trim_end_matches("/v1").trim_end_matches("/v2").trim_end_matches('/');
+    let bare = if bare == "index.docker.io" { "docker.io" } else { bare };
+    let host = registry(image);
+    let full = if image.starts_with(host) { image.to_owned() } else { format!("{host}/{image}") };
+    let rest = full.strip_prefix(bare)?;
+    (rest.is_empty() || rest.starts_with(['/', ':', '@'])).then_some(bare.len())
+}
+
+fn auth_of(entry: &Value) -> Option<Auth> {
+    let text = |key: &str| entry.str_at(key).filter(|s| !s.is_empty()).map(str::to_owned);
+    if let (Some(username), Some(password)) = (text("/username"), text("/password")) {
+        return Some(Auth { username, password });
+    }
+    let decoded = base64::engine::general_purpose::STANDARD.decode(text("/auth")?).ok()?;
+    let pair = String::from_utf8(decoded).ok()?;
+    let (username, password) = pair.split_once(':')?;
+    Some(Auth { username: username.to_owned(), password: password.trim_end_matches('\0').to_owned() })
+}
+
+/// Failed pulls of a pod, by image: when, and why.
+pub type Failures = HashMap<String, (Timestamp, String)>;
+
+/// What a pod tells of its images.
+pub trait Listener: Send + Sync {
+    /// An event of a container.
+    fn tell(&self, member: &Member, warning: bool, reason: &str, message: String);
+}
+
+/// What pulling needs of its surroundings.
+pub struct Cx<'a> {
+    /// The runtime.
+    pub runtime: &'a dyn Runtime,
+    /// Pull secrets.
+    pub sources: &'a dyn Sources,
+    /// Delays between attempts.
+    pub delays: &'a mut Delays,
+    /// What failed before.
+    pub failures: &'a mut Failures,
+    /// Who hears of it.
+    pub listener: &'a dyn Listener,
+    /// The clock.
+    pub clock: &'a dyn crate::util::clock::Clock,
+}
+
+fn waiting(reason: &str, message: String) -> Waiting {
+    Waiting { reason: reason.to_owned(), message }
+}
+
+/// The image, pulled if its policy says so. The error is what the container then waits with.
+pub async fn ensure(cx: &mut Cx<'_>, pod: &PodView, member: &Member) -> Result<Image, Waiting> {
+    let image = member.spec.image.as_deref().unwrap_or_default();
+    if !is_reference(image) {
+        let message = format!(
+            "Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": invalid reference format"
+        );
+        cx.listener.tell(member, true, "InspectFailed", message.clone());
+        return Err(waiting("InvalidImageName", message));
+    }
+    let present = cx
+        .runtime
+        .image(image)
+        .await
+        .map_err(|e| waiting("ImageInspectError", format!("Failed to inspect image \"{image}\": {e}")))?;
+    match (Policy::of(member), present) {
+        (Policy::IfNotPresent | Policy::Never, Some(found)) => {
+            let message = format!("Container image \"{image}\" already present on machine");
+            cx.listener.tell(member, false, "Pulled", message);
+            return Ok(found);
+        }
+        (Policy::Never, None) => {
+            let message = format!("Container image \"{image}\" is not present with pull policy of Never");
+            cx.listener.tell(member, true, "ErrImageNeverPull", message.clone());
+            return Err(waiting("ErrImageNeverPull", message));
+        }
+        (Policy::Always, _) | (Policy::IfNotPresent, None) => {}
+    }
+    pull(cx, pod, member, image).await
+}
+
+async fn pull(cx: &mut Cx<'_>, pod: &PodView, member: &Member, image: &str) -> Result<Image, Waiting> {
+    let key = format!("image/{image}");
+    let began = cx.clock.now();
+    if let Some((at, why)) = cx.failures.get(image)
+        && cx.delays.until(&key, *at, began).is_some()
+    {
+        let message = format!("Back-off pulling image \"{image}\": {why}");
+        cx.listener.tell(member, false, "BackOff", format!("Back-off pulling image \"{image}\""));
+        return Err(waiting("ImagePullBackOff", message));
+    }
+    cx.listener.tell(member, false, "Pulling", format!("Pulling image \"{image}\""));
+    match attempt(cx, pod, image).await {
+        Ok(found) => {
+            let took = cx.clock.now().duration_since(began);
+            let message = format!(
+                "Successfully pulled image \"{image}\" in {}ms ({}ms including waiting). Image size: {} bytes.",
+                took.as_millis(),
+                took.as_millis(),
+                found.size
+            );
+            cx.listener.tell(member, false, "Pulled", message);
+            cx.delays.forget(&key);
+            cx.failures.remove(image);
+            Ok(found)
+        }
+        Err(e) => {
+            let now = cx.clock.now();
+            let why = format!("ErrImagePull: {e}");
+            cx.listener.tell(member, true, "Failed", format!("Failed to pull image \"{image}\": {e}"));
+            cx.listener.tell(member, true, "Failed", "Error: ErrImagePull".to_owned());
+            cx.delays.next(&key, now, now);
+            cx.failures.insert(image.to_owned(), (now, why));
+            Err(waiting("ErrImagePull", e.to_string()))
+        }
+    }
+}
+
+async fn attempt(cx: &Cx<'_>, pod: &PodView, image: &str) -> Result<Image, RuntimeError> {
+    let auths = credentials(pod, image, cx.sources);
+    let mut last = None;
+    for auth in auths.iter().map(Some).chain(auths.is_empty().then_some(None)) {
+        match cx.runtime.pull_image(image, auth).await {
+            Ok(id) => {
+                let found = match cx.runtime.image(&id).await? {
+                    Some(found) => Some(found),
+                    None => cx.runtime.image(image).await?,
+                };
+                return found.ok_or_else(|| RuntimeError::NotFound(format!("image {image}, which was just pulled,")));
+            }
+            Err(e) => last = Some(e),
+        }
+    }
+    Err(last.unwrap_or_else(|| RuntimeError::Failed("nobody was asked".into())))
+}
+
+/// When a failed pull of one of the pod's images may be tried again.
+pub fn next_try(failures: &Failures, delays: &Delays, now: Timestamp) -> Option<Timestamp> {
+    let until = |(image, (at, _)): (&String, &(Timestamp, String))| delays.until(&format!("image/{image}"), *at, now);
+    failures.iter().filter_map(until).map(|(t, _)| t).min()
+}
+
+/// Contents of a pull secret, for tests of others.
+#[cfg(test)]
+pub fn docker_config(place: &str, user: &str, password: &str) -> BTreeMap<String, String> {
+    let auth = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+    let config = serde_json::json!({"auths": {place: {"auth": auth}}});
+    BTreeMap::from([(".dockerconfigjson".to_owned(), config.to_string())])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kubelet::fake::FakeRuntime;
+    use crate::kubelet::sources::fake::FakeSources;
+    use crate::util::clock::{Clock, ManualClock};
+    use parking_lot::Mutex;
+    use serde_json::json;
+    use std::sync::Arc;
+    use test_case::test_case;
+
+    #[derive(Default)]
+    struct Told(Mutex<Vec<String>>);
+
+    impl Listener for Told {
+        fn tell(&self, _: &Member, _: bool, reason: &str, _: String) {
+            self.0.lock().push(reason.to_owned());
+        }
+    }
+
+    fn pod(image: &str, policy: &str) -> PodView {
+        PodView::from_value(json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {
+            "imagePullSecrets": [{"name": "s"}],
+            "containers": [{"name": "c", "image": image, "imagePullPolicy": policy}]}}))
+        .unwrap()
+    }
+
+    #[test_case("web", true)]
+    #[test_case("web:v1", true)]
+    #[test_case("localhost:5000/a/b:v1", true)]
+    #[test_case("r.example/a/b@sha256:0123456789abcdef0123456789abcdef", true)]
+    #[test_case("Web", false; "capitals")]
+    #[test_case("web:", false; "empty tag")]
+    #[test_case("", false; "nothing")]
+    #[test_case("a//b", false; "empty part")]
+    #[test_case("a b", false; "space")]
+    #[test_case("a@sha256:xyz", false; "bad digest")]
+    fn references(image: &str, want: bool) {
+        assert_eq!(is_reference(image), want);
+    }
+
+    #[test_case("", "web", Policy::Always)]
+    #[test_case("", "host:5000/web", Policy::Always; "a port is no tag")]
+    #[test_case("", "web:v1", Policy::IfNotPresent)]
+    #[test_case("Never", "web", Policy::Never)]
+    fn policies(policy: &str, image: &str, want: Policy) {
+        assert_eq!(Policy::of(&pod(image, policy).members[0]), want);
+    }
+
+    #[tokio::test]
+    async fn failures_back_off_and_success_forgets_them() {
+        let clock = Arc::new(ManualClock::at(1000));
+        let runtime = FakeRuntime::new(clock.clone()).with_registry("there:v1");
+        let (sources, told) = (FakeSources::default(), Told::default());
+        let (mut delays, mut failures) = (Delays::default(), Failures::new());
+        let missing = pod("missing:v1", "");
+        let mut reasons = Vec::new();
+        for step in [0, 5, 6, 5] {
+            clock.advance(step);
+            let mut cx = Cx {
+                runtime: &runtime,
+                sources: &sources,
+                delays: &mut delays,
+                failures: &mut failures,
+                listener: &told,
+                clock: &*clock,
+            };
+            reasons.push(ensure(&mut cx, &missing, &missing.members[0]).await.unwrap_err().reason);
+        }
+        assert_eq!(reasons, ["ErrImagePull", "ImagePullBackOff", "ErrImagePull", "ImagePullBackOff"]);
+        assert_eq!(next_try(&failures, &delays, clock.now()), Timestamp::from_second(1031).ok());
+        let there = pod("there:v1", "IfNotPresent");
+        for want in ["pull there:v1", "pull there:v1"] {
+            let mut cx = Cx {
+                runtime: &runtime,
+                sources: &sources,
+                delays: &mut delays,
+                failures: &mut failures,
+                listener: &told,
+                clock: &*clock,
+            };
+            ensure(&mut cx, &there, &there.members[0]).await.unwrap();
+            assert_eq!(runtime.calls().last().unwrap(), want);
+        }
+    }
+
+    #[test_case("web", "Bad Name", "InvalidImageName"; "bad name")]
+    #[test_case("Never", "web:v1", "ErrImageNeverPull"; "never")]
+    #[tokio::test]
+    async fn refusals(policy: &str, image: &str, want: &str) {
+        let clock = ManualClock::at(1000);
+        let (runtime, sources, told) = (FakeRuntime::default(), FakeSources::default(), Told::default());
+        let p = pod(image, policy);
+        let mut cx = Cx {
+            runtime: &runtime,
+            sources: &sources,
+            delays: &mut Delays::default(),
+            failures: &mut Failures::new(),
+            listener: &told,
+            clock: &clock,
+        };
+        assert_eq!(ensure(&mut cx, &p, &p.members[0]).await.unwrap_err().reason, want);
+    }
+
+    #[test_case("https://index.docker.io/v1/", "web:v1", true; "docker hub")]
+    #[test_case("r.example", "r.example/a:v1", true; "host")]
+    #[test_case("r.example/a", "r.example/ab:v1", false; "another path")]
+    #[test_case("r.example:5000", "r.example/a", false; "another port")]
+    fn credentials_match_their_place(place: &str, image: &str, want: bool) {
+        let config = docker_config(place, "u", "p:w");
+        let entries: Vec<(&str, &str)> = config.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let sources = FakeSources::default().with(Kind::Secret, "n", "s", &entries);
+        let got = credentials(&pod(image, ""), image, &sources);
+        let auth = Auth { username: "u".into(), password: "p:w".into() };
+        assert_eq!(got, if want { vec![auth] } else { vec![] });
+    }
+}

@@ -1,0 +1,208 @@
+//! What the API server asks of this node.
+
+use std::io;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, stream};
+use http::{Request, Response};
+use serde_json::{Value, json};
+use tokio_util::io::ReaderStream;
+
+use super::Kubelet;
+use super::logs;
+use super::pod::{PodInventory, PodView};
+use super::runtime::{ContainerStatus, RuntimeError, State, StreamOptions};
+use super::stream::{StreamError, proxy_upgrade};
+use crate::api::status::{ApiResult, Reason, Status};
+use crate::runtime::node_api::{LogOptions, LogStream, NodeApi, Streams, Target};
+use crate::util::clock::rfc3339;
+use crate::util::tasks::Shutdown;
+
+/// Bytes of a log between the reader and the client.
+const LOG_BUFFER_BYTES: usize = 64 * 1024;
+
+fn status_of(e: RuntimeError) -> Box<Status> {
+    match e {
+        RuntimeError::NotFound(what) => Status::new(Reason::NotFound, format!("{what} not found")),
+        RuntimeError::Unavailable(_) => Status::new(Reason::ServiceUnavailable, e.to_string()),
+        other => Status::internal(other),
+    }
+}
+
+impl Kubelet {
+    fn find_pod(&self, target: &Target) -> ApiResult<PodView> {
+        let object = self.listers.lister("", "pods").get(&target.namespace, &target.pod);
+        let object = object.ok_or_else(|| Status::not_found("", "pods", &target.pod))?;
+        PodView::from_object(&object).map_err(Status::internal)
+    }
+
+    async fn find(&self, target: &Target) -> ApiResult<(PodView, PodInventory, String)> {
+        let pod = self.find_pod(target)?;
+        let name = match (target.container.as_str(), pod.members.first()) {
+            ("", Some(_)) => {
+                let app = pod.spec.containers.first().map(|c| c.name.clone());
+                app.ok_or_else(|| Status::bad_request(format!("pod {} has no containers", target.pod)))?
+            }
+            (name, _) => name.to_owned(),
+        };
+        if pod.member(&name).is_none() {
+            return Err(Status::bad_request(format!("container {name} is not valid for pod {}", target.pod)));
+        }
+        let inventory = (*self.shared.pleg.fresh().await.pod(&pod.uid)).clone();
+        Ok((pod, inventory, name))
+    }
+
+    async fn running(&self, target: &Target) -> ApiResult<ContainerStatus> {
+        let (pod, inventory, name) = self.find(target).await?;
+        let found = inventory.newest(&name).filter(|c| c.state == State::Running).cloned();
+        found.ok_or_else(|| Status::internal(format!("container not found (\"{name}\") in pod \"{}\"", pod.name)))
+    }
+
+    /// Triggers `ended` once the container does not run any more.
+    async fn wait_for_end(&self, uid: &str, id: &str) {
+        let mut latest = self.shared.pleg.subscribe();
+        let over = latest.wait_for(|s| !s.pod(uid).containers.iter().any(|c| c.id == id && c.state == State::Running));
+        // The sender lives in `self`.
+        let _ = over.await;
+    }
+}
+
+fn streams(s: Streams) -> StreamOptions {
+    StreamOptions { stdin: s.stdin, stdout: s.stdout, stderr: s.stderr, tty: s.tty }
+}
+
+/// The selected container's status for a log; why there is none, in upstream's words.
+fn log_of<'a>(
+    pod: &PodView,
+    inventory: &'a PodInventory,
+    name: &str,
+    previous: bool,
+) -> ApiResult<&'a ContainerStatus> {
+    let mut all = inventory.containers.iter().filter(|c| c.name == name);
+    let chosen = if previous { all.nth(1) } else { all.next() };
+    chosen.ok_or_else(|| {
+        Status::bad_request(if previous {
+            format!("previous terminated container \"{name}\" in pod \"{}\" not found", pod.name)
+        } else {
+            format!("container \"{name}\" in pod \"{}\" is waiting to start: ContainerCreating", pod.name)
+        })
+    })
+}
+
+/// Connects the client with the runtime's stream.
+async fn upgrade(request: Request<()>, url: &str, options: StreamOptions) -> ApiResult<Response<()>> {
+    match proxy_upgrade(request, url, options).await {
+        Ok(answer) => Ok(answer.map(|_| ())),
+        Err(e @ StreamError::NotAnUpgrade(_)) => Err(Status::bad_request(e.to_string())),
+        Err(e) => Err(Status::internal(e)),
+    }
+}
+
+#[async_trait]
+impl NodeApi for std::sync::Arc<Kubelet> {
+    async fn logs(&self, target: &Target, options: &LogOptions) -> ApiResult<LogStream> {
+        let (pod, inventory, name) = self.find(target).await?;
+        let c = log_of(&pod, &inventory, &name, options.previous)?;
+        let (path, id, uid) = (PathBuf::from(&c.log_path), c.id.clone(), pod.uid.clone());
+        let wanted = logs::Options {
+            follow: options.follow,
+            tail: options.tail_lines,
+            since: options.since,
+            timestamps: options.timestamps,
+            limit_bytes: options.limit_bytes,
+            stream: match options.stream.as_deref() {
+                Some("Stdout") => Some(logs::Stream::Stdout),
+                Some("Stderr") => Some(logs::Stream::Stderr),
+                _ => None,
+            },
+        };
+        let (reader, mut writer) = tokio::io::duplex(LOG_BUFFER_BYTES);
+        let kubelet = self.clone();
+        // Driven by whoever reads the stream; it ends with the reader.
+        let work = async move {
+            let ended = Shutdown::new();
+            let copy = logs::copy(&path, &wanted, &ended, &mut writer);
+            let over = async {
+                if wanted.follow {
+                    kubelet.wait_for_end(&uid, &id).await;
+                    ended.trigger();
+                }
+            };
+            tokio::join!(copy, over).0
+        };
+        let errors = work.into_stream().filter_map(|done| async move { done.err().map(Err::<Bytes, io::Error>) });
+        Ok(stream::select(ReaderStream::new(reader), errors).boxed())
+    }
+
+    async fn exec(
+        &self,
+        target: &Target,
+        command: &[String],
+        options: Streams,
+        request: Request<()>,
+    ) -> ApiResult<Response<()>> {
+        let c = self.running(target).await?;
+        let url = self.shared.runtime.exec_url(&c.id, command, streams(options)).await.map_err(status_of)?;
+        upgrade(request, &url, streams(options)).await
+    }
+
+    async fn attach(&self, target: &Target, options: Streams, request: Request<()>) -> ApiResult<Response<()>> {
+        let c = self.running(target).await?;
+        let url = self.shared.runtime.attach_url(&c.id, streams(options)).await.map_err(status_of)?;
+        upgrade(request, &url, streams(options)).await
+    }
+
+    async fn port_forward(&self, target: &Target, ports: &[u16], request: Request<()>) -> ApiResult<Response<()>> {
+        let pod = self.find_pod(target)?;
+        let inventory = self.shared.pleg.fresh().await.pod(&pod.uid);
+        let sandbox = inventory.sandboxes.first().filter(|s| s.state == State::Running);
+        let sandbox =
+            sandbox.ok_or_else(|| Status::internal(format!("pod \"{}\" has no running sandbox", pod.name)))?;
+        let url = self.shared.runtime.port_forward_url(&sandbox.id, ports).await.map_err(status_of)?;
+        upgrade(request, &url, StreamOptions::default()).await
+    }
+
+    async fn stats_summary(&self) -> ApiResult<Value> {
+        let usage = self.shared.runtime.usage().await.map_err(status_of)?;
+        let now = rfc3339(self.shared.clock.now());
+        let latest = self.shared.pleg.fresh().await;
+        let mut pods = Vec::new();
+        for (uid, pod) in &latest.pods {
+            let Some(sandbox) = pod.sandboxes.first() else { continue };
+            let containers: Vec<Value> = pod
+                .containers
+                .iter()
+                .filter_map(|c| Some((c, usage.iter().find(|u| u.id == c.id)?)))
+                .map(|(c, u)| {
+                    json!({"name": c.name, "startTime": super::pod::time_of(c.started_at).map(rfc3339),
+                        "cpu": {"time": now, "usageCoreNanoSeconds": u.cpu_nanos},
+                        "memory": {"time": now, "workingSetBytes": u.memory_working_set}})
+                })
+                .collect();
+            pods.push(json!({"podRef": {"name": sandbox.name, "namespace": sandbox.namespace, "uid": uid},
+                "startTime": super::pod::time_of(sandbox.created_at).map(rfc3339), "containers": containers}));
+        }
+        let machine = super::machine::Machine::read(&self.shared.config.data_dir);
+        let used = machine.memory.saturating_sub(machine.memory_available);
+        Ok(json!({"node": {"nodeName": self.shared.config.node_name,
+            "memory": {"time": now, "availableBytes": machine.memory_available, "workingSetBytes": used},
+            "fs": {"time": now, "availableBytes": machine.disk_available, "capacityBytes": machine.disk}}, "pods": pods}))
+    }
+
+    async fn healthz(&self) -> Result<(), String> {
+        match self.shared.runtime.not_ready().await {
+            Ok(None) => Ok(()),
+            Ok(Some(why)) => Err(why),
+            Err(e) => Err(e.to_string()),
+        }
+    }
+
+    async fn pods(&self) -> ApiResult<Value> {
+        let name = &self.shared.config.node_name;
+        let items: Vec<Value> =
+            self.listers.lister("", "pods").by_index("spec.nodeName", name).iter().map(|o| o.value()).collect();
+        Ok(json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
+    }
+}

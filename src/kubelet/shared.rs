@@ -1,0 +1,130 @@
+//! What all pod workers use.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
+
+use super::ask::Asker;
+use super::cgroups::Tree;
+use super::config::Config;
+use super::container;
+use super::downward::Facts;
+use super::pleg::Pleg;
+use super::pod::{Member, PodInventory, PodView, Role};
+use super::pull;
+use super::runtime::{Runtime, State};
+use super::sources::Sources;
+use super::volumes::Tokens;
+use crate::client::Client;
+use crate::runtime::events::{EventType, Recorder, Regarding};
+use crate::util::clock::SharedClock;
+
+/// Images pulled at the same time.
+pub const MAX_PARALLEL_PULLS: usize = 4;
+
+/// The node's side of every pod worker.
+pub struct Shared {
+    /// Configuration.
+    pub config: Config,
+    /// The container runtime.
+    pub runtime: Arc<dyn Runtime>,
+    /// Name of the runtime in container ids, as `containerd`.
+    pub runtime_name: ArcSwap<String>,
+    /// Lists of what runs.
+    pub pleg: Arc<Pleg>,
+    /// ConfigMaps, Secrets, Services.
+    pub sources: Arc<dyn Sources>,
+    /// Service account tokens.
+    pub tokens: Arc<dyn Tokens>,
+    /// The API.
+    pub client: Client,
+    /// Events for people.
+    pub events: Recorder,
+    /// Asks containers for probes.
+    pub asker: Arc<dyn Asker>,
+    /// The clock.
+    pub clock: SharedClock,
+    /// The node, as pods may learn of it.
+    pub facts: ArcSwap<Facts>,
+    /// Pod cgroups; none where they cannot be made.
+    pub cgroups: Option<Tree>,
+    /// Bounds pulls.
+    pub pulls: Semaphore,
+}
+
+impl Shared {
+    /// What a pod with these addresses may learn.
+    pub fn facts_of(&self, pod: &PodView, inventory: &PodInventory) -> Facts {
+        let mut facts = (**self.facts.load()).clone();
+        facts.pod_ips = if pod.host_network() {
+            facts.host_ips.clone()
+        } else {
+            inventory.sandboxes.first().map(|s| s.ips.clone()).unwrap_or_default()
+        };
+        facts
+    }
+
+    /// The pod's directory.
+    pub fn pod_dir(&self, uid: &str) -> PathBuf {
+        container::pod_dir(&self.config, uid)
+    }
+
+    /// What the runtime has of a pod right now, last words included.
+    pub async fn inventory(&self, uid: &str) -> PodInventory {
+        let mut inventory = (*self.pleg.fresh().await.pod(uid)).clone();
+        for c in inventory.containers.iter_mut().filter(|c| c.state == State::Exited && c.message.is_empty()) {
+            c.message = container::last_words(&self.config, uid, c);
+        }
+        inventory
+    }
+
+    /// Records an event of a pod, or of one of its containers.
+    pub fn event(
+        &self,
+        pod: &PodView,
+        member: Option<&Member>,
+        kind: EventType,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
+        let mut about = Regarding {
+            api_version: "v1".into(),
+            kind: "Pod".into(),
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            uid: pod.uid.clone(),
+            resource_version: pod.pod.metadata.resource_version.clone().unwrap_or_default(),
+            field_path: String::new(),
+        };
+        if let Some(member) = member {
+            let list = match member.role {
+                Role::Init | Role::Sidecar => "initContainers",
+                Role::App => "containers",
+                Role::Ephemeral => "ephemeralContainers",
+            };
+            about.field_path = format!("spec.{list}{{{}}}", member.name());
+        }
+        self.events.event(about, kind, reason, message);
+    }
+}
+
+/// Tells what happens to the images of a pod.
+pub struct Tell<'a> {
+    /// Who writes events.
+    pub shared: &'a Shared,
+    /// The pod.
+    pub pod: &'a PodView,
+}
+
+impl pull::Listener for Tell<'_> {
+    fn tell(&self, member: &Member, warning: bool, reason: &str, message: String) {
+        let kind = if warning { EventType::Warning } else { EventType::Normal };
+        self.shared.event(self.pod, Some(member), kind, reason, message);
+    }
+}
+
+/// Volumes of a pod by name.
+pub type Volumes = HashMap<String, super::volumes::Prepared>;

@@ -1,0 +1,221 @@
+//! Starting what a plan says: volumes, sandbox, containers.
+//!
+//! **Invariant:** every step may be cut off and done again: what was half made is found in the next list and used or
+//! removed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::container::{self, Making};
+use super::network::{self, Dns};
+use super::pod::{Member, PodInventory, PodView};
+use super::pull;
+use super::runtime::{RuntimeError, SandboxConfig, State};
+use super::shared::{Shared, Tell, Volumes};
+use super::status::Waiting;
+use super::sync::{Delays, delay_key};
+use super::volumes::{self, Issued};
+use super::{cgroups, hooks};
+use crate::runtime::events::EventType;
+
+/// Longest that a postStart hook may take; upstream sets no bound of its own.
+const POST_START_LIMIT: Duration = Duration::from_secs(3600);
+
+/// What a pod's worker remembers between its steps.
+#[derive(Default)]
+pub struct Memory {
+    /// Restart and pull delays.
+    pub delays: Delays,
+    /// Pulls that failed.
+    pub failures: pull::Failures,
+    /// Why containers do not run.
+    pub waiting: HashMap<String, Waiting>,
+    /// Service account tokens.
+    pub issued: Issued,
+    /// Volumes that are there.
+    pub volumes: Volumes,
+}
+
+/// Makes all volumes, or brings them up to date; gives the time of the next refresh.
+pub async fn prepare_volumes(
+    shared: &Shared,
+    pod: &PodView,
+    inventory: &PodInventory,
+    memory: &mut Memory,
+) -> Result<Option<Timestamp>, String> {
+    let (dir, facts) = (shared.pod_dir(&pod.uid), shared.facts_of(pod, inventory));
+    let mut refresh: Option<Timestamp> = None;
+    std::fs::create_dir_all(&dir).map_err(|e| format!("cannot make {}: {e}", dir.display()))?;
+    for volume in pod.spec.volumes.iter().flatten() {
+        let mut cx = volumes::Cx {
+            pod,
+            dir: &dir,
+            facts: &facts,
+            sources: &*shared.sources,
+            tokens: &*shared.tokens,
+            issued: &mut memory.issued,
+            now: shared.clock.now(),
+        };
+        match volumes::prepare(&mut cx, volume).await {
+            Ok(prepared) => {
+                refresh = [refresh, prepared.refresh].into_iter().flatten().min();
+                memory.volumes.insert(volume.name.clone(), prepared);
+            }
+            Err(e) => {
+                let message = format!("MountVolume.SetUp failed for volume \"{}\" : {e}", volume.name);
+                shared.event(pod, None, EventType::Warning, "FailedMount", message.clone());
+                return Err(message);
+            }
+        }
+    }
+    Ok(refresh)
+}
+
+fn host_dns(shared: &Shared) -> Dns {
+    Dns::parse(&std::fs::read_to_string(&shared.config.resolv_conf).unwrap_or_default())
+}
+
+/// The sandbox's configuration; its cgroup is made on the way.
+pub fn sandbox_config(shared: &Shared, pod: &PodView, attempt: u32) -> Result<SandboxConfig, String> {
+    let mut parent = String::new();
+    if let Some(tree) = &shared.cgroups {
+        match tree.create_pod(pod) {
+            Ok(()) => parent = cgroups::pod_path(pod),
+            Err(e) => tracing::warn!(pod = pod.name, "runs without a cgroup of its own: {e}"),
+        }
+    }
+    container::sandbox(&shared.config, pod, attempt, &host_dns(shared), parent)
+}
+
+/// Starts a sandbox.
+pub async fn sandbox(shared: &Shared, pod: &PodView, attempt: u32) -> Result<String, String> {
+    let config = sandbox_config(shared, pod, attempt)?;
+    let made = std::fs::create_dir_all(&config.log_directory).map_err(|e| RuntimeError::Failed(e.to_string()));
+    let run = match made {
+        Ok(()) => shared.runtime.run_sandbox(&config).await,
+        Err(e) => Err(e),
+    };
+    run.map_err(|e| {
+        let message = format!("Failed to create pod sandbox: {e}");
+        shared.event(pod, None, EventType::Warning, "FailedCreatePodSandBox", message.clone());
+        message
+    })
+}
+
+/// Writes the pod's `/etc/hosts`, which all its containers mount. In place: they hold the file.
+pub fn write_hosts(shared: &Shared, pod: &PodView, ips: &[String]) -> std::io::Result<()> {
+    let node =
+        if pod.host_network() { std::fs::read_to_string("/etc/hosts").unwrap_or_default() } else { String::new() };
+    let text = network::hosts_file(pod, ips, &shared.config.cluster_domain, &node);
+    let path = shared.pod_dir(&pod.uid).join("etc-hosts");
+    if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    std::fs::create_dir_all(shared.pod_dir(&pod.uid))?;
+    std::fs::write(path, text)
+}
+
+/// Starts a container; what it then waits with is in the memory. `sandbox` is the one it lives in.
+pub async fn container(
+    shared: &Arc<Shared>,
+    pod: &PodView,
+    inventory: &PodInventory,
+    sandbox: &str,
+    member: &Member,
+    memory: &mut Memory,
+) {
+    match try_container(shared, pod, inventory, sandbox, member, memory).await {
+        Ok(()) => {
+            memory.waiting.remove(member.name());
+        }
+        Err(waiting) => {
+            tracing::info!(pod = pod.name, container = member.name(), reason = waiting.reason, "{}", waiting.message);
+            memory.waiting.insert(member.name().to_owned(), waiting);
+        }
+    }
+}
+
+fn failed(shared: &Shared, pod: &PodView, member: &Member, reason: &str, message: String) -> Waiting {
+    shared.event(pod, Some(member), EventType::Warning, "Failed", format!("Error: {message}"));
+    Waiting { reason: reason.to_owned(), message }
+}
+
+async fn try_container(
+    shared: &Arc<Shared>,
+    pod: &PodView,
+    inventory: &PodInventory,
+    sandbox: &str,
+    member: &Member,
+    memory: &mut Memory,
+) -> Result<(), Waiting> {
+    let image = {
+        let tell = Tell { shared, pod };
+        let _permit = shared.pulls.acquire().await;
+        let mut cx = pull::Cx {
+            runtime: &*shared.runtime,
+            sources: &*shared.sources,
+            delays: &mut memory.delays,
+            failures: &mut memory.failures,
+            listener: &tell,
+            clock: &*shared.clock,
+        };
+        pull::ensure(&mut cx, pod, member).await?
+    };
+    let previous = inventory.newest(member.name());
+    if let Some(ended) = previous.filter(|c| c.state == State::Exited) {
+        let event = super::pod::time_of(ended.finished_at).unwrap_or_else(|| shared.clock.now());
+        memory.delays.next(&delay_key(member), event, shared.clock.now());
+    }
+    // One that was made and never started is in the way of its name.
+    if let Some(half) = previous.filter(|c| c.state == State::Created) {
+        let removed = shared.runtime.remove_container(&half.id).await;
+        removed.map_err(|e| failed(shared, pod, member, "CreateContainerError", e.to_string()))?;
+    }
+    let attempt = previous.map_or(0, |c| if c.state == State::Created { c.attempt } else { c.attempt + 1 });
+    let facts = shared.facts_of(pod, inventory);
+    let making = Making {
+        config: &shared.config,
+        pod,
+        member,
+        attempt,
+        facts: &facts,
+        sources: &*shared.sources,
+        volumes: &memory.volumes,
+        image: &image,
+    };
+    let config = container::container(&making)
+        .map_err(|e| failed(shared, pod, member, "CreateContainerConfigError", e.to_string()))?;
+    let sandbox_config = sandbox_config(shared, pod, inventory.sandboxes.first().map_or(0, |s| s.attempt))
+        .map_err(|e| failed(shared, pod, member, "CreateContainerConfigError", e))?;
+    let id = shared
+        .runtime
+        .create_container(sandbox, &config, &sandbox_config)
+        .await
+        .map_err(|e| failed(shared, pod, member, "CreateContainerError", e.to_string()))?;
+    shared.event(pod, Some(member), EventType::Normal, "Created", format!("Created container: {}", member.name()));
+    shared
+        .runtime
+        .start_container(&id)
+        .await
+        .map_err(|e| failed(shared, pod, member, "RunContainerError", e.to_string()))?;
+    shared.event(pod, Some(member), EventType::Normal, "Started", format!("Started container {}", member.name()));
+    post_start(shared, pod, member, &id, facts.pod_ips.first().map_or("", String::as_str)).await
+}
+
+/// A container whose postStart hook failed is stopped and started again, by its restart policy.
+async fn post_start(shared: &Shared, pod: &PodView, member: &Member, id: &str, address: &str) -> Result<(), Waiting> {
+    let Some(hook) = member.spec.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return Ok(()) };
+    let Err(why) = hooks::run(&*shared.runtime, id, member, hook, address, POST_START_LIMIT).await else {
+        return Ok(());
+    };
+    let message = format!("PostStartHook failed: {why}");
+    shared.event(pod, Some(member), EventType::Warning, "FailedPostStartHook", message.clone());
+    let grace = Duration::from_secs(u64::try_from(super::sync::grace_seconds(pod, member.name(), None)).unwrap_or(0));
+    if let Err(e) = shared.runtime.stop_container(id, grace).await {
+        tracing::warn!(pod = pod.name, container = member.name(), "cannot stop it after a failed hook: {e}");
+    }
+    Err(Waiting { reason: "PostStartHookError".into(), message })
+}

@@ -1,0 +1,208 @@
+//! The channels of exec and attach over WebSockets, put into SPDY streams.
+//!
+//! A message is a channel's number and bytes: 0 stdin, 1 stdout, 2 stderr, 3 the final status, 4 terminal sizes. From v5 on
+//! 255 and a channel's number close that channel. The `base64` protocols write the number as a digit and encode the rest.
+
+use std::io;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::{Bytes, BytesMut};
+use futures::{SinkExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, frame::coding::CloseCode};
+
+use super::spdy::{self, Frame, Writer};
+use crate::kubelet::runtime::StreamOptions;
+
+/// A sub-protocol of the WebSocket.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Protocol {
+    pub(super) name: &'static str,
+    base64: bool,
+    /// Clients can close stdin.
+    closes: bool,
+}
+
+/// Newest first.
+const PROTOCOLS: &[Protocol] = &[
+    Protocol { name: "v5.channel.k8s.io", base64: false, closes: true },
+    Protocol { name: "v4.channel.k8s.io", base64: false, closes: false },
+    Protocol { name: "v4.base64.channel.k8s.io", base64: true, closes: false },
+];
+/// Names of the streams by channel; a stream's SPDY id is twice its channel and one.
+const STREAM_TYPES: &[&str] = &["stdin", "stdout", "stderr", "error", "resize"];
+const STDIN: u8 = 0;
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+const ERROR: u8 = 3;
+const RESIZE: u8 = 4;
+const CLOSE: u8 = 255;
+/// Pings that may wait for their answer.
+const PINGS: usize = 4;
+/// Bytes taken from the runtime, and sent to it in one frame, at once.
+const READ_BYTES: usize = 32 << 10;
+
+/// The newest protocol that was offered.
+pub(super) fn negotiate(offered: &[&str]) -> Option<&'static Protocol> {
+    PROTOCOLS.iter().find(|p| offered.contains(&p.name))
+}
+
+fn stream_of(channel: u8) -> u32 {
+    u32::from(channel) * 2 + 1
+}
+
+fn channel_of(stream: u32) -> Option<u8> {
+    let channel = u8::try_from(stream / 2).ok()?;
+    (stream % 2 == 1 && usize::from(channel) < STREAM_TYPES.len()).then_some(channel)
+}
+
+/// What a client's message asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Ask {
+    Data(u8, Bytes),
+    Close(u8),
+    Nothing,
+}
+
+fn decode(protocol: &Protocol, message: Message) -> Ask {
+    let bytes = match message {
+        Message::Binary(bytes) => bytes,
+        Message::Text(text) => Bytes::from(text),
+        _ => return Ask::Nothing,
+    };
+    let Some((&first, _)) = bytes.split_first() else { return Ask::Nothing };
+    let rest = bytes.slice(1..);
+    match (protocol.base64, first) {
+        (true, digit) => match STANDARD.decode(&rest) {
+            Ok(plain) => Ask::Data(digit.wrapping_sub(b'0'), plain.into()),
+            Err(_) => Ask::Nothing,
+        },
+        (false, CLOSE) if protocol.closes => rest.first().map_or(Ask::Nothing, |c| Ask::Close(*c)),
+        (false, channel) => Ask::Data(channel, rest),
+    }
+}
+
+fn encode(protocol: &Protocol, channel: u8, bytes: &[u8]) -> Message {
+    if protocol.base64 {
+        return Message::text(format!("{channel}{}", STANDARD.encode(bytes)));
+    }
+    let mut message = BytesMut::with_capacity(bytes.len() + 1);
+    message.extend_from_slice(&[channel]);
+    message.extend_from_slice(bytes);
+    Message::Binary(message.freeze())
+}
+
+/// The channels that the runtime's server waits for, no more and no fewer.
+fn expected(options: StreamOptions) -> Vec<u8> {
+    let StreamOptions { stdin, stdout, stderr, tty } = options;
+    let wanted = [(STDIN, stdin), (STDOUT, stdout), (STDERR, stderr && !tty), (ERROR, true), (RESIZE, tty)];
+    wanted.into_iter().filter(|(_, is_wanted)| *is_wanted).map(|(channel, _)| channel).collect()
+}
+
+/// Opens the streams and carries their bytes until a side ends.
+pub(super) async fn carry<C, R>(client: C, runtime: R, protocol: &Protocol, options: StreamOptions) -> io::Result<()>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    R: AsyncRead + AsyncWrite,
+{
+    let channels = expected(options);
+    let (mut to_client, mut from_client) = WebSocketStream::from_raw_socket(client, Role::Server, None).await.split();
+    let (mut from_runtime, mut to_runtime) = tokio::io::split(runtime);
+    let (pong, mut pongs) = mpsc::channel::<Bytes>(PINGS);
+    let inward = async {
+        let mut out = BytesMut::new();
+        let mut writer = Writer::default();
+        for channel in &channels {
+            writer.open(stream_of(*channel), &[("streamtype", STREAM_TYPES[usize::from(*channel)])], &mut out);
+        }
+        loop {
+            to_runtime.write_all_buf(&mut out).await?;
+            let message = tokio::select! {
+                Some(ping) = pongs.recv() => {
+                    out.extend_from_slice(&ping);
+                    continue;
+                }
+                message = from_client.next() => message,
+            };
+            match message.map(|m| m.map(|m| decode(protocol, m))) {
+                None => return Ok(()),
+                Some(Err(error)) => return Err(io::Error::other(error)),
+                Some(Ok(Ask::Data(channel, bytes))) if channels.contains(&channel) => {
+                    for part in bytes.chunks(READ_BYTES) {
+                        spdy::data(stream_of(channel), part, false, &mut out);
+                    }
+                }
+                Some(Ok(Ask::Close(channel))) if channels.contains(&channel) => {
+                    spdy::data(stream_of(channel), &[], true, &mut out);
+                }
+                Some(Ok(_)) => {}
+            }
+        }
+    };
+    let outward = async {
+        let mut buffer = BytesMut::with_capacity(READ_BYTES);
+        loop {
+            while let Some(frame) = spdy::take(&mut buffer) {
+                match frame {
+                    Frame::Data(stream, bytes, _) if !bytes.is_empty() => {
+                        let Some(channel) = channel_of(stream) else { continue };
+                        to_client.send(encode(protocol, channel, &bytes)).await.map_err(io::Error::other)?;
+                    }
+                    Frame::Ping(ping) => {
+                        let _ = pong.try_send(ping);
+                    }
+                    _ => {}
+                }
+            }
+            // The runtime's server closes the connection after the final status.
+            if from_runtime.read_buf(&mut buffer).await? == 0 {
+                let close = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+                return to_client.send(Message::Close(Some(close))).await.map_err(io::Error::other);
+            }
+        }
+    };
+    tokio::select! {
+        end = inward => end,
+        end = outward => end,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use test_case::test_case;
+
+    const ALL: StreamOptions = StreamOptions { stdin: true, stdout: true, stderr: true, tty: false };
+
+    #[test_case(ALL => vec![0, 1, 2, 3])]
+    #[test_case(StreamOptions { tty: true, ..ALL } => vec![0, 1, 3, 4]; "a terminal has no stderr but a size")]
+    #[test_case(StreamOptions::default() => vec![3])]
+    fn streams(options: StreamOptions) -> Vec<u8> {
+        expected(options)
+    }
+
+    #[test]
+    fn messages_by_protocol() {
+        let by = |name| negotiate(&[name]).unwrap();
+        let close = || Message::Binary(Bytes::from_static(&[255, 0]));
+        assert_eq!(decode(by("v5.channel.k8s.io"), close()), Ask::Close(0));
+        assert_eq!(decode(by("v4.channel.k8s.io"), close()), Ask::Data(255, Bytes::from_static(&[0])));
+        assert_eq!(
+            decode(by("v4.base64.channel.k8s.io"), Message::text("0aGk=")),
+            Ask::Data(0, Bytes::from_static(b"hi"))
+        );
+        assert_eq!(encode(by("v4.base64.channel.k8s.io"), 1, b"hi"), Message::text("1aGk="));
+        assert_eq!(encode(by("v5.channel.k8s.io"), 2, b"x"), Message::Binary(Bytes::from_static(b"\x02x")));
+    }
+
+    #[test]
+    fn channels_and_streams_match() {
+        (0..5).for_each(|c| assert_eq!(channel_of(stream_of(c)), Some(c)));
+        assert_eq!(channel_of(11), None);
+        assert_eq!(channel_of(2), None);
+    }
+}

@@ -1,0 +1,148 @@
+//! Volumes of a pod, on a real file system.
+
+use super::*;
+use crate::kubelet::sources::fake::FakeSources;
+use serde_json::json;
+use std::os::unix::fs::MetadataExt;
+use test_case::test_case;
+
+/// Counts its tokens.
+#[derive(Default)]
+struct FakeTokens(std::sync::atomic::AtomicU32);
+
+#[async_trait]
+impl Tokens for FakeTokens {
+    async fn request(&self, namespace: &str, account: &str, body: &Value) -> ApiResult<Value> {
+        let n = self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        assert_eq!(body["spec"]["boundObjectRef"]["uid"], "u");
+        Ok(
+            json!({"status": {"token": format!("{namespace}/{account}/{n}"), "expirationTimestamp": "1970-01-01T01:00:00Z"}}),
+        )
+    }
+}
+
+struct Bench {
+    dir: tempfile::TempDir,
+    sources: FakeSources,
+    tokens: FakeTokens,
+    issued: Issued,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let sources = FakeSources::default().with(Kind::ConfigMap, "n", "cm", &[("a", "1"), ("b", "2")]).with(
+            Kind::Secret,
+            "n",
+            "s",
+            &[("pw", "x")],
+        );
+        Self { dir: tempfile::tempdir().unwrap(), sources, tokens: FakeTokens::default(), issued: Issued::new() }
+    }
+
+    async fn prepare(&mut self, pod_spec: Value, volume: Value, now: i64) -> Result<Prepared, VolumeError> {
+        let mut spec = json!({"containers": [], "serviceAccountName": "sa"});
+        spec.as_object_mut().unwrap().extend(pod_spec.as_object().cloned().unwrap_or_default());
+        let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {"k": "v"}}, "spec": spec});
+        let pod = PodView::from_value(pod).unwrap();
+        let mut cx = Cx {
+            pod: &pod,
+            dir: self.dir.path(),
+            facts: &Facts::default(),
+            sources: &self.sources,
+            tokens: &self.tokens,
+            issued: &mut self.issued,
+            now: Timestamp::from_second(now).unwrap(),
+        };
+        prepare(&mut cx, &serde_json::from_value(volume).unwrap()).await
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        // Secrets may have been mounted.
+        teardown(&self.dir.path().join("volumes")).unwrap();
+    }
+}
+
+fn read(p: &Prepared, name: &str) -> String {
+    std::fs::read_to_string(p.path.join(name)).unwrap()
+}
+
+#[tokio::test]
+async fn config_maps_become_files_and_follow_changes() {
+    let mut bench = Bench::new();
+    let volume = json!({"name": "v", "configMap": {"name": "cm", "items": [{"key": "a", "path": "d/x", "mode": 256}]}});
+    let p = bench.prepare(json!({}), volume.clone(), 0).await.unwrap();
+    assert_eq!(read(&p, "d/x"), "1");
+    assert_eq!(std::fs::metadata(p.path.join("d/x")).unwrap().mode() & 0o777, 0o400);
+    bench.sources = FakeSources::default().with(Kind::ConfigMap, "n", "cm", &[("a", "9")]);
+    let p = bench.prepare(json!({}), volume, 1).await.unwrap();
+    assert_eq!(read(&p, "d/x"), "9");
+}
+
+#[test_case(json!({"configMap": {"name": "no"}}), "configmap \"no\" not found"; "configmap")]
+#[test_case(json!({"secret": {"secretName": "no"}}), "secret \"no\" not found"; "secret")]
+#[test_case(json!({"secret": {"secretName": "s", "items": [{"key": "z", "path": "z"}]}}), "references non-existent secret key: z"; "key")]
+#[test_case(json!({"hostPath": {"path": "/proc/version", "type": "Directory"}}), "is not a directory"; "host path type")]
+#[test_case(json!({"hostPath": {"path": "/proc/../etc"}}), "'..'"; "host path dots")]
+#[test_case(json!({"nfs": {"server": "x", "path": "/"}}), "nfs"; "unknown source")]
+#[tokio::test]
+async fn what_is_missing_is_named(mut volume: Value, want: &str) {
+    volume["name"] = "v".into();
+    let error = Bench::new().prepare(json!({}), volume, 0).await.unwrap_err();
+    assert!(error.to_string().contains(want), "{error}");
+}
+
+#[tokio::test]
+async fn optional_ones_are_empty() {
+    let volume = json!({"name": "v", "configMap": {"name": "no", "optional": true}});
+    let p = Bench::new().prepare(json!({}), volume, 0).await.unwrap();
+    assert!(p.path.join("..data").is_dir() || !p.path.exists());
+}
+
+#[tokio::test]
+async fn host_paths_are_made_where_asked() {
+    let mut bench = Bench::new();
+    let path = bench.dir.path().join("host/new");
+    let volume = |kind: &str| json!({"name": "v", "hostPath": {"path": path.to_str().unwrap(), "type": kind}});
+    assert!(bench.prepare(json!({}), volume("Directory"), 0).await.is_err());
+    assert_eq!(bench.prepare(json!({}), volume("DirectoryOrCreate"), 0).await.unwrap().path, path);
+    assert!(bench.prepare(json!({}), volume("Directory"), 0).await.is_ok());
+    assert!(bench.prepare(json!({}), volume("File"), 0).await.is_err());
+}
+
+#[tokio::test]
+async fn tokens_are_renewed_at_80_percent() {
+    let mut bench = Bench::new();
+    let volume = json!({"name": "v", "projected": {"sources": [
+        {"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}},
+        {"configMap": {"name": "cm", "items": [{"key": "a", "path": "ca"}]}},
+        {"downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}}]}});
+    let p = bench.prepare(json!({}), volume.clone(), 0).await.unwrap();
+    assert_eq!(p.refresh, Some(Timestamp::from_second(2880).unwrap()));
+    assert_eq!(
+        (read(&p, "token"), read(&p, "ca"), read(&p, "labels")),
+        ("n/sa/0".into(), "1".into(), "k=\"v\"".into())
+    );
+    let p = bench.prepare(json!({}), volume.clone(), 2879).await.unwrap();
+    assert_eq!(read(&p, "token"), "n/sa/0");
+    let p = bench.prepare(json!({}), volume, 2881).await.unwrap();
+    assert_eq!(read(&p, "token"), "n/sa/1");
+}
+
+#[tokio::test]
+async fn an_empty_dir_keeps_what_is_in_it() {
+    let mut bench = Bench::new();
+    let volume = json!({"name": "v", "emptyDir": {}});
+    let p = bench.prepare(json!({}), volume.clone(), 0).await.unwrap();
+    assert_eq!(std::fs::metadata(&p.path).unwrap().mode() & 0o777, 0o777);
+    std::fs::write(p.path.join("x"), "1").unwrap();
+    let p = bench.prepare(json!({}), volume, 1).await.unwrap();
+    assert_eq!(read(&p, "x"), "1");
+}
+
+#[test]
+fn mounts_are_found_below_the_directory_only() {
+    let text = "1 2 0:1 / /pods/u rw - tmpfs t rw\n1 2 0:1 / /pods/u/v\\040x rw - tmpfs t rw\n1 2 0:1 / /pods/uu rw - t t rw\n";
+    assert_eq!(mounts_below(text, Path::new("/pods/u")), [PathBuf::from("/pods/u/v x")]);
+}

@@ -1,0 +1,250 @@
+use super::*;
+use crate::api::services::{Endpoint, EndpointPort};
+use test_case::test_case;
+
+fn cx() -> Context {
+    Context {
+        node_name: "here".into(),
+        cluster_cidr: Some("10.42.0.0/16".parse().unwrap()),
+        local_services: vec![LocalService {
+            name: "dns".into(),
+            address: "10.43.0.10".parse().unwrap(),
+            protocol: Protocol::Udp,
+            port: 53,
+            target: "10.42.0.1:53".parse().unwrap(),
+        }],
+    }
+}
+
+fn port(number: u16, node_port: u16) -> ServicePort {
+    ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: number, node_port }
+}
+
+fn service() -> Service {
+    Service {
+        key: Some(ObjectKey::new("shop", "web")),
+        cluster_ips: vec!["10.43.1.1".parse().unwrap()],
+        ports: vec![port(80, 0)],
+        ..Default::default()
+    }
+}
+
+/// `r` ready, `t` terminating but serving, `n` not ready; `@` puts it on this node.
+fn slice(endpoints: &[&str]) -> Slice {
+    let endpoint = |text: &&str| {
+        let (state, rest) = text.split_at(1);
+        let (here, address) = rest.strip_prefix('@').map_or((false, rest), |a| (true, a));
+        Endpoint {
+            addresses: vec![address.parse().unwrap()],
+            ready: state == "r",
+            serving: state != "n",
+            terminating: state == "t",
+            node: if here { "here" } else { "there" }.into(),
+            hostname: String::new(),
+        }
+    };
+    Slice {
+        service: Some(ObjectKey::new("shop", "web")),
+        endpoints: endpoints.iter().map(endpoint).collect(),
+        ports: vec![EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port: Some(8080) }],
+    }
+}
+
+fn slices(endpoints: &[&str]) -> BTreeMap<String, Slice> {
+    BTreeMap::from([("web-1".to_owned(), slice(endpoints))])
+}
+
+fn one(service: &Service, endpoints: &[&str]) -> PortRules {
+    plan(service, &slices(endpoints), &cx(), |_| 7).remove(0)
+}
+
+#[test_case(&["r10.42.0.2", "r10.42.1.2"], &["10.42.0.2:8080", "10.42.1.2:8080"]; "ready ones")]
+#[test_case(&["r10.42.0.2", "t10.42.1.2"], &["10.42.0.2:8080"]; "the leaving one only when nobody is ready")]
+#[test_case(&["t10.42.0.2", "n10.42.1.2"], &["10.42.0.2:8080"]; "a leaving one that still answers is better than none")]
+#[test_case(&["n10.42.0.2"], &[]; "one that is not ready gets nothing")]
+fn chooses_endpoints(given: &[&str], want: &[&str]) {
+    let want: Vec<SocketAddrV4> = want.iter().map(|a| a.parse().unwrap()).collect();
+    assert_eq!(one(&service(), given).all, want);
+}
+
+#[test]
+fn without_endpoints_every_front_is_rejected() {
+    let mut s = service();
+    s.ports = vec![port(80, 30080)];
+    let rules = one(&s, &[]);
+    assert_eq!(
+        rules.fronts,
+        [
+            (Front::Address("10.43.1.1".parse().unwrap(), Protocol::Tcp, 80), Action::Reject),
+            (Front::Node(Protocol::Tcp, 30080), Action::Reject)
+        ]
+    );
+    assert!(rules.chains.is_empty());
+}
+
+fn rules_of<'a>(rules: &'a PortRules, chain: &str) -> &'a [Rule] {
+    &rules.chains.iter().find(|c| c.name == chain).unwrap().rules
+}
+
+#[test]
+fn a_cluster_address_masquerades_strangers_and_picks() {
+    let rules = one(&service(), &["r10.42.0.2", "r@10.42.1.2"]);
+    assert_eq!(rules_of(&rules, "svc-7"), [Rule::MarkOutside("10.42.0.0/16".parse().unwrap()), Rule::Pick(14, 2)]);
+    assert_eq!(rules.hairpins.iter().collect::<Vec<_>>(), [&"10.42.1.2".parse::<Ipv4Addr>().unwrap()]);
+}
+
+#[test]
+fn affinity_stays_then_remembers_then_picks() {
+    let mut s = service();
+    s.affinity_seconds = Some(60);
+    let rules = one(&s, &["r10.42.0.2"]);
+    assert_eq!(
+        rules_of(&rules, "svc-7")[1..],
+        [Rule::Stay(14, 60), Rule::PickAndRemember(14, 1, 60), Rule::Pick(14, 1)]
+    );
+    assert!(rules.elements().contains(&Element::Live(14, "10.42.0.2:8080".parse().unwrap())));
+}
+
+#[test]
+fn local_external_policy_keeps_the_client_address_and_drops_where_nobody_is() {
+    let mut s = service();
+    s.ports = vec![port(80, 30080)];
+    s.external_policy = TrafficPolicy::Local;
+    let net: Ipv4Net = "10.42.0.0/16".parse().unwrap();
+    let with = one(&s, &["r@10.42.0.2", "r10.42.1.2"]);
+    assert_eq!(
+        rules_of(&with, "ext-7"),
+        [Rule::GotoFrom(net, "all-7".into()), Rule::GotoFromNode("all-7".into()), Rule::Pick(15, 1)]
+    );
+    let without = one(&s, &["r10.42.1.2"]);
+    assert_eq!(rules_of(&without, "ext-7").last(), Some(&Rule::Drop));
+    assert_eq!(rules_of(&without, "all-7"), [Rule::Pick(14, 1)]);
+}
+
+#[test]
+fn local_internal_policy_without_local_endpoints_drops() {
+    let mut s = service();
+    s.internal_policy = TrafficPolicy::Local;
+    assert_eq!(one(&s, &["r10.42.1.2"]).fronts[0].1, Action::Drop);
+    assert_eq!(rules_of(&one(&s, &["r@10.42.1.2"]), "svc-7").last(), Some(&Rule::Pick(15, 1)));
+}
+
+#[test]
+fn a_load_balancer_address_admits_its_source_ranges_only() {
+    let mut s = service();
+    s.load_balancer_ips = vec!["203.0.113.7".parse().unwrap()];
+    s.source_ranges = vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
+    let rules = one(&s, &["r10.42.0.2"]);
+    assert_eq!(rules_of(&rules, "lb-7"), [Rule::GotoFrom("192.0.2.0/24".parse().unwrap(), "ext-7".into()), Rule::Drop]);
+}
+
+#[test]
+fn headless_and_external_services_have_no_rules() {
+    let headless = Service { cluster_ips: vec![], headless: true, ..service() };
+    let external = Service { external_name: Some("example.com".into()), ..service() };
+    assert!(plan(&headless, &slices(&["r10.42.0.2"]), &cx(), |_| 1).is_empty());
+    assert!(plan(&external, &BTreeMap::new(), &cx(), |_| 1).is_empty());
+}
+
+fn model() -> Model {
+    let mut m = Model::new(Context { local_services: vec![], ..cx() });
+    m.set_service(ObjectKey::new("shop", "web"), service());
+    m.set_slice(ObjectKey::new("shop", "web-1"), slice(&["r@10.42.0.2", "r10.42.1.2"]));
+    m
+}
+
+#[test]
+fn a_change_holds_only_what_changed() {
+    let mut m = model();
+    let first = m.take_change();
+    assert_eq!((first.add_chains.len(), first.add.len(), first.del.len()), (1, 4, 0));
+    assert!(m.take_change().is_empty(), "nothing happened since");
+
+    m.set_slice(ObjectKey::new("shop", "web-1"), slice(&["r@10.42.0.2", "r10.42.1.3"]));
+    let second = m.take_change();
+    assert_eq!(second.del, [Element::Endpoint(2, 1, "10.42.1.2:8080".parse().unwrap())]);
+    assert_eq!(second.add, [Element::Endpoint(2, 1, "10.42.1.3:8080".parse().unwrap())]);
+    assert!(second.add_chains.is_empty() && second.set_chains.is_empty() && second.del_chains.is_empty());
+
+    m.remove_service(&ObjectKey::new("shop", "web"));
+    let last = m.take_change();
+    assert_eq!((last.del_chains.as_slice(), last.del.len()), (&["svc-1".to_owned()][..], 4));
+    assert_eq!(m.everything(), Change::default());
+}
+
+#[test]
+fn everything_is_the_sum_of_the_changes() {
+    let mut m = model();
+    let change = m.take_change();
+    let all = m.everything();
+    assert_eq!(
+        (all.add_chains, all.add.into_iter().collect::<BTreeSet<_>>()),
+        (change.add_chains, change.add.into_iter().collect())
+    );
+}
+
+#[test]
+fn a_taken_address_is_waited_for() {
+    let mut m = model();
+    m.take_change();
+    let mut other = service();
+    other.key = Some(ObjectKey::new("shop", "zeta"));
+    m.set_service(ObjectKey::new("shop", "zeta"), other);
+    assert!(m.take_change().is_empty(), "the first one keeps it");
+    m.remove_service(&ObjectKey::new("shop", "web"));
+    let front = Front::Address("10.43.1.1".parse().unwrap(), Protocol::Tcp, 80);
+    let change = m.take_change();
+    assert!(change.del.contains(&Element::Front(front, Action::Chain("svc-1".into()))));
+    assert!(
+        change.add.contains(&Element::Front(front, Action::Reject)),
+        "now it is the other's, which has no endpoints"
+    );
+}
+
+#[test]
+fn the_nodes_own_dns_answers_until_a_service_has_endpoints() {
+    let mut m = Model::new(cx());
+    let target: SocketAddrV4 = "10.42.0.1:53".parse().unwrap();
+    let has = |c: &Change, to: SocketAddrV4| c.add.iter().any(|e| matches!(e, Element::Endpoint(_, _, a) if *a == to));
+    assert!(has(&m.take_change(), target), "without any Service");
+
+    let key = ObjectKey::new("kube-system", "kube-dns");
+    let dns = ServicePort { name: "dns".into(), protocol: Protocol::Udp, port: 53, node_port: 0 };
+    m.set_service(
+        key.clone(),
+        Service {
+            key: Some(key.clone()),
+            cluster_ips: vec!["10.43.0.10".parse().unwrap()],
+            ports: vec![dns],
+            ..Default::default()
+        },
+    );
+    assert!(has(&m.take_change(), target), "the Service without endpoints leads to the node");
+
+    let mut of_dns = slice(&["r10.42.0.9"]);
+    of_dns.service = Some(key);
+    of_dns.ports = vec![EndpointPort { name: "dns".into(), protocol: Protocol::Udp, port: Some(5353) }];
+    m.set_slice(ObjectKey::new("kube-system", "kube-dns-1"), of_dns);
+    let change = m.take_change();
+    assert!(has(&change, "10.42.0.9:5353".parse().unwrap()), "somebody runs a DNS server of their own");
+    assert!(change.stale.iter().any(|s| s.endpoint == Some(target)), "connections to the old one are forgotten");
+}
+
+#[test]
+fn shared_pods_stay_hairpins_while_one_service_has_them() {
+    let mut m = model();
+    let second = ObjectKey::new("shop", "second");
+    m.set_service(
+        second.clone(),
+        Service { cluster_ips: vec!["10.43.1.2".parse().unwrap()], key: Some(second.clone()), ..service() },
+    );
+    let mut of_second = slice(&["r@10.42.0.2"]);
+    of_second.service = Some(second.clone());
+    m.set_slice(ObjectKey::new("shop", "second-1"), of_second);
+    m.take_change();
+    let hairpin = Element::Hairpin("10.42.0.2".parse().unwrap());
+    m.remove_service(&second);
+    assert!(!m.take_change().del.contains(&hairpin));
+    m.remove_service(&ObjectKey::new("shop", "web"));
+    assert!(m.take_change().del.contains(&hairpin));
+}

@@ -1,0 +1,368 @@
+//! The rules in the kernel: one table, changed by transactions that hold only what changed.
+//!
+//! A packet's way: `prerouting` and `output` look its destination up in a verdict map, by address first, then (for the
+//! node's own addresses) by port; the Service port's chain picks an index, and the map `endpoints` turns (group, index)
+//! into an address. Three lookups, however many Services there are. `postrouting` masquerades what is marked, and pods
+//! that reached themselves. `input`, `forward` and `output-early` refuse what has no endpoints.
+//!
+//! **Invariant:** the table holds what the model holds, or is replaced as a whole.
+
+use std::time::Duration;
+
+use nlink::netlink::Nftables;
+use nlink::netlink::connection::Connection;
+use nlink::netlink::nftables::{
+    BaseChain, Chain as NftChain, ChainName, CtKey, DynsetExpr, DynsetOp, Expr, Family, FilterHook, LookupExpr,
+    MetaKey, NatHook, NumgenKind, Priority, Register, Rule as NftRule, Set, SetDataType, SetElement, SetKeyType,
+    Transaction, Verdict,
+};
+
+use super::model::{Action, Chain, Change, Element, Front, Rule};
+use crate::util::nft::{self, Result};
+
+/// Mark of packets that are masqueraded; upstream's bit.
+const MASQUERADE_MARK: u32 = 0x4000;
+/// Clients remembered by session affinity, over all Services.
+const MAX_AFFINITY_CLIENTS: u32 = 262_144;
+/// `NF_CT_STATE_NEW`.
+const CT_NEW: u32 = 8;
+/// `IPS_DST_NAT`.
+const CT_DNAT: u32 = 0x20;
+/// Before the destination is rewritten, after connections are tracked.
+const BEFORE_DNAT: i32 = -110;
+
+const SERVICES: &str = "services";
+const NODE_PORTS: &str = "node-ports";
+const REFUSED: &str = "refused";
+const REFUSED_NODE_PORTS: &str = "refused-node-ports";
+const ENDPOINTS: &str = "endpoints";
+const LIVE: &str = "live";
+const HAIRPINS: &str = "hairpins";
+const AFFINITY: &str = "affinity";
+const REJECT: &str = "reject";
+
+const BASE_CHAINS: usize = 6;
+const OTHER_CHAINS: usize = 1;
+
+/// The table in the kernel.
+pub struct Table {
+    conn: Connection<Nftables>,
+    name: String,
+    sets: Sets,
+}
+
+/// The table's maps and sets; elements are written with their set's description.
+struct Sets {
+    services: Set,
+    node_ports: Set,
+    refused: Set,
+    refused_node_ports: Set,
+    endpoints: Set,
+    live: Set,
+    hairpins: Set,
+    affinity: Set,
+}
+
+impl Sets {
+    fn new(table: &str) -> Self {
+        use SetKeyType::{InetProto, InetService, Ipv4Addr, Mark};
+        let key = |parts: &[SetKeyType]| SetKeyType::Concat(parts.to_vec());
+        let set = |name: &str, parts: &[SetKeyType]| Set::new(table, name).family(Family::Ip).key_type(key(parts));
+        let endpoint = || SetDataType::Value(key(&[Ipv4Addr, InetService]));
+        Self {
+            services: set(SERVICES, &[Ipv4Addr, InetProto, InetService]).vmap(),
+            node_ports: set(NODE_PORTS, &[InetProto, InetService]).vmap(),
+            refused: set(REFUSED, &[Ipv4Addr, InetProto, InetService]).vmap(),
+            refused_node_ports: set(REFUSED_NODE_PORTS, &[InetProto, InetService]).vmap(),
+            endpoints: set(ENDPOINTS, &[Mark, Mark]).map(endpoint()),
+            live: set(LIVE, &[Mark, Ipv4Addr, InetService]),
+            hairpins: set(HAIRPINS, &[Ipv4Addr, Ipv4Addr]),
+            affinity: set(AFFINITY, &[Mark, Ipv4Addr])
+                .map(endpoint())
+                .dynamic()
+                .size(MAX_AFFINITY_CLIENTS)
+                .timeout(Duration::from_secs(u64::from(crate::api::services::DEFAULT_AFFINITY_SECONDS))),
+        }
+    }
+
+    fn all(&self) -> [&Set; 8] {
+        [
+            &self.services,
+            &self.node_ports,
+            &self.refused,
+            &self.refused_node_ports,
+            &self.endpoints,
+            &self.live,
+            &self.hairpins,
+            &self.affinity,
+        ]
+    }
+
+    /// The set an element belongs to, by its place in [`Sets::all`], and its form there.
+    fn place(&self, element: &Element) -> Result<(usize, SetElement)> {
+        let mark = SetElement::mark;
+        Ok(match element {
+            Element::Front(Front::Address(address, protocol, port), action) => {
+                let key = nft::address_key(*address, protocol.number(), *port);
+                (if matches!(action, Action::Chain(_)) { 0 } else { 2 }, key.verdict(verdict(action)?))
+            }
+            Element::Front(Front::Node(protocol, port), action) => {
+                let key = nft::port_key(protocol.number(), *port);
+                (if matches!(action, Action::Chain(_)) { 1 } else { 3 }, key.verdict(verdict(action)?))
+            }
+            Element::Endpoint(group, index, endpoint) => {
+                (4, SetElement::concat([mark(*group), mark(*index)]).value(nft::endpoint_value(*endpoint)))
+            }
+            Element::Live(group, endpoint) => {
+                let parts = [mark(*group), SetElement::ipv4(*endpoint.ip()), SetElement::port(endpoint.port())];
+                (5, SetElement::concat(parts))
+            }
+            Element::Hairpin(address) => {
+                (6, SetElement::concat([SetElement::ipv4(*address), SetElement::ipv4(*address)]))
+            }
+        })
+    }
+}
+
+fn verdict(action: &Action) -> Result<Verdict> {
+    Ok(match action {
+        Action::Chain(name) => Verdict::GotoTo(ChainName::new(name.as_str())?),
+        Action::Reject => Verdict::GotoTo(ChainName::new(REJECT)?),
+        Action::Drop => Verdict::Drop,
+    })
+}
+
+impl Table {
+    /// A table of that name, not yet made.
+    pub fn new(name: &str) -> Result<Self> {
+        Ok(Self { conn: nft::connect()?, name: name.to_owned(), sets: Sets::new(name) })
+    }
+
+    /// Replaces the table by one that holds all this.
+    pub async fn install(&self, all: &Change) -> Result<()> {
+        let mut t = nft::fresh_table(self.conn.transaction(), &self.name);
+        for set in self.sets.all() {
+            t = t.add_set(set.clone());
+        }
+        t = self.base(t)?;
+        self.write(t, all)?.commit(&self.conn).await
+    }
+
+    /// Brings the table from what it holds to what it should.
+    pub async fn apply(&self, change: &Change) -> Result<()> {
+        self.write(self.conn.transaction(), change)?.commit(&self.conn).await
+    }
+
+    /// Removes the table; one that is gone is fine.
+    pub async fn remove(&self) -> Result<()> {
+        self.conn.del_table_if_exists(self.name.as_str(), Family::Ip).await.map(drop)
+    }
+
+    /// True when the table is there with as many chains and sets as it should have.
+    pub async fn is_whole(&self, service_chains: usize) -> Result<bool> {
+        let expected = self.sets.all().len() + BASE_CHAINS + OTHER_CHAINS + service_chains;
+        Ok(nft::table_use(&self.conn, &self.name).await?.is_some_and(|n| usize::try_from(n) == Ok(expected)))
+    }
+
+    fn rule(&self, chain: &str, exprs: impl IntoIterator<Item = Expr>) -> NftRule {
+        exprs.into_iter().fold(NftRule::new(&self.name, chain).family(Family::Ip), NftRule::expr)
+    }
+
+    fn base(&self, mut t: Transaction) -> Result<Transaction> {
+        let chain = |name: &str| NftChain::new(self.name.as_str(), name).map(|c| c.family(Family::Ip));
+        t = t.add_chain(chain(REJECT)?).add_rule(self.rule(REJECT, [reject()]));
+        for (name, hook) in [("prerouting", NatHook::Prerouting), ("output", NatHook::Output)] {
+            t = t
+                .add_chain(chain(name)?.base(BaseChain::nat(hook, Priority::DstNat)))
+                .add_rule(self.rule(name, by_address(SERVICES)))
+                .add_rule(self.rule(name, by_node_port(NODE_PORTS)));
+        }
+        let filters =
+            [("input", FilterHook::Input), ("forward", FilterHook::Forward), ("output-early", FilterHook::Output)];
+        for (name, hook) in filters {
+            t = t
+                .add_chain(chain(name)?.base(BaseChain::filter(hook, Priority::Custom(BEFORE_DNAT))))
+                .add_rule(self.rule(name, new_connection().into_iter().chain(by_address(REFUSED))))
+                .add_rule(self.rule(name, new_connection().into_iter().chain(by_node_port(REFUSED_NODE_PORTS))));
+        }
+        let name = "postrouting";
+        t = t.add_chain(chain(name)?.base(BaseChain::nat(NatHook::Postrouting, Priority::SrcNat)));
+        Ok(t.add_rule(self.rule(name, marked_is_masqueraded())).add_rule(self.rule(name, hairpin_is_masqueraded())))
+    }
+
+    fn write(&self, mut t: Transaction, change: &Change) -> Result<Transaction> {
+        for chain in &change.add_chains {
+            let made = NftChain::new(self.name.as_str(), chain.name.as_str())?;
+            t = t.add_chain(made.family(Family::Ip).comment(comment(chain)));
+        }
+        t = self.elements(t, &change.del, Transaction::del_set_elements)?;
+        for chain in &change.set_chains {
+            t = t.flush_chain(&self.name, &chain.name, Family::Ip);
+        }
+        for chain in change.add_chains.iter().chain(&change.set_chains) {
+            for rule in &chain.rules {
+                t = t.add_rule(self.rule(&chain.name, lower(rule)?));
+            }
+        }
+        t = self.elements(t, &change.add, Transaction::add_set_elements)?;
+        for name in &change.del_chains {
+            t = t.flush_chain(&self.name, name, Family::Ip);
+        }
+        for name in &change.del_chains {
+            t = t.del_chain(&self.name, name, Family::Ip);
+        }
+        Ok(t)
+    }
+
+    fn elements(
+        &self,
+        mut t: Transaction,
+        elements: &[Element],
+        op: fn(Transaction, &Set, &[SetElement]) -> Transaction,
+    ) -> Result<Transaction> {
+        let sets = self.sets.all();
+        let mut placed: [Vec<SetElement>; 8] = Default::default();
+        for element in elements {
+            let (set, element) = self.sets.place(element)?;
+            placed[set].push(element);
+        }
+        for (set, elements) in sets.into_iter().zip(placed) {
+            for some in elements.chunks(nft::ELEMENTS_PER_MESSAGE) {
+                t = op(t, set, some);
+            }
+        }
+        Ok(t)
+    }
+}
+
+/// Bytes of a comment at most; nft's own limit is 128.
+const MAX_COMMENT_BYTES: usize = 120;
+
+fn comment(chain: &Chain) -> &str {
+    // Names of namespaces, Services and ports are ASCII.
+    chain.comment.get(..MAX_COMMENT_BYTES).unwrap_or(&chain.comment)
+}
+
+/// `ip daddr . meta l4proto . th dport vmap @map`.
+fn by_address(map: &str) -> Vec<Expr> {
+    let mut exprs = vec![nft::destination(Register::Reg32_00)];
+    exprs.extend(nft::protocol_and_port(Register::Reg32_01, Register::Reg32_02));
+    exprs.push(nft::verdict_map(map, Register::Reg32_00));
+    exprs
+}
+
+/// `fib daddr type local … meta l4proto . th dport vmap @map`.
+fn by_node_port(map: &str) -> Vec<Expr> {
+    let mut exprs = nft::to_this_node().to_vec();
+    exprs.extend(nft::protocol_and_port(Register::Reg32_00, Register::Reg32_01));
+    exprs.push(nft::verdict_map(map, Register::Reg32_00));
+    exprs
+}
+
+fn new_connection() -> [Expr; 3] {
+    connection_has(CtKey::State, CT_NEW)
+}
+
+fn connection_has(key: CtKey, bit: u32) -> [Expr; 3] {
+    let load = Expr::Ct { dreg: Register::R0, key };
+    [load, nft::bits(Register::R0, &bit.to_ne_bytes(), &[0; 4]), nft::differs(Register::R0, &[0; 4])]
+}
+
+fn marked_is_masqueraded() -> Vec<Expr> {
+    let mark = MASQUERADE_MARK.to_ne_bytes();
+    let load = || Expr::Meta { dreg: Register::R0, key: MetaKey::Mark };
+    vec![
+        load(),
+        nft::bits(Register::R0, &mark, &[0; 4]),
+        nft::equals(Register::R0, &mark),
+        // The mark is not for anybody after us.
+        load(),
+        nft::bits(Register::R0, &(!MASQUERADE_MARK).to_ne_bytes(), &[0; 4]),
+        Expr::MetaSet { key: MetaKey::Mark, sreg: Register::R0 },
+        nft::masquerade(),
+    ]
+}
+
+fn hairpin_is_masqueraded() -> Vec<Expr> {
+    let mut exprs = connection_has(CtKey::Status, CT_DNAT).to_vec();
+    exprs.push(nft::source(Register::Reg32_00));
+    exprs.push(nft::destination(Register::Reg32_01));
+    exprs.push(LookupExpr::new(HAIRPINS, Register::Reg32_00).into());
+    exprs.push(nft::masquerade());
+    exprs
+}
+
+fn reject() -> Expr {
+    // ICMP port unreachable: a client's connect fails at once with "connection refused".
+    Expr::Reject { reject_type: 0, icmp_code: 3 }
+}
+
+fn mark() -> [Expr; 3] {
+    let set = MASQUERADE_MARK;
+    [
+        Expr::Meta { dreg: Register::R0, key: MetaKey::Mark },
+        nft::bits(Register::R0, &(!set).to_ne_bytes(), &set.to_ne_bytes()),
+        Expr::MetaSet { key: MetaKey::Mark, sreg: Register::R0 },
+    ]
+}
+
+fn load(register: Register, number: u32) -> Expr {
+    Expr::Immediate { dreg: register, data: number.to_ne_bytes().to_vec() }
+}
+
+/// `(group, random index)` → address and port in registers 9 and 10.
+fn pick(group: u32, endpoints: u32) -> Vec<Expr> {
+    vec![
+        load(Register::Reg32_00, group),
+        Expr::Numgen { dreg: Register::Reg32_01, kind: NumgenKind::Random, modulus: endpoints, offset: 0 },
+        nft::value_map(ENDPOINTS, Register::Reg32_00, Register::Reg32_09),
+    ]
+}
+
+/// Remembers (group, client) → the endpoint in registers 9 and 10. `anew` replaces what was remembered before: an update
+/// alone only makes it last longer.
+fn remember(group: u32, seconds: u32, anew: bool) -> Vec<Expr> {
+    let op = |op| DynsetExpr::new(op, AFFINITY, Register::Reg32_00).sreg_data(Register::Reg32_09);
+    let mut exprs = vec![load(Register::Reg32_00, group), nft::source(Register::Reg32_01)];
+    if anew {
+        exprs.push(op(DynsetOp::Delete).into());
+    }
+    exprs.push(op(DynsetOp::Update).timeout(Duration::from_secs(u64::from(seconds))).into());
+    exprs
+}
+
+fn to_picked() -> Expr {
+    nft::dnat(Register::Reg32_09, Register::Reg32_10)
+}
+
+/// The kernel's form of a rule.
+fn lower(rule: &Rule) -> Result<Vec<Expr>> {
+    let goto = |chain: &str| ChainName::new(chain).map(|c| Expr::Verdict(Verdict::GotoTo(c)));
+    Ok(match rule {
+        Rule::Mark => mark().to_vec(),
+        Rule::MarkOutside(net) => nft::from_network(*net, false).into_iter().chain(mark()).collect(),
+        Rule::GotoFrom(net, chain) => nft::from_network(*net, true).into_iter().chain([goto(chain)?]).collect(),
+        Rule::GotoFromNode(chain) => nft::from_this_node().into_iter().chain(mark()).chain([goto(chain)?]).collect(),
+        Rule::Goto(chain) => vec![goto(chain)?],
+        Rule::Stay(group, seconds) => {
+            let mut exprs = vec![
+                load(Register::Reg32_00, *group),
+                nft::source(Register::Reg32_01),
+                nft::value_map(AFFINITY, Register::Reg32_00, Register::Reg32_09),
+                load(Register::Reg32_08, *group),
+                LookupExpr::new(LIVE, Register::Reg32_08).into(),
+            ];
+            exprs.extend(remember(*group, *seconds, false));
+            exprs.push(to_picked());
+            exprs
+        }
+        Rule::PickAndRemember(group, n, seconds) => {
+            let mut exprs = pick(*group, *n);
+            exprs.extend(remember(*group, *seconds, true));
+            exprs.push(to_picked());
+            exprs
+        }
+        Rule::Pick(group, n) => pick(*group, *n).into_iter().chain([to_picked()]).collect(),
+        Rule::Drop => vec![Expr::Verdict(Verdict::Drop)],
+    })
+}

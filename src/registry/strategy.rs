@@ -1,0 +1,246 @@
+//! What makes a kind differ on its way through the registry. Every method has the default that most kinds want.
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::api::meta::names;
+use crate::api::object::Object;
+use crate::api::scheme::KindInfo;
+use crate::api::status::ApiResult;
+use crate::api::user::UserInfo;
+use crate::api::value::ValueExt;
+
+use super::errors::FieldErrors;
+
+/// What an object's write is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// A new object.
+    Create,
+    /// The resource itself.
+    Update,
+    /// A subresource that stores into the object, as `status`.
+    Subresource(Cow<'static, str>),
+}
+
+/// What hooks may look at beside the object.
+pub struct HookCx<'a> {
+    /// The time of the request.
+    pub now: Timestamp,
+    /// The kind.
+    pub info: &'a KindInfo,
+    /// What the write is for.
+    pub op: Op,
+    /// The other objects, for rules that depend on them.
+    pub view: &'a dyn View,
+    /// A dry run: nothing may be allocated for good.
+    pub dry_run: bool,
+    /// Who asks.
+    pub user: &'a UserInfo,
+}
+
+/// Reading other objects from a hook: the watch cache.
+pub trait View: Send + Sync {
+    /// One object.
+    fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<std::sync::Arc<Object>>;
+    /// All objects of a resource, in a namespace where given.
+    fn list(&self, group: &str, resource: &str, namespace: Option<&str>) -> Vec<std::sync::Arc<Object>>;
+}
+
+/// How a kind's generation moves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Generation {
+    /// It has none.
+    None,
+    /// 1 at creation, one more with every change of `spec`.
+    Spec,
+    /// 1 at creation, one more with every change outside of metadata and status.
+    Content,
+}
+
+/// The hooks of a kind.
+pub trait Strategy: Send + Sync {
+    /// Why a name is not valid; none when it is.
+    fn name_errors(&self, name: &str) -> Vec<String> {
+        names::dns1123_subdomain(name)
+    }
+
+    /// How the generation moves.
+    fn generation(&self) -> Generation {
+        Generation::None
+    }
+
+    /// True when the kind has a `status` that only its subresource writes.
+    fn has_status(&self, info: &KindInfo) -> bool {
+        info.subresources.iter().any(|s| s.name == "status")
+    }
+
+    /// True when a PUT may create.
+    fn create_on_update(&self) -> bool {
+        false
+    }
+
+    /// False when an update must name the resourceVersion.
+    fn unconditional_update(&self) -> bool {
+        true
+    }
+
+    /// True when an immediate deletion answers with the object, not with a Status.
+    fn returns_deleted(&self) -> bool {
+        false
+    }
+
+    /// The finalizers a deletion adds without being asked for a propagation policy: true for orphaning.
+    fn orphans_by_default(&self) -> bool {
+        false
+    }
+
+    /// Grace of a deletion in seconds: given what was asked for, `None` where the kind knows no grace.
+    fn grace(&self, _object: &Value, _asked: Option<i64>) -> Option<i64> {
+        None
+    }
+
+    /// Defaults that depend on other fields; plain ones stand in the schema's table.
+    fn default(&self, _new: &mut Value, _cx: &HookCx<'_>) {}
+
+    /// Drops what the operation may not set and fills what the server sets. The generic part (status, generation,
+    /// metadata) is done before.
+    fn prepare(&self, _new: &mut Value, _old: Option<&Value>, _cx: &HookCx<'_>) {}
+
+    /// What is wrong with the object.
+    fn validate(&self, _new: &Value, _old: Option<&Value>, _cx: &HookCx<'_>, _errs: &FieldErrors) {}
+
+    /// Warnings for the client: deprecated fields, suspicious values.
+    fn warnings(&self, _new: &Value, _cx: &HookCx<'_>) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Takes what must be unique (addresses, ports) after validation; what it took is given back when the write fails.
+    fn allocate(&self, _new: &mut Value, _old: Option<&Value>, _cx: &HookCx<'_>) -> ApiResult<()> {
+        Ok(())
+    }
+
+    /// Refuses a deletion.
+    fn check_delete(&self, _object: &Value, _cx: &HookCx<'_>) -> ApiResult<()> {
+        Ok(())
+    }
+
+    /// Changes the object as a deletion begins (namespaces: phase Terminating).
+    fn on_delete(&self, _object: &mut Value, _cx: &HookCx<'_>) {}
+
+    /// Finalizers outside of metadata that keep an object from going (`spec.finalizers` of namespaces).
+    fn keeps(&self, _object: &Value) -> bool {
+        false
+    }
+
+    /// From another version to the stored one (`to_stored`), or back.
+    fn convert(&self, _value: &mut Value, _info: &KindInfo, _to_stored: bool) {}
+}
+
+/// A kind without hooks.
+#[derive(Debug, Clone, Copy)]
+pub struct Plain;
+
+impl Strategy for Plain {}
+
+/// The fields that a write to `status` takes from the new object; everything else stays.
+pub fn keep_all_but_status(new: &mut Value, old: &Value) {
+    let status = new.get_mut("status").map(Value::take);
+    let mut metadata = old["metadata"].clone();
+    // Upstream's status strategies keep the whole object but for the status, and metadata follows the update only in
+    // its managed fields and resource version.
+    for key in ["managedFields", "resourceVersion"] {
+        match new["metadata"].get_mut(key).map(Value::take) {
+            Some(v) => {
+                metadata[key] = v;
+            }
+            None => {
+                metadata.remove_at(&format!("/{key}"));
+            }
+        }
+    }
+    let mut kept = old.clone();
+    kept["metadata"] = metadata;
+    match status {
+        Some(s) => kept["status"] = s,
+        None => {
+            kept.remove_at("/status");
+        }
+    }
+    *new = kept;
+}
+
+/// Hooks of kinds that differ only in these switches.
+#[derive(Clone, Copy)]
+pub struct Common {
+    generation: Generation,
+    returns_deleted: bool,
+    create_on_update: bool,
+    unconditional_update: bool,
+    names: fn(&str) -> Vec<String>,
+}
+
+impl Common {
+    /// What most kinds do.
+    pub const NONE: Common = Common {
+        generation: Generation::None,
+        returns_deleted: false,
+        create_on_update: false,
+        unconditional_update: true,
+        names: names::dns1123_subdomain,
+    };
+
+    /// With a generation.
+    pub const fn generation(mut self, generation: Generation) -> Self {
+        self.generation = generation;
+        self
+    }
+
+    /// A deletion answers with the object.
+    pub const fn returns_deleted(mut self) -> Self {
+        self.returns_deleted = true;
+        self
+    }
+
+    /// A PUT may create.
+    pub const fn create_on_update(mut self) -> Self {
+        self.create_on_update = true;
+        self
+    }
+
+    /// A PUT must name the resourceVersion.
+    pub const fn conditional_update(mut self) -> Self {
+        self.unconditional_update = false;
+        self
+    }
+
+    /// With another rule for names.
+    pub const fn names(mut self, names: fn(&str) -> Vec<String>) -> Self {
+        self.names = names;
+        self
+    }
+}
+
+impl Strategy for Common {
+    fn name_errors(&self, name: &str) -> Vec<String> {
+        (self.names)(name)
+    }
+
+    fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    fn create_on_update(&self) -> bool {
+        self.create_on_update
+    }
+
+    fn unconditional_update(&self) -> bool {
+        self.unconditional_update
+    }
+
+    fn returns_deleted(&self) -> bool {
+        self.returns_deleted
+    }
+}

@@ -1,0 +1,484 @@
+//! Create, update, patch and delete: one path for all kinds.
+//!
+//! In: a decoded body or patch and a request's context. Out: the object as stored, with its revision.
+//!
+//! **Invariant:** admission and validation of an update run on what the compare-and-swap then writes.
+//! **Invariant:** an answer of success was durable and is in the watch cache (read your writes).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::api::object::Object;
+use crate::api::status::{ApiResult, Reason, Status};
+use crate::api::value::ValueExt;
+use crate::store::{CommitError, Expect, Revision, Txn, Write};
+use crate::util::clock::rfc3339;
+
+use super::errors::FieldErrors;
+use super::strategy::{HookCx, Op};
+use super::{Admission, Registry, RequestCx, Resource, Target, meta, strategy};
+
+/// How often a write without a resourceVersion is tried again when others write the same object.
+const MAX_CONFLICT_RETRIES: usize = 30;
+
+/// An object as it was stored (or would be, in a dry run).
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// The object, with its resourceVersion.
+    pub object: Value,
+    /// True when it did not exist before.
+    pub created: bool,
+}
+
+/// What a deletion led to.
+#[derive(Debug, Clone)]
+pub enum Deleted {
+    /// It is gone.
+    Gone(Value),
+    /// It is marked, and goes when grace and finalizers allow.
+    Pending(Value),
+}
+
+/// What a client asks of a deletion, `metav1.DeleteOptions`.
+#[derive(Debug, Clone, Default)]
+pub struct DeleteOptions {
+    /// Seconds.
+    pub grace: Option<i64>,
+    /// Must be the object's uid.
+    pub uid: Option<String>,
+    /// Must be the object's revision.
+    pub resource_version: Option<String>,
+    /// `Orphan`, `Background`, `Foreground`.
+    pub propagation: Option<String>,
+}
+
+impl DeleteOptions {
+    /// From a body; the deprecated `orphanDependents` counts as a policy.
+    pub fn from_value(v: &Value) -> Self {
+        let orphan = v.bool_at("/orphanDependents").map(|o| if o { "Orphan" } else { "Background" });
+        Self {
+            grace: v.int_at("/gracePeriodSeconds"),
+            uid: v.str_at("/preconditions/uid").map(str::to_owned),
+            resource_version: v.str_at("/preconditions/resourceVersion").map(str::to_owned),
+            propagation: v.str_at("/propagationPolicy").or(orphan).map(str::to_owned),
+        }
+    }
+}
+
+/// Makes the new object from the current one. Called again after every lost race.
+pub type Change<'a> = &'a (dyn Fn(&Value) -> ApiResult<Value> + Send + Sync);
+
+impl Registry {
+    /// Stores a new object. `body` is canonical, in the resource's own version.
+    pub async fn create(&self, res: &Resource, cx: &RequestCx, at: &Target, mut body: Value) -> ApiResult<Stored> {
+        let info = &res.info;
+        let asked = body.str_at("/metadata/name").unwrap_or_default().is_empty();
+        meta::before_create(&mut body, info, res.strategy(), cx.now, &at.namespace);
+        let hooks = self.hooks(res, cx, Op::Create);
+        res.apply_defaults(&mut body);
+        res.strategy().default(&mut body, &hooks);
+        res.strategy().prepare(&mut body, None, &hooks);
+        self.admission().mutate(&Admission::new(res, cx, at, &Op::Create), &mut body, None).await?;
+        res.apply_defaults(&mut body);
+        body = res.track_fields(None, body, cx, None);
+        let admission = Admission::new(res, cx, at, &Op::Create);
+        self.check(res, cx, &body, None, &Op::Create)?;
+        self.admission().validate(&admission, Some(&body), None).await?;
+        let mut tries = 0;
+        loop {
+            let name = body.str_at("/metadata/name").unwrap_or_default().to_owned();
+            let key = res.key(&at.namespace, &name);
+            if let Some(existing) = self.cache().resource(&info.stored).get(&at.namespace, &name) {
+                if !asked || tries >= 8 {
+                    return Err(already_exists(res, &existing, &name));
+                }
+            } else {
+                let hooks = self.hooks(res, cx, Op::Create);
+                res.strategy().allocate(&mut body, None, &hooks)?;
+                if cx.dry_run {
+                    return Ok(Stored { object: body, created: true });
+                }
+                match self.commit(res, key, Expect::Absent, Some(&body)).await {
+                    Ok(revision) => return Ok(Stored { object: with_revision(body, revision), created: true }),
+                    Err(CommitError::Conflict { .. }) if asked && tries < 8 => {}
+                    Err(CommitError::Conflict { .. }) => {
+                        return Err(Status::already_exists(&info.gvk.group, &info.plural, &name));
+                    }
+                    Err(other) => return Err(store_failure(&other)),
+                }
+            }
+            // A generated name that is taken: another one.
+            tries += 1;
+            let prefix = body.str_at("/metadata/generateName").unwrap_or_default().to_owned();
+            body.set_at("/metadata/name", meta::generate_name(&prefix));
+        }
+    }
+
+    /// Changes an object, or creates it where `create` gives one and the kind allows it.
+    pub async fn update(
+        &self,
+        res: &Resource,
+        cx: &RequestCx,
+        at: &Target,
+        op: &Op,
+        change: Change<'_>,
+        create: Option<Value>,
+    ) -> ApiResult<Stored> {
+        for attempt in 0.. {
+            let Some(current) = self.cache().resource(&res.info.stored).get(&at.namespace, &at.name) else {
+                return match create {
+                    Some(body) => self.create(res, cx, at, body).await,
+                    None => Err(Status::not_found(&res.info.gvk.group, &res.info.plural, &at.name)),
+                };
+            };
+            let mut old = current.value();
+            res.from_stored(&mut old);
+            let new = change(&old)?;
+            let pinned = new.str_at("/metadata/resourceVersion").is_some_and(|rv| rv != "0" && !rv.is_empty());
+            match self.try_update(res, cx, at, op, &current, &old, new).await {
+                Err(TryError::Conflict) if !pinned && attempt < MAX_CONFLICT_RETRIES => {}
+                Err(TryError::Conflict) => return Err(modified(res, &at.name)),
+                Err(TryError::Status(status)) => return Err(status),
+                Ok(stored) => return Ok(stored),
+            }
+        }
+        unreachable!("the loop above only ends by returning")
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    async fn try_update(
+        &self,
+        res: &Resource,
+        cx: &RequestCx,
+        at: &Target,
+        op: &Op,
+        current: &Arc<Object>,
+        old: &Value,
+        mut new: Value,
+    ) -> Result<Stored, TryError> {
+        let info = &res.info;
+        check_identity(res, at, old, &new)?;
+        match new.str_at("/metadata/resourceVersion").unwrap_or_default() {
+            "" | "0" if !res.strategy().unconditional_update() && *op == Op::Update && !cx.is_patch => {
+                let errs = FieldErrors::new();
+                errs.at("metadata").at("resourceVersion").invalid(0, "must be specified for an update");
+                return Err(Status::invalid(&info.gvk.group, &info.gvk.kind, &at.name, errs.take()).into());
+            }
+            "" | "0" => {}
+            rv if rv.parse::<u64>().is_err() => {
+                let errs = FieldErrors::new();
+                errs.at("metadata").at("resourceVersion").invalid(rv, "must be a number");
+                return Err(Status::invalid(&info.gvk.group, &info.gvk.kind, &at.name, errs.take()).into());
+            }
+            rv if rv.parse() != Ok(current.revision) => return Err(modified(res, &at.name).into()),
+            _ => {}
+        }
+        meta::metadata(&mut new).insert("resourceVersion".into(), current.revision.to_string().into());
+        match op {
+            Op::Subresource(sub) if sub == "status" => {
+                strategy::keep_all_but_status(&mut new, old);
+            }
+            Op::Subresource(_) => {}
+            _ => meta::before_update(&mut new, old, info, res.strategy()),
+        }
+        let hooks = self.hooks(res, cx, op.clone());
+        res.apply_defaults(&mut new);
+        res.strategy().default(&mut new, &hooks);
+        res.strategy().prepare(&mut new, Some(old), &hooks);
+        meta::bump_generation(&mut new, old, res.strategy());
+        let subresource = op_subresource(op);
+        let admission = Admission::new(res, cx, at, op);
+        self.admission().mutate(&admission, &mut new, Some(old)).await?;
+        new = res.track_fields(Some(old), new, cx, subresource);
+        self.check(res, cx, &new, Some(old), op)?;
+        self.admission().validate(&admission, Some(&new), Some(old)).await?;
+        let hooks = self.hooks(res, cx, op.clone());
+        res.strategy().allocate(&mut new, Some(old), &hooks)?;
+        if res.same(old, &new) {
+            return Ok(Stored { object: old.clone(), created: false });
+        }
+        if cx.dry_run {
+            return Ok(Stored { object: new, created: false });
+        }
+        let key = res.key(&at.namespace, &at.name);
+        let expect = Expect::Revision(current.revision);
+        // The last finalizer of an object that is being deleted is gone: so is the object.
+        if is_deleting(&new) && self.may_go(res, &new) {
+            let revision = self.commit(res, key, expect, None).await.map_err(TryError::from)?;
+            return Ok(Stored { object: with_revision(new, revision), created: false });
+        }
+        let revision = self.commit(res, key, expect, Some(&new)).await.map_err(TryError::from)?;
+        Ok(Stored { object: with_revision(new, revision), created: false })
+    }
+
+    /// Deletes an object, or begins to.
+    pub async fn delete(
+        &self,
+        res: &Resource,
+        cx: &RequestCx,
+        at: &Target,
+        options: &DeleteOptions,
+    ) -> ApiResult<Deleted> {
+        validate_delete_options(options)?;
+        for _ in 0..MAX_CONFLICT_RETRIES {
+            let Some(current) = self.cache().resource(&res.info.stored).get(&at.namespace, &at.name) else {
+                return Err(Status::not_found(&res.info.gvk.group, &res.info.plural, &at.name));
+            };
+            let mut old = current.value();
+            res.from_stored(&mut old);
+            check_preconditions(res, &current, options)?;
+            let hooks = self.hooks(res, cx, Op::Update);
+            res.strategy().check_delete(&old, &hooks)?;
+            self.admission().validate(&Admission::deletion(res, cx, at), None, Some(&old)).await?;
+            let mut marked = old.clone();
+            let gone = self.mark(res, cx, &mut marked, options, &hooks);
+            if cx.dry_run {
+                return Ok(if gone { Deleted::Gone(marked) } else { Deleted::Pending(marked) });
+            }
+            if !gone && marked == old {
+                return Ok(Deleted::Pending(old));
+            }
+            let value = if gone { None } else { Some(&marked) };
+            let key = res.key(&at.namespace, &at.name);
+            match self.commit(res, key, Expect::Revision(current.revision), value).await {
+                Ok(revision) if gone => return Ok(Deleted::Gone(with_revision(marked, revision))),
+                Ok(revision) => return Ok(Deleted::Pending(with_revision(marked, revision))),
+                Err(CommitError::Conflict { .. }) => {}
+                Err(other) => return Err(store_failure(&other)),
+            }
+        }
+        Err(modified(res, &at.name))
+    }
+
+    /// Puts the marks of a deletion on an object; true when nothing keeps it.
+    fn mark(
+        &self,
+        res: &Resource,
+        cx: &RequestCx,
+        object: &mut Value,
+        options: &DeleteOptions,
+        hooks: &HookCx<'_>,
+    ) -> bool {
+        let strategy = res.strategy();
+        propagate(object, options, strategy.orphans_by_default());
+        let grace = strategy.grace(object, options.grace).unwrap_or(0).max(0);
+        let deleting = is_deleting(object);
+        let left = object.int_at("/metadata/deletionGracePeriodSeconds").unwrap_or(0);
+        if !deleting {
+            let at = cx.now.checked_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(cx.now);
+            let meta = meta::metadata(object);
+            meta.insert("deletionTimestamp".into(), rfc3339(at).into());
+            meta.insert("deletionGracePeriodSeconds".into(), grace.into());
+            if let Some(generation) = meta.get("generation").and_then(Value::as_i64) {
+                meta.insert("generation".into(), (generation + 1).into());
+            }
+            meta::order(meta);
+            strategy.on_delete(object, hooks);
+        } else if grace < left && options.grace.is_some() || strategy.grace(object, options.grace).is_none() && left > 0
+        {
+            // A shorter grace may be asked for later, a longer one not.
+            let meta = meta::metadata(object);
+            let began =
+                meta.get("deletionTimestamp").and_then(Value::as_str).and_then(|t| t.parse::<jiff::Timestamp>().ok());
+            let at =
+                began.and_then(|t| t.checked_add(jiff::SignedDuration::from_secs(grace - left)).ok()).unwrap_or(cx.now);
+            meta.insert("deletionTimestamp".into(), rfc3339(at).into());
+            meta.insert("deletionGracePeriodSeconds".into(), grace.into());
+        }
+        self.may_go(res, object)
+    }
+
+    fn may_go(&self, res: &Resource, object: &Value) -> bool {
+        object.items_at("/metadata/finalizers").is_empty()
+            && object.int_at("/metadata/deletionGracePeriodSeconds").unwrap_or(0) == 0
+            && !res.strategy().keeps(object)
+    }
+
+    fn hooks<'a>(&'a self, res: &'a Resource, cx: &'a RequestCx, op: Op) -> HookCx<'a> {
+        HookCx { now: cx.now, info: &res.info, op, view: self, dry_run: cx.dry_run, user: &cx.user }
+    }
+
+    /// Validates; warnings go to the client.
+    fn check(&self, res: &Resource, cx: &RequestCx, new: &Value, old: Option<&Value>, op: &Op) -> ApiResult<()> {
+        let errs = FieldErrors::new();
+        meta::validate(new, &res.info, res.strategy(), &errs);
+        if let Some(old) = old {
+            meta::validate_update(new, old, &errs);
+        }
+        let hooks = self.hooks(res, cx, op.clone());
+        res.strategy().validate(new, old, &hooks, &errs);
+        for warning in res.strategy().warnings(new, &hooks) {
+            cx.warn(warning);
+        }
+        if errs.is_empty() {
+            return Ok(());
+        }
+        let name = new.str_at("/metadata/name").unwrap_or_default();
+        Err(Status::invalid(&res.info.gvk.group, &res.info.gvk.kind, name, errs.take()))
+    }
+
+    /// Writes, and waits until the watch cache has it.
+    async fn commit(
+        &self,
+        res: &Resource,
+        key: Bytes,
+        expect: Expect,
+        value: Option<&Value>,
+    ) -> Result<Revision, CommitError> {
+        let value = value.map(|v| res.encode_for_store(v));
+        let done = self.cache().store().commit(Txn(vec![Write { key, expect, value }])).await;
+        match &done {
+            Ok(revision) | Err(CommitError::Conflict { actual: Some(revision), .. }) => {
+                self.cache().wait_for(*revision).await.map_err(|_| CommitError::Closed)?;
+            }
+            Err(_) => {}
+        }
+        done
+    }
+}
+
+/// Why one round of an update did not write.
+enum TryError {
+    Conflict,
+    Status(Box<Status>),
+}
+
+impl From<Box<Status>> for TryError {
+    fn from(status: Box<Status>) -> Self {
+        Self::Status(status)
+    }
+}
+
+impl From<CommitError> for TryError {
+    fn from(e: CommitError) -> Self {
+        match e {
+            CommitError::Conflict { .. } => Self::Conflict,
+            other => Self::Status(store_failure(&other)),
+        }
+    }
+}
+
+fn op_subresource(op: &Op) -> Option<&str> {
+    match op {
+        Op::Subresource(s) => Some(s),
+        _ => None,
+    }
+}
+
+fn is_deleting(object: &Value) -> bool {
+    object.str_at("/metadata/deletionTimestamp").is_some()
+}
+
+fn with_revision(mut object: Value, revision: Revision) -> Value {
+    let meta = meta::metadata(&mut object);
+    meta.insert("resourceVersion".into(), revision.to_string().into());
+    meta::order(meta);
+    object
+}
+
+fn modified(res: &Resource, name: &str) -> Box<Status> {
+    Status::conflict(
+        &res.info.gvk.group,
+        &res.info.plural,
+        name,
+        "the object has been modified; please apply your changes to the latest version and try again",
+    )
+}
+
+fn already_exists(res: &Resource, existing: &Object, name: &str) -> Box<Status> {
+    let mut status = Status::already_exists(&res.info.gvk.group, &res.info.plural, name);
+    if existing.is_deleting() {
+        status.message = format!("object is being deleted: {}", status.message);
+    }
+    status
+}
+
+/// The store's error as a client sees it.
+pub fn store_failure(e: &CommitError) -> Box<Status> {
+    match e {
+        CommitError::TooLarge { size, limit } => Status::new(
+            Reason::RequestEntityTooLarge,
+            format!("etcdserver: request is too large: {size} bytes, the limit is {limit}"),
+        ),
+        CommitError::ReadOnly(why) => {
+            Status::new(Reason::InternalError, format!("the store is read-only, nothing was written: {why}"))
+        }
+        other => Status::internal(other),
+    }
+}
+
+fn check_identity(res: &Resource, at: &Target, old: &Value, new: &Value) -> ApiResult<()> {
+    let name = new.str_at("/metadata/name").unwrap_or_default();
+    if name != at.name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            at.name
+        )));
+    }
+    let (was, is) = (old.str_at("/metadata/uid"), new.str_at("/metadata/uid").unwrap_or_default());
+    if !is.is_empty() && was != Some(is) {
+        let why =
+            format!("Precondition failed: UID in precondition: {is}, UID in object meta: {}", was.unwrap_or_default());
+        return Err(Status::conflict(&res.info.gvk.group, &res.info.plural, &at.name, &why));
+    }
+    Ok(())
+}
+
+fn check_preconditions(res: &Resource, current: &Object, options: &DeleteOptions) -> ApiResult<()> {
+    let conflict = |what: &str, wanted: &str, found: &str| {
+        let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+        Err(Status::conflict(&res.info.gvk.group, &res.info.plural, &current.meta.name, &why))
+    };
+    if let Some(uid) = options.uid.as_deref().filter(|u| *u != current.meta.uid) {
+        return conflict("UID", uid, &current.meta.uid);
+    }
+    let revision = current.revision.to_string();
+    match options.resource_version.as_deref().filter(|rv| *rv != revision) {
+        Some(rv) => conflict("ResourceVersion", rv, &revision),
+        None => Ok(()),
+    }
+}
+
+fn validate_delete_options(options: &DeleteOptions) -> ApiResult<()> {
+    let errs = FieldErrors::new();
+    if let Some(p) =
+        options.propagation.as_deref().filter(|p| !matches!(*p, "Orphan" | "Background" | "Foreground" | ""))
+    {
+        errs.at("propagationPolicy").not_supported(p, &["Background", "Foreground", "Orphan"]);
+    }
+    if options.grace.is_some_and(|g| g < 0) && options.grace != Some(-1) {
+        errs.at("gracePeriodSeconds").invalid(options.grace.unwrap_or(0), "must be greater than or equal to 0");
+    }
+    if errs.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", errs.take()))
+}
+
+/// Adds the finalizer that a propagation policy means, and takes away the other one.
+fn propagate(object: &mut Value, options: &DeleteOptions, orphans_by_default: bool) {
+    let has = |name: &str| object.items_at("/metadata/finalizers").iter().any(|f| f == name);
+    let (orphan, foreground) = match options.propagation.as_deref() {
+        Some("Orphan") => (true, false),
+        Some("Foreground") => (false, true),
+        Some("Background") => (false, false),
+        _ => (has("orphan") || orphans_by_default, has("foregroundDeletion")),
+    };
+    let mut list: Vec<Value> = object.items_at("/metadata/finalizers").to_vec();
+    list.retain(|f| f != "orphan" && f != "foregroundDeletion");
+    if orphan {
+        list.push(json!("orphan"));
+    }
+    if foreground {
+        list.push(json!("foregroundDeletion"));
+    }
+    let meta = meta::metadata(object);
+    if list.is_empty() {
+        meta.shift_remove("finalizers");
+    } else {
+        meta.insert("finalizers".into(), Value::Array(list));
+        meta::order(meta);
+    }
+}

@@ -1,0 +1,188 @@
+//! The keeper: a thread that brings the materialized state up to date behind the journal, answers snapshots, writes
+//! snapshot files and removes journal segments that nobody needs.
+//!
+//! Changes are collected for a while, because later writes to a key make earlier ones superfluous: most writes of a
+//! quiet cluster are the same few leases again and again.
+//!
+//! **Invariant:** a segment goes only when two sound snapshots do without it, and not before its time.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::metrics::Metrics;
+use crate::store::journal::{self, Disk};
+use crate::store::state::State;
+use crate::store::{Batch, Change, Entry, Key, Revision, Snapshot, StoreError, snapshot};
+use crate::util::clock::SharedClock;
+
+/// Changes are collected up to this many bytes…
+pub const COLLECT_BYTES: usize = 4 << 20;
+/// …or for this long.
+const COLLECT_TIME: Duration = Duration::from_secs(5);
+/// A snapshot file is written once the journal has grown by this since the last one, bytes, or by the size of the state
+/// if that is more.
+pub const SNAPSHOT_BYTES: usize = 64 << 20;
+/// Snapshot files that are kept at most: the two newest, and older ones to go back to.
+const SNAPSHOTS_MAX: usize = 6;
+/// Segments that are kept at most for going back, whatever their age; of 16 MiB each.
+const SEGMENTS_MAX: usize = 64;
+
+/// What the keeper is asked to do.
+pub(super) enum Work {
+    /// Durable changes.
+    Apply(Batch),
+    /// A snapshot of what is below a prefix.
+    Read(Key, oneshot::Sender<Result<Snapshot, StoreError>>),
+}
+
+/// The keeper's state.
+pub(super) struct Keeper {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) state: Option<Box<dyn State>>,
+    pub(super) revision: Revision,
+    /// The state as recovery read it, for the first who asks; gone with the first change.
+    pub(super) first: Option<Vec<Entry>>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) retain: Duration,
+    pub(super) snapshot_bytes: usize,
+    pub(super) collected: Collected,
+    /// Journal bytes since the last snapshot file.
+    pub(super) grown: usize,
+    pub(super) clock: SharedClock,
+    /// Set when the journal failed.
+    pub(super) read_only: Arc<OnceLock<String>>,
+    pub(super) collect_bytes: usize,
+}
+
+/// Changes that the state does not have yet: the last one of each key.
+#[derive(Default)]
+pub(super) struct Collected {
+    changes: BTreeMap<Key, Change>,
+    bytes: usize,
+    since: Option<Instant>,
+}
+
+impl Keeper {
+    /// Runs until the writer and all readers are gone.
+    pub(super) fn run(mut self, work: &Receiver<Work>) {
+        loop {
+            let next = match self.collected.since {
+                None => work.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(since) => work.recv_timeout(COLLECT_TIME.saturating_sub(since.elapsed())),
+            };
+            match next {
+                Ok(Work::Apply(batch)) => self.collect(&batch),
+                Ok(Work::Read(prefix, reply)) => drop(reply.send(self.read(&prefix))),
+                Err(RecvTimeoutError::Timeout) => self.apply(),
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if self.collected.bytes >= self.collect_bytes {
+                self.apply();
+            }
+        }
+        self.apply();
+    }
+
+    fn collect(&mut self, batch: &[Change]) {
+        self.first = None;
+        for change in batch {
+            let size = change.key.len() + change.value.as_ref().map_or(0, bytes::Bytes::len);
+            self.collected.bytes += size;
+            self.grown += size;
+            self.revision = change.revision;
+            self.collected.changes.insert(change.key.clone(), change.clone());
+        }
+        self.collected.since.get_or_insert_with(Instant::now);
+    }
+
+    /// Hands the collected changes to the state.
+    fn apply(&mut self) {
+        if self.collected.changes.is_empty() {
+            return;
+        }
+        let changes: Vec<Change> = std::mem::take(&mut self.collected).changes.into_values().collect();
+        let size = |c: &Change| c.key.len() + c.value.as_ref().map_or(0, bytes::Bytes::len);
+        self.metrics.state_bytes.fetch_add(changes.iter().map(size).sum::<usize>() as u64, Ordering::Relaxed);
+        if let Some(state) = &mut self.state
+            && let Err(why) = state.apply(self.revision, &changes).and_then(|()| state.flush())
+        {
+            tracing::error!("the materialized state failed; it is made again at the next start: {why}");
+            self.state = None;
+        }
+        // A disk that failed is not trusted to hold the only copy of anything.
+        if self.grown >= self.snapshot_bytes && self.read_only.get().is_none() {
+            self.snapshot_file();
+        }
+    }
+
+    /// The whole state at `self.revision`.
+    fn entries(&mut self) -> Result<Vec<Entry>, StoreError> {
+        self.apply();
+        if let Some(state) = &self.state {
+            match state.read() {
+                Ok(entries) => return Ok(entries),
+                Err(why) => {
+                    tracing::error!("the materialized state cannot be read; it is made again at the next start: {why}");
+                    self.state = None;
+                }
+            }
+        }
+        super::recover::from_files(&*self.disk, self.revision)
+            .map_err(|e| StoreError::Failed(format!("cannot read the state from snapshot and journal: {e}")))
+    }
+
+    fn read(&mut self, prefix: &[u8]) -> Result<Snapshot, StoreError> {
+        let mut entries = match self.first.take() {
+            Some(entries) => entries,
+            None => self.entries()?,
+        };
+        if !prefix.is_empty() {
+            entries.retain(|e| e.key.starts_with(prefix));
+        }
+        Ok(Snapshot { revision: self.revision, entries })
+    }
+
+    fn snapshot_file(&mut self) {
+        let done = self.entries().map_err(|e| io::Error::other(e.to_string())).and_then(|entries| {
+            let snapshot = Snapshot { revision: self.revision, entries };
+            let size = snapshot::write(&*self.disk, &snapshot, self.clock.now().as_second())?;
+            self.metrics.snapshot_bytes.fetch_add(size, Ordering::Relaxed);
+            self.snapshot_bytes = self.snapshot_bytes.max(size as usize);
+            self.clean()
+        });
+        // Also after a failure: the next try comes when as much was written again, not at once.
+        self.grown = 0;
+        match done {
+            Ok(()) => tracing::debug!(revision = self.revision, "wrote a snapshot"),
+            Err(error) => tracing::error!("writing a snapshot failed; the journal keeps growing: {error}"),
+        }
+    }
+
+    /// Removes what is too old to go back to: from the newest snapshot that is older than the time of keeping on, all
+    /// is kept.
+    fn clean(&mut self) -> io::Result<()> {
+        let mut snapshots = snapshot::list(&*self.disk)?;
+        let Some(second) = snapshots.get(1).copied() else { return Ok(()) };
+        let too_many = journal::segments(&*self.disk)?.len() > SEGMENTS_MAX;
+        let over = self.clock.now().as_second() - self.retain.as_secs() as i64;
+        let base = snapshots[1..].iter().copied().find(|s| s.written <= over).or(too_many.then_some(second));
+        if let Some(base) = base {
+            for old in snapshots.iter().filter(|s| s.revision < base.revision) {
+                snapshot::remove(&*self.disk, *old)?;
+            }
+            snapshots.retain(|s| s.revision >= base.revision);
+            journal::prune(&*self.disk, base.revision)?;
+        }
+        while snapshots.len() > SNAPSHOTS_MAX {
+            // Not the oldest: it is the base for the longest way back.
+            snapshot::remove(&*self.disk, snapshots.remove(2))?;
+        }
+        self.disk.sync_names()
+    }
+}
