@@ -4,6 +4,7 @@
 
 mod bootstrap;
 mod config;
+mod images;
 mod listers;
 mod node;
 mod server;
@@ -25,6 +26,9 @@ struct Cli {
 enum Command {
     /// Run a control plane, and a node unless --disable-agent
     Server(Box<server::Args>),
+    /// Manage the cluster, as kubectl does
+    #[command(visible_alias = "kubectl")]
+    Ctl(Box<crate::ctl::Args>),
     /// The CNI plugin; containerd calls it
     #[command(hide = true)]
     Cni,
@@ -55,6 +59,10 @@ fn run() -> anyhow::Result<ExitCode> {
     let matches = Cli::command().args_override_self(true).get_matches_from(args);
     match Cli::from_arg_matches(&matches)?.command {
         Command::Server(args) => server::main(*args),
+        Command::Ctl(args) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(crate::ctl::main(*args, &images::Local))
+        }
         Command::Cni => Ok(crate::cni::main()),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "orch", &mut std::io::stdout());

@@ -63,13 +63,8 @@ struct Field {
     check: fn(&str) -> Vec<String>,
 }
 
-const LABELS: Field = Field {
-    name: "labels",
-    singular: "label",
-    done: "labeled",
-    manager: "kubectl-label",
-    check: names::label_value,
-};
+const LABELS: Field =
+    Field { name: "labels", singular: "label", done: "labeled", manager: "kubectl-label", check: names::label_value };
 const ANNOTATIONS: Field = Field {
     name: "annotations",
     singular: "annotation",
@@ -155,7 +150,8 @@ async fn one(cx: &Cx, info: &Info, change: &Change, flags: &Flags, field: &Field
     let empty = Map::new();
     let now = info.object["metadata"][field.name].as_object().unwrap_or(&empty);
     if flags.list {
-        let mut lines: Vec<String> = now.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
+        let mut lines: Vec<String> =
+            now.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
         lines.sort();
         return lines.into_iter().try_for_each(say);
     }
@@ -203,7 +199,9 @@ fn refuse_overwrite(info: &Info, change: &Change, now: &Map<String, Value>, fiel
             return Err(Failure::Plain(if field.name == LABELS.name {
                 format!("'{key}' already has a value ({old}), and --overwrite is false")
             } else {
-                format!("--overwrite is false but found the following declared annotation(s): '{key}' already has a value ({old})")
+                format!(
+                    "--overwrite is false but found the following declared annotation(s): '{key}' already has a value ({old})"
+                )
             }));
         }
     }

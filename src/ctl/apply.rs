@@ -165,7 +165,10 @@ async fn once(cx: &Cx, info: &Info, writer: &Writer, args: &Args) -> Done<Applie
         return Ok(Applied { object: current, verb: "unchanged" });
     }
     if !args.overwrite && !conflicts(&original, &current, &patch).is_empty() {
-        fail!("conflict: what was applied last is not what the server has: {}", conflicts(&original, &current, &patch).join(", "));
+        fail!(
+            "conflict: what was applied last is not what the server has: {}",
+            conflicts(&original, &current, &patch).join(", ")
+        );
     }
     let target = Info { object: current, ..info.clone() };
     let object = match writer.patch(cx, &target, None, media, &patch).await {
@@ -178,7 +181,8 @@ async fn once(cx: &Cx, info: &Info, writer: &Writer, args: &Args) -> Done<Applie
 /// Top-level fields that were changed on the server since they were applied, and that the patch changes back.
 fn conflicts(original: &Value, current: &Value, patch: &Value) -> Vec<String> {
     let Some(fields) = patch.as_object() else { return Vec::new() };
-    let was_changed = |name: &&String| original.get(name.as_str()).is_some_and(|was| Some(was) != current.get(name.as_str()));
+    let was_changed =
+        |name: &&String| original.get(name.as_str()).is_some_and(|was| Some(was) != current.get(name.as_str()));
     fields.keys().filter(was_changed).cloned().collect()
 }
 

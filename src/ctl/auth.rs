@@ -64,7 +64,9 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
 
 async fn can_i(cx: &Cx, args: &CanI) -> Done {
     let [verb, what] = &args.words[..] else {
-        fail!("you must specify two arguments: verb resource or verb resource/resourceName.\nSee 'kubectl auth can-i -h' for help and examples.")
+        fail!(
+            "you must specify two arguments: verb resource or verb resource/resourceName.\nSee 'kubectl auth can-i -h' for help and examples."
+        )
     };
     let spec = if what.starts_with('/') {
         json!({"nonResourceAttributes": {"path": what, "verb": verb}})

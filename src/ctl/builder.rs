@@ -49,14 +49,14 @@ pub fn parse(args: &[String]) -> Done<Wanted> {
                     "there is no need to specify a resource type as a separate argument when passing arguments in resource/name form \
                      (e.g. 'kubectl get resource/<resource_name>' instead of 'kubectl get resource resource/<resource_name>'"
                 ),
-                None => fail!("there is no need to specify a resource type as a separate argument when passing arguments in resource/name form (e.g. 'kubectl get resource/<resource_name>' instead of 'kubectl get resource resource/<resource_name>'"),
+                None => fail!(
+                    "there is no need to specify a resource type as a separate argument when passing arguments in resource/name form (e.g. 'kubectl get resource/<resource_name>' instead of 'kubectl get resource resource/<resource_name>'"
+                ),
             }
         }
         return Ok(Wanted::Objects(objects));
     }
-    let Some((types, names)) = args.split_first() else {
-        fail!("You must specify the type of resource to get.")
-    };
+    let Some((types, names)) = args.split_first() else { fail!("You must specify the type of resource to get.") };
     let types: Vec<String> = types.split(',').filter(|t| !t.is_empty()).map(str::to_owned).collect();
     if names.is_empty() {
         return Ok(Wanted::Types(types));
@@ -128,7 +128,9 @@ impl Query<'_> {
     pub async fn infos(&self, cx: &Cx) -> Done<Vec<Info>> {
         if let Some(files) = self.files.filter(|f| !f.is_empty()) {
             if !self.args.is_empty() {
-                fail!("when paths, URLs, or stdin is provided as input, you may not specify resource arguments as well");
+                fail!(
+                    "when paths, URLs, or stdin is provided as input, you may not specify resource arguments as well"
+                );
             }
             return self.from_files(cx, files).await;
         }

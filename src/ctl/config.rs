@@ -92,7 +92,8 @@ pub fn run(globals: &Globals, args: Args) -> Done {
 
 fn names(config: &Value, list: &str) -> Done {
     say("NAME")?;
-    let mut names: Vec<&str> = config[list].as_array().into_iter().flatten().filter_map(|e| e.str_at("/name")).collect();
+    let mut names: Vec<&str> =
+        config[list].as_array().into_iter().flatten().filter_map(|e| e.str_at("/name")).collect();
     names.sort_unstable();
     names.into_iter().try_for_each(say)
 }

@@ -69,9 +69,7 @@ fn cascade(text: &str) -> Result<Propagation, String> {
         "background" | "true" => Ok(Propagation::Background),
         "foreground" => Ok(Propagation::Foreground),
         "orphan" | "false" => Ok(Propagation::Orphan),
-        other => Err(format!(
-            "invalid cascade value ({other}). Must be \"background\", \"foreground\", or \"orphan\""
-        )),
+        other => Err(format!("invalid cascade value ({other}). Must be \"background\", \"foreground\", or \"orphan\"")),
     }
 }
 

@@ -107,7 +107,8 @@ fn text(live: Option<&Value>, merged: &Value, name: &str, managed: bool) -> Stri
         return String::new();
     }
     let diff = TextDiff::from_lines(&a, &b);
-    let unified = diff.unified_diff().context_radius(3).header(&format!("LIVE/{name}"), &format!("MERGED/{name}")).to_string();
+    let unified =
+        diff.unified_diff().context_radius(3).header(&format!("LIVE/{name}"), &format!("MERGED/{name}")).to_string();
     format!("diff -u -N LIVE/{name} MERGED/{name}\n{unified}")
 }
 

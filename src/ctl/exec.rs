@@ -90,12 +90,8 @@ pub async fn interactive(cx: &Cx, path: String, container: &str, stdin: bool, tt
     } else {
         (None, None)
     };
-    let ends = Ends {
-        stdin: stdin.then(terminal::input),
-        stdout: tokio::io::stdout(),
-        stderr: tokio::io::stderr(),
-        sizes,
-    };
+    let ends =
+        Ends { stdin: stdin.then(terminal::input), stdout: tokio::io::stdout(), stderr: tokio::io::stderr(), sizes };
     let joined = streams::join(cx, &path, ends);
     let outcome = match watcher {
         None => joined.await,
@@ -134,6 +130,9 @@ mod tests {
             append_command(&mut path, word);
         }
         let path = with_streams(path, "c", true, true);
-        assert_eq!(path, "/exec?command=sh&command=-c&command=&command=a%20b&container=c&stdout=true&stdin=true&tty=true");
+        assert_eq!(
+            path,
+            "/exec?command=sh&command=-c&command=&command=a%20b&container=c&stdout=true&stdin=true&tty=true"
+        );
     }
 }

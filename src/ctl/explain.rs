@@ -258,7 +258,12 @@ mod tests {
         assert!(text.contains("  containers\t<[]Container> -required-\n"), "{text}");
         assert!(text.contains("  labels\t<map[string]string>\n"), "{text}");
         let tree = explain(&s, root, &resource(), &[], true).unwrap();
-        assert!(tree.contains("  spec\t<PodSpec>\n    containers\t<[]Container> -required-\n      name\t<string>\n      enum: a, b\n"), "{tree}");
+        assert!(
+            tree.contains(
+                "  spec\t<PodSpec>\n    containers\t<[]Container> -required-\n      name\t<string>\n      enum: a, b\n"
+            ),
+            "{tree}"
+        );
         assert!(explain(&s, root, &resource(), &["nope"], false).is_err());
     }
 

@@ -96,11 +96,14 @@ fn service(of: &Value, args: &Args) -> Done<Value> {
         (text, _) => map_of(text, "selector")?,
     };
     if selector.as_object().is_none_or(serde_json::Map::is_empty) {
-        fail!("couldn't retrieve selectors via --selector flag or introspection: the object has no labels and cannot be exposed");
+        fail!(
+            "couldn't retrieve selectors via --selector flag or introspection: the object has no labels and cannot be exposed"
+        );
     }
     let name = args.name.as_deref().or(of.str_at("/metadata/name")).unwrap_or_default();
     let mut service = object("v1", "Service", name);
-    let labels = if args.labels.is_empty() { of["metadata"]["labels"].clone() } else { map_of(&args.labels, "labels")? };
+    let labels =
+        if args.labels.is_empty() { of["metadata"]["labels"].clone() } else { map_of(&args.labels, "labels")? };
     set_unless_empty(&mut service, "/metadata/labels", labels);
     service["spec"] = json!({"ports": ports(of, kind, args)?, "selector": selector});
     for (path, value) in [

@@ -104,7 +104,10 @@ impl fmt::Display for Failure {
 fn unreachable(f: &mut fmt::Formatter<'_>, status: &Status) -> fmt::Result {
     let text = status.message.strip_prefix("cannot talk to the API server: ").unwrap_or(&status.message);
     if text.contains("onnection refused") {
-        return write!(f, "The connection to the server was refused - did you specify the right host or port? ({text})");
+        return write!(
+            f,
+            "The connection to the server was refused - did you specify the right host or port? ({text})"
+        );
     }
     write!(f, "Unable to connect to the server: {text}")
 }

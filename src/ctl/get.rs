@@ -95,7 +95,11 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     if args.watch || args.watch_only {
         return watch(cx, &args, &output, &targets).await;
     }
-    if output.is_human() { tables(cx, &args, &output, &targets).await } else { objects(cx, &args, &output, &targets).await }
+    if output.is_human() {
+        tables(cx, &args, &output, &targets).await
+    } else {
+        objects(cx, &args, &output, &targets).await
+    }
 }
 
 async fn targets(cx: &Cx, args: &Args) -> Done<Vec<Target>> {
@@ -459,7 +463,11 @@ impl Shower<'_> {
         if !self.output.is_human() {
             let objects = if answer["items"].is_array() { builder::items_of(&mut answer) } else { vec![answer] };
             return objects.iter().try_for_each(|o| {
-                let separator = if matches!(self.output, Output::Yaml) && !std::mem::take(&mut self.headers) { "---\n" } else { "" };
+                let separator = if matches!(self.output, Output::Yaml) && !std::mem::take(&mut self.headers) {
+                    "---\n"
+                } else {
+                    ""
+                };
                 put(&format!("{separator}{}", self.output.object(&self.print.shown(o))?))
             });
         }

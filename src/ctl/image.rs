@@ -25,20 +25,33 @@ pub struct ImageRow {
 /// How far an import has come: bytes done and in all.
 pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
 
+/// Which runtime of this machine.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Place {
+    /// Where orch keeps its state
+    #[arg(short, long, default_value = "/var/lib/orch", global = true)]
+    pub data_dir: PathBuf,
+    /// Socket of another container runtime than orch's own containerd
+    #[arg(long, global = true)]
+    pub container_runtime_endpoint: Option<String>,
+}
+
 /// The images of the local container runtime.
 #[async_trait]
 pub trait Images: Send + Sync {
     /// Imports an archive (OCI or Docker, compressed or not) and gives the names of the images in it.
-    async fn import(&self, archive: &Path, progress: Progress<'_>) -> anyhow::Result<Vec<String>>;
+    async fn import(&self, place: &Place, archive: &Path, progress: Progress<'_>) -> anyhow::Result<Vec<String>>;
     /// All images.
-    async fn list(&self) -> anyhow::Result<Vec<ImageRow>>;
+    async fn list(&self, place: &Place) -> anyhow::Result<Vec<ImageRow>>;
     /// Removes an image by name or id; an error when it is not there.
-    async fn remove(&self, image: &str) -> anyhow::Result<()>;
+    async fn remove(&self, place: &Place, image: &str) -> anyhow::Result<()>;
 }
 
 /// The images of this machine
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
+    #[command(flatten)]
+    place: Place,
     #[command(subcommand)]
     what: What,
 }
@@ -72,18 +85,18 @@ pub async fn run(images: &dyn Images, args: Args) -> Done {
     match args.what {
         What::Import { files } => {
             for file in &files {
-                import(images, file).await?;
+                import(images, &args.place, file).await?;
             }
             Ok(())
         }
         What::Ls { quiet } => {
-            let mut all = images.list().await?;
+            let mut all = images.list(&args.place).await?;
             all.sort_by(|a, b| (&a.names, &a.id).cmp(&(&b.names, &b.id)));
             put(&table(&all, quiet))
         }
         What::Rm { images: names } => {
             for name in &names {
-                images.remove(name).await?;
+                images.remove(&args.place, name).await?;
                 say(format!("Deleted: {name}"))?;
             }
             Ok(())
@@ -91,7 +104,7 @@ pub async fn run(images: &dyn Images, args: Args) -> Done {
     }
 }
 
-async fn import(images: &dyn Images, file: &Path) -> Done {
+async fn import(images: &dyn Images, place: &Place, file: &Path) -> Done {
     let size = match std::fs::metadata(file) {
         Ok(meta) if meta.is_file() => meta.len(),
         Ok(_) => fail!("cannot import {}: no file", file.display()),
@@ -106,7 +119,7 @@ async fn import(images: &dyn Images, file: &Path) -> Done {
         bar.set_length(all);
         bar.set_position(done);
     };
-    let imported = images.import(file, &progress).await;
+    let imported = images.import(place, file, &progress).await;
     bar.finish_and_clear();
     let names = imported.map_err(|e| Failure::Plain(format!("cannot import {}: {e:#}", file.display())))?;
     if names.is_empty() {
@@ -143,7 +156,11 @@ fn human(bytes: u64) -> String {
         amount /= 1000.0;
         unit += 1;
     }
-    if unit == 0 || amount >= 100.0 { format!("{amount:.0}{}", UNITS[unit]) } else { format!("{amount:.1}{}", UNITS[unit]) }
+    if unit == 0 || amount >= 100.0 {
+        format!("{amount:.0}{}", UNITS[unit])
+    } else {
+        format!("{amount:.1}{}", UNITS[unit])
+    }
 }
 
 #[cfg(test)]
@@ -152,7 +169,11 @@ mod tests {
 
     #[test]
     fn a_row_per_name() {
-        let rows = [ImageRow { id: "sha256:0123456789abcdef".into(), names: vec!["reg:5000/a:v1".into(), "b".into()], size: 1_234_567 }];
+        let rows = [ImageRow {
+            id: "sha256:0123456789abcdef".into(),
+            names: vec!["reg:5000/a:v1".into(), "b".into()],
+            size: 1_234_567,
+        }];
         let want = "IMAGE        TAG      IMAGE ID        SIZE\nreg:5000/a   v1       0123456789abc   1.2MB\nb            <none>   0123456789abc   1.2MB\n";
         assert_eq!(table(&rows, false), want);
         assert_eq!(table(&rows, true), "sha256:0123456789abcdef\n");

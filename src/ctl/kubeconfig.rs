@@ -90,7 +90,9 @@ fn overlay(config: &mut Kubeconfig, globals: &Globals) -> Done {
     }
     context["cluster"] = OVERRIDE.into();
     context["user"] = OVERRIDE.into();
-    for (list, inner, value) in [("clusters", "cluster", cluster), ("users", "user", user), ("contexts", "context", context)] {
+    for (list, inner, value) in
+        [("clusters", "cluster", cluster), ("users", "user", user), ("contexts", "context", context)]
+    {
         match root[list].as_array_mut() {
             Some(entries) => entries.push(json!({"name": OVERRIDE, inner: value})),
             None => root[list] = json!([{"name": OVERRIDE, inner: value}]),

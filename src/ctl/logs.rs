@@ -112,7 +112,9 @@ async fn sources(cx: &Cx, args: &Args) -> Done<Vec<Source>> {
             }
             pods
         }
-        (None, "") => fail!("'logs (POD | TYPE/NAME) [CONTAINER_NAME]'.\nPOD or TYPE/NAME is a required argument for the logs command\nSee 'kubectl logs -h' for help and examples"),
+        (None, "") => fail!(
+            "'logs (POD | TYPE/NAME) [CONTAINER_NAME]'.\nPOD or TYPE/NAME is a required argument for the logs command\nSee 'kubectl logs -h' for help and examples"
+        ),
         (None, selector) => {
             let resource = cx.mapper().await?.find("pods")?.clone();
             let pods = cx.items(&PODS, &cx.ns, selector, "").await?;
@@ -152,7 +154,8 @@ fn path(source: &Source, args: &Args) -> Done<String> {
         append_query(&mut path, "limitBytes", &limit.to_string());
     }
     if !args.since.is_empty() {
-        let since = write::duration(&args.since)?.ok_or_else(|| Failure::Plain("--since must be greater than 0".into()))?;
+        let since =
+            write::duration(&args.since)?.ok_or_else(|| Failure::Plain("--since must be greater than 0".into()))?;
         append_query(&mut path, "sinceSeconds", &since.as_secs_f64().ceil().to_string());
     }
     append_query(&mut path, "sinceTime", &args.since_time);

@@ -47,11 +47,13 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     let text = match &args.patch_file {
         Some(path) => std::fs::read_to_string(path)
             .map_err(|e| Failure::Plain(format!("unable to read patch file {path}: {e}")))?,
-        None if args.patch.is_empty() => fail!("must specify --patch or --patch-file containing the contents of the patch"),
+        None if args.patch.is_empty() => {
+            fail!("must specify --patch or --patch-file containing the contents of the patch")
+        }
         None => args.patch.clone(),
     };
-    let patch: Value = yaml::parse(text.as_bytes())
-        .map_err(|e| Failure::Plain(format!("unable to parse {text:?}: {e}")))?;
+    let patch: Value =
+        yaml::parse(text.as_bytes()).map_err(|e| Failure::Plain(format!("unable to parse {text:?}: {e}")))?;
     if args.resources.is_empty() && args.files.is_empty() {
         fail!("must specify one of -f and -k, or a resource as TYPE NAME");
     }

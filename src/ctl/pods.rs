@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::builder::{Info, of_object, parse, Wanted};
+use super::builder::{Info, Wanted, of_object, parse};
 use super::cx::{Cx, Done};
 use super::fail::fail;
 use super::wait;
@@ -42,7 +42,9 @@ pub async fn of(cx: &Cx, info: &Info) -> Done<Vec<Info>> {
     Selector::parse(&labels).map_err(|e| super::fail::Failure::Plain(format!("{}: {e}", info.title())))?;
     let resource = cx.mapper().await?.find("pods")?.clone();
     let mut pods = cx.items(&PODS, &info.ns, &labels, "").await?;
-    pods.sort_by_key(|pod| (rank(pod), std::cmp::Reverse(pod.str_at("/metadata/creationTimestamp").map(str::to_owned))));
+    pods.sort_by_key(|pod| {
+        (rank(pod), std::cmp::Reverse(pod.str_at("/metadata/creationTimestamp").map(str::to_owned)))
+    });
     Ok(pods.into_iter().map(|pod| of_object(&resource, pod)).collect())
 }
 

@@ -126,7 +126,8 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
                 let accepted = listener.accept().await;
                 Some((accepted, listener))
             });
-            accepting.push(incoming.map(move |accepted| accepted.map(|(stream, _)| (stream, at.port(), remote))).boxed());
+            accepting
+                .push(incoming.map(move |accepted| accepted.map(|(stream, _)| (stream, at.port(), remote))).boxed());
         }
     }
     serve(cx, &pod, accepting).await
@@ -138,7 +139,7 @@ fn addresses(list: &[String]) -> Done<Vec<IpAddr>> {
         match text.as_str() {
             "localhost" => {
                 all.extend([IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)]);
-            },
+            }
             text => all.push(text.parse().map_err(|_| Failure::Plain(format!("{text:?} is no address")))?),
         }
     }

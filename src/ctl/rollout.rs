@@ -91,7 +91,10 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         args: &flags.resources,
         files: Some(&flags.files),
         labels: &flags.selector,
-        all: matches!(args.what, What::Restart(_)) && flags.selector.is_empty() && flags.resources.len() == 1 && !flags.resources[0].contains('/'),
+        all: matches!(args.what, What::Restart(_))
+            && flags.selector.is_empty()
+            && flags.resources.len() == 1
+            && !flags.resources[0].contains('/'),
         fetch: true,
         ..Query::default()
     };
@@ -137,7 +140,8 @@ fn progress(object: &Value) -> Result<(String, bool), String> {
             let updated = count(object, "/status/updatedReplicas");
             let all = count(object, "/status/replicas");
             let available = count(object, "/status/availableReplicas");
-            let waiting = |what: String| Ok((format!("Waiting for deployment {name:?} rollout to finish: {what}..."), false));
+            let waiting =
+                |what: String| Ok((format!("Waiting for deployment {name:?} rollout to finish: {what}..."), false));
             if updated < wanted {
                 return waiting(format!("{updated} out of {wanted} new replicas have been updated"));
             }
@@ -159,7 +163,8 @@ fn progress(object: &Value) -> Result<(String, bool), String> {
             let wanted = count(object, "/status/desiredNumberScheduled");
             let updated = count(object, "/status/updatedNumberScheduled");
             let available = count(object, "/status/numberAvailable");
-            let waiting = |what: String| Ok((format!("Waiting for daemon set {name:?} rollout to finish: {what}..."), false));
+            let waiting =
+                |what: String| Ok((format!("Waiting for daemon set {name:?} rollout to finish: {what}..."), false));
             if updated < wanted {
                 return waiting(format!("{updated} out of {wanted} new pods have been updated"));
             }
@@ -189,13 +194,22 @@ fn stateful(object: &Value, observed: bool) -> Result<(String, bool), String> {
     let partition = count(object, "/spec/updateStrategy/rollingUpdate/partition");
     if partition > 0 {
         if updated < wanted - partition {
-            return Ok((format!("Waiting for partitioned roll out to finish: {updated} out of {} new pods have been updated...", wanted - partition), false));
+            return Ok((
+                format!(
+                    "Waiting for partitioned roll out to finish: {updated} out of {} new pods have been updated...",
+                    wanted - partition
+                ),
+                false,
+            ));
         }
         return Ok((format!("partitioned roll out complete: {updated} new pods have been updated..."), true));
     }
     let new = object.str_at("/status/updateRevision").unwrap_or_default();
     if object.str_at("/status/currentRevision").unwrap_or_default() != new {
-        return Ok((format!("waiting for statefulset rolling update to complete {updated} pods at revision {new}..."), false));
+        return Ok((
+            format!("waiting for statefulset rolling update to complete {updated} pods at revision {new}..."),
+            false,
+        ));
     }
     let current = count(object, "/status/currentReplicas");
     Ok((format!("statefulset rolling update complete {current} pods at revision {new}..."), true))
@@ -208,8 +222,14 @@ async fn status(cx: &Cx, info: &Info, flags: &Flags) -> Done {
     let mut last = String::new();
     // True when the rollout is done.
     let mut tell = |object: &Value| -> Done<bool> {
-        if flags.revision > 0 && object.str_at(REVISION).and_then(|r| r.parse().ok()).is_some_and(|r: i64| r != flags.revision) {
-            fail!("desired revision ({}) is different from the running revision ({})", flags.revision, object.str_at(REVISION).unwrap_or_default());
+        if flags.revision > 0
+            && object.str_at(REVISION).and_then(|r| r.parse().ok()).is_some_and(|r: i64| r != flags.revision)
+        {
+            fail!(
+                "desired revision ({}) is different from the running revision ({})",
+                flags.revision,
+                object.str_at(REVISION).unwrap_or_default()
+            );
         }
         let (text, done) = progress(object).map_err(Failure::Plain)?;
         if text != last {
@@ -219,7 +239,8 @@ async fn status(cx: &Cx, info: &Info, flags: &Flags) -> Done {
         Ok(done)
     };
     loop {
-        let mut list = cx.call(Call::get(info.resource.res.collection(&info.ns)).query("fieldSelector", &field)).await?;
+        let mut list =
+            cx.call(Call::get(info.resource.res.collection(&info.ns)).query("fieldSelector", &field)).await?;
         let version = list.str_at("/metadata/resourceVersion").unwrap_or_default().to_owned();
         let Some(object) = items_of(&mut list).pop() else { fail!("object has been deleted") };
         if tell(&object)? || !flags.watch {
@@ -272,7 +293,12 @@ async fn revisions(cx: &Cx, info: &Info) -> Done<Vec<Revision>> {
         "DaemonSet" | "StatefulSet" => {
             for revision in cx.items(&CONTROLLER_REVISIONS, &info.ns, &labels, "").await?.into_iter().filter(owned) {
                 let template = revision["data"]["spec"]["template"].clone();
-                all.push(Revision { number: count(&revision, "/revision"), cause: cause(&revision), template, source: revision });
+                all.push(Revision {
+                    number: count(&revision, "/revision"),
+                    cause: cause(&revision),
+                    template,
+                    source: revision,
+                });
             }
         }
         kind => fail!("no history viewer has been implemented for {kind:?}"),
@@ -322,7 +348,11 @@ async fn restart(cx: &Cx, info: &Info, flags: &Flags) -> Done {
         fail!("{} {:?}: restarting is not supported", info.resource.kind_name(), info.name);
     }
     if info.object.bool_at("/spec/paused") == Some(true) {
-        fail!("can't restart paused deployment (run rollout resume first): {} {:?}", info.resource.qualified(), info.name);
+        fail!(
+            "can't restart paused deployment (run rollout resume first): {} {:?}",
+            info.resource.qualified(),
+            info.name
+        );
     }
     let now = crate::util::clock::rfc3339(jiff::Timestamp::now());
     let body = json!({"spec": {"template": {"metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": now}}}}});
@@ -341,7 +371,9 @@ async fn undo(cx: &Cx, info: &Info, flags: &Flags) -> Done {
     let all = revisions(cx, info).await?;
     let wanted = if flags.to_revision > 0 {
         let found = all.iter().find(|r| r.number == flags.to_revision);
-        found.ok_or_else(|| Failure::Plain(format!("unable to find specified revision {} in history", flags.to_revision)))?
+        found.ok_or_else(|| {
+            Failure::Plain(format!("unable to find specified revision {} in history", flags.to_revision))
+        })?
     } else {
         match all.len() {
             0 | 1 => fail!("no rollout history found for {} {:?}", info.resource.kind_name(), info.name),
@@ -413,9 +445,21 @@ mod tests {
             "status": {"observedGeneration": 2, "updatedReplicas": updated, "replicas": all, "availableReplicas": available}})
     }
 
-    #[test_case(deployment(3, 1, 3, 3), "Waiting for deployment \"d\" rollout to finish: 1 out of 3 new replicas have been updated...", false)]
-    #[test_case(deployment(3, 3, 4, 3), "Waiting for deployment \"d\" rollout to finish: 1 old replicas are pending termination...", false)]
-    #[test_case(deployment(3, 3, 3, 2), "Waiting for deployment \"d\" rollout to finish: 2 of 3 updated replicas are available...", false)]
+    #[test_case(
+        deployment(3, 1, 3, 3),
+        "Waiting for deployment \"d\" rollout to finish: 1 out of 3 new replicas have been updated...",
+        false
+    )]
+    #[test_case(
+        deployment(3, 3, 4, 3),
+        "Waiting for deployment \"d\" rollout to finish: 1 old replicas are pending termination...",
+        false
+    )]
+    #[test_case(
+        deployment(3, 3, 3, 2),
+        "Waiting for deployment \"d\" rollout to finish: 2 of 3 updated replicas are available...",
+        false
+    )]
     #[test_case(deployment(3, 3, 3, 3), "deployment \"d\" successfully rolled out", true)]
     fn deployments(object: Value, text: &str, done: bool) {
         assert_eq!(progress(&object).unwrap(), (text.to_owned(), done));

@@ -87,8 +87,7 @@ fn pod(args: &Args) -> Done<Value> {
     let mut container = json!({"name": args.name, "image": args.image, "resources": {}});
     let field = if args.command { "/command" } else { "/args" };
     set_unless_empty(&mut container, field, json!(args.words));
-    let env: Vec<Value> =
-        pairs(&args.env, "env")?.into_iter().map(|(k, v)| json!({"name": k, "value": v})).collect();
+    let env: Vec<Value> = pairs(&args.env, "env")?.into_iter().map(|(k, v)| json!({"name": k, "value": v})).collect();
     set_unless_empty(&mut container, "/env", env.into());
     set_unless_empty(&mut container, "/imagePullPolicy", args.image_pull_policy.clone().into());
     if let Some(port) = args.port {
@@ -111,8 +110,8 @@ fn pod(args: &Args) -> Done<Value> {
     set_unless_empty(&mut pod, "/metadata/annotations", pairs(&args.annotations, "annotations")?.into());
     pod["spec"] = json!({"containers": [container], "restartPolicy": args.restart, "dnsPolicy": "ClusterFirst"});
     if !args.overrides.is_empty() {
-        let over: Value = serde_json::from_str(&args.overrides)
-            .map_err(|e| Failure::Plain(format!("invalid --overrides: {e}")))?;
+        let over: Value =
+            serde_json::from_str(&args.overrides).map_err(|e| Failure::Plain(format!("invalid --overrides: {e}")))?;
         merge(&mut pod, &over);
     }
     Ok(pod)

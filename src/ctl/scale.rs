@@ -76,7 +76,11 @@ async fn one(cx: &Cx, info: &Info, args: &Args) -> Done {
             fail!("Expected replicas to be {want}, was {now}");
         }
         if !args.resource_version.is_empty() && version != args.resource_version.as_str() {
-            fail!("Expected resource version to be {}, was {}", args.resource_version, version.as_str().unwrap_or_default());
+            fail!(
+                "Expected resource version to be {}, was {}",
+                args.resource_version,
+                version.as_str().unwrap_or_default()
+            );
         }
         body["metadata"] = json!({"resourceVersion": version});
     }

@@ -173,9 +173,7 @@ fn containers(pod: &mut Value) -> impl Iterator<Item = &mut Value> {
 fn name_matches(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == name,
-        Some((head, tail)) => {
-            name.len() >= head.len() + tail.len() && name.starts_with(head) && name.ends_with(tail)
-        }
+        Some((head, tail)) => name.len() >= head.len() + tail.len() && name.starts_with(head) && name.ends_with(tail),
     }
 }
 
@@ -278,7 +276,10 @@ mod tests {
     fn images_by_name_and_all() {
         let mut one = pod();
         (images(&words("a=new")).unwrap().change)(&mut one).unwrap();
-        assert_eq!((&one["spec"]["containers"][0]["image"], &one["spec"]["containers"][1]["image"]), (&json!("new"), &json!("y")));
+        assert_eq!(
+            (&one["spec"]["containers"][0]["image"], &one["spec"]["containers"][1]["image"]),
+            (&json!("new"), &json!("y"))
+        );
         let mut all = pod();
         (images(&words("*=z")).unwrap().change)(&mut all).unwrap();
         assert_eq!(all["spec"]["initContainers"][0]["image"], "z");
@@ -287,7 +288,9 @@ mod tests {
 
     #[test]
     fn wildcards() {
-        assert!(name_matches("*", "a") && name_matches("a*", "ab") && name_matches("*b", "ab") && name_matches("a", "a"));
+        assert!(
+            name_matches("*", "a") && name_matches("a*", "ab") && name_matches("*b", "ab") && name_matches("a", "a")
+        );
         assert!(!name_matches("a*a", "a") && !name_matches("b*", "ab"));
     }
 

@@ -93,8 +93,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     if changes.is_empty() {
         fail!("at least one taint update is required");
     }
-    let query =
-        Query { args: resources, labels: &args.selector, all: args.all, fetch: true, ..Query::default() };
+    let query = Query { args: resources, labels: &args.selector, all: args.all, fetch: true, ..Query::default() };
     for info in query.infos(cx).await? {
         if info.resource.res.plural != "nodes" {
             fail!("invalid resource type {}, only node is supported", info.resource.res.plural);
@@ -108,11 +107,15 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
 
 async fn one(cx: &Cx, info: &Info, changes: &[Change], args: &Args) -> Done {
     let writer = args.write.writer("kubectl-taint");
-    let taints = plan(info.object.items_at("/spec/taints"), changes, args.overwrite)
-        .map_err(|why| Failure::Plain(if why.starts_with("already") { format!("node {} {why}", info.name) } else { why }))?;
+    let taints = plan(info.object.items_at("/spec/taints"), changes, args.overwrite).map_err(|why| {
+        Failure::Plain(if why.starts_with("already") { format!("node {} {why}", info.name) } else { why })
+    })?;
     let body = json!({"metadata": {"resourceVersion": info.object["metadata"]["resourceVersion"]}, "spec": {"taints": taints}});
     writer.patch(cx, info, None, MERGE, &body).await?;
-    let verb = match (changes.iter().any(|c| matches!(c, Change::Add { .. })), changes.iter().any(|c| matches!(c, Change::Remove { .. }))) {
+    let verb = match (
+        changes.iter().any(|c| matches!(c, Change::Add { .. })),
+        changes.iter().any(|c| matches!(c, Change::Remove { .. })),
+    ) {
         (true, true) => "modified",
         (false, _) => "untainted",
         _ => "tainted",

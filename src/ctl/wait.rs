@@ -68,7 +68,9 @@ fn goal(text: &str) -> Done<Goal> {
     }
     if let Some(rest) = text.strip_prefix("jsonpath=") {
         let (path, value) = match rest.rfind('}') {
-            Some(end) => (&rest[..=end], rest[end + 1..].strip_prefix('=').map(|v| v.trim_matches(['"', '\'']).to_owned())),
+            Some(end) => {
+                (&rest[..=end], rest[end + 1..].strip_prefix('=').map(|v| v.trim_matches(['"', '\'']).to_owned()))
+            }
             None => rest.split_once('=').map_or((rest, None), |(p, v)| (p, Some(v.to_owned()))),
         };
         let path = JsonPath::relaxed(path.trim_matches(['"', '\''])).map_err(|e| Failure::Plain(e.to_string()))?;
@@ -92,9 +94,7 @@ impl Goal {
                     let seen = c.int_at("/observedGeneration").or(object.int_at("/status/observedGeneration"));
                     seen.is_some_and(|seen| seen < generation)
                 };
-                found.is_some_and(|c| {
-                    !stale(c) && c.str_at("/status").is_some_and(|s| s.eq_ignore_ascii_case(value))
-                })
+                found.is_some_and(|c| !stale(c) && c.str_at("/status").is_some_and(|s| s.eq_ignore_ascii_case(value)))
             }
             Self::Path { path, value } => match path.find(object) {
                 Ok(found) => match value {

@@ -217,8 +217,7 @@ mod tests {
 
     #[test]
     fn accounts_have_no_group() {
-        let subjects =
-            Subjects { users: vec!["jane".into()], groups: vec![], accounts: vec!["kube-system:x".into()] };
+        let subjects = Subjects { users: vec!["jane".into()], groups: vec![], accounts: vec!["kube-system:x".into()] };
         assert_eq!(
             subjects.list().unwrap(),
             [

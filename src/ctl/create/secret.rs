@@ -71,8 +71,8 @@ impl Sources {
             all.push((key.to_owned(), value.as_bytes().to_vec()));
         }
         for path in &self.from_env_file {
-            let text = String::from_utf8(file(Path::new(path))?)
-                .map_err(|_| Failure::Plain(format!("{path} is no text")))?;
+            let text =
+                String::from_utf8(file(Path::new(path))?).map_err(|_| Failure::Plain(format!("{path} is no text")))?;
             all.extend(env_lines(&text)?);
         }
         for (i, (key, _)) in all.iter().enumerate() {
@@ -188,7 +188,9 @@ impl Generate for DockerRegistry {
                 entry.set_at("/auth", STANDARD.encode(format!("{user}:{password}")));
                 json!({"auths": {self.docker_server.clone(): entry}}).to_string().into_bytes()
             }
-            _ => fail!("either --from-file or the combination of --docker-username, --docker-password and --docker-server is required"),
+            _ => fail!(
+                "either --from-file or the combination of --docker-username, --docker-password and --docker-server is required"
+            ),
         };
         Ok(secret(&self.name, "kubernetes.io/dockerconfigjson", [(".dockerconfigjson".to_owned(), config)]))
     }
@@ -209,8 +211,12 @@ mod tests {
             from_literal: vec!["l='v'".into()],
             from_env_file: vec![path("env")],
         };
-        let text: Vec<String> =
-            sources.read().unwrap().into_iter().map(|(k, v)| format!("{k}={}", String::from_utf8(v).unwrap())).collect();
+        let text: Vec<String> = sources
+            .read()
+            .unwrap()
+            .into_iter()
+            .map(|(k, v)| format!("{k}={}", String::from_utf8(v).unwrap()))
+            .collect();
         assert_eq!(text, ["a.txt=A", "k=A", "l=v", "X=1", "Y=a=b"]);
         let twice = Sources { from_literal: vec!["a=1".into(), "a=2".into()], ..Sources::default() };
         assert!(twice.read().is_err());

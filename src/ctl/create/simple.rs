@@ -212,7 +212,9 @@ fn backend(text: &str) -> Done<Value> {
 impl Generate for Ingress {
     fn generate(&self) -> Done<Value> {
         if self.rules.is_empty() && self.default_backend.is_empty() {
-            fail!("not enough information provided: every ingress has to either specify a default-backend (which catches all traffic) or a list of rules (which catch specific paths)");
+            fail!(
+                "not enough information provided: every ingress has to either specify a default-backend (which catches all traffic) or a list of rules (which catch specific paths)"
+            );
         }
         let mut ingress = object("networking.k8s.io/v1", "Ingress", &self.name);
         set_unless_empty(&mut ingress, "/metadata/annotations", pairs(&self.annotations, "annotation")?.into());

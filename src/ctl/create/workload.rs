@@ -12,7 +12,8 @@ use crate::ctl::fail::fail;
 pub fn container_name(image: &str) -> String {
     let last = image.rsplit('/').next().unwrap_or(image);
     let bare = last.split([':', '@']).next().unwrap_or(last);
-    let clean: String = bare.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+    let clean: String =
+        bare.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
     clean.trim_matches('-').to_owned()
 }
 

@@ -13,7 +13,7 @@ mod workload;
 use serde_json::Value;
 
 use super::age;
-use super::builder::{Info, Query, SelectorFlags, of_object, parse, Wanted};
+use super::builder::{Info, Query, SelectorFlags, Wanted, of_object, parse};
 use super::cx::{Cx, Done, put};
 use super::fail::{Failure, fail};
 use super::files::FileFlags;
@@ -218,7 +218,8 @@ async fn describe(cx: &Cx, out: &mut Out, info: &Info) -> Done {
 async fn events(cx: &Cx, out: &mut Out, info: &Info) {
     let object = &info.object;
     let text = |path: &str| object.str_at(path).unwrap_or_default();
-    let mut parts = vec![format!("involvedObject.name={}", info.name), format!("involvedObject.kind={}", text("/kind"))];
+    let mut parts =
+        vec![format!("involvedObject.name={}", info.name), format!("involvedObject.kind={}", text("/kind"))];
     if !info.ns.is_empty() {
         parts.push(format!("involvedObject.namespace={}", info.ns));
     }
@@ -244,13 +245,15 @@ async fn events(cx: &Cx, out: &mut Out, info: &Info) {
         let count = event.int_at("/series/count").or(event.int_at("/count")).unwrap_or(1);
         let mut when = age::since(&last(event), now);
         if count > 1 {
-            let first = [text("/firstTimestamp"), text("/eventTime")].into_iter().find(|t| !t.is_empty()).unwrap_or_default();
+            let first =
+                [text("/firstTimestamp"), text("/eventTime")].into_iter().find(|t| !t.is_empty()).unwrap_or_default();
             when = format!("{when} (x{count} over {})", age::since(first, now));
         }
         let from = [text("/source/component"), text("/reportingComponent")].into_iter().find(|t| !t.is_empty());
         let host = text("/source/host");
         let from = from.unwrap_or_default();
-        let from = if host.is_empty() || from.is_empty() || from != "kubelet" { from.to_owned() } else { from.to_owned() };
+        let from =
+            if host.is_empty() || from.is_empty() || from != "kubelet" { from.to_owned() } else { from.to_owned() };
         out.line(1, format!("{}\t{}\t{when}\t{from}\t{}", text("/type"), text("/reason"), text("/message").trim()));
     }
 }
@@ -263,7 +266,9 @@ pub async fn pods_status(cx: &Cx, object: &Value) -> Done<String> {
         fail!("{} has no selector", object.str_at("/metadata/name").unwrap_or_default());
     }
     let uid = object.str_at("/metadata/uid");
-    let owned = |p: &&Value| p.items_at("/metadata/ownerReferences").iter().any(|o| o.str_at("/uid") == uid && o["controller"] == true);
+    let owned = |p: &&Value| {
+        p.items_at("/metadata/ownerReferences").iter().any(|o| o.str_at("/uid") == uid && o["controller"] == true)
+    };
     let pods = cx.items(&crate::client::res::PODS, ns, &labels, "").await?;
     let count = |phase: &str| pods.iter().filter(owned).filter(|p| p.str_at("/status/phase") == Some(phase)).count();
     Ok(format!(

@@ -28,7 +28,16 @@ pub async fn describe(cx: &Cx, out: &mut Out, node: &Value) -> Done {
     out.line(1, "----\t------\t-----------------\t------------------\t------\t-------");
     for c in node.items_at("/status/conditions") {
         let (heard, since) = (time(&text(&c["lastHeartbeatTime"])), time(&text(&c["lastTransitionTime"])));
-        out.line(1, format!("{} \t{} \t{heard} \t{since} \t{} \t{}", text(&c["type"]), text(&c["status"]), text(&c["reason"]), text(&c["message"])));
+        out.line(
+            1,
+            format!(
+                "{} \t{} \t{heard} \t{since} \t{} \t{}",
+                text(&c["type"]),
+                text(&c["status"]),
+                text(&c["reason"]),
+                text(&c["message"])
+            ),
+        );
     }
     out.line(0, "Addresses:");
     node.items_at("/status/addresses").iter().for_each(|a| out.field(1, &text(&a["type"]), text(&a["address"])));
@@ -121,7 +130,8 @@ fn percent(part: Quantity, node: &Value, resource: &str) -> i128 {
 }
 
 fn promised(out: &mut Out, node: &Value, pods: &[Value]) {
-    const COLUMNS: [(&str, &str); 4] = [("requests", "cpu"), ("limits", "cpu"), ("requests", "memory"), ("limits", "memory")];
+    const COLUMNS: [(&str, &str); 4] =
+        [("requests", "cpu"), ("limits", "cpu"), ("requests", "memory"), ("limits", "memory")];
     out.line(0, format!("Non-terminated Pods:\t({} in total)", pods.len()));
     out.line(1, "Namespace\tName\t\tCPU Requests\tCPU Limits\tMemory Requests\tMemory Limits\tAge");
     out.line(1, "---------\t----\t\t------------\t----------\t---------------\t-------------\t---");
@@ -139,9 +149,12 @@ fn promised(out: &mut Out, node: &Value, pods: &[Value]) {
     out.line(1, "--------\t--------\t------");
     let mut resources = vec!["cpu", "memory", "ephemeral-storage"];
     let more = node["status"]["allocatable"].as_object();
-    resources.extend(more.into_iter().flatten().map(|(k, _)| k.as_str()).filter(|k| {
-        !matches!(*k, "cpu" | "memory" | "ephemeral-storage" | "pods")
-    }));
+    resources.extend(
+        more.into_iter()
+            .flatten()
+            .map(|(k, _)| k.as_str())
+            .filter(|k| !matches!(*k, "cpu" | "memory" | "ephemeral-storage" | "pods")),
+    );
     for resource in resources {
         let key = resource.replace('/', "~1");
         let sum = |field: &str| pods.iter().map(|p| of_pod(p, field, &key)).fold(Quantity::units(0), Quantity::plus);
@@ -158,7 +171,8 @@ mod tests {
     #[test]
     fn a_pod_asks_for_its_sum_or_its_largest_init_container() {
         let amount = |n: &str| json!({"resources": {"requests": {"cpu": n}}});
-        let mut pod = json!({"spec": {"containers": [amount("100m"), amount("200m")], "initContainers": [amount("1")]}});
+        let mut pod =
+            json!({"spec": {"containers": [amount("100m"), amount("200m")], "initContainers": [amount("1")]}});
         assert_eq!(of_pod(&pod, "requests", "cpu").milli_value(), 1000);
         pod["spec"]["initContainers"][0]["restartPolicy"] = "Always".into();
         assert_eq!(of_pod(&pod, "requests", "cpu").milli_value(), 1300);

@@ -115,7 +115,9 @@ fn containers(out: &mut Out, level: usize, list: &[Value], statuses: Option<&[Va
         for (title, path) in [("Limits", "/resources/limits"), ("Requests", "/resources/requests")] {
             amounts(out, level + 1, title, container.pointer(path));
         }
-        for (title, field) in [("Liveness", "livenessProbe"), ("Readiness", "readinessProbe"), ("Startup", "startupProbe")] {
+        for (title, field) in
+            [("Liveness", "livenessProbe"), ("Readiness", "readinessProbe"), ("Startup", "startupProbe")]
+        {
             if container[field].is_object() {
                 out.field(level + 1, title, probe(&container[field]));
             }
@@ -240,7 +242,11 @@ fn value_source(source: &Value) -> String {
     for (key, kind) in [("secretKeyRef", "secret"), ("configMapKeyRef", "config map")] {
         if let Some(r) = source.get(key) {
             let optional = r["optional"] == true;
-            return format!("<set to the key '{}' of {kind} '{}'>\tOptional: {optional}", text(&r["key"]), text(&r["name"]));
+            return format!(
+                "<set to the key '{}' of {kind} '{}'>\tOptional: {optional}",
+                text(&r["key"]),
+                text(&r["name"])
+            );
         }
     }
     String::new()
@@ -258,7 +264,10 @@ fn mounts(out: &mut Out, level: usize, list: &[Value]) {
         if let Some(sub) = mount.str_at("/subPath").filter(|s| !s.is_empty()) {
             flags.push(format!("path=\"{sub}\""));
         }
-        out.line(level + 1, format!("{} from {} ({})", text(&mount["mountPath"]), text(&mount["name"]), flags.join(",")));
+        out.line(
+            level + 1,
+            format!("{} from {} ({})", text(&mount["mountPath"]), text(&mount["name"]), flags.join(",")),
+        );
     }
 }
 
@@ -266,16 +275,46 @@ fn mounts(out: &mut Out, level: usize, list: &[Value]) {
 type VolumeRow = (&'static str, &'static str, &'static str, &'static [(&'static str, &'static str)]);
 
 const VOLUMES: &[VolumeRow] = &[
-    ("emptyDir", "EmptyDir", "a temporary directory that shares a pod's lifetime", &[("Medium", "medium"), ("SizeLimit", "sizeLimit")]),
+    (
+        "emptyDir",
+        "EmptyDir",
+        "a temporary directory that shares a pod's lifetime",
+        &[("Medium", "medium"), ("SizeLimit", "sizeLimit")],
+    ),
     ("hostPath", "HostPath", "bare host directory volume", &[("Path", "path"), ("HostPathType", "type")]),
     ("configMap", "ConfigMap", "a volume populated by a ConfigMap", &[("Name", "name"), ("Optional", "optional")]),
     ("secret", "Secret", "a volume populated by a Secret", &[("SecretName", "secretName"), ("Optional", "optional")]),
-    ("persistentVolumeClaim", "PersistentVolumeClaim", "a reference to a PersistentVolumeClaim in the same namespace", &[("ClaimName", "claimName"), ("ReadOnly", "readOnly")]),
-    ("nfs", "NFS", "an NFS mount that lasts the lifetime of a pod", &[("Server", "server"), ("Path", "path"), ("ReadOnly", "readOnly")]),
-    ("csi", "CSI", "a Container Storage Interface (CSI) volume source", &[("Driver", "driver"), ("FSType", "fsType"), ("ReadOnly", "readOnly")]),
-    ("image", "Image", "a container image or OCI artifact", &[("Reference", "reference"), ("PullPolicy", "pullPolicy")]),
+    (
+        "persistentVolumeClaim",
+        "PersistentVolumeClaim",
+        "a reference to a PersistentVolumeClaim in the same namespace",
+        &[("ClaimName", "claimName"), ("ReadOnly", "readOnly")],
+    ),
+    (
+        "nfs",
+        "NFS",
+        "an NFS mount that lasts the lifetime of a pod",
+        &[("Server", "server"), ("Path", "path"), ("ReadOnly", "readOnly")],
+    ),
+    (
+        "csi",
+        "CSI",
+        "a Container Storage Interface (CSI) volume source",
+        &[("Driver", "driver"), ("FSType", "fsType"), ("ReadOnly", "readOnly")],
+    ),
+    (
+        "image",
+        "Image",
+        "a container image or OCI artifact",
+        &[("Reference", "reference"), ("PullPolicy", "pullPolicy")],
+    ),
     ("downwardAPI", "DownwardAPI", "a volume populated by information about the pod", &[]),
-    ("ephemeral", "EphemeralVolume", "an inline specification for a volume that gets created and deleted with the pod", &[]),
+    (
+        "ephemeral",
+        "EphemeralVolume",
+        "an inline specification for a volume that gets created and deleted with the pod",
+        &[],
+    ),
 ];
 
 fn volumes(out: &mut Out, level: usize, list: &[Value]) {
@@ -310,9 +349,7 @@ fn projection(out: &mut Out, level: usize, source: &Value) {
     if let Some(token) = source.get("serviceAccountToken") {
         out.field(level, "TokenExpirationSeconds", text(&token["expirationSeconds"]));
     }
-    for (key, title, optional) in
-        [("configMap", "ConfigMapName", "Optional"), ("secret", "SecretName", "Optional")]
-    {
+    for (key, title, optional) in [("configMap", "ConfigMapName", "Optional"), ("secret", "SecretName", "Optional")] {
         if let Some(found) = source.get(key) {
             out.field(level, title, text(&found["name"]));
             let value = if found["optional"].is_null() { "false".to_owned() } else { text(&found["optional"]) };

@@ -17,8 +17,12 @@ pub async fn describe(cx: &Cx, out: &mut Out, service: &Value) -> Done {
     out.field(0, "Namespace", at("/metadata/namespace"));
     out.map(0, "Labels", &service["metadata"]["labels"], "=");
     annotations(out, 0, service);
-    let mut selector: Vec<String> =
-        service["spec"]["selector"].as_object().into_iter().flatten().map(|(k, v)| format!("{k}={}", text(v))).collect();
+    let mut selector: Vec<String> = service["spec"]["selector"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(k, v)| format!("{k}={}", text(v)))
+        .collect();
     selector.sort();
     out.field(0, "Selector", if selector.is_empty() { "<none>".into() } else { selector.join(",") });
     out.field(0, "Type", at("/spec/type"));
@@ -67,7 +71,11 @@ fn endpoints(slices: &[Value], port: &str) -> String {
                     continue;
                 }
                 for address in endpoint.items_at("/addresses").iter().filter_map(Value::as_str) {
-                    all.push(if address.contains(':') { format!("[{address}]:{number}") } else { format!("{address}:{number}") });
+                    all.push(if address.contains(':') {
+                        format!("[{address}]:{number}")
+                    } else {
+                        format!("{address}:{number}")
+                    });
                 }
             }
         }

@@ -59,7 +59,16 @@ pub fn namespace(out: &mut Out, namespace: &Value) {
         out.line(1, "----\t------\t------------------\t------\t-------");
         for c in namespace.items_at("/status/conditions") {
             let when = super::time(&text(&c["lastTransitionTime"]));
-            out.line(1, format!("{}\t{}\t{when}\t{}\t{}", text(&c["type"]), text(&c["status"]), text(&c["reason"]), text(&c["message"])));
+            out.line(
+                1,
+                format!(
+                    "{}\t{}\t{when}\t{}\t{}",
+                    text(&c["type"]),
+                    text(&c["status"]),
+                    text(&c["reason"]),
+                    text(&c["message"])
+                ),
+            );
         }
     }
     out.line(0, "\nNo resource quota.\n\nNo LimitRange resource.");

@@ -119,8 +119,10 @@ mod tests {
         let list = json!({"items": [
             {"metadata": {"name": "a"}, "spec": {"c": [{"image": "x"}, {"image": "y"}], "m": {"b": 1, "a": [2]}}},
             {"metadata": {"name": "b"}}]});
-        let columns =
-            Columns::parse("NAME:.metadata.name,IMAGES:.spec.c[*].image,M:spec.m,P:.spec.c[?(@.image==\"x,y\")].image", false);
+        let columns = Columns::parse(
+            "NAME:.metadata.name,IMAGES:.spec.c[*].image,M:spec.m,P:.spec.c[?(@.image==\"x,y\")].image",
+            false,
+        );
         let want = "NAME   IMAGES   M                P\na      x,y      map[a:[2] b:1]   <none>\nb      <none>   <none>           <none>\n";
         assert_eq!(columns.unwrap().text(&list).unwrap(), want);
     }

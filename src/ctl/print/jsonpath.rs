@@ -623,9 +623,7 @@ fn slice(text: &str) -> Parsed<Step> {
     };
     let parts: Vec<&str> = text.split(':').collect();
     match parts[..] {
-        [one] if !one.is_empty() => {
-            Ok(Step::Slice(Slice { from: number(one)?, to: None, step: None, single: true }))
-        }
+        [one] if !one.is_empty() => Ok(Step::Slice(Slice { from: number(one)?, to: None, step: None, single: true })),
         [from, to] => Ok(Step::Slice(Slice { from: number(from)?, to: number(to)?, step: None, single: false })),
         [from, to, step] => {
             Ok(Step::Slice(Slice { from: number(from)?, to: number(to)?, step: number(step)?, single: false }))

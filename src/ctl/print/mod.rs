@@ -154,9 +154,7 @@ impl DryRun {
             "" | "none" | "false" => Ok(Self::None),
             "client" | "unchanged" | "true" => Ok(Self::Client),
             "server" => Ok(Self::Server),
-            other => Err(format!(
-                "Invalid dry-run value ({other}). Must be \"none\", \"server\", or \"client\"."
-            )),
+            other => Err(format!("Invalid dry-run value ({other}). Must be \"none\", \"server\", or \"client\".")),
         }
     }
 
@@ -290,7 +288,10 @@ mod tests {
         let output = flags(output).output(false).unwrap();
         let got = output.object(&pod()).unwrap();
         // Columns have a least width of six.
-        assert_eq!(got.replace("      ", "   ").replace("     ", "   "), want.replace("      ", "   ").replace("     ", "   "));
+        assert_eq!(
+            got.replace("      ", "   ").replace("     ", "   "),
+            want.replace("      ", "   ").replace("     ", "   ")
+        );
     }
 
     #[test]

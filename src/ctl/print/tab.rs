@@ -118,7 +118,10 @@ mod tests {
     fn columns_of_a_watch_only_grow() {
         let row = |cells: &[&str]| cells.iter().map(|c| (*c).to_owned()).collect::<Vec<_>>();
         let mut rows = Rows::new();
-        assert_eq!(rows.align(&[row(&["NAME", "AGE"]), row(&["a-long-name", "1s"])]), "NAME          AGE\na-long-name   1s\n");
+        assert_eq!(
+            rows.align(&[row(&["NAME", "AGE"]), row(&["a-long-name", "1s"])]),
+            "NAME          AGE\na-long-name   1s\n"
+        );
         assert_eq!(rows.align(&[row(&["b", "2s"])]), "b             2s\n");
     }
 }

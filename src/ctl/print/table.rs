@@ -116,7 +116,9 @@ pub fn of_objects(objects: &[Value], now: jiff::Timestamp) -> Value {
     let rows: Vec<Value> = objects
         .iter()
         .map(|o| {
-            let age = o.str_at("/metadata/creationTimestamp").map_or("<unknown>".to_owned(), |t| super::super::age::since(t, now));
+            let age = o
+                .str_at("/metadata/creationTimestamp")
+                .map_or("<unknown>".to_owned(), |t| super::super::age::since(t, now));
             serde_json::json!({"cells": [o["metadata"]["name"], age], "object": {"metadata": o["metadata"]}})
         })
         .collect();
