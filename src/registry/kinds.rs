@@ -1,11 +1,12 @@
 //! KINDS: the one list of what the server serves, by group.
 
 use super::Resource;
+use super::allocators::Allocators;
 
 /// All built-in kinds at v1 and v2, in the order of discovery. Add a group here, a kind in its group.
-pub fn all() -> Vec<Resource> {
+pub fn all(allocators: &Allocators) -> Vec<Resource> {
     [
-        super::core::kinds(),
+        super::core::kinds(allocators),
         super::admissionregistration::kinds(),
         super::apiextensions::kinds(),
         super::apiregistration::kinds(),

@@ -6,6 +6,7 @@
 //! **Invariant:** no function here knows a kind; what differs stands in its [`Strategy`] or its row.
 
 mod admissionregistration;
+pub mod allocators;
 mod apiextensions;
 mod apiregistration;
 mod apps;
@@ -13,6 +14,7 @@ mod authentication;
 mod authorization;
 mod autoscaling;
 mod batch;
+mod cells;
 mod certificates;
 mod coordination;
 mod core;
@@ -30,6 +32,7 @@ mod resource;
 mod scheduling;
 mod storage;
 pub mod strategy;
+mod validate;
 pub mod write;
 
 use std::collections::HashMap;
@@ -124,6 +127,20 @@ impl Resource {
     pub fn apply_defaults(&self, object: &mut Value) {
         if let Some(def) = self.def {
             schema::defaults::apply(object, def);
+        }
+    }
+
+    /// The form in which it is stored and answered: what hooks took away or added is put in order, what is always written
+    /// is there.
+    fn canonical(&self, object: Value) -> Value {
+        let Some(def) = self.def else { return object };
+        match schema::canonicalize(object, def) {
+            Ok(made) => made.value,
+            // What hooks make fits its type; the object was decoded by the same table before.
+            Err(error) => {
+                tracing::error!(kind = %self.info.gvk.kind, "a hook made what does not fit: {error}");
+                Value::Null
+            }
         }
     }
 
@@ -309,7 +326,12 @@ pub struct Resources(ArcSwap<Index>, Generic);
 impl Resources {
     /// The built-in ones.
     pub fn builtin() -> Arc<Self> {
-        let all = kinds::all().into_iter().map(Arc::new).collect();
+        Self::with(&allocators::Allocators::default())
+    }
+
+    /// The built-in ones, which take addresses and ports out of `allocators`.
+    pub fn with(allocators: &allocators::Allocators) -> Arc<Self> {
+        let all = kinds::all(allocators).into_iter().map(Arc::new).collect();
         Arc::new(Self(ArcSwap::from_pointee(Index::of(all)), Generic::default()))
     }
 

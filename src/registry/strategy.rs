@@ -117,9 +117,22 @@ pub trait Strategy: Send + Sync {
         Vec::new()
     }
 
-    /// Takes what must be unique (addresses, ports) after validation; what it took is given back when the write fails.
-    fn allocate(&self, _new: &mut Value, _old: Option<&Value>, _cx: &HookCx<'_>) -> ApiResult<()> {
-        Ok(())
+    /// What a write to `status` may change beside it; called with the old `status`'s place already taken by the new
+    /// one. By default metadata may change and all the rest stays.
+    fn prepare_status(&self, new: &mut Value, old: &Value) {
+        let mut kept = old.clone();
+        for part in ["metadata", "status"] {
+            match new.get_mut(part).map(Value::take) {
+                Some(v) => kept[part] = v,
+                None => drop(kept.remove_at(&format!("/{part}"))),
+            }
+        }
+        *new = kept;
+    }
+
+    /// Takes what must be unique (addresses, ports) after validation and keeps it until the write is in the watch cache.
+    fn allocate(&self, _new: &mut Value, _old: Option<&Value>, _cx: &HookCx<'_>) -> ApiResult<Held> {
+        Ok(Held::default())
     }
 
     /// Refuses a deletion.
@@ -145,31 +158,29 @@ pub struct Plain;
 
 impl Strategy for Plain {}
 
-/// The fields that a write to `status` takes from the new object; everything else stays.
-pub fn keep_all_but_status(new: &mut Value, old: &Value) {
-    let status = new.get_mut("status").map(Value::take);
-    let mut metadata = old["metadata"].clone();
-    // Upstream's status strategies keep the whole object but for the status, and metadata follows the update only in
-    // its managed fields and resource version.
-    for key in ["managedFields", "resourceVersion"] {
-        match new["metadata"].get_mut(key).map(Value::take) {
-            Some(v) => {
-                metadata[key] = v;
-            }
-            None => {
-                metadata.remove_at(&format!("/{key}"));
-            }
-        }
-    }
+/// Keeps the old object but for the parts at the pointers, for what a subresource writes of metadata, the managed fields
+/// and the resource version.
+pub fn keep_all_but(new: &mut Value, old: &Value, parts: &[&str]) {
     let mut kept = old.clone();
-    kept["metadata"] = metadata;
-    match status {
-        Some(s) => kept["status"] = s,
-        None => {
-            kept.remove_at("/status");
+    for at in ["/metadata/managedFields", "/metadata/resourceVersion"].iter().chain(parts) {
+        match new.pointer_mut(at).map(Value::take) {
+            Some(v) => kept.set_at(at, v),
+            None => drop(kept.remove_at(at)),
         }
     }
     *new = kept;
+}
+
+/// What was taken for an object that is about to be written; dropped when the write is done or has failed. Until then
+/// nobody else gets it, afterwards the watch cache tells of it.
+#[derive(Default)]
+pub struct Held(#[allow(dead_code)] Option<Box<dyn Send + Sync>>);
+
+impl Held {
+    /// Holds a guard.
+    pub fn new(guard: impl Send + Sync + 'static) -> Self {
+        Self(Some(Box::new(guard)))
+    }
 }
 
 /// Hooks of kinds that differ only in these switches.

@@ -1,0 +1,104 @@
+//! DaemonSets.
+
+use serde_json::{Value, json};
+
+use crate::api::scheme::{Column, KindInfo, STATUS_ONLY};
+use crate::api::value::ValueExt;
+use crate::registry::core::templates::always_restarted;
+use crate::registry::errors::FieldErrors;
+use crate::registry::strategy::{Generation, HookCx, Op, Strategy};
+use crate::registry::validate::{self, Field, labels};
+use crate::registry::{Resource, cells};
+
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::int("Desired", "/status/desiredNumberScheduled"),
+    Column::int("Current", "/status/currentNumberScheduled"),
+    Column::int("Ready", "/status/numberReady"),
+    Column::int("Up-to-date", "/status/updatedNumberScheduled"),
+    Column::int("Available", "/status/numberAvailable"),
+    Column::new("Node Selector", |d, _| cells::label_text(d.pointer("/spec/template/spec/nodeSelector")).into()),
+    Column::AGE,
+    cells::CONTAINERS,
+    cells::IMAGES,
+    cells::SELECTOR,
+];
+
+/// The kind.
+pub fn kind() -> Resource {
+    let info = KindInfo::namespaced("apps", "v1", "DaemonSet", "daemonsets", "daemonset")
+        .short(&["ds"])
+        .categories(&["all"])
+        .subresources(STATUS_ONLY)
+        .columns(COLUMNS);
+    Resource::new(info, Box::new(DaemonSets))
+}
+
+/// Counts that a status always has.
+const COUNTS: [&str; 4] = ["currentNumberScheduled", "numberMisscheduled", "desiredNumberScheduled", "numberReady"];
+/// And those that it may have.
+const MORE_COUNTS: [&str; 4] = ["updatedNumberScheduled", "numberAvailable", "numberUnavailable", "observedGeneration"];
+
+struct DaemonSets;
+
+impl Strategy for DaemonSets {
+    fn generation(&self) -> Generation {
+        Generation::Spec
+    }
+
+    fn prepare(&self, new: &mut Value, old: Option<&Value>, _: &HookCx<'_>) {
+        match old {
+            None => {
+                new["status"] = json!({});
+                for count in COUNTS {
+                    new["status"][count] = 0.into();
+                }
+            }
+            // A field of the past, which only a controller's history knows.
+            Some(old) => {
+                if let Some(kept) = old.pointer("/spec/templateGeneration").cloned() {
+                    new.set_at("/spec/templateGeneration", kept);
+                }
+            }
+        }
+    }
+
+    fn validate(&self, new: &Value, old: Option<&Value>, cx: &HookCx<'_>, errs: &FieldErrors) {
+        let set = Field::root(new, errs);
+        if matches!(&cx.op, Op::Subresource(sub) if sub == "status") {
+            let status = set.at("status");
+            COUNTS.iter().chain(&MORE_COUNTS).for_each(|c| status.not_negative(c));
+            return;
+        }
+        let spec = set.at("spec");
+        labels::of_workload(&spec, "daemonset");
+        always_restarted(&spec.at("template"));
+        spec.not_negative("minReadySeconds");
+        spec.not_negative("revisionHistoryLimit");
+        strategy(&spec.at("updateStrategy"));
+        if let Some(old) = old {
+            spec.immutable("selector", &old["spec"]);
+        }
+    }
+}
+
+fn strategy(field: &Field<'_>) {
+    let rolling = field.at("rollingUpdate");
+    match field.text("type") {
+        "OnDelete" => {}
+        "RollingUpdate" if rolling.value.is_null() => rolling.errs.required(""),
+        "RollingUpdate" => {
+            for name in ["maxUnavailable", "maxSurge"] {
+                validate::int_or_percent(&rolling.at(name));
+                validate::at_most_all(&rolling.at(name));
+            }
+            let zero = |name: &str| validate::is_zero(rolling.value.get(name));
+            match (zero("maxUnavailable"), zero("maxSurge")) {
+                (true, true) => rolling.errs.at("maxUnavailable").required("cannot be 0 when maxSurge is 0"),
+                (false, false) => rolling.at("maxSurge").invalid("may not be set when maxUnavailable is non-zero"),
+                _ => {}
+            }
+        }
+        _ => field.errs.not_supported(field.value.clone(), &["RollingUpdate", "OnDelete"]),
+    }
+}

@@ -1,0 +1,150 @@
+//! StatefulSets.
+
+use serde_json::{Value, json};
+
+use crate::api::scheme::{Column, KindInfo, SCALE, STATUS, Subresource};
+use crate::api::value::ValueExt;
+use crate::registry::core::templates::{always_restarted_with, counts};
+use crate::registry::errors::FieldErrors;
+use crate::registry::strategy::{Generation, HookCx, Op, Strategy};
+use crate::registry::validate::{self, Field, claims, labels, pod_spec};
+use crate::registry::{Resource, cells};
+
+const SUBRESOURCES: &[Subresource] = &[SCALE, STATUS];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Ready", |s, _| {
+        format!("{}/{}", cells::int(s, "/status/readyReplicas"), cells::int(s, "/spec/replicas")).into()
+    }),
+    Column::AGE,
+    cells::CONTAINERS,
+    cells::IMAGES,
+];
+/// What of the specification may change.
+const MAY_CHANGE: &[&str] = &[
+    "replicas",
+    "ordinals",
+    "template",
+    "updateStrategy",
+    "revisionHistoryLimit",
+    "persistentVolumeClaimRetentionPolicy",
+    "minReadySeconds",
+];
+
+/// The kind.
+pub fn kind() -> Resource {
+    let info = KindInfo::namespaced("apps", "v1", "StatefulSet", "statefulsets", "statefulset")
+        .short(&["sts"])
+        .categories(&["all"])
+        .subresources(SUBRESOURCES)
+        .columns(COLUMNS);
+    Resource::new(info, Box::new(StatefulSets))
+}
+
+struct StatefulSets;
+
+impl Strategy for StatefulSets {
+    fn generation(&self) -> Generation {
+        Generation::Spec
+    }
+
+    fn name_errors(&self, name: &str) -> Vec<String> {
+        crate::api::meta::names::dns1123_subdomain(name)
+    }
+
+    fn prepare(&self, new: &mut Value, old: Option<&Value>, _: &HookCx<'_>) {
+        if old.is_none() {
+            new["status"] = json!({"replicas": 0, "availableReplicas": 0});
+        }
+        for claim in new.pointer_mut("/spec/volumeClaimTemplates").and_then(Value::as_array_mut).into_iter().flatten() {
+            claim.set_if_absent("/status/phase", "Pending");
+        }
+    }
+
+    fn validate(&self, new: &Value, old: Option<&Value>, cx: &HookCx<'_>, errs: &FieldErrors) {
+        let set = Field::root(new, errs);
+        if matches!(&cx.op, Op::Subresource(sub) if sub == "status") {
+            let all = [
+                "replicas",
+                "readyReplicas",
+                "currentReplicas",
+                "updatedReplicas",
+                "availableReplicas",
+                "observedGeneration",
+            ];
+            return counts(&set.at("status"), &all);
+        }
+        let spec = set.at("spec");
+        spec.one_of("podManagementPolicy", &["OrderedReady", "Parallel"]);
+        strategy(&spec);
+        retention(&spec.at("persistentVolumeClaimRetentionPolicy"));
+        spec.not_negative("replicas");
+        spec.not_negative("minReadySeconds");
+        spec.not_negative("revisionHistoryLimit");
+        spec.at("ordinals").not_negative("start");
+        if !spec.has("selector") {
+            spec.errs.at("selector").required("");
+        }
+        labels::of_workload(&spec, "statefulset");
+        let templates: Vec<(&str, &Value)> = spec
+            .items("volumeClaimTemplates")
+            .map(|t| (t.value.str_at("/metadata/name").unwrap_or_default(), t.value))
+            .collect();
+        for claim in spec.items("volumeClaimTemplates").filter(|_| cx.op == Op::Create) {
+            claims::spec(&claim.at("spec"));
+        }
+        let options = pod_spec::Options { extra_volumes: &templates, ..Default::default() };
+        always_restarted_with(&spec.at("template"), options);
+        if let Some(old) = old {
+            update(&spec, &old["spec"]);
+        }
+    }
+}
+
+fn strategy(spec: &Field<'_>) {
+    let field = spec.at("updateStrategy");
+    let rolling = field.at("rollingUpdate");
+    match field.text("type") {
+        "" => field.errs.required(""),
+        "OnDelete" if !rolling.value.is_null() => rolling.invalid("only allowed for updateStrategy 'RollingUpdate'"),
+        "OnDelete" => {}
+        "RollingUpdate" => {
+            rolling.not_negative("partition");
+            if rolling.has("maxUnavailable") {
+                let max = rolling.at("maxUnavailable");
+                validate::int_or_percent(&max);
+                validate::at_most_all(&max);
+                if validate::is_zero(Some(max.value)) {
+                    max.invalid("cannot be 0");
+                }
+            }
+        }
+        _ => field.invalid("must be 'RollingUpdate' or 'OnDelete'"),
+    }
+}
+
+fn retention(field: &Field<'_>) {
+    if !field.value.is_null() {
+        field.one_of("whenDeleted", &["Delete", "Retain"]);
+        field.one_of("whenScaled", &["Delete", "Retain"]);
+    }
+}
+
+fn update(spec: &Field<'_>, old: &Value) {
+    let rest = |of: &Value| -> Vec<(String, Value)> {
+        let mut all: Vec<_> = of
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(k, _)| !MAY_CHANGE.contains(&k.as_str()))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    };
+    if rest(spec.value) != rest(old) {
+        spec.errs.forbidden(
+            "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
+        );
+    }
+}

@@ -1,0 +1,138 @@
+//! Nodes.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::api::meta::Gvk;
+use crate::api::scheme::{Column, KindInfo, STATUS, Selectable, Subresource, Verbs};
+use crate::api::value::ValueExt;
+use crate::registry::errors::FieldErrors;
+use crate::registry::strategy::{HookCx, Op, Strategy};
+use crate::registry::validate::{self, Field, resources, scheduling};
+use crate::registry::{Resource, cells};
+
+const SUBRESOURCES: &[Subresource] = &[
+    Subresource::of(
+        "proxy",
+        Verbs::CREATE.and(Verbs::DELETE).and(Verbs::GET).and(Verbs::PATCH).and(Verbs::UPDATE),
+        Gvk::new("", "v1", "NodeProxyOptions"),
+    ),
+    STATUS,
+];
+const FIELDS: &[Selectable] = &[Selectable::or("spec.unschedulable", "/spec/unschedulable", "false")];
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Status", status),
+    Column::new("Roles", roles),
+    Column::AGE,
+    Column::text("Version", "/status/nodeInfo/kubeletVersion"),
+    Column::new("Internal-IP", |n, _| address(n, "InternalIP")).wide(),
+    Column::new("External-IP", |n, _| address(n, "ExternalIP")).wide(),
+    Column::new("OS-Image", |n, _| info(n, "osImage")).wide(),
+    Column::new("Kernel-Version", |n, _| info(n, "kernelVersion")).wide(),
+    Column::new("Container-Runtime", |n, _| info(n, "containerRuntimeVersion")).wide(),
+];
+
+/// The kind.
+pub fn kind() -> Resource {
+    let info = KindInfo::cluster("", "v1", "Node", "nodes", "node").short(&["no"]);
+    Resource::new(info.subresources(SUBRESOURCES).selectable(FIELDS).columns(COLUMNS), Box::new(Nodes))
+}
+
+fn info(node: &Value, field: &str) -> Value {
+    let text = node.str_at(&format!("/status/nodeInfo/{field}")).unwrap_or_default();
+    if text.is_empty() { "<unknown>".into() } else { text.into() }
+}
+
+fn address(node: &Value, kind: &str) -> Value {
+    let found = node.items_at("/status/addresses").iter().find(|a| a.str_at("/type") == Some(kind));
+    found.and_then(|a| a.str_at("/address")).unwrap_or(cells::NONE).into()
+}
+
+fn status(node: &Value, _: Timestamp) -> Value {
+    let ready = node.items_at("/status/conditions").iter().find(|c| c.str_at("/type") == Some("Ready"));
+    let mut text = match ready.and_then(|c| c.str_at("/status")) {
+        Some("True") => "Ready",
+        Some(_) => "NotReady",
+        None => "Unknown",
+    }
+    .to_owned();
+    if node.bool_at("/spec/unschedulable") == Some(true) {
+        text.push_str(",SchedulingDisabled");
+    }
+    text.into()
+}
+
+fn roles(node: &Value, _: Timestamp) -> Value {
+    let labels = node.pointer("/metadata/labels").and_then(Value::as_object);
+    let mut all: Vec<&str> = labels
+        .into_iter()
+        .flatten()
+        .filter_map(|(key, value)| match key.strip_prefix("node-role.kubernetes.io/") {
+            Some(role) => Some(role),
+            None if key == "kubernetes.io/role" => value.as_str(),
+            None => None,
+        })
+        .filter(|role| !role.is_empty())
+        .collect();
+    all.sort_unstable();
+    all.dedup();
+    if all.is_empty() { cells::NONE.into() } else { all.join(",").into() }
+}
+
+struct Nodes;
+
+impl Strategy for Nodes {
+    /// A node registers with its status.
+    fn has_status(&self, _: &KindInfo) -> bool {
+        false
+    }
+
+    fn prepare(&self, new: &mut Value, old: Option<&Value>, cx: &HookCx<'_>) {
+        if let (Op::Update, Some(old)) = (&cx.op, old) {
+            match old.get("status") {
+                Some(status) => new["status"] = status.clone(),
+                None => drop(new.remove_at("/status")),
+            }
+        }
+    }
+
+    fn validate(&self, new: &Value, old: Option<&Value>, _: &HookCx<'_>, errs: &FieldErrors) {
+        scheduling::taints(new, errs);
+        let node = Field::root(new, errs);
+        let (spec, status) = (node.at("spec"), node.at("status"));
+        for list in ["capacity", "allocatable"] {
+            let at = status.errs.at(list);
+            for (name, amount) in status.at(list).value.as_object().into_iter().flatten() {
+                resources::value(name, &Field { value: amount, errs: at.at(name) });
+            }
+        }
+        for cidr in spec.items("podCIDRs") {
+            if validate::parse_cidr(cidr.as_text()).is_none() {
+                cidr.invalid("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
+            }
+        }
+        if let Some(old) = old {
+            update(&spec, &status, old);
+        }
+    }
+}
+
+/// Addresses and the provider's name are given once.
+fn update(spec: &Field<'_>, status: &Field<'_>, old: &Value) {
+    let mut seen = Vec::new();
+    for (i, address) in status.value.items_at("/addresses").iter().enumerate() {
+        if seen.contains(&address) {
+            status.errs.at("addresses").index(i).duplicate(address.clone());
+        }
+        seen.push(address);
+    }
+    if !old.items_at("/spec/podCIDRs").is_empty() && spec.value.items_at("/podCIDRs") != old.items_at("/spec/podCIDRs")
+    {
+        spec.errs.at("podCIDRs").forbidden("node updates may not change podCIDR except from \"\" to valid");
+    }
+    let was = old.str_at("/spec/providerID").unwrap_or_default();
+    if !was.is_empty() && spec.text("providerID") != was {
+        spec.errs.at("providerID").forbidden("node updates may not change providerID except from \"\" to valid");
+    }
+}

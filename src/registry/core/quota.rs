@@ -1,0 +1,297 @@
+//! ResourceQuotas and LimitRanges: how much a namespace may use.
+
+use serde_json::Value;
+
+use crate::api::meta::names;
+use crate::api::meta::quantity::Quantity;
+use crate::api::scheme::{Column, KindInfo, STATUS_ONLY};
+use crate::registry::Resource;
+use crate::registry::errors::FieldErrors;
+use crate::registry::strategy::{HookCx, Op, Strategy};
+use crate::registry::validate::resources::{self, amount};
+use crate::registry::validate::{Field, texts};
+
+const QUOTA_COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("Request", |q, _| usage(q, |name| !name.starts_with("limits."))),
+    Column::new("Limit", |q, _| usage(q, |name| name.starts_with("limits."))),
+    Column::AGE,
+];
+
+/// ResourceQuotas.
+pub fn resource_quota() -> Resource {
+    let info = KindInfo::namespaced("", "v1", "ResourceQuota", "resourcequotas", "resourcequota").short(&["quota"]);
+    Resource::new(info.subresources(STATUS_ONLY).columns(QUOTA_COLUMNS), Box::new(Quotas))
+}
+
+/// LimitRanges.
+pub fn limit_range() -> Resource {
+    let info = KindInfo::namespaced("", "v1", "LimitRange", "limitranges", "limitrange").short(&["limits"]);
+    Resource::new(info, Box::new(LimitRanges))
+}
+
+/// `pods: 1/10, requests.cpu: 0/4`.
+fn usage(quota: &Value, shown: fn(&str) -> bool) -> Value {
+    let hard = quota.pointer("/status/hard").and_then(Value::as_object);
+    let mut all: Vec<String> = hard
+        .into_iter()
+        .flatten()
+        .filter(|(name, _)| shown(name))
+        .map(|(name, hard)| {
+            let used = quota.pointer("/status/used").and_then(|u| u.get(name)).map_or(Quantity::units(0), amount);
+            format!("{name}: {used}/{}", amount(hard))
+        })
+        .collect();
+    all.sort();
+    all.join(", ").into()
+}
+
+/// Quota resources without a prefix.
+const STANDARD: &[&str] = &[
+    "cpu",
+    "memory",
+    "ephemeral-storage",
+    "requests.cpu",
+    "requests.memory",
+    "requests.storage",
+    "requests.ephemeral-storage",
+    "limits.cpu",
+    "limits.memory",
+    "limits.ephemeral-storage",
+    "pods",
+    "resourcequotas",
+    "services",
+    "replicationcontrollers",
+    "secrets",
+    "persistentvolumeclaims",
+    "configmaps",
+    "services.nodeports",
+    "services.loadbalancers",
+];
+const SCOPES: &[&str] = &[
+    "Terminating",
+    "NotTerminating",
+    "BestEffort",
+    "NotBestEffort",
+    "PriorityClass",
+    "CrossNamespacePodAffinity",
+    "VolumeAttributesClass",
+];
+/// What a scope about pods can count.
+const POD_RESOURCES: &[&str] = &[
+    "pods",
+    "cpu",
+    "memory",
+    "ephemeral-storage",
+    "requests.cpu",
+    "requests.memory",
+    "requests.ephemeral-storage",
+    "limits.cpu",
+    "limits.memory",
+    "limits.ephemeral-storage",
+];
+
+struct Quotas;
+
+impl Strategy for Quotas {
+    fn returns_deleted(&self) -> bool {
+        true
+    }
+
+    fn validate(&self, new: &Value, old: Option<&Value>, cx: &HookCx<'_>, errs: &FieldErrors) {
+        let quota = Field::root(new, errs);
+        if matches!(cx.op, Op::Subresource(_)) {
+            for list in ["hard", "used"] {
+                amounts(&quota.at("status"), list);
+            }
+            return;
+        }
+        let spec = quota.at("spec");
+        amounts(&spec, "hard");
+        scopes(&spec);
+        if let Some(old) = old {
+            let mut sets = [texts(new, "/spec/scopes"), texts(old, "/spec/scopes")];
+            sets.iter_mut().for_each(|s| s.sort_unstable());
+            if sets[0] != sets[1] {
+                spec.at("scopes").invalid("field is immutable");
+            }
+        }
+    }
+}
+
+fn amounts(parent: &Field<'_>, list: &str) {
+    for (name, field) in parent.entries(list) {
+        field.errs.all_invalid(name, names::qualified_name(name));
+        if !name.contains('/') && !STANDARD.contains(&name) && !hugepages(name) {
+            field.errs.invalid(name, "must be a standard resource for quota");
+        }
+        resources::value(name, &field);
+    }
+}
+
+fn hugepages(name: &str) -> bool {
+    resources::is_huge_page(name) || name.starts_with("requests.hugepages-")
+}
+
+fn scopes(spec: &Field<'_>) {
+    let at = spec.at("scopes");
+    let listed = texts(spec.value, "/scopes");
+    let hard: Vec<&str> = spec.at("hard").value.as_object().into_iter().flatten().map(|(k, _)| k.as_str()).collect();
+    for scope in &listed {
+        if !SCOPES.contains(scope) {
+            at.invalid("unsupported scope");
+        }
+        if hard.iter().any(|name| !counts(scope, name)) {
+            at.invalid("unsupported scope applied to resource");
+        }
+    }
+    for pair in [["BestEffort", "NotBestEffort"], ["Terminating", "NotTerminating"]] {
+        if pair.iter().all(|s| listed.contains(s)) {
+            at.invalid("conflicting scopes");
+        }
+    }
+    // Upstream's paths leave the element out.
+    let errs = spec.errs.at("scopeSelector").at("matchExpressions");
+    for r in spec.at("scopeSelector").items("matchExpressions") {
+        let (scope, operator) = (r.text("scopeName"), r.text("operator"));
+        if !SCOPES.contains(&scope) {
+            errs.at("scopeName").invalid(scope, "unsupported scope");
+        }
+        if hard.iter().any(|name| !counts(scope, name)) {
+            errs.invalid(r.value.clone(), "unsupported scope applied to resource");
+        }
+        let exists_only = SCOPES.contains(&scope) && !matches!(scope, "PriorityClass" | "VolumeAttributesClass");
+        if exists_only && operator != "Exists" {
+            errs.at("operator")
+                .invalid(operator, "must be 'Exist' when scope is any of the resource-independent scopes");
+        }
+        match operator {
+            "In" | "NotIn" if r.count("values") == 0 => errs
+                .at("values")
+                .required("must be at least one value when `operator` is 'In' or 'NotIn' for scope selector"),
+            "Exists" | "DoesNotExist" if r.count("values") > 0 => errs.at("values").invalid(
+                r.at("values").value.clone(),
+                "must be no value when `operator` is 'Exists' or 'DoesNotExist'",
+            ),
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            other => errs.at("operator").invalid(other, "not a valid selector operator"),
+        }
+    }
+}
+
+/// True where a scope can be counted in a resource; unknown scopes are told elsewhere.
+fn counts(scope: &str, resource: &str) -> bool {
+    match scope {
+        "BestEffort" => resource == "pods",
+        "Terminating" | "NotTerminating" | "NotBestEffort" | "PriorityClass" | "CrossNamespacePodAffinity" => {
+            POD_RESOURCES.contains(&resource) || hugepages(resource)
+        }
+        "VolumeAttributesClass" => {
+            resource.ends_with("persistentvolumeclaims") || resource.ends_with("requests.storage")
+        }
+        _ => true,
+    }
+}
+
+struct LimitRanges;
+
+impl Strategy for LimitRanges {
+    fn validate(&self, new: &Value, _: Option<&Value>, _: &HookCx<'_>, errs: &FieldErrors) {
+        let mut seen = Vec::new();
+        for limit in Field::root(new, errs).at("spec").items("limits") {
+            let kind = limit.text("type");
+            let at = limit.errs.at("type");
+            at.all_invalid(kind, names::qualified_name(kind));
+            if !kind.is_empty() && !kind.contains('/') && !matches!(kind, "Pod" | "Container" | "PersistentVolumeClaim")
+            {
+                at.invalid(kind, "must be a standard limit type or fully qualified");
+            }
+            if seen.contains(&kind) {
+                at.duplicate(kind);
+            }
+            seen.push(kind);
+            limit_item(&limit, kind);
+        }
+    }
+}
+
+fn limit_item(limit: &Field<'_>, kind: &str) {
+    let lists = ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"];
+    for list in lists {
+        if kind == "Pod" && list.starts_with("default") {
+            if limit.at(list).value.as_object().is_some_and(|m| !m.is_empty()) {
+                limit.errs.at(list).forbidden("may not be specified when `type` is 'Pod'");
+            }
+            continue;
+        }
+        for (name, field) in limit.entries(list) {
+            field.errs.all_invalid(name, names::qualified_name(name));
+            let known = match kind {
+                "Pod" | "Container" => {
+                    matches!(name, "cpu" | "memory" | "ephemeral-storage") || resources::is_huge_page(name)
+                }
+                _ => STANDARD.contains(&name) || name == "storage" || resources::is_huge_page(name),
+            };
+            if !name.contains('/') && !known {
+                field.errs.invalid(name, "must be a standard limit resource");
+            }
+        }
+    }
+    if kind == "PersistentVolumeClaim" {
+        let has = |list: &str| limit.at(list).value.get("storage").is_some();
+        if !has("min") && !has("max") {
+            limit
+                .errs
+                .at("limits")
+                .required("either minimum or maximum storage value is required, but neither was provided");
+        }
+    }
+    let mut all: Vec<&str> = lists.iter().flat_map(|list| limit.entries(list)).map(|(name, _)| name).collect();
+    all.sort_unstable();
+    all.dedup();
+    for name in all {
+        bounds(limit, name);
+    }
+}
+
+/// The five amounts of one resource among each other.
+fn bounds(limit: &Field<'_>, name: &str) {
+    let get = |list: &str| limit.at(list).value.get(name).map(amount);
+    let (max, min, default, request, ratio) =
+        (get("max"), get("min"), get("default"), get("defaultRequest"), get("maxLimitRequestRatio"));
+    let tell = |list: &str, why: String| {
+        let shown = get(list).map_or_else(String::new, |q| q.to_string());
+        limit.errs.at(list).key(name).invalid(shown, why);
+    };
+    if let (Some(min), Some(max)) = (min, max)
+        && min > max
+    {
+        tell("min", format!("min value {min} is greater than max value {max}"));
+    }
+    for (list, value, what) in [("defaultRequest", request, "default request"), ("default", default, "default")] {
+        let Some(value) = value else { continue };
+        if let Some(min) = min.filter(|m| *m > value) {
+            tell(list, format!("min value {min} is greater than {what} value {value}"));
+        }
+        if let Some(max) = max.filter(|m| *m < value) {
+            tell(list, format!("{what} value {value} is greater than max value {max}"));
+        }
+    }
+    if let (Some(request), Some(default)) = (request, default)
+        && request > default
+    {
+        tell(
+            "defaultRequest",
+            format!("default request value {request} is greater than default limit value {default}"),
+        );
+    }
+    let Some(ratio) = ratio else { return };
+    if ratio < Quantity::units(1) {
+        tell("maxLimitRequestRatio", format!("ratio {ratio} is less than 1"));
+    }
+    if let (Some(min), Some(max)) = (min.filter(|m| m.nanos() > 0), max)
+        && ratio.nanos().saturating_mul(min.nanos()) / 1_000_000_000 > max.nanos()
+    {
+        tell("maxLimitRequestRatio", format!("ratio {ratio} is greater than max/min = {max}/{min}"));
+    }
+}

@@ -1,0 +1,89 @@
+//! Label selectors.
+
+use serde_json::Value;
+
+use crate::api::meta::{labels::Selector, names};
+
+use super::Field;
+
+/// What a selector's rules may differ in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Values {
+    /// Values must be label values.
+    Checked,
+    /// Old objects may have others.
+    Any,
+}
+
+/// A `metav1.LabelSelector`; an absent one is valid.
+pub fn selector(field: &Field<'_>, values: Values) {
+    if field.value.is_null() {
+        return;
+    }
+    labels(&field.at("matchLabels"));
+    for requirement in field.items("matchExpressions") {
+        expression(&requirement, values);
+    }
+}
+
+fn expression(r: &Field<'_>, rule: Values) {
+    let count = r.count("values");
+    match r.text("operator") {
+        "In" | "NotIn" if count == 0 => {
+            r.errs.at("values").required("must be specified when `operator` is 'In' or 'NotIn'");
+        }
+        "Exists" | "DoesNotExist" if count > 0 => {
+            r.errs.at("values").forbidden("may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
+        }
+        "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+        other => r.errs.at("operator").invalid(other, "not a valid selector operator"),
+    }
+    r.at("key").errs.all_invalid(r.text("key"), names::qualified_name(r.text("key")));
+    if rule == Values::Checked {
+        for value in r.items("values") {
+            value.reasons(names::label_value(value.as_text()));
+        }
+    }
+}
+
+/// A label map: errors of keys and of values stand at the map's own path.
+pub fn labels(field: &Field<'_>) {
+    for (key, value) in field.value.as_object().into_iter().flatten() {
+        field.errs.all_invalid(key, names::qualified_name(key));
+        let value = value.as_str().unwrap_or_default();
+        field.errs.all_invalid(value, names::label_value(value));
+    }
+}
+
+/// True when a selector selects nothing in particular: no labels and no expressions.
+pub fn is_empty(selector: &Value) -> bool {
+    let none = |key: &str| match selector.get(key) {
+        Some(Value::Object(map)) => map.is_empty(),
+        Some(Value::Array(list)) => list.is_empty(),
+        _ => true,
+    };
+    none("matchLabels") && none("matchExpressions")
+}
+
+/// A workload's selector over its template's labels: present, not empty, and matching them. `kind` is for the message.
+pub fn of_workload(spec: &Field<'_>, kind: &str) {
+    let field = spec.at("selector");
+    if field.value.is_null() {
+        field.errs.required("");
+    } else {
+        selector(&field, Values::Checked);
+        if is_empty(field.value) {
+            field.invalid(format!("empty selector is invalid for {kind}"));
+        }
+    }
+    match Selector::from_label_selector(field.value) {
+        Err(_) => field.invalid("invalid label selector"),
+        Ok(made) => {
+            let labels = spec.at("template").at("metadata").at("labels");
+            // Null matches no labels at all, an empty selector every template: both are told above.
+            if !is_empty(field.value) && !made.matches_value(Some(labels.value)) {
+                labels.invalid("`selector` does not match template `labels`");
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The specification of a pod, as pods and templates have it.
+//!
+//! Rules: upstream `ValidatePodSpec`, `ValidatePodTemplateSpec`.
+
+use serde_json::Value;
+
+use crate::api::meta::names;
+
+use super::containers::{self, PodCx};
+use super::{Field, affinity, labels, pod_security, ports, resources, scheduling, volumes, windows};
+
+/// Seconds that a pod may be active at most.
+const DEADLINE_MAX: i64 = i32::MAX as i64;
+
+/// What the caller is, and brings along.
+#[derive(Clone, Copy, Default)]
+pub struct Options<'a> {
+    /// A pod, not a template.
+    pub is_pod: bool,
+    /// Claim templates, whose names count as volumes (StatefulSets).
+    pub extra_volumes: &'a [(&'a str, &'a Value)],
+}
+
+/// A pod template at its field: labels, annotations, spec.
+pub fn template(field: &Field<'_>, options: Options<'_>) {
+    let metadata = field.at("metadata");
+    // Upstream's paths leave `metadata` out here.
+    labels::labels(&Field { value: metadata.at("labels").value, errs: field.errs.at("labels") });
+    let annotations = field.errs.at("annotations");
+    for (key, _) in metadata.entries("annotations") {
+        annotations.all_invalid(key, names::qualified_name(&key.to_lowercase()));
+    }
+    let spec = field.at("spec");
+    pod_spec(&spec, options);
+    if spec.count("ephemeralContainers") > 0 {
+        spec.errs.at("ephemeralContainers").forbidden("ephemeral containers not allowed in pod template");
+    }
+}
+
+/// A pod's specification.
+pub fn pod_spec<'a>(spec: &Field<'a>, options: Options<'a>) {
+    let mut valid = volumes::volumes(spec);
+    valid.extend(options.extra_volumes);
+    resource_claims(spec);
+    let cx = PodCx {
+        volumes: valid,
+        claims: containers::claim_names(spec.value),
+        grace: spec.int("terminationGracePeriodSeconds").unwrap_or(0),
+        os: spec.value.get("os").and_then(|os| os.get("name")).and_then(Value::as_str).unwrap_or_default(),
+        restart_policy: spec.text("restartPolicy"),
+        host_users: !spec.has("hostUsers") || spec.flag("hostUsers"),
+        is_pod: options.is_pod,
+    };
+    containers::containers(spec, &cx);
+    containers::init_containers(spec, &cx);
+    containers::ephemeral_containers(spec, &cx);
+    if spec.flag("hostNetwork") {
+        ports::on_host_network(spec.items("containers"));
+        ports::on_host_network(spec.items("initContainers"));
+    }
+    host_users(spec);
+    spec.needs_one_of("restartPolicy", &["Always", "OnFailure", "Never"]);
+    scheduling::dns(spec);
+    labels::labels(&spec.at("nodeSelector"));
+    pod_security::of_pod(spec);
+    affinity::affinity(&spec.at("affinity"));
+    scheduling::gates(spec);
+    scheduling::spread(spec);
+    scheduling::tolerations(spec);
+    scheduling::host_aliases(spec);
+    windows::os(spec);
+    windows::host_process(spec);
+    named(spec);
+    if spec.has("activeDeadlineSeconds") {
+        spec.in_range("activeDeadlineSeconds", 1, DEADLINE_MAX);
+    }
+    spec.optional_one_of("preemptionPolicy", &["Never", "PreemptLowerPriority"]);
+    if spec.has("overhead") {
+        overhead(spec);
+    }
+    resources::of_pod(
+        &spec.at("resources"),
+        spec.value.get("containers").and_then(Value::as_array).map_or(&[], Vec::as_slice),
+    );
+}
+
+/// Names of other objects, and the pod's own.
+fn named(spec: &Field<'_>) {
+    for name in ["serviceAccountName", "nodeName", "priorityClassName", "runtimeClassName"] {
+        if !spec.text(name).is_empty() {
+            spec.at(name).reasons(names::dns1123_subdomain(spec.text(name)));
+        }
+    }
+    for name in ["hostname", "subdomain"] {
+        if !spec.text(name).is_empty() {
+            spec.at(name).reasons(names::dns1123_label(spec.text(name)));
+        }
+    }
+    if spec.has("hostnameOverride") {
+        let at = spec.at("hostnameOverride");
+        if spec.flag("hostNetwork") {
+            at.invalid("may not be set when hostNetwork is true");
+        }
+        if spec.flag("setHostnameAsFQDN") {
+            at.invalid("may not be set when setHostnameAsFQDN is true");
+        }
+        at.reasons(names::dns1123_subdomain(at.as_text()));
+    }
+}
+
+/// `overhead` is judged as a container's limits.
+fn overhead(spec: &Field<'_>) {
+    let as_limits = serde_json::json!({"limits": spec.at("overhead").value});
+    resources::of_container(&Field { value: &as_limits, errs: spec.errs.at("overhead") }, &[]);
+}
+
+fn host_users(spec: &Field<'_>) {
+    if spec.has("hostUsers") && !spec.flag("hostUsers") {
+        let errs = spec.errs.clone();
+        for (name, at) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
+            if spec.flag(name) {
+                errs.at(at).forbidden("when `hostUsers` is false");
+            }
+        }
+        for container in spec.items("containers").filter(|c| c.count("volumeDevices") > 0) {
+            container.errs.at("volumeDevices").forbidden("volume devices are not supported when hostUsers is false");
+        }
+    }
+}
+
+fn resource_claims(spec: &Field<'_>) {
+    let mut seen = Vec::new();
+    for claim in spec.items("resourceClaims") {
+        let name = claim.text("name");
+        if claim.needs("name") {
+            claim.at("name").reasons(names::dns1123_label(name));
+            if seen.contains(&name) {
+                claim.errs.at("name").duplicate(name);
+            }
+        }
+        seen.push(name);
+        match (claim.has("resourceClaimName"), claim.has("resourceClaimTemplateName")) {
+            (true, true) => {
+                claim.invalid("at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified")
+            }
+            (false, false) => claim.invalid("must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"),
+            _ => {}
+        }
+        for name in ["resourceClaimName", "resourceClaimTemplateName"].iter().filter(|n| claim.has(n)) {
+            claim.at(name).reasons(names::dns1123_subdomain(claim.text(name)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::errors::FieldErrors;
+    use serde_json::json;
+    use test_case::test_case;
+
+    fn pod(change: impl Fn(&mut Value)) -> Value {
+        let mut spec = json!({"restartPolicy": "Always", "dnsPolicy": "ClusterFirst", "terminationGracePeriodSeconds": 30,
+            "containers": [{"name": "c", "image": "i", "terminationMessagePolicy": "File", "imagePullPolicy": "Always"}]});
+        change(&mut spec);
+        spec
+    }
+
+    #[test_case(|_| {}, &[]; "plain")]
+    #[test_case(|s| s["containers"] = json!([]), &["containers"]; "nothing to run")]
+    #[test_case(|s| s["containers"][0]["image"] = json!(" i"), &["containers[0].image"]; "padded image")]
+    #[test_case(|s| s["containers"][0]["volumeMounts"] = json!([{"name": "v", "mountPath": "/x"}]),
+        &["containers[0].volumeMounts[0].name"]; "a mount of nothing")]
+    #[test_case(|s| s["containers"][0]["livenessProbe"] = json!({"successThreshold": 2}),
+        &["containers[0].livenessProbe", "containers[0].livenessProbe.successThreshold"]; "a probe without handler")]
+    #[test_case(|s| s["initContainers"] = s["containers"].clone(), &["initContainers[0].name"]; "one name twice")]
+    #[test_case(|s| s["tolerations"] = json!([{"operator": "Equal"}]), &["tolerations[0].operator"]; "toleration of all by value")]
+    #[test_case(|s| s["topologySpreadConstraints"] = json!([{"maxSkew": 0, "topologyKey": "k", "whenUnsatisfiable": "DoNotSchedule"}]),
+        &["topologySpreadConstraints[0].maxSkew"]; "no skew")]
+    #[test_case(|s| s["securityContext"] = json!({"fsGroup": -1, "seccompProfile": {"type": "Localhost"}}),
+        &["securityContext.fsGroup", "securityContext.seccompProfile.localhostProfile"]; "security")]
+    #[test_case(|s| s["volumes"] = json!([{"name": "a", "emptyDir": {}, "hostPath": {"path": "/"}}]),
+        &["volumes[0].hostPath"]; "two sources")]
+    fn specs(change: fn(&mut Value), paths: &[&str]) {
+        let (spec, errs) = (pod(change), FieldErrors::new());
+        pod_spec(&Field::root(&spec, &errs), Options { is_pod: true, ..Options::default() });
+        assert_eq!(errs.take().into_iter().map(|c| c.field).collect::<Vec<_>>(), paths);
+    }
+}
