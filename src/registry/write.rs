@@ -155,9 +155,9 @@ impl Registry {
             let mut old = current.value();
             res.from_stored(&mut old);
             let new = change(&old)?;
-            let pinned = new.str_at("/metadata/resourceVersion").is_some_and(|rv| rv != "0" && !rv.is_empty());
+            // A lost race is run again: a patch then sees the new state, and a client's own resourceVersion is found old.
             match self.try_update(res, cx, at, op, &current, &old, new).await {
-                Err(TryError::Conflict) if !pinned && attempt < MAX_CONFLICT_RETRIES => {}
+                Err(TryError::Conflict) if attempt < MAX_CONFLICT_RETRIES => {}
                 Err(TryError::Conflict) => return Err(modified(res, &at.name)),
                 Err(TryError::Status(status)) => return Err(status),
                 Ok(stored) => return Ok(stored),

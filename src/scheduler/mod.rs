@@ -11,6 +11,7 @@ pub mod cycle;
 pub mod framework;
 pub mod plugins;
 pub mod pod;
+pub mod preempt;
 pub mod queue;
 mod raw;
 pub mod resources;

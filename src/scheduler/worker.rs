@@ -12,6 +12,7 @@ use super::cycle::{self, Checks, NoFit, Nominated};
 use super::framework::{Cycle, Event};
 use super::plugins::PLUGINS;
 use super::pod::PodInfo;
+use super::preempt;
 use super::queue::Queue;
 use super::side::Side;
 use super::write::{Condition, Done, Writes};
@@ -20,6 +21,12 @@ use crate::api::object::Object;
 use crate::api::scan;
 use crate::api::status::Reason;
 use crate::runtime::{Delta, Recorder};
+
+/// What there is to do, or to say, where no node fits.
+type Preemption = Result<preempt::Plan, preempt::NoPlan>;
+
+/// Between the reasons of the nodes and those of preemption, as upstream's DynamicResources and DefaultPreemption say it.
+const PREEMPTION: &str = "no new claims to deallocate, preemption: ";
 
 /// See the module.
 pub(super) struct Worker {
@@ -201,20 +208,18 @@ impl Worker {
         let Some(pod) = self.queue.pop(Instant::now()) else { return false };
         match self.decide(&pod) {
             Ok(at) => self.bind(pod, at),
-            Err(no_fit) => self.refuse(&pod, &no_fit),
+            Err((no_fit, preemption)) => self.refuse(&pod, no_fit, preemption),
         }
         true
     }
 
-    fn decide(&mut self, pod: &Arc<PodInfo>) -> Result<usize, NoFit> {
+    fn decide(&mut self, pod: &Arc<PodInfo>) -> Result<usize, (NoFit, Option<Preemption>)> {
         let default_spread = self.side.default_spread(pod);
         let cx = Cycle { pod, cluster: &self.cluster, side: &self.side, default_spread };
         let nodes = self.cluster.nodes();
-        let mut checks = Checks::new(&cx).map_err(|(plugin, why)| NoFit {
-            total: nodes.len(),
-            rejected: Some(why),
-            by: vec![plugin],
-            ..NoFit::default()
+        let mut checks = Checks::new(&cx).map_err(|(plugin, why)| {
+            let no_fit = NoFit { total: nodes.len(), rejected: Some(why), by: vec![plugin], ..NoFit::default() };
+            (no_fit, None)
         })?;
         let promised = self.nominated.node_of(&pod.uid).and_then(|n| nodes.iter().position(|o| *o.name == *n));
         if let Some(at) = promised
@@ -222,7 +227,10 @@ impl Worker {
         {
             return Ok(at);
         }
-        let feasible = checks.feasible(nodes, &self.nominated, &mut self.start)?;
+        let feasible = checks.feasible(nodes, &self.nominated, &mut self.start).map_err(|no_fit| {
+            let preemption = (no_fit.total > 0).then(|| preempt::plan(&cx, &mut checks, &self.nominated, &no_fit));
+            (no_fit, preemption)
+        })?;
         Ok(cycle::best(&cx, &feasible, |n| rand::rng().random_range(0..n)))
     }
 
@@ -233,11 +241,43 @@ impl Worker {
         self.writes.bind(pod, node);
     }
 
-    fn refuse(&mut self, pod: &Arc<PodInfo>, no_fit: &NoFit) {
-        let message = no_fit.message();
-        self.queue.refused(&pod.uid, no_fit.by.clone(), Instant::now());
+    fn refuse(&mut self, pod: &Arc<PodInfo>, no_fit: NoFit, preemption: Option<Preemption>) {
+        let mut message = no_fit.message();
+        let nominated = match preemption {
+            None => None,
+            Some(Ok(plan)) => {
+                let node = self.cluster.nodes()[plan.node].name.clone();
+                self.preempt(pod, &node, plan.victims);
+                Some(node)
+            }
+            Some(Err(none)) => {
+                message = format!("{message} {PREEMPTION}{}", none.message);
+                let had = self.nominated.node_of(&pod.uid).is_some();
+                (none.withdraw && had).then(|| {
+                    self.nominated.remove(&pod.uid);
+                    "".into()
+                })
+            }
+        };
+        self.queue.refused(&pod.uid, no_fit.by, Instant::now());
         self.events.warning(pod.regarding(), "FailedScheduling", message.clone());
-        self.writes.condition(pod, Condition { reason: "Unschedulable", message, nominated: None });
+        self.writes.condition(pod, Condition { reason: "Unschedulable", message, nominated });
+    }
+
+    /// Sends victims away and promises the node to the pod.
+    fn preempt(&mut self, pod: &Arc<PodInfo>, node: &str, victims: Vec<Arc<PodInfo>>) {
+        for victim in victims.into_iter().filter(|v| !v.deleting) {
+            let message = format!("Preempted by pod {} on node {node}", pod.uid);
+            self.events.normal(victim.regarding(), "Preempted", message);
+            self.writes.evict(victim);
+        }
+        // Less important pods that were promised the node may find another now.
+        let lesser = self.nominated.on(node).iter().filter(|p| p.priority < pod.priority && p.uid != pod.uid);
+        for other in lesser.cloned().collect::<Vec<_>>() {
+            self.nominated.remove(&other.uid);
+            self.queue.activate(&other.uid, Instant::now());
+        }
+        self.nominated.set(pod, node);
     }
 
     fn gated(&mut self, pod: &Arc<PodInfo>) {

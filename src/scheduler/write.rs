@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::pod::PodInfo;
 use crate::api::status::{ApiResult, Reason};
-use crate::client::{Client, Patch, res};
+use crate::client::{Client, DeleteOptions, Patch, res};
 use crate::util::clock::{SharedClock, rfc3339};
 
 /// Why a pod has no node yet: the condition `PodScheduled`, status False.
@@ -35,6 +35,7 @@ pub(super) struct Done {
 enum Ended {
     Bound(Done),
     Written(Box<str>, ApiResult<()>),
+    Evicted(Arc<PodInfo>, ApiResult<()>),
 }
 
 /// What was last said of a pod.
@@ -73,6 +74,15 @@ impl Writes {
                 "target": {"kind": "Node", "name": node}});
             let result = client.create_sub(&res::PODS, &pod.namespace, &pod.name, "binding", &body).await.map(drop);
             Ended::Bound(Done { pod, node, result })
+        });
+    }
+
+    /// Deletes a victim; it says first why.
+    pub(super) fn evict(&mut self, victim: Arc<PodInfo>) {
+        let (client, now) = (self.client.clone(), rfc3339(self.clock.now()));
+        self.tasks.spawn(async move {
+            let result = evict(&client, &victim, &now).await;
+            Ended::Evicted(victim, result)
         });
     }
 
@@ -127,6 +137,12 @@ impl Writes {
         match ended {
             Ok(Ended::Bound(done)) => self.ended.push_back(done),
             Ok(Ended::Written(uid, result)) => self.written(&uid, result),
+            Ok(Ended::Evicted(_, Ok(()))) => {}
+            Ok(Ended::Evicted(pod, Err(error))) => {
+                if !matches!(error.reason, Reason::NotFound | Reason::Conflict) {
+                    tracing::warn!(pod = pod.key(), "cannot preempt: {error}");
+                }
+            }
             Err(error) => tracing::error!("a write of the scheduler did not end: {error}; this is a bug in orch"),
         }
     }
@@ -145,4 +161,14 @@ impl Writes {
             self.condition(&pod, condition);
         }
     }
+}
+
+async fn evict(client: &Client, victim: &PodInfo, now: &str) -> ApiResult<()> {
+    let body = json!({"metadata": {"uid": victim.uid}, "status": {"conditions": [{
+        "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "lastProbeTime": null,
+        "message": "default-scheduler: preempting to accommodate a higher priority pod",
+        "lastTransitionTime": now, "observedGeneration": victim.generation}]}});
+    let (ns, name) = (&*victim.namespace, &*victim.name);
+    client.patch(&res::PODS, ns, name, Some("status"), Patch::Strategic(&body)).await?;
+    client.delete(&res::PODS, ns, name, &DeleteOptions::of_uid(&*victim.uid)).await.map(drop)
 }

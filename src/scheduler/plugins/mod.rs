@@ -1,8 +1,10 @@
 //! The plugins. [`PLUGINS`] is the one list, in the order in which they refuse.
 
+mod affinity;
 mod fit;
 mod images;
 mod nodes;
+mod spread;
 
 use super::framework::Plugin;
 
@@ -14,6 +16,8 @@ pub const PLUGINS: &[(&dyn Plugin, i64)] = &[
     (&nodes::NodeAffinity, 2),
     (&nodes::NodePorts, 0),
     (&fit::NodeResourcesFit, 1),
+    (&spread::PodTopologySpread, 2),
+    (&affinity::InterPodAffinity, 2),
     (&fit::NodeResourcesBalancedAllocation, 1),
     (&images::ImageLocality, 1),
 ];
