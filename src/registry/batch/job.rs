@@ -187,13 +187,7 @@ fn own_labels(job: &mut Value) {
     if let Some(map) = labels.as_object_mut() {
         map.sort_keys();
     }
-    let plain =
-        job.pointer("/metadata/labels") == job.pointer(TEMPLATE_LABELS) || job.pointer("/metadata/labels").is_none();
-    job.set_at(TEMPLATE_LABELS, labels.clone());
-    // The job's labels were the template's where it had none; upstream's are the same map from then on.
-    if plain {
-        job.set_at("/metadata/labels", labels);
-    }
+    job.set_at(TEMPLATE_LABELS, labels);
     job.set_at("/spec/selector/matchLabels/batch.kubernetes.io~1controller-uid", uid);
 }
 

@@ -8,11 +8,18 @@ use crate::api::meta::names;
 use crate::api::value::ValueExt;
 
 /// Volume sources without a driver any more: name, deprecated since, and gone since.
-const GONE: &[(&str, &str, &str)] =
-    &[("rbd", "v1.28", "v1.31"), ("cephfs", "v1.28", "v1.31"), ("glusterfs", "v1.25", "v1.26")];
+const GONE: &[(&str, &str, &str)] = &[
+    ("rbd", "v1.28", "v1.31"),
+    ("cephfs", "v1.28", "v1.31"),
+    ("glusterfs", "v1.25", "v1.26"),
+    ("scaleIO", "v1.16", "v1.22"),
+    ("storageos", "v1.22", "v1.25"),
+    ("quobyte", "v1.22", "v1.25"),
+    ("flocker", "v1.22", "v1.25"),
+    ("photonPersistentDisk", "v1.11", "v1.16"),
+];
 /// Deprecated sources that still do something.
-const DEPRECATED: &[(&str, &str)] =
-    &[("gitRepo", "v1.11"), ("scaleIO", "v1.16"), ("flocker", "v1.22"), ("storageos", "v1.22"), ("quobyte", "v1.22")];
+const DEPRECATED: &[(&str, &str)] = &[("gitRepo", "v1.11")];
 
 /// Of a pod's specification at `path`, as `spec.template.spec`.
 pub fn pod_spec(spec: &Value, path: &str) -> Vec<String> {
