@@ -33,7 +33,7 @@ pub fn kinds() -> Vec<Resource> {
             .categories(&["api-extensions"])
             .columns(COLUMNS)
             .subresources(STATUS_ONLY),
-        Box::new(Common::NONE.conditional_update().prepare(prepare).check(check)),
+        Box::new(Common::NONE.names(names::path_segment).conditional_update().prepare(prepare).check(check)),
     )]
 }
 
