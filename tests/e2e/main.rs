@@ -2,5 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
+mod ctl;
 mod net;
 mod runtime;
