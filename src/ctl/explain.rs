@@ -77,8 +77,8 @@ impl Schemas {
         let kind = resolved.str_at("/type");
         match (named.and_then(|n| n.rsplit('.').next()), kind) {
             (Some(name), Some("object") | None) => name.to_owned(),
-            // Quantities, times and the like are named although they are texts.
-            (Some(name), Some(_)) => name.to_owned(),
+            // Times and the like are texts.
+            (Some(_), Some(kind)) => kind.to_owned(),
             (None, Some("object")) => "Object".to_owned(),
             (None, Some(kind)) => kind.to_owned(),
             (None, None) => match resolved.items_at("/oneOf") {
@@ -164,7 +164,7 @@ fn explain(schemas: &Schemas, root: &Value, resource: &Resource, path: &[&str], 
     if !said {
         out += "    <empty>\n";
     }
-    out += "    \n";
+    out.push('\n');
     let fields = schemas.fields(schema);
     if fields["properties"].is_object() {
         out += "FIELDS:\n";

@@ -5,5 +5,6 @@
 mod bad_input;
 mod harness;
 mod main_job;
+mod ctl;
 mod net;
 mod runtime;

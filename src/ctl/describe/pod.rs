@@ -89,12 +89,12 @@ fn containers(out: &mut Out, level: usize, list: &[Value], statuses: Option<&[Va
         let name = text(&container["name"]);
         let status = statuses.and_then(|s| s.iter().find(|s| s["name"] == container["name"]));
         out.line(level, format!("{name}:"));
-        if statuses.is_some() {
-            out.field(level + 1, "Container ID", status.map(|s| text(&s["containerID"])).unwrap_or_default());
+        if let Some(status) = status {
+            out.field(level + 1, "Container ID", text(&status["containerID"]));
         }
         out.field(level + 1, "Image", text(&container["image"]));
-        if statuses.is_some() {
-            out.field(level + 1, "Image ID", status.map(|s| text(&s["imageID"])).unwrap_or_default());
+        if let Some(status) = status {
+            out.field(level + 1, "Image ID", text(&status["imageID"]));
         }
         ports(out, level + 1, container.items_at("/ports"));
         for (title, words) in [("Command", "/command"), ("Args", "/args")] {
