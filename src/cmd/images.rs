@@ -29,7 +29,7 @@ fn socket(place: &Place) -> anyhow::Result<PathBuf> {
 #[async_trait]
 impl Images for Local {
     async fn import(&self, place: &Place, archive: &Path, progress: Progress<'_>) -> anyhow::Result<Vec<String>> {
-        let imported = import::import(&socket(place)?, archive, None, |p| progress(p.done, p.total)).await?;
+        let imported = import(&socket(place)?, archive, None, |p| progress(p.done, p.total)).await?;
         Ok(imported.into_iter().flat_map(|i| i.names).collect())
     }
 
