@@ -104,7 +104,8 @@ until_true() {
 _processes_of() {
   local dir=$1 file
   for file in /proc/[0-9]*/cmdline; do
-    if tr '\0' '\n' <"$file" 2>/dev/null | grep -qF -- "$dir/"; then
+    # A process may end while it is looked at.
+    if { tr '\0' '\n' <"$file"; } 2>/dev/null | grep -qF -- "$dir/"; then
       file=${file%/cmdline}
       [ "${file#/proc/}" = "$$" ] || echo "${file#/proc/}"
     fi

@@ -126,7 +126,7 @@ ask_constantly() {
 }
 
 show() {
-  local address pod uid before url counts asker answered failed node_port
+  local address pod uid before counts asker answered failed node node_port name file
   step "Building the demo's image from this machine's busybox, versions v1 and v2"
   import_image v1
   import_image v2
@@ -146,10 +146,12 @@ show() {
   address=$(field service web '{.spec.clusterIP}')
   node_port=$(field service web '{.spec.ports[0].nodePort}')
   until_true 10 "the Service answering at $address" answer "$address"
-  good "by address,     $address:          $(answer "$address")"
-  good "by node's port, 127.0.0.1:$node_port:  $(answer "127.0.0.1:$node_port")"
+  good "by its address      http://$address/ : $(answer "$address")"
+  node=$(kube get nodes -o 'jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}')
+  good "by the node's port  http://$node:$node_port/ : $(answer "$node:$node_port")"
   pod=$(pods | head -1)
-  good "by name, from inside a pod:       $(demo exec "$pod" -- wget -qO- "http://web.$namespace.svc.cluster.local/")"
+  name=web.$namespace.svc.cluster.local
+  good "by name, in a pod   http://$name/ : $(demo exec "$pod" -- wget -qO- "http://$name/")"
 
   step "Killing the container of $pod"
   before=$(restarts "$pod")
