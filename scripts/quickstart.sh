@@ -39,7 +39,7 @@ namespace=demo
 # The pid of the server that we started, when it runs: pid and start time must both be what they were.
 server_pid() {
   local pid started
-  read -r pid started _ <"$pid_file" 2>/dev/null || return 1
+  [ -e "$pid_file" ] && read -r pid started _ <"$pid_file" || return 1
   [ "$(process_start "$pid")" = "$started" ] && echo "$pid"
 }
 # When a process started, in ticks since boot; nothing when it does not run (any more).

@@ -44,9 +44,11 @@ impl Api {
             ["api"] | ["apis"] => self.discovery(&call, parts[0] == "api"),
             ["api", "v1"] => self.found(&call, discovery::resource_list(self.registry.resources(), "", "v1")),
             ["apis", group] => self.found(&call, discovery::group(self.registry.resources(), group)),
-            ["apis", group, version] => {
-                self.found(&call, discovery::resource_list(self.registry.resources(), group, version))
-            }
+            ["api", ..] => return self.unknown_path(""),
+            ["apis", group, version] => match discovery::resource_list(self.registry.resources(), group, version) {
+                Some(list) => respond::encoded(200, &list, super::verbs::error_encoding(&call.headers)),
+                None => return self.unknown_path(group),
+            },
             _ => respond::text(404, "404 page not found\n"),
         })
     }

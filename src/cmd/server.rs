@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::ArgAction;
+use futures::FutureExt;
 use ipnet::IpNet;
 
 use crate::api::meta::names;
@@ -23,9 +24,11 @@ use crate::pki::{Pki, PkiConfig, kubeconfig, tls::SwappableCert, token};
 use crate::registry::{Registry, Resources};
 use crate::runtime::Listers;
 use crate::runtime::metrics::Registry as MetricsRegistry;
+use crate::scheduler::{self, Scheduler};
 use crate::store::Store;
 use crate::store::cache::Cache;
 use crate::store::durable::{Durable, Options};
+use crate::util::backoff::Backoff;
 use crate::util::clock::{SharedClock, SystemClock};
 use crate::util::tasks::{OnEnd, Shutdown, Tasks};
 use crate::util::{files, telemetry};
@@ -255,6 +258,17 @@ impl Bound {
             &self.clock,
             &MetricsRegistry::default(),
         );
+        let (listers, clock) = (self.listers.clone(), self.clock.clone());
+        let scheduler = client(UserInfo::authenticated("system:kube-scheduler", &[]));
+        tasks.own_restarting("scheduler", Backoff::RESTART, move |stop| {
+            let scheduler =
+                Scheduler::new(scheduler::Config::default(), listers.clone(), scheduler.clone(), clock.clone());
+            async move {
+                scheduler.run(stop).await;
+                Ok(())
+            }
+            .boxed()
+        });
         if let Some(node) = self.node {
             let user = UserInfo::authenticated(format!("system:node:{}", self.config.node_name), &["system:nodes"]);
             let kubelet = node.kubelet(self.listers.clone(), client(user), self.clock.clone());

@@ -52,7 +52,6 @@ pub fn before_create(new: &mut Value, info: &KindInfo, strategy: &dyn Strategy, 
     }
     meta.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
     meta.insert("creationTimestamp".into(), rfc3339(now).into());
-    meta.shift_remove("generation");
     if strategy.generation() != Generation::None {
         meta.insert("generation".into(), 1.into());
     }
@@ -60,6 +59,20 @@ pub fn before_create(new: &mut Value, info: &KindInfo, strategy: &dyn Strategy, 
     if strategy.has_status(info) {
         reset_status(new, None);
     }
+}
+
+/// Keeps one of each owner; true when there were more. Upstream: `dedupOwnerReferences`.
+pub fn dedup_owners(new: &mut Value) -> bool {
+    let Some(owners) = new.pointer_mut("/metadata/ownerReferences").and_then(Value::as_array_mut) else { return false };
+    let before = owners.len();
+    let mut seen: Vec<Value> = Vec::with_capacity(before);
+    for owner in owners.drain(..) {
+        if !seen.contains(&owner) {
+            seen.push(owner);
+        }
+    }
+    *owners = seen;
+    owners.len() < before
 }
 
 /// Puts the old object's system fields back. `status` belongs to the subresource.
@@ -212,7 +225,7 @@ pub fn validate_labels(labels: &Value, errs: &FieldErrors) {
     for (key, value) in labels.as_object().into_iter().flatten() {
         errs.all_invalid(key, names::qualified_name(key));
         let value = value.as_str().unwrap_or_default();
-        errs.key(key).all_invalid(value, names::label_value(value));
+        errs.all_invalid(value, names::label_value(value));
     }
 }
 
@@ -229,12 +242,12 @@ fn validate_annotations(annotations: &Value, errs: &FieldErrors) {
 
 fn validate_owners(owners: &[Value], errs: &FieldErrors) {
     let mut controllers = 0;
-    for (i, owner) in owners.iter().enumerate() {
-        let errs = errs.index(i);
+    for owner in owners {
+        // Upstream's paths do not say which of them it is.
         let text = |k: &str| owner.get(k).and_then(Value::as_str).unwrap_or_default();
         let api_version = text("apiVersion");
         let version = crate::api::meta::gvk::split(api_version).1;
-        if version.is_empty() {
+        if version.is_empty() || version.contains('/') {
             errs.at("apiVersion").invalid(api_version, "version must not be empty");
         }
         for key in ["kind", "name", "uid"] {
@@ -257,12 +270,12 @@ fn validate_owners(owners: &[Value], errs: &FieldErrors) {
 
 fn validate_finalizers(finalizers: &[Value], errs: &FieldErrors) {
     let has = |name: &str| finalizers.iter().any(|f| f == name);
-    for f in finalizers.iter().filter_map(Value::as_str) {
+    for (i, f) in finalizers.iter().enumerate().filter_map(|(i, f)| Some((i, f.as_str()?))) {
         let mut reasons = names::qualified_name(f);
         if reasons.is_empty() && !f.contains('/') && !matches!(f, "orphan" | "foregroundDeletion" | "kubernetes") {
             reasons.push("name is neither a standard finalizer name nor is it fully qualified".into());
         }
-        errs.all_invalid(f, reasons);
+        errs.index(i).all_invalid(f, reasons);
     }
     if has("orphan") && has("foregroundDeletion") {
         errs.invalid(Value::Array(finalizers.to_vec()), "finalizer orphan and foregroundDeletion cannot be both set");

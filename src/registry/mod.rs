@@ -142,6 +142,20 @@ impl Resource {
         }
     }
 
+    /// The form in which it is stored and answered: what hooks took away or added is put in order, what is always written
+    /// is there.
+    fn canonical(&self, object: Value) -> Value {
+        let Some(def) = self.def else { return object };
+        match schema::canonicalize(object, def) {
+            Ok(made) => made.value,
+            // What hooks make fits its type; the object was decoded by the same table before.
+            Err(error) => {
+                tracing::error!(kind = %self.info.gvk.kind, "a hook made what does not fit: {error}");
+                Value::Null
+            }
+        }
+    }
+
     /// Keeps `metadata.managedFields` up to date after a create or an update.
     pub fn track_fields(&self, old: Option<&Value>, new: Value, cx: &RequestCx, subresource: Option<&str>) -> Value {
         let mut new = if cx.applied { new } else { apply::on_update(old, new, &self.writer(cx, subresource)) };

@@ -2,5 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
+mod bad_input;
+mod harness;
+mod main_job;
 mod net;
 mod runtime;
