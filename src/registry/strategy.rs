@@ -59,6 +59,12 @@ pub enum Generation {
     Spec,
     /// 1 at creation, one more with every change outside of metadata and status.
     Content,
+    /// 1 at creation, one more with every change, of metadata too.
+    All,
+    /// 1 at creation, for ever.
+    Once,
+    /// None at creation, one more with every change of `spec`.
+    Later,
 }
 
 /// The hooks of a kind.
@@ -121,14 +127,7 @@ pub trait Strategy: Send + Sync {
     /// What a write to `status` may change beside it; called with the old `status`'s place already taken by the new
     /// one. By default metadata may change and all the rest stays.
     fn prepare_status(&self, new: &mut Value, old: &Value) {
-        let mut kept = old.clone();
-        for part in ["metadata", "status"] {
-            match new.get_mut(part).map(Value::take) {
-                Some(v) => kept[part] = v,
-                None => drop(kept.remove_at(&format!("/{part}"))),
-            }
-        }
-        *new = kept;
+        keep_all_but_status_and_metadata(new, old);
     }
 
     /// Takes what must be unique (addresses, ports) after validation and keeps it until the write is in the watch cache.
@@ -181,8 +180,22 @@ pub type Prepare = fn(&mut Value, Option<&Value>, &HookCx<'_>);
 /// Refuses a deletion.
 pub type CheckDelete = fn(&Value, &HookCx<'_>) -> ApiResult<()>;
 
+/// What to tell the client of an object that is valid.
+pub type Warn = fn(&Value) -> Vec<String>;
+
 /// To the stored version, or back.
 pub type Convert = fn(&mut Value, bool);
+
+fn keep_all_but_status_and_metadata(new: &mut Value, old: &Value) {
+    let mut kept = old.clone();
+    for part in ["metadata", "status"] {
+        match new.get_mut(part).map(Value::take) {
+            Some(v) => kept[part] = v,
+            None => drop(kept.remove_at(&format!("/{part}"))),
+        }
+    }
+    *new = kept;
+}
 
 /// What was taken for an object that is about to be written; dropped when the write is done or has failed. Until then
 /// nobody else gets it, afterwards the watch cache tells of it.
@@ -209,6 +222,8 @@ pub struct Common {
     prepare: Option<Prepare>,
     check_delete: Option<CheckDelete>,
     convert: Option<Convert>,
+    warn: Option<Warn>,
+    status_alone: bool,
 }
 
 impl Common {
@@ -224,7 +239,15 @@ impl Common {
         prepare: None,
         check_delete: None,
         convert: None,
+        warn: None,
+        status_alone: false,
     };
+
+    /// A write to `status` leaves metadata alone.
+    pub const fn status_alone(mut self) -> Self {
+        self.status_alone = true;
+        self
+    }
 
     /// With a generation.
     pub const fn generation(mut self, generation: Generation) -> Self {
@@ -274,6 +297,12 @@ impl Common {
         self
     }
 
+    /// With warnings for creates and updates.
+    pub const fn warn(mut self, warn: Warn) -> Self {
+        self.warn = Some(warn);
+        self
+    }
+
     /// Stored in another form.
     pub const fn convert(mut self, convert: Convert) -> Self {
         self.convert = Some(convert);
@@ -288,6 +317,14 @@ impl Common {
 }
 
 impl Strategy for Common {
+    fn prepare_status(&self, new: &mut Value, old: &Value) {
+        if self.status_alone {
+            keep_all_but(new, old, &["/status"]);
+        } else {
+            keep_all_but_status_and_metadata(new, old);
+        }
+    }
+
     fn name_errors(&self, name: &str) -> Vec<String> {
         (self.names)(name)
     }
@@ -323,6 +360,11 @@ impl Strategy for Common {
 
     fn check_delete(&self, object: &Value, cx: &HookCx<'_>) -> ApiResult<()> {
         self.check_delete.map_or(Ok(()), |check| check(object, cx))
+    }
+
+    fn warnings(&self, new: &Value, cx: &HookCx<'_>) -> Vec<String> {
+        let told = self.warn.filter(|_| !matches!(cx.op, Op::Subresource(_)));
+        told.map(|warn| warn(new)).unwrap_or_default()
     }
 
     fn convert(&self, value: &mut Value, _info: &KindInfo, to_stored: bool) {

@@ -241,7 +241,11 @@ mod tests {
     fn pod(n: u8) -> Arc<PodInfo> {
         Arc::new(PodInfo {
             uid: format!("p{n}").into(),
-            requests: Resources { cpu: i64::from(n) + 1, scalar: vec![("x/y".into(), i64::from(n % 3))], ..Default::default() },
+            requests: Resources {
+                cpu: i64::from(n) + 1,
+                scalar: vec![("x/y".into(), i64::from(n % 3))],
+                ..Default::default()
+            },
             non_zero: (i64::from(n), 7),
             ports: Box::new([HostPort { ip: "0.0.0.0".into(), protocol: "TCP".into(), port: i32::from(n % 4) }]),
             ..PodInfo::default()

@@ -21,9 +21,9 @@ mod write;
 
 use std::sync::Arc;
 
+use futures::FutureExt;
 use futures::future::Either;
 use futures::stream::{self, BoxStream, StreamExt};
-use futures::FutureExt;
 
 use crate::client::Client;
 use crate::runtime::{Delta, Listers, events};

@@ -199,8 +199,7 @@ impl PodTerm {
                 }
             }
         }
-        let namespace_selector =
-            raw.namespace_selector.as_ref().and_then(|s| Selector::from_label_selector(s).ok());
+        let namespace_selector = raw.namespace_selector.as_ref().and_then(|s| Selector::from_label_selector(s).ok());
         let namespaces: Vec<Box<str>> = match raw.namespaces.is_empty() && raw.namespace_selector.is_none() {
             true => vec![object.meta.namespace.as_str().into()],
             false => raw.namespaces.iter().map(|n| n.as_str().into()).collect(),
@@ -317,8 +316,12 @@ impl PodInfo {
 
     /// True where a new state of the pod asks for the same as this one.
     pub fn wants_the_same(&self, new: &Self) -> bool {
-        let old_rest =
-            Self { nominated: new.nominated.clone(), generation: new.generation, node: new.node.clone(), ..self.clone() };
+        let old_rest = Self {
+            nominated: new.nominated.clone(),
+            generation: new.generation,
+            node: new.node.clone(),
+            ..self.clone()
+        };
         old_rest == *new
     }
 

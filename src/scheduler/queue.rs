@@ -86,8 +86,14 @@ impl Queue {
         match self.pods.get_mut(&uid) {
             None => {
                 let turn = (Reverse(pod.priority), self.next_turn());
-                let waiting =
-                    Waiting { pod, place: Place::InFlight, turn, attempts: 0, refused_at: None, refused_by: Vec::new() };
+                let waiting = Waiting {
+                    pod,
+                    place: Place::InFlight,
+                    turn,
+                    attempts: 0,
+                    refused_at: None,
+                    refused_by: Vec::new(),
+                };
                 self.pods.insert(uid.clone(), waiting);
                 self.move_to(&uid, place);
             }

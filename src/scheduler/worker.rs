@@ -90,9 +90,8 @@ impl Worker {
     }
 
     fn wake(&mut self, event: &Event) {
-        self.queue.wake(Instant::now(), |plugin, pod| {
-            PLUGINS.iter().any(|(p, _)| p.name() == plugin && p.wakes(event, pod))
-        });
+        self.queue
+            .wake(Instant::now(), |plugin, pod| PLUGINS.iter().any(|(p, _)| p.name() == plugin && p.wakes(event, pod)));
     }
 
     fn node(&mut self, object: &Object) {

@@ -237,8 +237,9 @@ impl Reconciler for Given {
             };
         };
         if let Some(data) = self.body.get("data").filter(|d| known.value().get("data") != Some(d)) {
-            let patch = json!([{"op": "add", "path": "/data", "value": data}]);
-            cx.client.patch(self.res, ns, self.object, None, Patch::Json(&patch)).await?;
+            let mut new = known.value();
+            new["data"] = data.clone();
+            cx.client.update(self.res, ns, self.object, None, &new).await?;
         }
         Ok(Requeue::Never)
     }

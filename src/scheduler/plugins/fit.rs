@@ -59,10 +59,7 @@ impl Plugin for NodeResourcesFit {
     fn score(&self, cx: &Cycle<'_>, nodes: &[&NodeInfo]) -> Option<Vec<i64>> {
         let (cpu, memory) = cx.pod.non_zero;
         let score = |n: &&NodeInfo| {
-            let parts = [
-                (n.allocatable.cpu, n.non_zero.0 + cpu),
-                (n.allocatable.memory, n.non_zero.1 + memory),
-            ];
+            let parts = [(n.allocatable.cpu, n.non_zero.0 + cpu), (n.allocatable.memory, n.non_zero.1 + memory)];
             let parts: Vec<i64> =
                 parts.into_iter().filter(|(have, _)| *have > 0).map(|(have, used)| free(have, used)).collect();
             if parts.is_empty() { 0 } else { parts.iter().sum::<i64>() / parts.len() as i64 }
@@ -117,8 +114,7 @@ impl Plugin for NodeResourcesBalancedAllocation {
         }
         let score = |n: &&NodeInfo| {
             let (have, used) = (&n.allocatable, &n.requested);
-            let with =
-                balance([(used.cpu + wanted.cpu, have.cpu), (used.memory + wanted.memory, have.memory)]);
+            let with = balance([(used.cpu + wanted.cpu, have.cpu), (used.memory + wanted.memory, have.memory)]);
             let without = balance([(used.cpu, have.cpu), (used.memory, have.memory)]);
             MAX_SCORE / 2 + (MAX_SCORE / 2 + with - without) / 2
         };

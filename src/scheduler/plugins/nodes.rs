@@ -146,9 +146,7 @@ impl Plugin for NodeAffinity {
             false => Err(Refusal::unresolvable("node(s) didn't match Pod's node affinity/selector")),
         }));
         match required_names(pod) {
-            Some(names) if names.is_empty() => {
-                PreFilter::Reject("pod affinity terms conflict".into())
-            }
+            Some(names) if names.is_empty() => PreFilter::Reject("pod affinity terms conflict".into()),
             Some(names) => PreFilter::Only(names, check),
             None => PreFilter::Check(check),
         }
