@@ -348,7 +348,8 @@ impl Registry {
             return Ok(());
         }
         let name = new.str_at("/metadata/name").unwrap_or_default();
-        Err(Status::invalid(&res.info.gvk.group, &res.info.gvk.kind, name, errs.take()))
+        // Upstream's errors name the internal kind: that of the stored form.
+        Err(Status::invalid(&res.info.stored.group, &res.info.gvk.kind, name, errs.take()))
     }
 
     /// Writes, and waits until the watch cache has it.

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
 mod bad_input;
+mod ctl;
 mod harness;
 mod main_job;
-mod ctl;
 mod net;
 mod runtime;
