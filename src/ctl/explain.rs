@@ -161,17 +161,12 @@ fn explain(schemas: &Schemas, root: &Value, resource: &Resource, path: &[&str], 
             said = true;
         }
     }
-    if !said {
-        out += "    <empty>\n";
-    }
-    out.push('\n');
+    // kubectl ends a description with an indented empty line, and has none where there is no description.
+    out += if said { "    \n" } else { "    <empty>\n" };
     let fields = schemas.fields(schema);
     if fields["properties"].is_object() {
         out += "FIELDS:\n";
         fields_of(schemas, fields, &mut out, 2, recursive, 0);
-        if recursive {
-            out.push('\n');
-        }
     }
     out.push('\n');
     Ok(out)

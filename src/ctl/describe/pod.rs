@@ -416,7 +416,7 @@ mod tests {
             "    Port:           80/TCP (web)\n    Host Port:      0/TCP\n",
             "    State:          Waiting\n      Reason:       X\n    Ready:          True\n    Restart Count:  1\n",
             "    Readiness:      http-get http://:80/ delay=0s timeout=1s period=10s #success=1 #failure=3\n",
-            "Conditions:\n  Type    Status\n  Ready   True \n",
+            "Conditions:\n  Type           Status\n  Ready          True \n",
             "k:NoExecute op=Exists for 300s\n",
         ] {
             assert!(text.contains(line), "{line:?} is not in\n{text}");
