@@ -78,11 +78,11 @@ start_server() {
 }
 binary_id() { stat -Lc %i.%Y "$1"; }
 
-# Returns 3 with the server's last words when it has ended.
+# Tells until_true of a server that has ended, with its last words.
 server_lives() {
   server_pid >/dev/null && return
   why="orch server has ended: $(grep -v '^$' "$log" | tail -1)"
-  return 3
+  return 1
 }
 server_ready() {
   server_lives || return

@@ -52,7 +52,7 @@ pub fn row(info: &KindInfo, object: &Value, include: Include, api_version: &str,
         }
     }
     row["object"] = match include {
-        Include::None => return row,
+        Include::None => Value::Null,
         Include::Metadata => partial(object, api_version),
         Include::Object => object.clone(),
     };

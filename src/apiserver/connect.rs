@@ -48,6 +48,7 @@ impl Api {
             ("", "serviceaccounts", "token") => self.issue_token(&res, call).await,
             (_, _, "scale") => self.scale(&res, call, verb).await,
             ("", "pods", "binding") => self.bind_pod(&res, call).await,
+            ("", "pods", "eviction") => self.evict_pod(&res, call).await,
             _ => Err(verbs::method_not_allowed()),
         }
     }

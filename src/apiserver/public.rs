@@ -28,6 +28,7 @@ impl Api {
             [""] => respond::json(200, &json!({"paths": self.paths()})),
             ["livez" | "healthz" | "readyz"] => self.health(&call, &path, None),
             ["livez" | "healthz" | "readyz", rest @ ..] => self.health(&call, &path, Some(&rest.join("/"))),
+            ["metrics"] => respond::answer(200, "text/plain; version=0.0.4", respond::full(self.metrics.render())),
             ["version"] => respond::json(200, &version()),
             ["openapi", "v2"] => self.openapi_v2(&call),
             ["openapi", "v3"] => self.openapi_index(),

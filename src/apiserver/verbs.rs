@@ -93,8 +93,7 @@ impl Api {
     /// 404 for a path that is not served: a Status below a group that is, a line of text elsewhere.
     pub(super) fn unknown_path(&self, group: &str) -> ApiResult<Answer> {
         if self.registry.resources().all().iter().any(|r| r.info.gvk.group == group) {
-            return Err(Status::new(Reason::NotFound, "the server could not find the requested resource")
-                .with_details(json!({})));
+            return Err(no_such_resource());
         }
         Ok(respond::text(404, "404 page not found\n"))
     }
@@ -141,6 +140,12 @@ impl Api {
         let strictness = FieldValidation::parse(&call.info.query, "CreateOptions")?;
         let raw = body::decode(&call.body, &call.headers, &res.info.gvk)?;
         let new = body::canonical(raw, &res.info.gvk, res.def, strictness, &cx)?;
+        if res.info.gvk.group.is_empty()
+            && res.info.plural == "bindings"
+            && let Some(pods) = self.registry.resources().get("", "v1", "pods")
+        {
+            return self.bind_pod(&pods, call).await;
+        }
         if !res.info.verbs.has(Verbs::GET) {
             let made = self.virtual_create(&res, &call, &cx, new).await?;
             return Ok(finish(read.shaped(201, &made), &cx));
@@ -160,7 +165,16 @@ impl Api {
         let new = body::canonical(raw, &res.info.gvk, res.def, strictness, &cx)?;
         let at = call.target(res);
         check_namespace(&new, &at, res)?;
-        let create = (op == Op::Update).then(|| new.clone());
+        match new.str_at("/metadata/name").unwrap_or_default() {
+            name if name == at.name => {}
+            name => {
+                return Err(Status::bad_request(format!(
+                    "the name of the object ({name}) does not match the name on the URL ({})",
+                    at.name
+                )));
+            }
+        }
+        let create = (op == Op::Update && res.strategy().create_on_update()).then(|| new.clone());
         let change = |_: &Value| Ok(new.clone());
         let stored = self.registry.update(res, &cx, &at, &op, &change, create).await?;
         Ok(finish(read.shaped(code(&stored), &stored.object), &cx))
@@ -354,6 +368,11 @@ pub(super) fn method_not_allowed() -> Box<Status> {
         .with_details(json!({}))
 }
 
+/// 404 for a subresource that the resource does not have.
+pub(super) fn no_such_resource() -> Box<Status> {
+    Status::new(Reason::NotFound, "the server could not find the requested resource").with_details(json!({}))
+}
+
 /// 406.
 pub(super) fn not_acceptable() -> Box<Status> {
     Status::new(
@@ -364,11 +383,10 @@ pub(super) fn not_acceptable() -> Box<Status> {
 }
 
 fn unprocessable(res: &Resource, name: &str, why: &str) -> Box<Status> {
-    let mut s =
-        Status::new(Reason::Invalid, format!("{} {name:?} is invalid: patch: Invalid value: {why}", res.info.gvk.kind))
-            .with_details(json!({"causes": [{"reason": "FieldValueInvalid", "message": why, "field": "patch"}]}));
-    s.code = 422;
-    s
+    // Upstream names no object here.
+    let message = format!("{} {name:?} is invalid: patch: Invalid value: {why}", res.info.gvk.kind);
+    Status::new(Reason::Invalid, message)
+        .with_details(json!({"causes": [{"reason": "FieldValueInvalid", "message": why, "field": "patch"}]}))
 }
 
 fn check_namespace(new: &Value, at: &Target, res: &Resource) -> ApiResult<()> {
@@ -384,15 +402,17 @@ fn check_namespace(new: &Value, at: &Target, res: &Resource) -> ApiResult<()> {
 }
 
 fn delete_options(call: &Call) -> ApiResult<Value> {
-    let mut v = if call.body.is_empty() {
-        json!({})
-    } else {
+    if !call.body.is_empty() {
+        // A body is all that counts then.
         let gvk = crate::api::meta::Gvk::new("", "v1", "DeleteOptions");
-        body::decode(&call.body, &call.headers, &gvk)?.value
-    };
-    if !v.is_object() {
-        return Err(Status::bad_request("the body of a deletion must be DeleteOptions"));
+        let v = body::decode(&call.body, &call.headers, &gvk)?.value;
+        return if v.is_object() {
+            Ok(v)
+        } else {
+            Err(Status::bad_request("the body of a deletion must be DeleteOptions"))
+        };
     }
+    let mut v = json!({});
     let query = &call.info.query;
     if let Some(grace) = query.text("gracePeriodSeconds") {
         let grace: i64 =

@@ -5,6 +5,7 @@
 mod bench;
 mod bootstrap;
 mod config;
+mod images;
 mod listers;
 mod node;
 mod server;
@@ -29,6 +30,9 @@ enum Command {
     /// Measure an API server or a node
     #[command(hide = true)]
     Bench(bench::Args),
+    /// Manage the cluster, as kubectl does
+    #[command(visible_alias = "kubectl")]
+    Ctl(Box<crate::ctl::Args>),
     /// The CNI plugin; containerd calls it
     #[command(hide = true)]
     Cni,
@@ -60,6 +64,10 @@ fn run() -> anyhow::Result<ExitCode> {
     match Cli::from_arg_matches(&matches)?.command {
         Command::Server(args) => server::main(*args),
         Command::Bench(args) => bench::main(args),
+        Command::Ctl(args) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(crate::ctl::main(*args, &images::Local))
+        }
         Command::Cni => Ok(crate::cni::main()),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "orch", &mut std::io::stdout());

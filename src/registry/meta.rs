@@ -52,6 +52,7 @@ pub fn before_create(new: &mut Value, info: &KindInfo, strategy: &dyn Strategy, 
     }
     meta.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
     meta.insert("creationTimestamp".into(), rfc3339(now).into());
+    // Kinds that do not count keep what the client says.
     if strategy.generation() != Generation::None {
         meta.insert("generation".into(), 1.into());
     }
@@ -83,8 +84,7 @@ pub fn before_update(new: &mut Value, old: &Value, info: &KindInfo, strategy: &d
         ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "namespace"]
     {
         let sent = meta.get(key).is_some_and(|v| !v.is_null() && v.as_str() != Some(""));
-        let keep =
-            !matches!(key, "uid" | "deletionTimestamp" | "deletionGracePeriodSeconds" | "creationTimestamp") || !sent;
+        let keep = !matches!(key, "uid" | "deletionTimestamp" | "deletionGracePeriodSeconds") || !sent;
         match old_meta.get(key) {
             Some(v) if keep => {
                 meta.insert(key.into(), v.clone());
@@ -256,7 +256,7 @@ fn validate_owners(owners: &[Value], errs: &FieldErrors) {
             }
         }
         if api_version == "v1" && text("kind") == "Event" {
-            errs.invalid(api_version, "is disallowed from being an owner");
+            errs.invalid(owner.clone(), "is disallowed from being an owner");
         }
         controllers += usize::from(owner.bool_at("/controller").unwrap_or(false));
     }
@@ -270,10 +270,10 @@ fn validate_owners(owners: &[Value], errs: &FieldErrors) {
 
 fn validate_finalizers(finalizers: &[Value], errs: &FieldErrors) {
     let has = |name: &str| finalizers.iter().any(|f| f == name);
-    for (i, f) in finalizers.iter().enumerate().filter_map(|(i, f)| Some((i, f.as_str()?))) {
-        let mut reasons = names::qualified_name(f);
+    for (i, f) in finalizers.iter().filter_map(Value::as_str).enumerate() {
+        let reasons = names::qualified_name(f);
         if reasons.is_empty() && !f.contains('/') && !matches!(f, "orphan" | "foregroundDeletion" | "kubernetes") {
-            reasons.push("name is neither a standard finalizer name nor is it fully qualified".into());
+            errs.index(i).invalid(f, "name is neither a standard finalizer name nor is it fully qualified");
         }
         errs.index(i).all_invalid(f, reasons);
     }
@@ -343,9 +343,9 @@ mod tests {
             [
                 "metadata.name",
                 "metadata.labels",
-                "metadata.labels[-]",
-                "metadata.ownerReferences[0].uid",
-                "metadata.finalizers"
+                "metadata.labels",
+                "metadata.ownerReferences.uid",
+                "metadata.finalizers[0]"
             ]
         );
     }

@@ -32,7 +32,7 @@ mod resource;
 mod scheduling;
 mod storage;
 pub mod strategy;
-mod validate;
+pub mod validate;
 pub mod write;
 
 use std::collections::HashMap;
@@ -55,6 +55,18 @@ use crate::store::cache::{Cache, Decode, Generic};
 use crate::store::{Key, Revision};
 
 pub use strategy::{Op, Strategy, View};
+
+/// Objects that every cluster has from the start, beside those of RBAC: each with its plural name, cluster-scoped.
+pub fn first_objects() -> Vec<(&'static str, serde_json::Value)> {
+    let plural = |kind: &str| match kind {
+        "PriorityLevelConfiguration" => "prioritylevelconfigurations",
+        "FlowSchema" => "flowschemas",
+        "PriorityClass" => "priorityclasses",
+        _ => "apiservices",
+    };
+    let all = [scheduling::system_classes(), flowcontrol::objects(), apiregistration::objects()];
+    all.into_iter().flatten().map(|o| (plural(o["kind"].as_str().unwrap_or_default()), o)).collect()
+}
 
 /// A kind as the server serves it.
 pub struct Resource {

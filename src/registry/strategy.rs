@@ -13,6 +13,7 @@ use crate::api::user::UserInfo;
 use crate::api::value::ValueExt;
 
 use super::errors::FieldErrors;
+use super::validate::Field;
 
 /// What an object's write is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,14 +121,7 @@ pub trait Strategy: Send + Sync {
     /// What a write to `status` may change beside it; called with the old `status`'s place already taken by the new
     /// one. By default metadata may change and all the rest stays.
     fn prepare_status(&self, new: &mut Value, old: &Value) {
-        let mut kept = old.clone();
-        for part in ["metadata", "status"] {
-            match new.get_mut(part).map(Value::take) {
-                Some(v) => kept[part] = v,
-                None => drop(kept.remove_at(&format!("/{part}"))),
-            }
-        }
-        *new = kept;
+        keep_all_but_status_and_metadata(new, old);
     }
 
     /// Takes what must be unique (addresses, ports) after validation and keeps it until the write is in the watch cache.
@@ -171,6 +165,29 @@ pub fn keep_all_but(new: &mut Value, old: &Value, parts: &[&str]) {
     *new = kept;
 }
 
+fn keep_all_but_status_and_metadata(new: &mut Value, old: &Value) {
+    let mut kept = old.clone();
+    for part in ["metadata", "status"] {
+        match new.get_mut(part).map(Value::take) {
+            Some(v) => kept[part] = v,
+            None => drop(kept.remove_at(&format!("/{part}"))),
+        }
+    }
+    *new = kept;
+}
+
+/// Says what is wrong with an object that is created or (where there is an old one) updated.
+pub type Check = fn(&Field<'_>, Option<&Value>, &HookCx<'_>);
+
+/// Drops and fills what clients do not set.
+pub type Prepare = fn(&mut Value, Option<&Value>, &HookCx<'_>);
+
+/// Refuses a deletion.
+pub type CheckDelete = fn(&Value, &HookCx<'_>) -> ApiResult<()>;
+
+/// To the stored version, or back.
+pub type Convert = fn(&mut Value, bool);
+
 /// What was taken for an object that is about to be written; dropped when the write is done or has failed. Until then
 /// nobody else gets it, afterwards the watch cache tells of it.
 #[derive(Default)]
@@ -183,7 +200,7 @@ impl Held {
     }
 }
 
-/// Hooks of kinds that differ only in these switches.
+/// Hooks of kinds that differ only in these switches and functions.
 #[derive(Clone, Copy)]
 pub struct Common {
     generation: Generation,
@@ -191,6 +208,12 @@ pub struct Common {
     create_on_update: bool,
     unconditional_update: bool,
     names: fn(&str) -> Vec<String>,
+    status_alone: bool,
+    check: Option<Check>,
+    check_subresource: Option<Check>,
+    prepare: Option<Prepare>,
+    check_delete: Option<CheckDelete>,
+    convert: Option<Convert>,
 }
 
 impl Common {
@@ -201,7 +224,19 @@ impl Common {
         create_on_update: false,
         unconditional_update: true,
         names: names::dns1123_subdomain,
+        status_alone: false,
+        check: None,
+        check_subresource: None,
+        prepare: None,
+        check_delete: None,
+        convert: None,
     };
+
+    /// A write to `status` leaves metadata alone.
+    pub const fn status_alone(mut self) -> Self {
+        self.status_alone = true;
+        self
+    }
 
     /// With a generation.
     pub const fn generation(mut self, generation: Generation) -> Self {
@@ -227,6 +262,36 @@ impl Common {
         self
     }
 
+    /// With rules for what creates and updates may hold.
+    pub const fn check(mut self, check: Check) -> Self {
+        self.check = Some(check);
+        self
+    }
+
+    /// With rules for what writes to subresources may hold.
+    pub const fn check_subresource(mut self, check: Check) -> Self {
+        self.check_subresource = Some(check);
+        self
+    }
+
+    /// With what the server drops and fills.
+    pub const fn prepare(mut self, prepare: Prepare) -> Self {
+        self.prepare = Some(prepare);
+        self
+    }
+
+    /// With objects that stay.
+    pub const fn check_delete(mut self, check: CheckDelete) -> Self {
+        self.check_delete = Some(check);
+        self
+    }
+
+    /// Stored in another form.
+    pub const fn convert(mut self, convert: Convert) -> Self {
+        self.convert = Some(convert);
+        self
+    }
+
     /// With another rule for names.
     pub const fn names(mut self, names: fn(&str) -> Vec<String>) -> Self {
         self.names = names;
@@ -235,6 +300,14 @@ impl Common {
 }
 
 impl Strategy for Common {
+    fn prepare_status(&self, new: &mut Value, old: &Value) {
+        if self.status_alone {
+            keep_all_but(new, old, &["/status"]);
+        } else {
+            keep_all_but_status_and_metadata(new, old);
+        }
+    }
+
     fn name_errors(&self, name: &str) -> Vec<String> {
         (self.names)(name)
     }
@@ -253,5 +326,28 @@ impl Strategy for Common {
 
     fn returns_deleted(&self) -> bool {
         self.returns_deleted
+    }
+
+    fn prepare(&self, new: &mut Value, old: Option<&Value>, cx: &HookCx<'_>) {
+        if let Some(prepare) = self.prepare {
+            prepare(new, old, cx);
+        }
+    }
+
+    fn validate(&self, new: &Value, old: Option<&Value>, cx: &HookCx<'_>, errs: &FieldErrors) {
+        let check = if matches!(cx.op, Op::Subresource(_)) { self.check_subresource } else { self.check };
+        if let Some(check) = check {
+            check(&Field::root(new, errs), old, cx);
+        }
+    }
+
+    fn check_delete(&self, object: &Value, cx: &HookCx<'_>) -> ApiResult<()> {
+        self.check_delete.map_or(Ok(()), |check| check(object, cx))
+    }
+
+    fn convert(&self, value: &mut Value, _info: &KindInfo, to_stored: bool) {
+        if let Some(convert) = self.convert {
+            convert(value, to_stored);
+        }
     }
 }

@@ -52,6 +52,8 @@ pub struct DeleteOptions {
     pub resource_version: Option<String>,
     /// `Orphan`, `Background`, `Foreground`.
     pub propagation: Option<String>,
+    /// The deprecated `orphanDependents` came with a policy, which is refused.
+    pub orphan_and_policy: bool,
 }
 
 impl DeleteOptions {
@@ -63,6 +65,7 @@ impl DeleteOptions {
             uid: v.str_at("/preconditions/uid").map(str::to_owned),
             resource_version: v.str_at("/preconditions/resourceVersion").map(str::to_owned),
             propagation: v.str_at("/propagationPolicy").or(orphan).map(str::to_owned),
+            orphan_and_policy: orphan.is_some() && v.str_at("/propagationPolicy").is_some(),
         }
     }
 }
@@ -79,7 +82,15 @@ impl Registry {
         }
         warn_of_owners(&mut body, cx);
         let asked = body.str_at("/metadata/name").unwrap_or_default().is_empty();
+        if !body.str_at("/metadata/resourceVersion").unwrap_or_default().is_empty() {
+            return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+        }
+        let writes_status = body.get("status").is_some() && res.def.is_some() && res.strategy().has_status(info);
         meta::before_create(&mut body, info, res.strategy(), cx.now, &at.namespace);
+        if writes_status {
+            // The wire table has put it there because it is always written, or else the client did.
+            body["status"] = json!({});
+        }
         let hooks = self.hooks(res, cx, Op::Create);
         res.apply_defaults(&mut body);
         res.strategy().default(&mut body, &hooks);
@@ -451,10 +462,7 @@ fn check_identity(res: &Resource, at: &Target, old: &Value, new: &Value) -> ApiR
 fn check_preconditions(res: &Resource, current: &Object, options: &DeleteOptions) -> ApiResult<()> {
     let conflict = |what: &str, wanted: &str, found: &str| {
         let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
-        // Upstream names the kind here, and the resource everywhere else.
-        let mut status = Status::conflict(&res.info.gvk.group, &res.info.plural, &current.meta.name, &why);
-        status.details["kind"] = (*res.info.gvk.kind).into();
-        Err(status)
+        Err(Status::conflict(&res.info.gvk.group, &res.info.gvk.kind, &current.meta.name, &why))
     };
     if let Some(uid) = options.uid.as_deref().filter(|u| *u != current.meta.uid) {
         return conflict("UID", uid, &current.meta.uid);
@@ -472,6 +480,10 @@ fn validate_delete_options(options: &DeleteOptions) -> ApiResult<()> {
         options.propagation.as_deref().filter(|p| !matches!(*p, "Orphan" | "Background" | "Foreground" | ""))
     {
         errs.at("propagationPolicy").not_supported(p, &["Background", "Foreground", "Orphan"]);
+    }
+    if options.orphan_and_policy {
+        let policy = options.propagation.as_deref().unwrap_or_default();
+        errs.at("propagationPolicy").invalid(policy, "orphanDependents and deletionPropagation cannot be both set");
     }
     if options.grace.is_some_and(|g| g < 0) && options.grace != Some(-1) {
         errs.at("gracePeriodSeconds").invalid(options.grace.unwrap_or(0), "must be greater than or equal to 0");

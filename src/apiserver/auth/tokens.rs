@@ -115,6 +115,7 @@ impl ServiceAccountTokens {
         for (path, value) in [("/metadata/name", name), ("/metadata/namespace", namespace)] {
             out.set_at(path, value);
         }
+        out.set_at("/metadata/uid", uuid::Uuid::new_v4().to_string());
         out.set_at("/metadata/creationTimestamp", time(now));
         out.set_at("/spec/audiences", audiences);
         out.set_at("/spec/expirationSeconds", seconds);
@@ -142,7 +143,7 @@ impl ServiceAccountTokens {
                 "the UID in the bound object reference ({uid}) does not match the UID in record. \
                  The object might have been deleted and then recreated"
             );
-            return Err(Status::conflict("", resource, name, &why));
+            return Err(Status::conflict("", kind, name, &why));
         }
         bound.insert(claim.into(), json!({"name": name, "uid": object.meta.uid}));
         if claim != "pod" {

@@ -40,6 +40,12 @@ impl Api {
         let read = |raw: Raw, cx: &RequestCx| body::canonical(raw, &gvk, def, strictness, cx);
         let sent =
             if verb == Verbs::UPDATE { Some(read(body::decode(&call.body, &call.headers, &gvk)?, &cx)?) } else { None };
+        if let Some(name) = sent.as_ref().and_then(|s| s.str_at("/metadata/name")).filter(|n| *n != at.name) {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({})",
+                at.name
+            )));
+        }
         let change = |old: &Value| {
             let now = scale_of(old);
             let new = match &sent {

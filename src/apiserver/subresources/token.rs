@@ -24,7 +24,10 @@ impl Api {
         }
         let at = call.target(accounts);
         if request.str_at("/metadata/name").is_some_and(|n| !n.is_empty() && n != at.name) {
-            return Err(Status::bad_request("the name of the object does not match the name on the URL"));
+            let errs = crate::registry::errors::FieldErrors::new();
+            let name = request["metadata"]["name"].clone();
+            errs.at("metadata").at("name").invalid(name, "must match the service account name if specified");
+            return Err(Status::invalid(&gvk.group, &gvk.kind, &at.name, errs.take()));
         }
         let account = View::get(&*self.registry, "", "serviceaccounts", &at.namespace, &at.name)
             .ok_or_else(|| Status::not_found("", "serviceaccounts", &at.name))?;

@@ -46,7 +46,7 @@ impl Strategy for DaemonSets {
         Generation::Spec
     }
 
-    fn prepare(&self, new: &mut Value, old: Option<&Value>, _: &HookCx<'_>) {
+    fn prepare(&self, new: &mut Value, old: Option<&Value>, cx: &HookCx<'_>) {
         match old {
             None => {
                 new["status"] = json!({});
@@ -54,13 +54,10 @@ impl Strategy for DaemonSets {
                     new["status"][count] = 0.into();
                 }
             }
-            // A field of the past, which only a controller's history knows.
-            Some(old) => {
-                if let Some(kept) = old.pointer("/spec/templateGeneration").cloned() {
-                    new.set_at("/spec/templateGeneration", kept);
-                }
-            }
+            Some(_) if cx.op != Op::Update => return,
+            Some(_) => {}
         }
+        count_template(new, old);
     }
 
     fn validate(&self, new: &Value, old: Option<&Value>, cx: &HookCx<'_>, errs: &FieldErrors) {
@@ -80,6 +77,20 @@ impl Strategy for DaemonSets {
             spec.immutable("selector", &old["spec"]);
         }
     }
+}
+
+/// An annotation counts the templates, as a field of an older version did.
+fn count_template(new: &mut Value, old: Option<&Value>) {
+    const AT: &str = "/metadata/annotations/deprecated.daemonset.template.generation";
+    let count = match old {
+        None => 1,
+        Some(old) => {
+            let was = old.str_at(AT).and_then(|t| t.parse::<i64>().ok()).unwrap_or(0);
+            was + i64::from(new.pointer("/spec/template") != old.pointer("/spec/template"))
+        }
+    };
+    new.set_at(AT, count.to_string());
+    crate::registry::meta::order(crate::registry::meta::metadata(new));
 }
 
 fn strategy(field: &Field<'_>) {

@@ -61,6 +61,19 @@ impl Strategy for ConfigMaps {
 struct Secrets;
 
 impl Strategy for Secrets {
+    fn warnings(&self, new: &Value, _: &HookCx<'_>) -> Vec<String> {
+        use base64::Engine;
+        if new.str_at("/type") != Some("kubernetes.io/tls") {
+            return Vec::new();
+        }
+        let certificate = new.get("data").and_then(|d| d.get("tls.crt")).and_then(Value::as_str).unwrap_or_default();
+        let pem = base64::engine::general_purpose::STANDARD.decode(certificate).unwrap_or_default();
+        if String::from_utf8_lossy(&pem).contains("-----BEGIN") {
+            return Vec::new();
+        }
+        vec!["tls: there is no PEM data in the certificate".to_owned()]
+    }
+
     fn validate(&self, new: &Value, old: Option<&Value>, _: &HookCx<'_>, errs: &FieldErrors) {
         let data = errs.at("data");
         let mut size = 0;

@@ -29,7 +29,7 @@ const COLUMNS: &[Column] = &[
     Column::new("Internal-IP", |n, _| address(n, "InternalIP")).wide(),
     Column::new("External-IP", |n, _| address(n, "ExternalIP")).wide(),
     Column::new("OS-Image", |n, _| info(n, "osImage")).wide(),
-    Column::new("Kernel-Version", |n, _| info(n, "kernelVersion")).wide(),
+    Column::new("Kernel-Version", kernel).wide(),
     Column::new("Container-Runtime", |n, _| info(n, "containerRuntimeVersion")).wide(),
 ];
 
@@ -42,6 +42,15 @@ pub fn kind() -> Resource {
 fn info(node: &Value, field: &str) -> Value {
     let text = node.str_at(&format!("/status/nodeInfo/{field}")).unwrap_or_default();
     if text.is_empty() { "<unknown>".into() } else { text.into() }
+}
+
+fn kernel(node: &Value, _: Timestamp) -> Value {
+    match node.str_at("/status/nodeInfo/architecture").filter(|a| !a.is_empty()) {
+        Some(architecture) => {
+            format!("{} ({architecture})", info(node, "kernelVersion").as_str().unwrap_or_default()).into()
+        }
+        None => info(node, "kernelVersion"),
+    }
 }
 
 fn address(node: &Value, kind: &str) -> Value {

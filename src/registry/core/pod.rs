@@ -101,6 +101,7 @@ impl Strategy for Pods {
                         "message": "the pod has scheduling gates and waits until they are removed"}]);
                 }
                 merge_label_keys(new);
+                drop_disabled(&mut new["spec"]);
             }
             (Op::Subresource(sub), Some(old)) if sub == "ephemeralcontainers" => {
                 keep_all_but(new, old, &["/spec/ephemeralContainers"]);
@@ -153,6 +154,21 @@ impl Strategy for Pods {
             }
             (Op::Update, Some(old)) => pod_update::update(&spec, &old["spec"]),
             _ => {}
+        }
+    }
+}
+
+/// Fields of features that are off by default.
+fn drop_disabled(spec: &mut Value) {
+    for list in ["containers", "initContainers"] {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            container.remove_at("/lifecycle/stopSignal");
+        }
+    }
+    for volume in spec.get_mut("volumes").and_then(Value::as_array_mut).into_iter().flatten() {
+        let sources = volume.pointer_mut("/projected/sources").and_then(Value::as_array_mut);
+        for source in sources.into_iter().flatten() {
+            source.remove_at("/clusterTrustBundle");
         }
     }
 }

@@ -84,6 +84,10 @@ impl Strategy for Services {
         }
     }
 
+    fn warnings(&self, new: &Value, _: &HookCx<'_>) -> Vec<String> {
+        validate::warnings(new)
+    }
+
     fn allocate(&self, new: &mut Value, old: Option<&Value>, cx: &HookCx<'_>) -> ApiResult<Held> {
         if matches!(cx.op, Op::Subresource(_)) {
             return Ok(Held::default());

@@ -13,6 +13,7 @@ use crate::registry::validate::claims::{self, VOLUME_MODES};
 use crate::registry::validate::resources::{self, amount};
 use crate::registry::validate::volume_sources::{self as sources, Check};
 use crate::registry::validate::{Field, affinity, no_backsteps};
+use crate::util::clock::rfc3339;
 
 /// The class in an annotation, from before there was a field.
 const CLASS_ANNOTATION: &str = "/metadata/annotations/volume.beta.kubernetes.io~1storage-class";
@@ -41,7 +42,9 @@ const CLAIM_COLUMNS: &[Column] = &[
     Column::NAME,
     Column::new("Status", |c, _| phase(c)),
     Column::text("Volume", "/spec/volumeName"),
-    Column::new("Capacity", |c, _| bound(c, |c| storage(c, "/status/capacity/storage"))),
+    Column::new("Capacity", |c, _| {
+        bound(c, |c| c.pointer("/status/capacity/storage").map_or(Quantity::units(0), amount).to_string().into())
+    }),
     Column::new("Access Modes", |c, _| bound(c, |c| access_modes(c, "/status/accessModes"))),
     Column::new("StorageClass", |c, _| class(c)),
     Column::new("VolumeAttributesClass", |c, _| or_unset(c, "/spec/volumeAttributesClassName")),
@@ -163,10 +166,30 @@ impl Strategy for Volumes {
         true
     }
 
-    fn prepare(&self, new: &mut Value, old: Option<&Value>, _: &HookCx<'_>) {
-        if old.is_none() {
-            new["status"] = json!({"phase": "Pending"});
+    fn prepare(&self, new: &mut Value, old: Option<&Value>, cx: &HookCx<'_>) {
+        let phase = |o: &Value| o.str_at("/status/phase").map(str::to_owned);
+        match old {
+            None => {
+                new["status"] = json!({"phase": "Pending", "lastPhaseTransitionTime": rfc3339(cx.now)});
+            }
+            Some(old) if matches!(cx.op, Op::Subresource(_)) && phase(new) != phase(old) => {
+                let moved =
+                    new.pointer("/status/lastPhaseTransitionTime") == old.pointer("/status/lastPhaseTransitionTime");
+                if moved {
+                    new.set_at("/status/lastPhaseTransitionTime", rfc3339(cx.now));
+                }
+            }
+            Some(_) => {}
         }
+    }
+
+    fn warnings(&self, new: &Value, _: &HookCx<'_>) -> Vec<String> {
+        if new.str_at("/spec/persistentVolumeReclaimPolicy") == Some("Recycle") {
+            return vec![
+                "spec.persistentVolumeReclaimPolicy: Recycle is deprecated, use dynamic provisioning".to_owned(),
+            ];
+        }
+        Vec::new()
     }
 
     fn validate(&self, new: &Value, old: Option<&Value>, cx: &HookCx<'_>, errs: &FieldErrors) {

@@ -17,7 +17,7 @@ pub fn kinds() -> Vec<Resource> {
         Resource::new(
             KindInfo::namespaced("resource.k8s.io", "v1", "ResourceClaim", "resourceclaims", "resourceclaim")
                 .subresources(STATUS_ONLY),
-            Box::new(Common::NONE.returns_deleted()),
+            Box::new(Common::NONE.status_alone().returns_deleted()),
         ),
         Resource::new(
             KindInfo::namespaced(

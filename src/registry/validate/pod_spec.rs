@@ -55,8 +55,8 @@ pub fn pod_spec<'a>(spec: &Field<'a>, options: Options<'a>) {
     containers::init_containers(spec, &cx);
     containers::ephemeral_containers(spec, &cx);
     if spec.flag("hostNetwork") {
-        ports::on_host_network(spec.items("containers"));
-        ports::on_host_network(spec.items("initContainers"));
+        ports::on_host_network(spec.items("containers"), options.is_pod);
+        ports::on_host_network(spec.items("initContainers"), options.is_pod);
     }
     host_users(spec);
     spec.needs_one_of("restartPolicy", &["Always", "OnFailure", "Never"]);

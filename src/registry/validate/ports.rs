@@ -49,10 +49,13 @@ pub fn of_host<'a>(containers: impl Iterator<Item = Field<'a>>) {
 }
 
 /// On the host's network a container's port is the host's.
-pub fn on_host_network<'a>(containers: impl Iterator<Item = Field<'a>>) {
+///
+/// A template may leave it out: it is filled in when the pod is made.
+pub fn on_host_network<'a>(containers: impl Iterator<Item = Field<'a>>, is_pod: bool) {
     for container in containers {
         for port in container.items("ports") {
-            if port.int("hostPort").unwrap_or(0) != port.int("containerPort").unwrap_or(0) {
+            let host = port.int("hostPort").unwrap_or(0);
+            if (is_pod || host != 0) && host != port.int("containerPort").unwrap_or(0) {
                 port.at("hostPort").invalid("must match `containerPort` when `hostNetwork` is true");
             }
         }

@@ -23,6 +23,7 @@ pub const SOURCES: &[(&str, Check)] = &[
     ("flocker", flocker),
     ("persistentVolumeClaim", |f| all_needed(f, &["claimName"])),
     ("rbd", rbd),
+    ("flexVolume", |f| all_needed(f, &["driver"])),
     ("cinder", |f| all_needed(f, &["volumeID"])),
     ("cephfs", ceph),
     ("quobyte", quobyte),
@@ -297,9 +298,6 @@ fn projected(field: &Field<'_>) {
                     paths.push(path);
                 }
             }
-        }
-        if found == 0 {
-            source.errs.required("must specify one of the sources");
         }
     }
 }

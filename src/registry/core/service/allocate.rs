@@ -20,7 +20,8 @@ pub fn all(allocators: &Allocators, new: &mut Value, old: Option<&Value>, cx: &H
     }
     refuse(new, &errs)?;
     let wants_ip = needs_cluster_ip(new) && !is_headless(new);
-    let has_ip = wants_ip && old.is_some_and(|o| o.pointer("/spec/clusterIP") == new.pointer("/spec/clusterIP"));
+    let ip = |o: &Value| o.str_at("/spec/clusterIP").filter(|ip| !ip.is_empty()).map(str::to_owned);
+    let has_ip = wants_ip && ip(new).is_some() && old.is_some_and(|o| ip(o) == ip(new));
     if has_ip && !needs_node_ports(new) {
         return Ok(Held::default());
     }
@@ -96,6 +97,9 @@ fn families(new: &mut Value, old: Option<&Value>, errs: &FieldErrors) {
             all.push(family.into());
             new.set_at("/spec/ipFamilies", all);
         }
+    }
+    if !spec_errs.is_empty() {
+        return;
     }
     let selects = new.pointer("/spec/selector").and_then(Value::as_object).is_some_and(|s| !s.is_empty());
     if is_headless(new) && !selects {

@@ -279,6 +279,8 @@ pub fn update(new: &Value, old: &Value, errs: &FieldErrors) {
                 (_, true) => {}
                 // Families that are left out are filled in with the old ones later.
                 (true, false) if list == "ipFamilies" => {}
+                // Where there are addresses, those tell.
+                (false, false) if list == "ipFamilies" && !is_headless(new) => {}
                 (true, false) => at.invalid(spec.at(list).value.clone(), format!("{what} can not be unset")),
                 (false, false) if is != was => at.invalid(spec.at(list).value.clone(), "may not change once set"),
                 _ => {}
@@ -289,4 +291,29 @@ pub fn update(new: &Value, old: &Value, errs: &FieldErrors) {
     if both && new.pointer("/spec/loadBalancerClass") != old.pointer("/spec/loadBalancerClass") {
         spec.at("loadBalancerClass").invalid("may not change once set");
     }
+}
+
+/// What is deprecated, or has no effect.
+pub fn warnings(object: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    let text = |at: &str| object.str_at(at).unwrap_or_default();
+    if !object.items_at("/spec/externalIPs").is_empty() {
+        out.push("spec.externalIPs is deprecated and may no longer be implemented in some clusters".to_owned());
+    }
+    if kind_of(object) == "LoadBalancer"
+        && text("/spec/loadBalancerIP").parse::<IpAddr>().is_err()
+        && !text("/spec/loadBalancerIP").is_empty()
+    {
+        out.push("spec.loadBalancerIP: not an address in canonical form".to_owned());
+    }
+    if text("/spec/trafficDistribution") == "PreferClose" {
+        out.push("spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"".to_owned());
+    }
+    if kind_of(object) != "ExternalName" && !text("/spec/externalName").is_empty() {
+        out.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
+    }
+    if is_headless(object) && text("/spec/sessionAffinity") == "ClientIP" {
+        out.push("spec.SessionAffinity is ignored for headless services".to_owned());
+    }
+    out
 }

@@ -1,0 +1,165 @@
+//! `POST pods/NAME/eviction`: deletes a pod where its disruption budget allows it.
+//!
+//! Rules: upstream `pkg/registry/core/pod/storage/eviction.go`.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::api::meta::Gvk;
+use crate::api::meta::labels::Selector;
+use crate::api::status::{ApiResult, Reason, Status};
+use crate::api::value::ValueExt;
+use crate::apiserver::body::{self, FieldValidation};
+use crate::apiserver::respond::{self, Answer};
+use crate::apiserver::{Api, Call, verbs};
+use crate::registry::write::DeleteOptions;
+use crate::registry::{Op, RequestCx, Resource, Target, View};
+use crate::util::clock::rfc3339;
+
+/// Evictions of one budget that its controller has not seen yet.
+const DISRUPTED_PODS_MAX: usize = 2000;
+
+impl Api {
+    /// Evicts the pod of the path.
+    pub(in crate::apiserver) async fn evict_pod(&self, pods: &Arc<Resource>, call: Call) -> ApiResult<Answer> {
+        let gvk = Gvk::new("policy", "v1", "Eviction");
+        let mut cx = self.write_cx(pods, &call, "CreateOptions")?;
+        let strictness = FieldValidation::parse(&call.info.query, "CreateOptions")?;
+        let mut raw = body::decode(&call.body, &call.headers, &gvk)?;
+        // The older version says the same.
+        if raw.value.str_at("/apiVersion") == Some("policy/v1beta1") {
+            raw.value.set_at("/apiVersion", "policy/v1");
+        }
+        let def = crate::api::schema::table().kind(&gvk.group, &gvk.version, &gvk.kind);
+        let eviction = body::canonical(raw, &gvk, def, strictness, &cx)?;
+        let at = call.target(pods);
+        if eviction.str_at("/metadata/name").unwrap_or_default() != at.name {
+            return Err(Status::bad_request("name in URL does not match name in Eviction object"));
+        }
+        let asked = eviction.get("deleteOptions").cloned().unwrap_or_else(|| json!({}));
+        cx.dry_run |= asked.items_at("/dryRun").iter().any(|d| d == "All");
+        let pod = View::get(&*self.registry, "", "pods", &at.namespace, &at.name)
+            .ok_or_else(|| Status::not_found("", "pods", &at.name))?
+            .value();
+        if let Some(budget) = self.budget_of(&pod, &at)? {
+            self.take_from_budget(&cx, &budget, &pod).await?;
+        }
+        self.registry.delete(pods, &cx, &at, &DeleteOptions::from_value(&asked)).await?;
+        let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+        Ok(verbs::finish(respond::encoded(201, &done, verbs::error_encoding(&call.headers)), &cx))
+    }
+
+    /// The budget that the pod's eviction needs, if any.
+    fn budget_of(&self, pod: &Value, at: &Target) -> ApiResult<Option<Target>> {
+        let ended = matches!(pod.str_at("/status/phase"), Some("Succeeded" | "Failed" | "Pending"));
+        if ended || pod.str_at("/metadata/deletionTimestamp").is_some() {
+            return Ok(None);
+        }
+        let budgets = View::list(&*self.registry, "policy", "poddisruptionbudgets", Some(&at.namespace));
+        let matching: Vec<Target> = budgets
+            .iter()
+            .filter(|b| selects(&b.value(), pod))
+            .map(|b| Target { namespace: at.namespace.clone(), name: b.meta.name.clone() })
+            .collect();
+        if matching.len() > 1 {
+            return Err(Status::internal(
+                "this pod has more than one PodDisruptionBudget, which the eviction subresource does not support",
+            ));
+        }
+        Ok(matching.into_iter().next())
+    }
+
+    async fn take_from_budget(&self, cx: &RequestCx, budget: &Target, pod: &Value) -> ApiResult<()> {
+        let Some(budgets) = self.registry.resources().get("policy", "v1", "poddisruptionbudgets") else {
+            return Ok(());
+        };
+        let name = pod.str_at("/metadata/name").unwrap_or_default().to_owned();
+        let (ready, now) = (is_ready(pod), rfc3339(cx.now));
+        let change = |old: &Value| match allowed(old, ready)? {
+            Allowed::Freely => Ok(old.clone()),
+            Allowed::Counted => {
+                let mut new = old.clone();
+                let left = old.int_at("/status/disruptionsAllowed").unwrap_or(0) - 1;
+                new.set_at("/status/disruptionsAllowed", left);
+                new.set_at(&format!("/status/disruptedPods/{name}"), now.clone());
+                Ok(new)
+            }
+        };
+        self.registry.update(&budgets, cx, budget, &Op::Subresource("status".into()), &change, None).await?;
+        Ok(())
+    }
+}
+
+fn selects(budget: &Value, pod: &Value) -> bool {
+    let Some(selector) = budget.pointer("/spec/selector") else { return false };
+    Selector::from_label_selector(selector).is_ok_and(|s| s.matches_value(pod.pointer("/metadata/labels")))
+}
+
+fn is_ready(pod: &Value) -> bool {
+    let conditions = pod.items_at("/status/conditions");
+    conditions.iter().any(|c| c.str_at("/type") == Some("Ready") && c.str_at("/status") == Some("True"))
+}
+
+#[derive(Debug, PartialEq)]
+enum Allowed {
+    /// Without counting: the pod does not serve.
+    Freely,
+    /// One disruption less.
+    Counted,
+}
+
+/// May a pod of this budget go?
+fn allowed(budget: &Value, ready: bool) -> ApiResult<Allowed> {
+    let number = |at: &str| budget.int_at(at).unwrap_or(0);
+    let name = budget.str_at("/metadata/name").unwrap_or_default();
+    let (healthy, desired) = (number("/status/currentHealthy"), number("/status/desiredHealthy"));
+    if !ready {
+        let always = budget.str_at("/spec/unhealthyPodEvictionPolicy") == Some("AlwaysAllow");
+        if always || healthy >= desired && desired > 0 {
+            return Ok(Allowed::Freely);
+        }
+    }
+    if number("/status/observedGeneration") < number("/metadata/generation") {
+        return Err(too_many(&format!("The disruption budget {name} is still being processed by the server.")));
+    }
+    let left = number("/status/disruptionsAllowed");
+    if left < 0 {
+        return Err(Status::forbidden("policy", "poddisruptionbudget", name, "pdb disruptions allowed is negative"));
+    }
+    if budget.pointer("/status/disruptedPods").and_then(Value::as_object).is_some_and(|d| d.len() > DISRUPTED_PODS_MAX)
+    {
+        let why = "DisruptedPods map too big - too many evictions not confirmed by PDB controller";
+        return Err(Status::forbidden("policy", "poddisruptionbudget", name, why));
+    }
+    if left == 0 {
+        return Err(too_many(&format!(
+            "The disruption budget {name} needs {desired} healthy pods and has {healthy} currently"
+        )));
+    }
+    Ok(Allowed::Counted)
+}
+
+fn too_many(why: &str) -> Box<Status> {
+    Status::new(Reason::TooManyRequests, "Cannot evict pod as it would violate the pod's disruption budget.")
+        .with_details(json!({"causes": [{"reason": "DisruptionBudget", "message": why}]}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use test_case::test_case;
+
+    fn budget(left: i64, healthy: i64) -> Value {
+        json!({"metadata": {"name": "b", "generation": 1},
+            "status": {"observedGeneration": 1, "disruptionsAllowed": left, "currentHealthy": healthy, "desiredHealthy": 2}})
+    }
+
+    #[test_case(1, 3, true, Some(Allowed::Counted); "room")]
+    #[test_case(0, 2, true, None; "no room")]
+    #[test_case(0, 2, false, Some(Allowed::Freely); "an unready pod of a healthy budget")]
+    #[test_case(0, 1, false, None; "an unready pod of an unhealthy budget")]
+    fn budgets(left: i64, healthy: i64, ready: bool, want: Option<Allowed>) {
+        assert_eq!(allowed(&budget(left, healthy), ready).ok(), want);
+    }
+}
