@@ -183,7 +183,7 @@ impl Registry {
             "" | "0" if !res.strategy().unconditional_update() && *op == Op::Update && !cx.is_patch => {
                 let errs = FieldErrors::new();
                 errs.at("metadata").at("resourceVersion").invalid(0, "must be specified for an update");
-                return Err(Status::invalid(&info.gvk.group, &info.gvk.kind, &at.name, errs.take()).into());
+                return Err(Status::invalid(&info.gvk.group, &info.plural, &at.name, errs.take()).into());
             }
             "" | "0" => {}
             rv if rv.parse::<u64>().is_err() => {
@@ -260,6 +260,10 @@ impl Registry {
             self.admission().validate(&Admission::deletion(res, cx, at), None, Some(&old)).await?;
             let mut marked = old.clone();
             let gone = self.mark(res, cx, &mut marked, options, &hooks);
+            // What goes at once was never marked, but for kinds that know a grace.
+            if gone && res.strategy().grace(&old, options.grace).is_none() {
+                marked = old.clone();
+            }
             if cx.dry_run {
                 return Ok(if gone { Deleted::Gone(marked) } else { Deleted::Pending(marked) });
             }
