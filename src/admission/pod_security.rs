@@ -24,7 +24,9 @@ impl Plugin for PodSecurity {
     fn validate(&self, a: &Admission<'_>, new: Option<&Value>, old: Option<&Value>, view: &dyn View) -> ApiResult<()> {
         let Some(new) = new.filter(|_| matches!(a.operation, "CREATE" | "UPDATE")) else { return Ok(()) };
         if a.is("", "namespaces") && a.subresource.is_empty() {
-            return labels(a, new, old);
+            labels(a, new, old)?;
+            tell_of_existing(a, new, old, view);
+            return Ok(());
         }
         let Some(path) = spec_path(a) else { return Ok(()) };
         let Some(namespace) = view.get("", "namespaces", "", &a.target.namespace) else { return Ok(()) };
@@ -74,6 +76,51 @@ fn spec_path(a: &Admission<'_>) -> Option<&'static str> {
 fn level_of(namespace: &Object, mode: &str) -> Level {
     let text = namespace.meta.label(&format!("{PREFIX}{mode}")).unwrap_or_default();
     Level::parse(text).unwrap_or(if text.is_empty() { Level::Privileged } else { Level::Restricted })
+}
+
+/// Most pods that are looked at when a namespace becomes stricter.
+const EXISTING_MAX: usize = 3000;
+
+/// Warns of pods that a new level would not have let in.
+fn tell_of_existing(a: &Admission<'_>, new: &Value, old: Option<&Value>, view: &dyn View) {
+    let Some(old) = old else { return };
+    let label = |o: &Value, key: &str| o["metadata"]["labels"][format!("{PREFIX}{key}")].as_str().map(str::to_owned);
+    let level = label(new, "enforce").and_then(|l| Level::parse(&l)).unwrap_or(Level::Privileged);
+    let before = label(old, "enforce").and_then(|l| Level::parse(&l)).unwrap_or(Level::Privileged);
+    if level <= before {
+        return;
+    }
+    let mut groups: Vec<(String, Vec<String>)> = Vec::new();
+    for pod in view.list("", "pods", Some(&a.target.name)).into_iter().take(EXISTING_MAX) {
+        let body = pod.value();
+        let found = pod_standards::violations(&body["metadata"], &body["spec"], level);
+        if found.is_empty() {
+            continue;
+        }
+        let rules: Vec<&str> = found.iter().map(|f| f.split(" (").next().unwrap_or(f)).collect();
+        let text = rules.join(", ");
+        match groups.iter_mut().find(|(t, _)| *t == text) {
+            Some((_, pods)) => pods.push(pod.meta.name.clone()),
+            None => groups.push((text, vec![pod.meta.name.clone()])),
+        }
+    }
+    if groups.is_empty() {
+        return;
+    }
+    let version = label(new, "enforce-version").unwrap_or_else(|| "latest".to_owned());
+    a.cx.warn(format!(
+        "existing pods in namespace {:?} violate the new PodSecurity enforce level \"{}:{version}\"",
+        a.target.name,
+        level.name()
+    ));
+    for (text, pods) in groups {
+        let more = match pods.len() - 1 {
+            0 => String::new(),
+            1 => " (and 1 other pod)".to_owned(),
+            n => format!(" (and {n} other pods)"),
+        };
+        a.cx.warn(format!("{}{more}: {text}", pods[0]));
+    }
 }
 
 /// Refuses labels that say no level or version, where they are new.

@@ -297,7 +297,7 @@ impl Common {
         self
     }
 
-    /// With warnings for creates and updates.
+    /// With warnings for creates.
     pub const fn warn(mut self, warn: Warn) -> Self {
         self.warn = Some(warn);
         self
@@ -363,7 +363,7 @@ impl Strategy for Common {
     }
 
     fn warnings(&self, new: &Value, cx: &HookCx<'_>) -> Vec<String> {
-        let told = self.warn.filter(|_| !matches!(cx.op, Op::Subresource(_)));
+        let told = self.warn.filter(|_| cx.op == Op::Create);
         told.map(|warn| warn(new)).unwrap_or_default()
     }
 

@@ -183,7 +183,7 @@ impl Registry {
             "" | "0" if !res.strategy().unconditional_update() && *op == Op::Update && !cx.is_patch => {
                 let errs = FieldErrors::new();
                 errs.at("metadata").at("resourceVersion").invalid(0, "must be specified for an update");
-                return Err(Status::invalid(&info.gvk.group, &info.gvk.kind, &at.name, errs.take()).into());
+                return Err(Status::invalid(&info.gvk.group, &info.plural, &at.name, errs.take()).into());
             }
             "" | "0" => {}
             rv if rv.parse::<u64>().is_err() => {

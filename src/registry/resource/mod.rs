@@ -48,7 +48,8 @@ pub fn kinds() -> Vec<Resource> {
     vec![
         Resource::new(
             KindInfo::cluster(GROUP, "v1", "DeviceClass", "deviceclasses", "deviceclass").columns(NAME_AND_AGE),
-            Box::new(common.generation(Generation::Spec).check(claim::check_class)),
+            // Upstream sees a change of the configuration in every update.
+            Box::new(common.generation(Generation::All).check(claim::check_class)),
         ),
         Resource::new(
             KindInfo::namespaced(GROUP, "v1", "ResourceClaim", "resourceclaims", "resourceclaim")

@@ -20,13 +20,13 @@ const TOKEN_SECONDS: (i64, i64) = (600, 1 << 32);
 /// Shortest time between two reports of what a node can attach, seconds.
 const UPDATE_SECONDS_MIN: i64 = 10;
 
-/// Why a text is not a driver's name: a DNS subdomain in any case, of at most 63 bytes.
+/// Why a text is not the name of a CSIDriver: a DNS subdomain of at most 63 bytes.
 pub fn driver_name(name: &str) -> Vec<String> {
     let mut out = Vec::new();
     if name.len() > DRIVER_NAME_MAX {
         out.push(format!("must be no more than {DRIVER_NAME_MAX} bytes"));
     }
-    out.extend(names::dns1123_subdomain(&name.to_lowercase()));
+    out.extend(names::dns1123_subdomain(name));
     out
 }
 

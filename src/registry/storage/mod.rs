@@ -79,7 +79,7 @@ pub fn kinds() -> Vec<Resource> {
                 "csistoragecapacities",
                 "csistoragecapacity",
             ),
-            Box::new(Common::NONE.check(csi::check_capacity)),
+            Box::new(Common::NONE.conditional_update().check(csi::check_capacity)),
         ),
         Resource::new(
             KindInfo::cluster("storage.k8s.io", "v1", "StorageClass", "storageclasses", "storageclass")
