@@ -242,6 +242,8 @@ pub struct KindInfo {
     pub selectable: Cow<'static, [Selectable]>,
     /// Group and resource it is stored under; another version's row may share it.
     pub stored: GroupResource,
+    /// Told with every answer, where the kind is deprecated.
+    pub deprecation: Option<&'static str>,
     /// Version of the stored form, where it is not this row's (`autoscaling/v1` is stored as `v2`).
     pub stored_version: Str,
 }
@@ -269,6 +271,7 @@ impl KindInfo {
             selectable: Cow::Borrowed(&[]),
             stored: GroupResource::new(group, plural),
             stored_version: Cow::Borrowed(version),
+            deprecation: None,
         }
     }
 
@@ -294,6 +297,12 @@ impl KindInfo {
     /// With categories.
     pub fn categories(mut self, names: &'static [&'static str]) -> Self {
         self.categories = names.iter().map(|n| Cow::Borrowed(*n)).collect();
+        self
+    }
+
+    /// With a warning that every answer carries.
+    pub fn deprecated(mut self, warning: &'static str) -> Self {
+        self.deprecation = Some(warning);
         self
     }
 

@@ -63,7 +63,8 @@ impl Api {
         if !res.info.verbs.has(verb) || needs_namespace && !matches!(verb, Verbs::LIST | Verbs::WATCH) {
             return Err(method_not_allowed());
         }
-        match verb {
+        let deprecation = res.info.deprecation;
+        let answer = match verb {
             Verbs::GET => self.get(&res, &call).await,
             Verbs::LIST => self.list(&res, &call).await,
             Verbs::WATCH => self.watch(&res, &call).await,
@@ -72,7 +73,13 @@ impl Api {
             Verbs::PATCH => self.patch(&res, call, Op::Update).await,
             Verbs::DELETE => self.delete(&res, call).await,
             _ => self.delete_collection(&res, call).await,
-        }
+        };
+        answer.map(|mut answer| {
+            if let Some(warning) = deprecation {
+                respond::warn(&mut answer, &[warning.to_owned()]);
+            }
+            answer
+        })
     }
 
     pub(super) fn read_cx<'a>(

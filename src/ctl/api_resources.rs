@@ -46,6 +46,9 @@ pub async fn resources(cx: &Cx, args: Resources) -> Done {
         other => fail!("--output {other} is not available"),
     };
     let mut all: Vec<&Resource> = cx.mapper().await?.all().iter().filter(|r| wanted(r, &args)).collect();
+    // Each resource once, at the version that the server prefers.
+    let mut seen = std::collections::HashSet::new();
+    all.retain(|r| seen.insert((&r.res.group, &r.res.plural)));
     match args.sort_by.as_str() {
         "name" => all.sort_by(|a, b| a.res.plural.cmp(&b.res.plural)),
         "kind" => all.sort_by(|a, b| a.res.kind.cmp(&b.res.kind)),

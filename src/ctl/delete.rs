@@ -104,6 +104,9 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     if infos.is_empty() && cx.code() == 0 {
         return say("No resources found");
     }
+    if cx.ns_given && infos.iter().any(|i| !i.resource.res.namespaced) {
+        eprintln!("Warning: deleting cluster-scoped resources, not scoped to the provided namespace");
+    }
     let ignore = args.ignore_not_found || args.all || !args.select.selector.is_empty();
     let mut going = Vec::new();
     for info in &infos {
@@ -157,7 +160,7 @@ async fn one(cx: &Cx, info: &Info, options: &DeleteOptions, dry: DryRun) -> Done
     }
     let body = options.to_value();
     let answer = cx.call(Call::new(Method::DELETE, info.path(None)).body(&body)).await;
-    answer.map_err(|e| if e.is_not_found() { e } else { info.failed("deleting", e) })
+    answer.map_err(|e| info.failed("deleting", e))
 }
 
 fn tell(info: &Info, args: &Args, grace: Option<i64>) -> Done {

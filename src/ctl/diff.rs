@@ -44,23 +44,24 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     let writer = Writer { dry_run: DryRun::Server, manager: manager.to_owned(), validation: "" };
     let selector = crate::api::meta::labels::Selector::parse(&args.selector)
         .map_err(|e| Failure::Plain(format!("unable to parse the label selector: {e}")))?;
-    let mut differs = false;
+    let mut texts = Vec::new();
     for info in (Query { files: Some(&args.files), ..Query::default() }).infos(cx).await? {
         if !selector.matches_value(info.object.pointer("/metadata/labels")) {
             continue;
         }
         match one(cx, &info, &writer, &args).await {
-            Ok(text) => {
-                differs |= !text.is_empty();
-                put(&text)?;
-            }
+            Ok(text) if text.is_empty() => {}
+            Ok(text) => texts.push((file_name(&info), text)),
             Err(failure) => {
                 eprintln!("{failure}");
                 return Err(Failure::Exit(2));
             }
         }
     }
-    if differs && cx.code() == 0 { Err(Failure::Exit(1)) } else { Ok(()) }
+    // In the order of their names, as a diff of two directories has it.
+    texts.sort();
+    texts.iter().try_for_each(|(_, text)| put(text))?;
+    if !texts.is_empty() && cx.code() == 0 { Err(Failure::Exit(1)) } else { Ok(()) }
 }
 
 async fn one(cx: &Cx, info: &Info, writer: &Writer, args: &Args) -> Done<String> {

@@ -77,8 +77,8 @@ impl Schemas {
         let kind = resolved.str_at("/type");
         match (named.and_then(|n| n.rsplit('.').next()), kind) {
             (Some(name), Some("object") | None) => name.to_owned(),
-            // Quantities, times and the like are named although they are texts.
-            (Some(name), Some(_)) => name.to_owned(),
+            // Times and the like are texts.
+            (Some(_), Some(kind)) => kind.to_owned(),
             (None, Some("object")) => "Object".to_owned(),
             (None, Some(kind)) => kind.to_owned(),
             (None, None) => match resolved.items_at("/oneOf") {
@@ -161,17 +161,12 @@ fn explain(schemas: &Schemas, root: &Value, resource: &Resource, path: &[&str], 
             said = true;
         }
     }
-    if !said {
-        out += "    <empty>\n";
-    }
-    out += "    \n";
+    // kubectl ends a description with an indented empty line, and has none where there is no description.
+    out += if said { "    \n" } else { "    <empty>\n" };
     let fields = schemas.fields(schema);
     if fields["properties"].is_object() {
         out += "FIELDS:\n";
         fields_of(schemas, fields, &mut out, 2, recursive, 0);
-        if recursive {
-            out.push('\n');
-        }
     }
     out.push('\n');
     Ok(out)

@@ -101,7 +101,12 @@ async fn sources(cx: &Cx, args: &Args) -> Done<Vec<Source>> {
             fail!("only a selector (-l) or a POD name is allowed");
         }
         (Some(target), _) => {
-            let info = pods::target(cx, target).await?;
+            let info = match pods::target(cx, target).await {
+                Err(failure) if failure.is_not_found() && !target.contains('/') => {
+                    fail!("error from server (NotFound): pods {target:?} not found in namespace {:?}", cx.ns)
+                }
+                other => other?,
+            };
             let mut pods = pods::of(cx, &info).await?;
             if pods.len() > 1 {
                 eprintln!("Found {} pods, using pod/{}", pods.len(), pods[0].name);

@@ -55,8 +55,9 @@ async fn one(cx: &Cx, info: &Info, writer: &Writer, args: &Args) -> Done {
     }
     if object.str_at("/metadata/resourceVersion").is_none_or(str::is_empty) && !writer.dry_run.is_client() {
         // Whatever stands there now is replaced.
-        let current = info.fetch(cx).await?;
-        object.set_at("/metadata/resourceVersion", current["metadata"]["resourceVersion"].clone());
+        if let Some(current) = cx.find(&info.resource.res, &info.ns, &info.name).await? {
+            object.set_at("/metadata/resourceVersion", current["metadata"]["resourceVersion"].clone());
+        }
     }
     let made = writer.update(cx, info, &object).await?;
     args.print.done(&info.resource, &made, "replaced", writer.dry_run)

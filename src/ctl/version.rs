@@ -49,7 +49,7 @@ fn show(versions: &Value, args: &Args) -> Done {
             }
             put(&out)
         }
-        other => fail!("--output must be 'yaml' or 'json', not {other:?}"),
+        _ => fail!("--output must be 'yaml' or 'json'"),
     }
 }
 

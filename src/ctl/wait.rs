@@ -131,7 +131,9 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     for info in &infos {
         let met = match &goal {
             Goal::Delete => {
-                let uid = info.object.str_at("/metadata/uid");
+                // What is not there is no news.
+                let Some(object) = cx.find(&info.resource.res, &info.ns, &info.name).await? else { continue };
+                let uid = object.str_at("/metadata/uid");
                 delete::until_gone(cx, info, uid, end).await.map(|()| info.clone())
             }
             goal => until_end(cx, info, end, |o| goal.holds(o)).await.map(|object| Info { object, ..info.clone() }),

@@ -53,7 +53,7 @@ pub fn before_create(new: &mut Value, info: &KindInfo, strategy: &dyn Strategy, 
     meta.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
     meta.insert("creationTimestamp".into(), rfc3339(now).into());
     // Kinds that do not count keep what the client says.
-    if strategy.generation() != Generation::None {
+    if !matches!(strategy.generation(), Generation::None | Generation::Later) {
         meta.insert("generation".into(), 1.into());
     }
     order(meta);
@@ -111,14 +111,21 @@ pub fn before_update(new: &mut Value, old: &Value, info: &KindInfo, strategy: &d
 /// Moves the generation when what it counts has changed; call after `prepare`.
 pub fn bump_generation(new: &mut Value, old: &Value, strategy: &dyn Strategy) {
     let changed = match strategy.generation() {
-        Generation::None => return,
-        Generation::Spec => new.get("spec") != old.get("spec"),
+        Generation::None | Generation::Once => return,
+        Generation::Spec | Generation::Later => new.get("spec") != old.get("spec"),
         Generation::Content => content_differs(new, old),
+        Generation::All => content_differs(new, old) || metadata_differs(new, old),
     };
     if changed {
         let generation = old.int_at("/metadata/generation").unwrap_or(0) + 1;
         metadata(new).insert("generation".into(), generation.into());
     }
+}
+
+/// True when metadata differs in what clients set.
+fn metadata_differs(a: &Value, b: &Value) -> bool {
+    let parts = ["labels", "annotations", "ownerReferences", "finalizers"];
+    parts.iter().any(|k| a["metadata"].get(k) != b["metadata"].get(k))
 }
 
 fn content_differs(a: &Value, b: &Value) -> bool {

@@ -59,6 +59,12 @@ pub enum Generation {
     Spec,
     /// 1 at creation, one more with every change outside of metadata and status.
     Content,
+    /// 1 at creation, one more with every change, of metadata too.
+    All,
+    /// 1 at creation, for ever.
+    Once,
+    /// None at creation, one more with every change of `spec`.
+    Later,
 }
 
 /// The hooks of a kind.
@@ -165,6 +171,21 @@ pub fn keep_all_but(new: &mut Value, old: &Value, parts: &[&str]) {
     *new = kept;
 }
 
+/// Says what is wrong with an object that is created or (where there is an old one) updated.
+pub type Check = fn(&Field<'_>, Option<&Value>, &HookCx<'_>);
+
+/// Drops and fills what clients do not set.
+pub type Prepare = fn(&mut Value, Option<&Value>, &HookCx<'_>);
+
+/// Refuses a deletion.
+pub type CheckDelete = fn(&Value, &HookCx<'_>) -> ApiResult<()>;
+
+/// What to tell the client of an object that is valid.
+pub type Warn = fn(&Value) -> Vec<String>;
+
+/// To the stored version, or back.
+pub type Convert = fn(&mut Value, bool);
+
 fn keep_all_but_status_and_metadata(new: &mut Value, old: &Value) {
     let mut kept = old.clone();
     for part in ["metadata", "status"] {
@@ -175,18 +196,6 @@ fn keep_all_but_status_and_metadata(new: &mut Value, old: &Value) {
     }
     *new = kept;
 }
-
-/// Says what is wrong with an object that is created or (where there is an old one) updated.
-pub type Check = fn(&Field<'_>, Option<&Value>, &HookCx<'_>);
-
-/// Drops and fills what clients do not set.
-pub type Prepare = fn(&mut Value, Option<&Value>, &HookCx<'_>);
-
-/// Refuses a deletion.
-pub type CheckDelete = fn(&Value, &HookCx<'_>) -> ApiResult<()>;
-
-/// To the stored version, or back.
-pub type Convert = fn(&mut Value, bool);
 
 /// What was taken for an object that is about to be written; dropped when the write is done or has failed. Until then
 /// nobody else gets it, afterwards the watch cache tells of it.
@@ -208,12 +217,13 @@ pub struct Common {
     create_on_update: bool,
     unconditional_update: bool,
     names: fn(&str) -> Vec<String>,
-    status_alone: bool,
     check: Option<Check>,
     check_subresource: Option<Check>,
     prepare: Option<Prepare>,
     check_delete: Option<CheckDelete>,
     convert: Option<Convert>,
+    warn: Option<Warn>,
+    status_alone: bool,
 }
 
 impl Common {
@@ -224,12 +234,13 @@ impl Common {
         create_on_update: false,
         unconditional_update: true,
         names: names::dns1123_subdomain,
-        status_alone: false,
         check: None,
         check_subresource: None,
         prepare: None,
         check_delete: None,
         convert: None,
+        warn: None,
+        status_alone: false,
     };
 
     /// A write to `status` leaves metadata alone.
@@ -283,6 +294,12 @@ impl Common {
     /// With objects that stay.
     pub const fn check_delete(mut self, check: CheckDelete) -> Self {
         self.check_delete = Some(check);
+        self
+    }
+
+    /// With warnings for creates and updates.
+    pub const fn warn(mut self, warn: Warn) -> Self {
+        self.warn = Some(warn);
         self
     }
 
@@ -343,6 +360,11 @@ impl Strategy for Common {
 
     fn check_delete(&self, object: &Value, cx: &HookCx<'_>) -> ApiResult<()> {
         self.check_delete.map_or(Ok(()), |check| check(object, cx))
+    }
+
+    fn warnings(&self, new: &Value, cx: &HookCx<'_>) -> Vec<String> {
+        let told = self.warn.filter(|_| !matches!(cx.op, Op::Subresource(_)));
+        told.map(|warn| warn(new)).unwrap_or_default()
     }
 
     fn convert(&self, value: &mut Value, _info: &KindInfo, to_stored: bool) {

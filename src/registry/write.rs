@@ -260,6 +260,10 @@ impl Registry {
             self.admission().validate(&Admission::deletion(res, cx, at), None, Some(&old)).await?;
             let mut marked = old.clone();
             let gone = self.mark(res, cx, &mut marked, options, &hooks);
+            if gone && res.strategy().grace(&old, options.grace).is_none() && !is_deleting(&old) {
+                // Without grace there is no moment between: the answer shows it as it was.
+                marked = old.clone();
+            }
             if cx.dry_run {
                 return Ok(if gone { Deleted::Gone(marked) } else { Deleted::Pending(marked) });
             }
@@ -335,14 +339,17 @@ impl Registry {
         }
         let hooks = self.hooks(res, cx, op.clone());
         res.strategy().validate(new, old, &hooks, &errs);
-        for warning in res.strategy().warnings(new, &hooks) {
-            cx.warn(warning);
+        if !matches!(op, Op::Subresource(_)) {
+            for warning in res.strategy().warnings(new, &hooks) {
+                cx.warn(warning);
+            }
         }
         if errs.is_empty() {
             return Ok(());
         }
         let name = new.str_at("/metadata/name").unwrap_or_default();
-        Err(Status::invalid(&res.info.gvk.group, &res.info.gvk.kind, name, errs.take()))
+        // Upstream's errors name the internal kind: that of the stored form.
+        Err(Status::invalid(&res.info.stored.group, &res.info.gvk.kind, name, errs.take()))
     }
 
     /// Writes, and waits until the watch cache has it.
@@ -462,7 +469,7 @@ fn check_identity(res: &Resource, at: &Target, old: &Value, new: &Value) -> ApiR
 fn check_preconditions(res: &Resource, current: &Object, options: &DeleteOptions) -> ApiResult<()> {
     let conflict = |what: &str, wanted: &str, found: &str| {
         let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
-        Err(Status::conflict(&res.info.gvk.group, &res.info.gvk.kind, &current.meta.name, &why))
+        Err(Status::conflict(&res.info.stored.group, &res.info.gvk.kind, &current.meta.name, &why))
     };
     if let Some(uid) = options.uid.as_deref().filter(|u| *u != current.meta.uid) {
         return conflict("UID", uid, &current.meta.uid);

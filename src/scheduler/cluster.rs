@@ -27,7 +27,7 @@ pub struct NodeInfo {
     pub unschedulable: bool,
     /// What it has for pods.
     pub allocatable: Resources,
-    /// Images it has: name and bytes.
+    /// Images it has: name, and bytes as it says.
     pub images: Box<[(Box<str>, i64)]>,
     /// Pods on it.
     pub pods: Vec<Arc<PodInfo>>,
@@ -106,6 +106,15 @@ struct Placed {
     assumed: bool,
 }
 
+/// An image that some nodes have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Image {
+    /// Bytes, as the first node said that had it; upstream takes that for all.
+    pub size: i64,
+    /// How many nodes have it.
+    pub nodes: i64,
+}
+
 /// All nodes, and where each pod is.
 #[derive(Debug, Default)]
 pub struct Cluster {
@@ -114,8 +123,8 @@ pub struct Cluster {
     /// Pods on nodes that are not there (any more, or yet).
     homeless: HashMap<Box<str>, Vec<Arc<PodInfo>>>,
     placed: HashMap<Box<str>, Placed>,
-    /// By image name: how many nodes have it.
-    image_nodes: HashMap<Box<str>, i64>,
+    /// By image name.
+    images: HashMap<Box<str>, Image>,
     /// Labels of namespaces.
     pub namespaces: HashMap<Box<str>, Labels>,
 }
@@ -131,9 +140,9 @@ impl Cluster {
         self.at.get(name).map(|i| &self.nodes[*i])
     }
 
-    /// How many nodes have an image.
-    pub fn nodes_with_image(&self, name: &str) -> i64 {
-        self.image_nodes.get(name).copied().unwrap_or(0)
+    /// An image by name; all zero where no node has it.
+    pub fn image(&self, name: &str) -> Image {
+        self.images.get(name).copied().unwrap_or_default()
     }
 
     /// True when a pod counts on some node.
@@ -158,22 +167,22 @@ impl Cluster {
         same
     }
 
-    /// A node as it is now, with the pods that are already known to be on it. Gives back what stood there before.
+    /// A node as it is now, with the pods that are already known to be on it. Gives back what stood there before, without
+    /// its pods and images.
     pub fn set_node(&mut self, mut node: NodeInfo) -> Option<NodeInfo> {
-        for (image, _) in &node.images {
-            *self.image_nodes.entry(image.clone()).or_default() += 1;
-        }
-        if let Some(at) = self.at.get(&node.name) {
-            let old = &mut self.nodes[*at];
+        if let Some(at) = self.at.get(&node.name).copied() {
+            let images = std::mem::take(&mut self.nodes[at].images);
+            self.forget_images(&images);
+            self.note_images(&node.images);
+            let old = &mut self.nodes[at];
             node.requested = std::mem::take(&mut old.requested);
             node.pods = std::mem::take(&mut old.pods);
             node.ports = std::mem::take(&mut old.ports);
             (node.non_zero, node.with_affinity) = (old.non_zero, old.with_affinity);
             node.with_anti_affinity = old.with_anti_affinity;
-            let old = std::mem::replace(old, node);
-            self.forget_images(&old);
-            return Some(old);
+            return Some(std::mem::replace(old, node));
         }
+        self.note_images(&node.images);
         for pod in self.homeless.remove(&node.name).unwrap_or_default() {
             node.add(pod);
         }
@@ -189,18 +198,24 @@ impl Cluster {
         if let Some(moved) = self.nodes.get(at) {
             self.at.insert(moved.name.clone(), at);
         }
-        self.forget_images(&node);
+        self.forget_images(&node.images);
         if !node.pods.is_empty() {
             self.homeless.insert(node.name, node.pods);
         }
     }
 
-    fn forget_images(&mut self, node: &NodeInfo) {
-        for (image, _) in &node.images {
-            if let Some(count) = self.image_nodes.get_mut(image) {
-                *count -= 1;
-                if *count == 0 {
-                    self.image_nodes.remove(image);
+    fn note_images(&mut self, images: &[(Box<str>, i64)]) {
+        for (name, size) in images {
+            self.images.entry(name.clone()).or_insert(Image { size: *size, nodes: 0 }).nodes += 1;
+        }
+    }
+
+    fn forget_images(&mut self, images: &[(Box<str>, i64)]) {
+        for (name, _) in images {
+            if let Some(image) = self.images.get_mut(name) {
+                image.nodes -= 1;
+                if image.nodes == 0 {
+                    self.images.remove(name);
                 }
             }
         }
@@ -319,7 +334,7 @@ mod tests {
                 anew.set_node(node(*n, *t));
             }
             prop_assert_eq!(canonical(&cluster), canonical(&anew));
-            prop_assert_eq!(&cluster.image_nodes, &anew.image_nodes);
+            prop_assert_eq!(&cluster.images, &anew.images);
             prop_assert_eq!(cluster.homeless.keys().len(), anew.homeless.keys().len());
         }
     }

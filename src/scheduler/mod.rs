@@ -77,6 +77,7 @@ const FOLLOWED: &[(Topic, &str, &str)] = &[
     (Topic::Storage, "", "persistentvolumes"),
     (Topic::Storage, "storage.k8s.io", "storageclasses"),
     (Topic::Storage, "storage.k8s.io", "csinodes"),
+    (Topic::Storage, "storage.k8s.io", "csistoragecapacities"),
 ];
 
 impl Scheduler {

@@ -135,6 +135,12 @@ impl NodeTerm {
             && self.names.matches(|k| (k == "metadata.name").then_some(name))
     }
 
+    /// The terms of a `v1.NodeSelector`.
+    pub fn all_from(selector: &serde_json::Value) -> Box<[Self]> {
+        let raw: raw::NodeSelector = serde::Deserialize::deserialize(selector).unwrap_or_default();
+        raw.node_selector_terms.iter().map(Self::new).collect()
+    }
+
     fn new(raw: &raw::NodeTerm) -> Self {
         let read = |all: &[raw::Expression]| all.iter().map(requirement).collect::<Option<Vec<_>>>().map(Selector);
         match (read(&raw.match_expressions), read(&raw.match_fields)) {

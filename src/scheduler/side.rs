@@ -3,7 +3,7 @@
 //! Services are asked for with every pod, so their selectors are kept decoded; the rest is read through listers when a
 //! pod needs it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -12,7 +12,11 @@ use crate::api::meta::labels::Selector;
 use crate::api::object::Object;
 use crate::runtime::{Lister, Listers};
 
+use super::cluster::NodeInfo;
 use super::pod::{PodInfo, Spread, label};
+use super::volumes::{Claim, Class, Volume, VolumePlan};
+use crate::api::meta::quantity::Quantity;
+use crate::api::value::ValueExt;
 
 /// Listers, and selectors of Services.
 pub struct Side {
@@ -20,14 +24,14 @@ pub struct Side {
     replica_sets: Arc<dyn Lister>,
     stateful_sets: Arc<dyn Lister>,
     replication_controllers: Arc<dyn Lister>,
-    /// `PersistentVolumeClaim`s.
-    pub claims: Arc<dyn Lister>,
-    /// `PersistentVolume`s.
-    pub volumes: Arc<dyn Lister>,
-    /// `StorageClass`es.
-    pub classes: Arc<dyn Lister>,
-    /// `CSINode`s.
-    pub csi_nodes: Arc<dyn Lister>,
+    claims: Arc<dyn Lister>,
+    volumes: Arc<dyn Lister>,
+    classes: Arc<dyn Lister>,
+    csi_nodes: Arc<dyn Lister>,
+    csi_drivers: Arc<dyn Lister>,
+    capacities: Arc<dyn Lister>,
+    /// Volumes that a decision gave away and that are not written yet, with the uid of the claim.
+    taken: HashMap<Box<str>, Box<str>>,
     /// `PodDisruptionBudget`s.
     pub budgets: Arc<dyn Lister>,
 }
@@ -44,6 +48,9 @@ impl Side {
             volumes: listers.lister("", "persistentvolumes"),
             classes: listers.lister("storage.k8s.io", "storageclasses"),
             csi_nodes: listers.lister("storage.k8s.io", "csinodes"),
+            csi_drivers: listers.lister("storage.k8s.io", "csidrivers"),
+            capacities: listers.lister("storage.k8s.io", "csistoragecapacities"),
+            taken: HashMap::new(),
             budgets: listers.lister("policy", "poddisruptionbudgets"),
         }
     }
@@ -110,6 +117,69 @@ impl Side {
             }
         }
         (!all.is_empty()).then_some(Selector(all))
+    }
+}
+
+/// Storage.
+impl Side {
+    /// A claim by name.
+    pub fn claim(&self, namespace: &str, name: &str) -> Option<Claim> {
+        self.claims.get(namespace, name).map(|o| Claim::new(&o))
+    }
+
+    /// A volume by name.
+    pub fn volume(&self, name: &str) -> Option<Volume> {
+        if name.is_empty() { None } else { self.volumes.get("", name).map(|o| Volume::new(&o)) }
+    }
+
+    /// All volumes of some classes.
+    pub fn volumes_of(&self, classes: &HashSet<&str>) -> Vec<Volume> {
+        let all = self.volumes.list(None);
+        all.iter().map(|o| Volume::new(o)).filter(|v| classes.contains(&*v.class)).collect()
+    }
+
+    /// A storage class by name.
+    pub fn class(&self, name: &str) -> Option<Class> {
+        self.classes.get("", name).map(|o| Class::new(&o))
+    }
+
+    /// How many volumes each driver attaches to a node, for those that have a limit.
+    pub fn volume_limits(&self, node: &str) -> HashMap<String, i64> {
+        let csi = self.csi_nodes.get("", node).map(|o| o.value()).unwrap_or_default();
+        let limit = |d: &Value| Some((d.str_at("/name")?.to_owned(), d.int_at("/allocatable/count")?));
+        csi.items_at("/spec/drivers").iter().filter_map(limit).collect()
+    }
+
+    /// True when the driver of a class, if it says how much space there is, has enough that the node reaches.
+    pub fn has_space(&self, claim: &Claim, class: &Class, node: &NodeInfo) -> bool {
+        let driver = self.csi_drivers.get("", &class.provisioner).map(|o| o.value());
+        if !driver.is_some_and(|d| d.bool_at("/spec/storageCapacity").unwrap_or(false)) {
+            return true;
+        }
+        let bytes = |c: &Value, at: &str| c.str_at(at).and_then(|q| Quantity::parse(q).ok()).map(|q| q.value());
+        self.capacities.list(None).iter().map(|o| o.value()).any(|c| {
+            let largest = bytes(&c, "/maximumVolumeSize").or_else(|| bytes(&c, "/capacity"));
+            let reached =
+                c.get("nodeTopology").and_then(from_label_selector).is_some_and(|s| s.matches(|k| node.label(k)));
+            c.str_at("/storageClassName") == Some(&class.name) && reached && largest.is_some_and(|n| n >= claim.size)
+        })
+    }
+
+    /// True when a decision has given the volume to another claim.
+    pub fn is_taken(&self, volume: &str, claim: &Claim) -> bool {
+        self.taken.get(volume).is_some_and(|uid| *uid != claim.uid)
+    }
+
+    /// Remembers what a decision gives away.
+    pub fn take(&mut self, plan: &VolumePlan) {
+        self.taken.extend(plan.bind.iter().map(|(volume, claim)| (volume.clone(), claim.uid.clone())));
+    }
+
+    /// Forgets it: it is written, or will not be.
+    pub fn release(&mut self, plan: &VolumePlan) {
+        for (volume, _) in &plan.bind {
+            self.taken.remove(volume);
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use super::cluster::{Cluster, NodeInfo};
 use super::cycle::{self, Checks, NoFit, Nominated};
 use super::framework::{Cycle, Event};
 use super::plugins::PLUGINS;
+use super::plugins::binding::Claims;
 use super::pod::PodInfo;
 use super::preempt;
 use super::queue::Queue;
@@ -235,10 +236,14 @@ impl Worker {
     }
 
     fn bind(&mut self, pod: Arc<PodInfo>, at: usize) {
-        let node = self.cluster.nodes()[at].name.clone();
+        let node = &self.cluster.nodes()[at];
+        let claims = if pod.volumes.claims.is_empty() { None } else { Claims::new(&self.side, &pod).ok() };
+        let volumes = claims.and_then(|c| c.plan(node).ok()).unwrap_or_default();
+        let node = node.name.clone();
+        self.side.take(&volumes);
         self.cluster.place(pod.clone(), &node, true);
         self.nominated.remove(&pod.uid);
-        self.writes.bind(pod, node);
+        self.writes.bind(pod, node, volumes);
     }
 
     fn refuse(&mut self, pod: &Arc<PodInfo>, no_fit: NoFit, preemption: Option<Preemption>) {
@@ -286,7 +291,8 @@ impl Worker {
     }
 
     fn done(&mut self, done: Done) {
-        let Done { pod, node, result } = done;
+        let Done { pod, node, volumes, result } = done;
+        self.side.release(&volumes);
         match result {
             Ok(()) => {
                 self.queue.remove(&pod.uid);

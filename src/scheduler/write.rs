@@ -6,14 +6,21 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::StreamExt;
 use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::pod::PodInfo;
-use crate::api::status::{ApiResult, Reason};
-use crate::client::{Client, DeleteOptions, Patch, res};
+use super::volumes::{BIND_COMPLETED, Claim, VolumePlan};
+use crate::api::status::{ApiResult, Reason, Status};
+use crate::api::value::ValueExt;
+use crate::client::{Client, DeleteOptions, ListOptions, Patch, WatchKind, res};
 use crate::util::clock::{SharedClock, rfc3339};
+
+/// How long claims may take to be bound.
+const VOLUMES_BOUND: Duration = Duration::from_secs(600);
 
 /// Why a pod has no node yet: the condition `PodScheduled`, status False.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +36,7 @@ pub(super) struct Condition {
 pub(super) struct Done {
     pub(super) pod: Arc<PodInfo>,
     pub(super) node: Box<str>,
+    pub(super) volumes: VolumePlan,
     pub(super) result: ApiResult<()>,
 }
 
@@ -65,15 +73,12 @@ impl Writes {
         self.tasks.len() >= self.max
     }
 
-    /// Binds a pod.
-    pub(super) fn bind(&mut self, pod: Arc<PodInfo>, node: Box<str>) {
+    /// Binds a pod, after its claims.
+    pub(super) fn bind(&mut self, pod: Arc<PodInfo>, node: Box<str>, volumes: VolumePlan) {
         let client = self.client.clone();
         self.tasks.spawn(async move {
-            let body = json!({"apiVersion": "v1", "kind": "Binding",
-                "metadata": {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid},
-                "target": {"kind": "Node", "name": node}});
-            let result = client.create_sub(&res::PODS, &pod.namespace, &pod.name, "binding", &body).await.map(drop);
-            Ended::Bound(Done { pod, node, result })
+            let result = bind(&client, &pod, &node, &volumes).await;
+            Ended::Bound(Done { pod, node, volumes, result })
         });
     }
 
@@ -171,4 +176,54 @@ async fn evict(client: &Client, victim: &PodInfo, now: &str) -> ApiResult<()> {
     let (ns, name) = (&*victim.namespace, &*victim.name);
     client.patch(&res::PODS, ns, name, Some("status"), Patch::Strategic(&body)).await?;
     client.delete(&res::PODS, ns, name, &DeleteOptions::of_uid(&*victim.uid)).await.map(drop)
+}
+
+async fn bind(client: &Client, pod: &PodInfo, node: &str, volumes: &VolumePlan) -> ApiResult<()> {
+    if !volumes.is_empty() {
+        bind_volumes(client, node, volumes).await?;
+    }
+    let body = json!({"apiVersion": "v1", "kind": "Binding",
+        "metadata": {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid},
+        "target": {"kind": "Node", "name": node}});
+    client.create_sub(&res::PODS, &pod.namespace, &pod.name, "binding", &body).await.map(drop)
+}
+
+/// Gives claims their volumes, or asks for volumes to be made, and waits until the volume controller has finished it.
+async fn bind_volumes(client: &Client, node: &str, volumes: &VolumePlan) -> ApiResult<()> {
+    for (volume, claim) in &volumes.bind {
+        let body = json!({
+            "metadata": {"annotations": {"pv.kubernetes.io/bound-by-controller": "yes"}},
+            "spec": {"claimRef": {"kind": "PersistentVolumeClaim", "apiVersion": "v1", "namespace": claim.namespace,
+                "name": claim.name, "uid": claim.uid}}});
+        client.patch(&res::PERSISTENT_VOLUMES, "", volume, None, Patch::Merge(&body)).await?;
+    }
+    for claim in &volumes.provision {
+        let body = json!({"metadata": {"uid": claim.uid,
+            "annotations": {"volume.kubernetes.io/selected-node": node}}});
+        let (ns, name) = (&*claim.namespace, &*claim.name);
+        client.patch(&res::PERSISTENT_VOLUME_CLAIMS, ns, name, None, Patch::Merge(&body)).await?;
+    }
+    let all = volumes.bind.iter().map(|(_, claim)| claim).chain(&volumes.provision);
+    let waits = futures::future::try_join_all(all.map(|claim| until_bound(client, claim)));
+    match tokio::time::timeout(VOLUMES_BOUND, waits).await {
+        Ok(done) => done.map(drop),
+        Err(_) => Err(Status::new(Reason::Timeout, "the claims of the pod were not bound in time")),
+    }
+}
+
+async fn until_bound(client: &Client, claim: &Claim) -> ApiResult<()> {
+    let options = ListOptions::fields(format!("metadata.name={}", claim.name));
+    let gone = || Status::not_found("", "persistentvolumeclaims", &claim.name);
+    loop {
+        let mut events = client.watch(&res::PERSISTENT_VOLUME_CLAIMS, Some(&claim.namespace), &options).await?;
+        while let Some(event) = events.next().await {
+            let event = event?;
+            match event.kind {
+                WatchKind::Deleted => return Err(gone()),
+                _ if event.object.str_at("/metadata/uid") != Some(&claim.uid) => {}
+                _ if event.object.pointer(BIND_COMPLETED).is_some() => return Ok(()),
+                _ => {}
+            }
+        }
+    }
 }

@@ -6,6 +6,7 @@
 mod generic;
 mod node;
 mod pod;
+mod rbac;
 mod service;
 mod simple;
 mod workload;
@@ -137,6 +138,9 @@ pub fn annotations(out: &mut Out, level: usize, object: &Value) {
     }
 }
 
+/// Kinds that kubectl describes without events.
+const WITHOUT_EVENTS: [&str; 6] = ["Secret", "Namespace", "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"];
+
 /// Runs the verb.
 pub async fn run(cx: &Cx, args: Args) -> Done {
     if args.resources.is_empty() && args.files.is_empty() {
@@ -179,7 +183,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     for info in &infos {
         let mut out = Out::new();
         describe(cx, &mut out, info).await?;
-        if args.show_events {
+        if args.show_events && !WITHOUT_EVENTS.contains(&&*info.resource.res.kind) {
             events(cx, &mut out, info).await;
         }
         put(&format!("{}{}", if std::mem::take(&mut first) { "" } else { "\n\n" }, out.text()))?;
@@ -205,6 +209,8 @@ async fn describe(cx: &Cx, out: &mut Out, info: &Info) -> Done {
         ("", "Secret") => simple::secret(out, object),
         ("", "Namespace") => simple::namespace(out, object),
         ("", "ServiceAccount") => simple::service_account(out, object),
+        ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => rbac::role(out, object),
+        ("rbac.authorization.k8s.io", _) => rbac::binding(out, object),
         ("apps", "Deployment") => workload::deployment(cx, out, object).await?,
         ("apps", "ReplicaSet") => workload::replica_set(cx, out, object).await?,
         ("apps", "StatefulSet") => workload::stateful_set(cx, out, object).await?,
@@ -250,10 +256,7 @@ async fn events(cx: &Cx, out: &mut Out, info: &Info) {
             when = format!("{when} (x{count} over {})", age::since(first, now));
         }
         let from = [text("/source/component"), text("/reportingComponent")].into_iter().find(|t| !t.is_empty());
-        let host = text("/source/host");
         let from = from.unwrap_or_default();
-        let from =
-            if host.is_empty() || from.is_empty() || from != "kubelet" { from.to_owned() } else { from.to_owned() };
         out.line(1, format!("{}\t{}\t{when}\t{from}\t{}", text("/type"), text("/reason"), text("/message").trim()));
     }
 }

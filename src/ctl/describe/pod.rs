@@ -89,12 +89,12 @@ fn containers(out: &mut Out, level: usize, list: &[Value], statuses: Option<&[Va
         let name = text(&container["name"]);
         let status = statuses.and_then(|s| s.iter().find(|s| s["name"] == container["name"]));
         out.line(level, format!("{name}:"));
-        if statuses.is_some() {
-            out.field(level + 1, "Container ID", status.map(|s| text(&s["containerID"])).unwrap_or_default());
+        if let Some(status) = status {
+            out.field(level + 1, "Container ID", text(&status["containerID"]));
         }
         out.field(level + 1, "Image", text(&container["image"]));
-        if statuses.is_some() {
-            out.field(level + 1, "Image ID", status.map(|s| text(&s["imageID"])).unwrap_or_default());
+        if let Some(status) = status {
+            out.field(level + 1, "Image ID", text(&status["imageID"]));
         }
         ports(out, level + 1, container.items_at("/ports"));
         for (title, words) in [("Command", "/command"), ("Args", "/args")] {
@@ -416,7 +416,7 @@ mod tests {
             "    Port:           80/TCP (web)\n    Host Port:      0/TCP\n",
             "    State:          Waiting\n      Reason:       X\n    Ready:          True\n    Restart Count:  1\n",
             "    Readiness:      http-get http://:80/ delay=0s timeout=1s period=10s #success=1 #failure=3\n",
-            "Conditions:\n  Type    Status\n  Ready   True \n",
+            "Conditions:\n  Type           Status\n  Ready          True \n",
             "k:NoExecute op=Exists for 300s\n",
         ] {
             assert!(text.contains(line), "{line:?} is not in\n{text}");

@@ -62,8 +62,13 @@ pub async fn deployment(cx: &Cx, out: &mut Out, d: &Value) -> Done {
     let uid = d.str_at("/metadata/uid");
     let mut sets = cx.items(&REPLICA_SETS, ns, &selector_query(&d["spec"]["selector"]), "").await?;
     sets.retain(|s| s.items_at("/metadata/ownerReferences").iter().any(|o| o.str_at("/uid") == uid));
-    const REVISION: &str = "/metadata/annotations/deployment.kubernetes.io~1revision";
-    let newest = d.str_at(REVISION);
+    let by_age = |s: &Value| (text(&s["metadata"]["creationTimestamp"]), text(&s["metadata"]["name"]));
+    sets.sort_by_key(by_age);
+    let is_newest = |s: &Value| {
+        let mut template = s["spec"]["template"].clone();
+        template.remove_at("/metadata/labels/pod-template-hash");
+        template == d["spec"]["template"]
+    };
     let show = |sets: Vec<&Value>| {
         let one = |s: &Value| {
             let (is, wanted) = (n(s, "/status/replicas"), n(s, "/spec/replicas"));
@@ -71,7 +76,7 @@ pub async fn deployment(cx: &Cx, out: &mut Out, d: &Value) -> Done {
         };
         if sets.is_empty() { "<none>".to_owned() } else { sets.into_iter().map(one).collect::<Vec<_>>().join(", ") }
     };
-    let (new, old): (Vec<&Value>, Vec<&Value>) = sets.iter().partition(|s| s.str_at(REVISION) == newest);
+    let (new, old): (Vec<&Value>, Vec<&Value>) = sets.iter().partition(|s| is_newest(s));
     out.field(0, "OldReplicaSets", show(old));
     out.field(0, "NewReplicaSet", show(new));
     Ok(())

@@ -6,8 +6,6 @@
 
 use serde_json::Value;
 
-use crate::api::codec::json;
-
 /// Why a template does not work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
@@ -139,9 +137,7 @@ pub fn show(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),
-        Value::Object(_) | Value::Array(_) => {
-            String::from_utf8_lossy(&json::to_vec(&super::sorted(value))).trim_end().to_owned()
-        }
+        Value::Object(_) | Value::Array(_) => super::escape_html(&super::sorted(value).to_string()),
         scalar => scalar.to_string(),
     }
 }

@@ -119,7 +119,7 @@ pub fn kinds() -> Vec<Resource> {
                 VALIDATING_COLUMNS,
             )
             .subresources(STATUS_ONLY),
-            Box::new(spec.check(policy::validating)),
+            Box::new(spec.status_alone().check(policy::validating)),
         ),
         Resource::new(
             row(

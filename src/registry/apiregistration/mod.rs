@@ -33,7 +33,9 @@ pub fn kinds() -> Vec<Resource> {
             .categories(&["api-extensions"])
             .columns(COLUMNS)
             .subresources(STATUS_ONLY),
-        Box::new(Common::NONE.conditional_update().prepare(prepare).check(check)),
+        Box::new(
+            Common::NONE.status_alone().conditional_update().names(names::path_segment).prepare(prepare).check(check),
+        ),
     )]
 }
 
@@ -70,7 +72,7 @@ fn check(o: &Field<'_>, _old: Option<&Value>, _cx: &HookCx<'_>) {
     let (group, version) = (spec.text("group"), spec.text("version"));
     let name = o.value.str_at("/metadata/name").unwrap_or_default();
     let wanted = format!("{version}.{group}");
-    if name != wanted {
+    if !name.is_empty() && name != wanted {
         o.errs.at("metadata").at("name").invalid(name, format!("must be `spec.version+\".\"+spec.group`: {wanted:?}"));
     }
     if group.is_empty() {

@@ -7,7 +7,7 @@ use crate::api::value::ValueExt;
 use crate::registry::core::templates::always_restarted;
 use crate::registry::errors::FieldErrors;
 use crate::registry::strategy::{Generation, HookCx, Op, Strategy};
-use crate::registry::validate::{self, Field, labels};
+use crate::registry::validate::{self, Field, labels, warnings};
 use crate::registry::{Resource, cells};
 
 const COLUMNS: &[Column] = &[
@@ -60,6 +60,10 @@ impl Strategy for DaemonSets {
         count_template(new, old);
     }
 
+    fn warnings(&self, new: &Value, _: &HookCx<'_>) -> Vec<String> {
+        warnings::pod_spec(&new["spec"]["template"]["spec"], "spec.template.spec")
+    }
+
     fn validate(&self, new: &Value, old: Option<&Value>, cx: &HookCx<'_>, errs: &FieldErrors) {
         let set = Field::root(new, errs);
         if matches!(&cx.op, Op::Subresource(sub) if sub == "status") {
@@ -68,7 +72,7 @@ impl Strategy for DaemonSets {
             return;
         }
         let spec = set.at("spec");
-        labels::of_workload(&spec, "daemonset");
+        labels::of_daemon_set(&spec);
         always_restarted(&spec.at("template"));
         spec.not_negative("minReadySeconds");
         spec.not_negative("revisionHistoryLimit");

@@ -7,7 +7,7 @@ use crate::api::value::ValueExt;
 use crate::registry::core::templates::{always_restarted, counts};
 use crate::registry::errors::FieldErrors;
 use crate::registry::strategy::{Generation, HookCx, Op, Strategy};
-use crate::registry::validate::{self, Field, labels};
+use crate::registry::validate::{self, Field, labels, warnings};
 use crate::registry::{Resource, cells};
 
 const SUBRESOURCES: &[Subresource] = &[SCALE, STATUS];
@@ -53,6 +53,14 @@ impl Strategy for Deployments {
             Some(labels) => new.set_at("/metadata/labels", labels),
             None => drop(new.remove_at("/metadata/labels")),
         }
+    }
+
+    fn warnings(&self, new: &Value, cx: &HookCx<'_>) -> Vec<String> {
+        let mut out = warnings::pod_spec(&new["spec"]["template"]["spec"], "spec.template.spec");
+        if cx.op == Op::Create {
+            out.extend(warnings::host_name(new, "Pod names and hostnames"));
+        }
+        out
     }
 
     fn validate(&self, new: &Value, old: Option<&Value>, cx: &HookCx<'_>, errs: &FieldErrors) {

@@ -6,7 +6,7 @@ use crate::api::scheme::{Column, KindInfo, SCALE, STATUS, Selectable, Subresourc
 use crate::registry::core::templates::{always_restarted, counts};
 use crate::registry::errors::FieldErrors;
 use crate::registry::strategy::{Generation, HookCx, Op, Strategy};
-use crate::registry::validate::{Field, labels};
+use crate::registry::validate::{Field, labels, warnings};
 use crate::registry::{Resource, cells};
 
 const SUBRESOURCES: &[Subresource] = &[SCALE, STATUS];
@@ -44,6 +44,14 @@ impl Strategy for ReplicaSets {
         if old.is_none() {
             new["status"] = json!({"replicas": 0});
         }
+    }
+
+    fn warnings(&self, new: &Value, cx: &HookCx<'_>) -> Vec<String> {
+        let mut out = warnings::pod_spec(&new["spec"]["template"]["spec"], "spec.template.spec");
+        if cx.op == Op::Create {
+            out.extend(warnings::host_name(new, "Pod names and hostnames"));
+        }
+        out
     }
 
     fn validate(&self, new: &Value, old: Option<&Value>, cx: &HookCx<'_>, errs: &FieldErrors) {

@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 
 use crate::api::scheme::{Column, KindInfo, SCALE, STATUS, Subresource};
 use crate::api::value::ValueExt;
-use crate::registry::core::templates::{always_restarted_with, counts};
+use crate::registry::core::templates::{always_restarted, counts};
 use crate::registry::errors::FieldErrors;
 use crate::registry::strategy::{Generation, HookCx, Op, Strategy};
-use crate::registry::validate::{self, Field, claims, labels, pod_spec};
+use crate::registry::validate::{self, Field, claims, labels, warnings};
 use crate::registry::{Resource, cells};
 
 const SUBRESOURCES: &[Subresource] = &[SCALE, STATUS];
@@ -49,7 +49,7 @@ impl Strategy for StatefulSets {
     }
 
     fn name_errors(&self, name: &str) -> Vec<String> {
-        crate::api::meta::names::dns1123_subdomain(name)
+        crate::api::meta::names::dns1123_label(name)
     }
 
     fn prepare(&self, new: &mut Value, old: Option<&Value>, _: &HookCx<'_>) {
@@ -59,6 +59,10 @@ impl Strategy for StatefulSets {
         for claim in new.pointer_mut("/spec/volumeClaimTemplates").and_then(Value::as_array_mut).into_iter().flatten() {
             claim.set_if_absent("/status/phase", "Pending");
         }
+    }
+
+    fn warnings(&self, new: &Value, _: &HookCx<'_>) -> Vec<String> {
+        warnings::pod_spec(&new["spec"]["template"]["spec"], "spec.template.spec")
     }
 
     fn validate(&self, new: &Value, old: Option<&Value>, cx: &HookCx<'_>, errs: &FieldErrors) {
@@ -82,23 +86,31 @@ impl Strategy for StatefulSets {
         spec.not_negative("minReadySeconds");
         spec.not_negative("revisionHistoryLimit");
         spec.at("ordinals").not_negative("start");
-        if !spec.has("selector") {
-            spec.errs.at("selector").required("");
-        }
         labels::of_workload(&spec, "statefulset");
-        let templates: Vec<(&str, &Value)> = spec
-            .items("volumeClaimTemplates")
-            .map(|t| (t.value.str_at("/metadata/name").unwrap_or_default(), t.value))
-            .collect();
         for claim in spec.items("volumeClaimTemplates").filter(|_| cx.op == Op::Create) {
             claims::spec(&claim.at("spec"));
         }
-        let options = pod_spec::Options { extra_volumes: &templates, ..Default::default() };
-        always_restarted_with(&spec.at("template"), options);
+        let template = with_claims(&spec);
+        always_restarted(&Field { value: &template, errs: spec.errs.at("template") });
         if let Some(old) = old {
             update(&spec, &old["spec"]);
         }
     }
+}
+
+/// The template with a volume for each claim, which win over the template's own of the same name.
+fn with_claims(spec: &Field<'_>) -> Value {
+    let claims: Vec<&str> =
+        spec.items("volumeClaimTemplates").map(|t| t.value.str_at("/metadata/name").unwrap_or_default()).collect();
+    let mut template = spec.at("template").value.clone();
+    if claims.is_empty() || !template["spec"].is_object() {
+        return template;
+    }
+    let mut volumes = template.items_at("/spec/volumes").to_vec();
+    volumes.retain(|v| !claims.contains(&v.str_at("/name").unwrap_or_default()));
+    volumes.extend(claims.iter().map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}})));
+    template.set_at("/spec/volumes", volumes);
+    template
 }
 
 fn strategy(spec: &Field<'_>) {

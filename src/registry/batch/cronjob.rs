@@ -7,7 +7,7 @@ use crate::api::scheme::{Column, KindInfo, STATUS_ONLY};
 use crate::api::value::ValueExt;
 use crate::registry::errors::FieldErrors;
 use crate::registry::strategy::{Generation, HookCx, Op, Strategy};
-use crate::registry::validate::Field;
+use crate::registry::validate::{Field, warnings};
 use crate::registry::{Resource, cells};
 
 use super::job;
@@ -56,6 +56,15 @@ impl Strategy for CronJobs {
         if old.is_none() {
             new["status"] = json!({});
         }
+    }
+
+    fn warnings(&self, new: &Value, cx: &HookCx<'_>) -> Vec<String> {
+        let pod = new.pointer("/spec/jobTemplate/spec/template/spec").unwrap_or(&Value::Null);
+        let mut out = warnings::pod_spec(pod, "spec.jobTemplate.spec.template.spec");
+        if cx.op == Op::Create {
+            out.extend(warnings::host_name(new, "Pod names and hostnames"));
+        }
+        out
     }
 
     fn validate(&self, new: &Value, old: Option<&Value>, cx: &HookCx<'_>, errs: &FieldErrors) {

@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 use crate::api::meta::labels::Selector;
 use crate::api::meta::names;
 use crate::api::scheme::{Column, KindInfo, STATUS_ONLY, Selectable, human_duration};
+use crate::api::status::ApiResult;
 use crate::api::value::ValueExt;
 use crate::registry::errors::FieldErrors;
-use crate::registry::strategy::{Generation, HookCx, Op, Strategy};
-use crate::registry::validate::{Field, labels, pod_spec};
+use crate::registry::strategy::{Generation, Held, HookCx, Op, Strategy};
+use crate::registry::validate::{Field, labels, pod_spec, warnings};
 use crate::registry::{Resource, cells};
 
 use super::job_policy;
@@ -106,6 +107,25 @@ impl Strategy for Jobs {
         }
     }
 
+    /// A job without labels of its own has its template's.
+    fn allocate(&self, new: &mut Value, old: Option<&Value>, _: &HookCx<'_>) -> ApiResult<Held> {
+        let bare = new.pointer("/metadata/labels").and_then(Value::as_object).is_none_or(serde_json::Map::is_empty);
+        if let (None, true, Some(labels)) = (old, bare, new.pointer(TEMPLATE_LABELS).cloned()) {
+            let meta = crate::registry::meta::metadata(new);
+            meta.insert("labels".into(), labels);
+            crate::registry::meta::order(meta);
+        }
+        Ok(Held::default())
+    }
+
+    fn warnings(&self, new: &Value, cx: &HookCx<'_>) -> Vec<String> {
+        let mut out = warnings::pod_spec(&new["spec"]["template"]["spec"], "spec.template.spec");
+        if cx.op == Op::Create {
+            out.extend(warnings::host_name(new, "Pod names and hostnames"));
+        }
+        out
+    }
+
     fn validate(&self, new: &Value, old: Option<&Value>, cx: &HookCx<'_>, errs: &FieldErrors) {
         let job = Field::root(new, errs);
         if matches!(&cx.op, Op::Subresource(sub) if sub == "status") {
@@ -167,13 +187,7 @@ fn own_labels(job: &mut Value) {
     if let Some(map) = labels.as_object_mut() {
         map.sort_keys();
     }
-    let plain =
-        job.pointer("/metadata/labels") == job.pointer(TEMPLATE_LABELS) || job.pointer("/metadata/labels").is_none();
-    job.set_at(TEMPLATE_LABELS, labels.clone());
-    // The job's labels were the template's where it had none; upstream's are the same map from then on.
-    if plain {
-        job.set_at("/metadata/labels", labels);
-    }
+    job.set_at(TEMPLATE_LABELS, labels);
     job.set_at("/spec/selector/matchLabels/batch.kubernetes.io~1controller-uid", uid);
 }
 
@@ -189,13 +203,10 @@ fn generated_selector(job: &Value, spec: &Field<'_>) {
         ("batch.kubernetes.io/job-name", job.str_at("/metadata/name").unwrap_or_default()),
         ("job-name", job.str_at("/metadata/name").unwrap_or_default()),
     ] {
-        match labels.text(key) {
-            "" if key.contains('/') && labels.text(key.rsplit('/').next().unwrap_or_default()).is_empty() => {
-                labels.errs.key(key).required(format!("must be '{want}'"));
-            }
-            "" => {}
-            found if found != want => labels.errs.key(key).invalid(found, format!("must be '{want}'")),
-            _ => {}
+        match labels.value.get(key).and_then(Value::as_str) {
+            None => labels.errs.key(key).required(format!("must be '{want}'")),
+            Some(found) if found != want => labels.errs.key(key).invalid(found, format!("must be '{want}'")),
+            Some(_) => {}
         }
     }
     let selected = |key: &str| spec.value.pointer("/selector/matchLabels").and_then(|m| m.get(key)?.as_str());
@@ -234,14 +245,8 @@ pub fn job_spec(spec: &Field<'_>) {
     pod_spec::template(&template, pod_spec::Options::default());
     let pod = template.at("spec");
     match pod.text("restartPolicy") {
-        "" | "Always" => {
-            // Upstream tells of an empty one as required, with what may stand there.
-            if pod.text("restartPolicy").is_empty() {
-                pod.errs.at("restartPolicy").required("valid values: \"OnFailure\", \"Never\"");
-            } else {
-                pod.errs.at("restartPolicy").not_supported("Always", &["OnFailure", "Never"]);
-            }
-        }
+        // Upstream tells of the default as of something left out.
+        "" | "Always" => pod.errs.at("restartPolicy").required("valid values: \"OnFailure\", \"Never\""),
         "OnFailure" if spec.has("podFailurePolicy") => {
             pod.at("restartPolicy").invalid("only \"Never\" is supported when podFailurePolicy is specified");
         }
@@ -313,7 +318,10 @@ fn update(spec: &Field<'_>, old: &Value, whole: &Value) {
         template
     };
     let template = spec.at("template");
-    if strip(template.value) != strip(&old["template"]) {
+    let (new, was) = (strip(template.value), strip(&old["template"]));
+    if suspended && new.get("spec") != was.get("spec") {
+        template.at("spec").invalid("field is immutable");
+    } else if new != was {
         template.invalid("field is immutable");
     }
     for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {

@@ -17,7 +17,9 @@ const SHOWN: usize = 3;
 
 /// The kind.
 pub fn kind() -> Resource {
-    let info = KindInfo::namespaced("", "v1", "Endpoints", "endpoints", "endpoints").short(&["ep"]);
+    let info = KindInfo::namespaced("", "v1", "Endpoints", "endpoints", "endpoints")
+        .short(&["ep"])
+        .deprecated("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice");
     Resource::new(info.columns(COLUMNS), Box::new(EndpointsKind))
 }
 
@@ -48,6 +50,10 @@ fn addresses(object: &Value, _: Timestamp) -> Value {
 struct EndpointsKind;
 
 impl Strategy for EndpointsKind {
+    fn create_on_update(&self) -> bool {
+        true
+    }
+
     fn validate(&self, new: &Value, _: Option<&Value>, _: &HookCx<'_>, errs: &FieldErrors) {
         for subset in Field::root(new, errs).items("subsets") {
             if subset.count("addresses") + subset.count("notReadyAddresses") == 0 {

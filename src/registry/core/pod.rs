@@ -12,7 +12,7 @@ use crate::api::scheme::{Column, KindInfo, STATUS, Selectable, Subresource, Verb
 use crate::api::value::ValueExt;
 use crate::registry::errors::FieldErrors;
 use crate::registry::strategy::{Generation, HookCx, Op, Strategy, keep_all_but};
-use crate::registry::validate::{Field, pod_spec, pod_update};
+use crate::registry::validate::{Field, pod_spec, pod_update, warnings};
 use crate::registry::{Resource, cells};
 use crate::util::clock::rfc3339;
 
@@ -117,6 +117,14 @@ impl Strategy for Pods {
         }
     }
 
+    fn warnings(&self, new: &Value, cx: &HookCx<'_>) -> Vec<String> {
+        let mut out = warnings::pod_spec(&new["spec"], "spec");
+        if cx.op == Op::Create {
+            out.extend(warnings::host_name(new, "the Pod's hostname"));
+        }
+        out
+    }
+
     fn prepare_status(&self, new: &mut Value, old: &Value) {
         // The kubelet writes labels and annotations this way too; owners are not its business.
         let owners = old.pointer("/metadata/ownerReferences").cloned();
@@ -144,7 +152,7 @@ impl Strategy for Pods {
                 _ => return,
             }
         }
-        pod_spec::pod_spec(&spec, pod_spec::Options { is_pod: true, ..Default::default() });
+        pod_spec::pod_spec(&spec, pod_spec::Options { is_pod: true });
         match (&cx.op, old) {
             (Op::Create, _) if spec.count("ephemeralContainers") > 0 => {
                 spec.errs.at("ephemeralContainers").forbidden("cannot be set on create");

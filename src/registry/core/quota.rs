@@ -111,7 +111,10 @@ impl Strategy for Quotas {
         scopes(&spec);
         if let Some(old) = old {
             let mut sets = [texts(new, "/spec/scopes"), texts(old, "/spec/scopes")];
-            sets.iter_mut().for_each(|s| s.sort_unstable());
+            sets.iter_mut().for_each(|s| {
+                s.sort_unstable();
+                s.dedup();
+            });
             if sets[0] != sets[1] {
                 spec.at("scopes").invalid("field is immutable");
             }
@@ -196,6 +199,20 @@ fn counts(scope: &str, resource: &str) -> bool {
 struct LimitRanges;
 
 impl Strategy for LimitRanges {
+    fn create_on_update(&self) -> bool {
+        true
+    }
+
+    /// One without a name gets one.
+    fn default(&self, new: &mut Value, cx: &HookCx<'_>) {
+        let named = new.pointer("/metadata/name").and_then(Value::as_str).is_some_and(|n| !n.is_empty());
+        if cx.op == Op::Create && !named {
+            let meta = crate::registry::meta::metadata(new);
+            meta.insert("name".into(), uuid::Uuid::new_v4().to_string().into());
+            crate::registry::meta::order(meta);
+        }
+    }
+
     fn validate(&self, new: &Value, _: Option<&Value>, _: &HookCx<'_>, errs: &FieldErrors) {
         let mut seen = Vec::new();
         for limit in Field::root(new, errs).at("spec").items("limits") {

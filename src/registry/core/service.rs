@@ -58,6 +58,10 @@ impl Strategy for Services {
         names::dns1123_label(name)
     }
 
+    fn create_on_update(&self) -> bool {
+        true
+    }
+
     fn returns_deleted(&self) -> bool {
         true
     }

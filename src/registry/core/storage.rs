@@ -324,15 +324,10 @@ fn mirror_sources(claim: &mut Value) {
     let (one, other) = ("/spec/dataSource", "/spec/dataSourceRef");
     match (claim.pointer(one).cloned(), claim.pointer(other).cloned()) {
         (Some(source), None) => {
-            // Only what a claim or a snapshot can be is known to work as a reference.
             claim.set_at(other, source);
         }
         (None, Some(reference)) if reference.get("namespace").is_none_or(Value::is_null) => {
-            let group = reference.str_at("/apiGroup").unwrap_or_default();
-            let kind = reference.str_at("/kind").unwrap_or_default();
-            if matches!((group, kind), ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")) {
-                claim.set_at(one, reference);
-            }
+            claim.set_at(one, reference);
         }
         _ => {}
     }

@@ -7,7 +7,7 @@ use crate::api::scheme::{Column, KindInfo, SCALE, STATUS, Selectable, Subresourc
 use crate::api::value::ValueExt;
 use crate::registry::errors::FieldErrors;
 use crate::registry::strategy::{Generation, HookCx, Op, Strategy};
-use crate::registry::validate::{Field, pod_spec};
+use crate::registry::validate::{Field, pod_spec, warnings};
 use crate::registry::{Resource, cells};
 
 const TEMPLATE_COLUMNS: &[Column] = &[
@@ -59,6 +59,10 @@ impl Strategy for PodTemplates {
         true
     }
 
+    fn warnings(&self, new: &Value, _: &HookCx<'_>) -> Vec<String> {
+        warnings::pod_spec(&new["template"]["spec"], "template.spec")
+    }
+
     fn validate(&self, new: &Value, _: Option<&Value>, _: &HookCx<'_>, errs: &FieldErrors) {
         pod_spec::template(&Field::root(new, errs).at("template"), pod_spec::Options::default());
     }
@@ -79,6 +83,10 @@ impl Strategy for Controllers {
         if old.is_none() {
             new["status"] = json!({"replicas": 0});
         }
+    }
+
+    fn warnings(&self, new: &Value, _: &HookCx<'_>) -> Vec<String> {
+        warnings::pod_spec(&new["spec"]["template"]["spec"], "spec.template.spec")
     }
 
     fn validate(&self, new: &Value, _: Option<&Value>, cx: &HookCx<'_>, errs: &FieldErrors) {
@@ -130,12 +138,7 @@ pub fn counts(status: &Field<'_>, names: &[&str]) {
 
 /// A template of pods that run until their controller ends them.
 pub fn always_restarted(template: &Field<'_>) {
-    always_restarted_with(template, pod_spec::Options::default());
-}
-
-/// The same with volumes that the template does not name.
-pub fn always_restarted_with(template: &Field<'_>, options: pod_spec::Options<'_>) {
-    pod_spec::template(template, options);
+    pod_spec::template(template, pod_spec::Options::default());
     let spec = template.at("spec");
     let policy = spec.text("restartPolicy");
     if policy != "Always" && !policy.is_empty() {

@@ -40,7 +40,7 @@ pub fn kinds() -> Vec<Resource> {
     vec![Resource::new(
         KindInfo::namespaced("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", "endpointslice")
             .columns(COLUMNS),
-        Box::new(Common::NONE.generation(Generation::Content).check(check)),
+        Box::new(Common::NONE.generation(Generation::All).prepare(prepare).warn(warn).check(check)),
     )]
 }
 
@@ -58,6 +58,23 @@ fn ports_cell(o: &Value) -> String {
         None => p.str_at("/name").unwrap_or_default().to_owned(),
     };
     shortened(o.items_at("/ports").iter().map(one).collect())
+}
+
+/// The topology of old versions is not kept: zone and node name stand in fields of their own.
+fn prepare(new: &mut Value, old: Option<&Value>, _cx: &HookCx<'_>) {
+    if old.is_some_and(|old| old.get("endpoints") == new.get("endpoints")) {
+        return;
+    }
+    for endpoint in new.get_mut("endpoints").and_then(Value::as_array_mut).into_iter().flatten() {
+        endpoint.remove_at("/deprecatedTopology");
+    }
+}
+
+fn warn(new: &Value) -> Vec<String> {
+    match new.str_at("/addressType") {
+        Some("FQDN") => vec!["spec.addressType: FQDN endpoints are deprecated".to_owned()],
+        _ => Vec::new(),
+    }
 }
 
 /// Create and update.

@@ -56,9 +56,11 @@ pub fn strict(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
 fn belongs(o: &Field<'_>) {
     let namespace = o.value.str_at("/metadata/namespace").unwrap_or_default();
     let of = o.at("regarding").text("namespace");
-    let fits = match of {
-        "" => matches!(namespace, "" | "default"),
-        of => of == namespace,
+    let fits = match (of, o.has("eventTime")) {
+        ("", true) => matches!(namespace, "default" | "kube-system"),
+        ("", false) => matches!(namespace, "" | "default"),
+        (_, true) => true,
+        (of, false) => of == namespace,
     };
     if !fits {
         o.errs.at("involvedObject").at("namespace").invalid(of, "does not match event.namespace");

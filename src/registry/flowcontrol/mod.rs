@@ -50,7 +50,7 @@ pub fn kinds() -> Vec<Resource> {
             KindInfo::cluster(GROUP, "v1", "FlowSchema", "flowschemas", "flowschema")
                 .columns(SCHEMA_COLUMNS)
                 .subresources(STATUS_ONLY),
-            Box::new(common.check(check::schema)),
+            Box::new(common.status_alone().check(check::schema)),
         ),
         Resource::new(
             KindInfo::cluster(
@@ -62,7 +62,7 @@ pub fn kinds() -> Vec<Resource> {
             )
             .columns(LEVEL_COLUMNS)
             .subresources(STATUS_ONLY),
-            Box::new(common.check(check::level)),
+            Box::new(common.status_alone().check(check::level)),
         ),
     ]
 }

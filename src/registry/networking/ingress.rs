@@ -94,7 +94,10 @@ fn host(field: &Field<'_>) {
 fn path(p: &Field<'_>) {
     let text = p.text("path");
     match p.value.get("pathType").and_then(Value::as_str) {
-        None => p.errs.at("pathType").required("pathType must be specified"),
+        None => {
+            p.errs.at("pathType").required("pathType must be specified");
+            return;
+        }
         Some("Exact" | "Prefix") => {
             let path = Field { value: &p.value["path"], errs: p.errs.at("path") };
             if !text.starts_with('/') {

@@ -44,7 +44,7 @@ pub fn kinds() -> Vec<Resource> {
         KindInfo::cluster(GROUP, "v1", "PriorityClass", "priorityclasses", "priorityclass")
             .short(&["pc"])
             .columns(COLUMNS),
-        Box::new(Common::NONE.generation(Generation::Content).check(check).check_delete(check_delete)),
+        Box::new(Common::NONE.generation(Generation::Once).check(check).check_delete(check_delete)),
     )]
 }
 
@@ -70,7 +70,9 @@ fn check(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
     } else if value > USER_VALUE_MAX {
         o.errs.at("value").forbidden(format!("maximum allowed value of a user defined priority is {USER_VALUE_MAX}"));
     }
-    o.optional_one_of("preemptionPolicy", &["Never", "PreemptLowerPriority"]);
+    if old.is_none() {
+        o.optional_one_of("preemptionPolicy", &["Never", "PreemptLowerPriority"]);
+    }
     if let Some(old) = old {
         if value != old.int_at("/value").unwrap_or(0) {
             o.errs.at("value").forbidden("may not be changed in an update.");

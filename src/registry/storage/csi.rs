@@ -41,6 +41,15 @@ pub fn needs_driver(o: &Field<'_>, member: &str) {
     }
 }
 
+/// Tokens that drivers get among the attributes of volumes end in logs.
+pub fn warn_driver(o: &Value) -> Vec<String> {
+    let unset = o.pointer("/spec/serviceAccountTokenInSecrets").is_none_or(Value::is_null);
+    if o.items_at("/spec/tokenRequests").is_empty() || !unset {
+        return Vec::new();
+    }
+    vec!["spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes".to_owned()]
+}
+
 /// Create and update of a CSIDriver.
 pub fn check_driver(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
     let spec = o.at("spec");

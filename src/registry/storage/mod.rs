@@ -59,7 +59,8 @@ pub fn kinds() -> Vec<Resource> {
             KindInfo::cluster("storage.k8s.io", "v1", "CSIDriver", "csidrivers", "csidriver").columns(DRIVER_COLUMNS),
             Box::new(
                 Common::NONE
-                    .generation(Generation::Spec)
+                    .generation(Generation::Later)
+                    .warn(csi::warn_driver)
                     .returns_deleted()
                     .conditional_update()
                     .names(csi::driver_name)
@@ -90,7 +91,7 @@ pub fn kinds() -> Vec<Resource> {
             KindInfo::cluster("storage.k8s.io", "v1", "VolumeAttachment", "volumeattachments", "volumeattachment")
                 .columns(ATTACHMENT_COLUMNS)
                 .subresources(STATUS_ONLY),
-            Box::new(Common::NONE.returns_deleted().conditional_update().check(attachment::check)),
+            Box::new(Common::NONE.status_alone().returns_deleted().conditional_update().check(attachment::check)),
         ),
         Resource::new(
             KindInfo::cluster(

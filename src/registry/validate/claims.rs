@@ -18,7 +18,7 @@ pub fn access_modes(spec: &Field<'_>) {
     for mode in modes.iter().filter(|m| !ACCESS_MODES.contains(m)) {
         field.not_supported(*mode, ACCESS_MODES);
     }
-    if modes.contains(&"ReadWriteOncePod") && modes.len() > 1 {
+    if modes.contains(&"ReadWriteOncePod") && modes.iter().any(|m| *m != "ReadWriteOncePod") {
         field.forbidden("may not use ReadWriteOncePod with other access modes");
     }
 }

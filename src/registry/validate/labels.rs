@@ -68,22 +68,42 @@ pub fn is_empty(selector: &Value) -> bool {
 /// A workload's selector over its template's labels: present, not empty, and matching them. `kind` is for the message.
 pub fn of_workload(spec: &Field<'_>, kind: &str) {
     let field = spec.at("selector");
+    let before = field.errs.len();
     if field.value.is_null() {
         field.errs.required("");
     } else {
         selector(&field, Values::Checked);
+        if field.errs.len() > before {
+            field.invalid("invalid label selector");
+            return;
+        }
         if is_empty(field.value) {
             field.invalid(format!("empty selector is invalid for {kind}"));
+            return;
         }
     }
-    match Selector::from_label_selector(field.value) {
-        Err(_) => field.invalid("invalid label selector"),
-        Ok(made) => {
-            let labels = spec.at("template").at("metadata").at("labels");
-            // Null matches no labels at all, an empty selector every template: both are told above.
-            if !is_empty(field.value) && !made.matches_value(Some(labels.value)) {
-                labels.invalid("`selector` does not match template `labels`");
-            }
-        }
+    matches_template(spec, &field);
+}
+
+/// A DaemonSet's: upstream asks less of it.
+pub fn of_daemon_set(spec: &Field<'_>) {
+    let field = spec.at("selector");
+    let before = field.errs.len();
+    selector(&field, Values::Checked);
+    if field.errs.len() == before {
+        matches_template(spec, &field);
+    }
+    if !field.value.is_null() && is_empty(field.value) {
+        field.invalid("empty selector is invalid for daemonset");
+    }
+}
+
+/// An absent selector matches nothing, an empty one everything.
+fn matches_template(spec: &Field<'_>, field: &Field<'_>) {
+    let labels = spec.at("template").at("metadata").at("labels");
+    let matches = !field.value.is_null()
+        && Selector::from_label_selector(field.value).is_ok_and(|s| s.matches_value(Some(labels.value)));
+    if !matches {
+        labels.invalid("`selector` does not match template `labels`");
     }
 }

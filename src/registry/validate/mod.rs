@@ -19,6 +19,7 @@ pub mod resources;
 pub mod scheduling;
 pub mod volume_sources;
 pub mod volumes;
+pub mod warnings;
 pub mod windows;
 
 use std::net::IpAddr;
@@ -349,7 +350,7 @@ pub fn at_most_all(field: &Field<'_>) {
 pub fn is_zero(value: Option<&Value>) -> bool {
     match value {
         None | Some(Value::Null) => true,
-        Some(Value::String(text)) => percent(text) == Some(0),
+        Some(Value::String(text)) => percent(text).unwrap_or(0) == 0,
         Some(other) => other.as_i64() == Some(0),
     }
 }

@@ -12,17 +12,15 @@ use super::{Field, affinity, labels, pod_security, ports, resources, scheduling,
 /// Seconds that a pod may be active at most.
 const DEADLINE_MAX: i64 = i32::MAX as i64;
 
-/// What the caller is, and brings along.
+/// What the caller is.
 #[derive(Clone, Copy, Default)]
-pub struct Options<'a> {
+pub struct Options {
     /// A pod, not a template.
     pub is_pod: bool,
-    /// Claim templates, whose names count as volumes (StatefulSets).
-    pub extra_volumes: &'a [(&'a str, &'a Value)],
 }
 
 /// A pod template at its field: labels, annotations, spec.
-pub fn template(field: &Field<'_>, options: Options<'_>) {
+pub fn template(field: &Field<'_>, options: Options) {
     let metadata = field.at("metadata");
     // Upstream's paths leave `metadata` out here.
     labels::labels(&Field { value: metadata.at("labels").value, errs: field.errs.at("labels") });
@@ -38,9 +36,8 @@ pub fn template(field: &Field<'_>, options: Options<'_>) {
 }
 
 /// A pod's specification.
-pub fn pod_spec<'a>(spec: &Field<'a>, options: Options<'a>) {
-    let mut valid = volumes::volumes(spec);
-    valid.extend(options.extra_volumes);
+pub fn pod_spec(spec: &Field<'_>, options: Options) {
+    let valid = volumes::volumes(spec);
     resource_claims(spec);
     let cx = PodCx {
         volumes: valid,
@@ -183,7 +180,7 @@ mod tests {
         &["volumes[0].hostPath"]; "two sources")]
     fn specs(change: fn(&mut Value), paths: &[&str]) {
         let (spec, errs) = (pod(change), FieldErrors::new());
-        pod_spec(&Field::root(&spec, &errs), Options { is_pod: true, ..Options::default() });
+        pod_spec(&Field::root(&spec, &errs), Options { is_pod: true });
         assert_eq!(errs.take().into_iter().map(|c| c.field).collect::<Vec<_>>(), paths);
     }
 }

@@ -40,7 +40,7 @@ pub fn update(spec: &Field<'_>, old: &Value) {
         node_selector(spec, old);
         node_affinity(spec, old);
     }
-    if spec.errs.is_empty() && munged(spec.value, old, gated) != munged(old, old, gated) {
+    if munged(spec.value, old, gated) != munged(old, old, gated) {
         spec.errs.forbidden(MAY_CHANGE);
     }
 }

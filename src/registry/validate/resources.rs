@@ -82,7 +82,7 @@ pub fn of_container(field: &Field<'_>, claims: &[&str]) {
     for claim in field.items("claims") {
         let (name, request) = (claim.text("name"), claim.text("request"));
         if name.is_empty() {
-            claim.errs.at("name").required("");
+            claim.errs.required("");
             continue;
         }
         let key = if request.is_empty() { name.to_owned() } else { format!("{name}/{request}") };

@@ -21,9 +21,12 @@ impl Plugin for ImageLocality {
     fn score(&self, cx: &Cycle<'_>, nodes: &[&NodeInfo]) -> Option<Vec<i64>> {
         let total = cx.cluster.nodes().len() as i64;
         let sum = |node: &&NodeInfo| -> i64 {
-            let size = |image: &str| node.images.iter().find(|(name, _)| **name == *image).map_or(0, |(_, size)| *size);
-            let spread = |image: &str| cx.cluster.nodes_with_image(image) as f64 / total as f64;
-            cx.pod.images.iter().map(|image| (size(image) as f64 * spread(image)) as i64).sum()
+            let here = cx.pod.images.iter().filter(|name| node.images.iter().any(|(have, _)| have == *name));
+            let scaled = |name| {
+                let image = cx.cluster.image(name);
+                (image.size as f64 * (image.nodes as f64 / total as f64)) as i64
+            };
+            here.map(|name| scaled(name)).sum()
         };
         let max = MAX_PER_CONTAINER * cx.pod.images.len() as i64;
         let score = |node: &&NodeInfo| MAX_SCORE * (sum(node).clamp(MIN, max.max(MIN)) - MIN) / (max - MIN).max(1);

@@ -99,7 +99,8 @@ fn image_tag(image: &str) -> &str {
         _ => repository,
     };
     let wrong = |c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || "._-/".contains(c));
-    if path.is_empty() || path.contains(wrong) {
+    // Longer names are not references.
+    if path.is_empty() || path.contains(wrong) || path.len() > 255 {
         return "";
     }
     tag.unwrap_or(if digest.is_some() { "" } else { "latest" })

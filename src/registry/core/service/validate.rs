@@ -300,12 +300,6 @@ pub fn warnings(object: &Value) -> Vec<String> {
     if !object.items_at("/spec/externalIPs").is_empty() {
         out.push("spec.externalIPs is deprecated and may no longer be implemented in some clusters".to_owned());
     }
-    if kind_of(object) == "LoadBalancer"
-        && text("/spec/loadBalancerIP").parse::<IpAddr>().is_err()
-        && !text("/spec/loadBalancerIP").is_empty()
-    {
-        out.push("spec.loadBalancerIP: not an address in canonical form".to_owned());
-    }
     if text("/spec/trafficDistribution") == "PreferClose" {
         out.push("spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"".to_owned());
     }
