@@ -169,20 +169,32 @@ impl Cluster {
 
     /// The same with something on its standard input.
     pub fn kubectl_with(&self, args: &[&str], stdin: &str) -> Ran {
-        let mut child = self.kubectl_child(args);
-        // A program that ends before it has read everything has its reasons, which its output tells.
-        let _ = child.stdin.take().expect("it is piped").write_all(stdin.as_bytes());
-        child.wait_with_output().unwrap().into()
+        run_with(self.kubectl_child(args), stdin)
+    }
+
+    /// `orch ctl` on the machine, as the administrator.
+    pub fn ctl(&self, args: &[&str]) -> Ran {
+        self.ctl_with(args, "")
+    }
+
+    /// The same with something on its standard input.
+    pub fn ctl_with(&self, args: &[&str], stdin: &str) -> Ran {
+        let mut command = Command::new(orch());
+        command.arg("ctl");
+        run_with(self.client_child(command, args), stdin)
     }
 
     /// A kubectl that goes on running.
     pub fn kubectl_child(&self, args: &[&str]) -> Child {
-        let mut command = Command::new(stock_kubectl());
+        self.client_child(Command::new(stock_kubectl()), args)
+    }
+
+    fn client_child(&self, mut command: Command, args: &[&str]) -> Child {
         command.arg("--kubeconfig").arg(self.kubeconfig()).args(args);
         // Its cache of discovery would outlive the cluster.
         command.env("HOME", self.dir.path()).env_remove("KUBECONFIG");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        self.machine.run(|| command.spawn()).unwrap_or_else(|e| panic!("kubectl: {e}; run scripts/deps.sh kubectl"))
+        self.machine.run(|| command.spawn()).unwrap_or_else(|e| panic!("{command:?}: {e}; run scripts/deps.sh kubectl"))
     }
 
     /// kubectl that must succeed; gives its output without surrounding white space.
@@ -393,6 +405,13 @@ impl Cluster {
             detach(Path::new(point));
         }
     }
+}
+
+/// Gives a program its input and waits for its end.
+fn run_with(mut child: Child, stdin: &str) -> Ran {
+    // One that ends before it has read everything has its reasons, which its output tells.
+    let _ = child.stdin.take().expect("it is piped").write_all(stdin.as_bytes());
+    child.wait_with_output().unwrap().into()
 }
 
 fn yaml(path: &Path) -> Value {

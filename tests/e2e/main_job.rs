@@ -228,3 +228,39 @@ fn pods_survive_the_death_of_orch() {
         assert!(before.lines().all(|l| now.contains(l)), "after {signal}:\n{before}\n{now}");
     }
 }
+
+#[test]
+fn orch_ctl_does_what_kubectl_does() {
+    let cluster = Cluster::with_node();
+    cluster.import_web("v1");
+    for manifest in DEMO {
+        let applied = cluster.ctl_with(&["apply", "-f", "-"], manifest);
+        assert_eq!(applied.code, Some(0), "{applied:?}");
+        assert!(applied.stdout.ends_with("/web created\n"), "{applied:?}");
+    }
+    let status = cluster.ctl(&["rollout", "status", "deployment/web", "--timeout=90s"]);
+    assert_eq!(status.code, Some(0), "{status:?}\n{}", cluster.describe());
+    let pod = cluster.pods("app=web").remove(0);
+    for args in [
+        &["get", "pods", "-o", "name"][..],
+        &["get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"],
+        &["get", "deployment", "web", "-o", "json"],
+        &["get", "configmap", "web", "-o", "yaml"],
+        &["logs", &pod],
+        &["exec", &pod, "--", "sh", "-c", "echo out; exit 7"],
+        &["get", "pod", "none"],
+        &["get", "nothing"],
+    ] {
+        let (ours, theirs) = (cluster.ctl(args), cluster.kubectl(args));
+        assert_eq!(
+            (ours.code, &ours.stdout),
+            (theirs.code, &theirs.stdout),
+            "{args:?}: {} {}",
+            ours.stderr,
+            theirs.stderr
+        );
+    }
+    let wrong = cluster.ctl_with(&["apply", "-f", "-"], &DEMO[2].replace("replicas", "replcas"));
+    assert_eq!((wrong.code, wrong.stderr.lines().count()), (Some(1), 1), "{wrong:?}");
+    assert!(wrong.stderr.contains("spec.replcas"), "{wrong:?}");
+}
