@@ -106,8 +106,6 @@ pub enum Event {
     Namespace,
     /// Something of storage changed.
     Storage,
-    /// Devices or their claims changed.
-    Devices,
 }
 
 /// Scales scores so that the largest becomes [`MAX_SCORE`]; `reverse` makes the largest the worst.

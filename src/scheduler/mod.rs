@@ -8,6 +8,8 @@
 
 pub mod cluster;
 pub mod cycle;
+#[cfg(test)]
+mod cycle_tests;
 pub mod framework;
 pub mod plugins;
 pub mod pod;

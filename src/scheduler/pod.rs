@@ -58,6 +58,7 @@ pub struct PodInfo {
     pub spread: Box<[Spread]>,
     pub images: Box<[Box<str>]>,
     pub volumes: Volumes,
+    pub claims_devices: bool,
 }
 
 /// A port of the host that a pod wants for itself.
@@ -313,6 +314,7 @@ impl PodInfo {
                 .chain(&spec.containers)
                 .map(|c| normal_image(&c.image).into())
                 .collect(),
+            claims_devices: !spec.resource_claims.is_empty(),
             volumes: Volumes::new(&object.meta.name, &spec.volumes),
             node: spec.node_name.into(),
             nominated: status.nominated_node_name.into(),

@@ -70,7 +70,8 @@ impl Plugin for NodeResourcesFit {
     fn wakes(&self, event: &Event, pod: &PodInfo) -> bool {
         match event {
             Event::Itself => true,
-            Event::PodGone(gone) => gives(&gone.requests, &pod.requests),
+            // Its place on the node is free, whatever it asked for.
+            Event::PodGone(_) => true,
             Event::PodPlaced(Some(old), new) => old.requests != new.requests,
             Event::Node(None, new) => fits_empty(&pod.requests, &new.allocatable),
             Event::Node(Some(old), new) => {
@@ -79,11 +80,6 @@ impl Plugin for NodeResourcesFit {
             _ => false,
         }
     }
-}
-
-/// True when what went has anything of what is wanted; a place on the node is always wanted.
-fn gives(_gone: &Resources, _wanted: &Resources) -> bool {
-    true
 }
 
 /// True when an empty node would do.

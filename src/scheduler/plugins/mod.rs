@@ -2,6 +2,7 @@
 
 mod affinity;
 pub mod binding;
+mod devices;
 mod fit;
 mod images;
 mod nodes;
@@ -10,7 +11,10 @@ mod volumes;
 
 use super::framework::Plugin;
 
-/// Plugins with the weights of their scores. Upstream: `apis/config/v1/default_plugins`.
+/// Plugins that filter and score, with the weights of their scores. Upstream: `apis/config/v1/default_plugins`.
+///
+/// Of upstream's default plugins those that do neither have their place in the flow: PrioritySort and SchedulingGates in
+/// [`queue`](super::queue), DefaultPreemption in [`preempt`](super::preempt), DefaultBinder in `write`.
 pub const PLUGINS: &[(&dyn Plugin, i64)] = &[
     (&nodes::NodeUnschedulable, 0),
     (&nodes::NodeName, 0),
@@ -24,6 +28,7 @@ pub const PLUGINS: &[(&dyn Plugin, i64)] = &[
     (&volumes::VolumeZone, 0),
     (&spread::PodTopologySpread, 2),
     (&affinity::InterPodAffinity, 2),
+    (&devices::DynamicResources, 0),
     (&fit::NodeResourcesBalancedAllocation, 1),
     (&images::ImageLocality, 1),
 ];

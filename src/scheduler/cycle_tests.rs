@@ -1,0 +1,161 @@
+//! Whole decisions as tables: nodes, pods on them, a newcomer, and what becomes of it.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use test_case::test_case;
+
+use super::cluster::{Cluster, NodeInfo};
+use super::cycle::{Checks, Nominated, best};
+use super::framework::Cycle;
+use super::pod::PodInfo;
+use super::preempt;
+use super::side::Side;
+use crate::api::object::Object;
+use crate::runtime::fake::FakeListers;
+
+fn node(name: &str, zone: &str, taint: &str) -> NodeInfo {
+    let taints = if taint.is_empty() { json!([]) } else { json!([{"key": taint, "effect": "NoSchedule"}]) };
+    let value = json!({"metadata": {"name": name, "labels": {"zone": zone, "host": name}},
+        "spec": {"taints": taints}, "status": {"allocatable": {"cpu": "2", "memory": "4Gi", "pods": "3"}}});
+    NodeInfo::new(&Object::from_value(&value, &[])).unwrap()
+}
+
+fn pod(name: &str, app: &str, spec: Value) -> Arc<PodInfo> {
+    let value =
+        json!({"metadata": {"name": name, "namespace": "n", "uid": name, "labels": {"app": app}}, "spec": spec});
+    PodInfo::new(&Object::from_value(&value, &[])).unwrap()
+}
+
+fn needs(cpu: &str, priority: i32) -> Value {
+    json!({"priority": priority, "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]})
+}
+
+fn term(app: &str, key: &str) -> Value {
+    json!([{"labelSelector": {"matchLabels": {"app": app}}, "topologyKey": key}])
+}
+
+fn near(app: &str, key: &str) -> Value {
+    json!({"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term(app, key)}}})
+}
+
+fn far(app: &str, key: &str) -> Value {
+    json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": term(app, key)}}})
+}
+
+fn spread(key: &str) -> Value {
+    json!({"topologySpreadConstraints": [{"topologyKey": key, "maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"app": "web"}}}]})
+}
+
+fn port(n: i32, ip: &str) -> Value {
+    json!({"containers": [{"name": "c", "ports": [{"containerPort": 1, "hostPort": n, "hostIP": ip}]}]})
+}
+
+/// Two nodes in zone a (the second tainted), one in zone b.
+fn cluster(on: &[(&str, Arc<PodInfo>)]) -> Cluster {
+    let mut cluster = Cluster::default();
+    for n in [node("n1", "a", ""), node("n2", "a", "t"), node("n3", "b", "")] {
+        cluster.set_node(n);
+    }
+    for (node, pod) in on {
+        cluster.place(pod.clone(), node, false);
+    }
+    cluster
+}
+
+/// Names of the nodes that fit, or the message.
+fn outcome(on: &[(&str, Arc<PodInfo>)], newcomer: &PodInfo) -> String {
+    let (cluster, side) = (cluster(on), Side::new(&FakeListers::default()));
+    let cx = Cycle { pod: newcomer, cluster: &cluster, side: &side, default_spread: Box::default() };
+    let mut checks = match Checks::new(&cx) {
+        Ok(checks) => checks,
+        Err((plugin, why)) => return format!("{plugin}: {why}"),
+    };
+    match checks.feasible(cluster.nodes(), &Nominated::default(), &mut 0) {
+        Ok(found) => found.iter().map(|at| &*cluster.nodes()[*at].name).collect::<Vec<_>>().join(" "),
+        Err(no_fit) => no_fit.message(),
+    }
+}
+
+#[test_case(json!({}), "n1 n3"; "a taint keeps away")]
+#[test_case(json!({"tolerations": [{"key": "t", "operator": "Exists"}]}), "n1 n2 n3"; "tolerated")]
+#[test_case(json!({"nodeSelector": {"zone": "b"}}), "n3"; "selected")]
+#[test_case(needs("3", 0), "0/3 nodes are available: 1 node(s) had untolerated taint(s), 2 Insufficient cpu."; "too large")]
+#[test_case(needs("1500m", 0), "n3"; "only one has room")]
+#[test_case(port(80, ""), "n3"; "a port is in use")]
+#[test_case(port(80, "127.0.0.1"), "n3"; "all addresses include this one")]
+#[test_case(port(81, ""), "n1 n3"; "another port")]
+#[test_case(near("db", "zone"), "n1"; "near")]
+#[test_case(near("none", "zone"),
+    "0/3 nodes are available: 1 node(s) had untolerated taint(s), 2 node(s) didn't match pod affinity rules."; "near nobody")]
+#[test_case(near("web", "zone"), "n1 n3"; "the first of its kind may go anywhere")]
+#[test_case(far("db", "zone"), "n3"; "far")]
+#[test_case(far("db", "host"), "n3"; "far by host")]
+#[test_case(spread("zone"), "n1 n3"; "as even as before")]
+#[test_case(json!({"resourceClaims": [{"name": "gpu"}]}),
+    "DynamicResources: devices of resource claims cannot be allocated by this scheduler"; "devices")]
+#[test_case(json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}),
+    "VolumeRestrictions: persistentvolumeclaim \"data\" not found"; "no such claim")]
+fn filters(spec: Value, want: &str) {
+    let mut holder = port(80, "");
+    holder["containers"][0]["resources"] = json!({"requests": {"cpu": "1"}});
+    assert_eq!(outcome(&[("n1", pod("db", "db", holder))], &pod("p", "web", spec)), want);
+}
+
+#[test]
+fn skew_and_foreign_anti_affinity_refuse() {
+    let web = |name: &str| pod(name, "web", json!({}));
+    let on = [("n1", web("a"))];
+    assert_eq!(outcome(&on, &pod("p", "web", spread("zone"))), "n3");
+    let on = [("n1", pod("a", "db", far("web", "zone")))];
+    assert_eq!(outcome(&on, &web("p")), "n3", "who is there may forbid the newcomer");
+    let on = [("n1", web("a")), ("n1", web("b")), ("n1", web("c"))];
+    assert_eq!(outcome(&on, &web("p")), "n3", "no place for a fourth");
+}
+
+#[test]
+fn emptier_nodes_win_and_victims_are_few() {
+    let on = [
+        ("n1", pod("low", "x", needs("1", 1))),
+        ("n1", pod("mid", "x", needs("1", 5))),
+        ("n3", pod("top", "x", needs("2", 9))),
+    ];
+    let (cluster, side, none) = (cluster(&on), Side::new(&FakeListers::default()), Nominated::default());
+    let name = |at: usize| cluster.nodes()[at].name.to_string();
+    let newcomer = pod("p", "web", needs("1", 7));
+    let cx = Cycle { pod: &newcomer, cluster: &cluster, side: &side, default_spread: Box::default() };
+    let mut checks = Checks::new(&cx).unwrap();
+    let no_fit = checks.feasible(cluster.nodes(), &none, &mut 0).unwrap_err();
+    let plan = preempt::plan(&cx, &mut checks, &none, &no_fit).unwrap();
+    assert_eq!((name(plan.node), &*plan.victims[0].name, plan.victims.len()), ("n1".into(), "low", 1));
+    let again = checks.feasible(cluster.nodes(), &none, &mut 0).unwrap_err();
+    assert_eq!(again.message(), no_fit.message(), "pretending leaves no traces");
+    let lesser = pod("q", "web", needs("1", 1));
+    let cx = Cycle { pod: &lesser, cluster: &cluster, side: &side, default_spread: Box::default() };
+    let none_of = preempt::plan(&cx, &mut Checks::new(&cx).unwrap(), &none, &no_fit).unwrap_err();
+    assert_eq!(
+        none_of.message,
+        "0/3 nodes are available: 1 Preemption is not helpful for scheduling, 2 No preemption victims found for incoming pod."
+    );
+    let mut half = Cluster::default();
+    for n in [node("n1", "a", ""), node("n3", "b", "")] {
+        half.set_node(n);
+    }
+    half.place(pod("e", "x", needs("1", 0)), "n1", false);
+    let cx = Cycle { pod: &lesser, cluster: &half, side: &side, default_spread: Box::default() };
+    assert_eq!(best(&cx, &[0, 1], |_| 0), 1);
+}
+
+#[test]
+fn a_promised_node_counts_for_equals() {
+    let (cluster, side) = (cluster(&[]), Side::new(&FakeListers::default()));
+    let mut nominated = Nominated::default();
+    nominated.set(&pod("first", "x", needs("2", 5)), "n1");
+    for (priority, want) in [(5, vec![2]), (6, vec![0, 2])] {
+        let newcomer = pod("p", "web", needs("1", priority));
+        let cx = Cycle { pod: &newcomer, cluster: &cluster, side: &side, default_spread: Box::default() };
+        let found = Checks::new(&cx).unwrap().feasible(cluster.nodes(), &nominated, &mut 0).unwrap();
+        assert_eq!(found, want);
+    }
+}
