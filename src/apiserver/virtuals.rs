@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn components_are_made_up() {
-        let kinds = crate::registry::kinds::all();
+        let kinds = crate::registry::kinds::all(&crate::registry::allocators::Allocators::default());
         let info = &kinds.iter().find(|r| r.info.plural == "componentstatuses").expect("a row").info;
         let all = made(info).expect("not stored");
         assert_eq!(all.len(), 3);
@@ -102,7 +102,7 @@ mod tests {
     fn every_review_is_answered() {
         let asked =
             |r: &&Resource| r.info.verbs == crate::api::scheme::Verbs::CREATE && r.info.gvk.group.starts_with("auth");
-        let kinds = crate::registry::kinds::all();
+        let kinds = crate::registry::kinds::all(&crate::registry::allocators::Allocators::default());
         for r in kinds.iter().filter(asked) {
             let known = REVIEWS.iter().any(|(g, p, _)| *g == r.info.gvk.group && *p == r.info.plural);
             assert!(known, "{}", r.info.plural);

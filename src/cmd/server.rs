@@ -20,6 +20,7 @@ use crate::client::Client;
 use crate::controllers::bootstrap::ApiServer;
 use crate::controllers::{self, ClientFor};
 use crate::pki::{Pki, PkiConfig, kubeconfig, tls::SwappableCert, token};
+use crate::registry::allocators::Allocators;
 use crate::registry::{Registry, Resources};
 use crate::runtime::Listers;
 use crate::runtime::metrics::Registry as MetricsRegistry;
@@ -138,6 +139,18 @@ pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     done.map(|()| ExitCode::SUCCESS)
 }
 
+/// Ranges of the Services' addresses and ports.
+fn allocators(args: &Args) -> anyhow::Result<Allocators> {
+    let IpNet::V4(network) = args.service_cidr else { bail!("Services have IPv4 addresses only, so far") };
+    let range = &args.service_node_port_range;
+    let ends =
+        range.split_once('-').and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));
+    let Some((first, last)) = ends.filter(|(first, last)| 0 < *first && first <= last) else {
+        bail!("--service-node-port-range {range:?} is not a range as 30000-32767");
+    };
+    Ok(Allocators::new((network.network(), network.prefix_len()), first..=last))
+}
+
 /// A server that holds its ports and its store, and does nothing yet.
 pub struct Bound {
     api: Arc<Api>,
@@ -192,7 +205,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     token::open(&server_dir.join("token"), &pki.server_ca.sha256(), given.as_deref())?;
     write_kubeconfig(&args, &pki, address)?;
     let store = open_store(server_dir.join("db")).await?;
-    let resources = Resources::builtin();
+    let resources = Resources::with(&allocators(&args)?);
     let cache = Cache::open(store.clone(), resources.clone()).await.context("cannot load the store")?;
     let listers: Arc<dyn Listers> = Arc::new(super::listers::CacheListers(cache.clone()));
     let access = Arc::new(Access::new(&pki, listers.clone(), clock.clone(), &args.cluster_domain)?);

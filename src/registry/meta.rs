@@ -232,7 +232,7 @@ fn validate_owners(owners: &[Value], errs: &FieldErrors) {
         let text = |k: &str| owner.get(k).and_then(Value::as_str).unwrap_or_default();
         let api_version = text("apiVersion");
         let version = crate::api::meta::gvk::split(api_version).1;
-        if version.is_empty() {
+        if version.is_empty() || api_version.matches('/').count() > 1 {
             errs.at("apiVersion").invalid(api_version, "version must not be empty");
         }
         for key in ["kind", "name", "uid"] {

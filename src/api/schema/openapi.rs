@@ -427,6 +427,7 @@ mod tests {
             selectable: vec![].into(),
             stored: GroupResource::new(group, plural),
             stored_version: version.into(),
+            deprecation: None,
         }
     }
 
