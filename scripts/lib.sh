@@ -85,18 +85,14 @@ wait_showing() {
 
 # --- waiting --------------------------------------------------------------------------------------------------------
 
-# until_true SECONDS WHAT COMMAND...: asks until the command succeeds; fails with WHAT when the time is over, or with
-# the command's own $why when it returns 3: it can never succeed.
+# until_true SECONDS WHAT COMMAND...: asks until the command succeeds; fails with WHAT when the time is over, or at once
+# with $why when the command sets it: it can never succeed.
 until_true() {
-  local limit=$1 what=$2 end=$((SECONDS + $1)) code
+  local limit=$1 what=$2 end=$((SECONDS + $1))
   shift 2
-  while :; do
-    code=0
-    "$@" >/dev/null 2>&1 || code=$?
-    case $code in
-      0) return ;;
-      3) fail "$why" ;;
-    esac
+  why=
+  until "$@" >/dev/null 2>&1; do
+    [ -z "$why" ] || fail "$why"
     ((SECONDS < end)) || fail "$what: not within $limit s"
     sleep 0.2
   done
@@ -108,7 +104,8 @@ until_true() {
 _processes_of() {
   local dir=$1 file
   for file in /proc/[0-9]*/cmdline; do
-    if tr '\0' '\n' <"$file" 2>/dev/null | grep -qF -- "$dir/"; then
+    # A process may end while it is looked at.
+    if { tr '\0' '\n' <"$file"; } 2>/dev/null | grep -qF -- "$dir/"; then
       file=${file%/cmdline}
       [ "${file#/proc/}" = "$$" ] || echo "${file#/proc/}"
     fi

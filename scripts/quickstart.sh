@@ -39,7 +39,7 @@ namespace=demo
 # The pid of the server that we started, when it runs: pid and start time must both be what they were.
 server_pid() {
   local pid started
-  read -r pid started _ <"$pid_file" 2>/dev/null || return 1
+  [ -e "$pid_file" ] && read -r pid started _ <"$pid_file" || return 1
   [ "$(process_start "$pid")" = "$started" ] && echo "$pid"
 }
 # When a process started, in ticks since boot; nothing when it does not run (any more).
@@ -78,11 +78,11 @@ start_server() {
 }
 binary_id() { stat -Lc %i.%Y "$1"; }
 
-# Returns 3 with the server's last words when it has ended.
+# Tells until_true of a server that has ended, with its last words.
 server_lives() {
   server_pid >/dev/null && return
   why="orch server has ended: $(grep -v '^$' "$log" | tail -1)"
-  return 3
+  return 1
 }
 server_ready() {
   server_lives || return
@@ -126,7 +126,7 @@ ask_constantly() {
 }
 
 show() {
-  local address pod uid before url counts asker answered failed node_port
+  local address pod uid before counts asker answered failed node node_port name file
   step "Building the demo's image from this machine's busybox, versions v1 and v2"
   import_image v1
   import_image v2
@@ -146,10 +146,12 @@ show() {
   address=$(field service web '{.spec.clusterIP}')
   node_port=$(field service web '{.spec.ports[0].nodePort}')
   until_true 10 "the Service answering at $address" answer "$address"
-  good "by address,     $address:          $(answer "$address")"
-  good "by node's port, 127.0.0.1:$node_port:  $(answer "127.0.0.1:$node_port")"
+  good "by its address      http://$address/ : $(answer "$address")"
+  node=$(kube get nodes -o 'jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}')
+  good "by the node's port  http://$node:$node_port/ : $(answer "$node:$node_port")"
   pod=$(pods | head -1)
-  good "by name, from inside a pod:       $(demo exec "$pod" -- wget -qO- "http://web.$namespace.svc.cluster.local/")"
+  name=web.$namespace.svc.cluster.local
+  good "by name, in a pod   http://$name/ : $(demo exec "$pod" -- wget -qO- "http://$name/")"
 
   step "Killing the container of $pod"
   before=$(restarts "$pod")

@@ -16,6 +16,8 @@ mod ingress_class;
 mod limit_ranger;
 mod limits;
 mod namespace;
+mod pod_security;
+mod pod_standards;
 mod priority;
 mod quota;
 mod runtime_class;
@@ -52,6 +54,7 @@ fn plugins() -> Vec<Box<dyn Plugin>> {
         Box::new(limit_ranger::LimitRanger),
         Box::new(service_account::ServiceAccount),
         Box::new(taints::TaintNodesByCondition),
+        Box::new(pod_security::PodSecurity),
         Box::new(priority::Priority),
         Box::new(tolerations::DefaultTolerationSeconds),
         Box::new(storage::DefaultStorageClass),

@@ -14,9 +14,6 @@ use crate::registry::{Admission, View};
 use super::{Plugin, is_new_pod, name_of, refuse};
 
 const GROUP: &str = "scheduling.k8s.io";
-/// The classes that are there before anybody wrote them: name and value.
-pub const SYSTEM: [(&str, i64); 2] =
-    [("system-node-critical", 2_000_001_000), ("system-cluster-critical", 2_000_000_000)];
 
 /// The plugin.
 pub struct Priority;
@@ -51,9 +48,8 @@ impl Plugin for Priority {
             }
         } else {
             let class = view.get(GROUP, "priorityclasses", "", &asked).map(|c| of_class(&c.value()));
-            let system = SYSTEM.iter().find(|(name, _)| *name == asked).map(|(_, value)| (*value, None));
             let none = || refuse(a, name_of(new), format!("no PriorityClass with name {asked} was found"));
-            class.or(system).ok_or_else(none)?
+            class.ok_or_else(none)?
         };
         let policy = policy.unwrap_or_else(|| "PreemptLowerPriority".into());
         agree(a, new, "priority", "the integer value of priority", &Value::from(value))?;

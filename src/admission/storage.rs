@@ -62,10 +62,11 @@ impl Plugin for StorageObjectInUseProtection {
     }
 
     fn mutate(&self, a: &Admission<'_>, new: &mut Value, _old: Option<&Value>, _view: &dyn View) -> ApiResult<()> {
-        let finalizer = match (a.is("", "persistentvolumeclaims"), a.is("", "persistentvolumes")) {
-            (true, _) => "kubernetes.io/pvc-protection",
-            (_, true) => "kubernetes.io/pv-protection",
-            _ => return Ok(()),
+        let finalizer = match () {
+            () if a.is("", "persistentvolumeclaims") => "kubernetes.io/pvc-protection",
+            () if a.is("", "persistentvolumes") => "kubernetes.io/pv-protection",
+            () if a.is("storage.k8s.io", "volumeattributesclasses") => "kubernetes.io/vac-protection",
+            () => return Ok(()),
         };
         if a.operation == "CREATE" && !new.items_at("/metadata/finalizers").iter().any(|f| f == finalizer) {
             list_mut(new, "/metadata/finalizers").push(finalizer.into());

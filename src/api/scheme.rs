@@ -170,9 +170,19 @@ impl Column {
         Self::make(name, "string", "", Cell::At(Cow::Borrowed(pointer)))
     }
 
+    /// The switch at a JSON pointer.
+    pub const fn switch(name: &'static str, pointer: &'static str) -> Self {
+        Self::make(name, "boolean", "", Cell::At(Cow::Borrowed(pointer)))
+    }
+
     /// The integer at a JSON pointer.
     pub const fn int(name: &'static str, pointer: &'static str) -> Self {
         Self::make(name, "integer", "", Cell::At(Cow::Borrowed(pointer)))
+    }
+
+    /// A text made by a function, which names the object.
+    pub const fn name_fn(name: &'static str, cell: CellFn) -> Self {
+        Self::make(name, "string", "name", Cell::Fn(cell))
     }
 
     /// The same column, shown with `-o wide` only.

@@ -66,8 +66,9 @@ impl Access {
     }
 
     /// Keeps the roles up to date; ends with their source.
-    pub async fn follow(&self, listers: &dyn Listers) {
-        self.rbac.follow(listers, || tracing::debug!("roles are loaded")).await;
+    /// `loaded` is called once all of them are known.
+    pub async fn follow(&self, listers: &dyn Listers, loaded: impl FnOnce()) {
+        self.rbac.follow(listers, loaded).await;
     }
 
     /// What a connection's certificates say.

@@ -14,8 +14,11 @@ impl Api {
     pub(super) async fn subresource(&self, res: Arc<Resource>, call: Call) -> ApiResult<Answer> {
         let a = &call.info.attributes;
         let Some(sub) = res.info.subresources.iter().find(|s| s.name == a.subresource) else {
-            return Err(verbs::no_such_resource());
+            return self.unknown_path(&res.info.gvk.group);
         };
+        if !call.info.rest.is_empty() && sub.name != "proxy" {
+            return self.unknown_path(&res.info.gvk.group);
+        }
         let verb = match a.verb.as_str() {
             "get" => Verbs::GET,
             "create" => Verbs::CREATE,
@@ -30,7 +33,7 @@ impl Api {
         let op = Op::Subresource(sub.name.clone());
         match (sub.gvk.is_none(), verb) {
             (true, Verbs::GET) if sub.name == "log" => self.pod_log(&call).await,
-            (true, Verbs::GET) => self.get(&res, &call),
+            (true, Verbs::GET) => self.get(&res, &call).await,
             (true, Verbs::UPDATE) => self.update(&res, call, op).await,
             (true, Verbs::PATCH) => self.patch(&res, call, op).await,
             _ => self.special(res, call, verb).await,

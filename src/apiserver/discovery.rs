@@ -125,7 +125,14 @@ pub fn resource_list(resources: &Resources, group: &str, version: &str) -> Optio
         all.extend(r.info.subresources.iter().map(|s| legacy_subresource(&r.info, s)));
     }
     all.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
-    Some(json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": join(group, version), "resources": all}))
+    let mut list = json!({"kind": "APIResourceList"});
+    // Upstream writes the core group's list without an apiVersion.
+    if !group.is_empty() {
+        list["apiVersion"] = "v1".into();
+    }
+    list["groupVersion"] = join(group, version).into();
+    list["resources"] = all.into();
+    Some(list)
 }
 
 fn legacy_resource(info: &KindInfo) -> Value {
@@ -189,9 +196,15 @@ fn version_item(version: &str, list: &[Arc<Resource>]) -> Value {
     json!({"version": version, "freshness": "Current", "resources": resources})
 }
 
+/// The kind of an answer; of the core group only the kind is told.
+fn response_kind(gvk: &Gvk) -> Value {
+    let version = if gvk.group.is_empty() { "" } else { &*gvk.version };
+    json!({"group": gvk.group, "version": version, "kind": gvk.kind})
+}
+
 fn aggregated_resource(info: &KindInfo) -> Value {
     let scope = if info.is_namespaced() { "Namespaced" } else { "Cluster" };
-    let full = json!({"group": info.gvk.group, "version": info.gvk.version, "kind": info.gvk.kind});
+    let full = response_kind(&info.gvk);
     let mut v = json!({"resource": info.plural, "responseKind": full, "scope": scope,
         "singularResource": info.singular, "verbs": info.verbs.names()});
     if !info.short.is_empty() {
@@ -206,7 +219,7 @@ fn aggregated_resource(info: &KindInfo) -> Value {
         v["subresources"] = subs
             .iter()
             .map(|s| {
-                let of = |g: &Gvk| json!({"group": g.group, "version": g.version, "kind": g.kind});
+                let of = response_kind;
                 let response = s.gvk.as_ref().map_or(full.clone(), of);
                 json!({"subresource": s.name, "responseKind": response, "verbs": s.verbs.names()})
             })

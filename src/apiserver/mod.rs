@@ -11,6 +11,7 @@ pub mod auth;
 mod body;
 mod connect;
 pub mod discovery;
+mod metrics;
 pub mod negotiate;
 mod openapi;
 mod public;
@@ -39,6 +40,7 @@ use crate::util::clock::SharedClock;
 use crate::util::tasks::Shutdown;
 
 pub use access::Access;
+use metrics::{Metrics, Source};
 use request::RequestInfo;
 use respond::Answer;
 
@@ -63,6 +65,7 @@ pub struct Api {
     access: Arc<Access>,
     clock: SharedClock,
     shutdown: Shutdown,
+    metrics: Metrics,
     /// How the nodes are reached for logs and streams.
     nodes: RwLock<HashMap<String, Arc<dyn NodeApi>>>,
 }
@@ -70,7 +73,12 @@ pub struct Api {
 impl Api {
     /// Over a registry. Watches end with `shutdown`.
     pub fn new(registry: Arc<Registry>, access: Arc<Access>, clock: SharedClock, shutdown: Shutdown) -> Arc<Self> {
-        Arc::new(Self { registry, access, clock, shutdown, nodes: RwLock::default() })
+        Arc::new(Self { registry, access, clock, shutdown, metrics: Metrics::default(), nodes: RwLock::default() })
+    }
+
+    /// Adds to what `/metrics` shows.
+    pub fn publish_metrics(&self, source: Source) {
+        self.metrics.publish(source);
     }
 
     /// Says how a node is reached.
@@ -85,10 +93,12 @@ impl Api {
         B::Error: Into<tower::BoxError>,
     {
         let encoding = verbs::error_encoding(request.headers());
-        match self.try_handle(request).await {
+        let answer = match self.try_handle(request).await {
             Ok(answer) => answer,
             Err(status) => respond::error(&status, encoding),
-        }
+        };
+        self.metrics.answered(answer.status());
+        answer
     }
 
     async fn try_handle<B>(&self, request: Request<B>) -> ApiResult<Answer>

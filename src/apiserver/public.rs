@@ -28,6 +28,7 @@ impl Api {
             [""] => respond::json(200, &json!({"paths": self.paths()})),
             ["livez" | "healthz" | "readyz"] => self.health(&call, &path, None),
             ["livez" | "healthz" | "readyz", rest @ ..] => self.health(&call, &path, Some(&rest.join("/"))),
+            ["metrics"] => respond::answer(200, "text/plain; version=0.0.4", respond::full(self.metrics.render())),
             ["version"] => respond::json(200, &version()),
             ["openapi", "v2"] => self.openapi_v2(&call),
             ["openapi", "v3"] => self.openapi_index(),
@@ -44,9 +45,11 @@ impl Api {
             ["api"] | ["apis"] => self.discovery(&call, parts[0] == "api"),
             ["api", "v1"] => self.found(&call, discovery::resource_list(self.registry.resources(), "", "v1")),
             ["apis", group] => self.found(&call, discovery::group(self.registry.resources(), group)),
-            ["apis", group, version] => {
-                self.found(&call, discovery::resource_list(self.registry.resources(), group, version))
-            }
+            ["api", ..] => return self.unknown_path(""),
+            ["apis", group, version] => match discovery::resource_list(self.registry.resources(), group, version) {
+                Some(list) => respond::encoded(200, &list, super::verbs::error_encoding(&call.headers)),
+                None => return self.unknown_path(group),
+            },
             _ => respond::text(404, "404 page not found\n"),
         })
     }

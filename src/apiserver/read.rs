@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** a plain JSON answer copies bytes and decodes nothing.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -87,47 +88,27 @@ impl ReadCx<'_> {
     /// All objects that are asked for, in pages when limited.
     pub async fn list(&self, namespace: Option<&str>, options: &Options) -> ApiResult<Answer> {
         self.reach(options.revision).await?;
-        let resource = self.cache.resource(&self.resource.info.stored);
-        let after = options.continued.as_ref().map(|t| (t.namespace.as_str(), t.name.as_str()));
+        let past = match &options.continued {
+            Some(token) => Some(token.revision),
+            None => options.revision.filter(|_| options.matching == Match::Exact),
+        };
+        let (mut objects, revision) = self.state(namespace, past)?;
         let selection = &options.selection;
-        let (mut objects, revision, mut next, mut remaining) = (Vec::new(), None::<u64>, None, None);
-        let mut revision = revision;
-        if options.limit == 0 && after.is_none() {
-            let (all, at) = resource.list(namespace);
-            objects = all;
-            if !selection.is_everything() {
-                objects.retain(|o| selection.matches(o));
-            }
-            revision = Some(at);
-        } else {
-            let limit = if options.limit == 0 { usize::MAX } else { options.limit };
-            let mut after = after.map(|(a, b)| (a.to_owned(), b.to_owned()));
-            loop {
-                let page = resource.page(namespace, after.as_ref().map(|(a, b)| (a.as_str(), b.as_str())), limit);
-                revision.get_or_insert(page.revision);
-                let last = page.objects.last().map(|o| (o.meta.namespace.clone(), o.meta.name.clone()));
-                for o in page.objects {
-                    if objects.len() < limit && selection.matches(&o) {
-                        objects.push(o);
-                    }
-                }
-                if page.remaining == 0 {
-                    break;
-                }
-                if objects.len() >= limit {
-                    next = objects.last().map(|o| (o.meta.namespace.clone(), o.meta.name.clone()));
-                    remaining = selection.is_everything().then_some(page.remaining);
-                    break;
-                }
-                after = last;
-            }
+        if let Some(token) = &options.continued {
+            let after = (token.namespace.as_str(), token.name.as_str());
+            let begin = objects.partition_point(|o| (o.meta.namespace.as_str(), o.meta.name.as_str()) <= after);
+            objects.drain(..begin);
         }
-        let revision = options.continued.as_ref().map(|t| t.revision).or(revision).unwrap_or(0);
-        if options.matching == Match::Exact && options.revision.is_some_and(|asked| asked < revision) {
-            // Only the present is kept: an older state is as gone as after a compaction.
-            if self.changed_since(options.revision.unwrap_or(0)) {
-                return Err(Status::expired("The resourceVersion for the provided list is too old."));
-            }
+        if !selection.is_everything() {
+            objects.retain(|o| selection.matches(o));
+        }
+        let (mut next, mut remaining) = (None, None);
+        // A list that may be as old as the server likes is given whole.
+        let limit = if options.revision == Some(0) && options.matching == Match::Unset { 0 } else { options.limit };
+        if limit > 0 && objects.len() > limit {
+            remaining = selection.is_everything().then_some(objects.len() - limit);
+            objects.truncate(limit);
+            next = objects.last().map(|o| (o.meta.namespace.clone(), o.meta.name.clone()));
         }
         let mut metadata = Map::new();
         metadata.insert("resourceVersion".into(), revision.to_string().into());
@@ -147,16 +128,37 @@ impl ReadCx<'_> {
         self.list_answer(found, json!({"resourceVersion": self.cache.revision().to_string()}))
     }
 
-    fn changed_since(&self, revision: u64) -> bool {
+    /// The objects in key order and their revision: the present, or the past as far as the ring of events reaches back.
+    fn state(&self, namespace: Option<&str>, past: Option<u64>) -> ApiResult<(Vec<Arc<Object>>, u64)> {
         let resource = self.cache.resource(&self.resource.info.stored);
-        match resource.watch(Since::Revision(revision)) {
-            Ok(mut cursor) => cursor.try_next().map_or(true, |events| !events.is_empty()),
-            Err(_) => true,
+        let Some(past) = past else { return Ok(resource.list(namespace)) };
+        let expired = || {
+            Status::expired(
+                "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.",
+            )
+        };
+        // Events first: what comes between is undone twice, which changes nothing.
+        let mut cursor = resource.watch(Since::Revision(past)).map_err(|_| expired())?;
+        let (mut objects, _) = resource.list(namespace);
+        let events = cursor.try_next().map_err(|_| expired())?;
+        if events.is_empty() {
+            return Ok((objects, past));
         }
+        let mut by_key: BTreeMap<(String, String), Arc<Object>> =
+            objects.drain(..).map(|o| ((o.meta.namespace.clone(), o.meta.name.clone()), o)).collect();
+        for event in events.iter().rev().filter(|e| namespace.is_none_or(|ns| ns == e.object.meta.namespace)) {
+            let key = (event.object.meta.namespace.clone(), event.object.meta.name.clone());
+            match &event.previous {
+                Some(previous) => by_key.insert(key, previous.clone()),
+                None => by_key.remove(&key),
+            };
+        }
+        by_key.retain(|_, o| o.revision <= past);
+        Ok((by_key.into_values().collect(), past))
     }
 
     /// Waits for a revision that is still to come, a little.
-    async fn reach(&self, revision: Option<u64>) -> ApiResult<()> {
+    pub(super) async fn reach(&self, revision: Option<u64>) -> ApiResult<()> {
         let Some(asked) = revision.filter(|r| *r > self.cache.revision()) else { return Ok(()) };
         match tokio::time::timeout(FUTURE_REVISION_WAIT, self.cache.wait_for(asked)).await {
             Ok(Ok(())) => Ok(()),

@@ -85,8 +85,8 @@ impl RequestInfo {
         let mut info = Self { query, ..Self::default() };
         info.attributes.path = path.to_owned();
         info.attributes.verb = method.as_str().to_ascii_lowercase();
-        let parts: Vec<String> = path.trim_matches('/').split('/').map(|p| decode(p, false)).collect();
-        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let decoded = decode(path, false);
+        let parts: Vec<&str> = decoded.trim_matches('/').split('/').collect();
         match parts.as_slice() {
             ["api", version, rest @ ..] if !rest.is_empty() => info.resource("", version, rest, method),
             ["apis", group, version, rest @ ..] if !rest.is_empty() => info.resource(group, version, rest, method),
@@ -129,8 +129,8 @@ impl RequestInfo {
         let named = !a.name.is_empty();
         let verb = match *method {
             Method::POST => "create",
-            Method::GET | Method::HEAD if named => "get",
-            Method::GET | Method::HEAD => "list",
+            Method::GET if named => "get",
+            Method::GET => "list",
             Method::PUT => "update",
             Method::PATCH => "patch",
             Method::DELETE if named => "delete",

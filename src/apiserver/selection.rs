@@ -166,35 +166,33 @@ impl Options {
 
 fn check(errs: &FieldErrors, watch: bool, revision: Option<u64>, m: Match, initial: Option<bool>, continued: bool) {
     let version_match = errs.at("resourceVersionMatch");
-    if let Some(initial) = initial {
-        let events = errs.at("sendInitialEvents");
+    if initial.is_some() {
         if !watch {
-            events.forbidden("sendInitialEvents is forbidden for list");
+            errs.at("sendInitialEvents").forbidden("sendInitialEvents is forbidden for list");
             return;
         }
         if m == Match::Unset {
             version_match.forbidden("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
-        } else if m == Match::Exact {
+        }
+        if m == Match::Exact {
+            version_match.forbidden("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
             version_match.not_supported("Exact", &["NotOlderThan"]);
         }
-        let _ = initial;
-        return;
-    }
-    if m == Match::Unset {
-        return;
-    }
-    if watch {
+    } else if watch && m != Match::Unset {
         version_match.forbidden("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
-        return;
+        if m == Match::Exact {
+            version_match.not_supported("Exact", &["NotOlderThan"]);
+        }
+    } else if m != Match::Unset {
+        if revision.is_none() {
+            version_match.forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided");
+        }
+        if m == Match::Exact && revision == Some(0) {
+            version_match.forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
+        }
     }
-    if revision.is_none() {
-        version_match.forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided");
-    }
-    if continued {
+    if continued && (watch || m != Match::Unset) {
         version_match.forbidden("resourceVersionMatch is forbidden when continue is provided");
-    }
-    if m == Match::Exact && revision == Some(0) {
-        version_match.forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
     }
 }
 

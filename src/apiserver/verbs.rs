@@ -33,10 +33,13 @@ impl Api {
     pub(super) async fn resource(&self, call: Call) -> ApiResult<Answer> {
         let a = &call.info.attributes;
         let Some(res) = self.registry.resources().get(&a.group, &a.version, &a.resource) else {
-            return Ok(respond::text(404, "404 page not found\n"));
+            return self.unknown_path(&a.group);
         };
         if !a.namespace.is_empty() && !res.info.is_namespaced() && a.resource != "namespaces" {
-            return Ok(respond::text(404, "404 page not found\n"));
+            return self.unknown_path(&a.group);
+        }
+        if matches!(a.name.as_str(), "." | "..") {
+            return Err(Status::bad_request(format!("Name parameter invalid: {:?}: may not be '{}'", a.name, a.name)));
         }
         if !a.subresource.is_empty() {
             return self.subresource(res, call).await;
@@ -53,12 +56,16 @@ impl Api {
             "deletecollection" => Verbs::DELETE_COLLECTION,
             _ => return Err(method_not_allowed()),
         };
+        if verb == Verbs::WATCH && res.info.verbs.has(Verbs::LIST) && !res.info.verbs.has(Verbs::WATCH) {
+            let why = format!("watch is not supported on resources of kind \"{}\"", res.info.plural);
+            return Err(Status::new(Reason::MethodNotAllowed, why).with_details(json!({"kind": res.info.plural})));
+        }
         if !res.info.verbs.has(verb) || needs_namespace && !matches!(verb, Verbs::LIST | Verbs::WATCH) {
             return Err(method_not_allowed());
         }
         let deprecation = res.info.deprecation.map(|warning| (warning, error_encoding(&call.headers)));
         let answer = match verb {
-            Verbs::GET => self.get(&res, &call),
+            Verbs::GET => self.get(&res, &call).await,
             Verbs::LIST => self.list(&res, &call).await,
             Verbs::WATCH => self.watch(&res, &call).await,
             Verbs::CREATE => self.create(res, call).await,
@@ -88,14 +95,28 @@ impl Api {
         Ok(ReadCx { cache: self.registry.cache(), resource: res, form, include, now: self.clock.now() })
     }
 
-    pub(super) fn get(&self, res: &Arc<Resource>, call: &Call) -> ApiResult<Answer> {
+    /// 404 for a path that is not served: a Status below a group that is, a line of text elsewhere.
+    pub(super) fn unknown_path(&self, group: &str) -> ApiResult<Answer> {
+        if self.registry.resources().all().iter().any(|r| r.info.gvk.group == group) {
+            return Err(no_such_resource());
+        }
+        Ok(respond::text(404, "404 page not found\n"))
+    }
+
+    pub(super) async fn get(&self, res: &Arc<Resource>, call: &Call) -> ApiResult<Answer> {
         let a = &call.info.attributes;
         if let Some(all) = virtuals::made(&res.info) {
             let one = virtuals::made_one(&res.info, all, &a.name)?;
             return Ok(self.read_cx(res, call, false, false)?.shaped(200, &one));
         }
         let namespace = if res.info.is_namespaced() { a.namespace.as_str() } else { "" };
-        self.read_cx(res, call, false, false)?.get(namespace, &a.name)
+        let read = self.read_cx(res, call, false, false)?;
+        if let Some(text) = call.info.query.text("resourceVersion") {
+            let revision =
+                text.parse().map_err(|_| Status::bad_request(format!("invalid resource version {text:?}")))?;
+            read.reach(Some(revision)).await?;
+        }
+        read.get(namespace, &a.name)
     }
 
     async fn list(&self, res: &Arc<Resource>, call: &Call) -> ApiResult<Answer> {
@@ -180,7 +201,7 @@ impl Api {
             let new = patch.apply(old, res)?;
             let raw = body::Raw { value: new, duplicates: patch.duplicates().to_vec() };
             body::canonical(raw, &res.info.gvk, res.def, strictness, &cx).map_err(|e| match e.reason {
-                Reason::BadRequest if strictness != FieldValidation::Strict => unprocessable(res, &at.name, &e.message),
+                Reason::BadRequest => unprocessable(res, &at.name, &e.message),
                 _ => e,
             })
         };
@@ -363,6 +384,7 @@ pub(super) fn not_acceptable() -> Box<Status> {
         Reason::NotAcceptable,
         "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf",
     )
+    .with_details(json!({}))
 }
 
 fn unprocessable(res: &Resource, name: &str, why: &str) -> Box<Status> {

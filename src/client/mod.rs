@@ -28,7 +28,7 @@ use serde_json::Value;
 pub use options::{DeleteOptions, ListOptions, Patch, Propagation, WriteOptions};
 pub use res::Res;
 pub use tls::{ConnectError, Credentials};
-pub use watch::{WatchEvent, WatchKind};
+pub use watch::{MAX_EVENT_BYTES, WatchEvent, WatchKind};
 
 use crate::api::status::{ApiResult, Reason, Status};
 

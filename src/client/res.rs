@@ -72,7 +72,7 @@ impl Res {
 }
 
 /// Appends `text` with all that is not unreserved percent-encoded (RFC 3986 §2.3).
-pub(super) fn encode(out: &mut String, text: &str) {
+pub(crate) fn encode(out: &mut String, text: &str) {
     for byte in text.bytes() {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(byte as char),

@@ -1,4 +1,5 @@
-//! What the server writes before anybody else may ask: namespaces, the `kubernetes` Service, roles and bindings.
+//! What the server writes before anybody else may ask: namespaces, the `kubernetes` Service, roles and bindings, and
+//! what else every cluster has from the start.
 
 use anyhow::Context;
 use serde_json::Value;
@@ -19,7 +20,33 @@ pub async fn run(client: &Client, server: &ApiServer) -> anyhow::Result<()> {
             .await
             .with_context(|| format!("cannot write {} {}", wanted["kind"], wanted["metadata"]["name"]))?;
     }
+    for (plural, wanted) in crate::registry::first_objects() {
+        create(client, plural, &wanted)
+            .await
+            .with_context(|| format!("cannot create {} {}", wanted["kind"], wanted["metadata"]["name"]))?;
+    }
     Ok(())
+}
+
+/// Creates a cluster-scoped object unless it is there.
+async fn create(client: &Client, plural: &'static str, wanted: &Value) -> ApiResult<()> {
+    let (group, version) = crate::api::meta::gvk::split(wanted.str_at("/apiVersion").unwrap_or_default());
+    let kind = wanted.str_at("/kind").unwrap_or_default().to_owned();
+    let res = Res {
+        group: group.to_owned().into(),
+        version: version.to_owned().into(),
+        plural: plural.into(),
+        kind: kind.into(),
+        namespaced: false,
+    };
+    let name = wanted.str_at("/metadata/name").unwrap_or_default();
+    if optional(client.get(&res, "", name).await)?.is_some() {
+        return Ok(());
+    }
+    match client.create(&res, "", wanted).await {
+        Err(e) if e.reason != Reason::AlreadyExists => Err(e),
+        _ => Ok(()),
+    }
 }
 
 async fn one(client: &Client, wanted: &Value) -> ApiResult<()> {

@@ -2,8 +2,10 @@
 //!
 //! In: arguments, `/etc/orch/config.yaml`, environment. Out: an exit code; one line on standard error when it is not 0.
 
+mod bench;
 mod bootstrap;
 mod config;
+mod images;
 mod listers;
 mod node;
 mod server;
@@ -25,6 +27,12 @@ struct Cli {
 enum Command {
     /// Run a control plane, and a node unless --disable-agent
     Server(Box<server::Args>),
+    /// Measure an API server or a node
+    #[command(hide = true)]
+    Bench(bench::Args),
+    /// Manage the cluster, as kubectl does
+    #[command(visible_alias = "kubectl")]
+    Ctl(Box<crate::ctl::Args>),
     /// The CNI plugin; containerd calls it
     #[command(hide = true)]
     Cni,
@@ -55,6 +63,11 @@ fn run() -> anyhow::Result<ExitCode> {
     let matches = Cli::command().args_override_self(true).get_matches_from(args);
     match Cli::from_arg_matches(&matches)?.command {
         Command::Server(args) => server::main(*args),
+        Command::Bench(args) => bench::main(args),
+        Command::Ctl(args) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(crate::ctl::main(*args, &images::Local))
+        }
         Command::Cni => Ok(crate::cni::main()),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "orch", &mut std::io::stdout());

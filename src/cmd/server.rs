@@ -2,14 +2,18 @@
 //!
 //! **Invariant:** all ports are bound before any work; the store is the last to stop.
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::ArgAction;
+use futures::FutureExt;
 use ipnet::IpNet;
 
 use crate::api::meta::names;
@@ -24,15 +28,19 @@ use crate::registry::allocators::Allocators;
 use crate::registry::{Registry, Resources};
 use crate::runtime::Listers;
 use crate::runtime::metrics::Registry as MetricsRegistry;
+use crate::scheduler::{self, Scheduler};
 use crate::store::Store;
 use crate::store::cache::Cache;
 use crate::store::durable::{Durable, Options};
+use crate::util::backoff::Backoff;
 use crate::util::clock::{SharedClock, SystemClock};
 use crate::util::tasks::{OnEnd, Shutdown, Tasks};
 use crate::util::{files, telemetry};
 
 use super::node::{NodeConfig, NodeParts};
 
+/// Between two looks at the certificates' ends.
+const CERTIFICATE_LOOK: Duration = Duration::from_secs(12 * 3600);
 /// How long a stop may take before what still runs is aborted.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -139,18 +147,6 @@ pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     done.map(|()| ExitCode::SUCCESS)
 }
 
-/// Ranges of the Services' addresses and ports.
-fn allocators(args: &Args) -> anyhow::Result<Allocators> {
-    let IpNet::V4(network) = args.service_cidr else { bail!("Services have IPv4 addresses only, so far") };
-    let range = &args.service_node_port_range;
-    let ends =
-        range.split_once('-').and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)));
-    let Some((first, last)) = ends.filter(|(first, last)| 0 < *first && first <= last) else {
-        bail!("--service-node-port-range {range:?} is not a range as 30000-32767");
-    };
-    Ok(Allocators::new((network.network(), network.prefix_len()), first..=last))
-}
-
 /// A server that holds its ports and its store, and does nothing yet.
 pub struct Bound {
     api: Arc<Api>,
@@ -161,6 +157,8 @@ pub struct Bound {
     clock: SharedClock,
     node: Option<NodeParts>,
     config: Config,
+    identity: Identity,
+    metrics: MetricsRegistry,
     listener: tokio::net::TcpListener,
     tls: Arc<rustls::ServerConfig>,
     address: SocketAddr,
@@ -203,45 +201,57 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let pki = Pki::open(&server_dir.join("tls"), &pki_config, clock.now())?;
     let given = token_of(&args)?;
     token::open(&server_dir.join("token"), &pki.server_ca.sha256(), given.as_deref())?;
-    write_kubeconfig(&args, &pki, address)?;
     let store = open_store(server_dir.join("db")).await?;
-    let resources = Resources::with(&allocators(&args)?);
-    let cache = Cache::open(store.clone(), resources.clone()).await.context("cannot load the store")?;
+    let IpNet::V4(services) = args.service_cidr else { bail!("Services have IPv4 addresses only, so far") };
+    let ports = port_range(&args.service_node_port_range)?;
+    let resources = Resources::with(&Allocators::new((services.network(), services.prefix_len()), ports));
+    let cache =
+        Cache::open(store.clone() as Arc<dyn Store>, resources.clone()).await.context("cannot load the store")?;
     let listers: Arc<dyn Listers> = Arc::new(super::listers::CacheListers(cache.clone()));
     let access = Arc::new(Access::new(&pki, listers.clone(), clock.clone(), &args.cluster_domain)?);
     let plugins = crate::apiserver::auth::admission::plugins(access.clone(), listers.clone());
     let admission = crate::admission::chain(Arc::new(crate::registry::CacheView(cache.clone())), plugins);
     let registry = Arc::new(Registry::new(resources, cache.clone(), admission.clone()));
     admission.charge_through(&registry);
+    let metrics = MetricsRegistry::default();
     let api = Api::new(registry, access.clone(), clock.clone(), shutdown.clone());
+    api.publish_metrics(metrics_source(metrics.clone(), store.clone()));
     let serving = SwappableCert::new(pki.serving_key()?);
-    let tls = crate::pki::tls::server_config(serving, &[&pki.client_ca.cert, &pki.request_header_ca.cert])?;
+    let tls = crate::pki::tls::server_config(serving.clone(), &[&pki.client_ca.cert, &pki.request_header_ca.cert])?;
     let config = Config {
         api: ApiServer { service_ip, address: args.advertise_address.unwrap_or(node_ip), port: address.port() },
         cluster_cidr: args.cluster_cidr,
         root_ca_pem: pki.server_ca.cert_pem.clone(),
         node_name,
     };
-    Ok(Bound { api, access, listers, cache, store, clock, node, config, listener, tls, address, shutdown })
+    let identity = Identity { pki, serving, kubeconfig: KubeconfigTarget::of(&args, address)? };
+    identity.kubeconfig.write(&identity.pki)?;
+    let store = store as Arc<dyn Store>;
+    Ok(Bound {
+        api,
+        access,
+        listers,
+        cache,
+        store,
+        clock,
+        node,
+        config,
+        identity,
+        metrics,
+        listener,
+        tls,
+        address,
+        shutdown,
+    })
 }
 
 impl Bound {
-    /// Where the API listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
     /// Runs until the shutdown.
     pub async fn run(self) -> anyhow::Result<()> {
         let mut tasks = Tasks::new(self.shutdown.clone());
         let shutdown = self.shutdown;
         let cache = self.cache;
         tasks.own("watch-cache", OnEnd::StopAll, |stop| async move { Ok(cache.run(stop).await?) });
-        let (access, listers) = (self.access, self.listers.clone());
-        tasks.own("rbac", OnEnd::StopAll, |stop| async move {
-            stop.or(access.follow(&*listers)).await;
-            Ok(())
-        });
         let api = self.api.clone();
         let client = move |user: UserInfo| Client::in_process(InProcess::new(api.clone(), user));
         let admin = client(UserInfo::authenticated("system:apiserver", &[UserInfo::MASTERS])).named("orch");
@@ -251,6 +261,16 @@ impl Bound {
             self.store.close().await;
             return Err(error);
         }
+        let (access, listers) = (self.access, self.listers.clone());
+        let (loaded, roles) = tokio::sync::oneshot::channel::<()>();
+        tasks.own("rbac", OnEnd::StopAll, |stop| async move {
+            stop.or(access.follow(&*listers, move || drop(loaded))).await;
+            Ok(())
+        });
+        // Dropped when all roles are known: nobody is refused because the server is still loading.
+        let _ = roles.await;
+        let (identity, clock) = (self.identity, self.clock.clone());
+        tasks.own("certificates", OnEnd::Fine, |stop| identity.keep_fresh(clock, stop));
         let (api, listener, tls) = (self.api.clone(), self.listener, self.tls);
         tasks.own("apiserver", OnEnd::StopAll, |stop| serve(api, listener, tls, stop));
         tracing::info!(address = %self.address, "serving the Kubernetes API");
@@ -260,14 +280,18 @@ impl Bound {
         };
         let controllers =
             controllers::Config { cluster_cidrs: vec![self.config.cluster_cidr], root_ca_pem: self.config.root_ca_pem };
-        controllers::start(
-            &mut tasks,
-            &controllers,
-            &client_for,
-            &self.listers,
-            &self.clock,
-            &MetricsRegistry::default(),
-        );
+        controllers::start(&mut tasks, &controllers, &client_for, &self.listers, &self.clock, &self.metrics);
+        let (listers, clock) = (self.listers.clone(), self.clock.clone());
+        let scheduler = client(UserInfo::authenticated("system:kube-scheduler", &[]));
+        tasks.own_restarting("scheduler", Backoff::RESTART, move |stop| {
+            let scheduler =
+                Scheduler::new(scheduler::Config::default(), listers.clone(), scheduler.clone(), clock.clone());
+            async move {
+                scheduler.run(stop).await;
+                Ok(())
+            }
+            .boxed()
+        });
         if let Some(node) = self.node {
             let user = UserInfo::authenticated(format!("system:node:{}", self.config.node_name), &["system:nodes"]);
             let kubelet = node.kubelet(self.listers.clone(), client(user), self.clock.clone());
@@ -324,7 +348,7 @@ fn node_config(args: &Args, name: &str, ip: IpAddr) -> anyhow::Result<NodeConfig
 }
 
 /// Opens the store off the runtime's threads: it reads the journal.
-async fn open_store(dir: PathBuf) -> anyhow::Result<Arc<dyn Store>> {
+async fn open_store(dir: PathBuf) -> anyhow::Result<Arc<Durable>> {
     let open = move || Durable::open(&Options::new(dir));
     Ok(Arc::new(tokio::task::spawn_blocking(open).await?.context("cannot open the store")?))
 }
@@ -362,26 +386,94 @@ fn token_of(args: &Args) -> anyhow::Result<Option<String>> {
     }
 }
 
-fn write_kubeconfig(args: &Args, pki: &Pki, address: SocketAddr) -> anyhow::Result<()> {
-    let mode = u32::from_str_radix(args.write_kubeconfig_mode.trim_start_matches("0o"), 8)
-        .with_context(|| format!("--write-kubeconfig-mode {:?} is not an octal mode", args.write_kubeconfig_mode))?;
-    let host = if args.bind_address.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { args.bind_address };
-    let text = kubeconfig::render(
-        &format!("https://{}", SocketAddr::new(host, address.port())),
-        &pki.server_ca.cert_pem,
-        &pki.admin,
-    );
-    // The well-known place is written by root with the usual data directory; others get theirs beside their data.
-    let own = args.data_dir.join("server/admin.kubeconfig");
-    kubeconfig::write_if_changed(&own, &text, Some(files::SECRET_MODE))?;
-    let path = match &args.write_kubeconfig {
-        Some(path) => path.clone(),
-        None if args.data_dir == Path::new("/var/lib/orch") => PathBuf::from("/etc/orch/orch.yaml"),
-        None => return Ok(()),
-    };
-    if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+/// `30000-32767`.
+fn port_range(text: &str) -> anyhow::Result<RangeInclusive<u16>> {
+    let parts = text.split_once('-').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
+    match parts {
+        Some((from, to)) if 0 < from && from <= to => Ok(from..=to),
+        _ => bail!("--service-node-port-range {text:?} is not of the form FROM-TO"),
     }
-    kubeconfig::write_if_changed(&path, &text, Some(mode))?;
-    Ok(())
+}
+
+/// What `/metrics` shows beside the API's own figures.
+fn metrics_source(metrics: MetricsRegistry, store: Arc<Durable>) -> Box<dyn Fn() -> String + Send + Sync> {
+    Box::new(move || {
+        let m = store.metrics();
+        let mut out = metrics.render();
+        let counters = [
+            ("orch_store_commits_total", "Commits acknowledged.", m.commits.load(Ordering::Relaxed)),
+            (
+                "orch_store_syncs_total",
+                "Groups of commits that were synced together.",
+                m.groups.load(Ordering::Relaxed),
+            ),
+            ("orch_store_written_bytes_total", "Bytes written to the disk.", m.bytes_written()),
+        ];
+        for (name, help, value) in counters {
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}");
+        }
+        out
+    })
+}
+
+/// Keys and certificates of the running server.
+struct Identity {
+    pki: Pki,
+    serving: Arc<SwappableCert>,
+    kubeconfig: KubeconfigTarget,
+}
+
+impl Identity {
+    /// Renews certificates long before they end; connections that are open keep what they have.
+    async fn keep_fresh(mut self, clock: SharedClock, stop: Shutdown) -> anyhow::Result<()> {
+        while stop.or(tokio::time::sleep(CERTIFICATE_LOOK)).await.is_some() {
+            match self.pki.renewed(clock.now()) {
+                Ok(pki) => {
+                    self.pki = pki;
+                    self.serving.swap(self.pki.serving_key()?);
+                    self.kubeconfig.write(&self.pki)?;
+                }
+                Err(e) => tracing::error!("cannot renew certificates: {e}"),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where the administrator's kubeconfig goes.
+struct KubeconfigTarget {
+    server: String,
+    own: PathBuf,
+    other: Option<(PathBuf, u32)>,
+}
+
+impl KubeconfigTarget {
+    fn of(args: &Args, address: SocketAddr) -> anyhow::Result<Self> {
+        let mode = u32::from_str_radix(args.write_kubeconfig_mode.trim_start_matches("0o"), 8).with_context(|| {
+            format!("--write-kubeconfig-mode {:?} is not an octal mode", args.write_kubeconfig_mode)
+        })?;
+        let host = if args.bind_address.is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { args.bind_address };
+        // The well-known place belongs to the usual data directory; others have theirs beside their data.
+        let other = match &args.write_kubeconfig {
+            Some(path) => Some((path.clone(), mode)),
+            None if args.data_dir == Path::new("/var/lib/orch") => Some((PathBuf::from("/etc/orch/orch.yaml"), mode)),
+            None => None,
+        };
+        Ok(Self {
+            server: format!("https://{}", SocketAddr::new(host, address.port())),
+            own: args.data_dir.join("server/admin.kubeconfig"),
+            other,
+        })
+    }
+
+    fn write(&self, pki: &Pki) -> anyhow::Result<()> {
+        let text = kubeconfig::render(&self.server, &pki.server_ca.cert_pem, &pki.admin);
+        kubeconfig::write_if_changed(&self.own, &text, Some(files::SECRET_MODE))?;
+        let Some((path, mode)) = &self.other else { return Ok(()) };
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        }
+        kubeconfig::write_if_changed(path, &text, Some(*mode))?;
+        Ok(())
+    }
 }

@@ -1,1 +1,325 @@
-//! Work in progress: see ARCHITECTURE.md.
+//! `orch ctl`: kubectl's verbs over orch's client.
+//!
+//! Flow: arguments → [`builder`] (which objects) with [`mapper`] (which resources) → a verb, one file each → [`print`].
+//! Tables come from the server. Messages, flags and exit codes are kubectl's.
+//!
+//! **Invariant:** nothing here knows the server's insides: whatever works here works against any Kubernetes.
+
+mod age;
+mod annotate;
+mod api_resources;
+mod apply;
+mod attach;
+mod auth;
+mod builder;
+mod cluster_info;
+mod config;
+mod cordon;
+mod cp;
+mod create;
+mod cx;
+mod delete;
+mod describe;
+mod diff;
+mod drain;
+mod edit;
+mod exec;
+mod explain;
+mod expose;
+mod fail;
+mod files;
+mod get;
+pub mod image;
+mod kubeconfig;
+mod logs;
+mod mapper;
+mod patch;
+mod pods;
+mod port_forward;
+mod print;
+mod replace;
+mod rollout;
+mod run;
+mod scale;
+mod set;
+mod streams;
+mod taint;
+mod terminal;
+mod token;
+mod version;
+mod wait;
+mod write;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{ArgAction, ArgMatches, Command, FromArgMatches, Subcommand};
+
+use cx::{Cx, Done};
+use fail::Failure;
+
+/// Flags of every verb.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Globals {
+    /// Namespace to work in
+    #[arg(short, long, global = true, value_name = "NAMESPACE")]
+    namespace: Option<String>,
+    /// Context of the kubeconfig
+    #[arg(long, global = true)]
+    context: Option<String>,
+    /// Cluster of the kubeconfig
+    #[arg(long, global = true)]
+    cluster: Option<String>,
+    /// Kubeconfig file [default: $KUBECONFIG, ~/.kube/config, /etc/orch/orch.yaml]
+    #[arg(long, global = true, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Address of the server
+    #[arg(short, long, global = true, value_name = "URL")]
+    server: Option<String>,
+    /// Bearer token
+    #[arg(long, global = true, hide_env_values = true)]
+    token: Option<String>,
+    /// User to impersonate
+    #[arg(long = "as", global = true, value_name = "USER")]
+    as_user: Option<String>,
+    /// Groups to impersonate
+    #[arg(long, global = true, value_name = "GROUP")]
+    as_group: Vec<String>,
+    /// CA of the server
+    #[arg(long, global = true, value_name = "FILE")]
+    certificate_authority: Option<PathBuf>,
+    /// Name in the server's certificate
+    #[arg(long, global = true, value_name = "NAME")]
+    tls_server_name: Option<String>,
+    /// Do not check the server's certificate
+    #[arg(long, global = true)]
+    insecure_skip_tls_verify: bool,
+    /// Most time of one request, as 10s; 0 is no limit
+    #[arg(long, global = true, default_value = "0", hide_default_value = true)]
+    request_timeout: String,
+    /// Log level; 6 and above show requests
+    #[arg(short, long, global = true, value_name = "LEVEL", default_value = "0", hide_default_value = true)]
+    v: u8,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Subcommand)]
+enum Verb {
+    Annotate(annotate::Annotate),
+    ApiResources(api_resources::Resources),
+    ApiVersions(api_resources::Versions),
+    Apply(apply::Args),
+    Attach(attach::Args),
+    Auth(auth::Args),
+    ClusterInfo(cluster_info::Args),
+    Config(config::Args),
+    Cordon(cordon::Cordon),
+    Cp(cp::Args),
+    Create(Box<create::Args>),
+    Delete(delete::Args),
+    Describe(describe::Args),
+    Diff(diff::Args),
+    Drain(drain::Args),
+    Edit(edit::Args),
+    Exec(exec::Args),
+    Explain(explain::Args),
+    Expose(expose::Args),
+    Get(get::Args),
+    Image(image::Args),
+    Label(annotate::Label),
+    Logs(logs::Args),
+    Patch(patch::Args),
+    PortForward(port_forward::Args),
+    Replace(replace::Args),
+    Rollout(rollout::Args),
+    Run(run::Args),
+    Scale(scale::Args),
+    Set(set::Args),
+    Taint(taint::Args),
+    Token(token::Args),
+    Uncordon(cordon::Uncordon),
+    Version(version::Args),
+    Wait(wait::Args),
+}
+
+#[derive(Debug, Clone, clap::Args)]
+struct Raw {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// The command line of `orch ctl`.
+#[derive(Debug, Clone)]
+pub struct Args(Raw);
+
+/// kubectl's boolean flags take `=true` and `=false`; clap's do not, so they are made to here, all at once.
+fn with_boolean_values(command: Command) -> Command {
+    let names: Vec<String> = command.get_subcommands().map(|c| c.get_name().to_owned()).collect();
+    let command = command.mut_args(|arg| match arg.get_action() {
+        ArgAction::SetTrue => arg
+            .action(ArgAction::Set)
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_value("false")
+            .default_missing_value("true")
+            .value_parser(clap::value_parser!(bool))
+            .hide_default_value(true)
+            .hide_possible_values(true),
+        _ => arg,
+    });
+    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, with_boolean_values))
+}
+
+impl FromArgMatches for Args {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Raw::from_arg_matches(matches).map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
+}
+
+impl clap::Args for Args {
+    fn augment_args(command: Command) -> Command {
+        with_boolean_values(<Raw as clap::Args>::augment_args(command))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+/// The command, for completion scripts and manual pages.
+pub fn command() -> Command {
+    <Args as clap::Args>::augment_args(Command::new("ctl").about("Manages the cluster, as kubectl does"))
+}
+
+/// Runs a verb. Errors are told on stderr as kubectl words them; the exit code is kubectl's (that of the remote command
+/// for `exec`). `images` reaches the node's container runtime, for `orch ctl image`.
+pub async fn main(args: Args, images: &dyn image::Images) -> anyhow::Result<ExitCode> {
+    let Raw { globals, verb } = args.0;
+    let code = match run_verb(&globals, verb, images).await {
+        Ok(code) => code,
+        Err(failure) => {
+            if !matches!(failure, Failure::Exit(_)) {
+                eprintln!("{failure}");
+            }
+            failure.code()
+        }
+    };
+    Ok(ExitCode::from(code))
+}
+
+async fn run_verb(globals: &Globals, verb: Verb, images: &dyn image::Images) -> Done<u8> {
+    // These work without a server.
+    match verb {
+        Verb::Config(args) => return config::run(globals, args).map(|()| 0),
+        Verb::Image(args) => return image::run(images, args).await.map(|()| 0),
+        Verb::Version(args) if args.client => return version::client(&args).map(|()| 0),
+        _ => {}
+    }
+    let cx = kubeconfig::connect(globals).await?;
+    let work = dispatch(&cx, verb);
+    match write::duration(&globals.request_timeout)? {
+        Some(limit) if !limit.is_zero() => tokio::time::timeout(limit, work)
+            .await
+            .map_err(|_| Failure::Plain(format!("the command took longer than --request-timeout={limit:?}")))??,
+        _ => work.await?,
+    }
+    Ok(cx.code())
+}
+
+async fn dispatch(cx: &Cx, verb: Verb) -> Done {
+    match verb {
+        Verb::Annotate(args) => annotate::annotate(cx, args).await,
+        Verb::ApiResources(args) => api_resources::resources(cx, args).await,
+        Verb::ApiVersions(_) => api_resources::versions(cx).await,
+        Verb::Apply(args) => apply::run(cx, args).await,
+        Verb::Attach(args) => attach::run(cx, args).await,
+        Verb::Auth(args) => auth::run(cx, args).await,
+        Verb::ClusterInfo(_) => cluster_info::run(cx).await,
+        Verb::Config(_) | Verb::Image(_) => Ok(()),
+        Verb::Cordon(args) => cordon::cordon(cx, args).await,
+        Verb::Cp(args) => cp::run(cx, args).await,
+        Verb::Create(args) => create::run(cx, *args).await,
+        Verb::Delete(args) => delete::run(cx, args).await,
+        Verb::Describe(args) => describe::run(cx, args).await,
+        Verb::Diff(args) => diff::run(cx, args).await,
+        Verb::Drain(args) => drain::run(cx, args).await,
+        Verb::Edit(args) => edit::run(cx, args).await,
+        Verb::Exec(args) => exec::run(cx, args).await,
+        Verb::Explain(args) => explain::run(cx, args).await,
+        Verb::Expose(args) => expose::run(cx, args).await,
+        Verb::Get(args) => get::run(cx, args).await,
+        Verb::Label(args) => annotate::label(cx, args).await,
+        Verb::Logs(args) => logs::run(cx, args).await,
+        Verb::Patch(args) => patch::run(cx, args).await,
+        Verb::PortForward(args) => port_forward::run(cx, args).await,
+        Verb::Replace(args) => replace::run(cx, args).await,
+        Verb::Rollout(args) => rollout::run(cx, args).await,
+        Verb::Run(args) => run::run(cx, args).await,
+        Verb::Scale(args) => scale::run(cx, args).await,
+        Verb::Set(args) => set::run(cx, args).await,
+        Verb::Taint(args) => taint::run(cx, args).await,
+        Verb::Token(args) => token::run(cx, args).await,
+        Verb::Uncordon(args) => cordon::uncordon(cx, args).await,
+        Verb::Version(args) => version::run(cx, &args).await,
+        Verb::Wait(args) => wait::run(cx, args).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn booleans_take_values_and_join() {
+        let parse = |line: &str| {
+            let matches = command().no_binary_name(true).try_get_matches_from(line.split(' ')).unwrap();
+            Args::from_arg_matches(&matches).unwrap().0
+        };
+        let Verb::Exec(_) = parse("exec -it pod -- sh -c ls").verb else { panic!("not exec") };
+        let raw = parse("get pods --watch=false -A -n x --insecure-skip-tls-verify=true");
+        assert!(raw.globals.insecure_skip_tls_verify);
+        assert_eq!(raw.globals.namespace.as_deref(), Some("x"));
+        for line in [
+            "apply -f a.yaml --server-side --force-conflicts",
+            "apply -f a,b --dry-run=server -o yaml",
+            "apply -f - --dry-run",
+            "delete pod x --wait=false --grace-period=0 --force --cascade",
+            "delete pod x --grace-period=-1",
+            "create deployment web --image=a --replicas=3 -- cmd --flag",
+            "create secret generic s --from-literal=a=b",
+            "create -f x.yaml",
+            "run x --image=i --rm -it --restart=Never --command -- sh",
+            "label pods x a=b c- --overwrite",
+            "taint nodes n a=b:NoSchedule a-",
+            "rollout undo deployment/web --to-revision=2",
+            "set image deployment/web c=img",
+            "set env deployment/web A=b C-",
+            "wait --for=condition=Ready pod/x --timeout=30s",
+            "logs -f deploy/web --tail=10 -c c",
+            "logs x -p --all-containers",
+            "port-forward svc/web 8080:80",
+            "get pods -o wide --sort-by=.metadata.name -l a=b",
+            "auth can-i create pods",
+            "version --client",
+            "image import FILE",
+            "token create",
+            "expose deployment web --port=80",
+            "scale --replicas=3 deployment/web",
+            "patch pod x -p {} --type merge",
+            "drain n --ignore-daemonsets",
+        ] {
+            parse(line);
+        }
+    }
+}

@@ -31,8 +31,10 @@ pub const LEASE_NAMESPACE: &str = "kube-node-lease";
 pub const LEASE_SECONDS: i64 = 40;
 /// Between renewals: a quarter of that.
 pub const RENEW: Duration = Duration::from_secs(10);
-/// Between looks at the node's state.
+/// Between looks at the state of a node that is Ready.
 const LOOK: Duration = Duration::from_secs(10);
+/// Between looks at the state of one that is not: pods wait for it.
+const LOOK_UNREADY: Duration = Duration::from_millis(200);
 /// Between heartbeats of a status that does not change.
 const REPORT_SECONDS: i64 = 300;
 /// Bytes of memory that are kept free. Upstream: `evictionHard` of memory.available.
@@ -259,26 +261,26 @@ impl Node {
                 let labels = json!({"metadata": {"labels": labels(&self.config)}});
                 let patch = Patch::Strategic(&labels);
                 self.client.patch(&res::NODES, "", &self.config.node_name, None, patch).await?;
-                self.report().await
+                self.report().await.map(drop)
             }
             Err(e) => Err(e),
         }
     }
 
-    /// Writes the status where it is news. A node that somebody deleted is registered anew.
-    pub async fn report(&self) -> ApiResult<()> {
+    /// Writes the status where it is news; gives whether it says Ready. A node that somebody deleted is registered anew.
+    pub async fn report(&self) -> ApiResult<bool> {
         let node = match self.client.get(&res::NODES, "", &self.config.node_name).await {
             Err(e) if e.reason == Reason::NotFound => {
                 let node = self.input(&Value::Null, object).await;
-                return self.client.create(&res::NODES, "", &node).await.map(drop);
+                return self.client.create(&res::NODES, "", &node).await.map(|_| false);
             }
             other => other?,
         };
         let old = node.get("status").cloned().unwrap_or_default();
-        let new = self.input(&old, status).await;
-        let Some(body) = patch(&old, &new, self.clock.now()) else { return Ok(()) };
+        let (ready, new) = self.input(&old, |input| (input.not_ready.is_none(), status(input))).await;
+        let Some(body) = patch(&old, &new, self.clock.now()) else { return Ok(ready) };
         let patch = Patch::Strategic(&body);
-        self.client.patch(&res::NODES, "", &self.config.node_name, Some("status"), patch).await.map(drop)
+        self.client.patch(&res::NODES, "", &self.config.node_name, Some("status"), patch).await.map(|_| ready)
     }
 
     /// Renews the lease, or makes it.
@@ -317,11 +319,17 @@ impl Node {
             }
         };
         let reporting = async {
+            let mut pause = LOOK_UNREADY;
             loop {
-                tokio::time::sleep(LOOK).await;
-                if let Err(e) = self.report().await {
-                    tracing::warn!(node = self.config.node_name, "cannot report the node's status: {e}");
-                }
+                tokio::time::sleep(pause).await;
+                pause = match self.report().await {
+                    Ok(false) => LOOK_UNREADY,
+                    Ok(true) => LOOK,
+                    Err(e) => {
+                        tracing::warn!(node = self.config.node_name, "cannot report the node's status: {e}");
+                        LOOK
+                    }
+                };
             }
         };
         shutdown.or(async { tokio::join!(renewing, reporting) }).await;

@@ -53,13 +53,27 @@ pub fn before_create(new: &mut Value, info: &KindInfo, strategy: &dyn Strategy, 
     meta.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
     meta.insert("creationTimestamp".into(), rfc3339(now).into());
     // Kinds that do not count keep what the client says.
-    if strategy.generation() != Generation::None {
+    if !matches!(strategy.generation(), Generation::None | Generation::Later) {
         meta.insert("generation".into(), 1.into());
     }
     order(meta);
     if strategy.has_status(info) {
         reset_status(new, None);
     }
+}
+
+/// Keeps one of each owner; true when there were more. Upstream: `dedupOwnerReferences`.
+pub fn dedup_owners(new: &mut Value) -> bool {
+    let Some(owners) = new.pointer_mut("/metadata/ownerReferences").and_then(Value::as_array_mut) else { return false };
+    let before = owners.len();
+    let mut seen: Vec<Value> = Vec::with_capacity(before);
+    for owner in owners.drain(..) {
+        if !seen.contains(&owner) {
+            seen.push(owner);
+        }
+    }
+    *owners = seen;
+    owners.len() < before
 }
 
 /// Puts the old object's system fields back. `status` belongs to the subresource.
@@ -97,14 +111,21 @@ pub fn before_update(new: &mut Value, old: &Value, info: &KindInfo, strategy: &d
 /// Moves the generation when what it counts has changed; call after `prepare`.
 pub fn bump_generation(new: &mut Value, old: &Value, strategy: &dyn Strategy) {
     let changed = match strategy.generation() {
-        Generation::None => return,
-        Generation::Spec => new.get("spec") != old.get("spec"),
+        Generation::None | Generation::Once => return,
+        Generation::Spec | Generation::Later => new.get("spec") != old.get("spec"),
         Generation::Content => content_differs(new, old),
+        Generation::All => content_differs(new, old) || metadata_differs(new, old),
     };
     if changed {
         let generation = old.int_at("/metadata/generation").unwrap_or(0) + 1;
         metadata(new).insert("generation".into(), generation.into());
     }
+}
+
+/// True when metadata differs in what clients set.
+fn metadata_differs(a: &Value, b: &Value) -> bool {
+    let parts = ["labels", "annotations", "ownerReferences", "finalizers"];
+    parts.iter().any(|k| a["metadata"].get(k) != b["metadata"].get(k))
 }
 
 fn content_differs(a: &Value, b: &Value) -> bool {
@@ -229,10 +250,11 @@ fn validate_annotations(annotations: &Value, errs: &FieldErrors) {
 fn validate_owners(owners: &[Value], errs: &FieldErrors) {
     let mut controllers = 0;
     for owner in owners {
+        // Upstream's paths do not say which of them it is.
         let text = |k: &str| owner.get(k).and_then(Value::as_str).unwrap_or_default();
         let api_version = text("apiVersion");
         let version = crate::api::meta::gvk::split(api_version).1;
-        if version.is_empty() || api_version.matches('/').count() > 1 {
+        if version.is_empty() || version.contains('/') {
             errs.at("apiVersion").invalid(api_version, "version must not be empty");
         }
         for key in ["kind", "name", "uid"] {
@@ -260,7 +282,7 @@ fn validate_finalizers(finalizers: &[Value], errs: &FieldErrors) {
         if reasons.is_empty() && !f.contains('/') && !matches!(f, "orphan" | "foregroundDeletion" | "kubernetes") {
             errs.index(i).invalid(f, "name is neither a standard finalizer name nor is it fully qualified");
         }
-        errs.all_invalid(f, reasons);
+        errs.index(i).all_invalid(f, reasons);
     }
     if has("orphan") && has("foregroundDeletion") {
         errs.invalid(Value::Array(finalizers.to_vec()), "finalizer orphan and foregroundDeletion cannot be both set");

@@ -32,7 +32,7 @@ mod resource;
 mod scheduling;
 mod storage;
 pub mod strategy;
-mod validate;
+pub mod validate;
 pub mod write;
 
 use std::collections::HashMap;
@@ -55,6 +55,18 @@ use crate::store::cache::{Cache, Decode, Generic};
 use crate::store::{Key, Revision};
 
 pub use strategy::{Op, Strategy, View};
+
+/// Objects that every cluster has from the start, beside those of RBAC: each with its plural name, cluster-scoped.
+pub fn first_objects() -> Vec<(&'static str, serde_json::Value)> {
+    let plural = |kind: &str| match kind {
+        "PriorityLevelConfiguration" => "prioritylevelconfigurations",
+        "FlowSchema" => "flowschemas",
+        "PriorityClass" => "priorityclasses",
+        _ => "apiservices",
+    };
+    let all = [scheduling::system_classes(), flowcontrol::objects(), apiregistration::objects()];
+    all.into_iter().flatten().map(|o| (plural(o["kind"].as_str().unwrap_or_default()), o)).collect()
+}
 
 /// A kind as the server serves it.
 pub struct Resource {
@@ -127,6 +139,20 @@ impl Resource {
     pub fn apply_defaults(&self, object: &mut Value) {
         if let Some(def) = self.def {
             schema::defaults::apply(object, def);
+        }
+    }
+
+    /// The form in which it is stored and answered: what hooks took away or added is put in order, what is always written
+    /// is there.
+    fn canonical(&self, object: Value) -> Value {
+        let Some(def) = self.def else { return object };
+        match schema::canonicalize(object, def) {
+            Ok(made) => made.value,
+            // What hooks make fits its type; the object was decoded by the same table before.
+            Err(error) => {
+                tracing::error!(kind = %self.info.gvk.kind, "a hook made what does not fit: {error}");
+                Value::Null
+            }
         }
     }
 

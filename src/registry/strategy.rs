@@ -13,6 +13,7 @@ use crate::api::user::UserInfo;
 use crate::api::value::ValueExt;
 
 use super::errors::FieldErrors;
+use super::validate::Field;
 
 /// What an object's write is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +59,12 @@ pub enum Generation {
     Spec,
     /// 1 at creation, one more with every change outside of metadata and status.
     Content,
+    /// 1 at creation, one more with every change, of metadata too.
+    All,
+    /// 1 at creation, for ever.
+    Once,
+    /// None at creation, one more with every change of `spec`.
+    Later,
 }
 
 /// The hooks of a kind.
@@ -164,6 +171,21 @@ pub fn keep_all_but(new: &mut Value, old: &Value, parts: &[&str]) {
     *new = kept;
 }
 
+/// Says what is wrong with an object that is created or (where there is an old one) updated.
+pub type Check = fn(&Field<'_>, Option<&Value>, &HookCx<'_>);
+
+/// Drops and fills what clients do not set.
+pub type Prepare = fn(&mut Value, Option<&Value>, &HookCx<'_>);
+
+/// Refuses a deletion.
+pub type CheckDelete = fn(&Value, &HookCx<'_>) -> ApiResult<()>;
+
+/// What to tell the client of an object that is valid.
+pub type Warn = fn(&Value) -> Vec<String>;
+
+/// To the stored version, or back.
+pub type Convert = fn(&mut Value, bool);
+
 fn keep_all_but_status_and_metadata(new: &mut Value, old: &Value) {
     let mut kept = old.clone();
     for part in ["metadata", "status"] {
@@ -187,7 +209,7 @@ impl Held {
     }
 }
 
-/// Hooks of kinds that differ only in these switches.
+/// Hooks of kinds that differ only in these switches and functions.
 #[derive(Clone, Copy)]
 pub struct Common {
     generation: Generation,
@@ -195,6 +217,12 @@ pub struct Common {
     create_on_update: bool,
     unconditional_update: bool,
     names: fn(&str) -> Vec<String>,
+    check: Option<Check>,
+    check_subresource: Option<Check>,
+    prepare: Option<Prepare>,
+    check_delete: Option<CheckDelete>,
+    convert: Option<Convert>,
+    warn: Option<Warn>,
     status_alone: bool,
 }
 
@@ -206,6 +234,12 @@ impl Common {
         create_on_update: false,
         unconditional_update: true,
         names: names::dns1123_subdomain,
+        check: None,
+        check_subresource: None,
+        prepare: None,
+        check_delete: None,
+        convert: None,
+        warn: None,
         status_alone: false,
     };
 
@@ -236,6 +270,42 @@ impl Common {
     /// A PUT must name the resourceVersion.
     pub const fn conditional_update(mut self) -> Self {
         self.unconditional_update = false;
+        self
+    }
+
+    /// With rules for what creates and updates may hold.
+    pub const fn check(mut self, check: Check) -> Self {
+        self.check = Some(check);
+        self
+    }
+
+    /// With rules for what writes to subresources may hold.
+    pub const fn check_subresource(mut self, check: Check) -> Self {
+        self.check_subresource = Some(check);
+        self
+    }
+
+    /// With what the server drops and fills.
+    pub const fn prepare(mut self, prepare: Prepare) -> Self {
+        self.prepare = Some(prepare);
+        self
+    }
+
+    /// With objects that stay.
+    pub const fn check_delete(mut self, check: CheckDelete) -> Self {
+        self.check_delete = Some(check);
+        self
+    }
+
+    /// With warnings for creates and updates.
+    pub const fn warn(mut self, warn: Warn) -> Self {
+        self.warn = Some(warn);
+        self
+    }
+
+    /// Stored in another form.
+    pub const fn convert(mut self, convert: Convert) -> Self {
+        self.convert = Some(convert);
         self
     }
 
@@ -273,5 +343,33 @@ impl Strategy for Common {
 
     fn returns_deleted(&self) -> bool {
         self.returns_deleted
+    }
+
+    fn prepare(&self, new: &mut Value, old: Option<&Value>, cx: &HookCx<'_>) {
+        if let Some(prepare) = self.prepare {
+            prepare(new, old, cx);
+        }
+    }
+
+    fn validate(&self, new: &Value, old: Option<&Value>, cx: &HookCx<'_>, errs: &FieldErrors) {
+        let check = if matches!(cx.op, Op::Subresource(_)) { self.check_subresource } else { self.check };
+        if let Some(check) = check {
+            check(&Field::root(new, errs), old, cx);
+        }
+    }
+
+    fn check_delete(&self, object: &Value, cx: &HookCx<'_>) -> ApiResult<()> {
+        self.check_delete.map_or(Ok(()), |check| check(object, cx))
+    }
+
+    fn warnings(&self, new: &Value, cx: &HookCx<'_>) -> Vec<String> {
+        let told = self.warn.filter(|_| !matches!(cx.op, Op::Subresource(_)));
+        told.map(|warn| warn(new)).unwrap_or_default()
+    }
+
+    fn convert(&self, value: &mut Value, _info: &KindInfo, to_stored: bool) {
+        if let Some(convert) = self.convert {
+            convert(value, to_stored);
+        }
     }
 }

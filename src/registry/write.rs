@@ -77,6 +77,10 @@ impl Registry {
     /// Stores a new object. `body` is canonical, in the resource's own version.
     pub async fn create(&self, res: &Resource, cx: &RequestCx, at: &Target, mut body: Value) -> ApiResult<Stored> {
         let info = &res.info;
+        if body.str_at("/metadata/resourceVersion").is_some_and(|rv| !rv.is_empty()) {
+            return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+        }
+        warn_of_owners(&mut body, cx);
         let asked = body.str_at("/metadata/name").unwrap_or_default().is_empty();
         if !body.str_at("/metadata/resourceVersion").unwrap_or_default().is_empty() {
             return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
@@ -93,6 +97,7 @@ impl Registry {
         self.admission().mutate(&Admission::new(res, cx, at, &Op::Create), &mut body, None).await?;
         res.apply_defaults(&mut body);
         res.strategy().prepare(&mut body, None, &hooks);
+        body = res.canonical(body);
         body = res.track_fields(None, body, cx, None);
         let admission = Admission::new(res, cx, at, &Op::Create);
         self.check(res, cx, &body, None, &Op::Create)?;
@@ -127,7 +132,7 @@ impl Registry {
         }
     }
 
-    /// Changes an object, or creates it where `create` gives one and the kind allows it.
+    /// Changes an object, or creates it where `create` gives one and the kind, or an apply, allows it.
     pub async fn update(
         &self,
         res: &Resource,
@@ -137,9 +142,12 @@ impl Registry {
         change: Change<'_>,
         create: Option<Value>,
     ) -> ApiResult<Stored> {
+        if let Some(name) = create.as_ref().and_then(|b| b.str_at("/metadata/name")).filter(|n| *n != at.name) {
+            return Err(misnamed(name, at));
+        }
         for attempt in 0.. {
             let Some(current) = self.cache().resource(&res.info.stored).get(&at.namespace, &at.name) else {
-                return match create {
+                return match create.filter(|_| cx.applied || res.strategy().create_on_update()) {
                     Some(body) => self.create(res, cx, at, body).await,
                     None => Err(Status::not_found(&res.info.gvk.group, &res.info.plural, &at.name)),
                 };
@@ -147,9 +155,9 @@ impl Registry {
             let mut old = current.value();
             res.from_stored(&mut old);
             let new = change(&old)?;
-            let pinned = new.str_at("/metadata/resourceVersion").is_some_and(|rv| rv != "0" && !rv.is_empty());
+            // A lost race is run again: a patch then sees the new state, and a client's own resourceVersion is found old.
             match self.try_update(res, cx, at, op, &current, &old, new).await {
-                Err(TryError::Conflict) if !pinned && attempt < MAX_CONFLICT_RETRIES => {}
+                Err(TryError::Conflict) if attempt < MAX_CONFLICT_RETRIES => {}
                 Err(TryError::Conflict) => return Err(modified(res, &at.name)),
                 Err(TryError::Status(status)) => return Err(status),
                 Ok(stored) => return Ok(stored),
@@ -186,6 +194,7 @@ impl Registry {
             rv if rv.parse() != Ok(current.revision) => return Err(modified(res, &at.name).into()),
             _ => {}
         }
+        warn_of_owners(&mut new, cx);
         meta::metadata(&mut new).insert("resourceVersion".into(), current.revision.to_string().into());
         match op {
             Op::Subresource(sub) if sub == "status" => {
@@ -208,7 +217,7 @@ impl Registry {
         self.admission().mutate(&admission, &mut new, Some(old)).await?;
         res.strategy().prepare(&mut new, Some(old), &hooks);
         meta::bump_generation(&mut new, old, res.strategy());
-        new = res.track_fields(Some(old), new, cx, subresource);
+        new = res.track_fields(Some(old), res.canonical(new), cx, subresource);
         self.check(res, cx, &new, Some(old), op)?;
         self.admission().validate(&admission, Some(&new), Some(old)).await?;
         let hooks = self.hooks(res, cx, op.clone());
@@ -339,7 +348,8 @@ impl Registry {
             return Ok(());
         }
         let name = new.str_at("/metadata/name").unwrap_or_default();
-        Err(Status::invalid(&res.info.gvk.group, &res.info.gvk.kind, name, errs.take()))
+        // Upstream's errors name the internal kind: that of the stored form.
+        Err(Status::invalid(&res.info.stored.group, &res.info.gvk.kind, name, errs.take()))
     }
 
     /// Writes, and waits until the watch cache has it.
@@ -432,13 +442,20 @@ pub fn store_failure(e: &CommitError) -> Box<Status> {
     }
 }
 
+fn warn_of_owners(new: &mut Value, cx: &RequestCx) {
+    if meta::dedup_owners(new) {
+        cx.warn(".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests");
+    }
+}
+
+fn misnamed(name: &str, at: &Target) -> Box<Status> {
+    Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", at.name))
+}
+
 fn check_identity(res: &Resource, at: &Target, old: &Value, new: &Value) -> ApiResult<()> {
     let name = new.str_at("/metadata/name").unwrap_or_default();
     if name != at.name {
-        return Err(Status::bad_request(format!(
-            "the name of the object ({name}) does not match the name on the URL ({})",
-            at.name
-        )));
+        return Err(misnamed(name, at));
     }
     let (was, is) = (old.str_at("/metadata/uid"), new.str_at("/metadata/uid").unwrap_or_default());
     if !is.is_empty() && was != Some(is) {

@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use futures::stream::{FuturesUnordered, SelectAll};
 use futures::{FutureExt, StreamExt, stream};
 use jiff::Timestamp;
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::events::Recorder;
@@ -23,7 +24,7 @@ use super::lister::{Delta, Lister, Listers};
 use super::metrics::{Registry, Stats};
 use super::queue::Queue;
 use crate::api::object::{Object, ObjectKey};
-use crate::api::status::{Reason, Status};
+use crate::api::status::{ApiResult, Reason, Status};
 use crate::client::{Client, Res};
 use crate::util::backoff::Backoff;
 use crate::util::clock::SharedClock;
@@ -103,6 +104,13 @@ impl Cx {
     /// The lister of a resource.
     pub fn lister(&self, res: &Res) -> Arc<dyn Lister> {
         self.listers.lister(&res.group, &res.plural)
+    }
+
+    /// Merges `patch` into an object (or its subresource) and updates it, as it is in the lister: a conflict when somebody
+    /// else was faster. Upstream's controllers update, and their roles allow nothing else.
+    pub async fn change(&self, res: &Res, object: &Object, sub: Option<&str>, patch: &Value) -> ApiResult<Value> {
+        let new = crate::api::patch::merge::apply(object.value(), patch.clone())?;
+        self.client.update(res, &object.meta.namespace, &object.meta.name, sub, &new).await
     }
 
     /// One object.

@@ -39,3 +39,12 @@ pub fn wait_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: what is registered owns its descriptor, keeps it open for as long as it lives, and never exchanges it.
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
+
+/// Columns and rows of a terminal; `None` for what is no terminal, or has no size.
+#[allow(unsafe_code)]
+pub fn terminal_size(terminal: &impl std::os::fd::AsRawFd) -> Option<(u16, u16)> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCGWINSZ writes one winsize to the pointer, which is valid and exclusively ours for the call.
+    let answer = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
+    (answer == 0 && size.ws_col > 0).then_some((size.ws_col, size.ws_row))
+}

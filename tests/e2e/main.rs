@@ -2,5 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
+mod bad_input;
+mod ctl;
+mod harness;
+mod main_job;
 mod net;
 mod runtime;

@@ -1,5 +1,7 @@
 //! Integration tests: one binary, no root, no containers.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails panics")]
+
 mod cri_proto;
 mod dependencies;
 mod layering;

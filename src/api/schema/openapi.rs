@@ -424,10 +424,10 @@ mod tests {
             subresources: vec![STATUS, SCALE].into(),
             columns: vec![].into(),
             row_conditions: None,
+            deprecation: None,
             selectable: vec![].into(),
             stored: GroupResource::new(group, plural),
             stored_version: version.into(),
-            deprecation: None,
         }
     }
 

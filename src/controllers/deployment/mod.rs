@@ -147,7 +147,7 @@ async fn act(
         }
         Action::Revise(revision) => {
             let body = json!({"metadata": {"annotations": {REVISION: revision.to_string()}}});
-            cx.client.patch(&res::DEPLOYMENTS, ns, &d.name, None, Patch::Merge(&body)).await?;
+            cx.change(&res::DEPLOYMENTS, object, None, &body).await?;
         }
     }
     Ok(None)
@@ -164,7 +164,7 @@ async fn create(cx: &Cx, object: &Arc<Object>, d: &Deploy, replicas: i64, revisi
             let message = format!("Scaled up replica set {name} from 0 to {replicas}");
             cx.events.normal(object, "ScalingReplicaSet", message);
             let body = json!({"metadata": {"annotations": {REVISION: revision.to_string()}}});
-            cx.client.patch(&res::DEPLOYMENTS, ns, &d.name, None, Patch::Merge(&body)).await?;
+            cx.change(&res::DEPLOYMENTS, object, None, &body).await?;
             Ok(name)
         }
         Err(error) if error.reason == Reason::AlreadyExists => {
@@ -173,7 +173,7 @@ async fn create(cx: &Cx, object: &Arc<Object>, d: &Deploy, replicas: i64, revisi
             if !(ours && bare_template(&known["spec"]["template"]) == bare_template(&d.template)) {
                 let collisions = d.reported("collisionCount") + 1;
                 let body = json!({"status": {"collisionCount": collisions}});
-                cx.client.patch(&res::DEPLOYMENTS, ns, &d.name, Some("status"), Patch::Merge(&body)).await?;
+                cx.change(&res::DEPLOYMENTS, object, Some("status"), &body).await?;
             }
             Err(error.into())
         }

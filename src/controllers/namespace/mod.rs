@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::api::object::ObjectKey;
 use crate::api::status::Reason;
 use crate::api::value::ValueExt;
-use crate::client::{DeleteOptions, ListOptions, Patch, Propagation, Res, res};
+use crate::client::{DeleteOptions, ListOptions, Propagation, Res, res};
 use crate::controllers::common::conditions::{self, Condition};
 use crate::controllers::common::discovery::{self, Found};
 use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
@@ -237,8 +237,9 @@ impl Reconciler for Given {
             };
         };
         if let Some(data) = self.body.get("data").filter(|d| known.value().get("data") != Some(d)) {
-            let patch = json!([{"op": "add", "path": "/data", "value": data}]);
-            cx.client.patch(self.res, ns, self.object, None, Patch::Json(&patch)).await?;
+            let mut new = known.value();
+            new["data"] = data.clone();
+            cx.client.update(self.res, ns, self.object, None, &new).await?;
         }
         Ok(Requeue::Never)
     }
@@ -247,6 +248,7 @@ impl Reconciler for Given {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Patch;
     use crate::runtime::fake::Cluster;
 
     fn namespace() -> Value {

@@ -1,78 +1,143 @@
 //! Kinds of the API group `admissionregistration.k8s.io`.
 
-use crate::api::scheme::{KindInfo, STATUS_ONLY};
+use serde_json::Value;
+
+use crate::api::scheme::{Column, KindInfo, STATUS_ONLY};
+use crate::api::value::ValueExt;
 use crate::registry::Resource;
 use crate::registry::strategy::{Common, Generation};
 
+mod matching;
+mod policy;
+mod webhook;
+
+const GROUP: &str = "admissionregistration.k8s.io";
+const UNSET: &str = "<unset>";
+
+const WEBHOOK_COLUMNS: &[Column] =
+    &[Column::NAME, Column::int_fn("Webhooks", |o, _| o.items_at("/webhooks").len().into()), Column::AGE];
+
+const VALIDATING_COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::int_fn("Validations", |o, _| o.items_at("/spec/validations").len().into()),
+    Column::new("ParamKind", |o, _| param_kind(o).into()),
+    Column::AGE,
+];
+
+const MUTATING_COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::int_fn("Mutations", |o, _| o.items_at("/spec/mutations").len().into()),
+    Column::new("ParamKind", |o, _| param_kind(o).into()),
+    Column::AGE,
+];
+
+const BINDING_COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::text("PolicyName", "/spec/policyName"),
+    Column::new("ParamRef", |o, _| param_ref(o).into()),
+    Column::AGE,
+];
+
+fn param_kind(o: &Value) -> String {
+    match o.pointer("/spec/paramKind") {
+        Some(p) => {
+            format!("{}/{}", p.str_at("/apiVersion").unwrap_or_default(), p.str_at("/kind").unwrap_or_default())
+        }
+        None => UNSET.to_owned(),
+    }
+}
+
+/// `namespace/name`, or the selector as Go prints it.
+fn param_ref(o: &Value) -> String {
+    let Some(r) = o.pointer("/spec/paramRef") else { return UNSET.to_owned() };
+    let text = |p| r.str_at(p).unwrap_or_default();
+    match (text("/namespace"), text("/name")) {
+        ("", "") => go_selector(&r["selector"]),
+        ("", name) => format!("*/{name}"),
+        (namespace, "") => format!("{namespace}/{}", go_selector(&r["selector"])),
+        (namespace, name) => format!("{namespace}/{name}"),
+    }
+}
+
+fn go_selector(selector: &Value) -> String {
+    if selector.is_null() {
+        return UNSET.to_owned();
+    }
+    let labels = selector["matchLabels"].as_object().into_iter().flatten();
+    let labels: String = labels.map(|(k, v)| format!("{k}: {},", v.as_str().unwrap_or_default())).collect();
+    let one = |e: &Value| {
+        let values: Vec<&str> = e.items_at("/values").iter().filter_map(Value::as_str).collect();
+        let text = |p| e.str_at(p).unwrap_or_default();
+        format!(
+            "LabelSelectorRequirement{{Key:{},Operator:{},Values:[{}],}},",
+            text("/key"),
+            text("/operator"),
+            values.join(" ")
+        )
+    };
+    let expressions: String = selector.items_at("/matchExpressions").iter().map(one).collect();
+    format!(
+        "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement{{{expressions}}},}}"
+    )
+}
+
 /// The rows of this group.
 pub fn kinds() -> Vec<Resource> {
+    let row = |kind, plural, singular, columns| {
+        KindInfo::cluster(GROUP, "v1", kind, plural, singular).categories(&["api-extensions"]).columns(columns)
+    };
+    let spec = Common::NONE.generation(Generation::Spec).conditional_update();
+    let content = Common::NONE.generation(Generation::Content).conditional_update();
     vec![
         Resource::new(
-            KindInfo::cluster(
-                "admissionregistration.k8s.io",
-                "v1",
-                "MutatingAdmissionPolicy",
-                "mutatingadmissionpolicies",
-                "mutatingadmissionpolicy",
-            )
-            .categories(&["api-extensions"]),
-            Box::new(Common::NONE.generation(Generation::Spec)),
+            row("MutatingAdmissionPolicy", "mutatingadmissionpolicies", "mutatingadmissionpolicy", MUTATING_COLUMNS),
+            Box::new(spec.check(policy::mutating)),
         ),
         Resource::new(
-            KindInfo::cluster(
-                "admissionregistration.k8s.io",
-                "v1",
+            row(
                 "MutatingAdmissionPolicyBinding",
                 "mutatingadmissionpolicybindings",
                 "mutatingadmissionpolicybinding",
-            )
-            .categories(&["api-extensions"]),
-            Box::new(Common::NONE.generation(Generation::Spec)),
+                BINDING_COLUMNS,
+            ),
+            Box::new(spec.check(policy::mutating_binding)),
         ),
         Resource::new(
-            KindInfo::cluster(
-                "admissionregistration.k8s.io",
-                "v1",
+            row(
                 "MutatingWebhookConfiguration",
                 "mutatingwebhookconfigurations",
                 "mutatingwebhookconfiguration",
-            )
-            .categories(&["api-extensions"]),
-            Box::new(Common::NONE.generation(Generation::Content)),
+                WEBHOOK_COLUMNS,
+            ),
+            Box::new(content.check(webhook::mutating)),
         ),
         Resource::new(
-            KindInfo::cluster(
-                "admissionregistration.k8s.io",
-                "v1",
+            row(
                 "ValidatingAdmissionPolicy",
                 "validatingadmissionpolicies",
                 "validatingadmissionpolicy",
+                VALIDATING_COLUMNS,
             )
-            .categories(&["api-extensions"])
             .subresources(STATUS_ONLY),
-            Box::new(Common::NONE.status_alone().generation(Generation::Spec)),
+            Box::new(spec.status_alone().check(policy::validating)),
         ),
         Resource::new(
-            KindInfo::cluster(
-                "admissionregistration.k8s.io",
-                "v1",
+            row(
                 "ValidatingAdmissionPolicyBinding",
                 "validatingadmissionpolicybindings",
                 "validatingadmissionpolicybinding",
-            )
-            .categories(&["api-extensions"]),
-            Box::new(Common::NONE.generation(Generation::Spec)),
+                BINDING_COLUMNS,
+            ),
+            Box::new(spec.check(policy::validating_binding)),
         ),
         Resource::new(
-            KindInfo::cluster(
-                "admissionregistration.k8s.io",
-                "v1",
+            row(
                 "ValidatingWebhookConfiguration",
                 "validatingwebhookconfigurations",
                 "validatingwebhookconfiguration",
-            )
-            .categories(&["api-extensions"]),
-            Box::new(Common::NONE.generation(Generation::Content)),
+                WEBHOOK_COLUMNS,
+            ),
+            Box::new(content.check(webhook::validating)),
         ),
     ]
 }

@@ -1,15 +1,72 @@
 //! Kinds of the API group `certificates.k8s.io`.
+//!
+//! Rules: upstream `pkg/apis/certificates/validation` and `pkg/registry/certificates`. Who may approve and sign is asked
+//! in admission.
 
-use crate::api::scheme::{KindInfo, STATUS, Selectable, Subresource, Verbs};
-use crate::registry::Resource;
-use crate::registry::strategy::Common;
+use base64::Engine;
+use serde_json::{Value, json};
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::prelude::FromDer;
 
-const CERTIFICATESIGNINGREQUEST_SUBRESOURCES: &[Subresource] = &[Subresource::own("approval", Verbs::STATUS), STATUS];
+use crate::api::meta::names;
+use crate::api::scheme::{Column, KindInfo, STATUS, Selectable, Subresource, Verbs, human_duration};
+use crate::api::table::text_or;
+use crate::api::value::ValueExt;
+use crate::registry::strategy::{Common, HookCx, Op, Plain};
+use crate::registry::validate::Field;
+use crate::registry::{Resource, meta};
+use crate::util::clock::rfc3339;
 
-const CERTIFICATESIGNINGREQUEST_FIELDS: &[Selectable] = &[Selectable::new("spec.signerName", "/spec/signerName")];
+const SUBRESOURCES: &[Subresource] = &[Subresource::own("approval", Verbs::STATUS), STATUS];
+
+const FIELDS: &[Selectable] = &[Selectable::new("spec.signerName", "/spec/signerName")];
+
+const COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::AGE,
+    Column::text("SignerName", "/spec/signerName"),
+    Column::text("Requestor", "/spec/username"),
+    Column::new("RequestedDuration", |o, _| match o.int_at("/spec/expirationSeconds") {
+        Some(seconds) => human_duration(seconds).into(),
+        None => text_or(o, "", "<none>"),
+    }),
+    Column::new("Condition", |o, _| condition_cell(o).into()),
+];
+
+/// What a certificate may be for.
+const USAGES: &[&str] = &[
+    "any",
+    "cert sign",
+    "client auth",
+    "code signing",
+    "content commitment",
+    "crl sign",
+    "data encipherment",
+    "decipher only",
+    "digital signature",
+    "email protection",
+    "encipher only",
+    "ipsec end system",
+    "ipsec tunnel",
+    "ipsec user",
+    "key agreement",
+    "key encipherment",
+    "microsoft sgc",
+    "netscape sgc",
+    "ocsp signing",
+    "s/mime",
+    "server auth",
+    "signing",
+    "timestamping",
+];
+/// Shortest life that may be asked for, seconds.
+const EXPIRATION_MIN: i64 = 600;
+/// Longest signer name, bytes: a domain and a path.
+const SIGNER_MAX: usize = 571;
 
 /// The rows of this group.
 pub fn kinds() -> Vec<Resource> {
+    let strategy = Common::NONE.prepare(prepare).check(check).check_subresource(check_conditions);
     vec![Resource::new(
         KindInfo::cluster(
             "certificates.k8s.io",
@@ -19,8 +76,185 @@ pub fn kinds() -> Vec<Resource> {
             "certificatesigningrequest",
         )
         .short(&["csr"])
-        .subresources(CERTIFICATESIGNINGREQUEST_SUBRESOURCES)
-        .selectable(CERTIFICATESIGNINGREQUEST_FIELDS),
-        Box::new(Common::NONE),
+        .columns(COLUMNS)
+        .subresources(SUBRESOURCES)
+        .selectable(FIELDS),
+        Box::new(strategy),
     )]
+}
+
+fn condition_cell(o: &Value) -> String {
+    let has = |kind: &str| o.items_at("/status/conditions").iter().any(|c| c.str_at("/type") == Some(kind));
+    let mut text = match (has("Denied"), has("Approved")) {
+        (true, _) => "Denied",
+        (_, true) => "Approved",
+        _ => "Pending",
+    }
+    .to_owned();
+    if has("Failed") {
+        text.push_str(",Failed");
+    }
+    if o.str_at("/status/certificate").is_some_and(|c| !c.is_empty()) {
+        text.push_str(",Issued");
+    }
+    text
+}
+
+/// Who asks is the server's to say; what was asked stays; approval changes conditions only.
+fn prepare(new: &mut Value, old: Option<&Value>, cx: &HookCx<'_>) {
+    let Some(old) = old else {
+        for field in ["username", "uid", "groups", "extra"] {
+            new.remove_at(&format!("/spec/{field}"));
+        }
+        let user = cx.user;
+        new.set_at("/spec/username", user.name.as_str());
+        if !user.uid.is_empty() {
+            new.set_at("/spec/uid", user.uid.as_str());
+        }
+        if !user.groups.is_empty() {
+            new.set_at("/spec/groups", json!(user.groups));
+        }
+        if !user.extra.is_empty() {
+            new.set_at("/spec/extra", json!(user.extra));
+        }
+        return;
+    };
+    let conditions = new.pointer("/status/conditions").cloned();
+    match &cx.op {
+        Op::Subresource(sub) if sub == "approval" => {
+            meta::before_update(new, old, cx.info, &Plain);
+            set_conditions(new, stamped(conditions, old, cx));
+        }
+        Op::Subresource(_) => {
+            // A signer changes neither approval nor denial.
+            let is_decision = |c: &Value| matches!(c.str_at("/type"), Some("Approved" | "Denied"));
+            let decided = old.items_at("/status/conditions").iter().filter(|c| is_decision(c)).cloned();
+            let own = stamped(conditions, old, cx).into_iter().filter(|c| !is_decision(c));
+            let all = decided.chain(own).collect();
+            set_conditions(new, all);
+        }
+        _ => {}
+    }
+    new["spec"] = old["spec"].clone();
+}
+
+fn set_conditions(new: &mut Value, conditions: Vec<Value>) {
+    if conditions.is_empty() {
+        new.remove_at("/status/conditions");
+    } else {
+        new.set_at("/status/conditions", conditions);
+    }
+}
+
+/// Conditions with times: of the last transition the old one's where the status is the same.
+fn stamped(conditions: Option<Value>, old: &Value, cx: &HookCx<'_>) -> Vec<Value> {
+    let now = rfc3339(cx.now);
+    let Some(Value::Array(mut all)) = conditions else { return Vec::new() };
+    for condition in &mut all {
+        condition.set_if_absent("/lastUpdateTime", now.clone());
+        if condition.str_at("/lastTransitionTime").is_none() {
+            let same = |c: &&Value| c["type"] == condition["type"] && c["status"] == condition["status"];
+            let was = old.items_at("/status/conditions").iter().find(same);
+            let time = was.and_then(|c| c.str_at("/lastTransitionTime")).unwrap_or(&now).to_owned();
+            condition.set_at("/lastTransitionTime", time);
+        }
+    }
+    all
+}
+
+fn check(o: &Field<'_>, old: Option<&Value>, cx: &HookCx<'_>) {
+    let spec = o.at("spec");
+    if old.is_none() {
+        if let Err(why) = readable(spec.text("request")) {
+            spec.errs.at("request").invalid(spec.text("request"), why);
+        }
+    }
+    if spec.count("usages") == 0 {
+        spec.errs.at("usages").required("usages is required");
+    }
+    let mut seen = Vec::new();
+    for usage in spec.items("usages") {
+        if !USAGES.contains(&usage.as_text()) {
+            usage.errs.not_supported(usage.as_text(), USAGES);
+        }
+        if seen.contains(&usage.as_text()) {
+            usage.errs.duplicate(usage.as_text());
+        }
+        seen.push(usage.as_text());
+    }
+    signer(&spec);
+    if spec.int("expirationSeconds").is_some_and(|s| s < EXPIRATION_MIN) {
+        spec.at("expirationSeconds").invalid("may not specify a duration less than 600 seconds (10 minutes)");
+    }
+    check_conditions(o, old, cx);
+}
+
+/// `domain/path`.
+fn signer(spec: &Field<'_>) {
+    if !spec.needs("signerName") {
+        return;
+    }
+    let (field, text) = (spec.at("signerName"), spec.text("signerName"));
+    if text.len() > SIGNER_MAX {
+        field.errs.too_long(SIGNER_MAX);
+    }
+    let Some((domain, path)) = text.split_once('/') else {
+        field.invalid("must be a fully qualified domain and path of the form 'example.com/signer-name'");
+        return;
+    };
+    field.reasons(names::dns1123_subdomain(domain));
+    if !domain.contains('.') {
+        field.invalid("should be a domain with at least two segments separated by dots");
+    }
+    if path.contains('/') {
+        field.invalid("must be a fully qualified domain and path of the form 'example.com/signer-name'");
+    } else {
+        field.reasons(names::dns1123_subdomain(path));
+    }
+}
+
+/// `request` is base64 of PEM.
+fn readable(request: &str) -> Result<(), &'static str> {
+    let none = "PEM block type must be CERTIFICATE REQUEST";
+    let bytes = base64::engine::general_purpose::STANDARD.decode(request).map_err(|_| none)?;
+    let (_, pem) = x509_parser::pem::parse_x509_pem(&bytes).map_err(|_| none)?;
+    if pem.label != "CERTIFICATE REQUEST" {
+        return Err(none);
+    }
+    X509CertificationRequest::from_der(&pem.contents).map(|_| ()).map_err(|_| "is no certificate request")
+}
+
+fn check_conditions(o: &Field<'_>, old: Option<&Value>, cx: &HookCx<'_>) {
+    let status = o.at("status");
+    let mut seen: Vec<&str> = Vec::new();
+    for condition in status.items("conditions") {
+        let kind = condition.text("type");
+        if kind.is_empty() {
+            condition.errs.at("type").required("");
+        } else if seen.contains(&kind) {
+            condition.errs.at("type").duplicate(kind);
+        }
+        condition.needs_one_of("status", &["False", "True", "Unknown"]);
+        if matches!(kind, "Approved" | "Denied" | "Failed") && condition.text("status") != "True" {
+            condition.errs.at("status").not_supported(condition.text("status"), &["True"]);
+        }
+        let other = match kind {
+            "Approved" => "Denied",
+            "Denied" => "Approved",
+            _ => "",
+        };
+        if seen.contains(&other) {
+            condition.errs.at("type").invalid(kind, "Approved and Denied conditions are mutually exclusive");
+        }
+        seen.push(kind);
+    }
+    if let (Some(old), Op::Subresource(_)) = (old, &cx.op) {
+        let had = |kind: &str| old.items_at("/status/conditions").iter().any(|c| c.str_at("/type") == Some(kind));
+        for kind in ["Approved", "Denied", "Failed"] {
+            if had(kind) && !seen.contains(&kind) {
+                let why = format!("updates may not remove a condition of type {kind:?}");
+                status.errs.at("conditions").forbidden(why);
+            }
+        }
+    }
 }

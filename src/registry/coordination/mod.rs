@@ -1,13 +1,28 @@
 //! Kinds of the API group `coordination.k8s.io`.
+//!
+//! Rules: upstream `pkg/apis/coordination/validation`.
 
-use crate::api::scheme::KindInfo;
+use serde_json::Value;
+
+use crate::api::scheme::{Column, KindInfo};
 use crate::registry::Resource;
-use crate::registry::strategy::Common;
+use crate::registry::strategy::{Common, HookCx};
+use crate::registry::validate::Field;
+
+const COLUMNS: &[Column] = &[Column::NAME, Column::text("Holder", "/spec/holderIdentity"), Column::AGE];
 
 /// The rows of this group.
 pub fn kinds() -> Vec<Resource> {
     vec![Resource::new(
-        KindInfo::namespaced("coordination.k8s.io", "v1", "Lease", "leases", "lease"),
-        Box::new(Common::NONE),
+        KindInfo::namespaced("coordination.k8s.io", "v1", "Lease", "leases", "lease").columns(COLUMNS),
+        Box::new(Common::NONE.create_on_update().conditional_update().check(check)),
     )]
+}
+
+fn check(o: &Field<'_>, _old: Option<&Value>, _cx: &HookCx<'_>) {
+    let spec = o.at("spec");
+    if spec.int("leaseDurationSeconds").is_some_and(|s| s <= 0) {
+        spec.at("leaseDurationSeconds").invalid("must be greater than 0");
+    }
+    spec.not_negative("leaseTransitions");
 }

@@ -1,15 +1,15 @@
 //! Events in the old form, without a check of most of their fields.
 
-use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::api::meta::names;
-use crate::api::scheme::{Column, KindInfo, Selectable};
+use crate::api::scheme::{KindInfo, Selectable};
 use crate::api::value::ValueExt;
+use crate::registry::Resource;
 use crate::registry::errors::FieldErrors;
+use crate::registry::events::COLUMNS;
 use crate::registry::strategy::{HookCx, Strategy};
 use crate::registry::validate::Field;
-use crate::registry::{Resource, cells};
 
 const FIELDS: &[Selectable] = &[
     Selectable::new("involvedObject.kind", "/involvedObject/kind"),
@@ -25,57 +25,10 @@ const FIELDS: &[Selectable] = &[
     Selectable::new("type", "/type"),
 ];
 
-/// Columns of Events, in both groups.
-pub const COLUMNS: &[Column] = &[
-    Column::new("Last Seen", last_seen),
-    Column::text("Type", "/type"),
-    Column::text("Reason", "/reason"),
-    Column::new("Object", object),
-    Column::text("Subobject", "/involvedObject/fieldPath").wide(),
-    Column::new("Source", source).wide(),
-    Column::new("Message", |e, _| e.str_at("/message").unwrap_or_default().trim().into()),
-    Column::new("First Seen", first_seen).wide(),
-    Column::new("Count", count).wide(),
-    Column::NAME.wide(),
-];
-
 /// The kind.
 pub fn kind() -> Resource {
     let info = KindInfo::namespaced("", "v1", "Event", "events", "event").short(&["ev"]);
     Resource::new(info.selectable(FIELDS).columns(COLUMNS), Box::new(Events))
-}
-
-fn first_seen(event: &Value, now: Timestamp) -> Value {
-    let at = if event.str_at("/firstTimestamp").is_some() { "/firstTimestamp" } else { "/eventTime" };
-    cells::since(event, at, now).into()
-}
-
-fn last_seen(event: &Value, now: Timestamp) -> Value {
-    match ["/series/lastObservedTime", "/lastTimestamp"].iter().find(|at| event.str_at(at).is_some()) {
-        Some(at) => cells::since(event, at, now).into(),
-        None => first_seen(event, now),
-    }
-}
-
-fn object(event: &Value, _: Timestamp) -> Value {
-    let text = |field: &str| event.str_at(&format!("/involvedObject/{field}")).unwrap_or_default();
-    match text("name") {
-        "" => text("kind").to_lowercase().into(),
-        name => format!("{}/{name}", text("kind").to_lowercase()).into(),
-    }
-}
-
-fn source(event: &Value, _: Timestamp) -> Value {
-    let text = |at: &str| event.str_at(at).filter(|t| !t.is_empty());
-    let component = text("/source/component").or(text("/reportingComponent")).unwrap_or_default();
-    match text("/source/host").or(text("/reportingInstance")) {
-        Some(host) => format!("{component}, {host}").into(),
-        None => component.into(),
-    }
-}
-
-fn count(event: &Value, _: Timestamp) -> Value {
-    event.int_at("/series/count").or(event.int_at("/count").filter(|n| *n != 0)).unwrap_or(1).into()
 }
 
 /// Longest action, reason and instance, bytes.

@@ -1,38 +1,77 @@
 //! Kinds of the API group `resource.k8s.io`.
 
-use crate::api::scheme::{KindInfo, STATUS_ONLY, Selectable};
+use crate::api::scheme::{Column, KindInfo, STATUS_ONLY, Selectable};
+use crate::api::value::ValueExt;
 use crate::registry::Resource;
 use crate::registry::strategy::{Common, Generation};
 
-const RESOURCESLICE_FIELDS: &[Selectable] =
+mod claim;
+mod slice;
+
+const GROUP: &str = "resource.k8s.io";
+
+const SLICE_FIELDS: &[Selectable] =
     &[Selectable::new("spec.nodeName", "/spec/nodeName"), Selectable::new("spec.driver", "/spec/driver")];
+
+const NAME_AND_AGE: &[Column] = &[Column::NAME, Column::AGE];
+
+const CLAIM_COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::new("State", |o, _| {
+        let mut states = Vec::new();
+        if o.pointer("/metadata/deletionTimestamp").is_some() {
+            states.push("deleted");
+        }
+        match o.pointer("/status/allocation") {
+            None => states.push("pending"),
+            Some(_) => states.push("allocated"),
+        }
+        if !o.items_at("/status/reservedFor").is_empty() {
+            states.push("reserved");
+        }
+        states.join(",").into()
+    }),
+    Column::AGE,
+];
+
+const SLICE_COLUMNS: &[Column] = &[
+    Column::NAME,
+    Column::text("Node", "/spec/nodeName"),
+    Column::text("Driver", "/spec/driver"),
+    Column::text("Pool", "/spec/pool/name"),
+    Column::AGE,
+];
 
 /// The rows of this group.
 pub fn kinds() -> Vec<Resource> {
+    let common = Common::NONE.returns_deleted();
     vec![
         Resource::new(
-            KindInfo::cluster("resource.k8s.io", "v1", "DeviceClass", "deviceclasses", "deviceclass"),
-            Box::new(Common::NONE.generation(Generation::Spec).returns_deleted()),
+            KindInfo::cluster(GROUP, "v1", "DeviceClass", "deviceclasses", "deviceclass").columns(NAME_AND_AGE),
+            Box::new(common.generation(Generation::Spec).check(claim::check_class)),
         ),
         Resource::new(
-            KindInfo::namespaced("resource.k8s.io", "v1", "ResourceClaim", "resourceclaims", "resourceclaim")
+            KindInfo::namespaced(GROUP, "v1", "ResourceClaim", "resourceclaims", "resourceclaim")
+                .columns(CLAIM_COLUMNS)
                 .subresources(STATUS_ONLY),
-            Box::new(Common::NONE.status_alone().returns_deleted()),
+            Box::new(common.check(claim::check)),
         ),
         Resource::new(
             KindInfo::namespaced(
-                "resource.k8s.io",
+                GROUP,
                 "v1",
                 "ResourceClaimTemplate",
                 "resourceclaimtemplates",
                 "resourceclaimtemplate",
-            ),
-            Box::new(Common::NONE.returns_deleted()),
+            )
+            .columns(NAME_AND_AGE),
+            Box::new(common.check(claim::check_template)),
         ),
         Resource::new(
-            KindInfo::cluster("resource.k8s.io", "v1", "ResourceSlice", "resourceslices", "resourceslice")
-                .selectable(RESOURCESLICE_FIELDS),
-            Box::new(Common::NONE.generation(Generation::Spec).returns_deleted()),
+            KindInfo::cluster(GROUP, "v1", "ResourceSlice", "resourceslices", "resourceslice")
+                .columns(SLICE_COLUMNS)
+                .selectable(SLICE_FIELDS),
+            Box::new(common.generation(Generation::Spec).check(slice::check)),
         ),
     ]
 }

@@ -1,6 +1,6 @@
 //! Pods, Services and DNS in the real kernel: namespaces for a node, its pods and the world outside.
 
-mod lab;
+pub mod lab;
 mod objects;
 
 use std::collections::BTreeSet;

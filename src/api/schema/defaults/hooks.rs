@@ -20,6 +20,7 @@ pub(super) static HOOKS: &[Hook] = &[
     Hook { structs: &["autoscaling.v1.HorizontalPodAutoscaler"], run: old_autoscaler },
     Hook { structs: &["flowcontrol.v1.FlowSchemaSpec"], run: flow_schema },
     Hook { structs: &["flowcontrol.v1.LimitResponse"], run: limit_response },
+    Hook { structs: &["flowcontrol.v1.QueuingConfiguration"], run: queuing },
     Hook { structs: &["flowcontrol.v1.PriorityLevelConfigurationSpec"], run: priority_level },
 ];
 
@@ -139,6 +140,15 @@ fn device_count(request: &mut Members) {
 fn flow_schema(spec: &mut Members) {
     if spec.get("matchingPrecedence").is_none_or(|p| p.is_null() || *p == 0) {
         spec.insert("matchingPrecedence".into(), 1000.into());
+    }
+}
+
+/// 0 is unset.
+fn queuing(configuration: &mut Members) {
+    for (field, default) in [("queues", 64), ("handSize", 8), ("queueLengthLimit", 50)] {
+        if configuration.get(field).is_none_or(|n| n.is_null() || *n == 0) {
+            configuration.insert(field.into(), default.into());
+        }
     }
 }
 

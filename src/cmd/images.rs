@@ -1,0 +1,56 @@
+//! The node's images for `orch ctl image`: joins what `ctl` asks for with what the kubelet's modules can do.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+
+use crate::ctl::image::{ImageRow, Images, Place, Progress};
+use crate::kubelet::containerd::Options;
+use crate::kubelet::cri::{CriRuntime, socket_path};
+use crate::kubelet::images::{import, normalize};
+use crate::kubelet::runtime::Runtime;
+
+/// The container runtime of this machine.
+pub(super) struct Local;
+
+fn socket(place: &Place) -> anyhow::Result<PathBuf> {
+    let socket = match &place.container_runtime_endpoint {
+        Some(endpoint) => socket_path(endpoint)?,
+        None => Options::for_data_dir(&place.data_dir).run_dir.join("containerd.sock"),
+    };
+    anyhow::ensure!(
+        socket.exists(),
+        "no container runtime answers at {}: start `orch server` on this machine, or name its --data-dir",
+        socket.display()
+    );
+    Ok(socket)
+}
+
+#[async_trait]
+impl Images for Local {
+    async fn import(&self, place: &Place, archive: &Path, progress: Progress<'_>) -> anyhow::Result<Vec<String>> {
+        let imported = import(&socket(place)?, archive, None, |p| progress(p.done, p.total)).await?;
+        Ok(imported.into_iter().flat_map(|i| i.names).collect())
+    }
+
+    async fn list(&self, place: &Place) -> anyhow::Result<Vec<ImageRow>> {
+        let images = CriRuntime::new(&socket(place)?).images().await?;
+        Ok(images.into_iter().map(|i| ImageRow { id: i.id, names: i.tags, size: i.size }).collect())
+    }
+
+    async fn remove(&self, place: &Place, image: &str) -> anyhow::Result<()> {
+        let runtime = CriRuntime::new(&socket(place)?);
+        // An id stays as it is; a name is made whole.
+        let all = runtime.images().await?;
+        let is_id = |id: &str| id == image || id.strip_prefix("sha256:").is_some_and(|id| id.starts_with(image));
+        let found = match all.iter().find(|i| is_id(&i.id)) {
+            Some(found) => found.id.clone(),
+            None => normalize(image).map_err(anyhow::Error::msg)?,
+        };
+        anyhow::ensure!(
+            all.iter().any(|i| i.id == found || i.tags.contains(&found)),
+            "no image {image:?} on this machine"
+        );
+        Ok(runtime.remove_image(&found).await?)
+    }
+}

@@ -1,0 +1,54 @@
+//! `attach`: the streams of a container that runs.
+
+use super::builder::Info;
+use super::cx::{Cx, Done};
+use super::exec;
+use super::fail::{Failure, fail};
+use super::pods;
+use crate::api::value::ValueExt;
+
+/// Attach to a running container
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// POD or TYPE/NAME
+    target: String,
+    /// The container
+    #[arg(short, long)]
+    container: Option<String>,
+    /// Pass standard input
+    #[arg(short = 'i', long)]
+    stdin: bool,
+    /// A terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// No messages of our own
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// Runs the verb.
+pub async fn run(cx: &Cx, args: Args) -> Done {
+    let pod = pods::one(cx, &args.target).await?;
+    if pods::is_finished(&pod.object) {
+        let phase = pod.object["status"]["phase"].as_str().unwrap_or_default();
+        fail!("cannot attach a container in a completed pod; current phase is {phase}");
+    }
+    let container = pods::container(&pod.object, args.container.as_deref(), args.quiet)?;
+    let has_tty =
+        pod.object.items_at("/spec/containers").iter().any(|c| c["name"] == container.as_str() && c["tty"] == true);
+    if args.tty && !has_tty {
+        eprintln!("error: Unable to use a TTY - container {container} did not allocate one");
+    }
+    if !args.quiet {
+        eprintln!("If you don't see a command prompt, try pressing enter.");
+    }
+    to(cx, &pod, &container, args.stdin, args.tty && has_tty).await
+}
+
+/// Attaches to a container.
+pub async fn to(cx: &Cx, pod: &Info, container: &str, stdin: bool, tty: bool) -> Done {
+    match exec::interactive(cx, pod.path(Some("attach")), container, stdin, tty).await? {
+        0 => Ok(()),
+        code => Err(Failure::Exit(code)),
+    }
+}

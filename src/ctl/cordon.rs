@@ -1,0 +1,77 @@
+//! `cordon` and `uncordon`: whether nodes take new pods.
+
+use serde_json::json;
+
+use super::builder::{Info, Query};
+use super::cx::{Cx, Done, say};
+use super::fail::fail;
+use super::print::DryRun;
+use super::write::{STRATEGIC, WriteFlags};
+use crate::api::value::ValueExt;
+
+/// Flags of both verbs.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Flags {
+    /// Nodes
+    nodes: Vec<String>,
+    /// Nodes with these labels
+    #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
+    selector: String,
+    #[command(flatten)]
+    write: WriteFlags,
+}
+
+/// Give a node no new pods
+#[derive(Debug, Clone, clap::Args)]
+pub struct Cordon {
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// Give a node new pods again
+#[derive(Debug, Clone, clap::Args)]
+pub struct Uncordon {
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// Runs `cordon`.
+pub async fn cordon(cx: &Cx, args: Cordon) -> Done {
+    run(cx, args.flags, true).await
+}
+
+/// Runs `uncordon`.
+pub async fn uncordon(cx: &Cx, args: Uncordon) -> Done {
+    run(cx, args.flags, false).await
+}
+
+async fn run(cx: &Cx, flags: Flags, unschedulable: bool) -> Done {
+    for info in nodes(cx, &flags.nodes, &flags.selector).await? {
+        if let Err(failure) = set(cx, &info, unschedulable, flags.write.dry_run).await {
+            cx.report(&failure);
+        }
+    }
+    Ok(())
+}
+
+/// The nodes with these names, or with these labels.
+pub async fn nodes(cx: &Cx, names: &[String], selector: &str) -> Done<Vec<Info>> {
+    if names.is_empty() && selector.is_empty() {
+        fail!("at least one node must be given, by name or with --selector");
+    }
+    let mut args = vec!["nodes".to_owned()];
+    args.extend(names.iter().map(|n| n.trim_start_matches("node/").trim_start_matches("nodes/").to_owned()));
+    Query { args: &args, labels: selector, fetch: true, ..Query::default() }.infos(cx).await
+}
+
+/// Makes a node take new pods, or not, and says so.
+pub async fn set(cx: &Cx, node: &Info, unschedulable: bool, dry_run: DryRun) -> Done {
+    let verb = if unschedulable { "cordoned" } else { "uncordoned" };
+    if node.object.bool_at("/spec/unschedulable").unwrap_or(false) == unschedulable {
+        return say(format!("node/{} already {verb}{}", node.name, dry_run.suffix()));
+    }
+    let value = if unschedulable { json!(true) } else { json!(null) };
+    let writer = WriteFlags { dry_run, ..WriteFlags::default() }.writer("kubectl-cordon");
+    writer.patch(cx, node, None, STRATEGIC, &json!({"spec": {"unschedulable": value}})).await?;
+    say(format!("node/{} {verb}{}", node.name, dry_run.suffix()))
+}

@@ -1,0 +1,231 @@
+//! `create`: of files, or of flags by a generator per kind.
+//!
+//! A generator is pure: flags in, an object out. This module does the rest for all of them.
+
+mod rbac;
+mod secret;
+mod simple;
+mod workload;
+
+use serde_json::{Map, Value, json};
+
+use super::builder::{Info, Query, of_manifest};
+use super::cx::{Cx, Done};
+use super::fail::{Failure, fail};
+use super::files::{FileFlags, Manifest};
+use super::print::PrintFlags;
+use super::write::{self, WriteFlags, Writer, with_last_applied};
+use crate::api::value::ValueExt;
+
+/// The owner of what is created, as kubectl names it.
+const MANAGER: &str = "kubectl-create";
+
+/// Create a resource from a file or from flags
+#[derive(Debug, Clone, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Args {
+    #[command(flatten)]
+    files: FileFlags,
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    generator: Option<Generator>,
+}
+
+/// Flags of every form of `create`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Common {
+    #[command(flatten)]
+    print: PrintFlags,
+    #[command(flatten)]
+    write: WriteFlags,
+    /// strict, warn or ignore unknown and duplicate fields
+    #[arg(long, value_parser = write::validation, num_args = 0..=1, require_equals = true, default_value = "strict", default_missing_value = "strict")]
+    validate: &'static str,
+    /// Keep what was created for a later apply
+    #[arg(long)]
+    save_config: bool,
+}
+
+#[derive(Debug, Clone, clap::Subcommand)]
+enum Generator {
+    #[command(alias = "ns")]
+    Namespace(With<simple::Namespace>),
+    #[command(alias = "cm")]
+    Configmap(With<simple::ConfigMap>),
+    #[command(alias = "sa")]
+    Serviceaccount(With<simple::ServiceAccount>),
+    Token(simple::Token),
+    #[command(subcommand)]
+    Secret(SecretKind),
+    #[command(alias = "svc", subcommand)]
+    Service(ServiceKind),
+    #[command(alias = "dep")]
+    Deployment(With<workload::Deployment>),
+    Job(With<workload::Job>),
+    #[command(alias = "cj")]
+    Cronjob(With<workload::CronJob>),
+    Role(With<rbac::Role>),
+    Clusterrole(With<rbac::ClusterRole>),
+    Rolebinding(With<rbac::RoleBinding>),
+    Clusterrolebinding(With<rbac::ClusterRoleBinding>),
+    Quota(With<simple::Quota>),
+    #[command(alias = "pc")]
+    Priorityclass(With<simple::PriorityClass>),
+    #[command(alias = "pdb")]
+    Poddisruptionbudget(With<simple::Budget>),
+    #[command(alias = "ing")]
+    Ingress(With<simple::Ingress>),
+}
+
+/// A secret of a type
+#[derive(Debug, Clone, clap::Subcommand)]
+enum SecretKind {
+    Generic(With<secret::Generic>),
+    Tls(With<secret::Tls>),
+    DockerRegistry(With<secret::DockerRegistry>),
+}
+
+/// A service of a type
+#[derive(Debug, Clone, clap::Subcommand)]
+enum ServiceKind {
+    Clusterip(With<workload::ClusterIp>),
+    Nodeport(With<workload::NodePort>),
+    Loadbalancer(With<workload::LoadBalancer>),
+    Externalname(With<workload::ExternalName>),
+}
+
+/// A generator's flags and the common ones.
+#[derive(Debug, Clone, clap::Args)]
+pub struct With<G: clap::Args> {
+    #[command(flatten)]
+    generate: G,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Makes an object of flags.
+pub trait Generate {
+    /// The object. Its namespace is filled in afterwards.
+    fn generate(&self) -> Done<Value>;
+}
+
+/// Runs the verb.
+pub async fn run(cx: &Cx, args: Args) -> Done {
+    let Some(generator) = args.generator else { return of_files(cx, &args.files, &args.common).await };
+    if let Generator::Token(token) = &generator {
+        return token.run(cx).await;
+    }
+    let (object, common) = match &generator {
+        Generator::Namespace(w) => w.make(),
+        Generator::Configmap(w) => w.make(),
+        Generator::Serviceaccount(w) => w.make(),
+        Generator::Secret(SecretKind::Generic(w)) => w.make(),
+        Generator::Secret(SecretKind::Tls(w)) => w.make(),
+        Generator::Secret(SecretKind::DockerRegistry(w)) => w.make(),
+        Generator::Service(ServiceKind::Clusterip(w)) => w.make(),
+        Generator::Service(ServiceKind::Nodeport(w)) => w.make(),
+        Generator::Service(ServiceKind::Loadbalancer(w)) => w.make(),
+        Generator::Service(ServiceKind::Externalname(w)) => w.make(),
+        Generator::Deployment(w) => w.make(),
+        Generator::Job(w) => {
+            let mut job = w.make()?;
+            w.generate.take_template(cx, &mut job.0).await?;
+            Ok(job)
+        }
+        Generator::Cronjob(w) => w.make(),
+        Generator::Role(w) => w.make(),
+        Generator::Clusterrole(w) => w.make(),
+        Generator::Rolebinding(w) => w.make(),
+        Generator::Clusterrolebinding(w) => w.make(),
+        Generator::Quota(w) => w.make(),
+        Generator::Priorityclass(w) => w.make(),
+        Generator::Poddisruptionbudget(w) => w.make(),
+        Generator::Ingress(w) => w.make(),
+        Generator::Token(_) => fail!("a token is asked for, not created"),
+    }?;
+    let mut object = object;
+    if rbac::has_rules(&object) {
+        rbac::fill_groups(cx, &mut object).await?;
+    }
+    let info = of_manifest(cx, Manifest { source: String::new(), object }).await?;
+    let info = Info { source: None, ..info };
+    one(cx, &info, common).await.map_err(|e| match e {
+        Failure::Server { status, .. } => Failure::Server { status, doing: String::new() }.creating(&info),
+        other => other,
+    })
+}
+
+impl Failure {
+    /// Generators name the kind that could not be created.
+    fn creating(self, info: &Info) -> Self {
+        match self {
+            Self::Server { status, .. } if status.reason != crate::api::status::Reason::Invalid => {
+                let kind = info.resource.res.kind.to_lowercase();
+                if matches!(kind.as_str(), "namespace" | "pod") {
+                    return Self::Server { status, doing: String::new() };
+                }
+                Self::Verbatim(format!("error: failed to create {kind}: {}", status.message))
+            }
+            other => other,
+        }
+    }
+}
+
+impl<G: Generate + clap::Args> With<G> {
+    fn make(&self) -> Done<(Value, &Common)> {
+        Ok((self.generate.generate()?, &self.common))
+    }
+}
+
+async fn of_files(cx: &Cx, files: &FileFlags, common: &Common) -> Done {
+    if files.is_empty() {
+        fail!("must specify one of -f and -k");
+    }
+    for info in (Query { files: Some(files), ..Query::default() }).infos(cx).await? {
+        if let Err(failure) = one(cx, &info, common).await {
+            cx.report(&info.failed("creating", failure));
+        }
+    }
+    Ok(())
+}
+
+async fn one(cx: &Cx, info: &Info, common: &Common) -> Done {
+    let writer = Writer { validation: common.validate, ..common.write.writer(MANAGER) };
+    let object = if common.save_config { with_last_applied(&info.object) } else { info.object.clone() };
+    let made = writer.create(cx, &info.resource.res, &info.ns, &object).await?;
+    common.print.done(&info.resource, &made, "created", writer.dry_run)
+}
+
+/// The frame of an object.
+pub fn object(api_version: &str, kind: &str, name: &str) -> Value {
+    json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": name}})
+}
+
+/// `key=value` pairs.
+pub fn pairs(list: &[String], what: &str) -> Done<Map<String, Value>> {
+    let mut map = Map::new();
+    for text in list {
+        let Some((key, value)) = text.split_once('=').filter(|(k, _)| !k.is_empty()) else {
+            fail!("invalid {what} {text:?}, expected key=value")
+        };
+        if map.insert(key.to_owned(), value.into()).is_some() {
+            fail!("cannot add key {key}, another key by that name already exists in {what}");
+        }
+    }
+    Ok(map)
+}
+
+/// A copy of `object` with `path` set, where there is something to set.
+pub fn set_unless_empty(object: &mut Value, path: &str, value: Value) {
+    let empty = match &value {
+        Value::Null => true,
+        Value::Object(map) => map.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::String(text) => text.is_empty(),
+        _ => false,
+    };
+    if !empty {
+        object.set_at(path, value);
+    }
+}

@@ -1,0 +1,240 @@
+//! Secrets, and the files and values that they and config maps are made of.
+
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+
+use super::{Generate, object};
+use crate::api::value::ValueExt;
+use crate::ctl::cx::Done;
+use crate::ctl::fail::{Failure, fail};
+
+/// Bytes of one file in a secret or a config map; the server takes about a mebibyte in all.
+const MAX_FILE_BYTES: u64 = 16 << 20;
+
+/// Where keys and their contents come from.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Sources {
+    /// FILE, KEY=FILE or a directory
+    #[arg(long)]
+    from_file: Vec<String>,
+    /// KEY=VALUE
+    #[arg(long)]
+    from_literal: Vec<String>,
+    /// A file of KEY=VALUE lines
+    #[arg(long)]
+    from_env_file: Vec<String>,
+}
+
+/// Bytes as JSON carries them.
+pub fn data_of(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}
+
+fn file(path: &Path) -> Done<Vec<u8>> {
+    let bad = |e: std::io::Error| Failure::Plain(format!("error reading {}: {e}", path.display()));
+    if std::fs::metadata(path).map_err(bad)?.len() > MAX_FILE_BYTES {
+        fail!("{}: more than {MAX_FILE_BYTES} bytes", path.display());
+    }
+    std::fs::read(path).map_err(bad)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+impl Sources {
+    /// Keys and contents, each key once.
+    pub fn read(&self) -> Done<Vec<(String, Vec<u8>)>> {
+        let mut all: Vec<(String, Vec<u8>)> = Vec::new();
+        for source in &self.from_file {
+            match source.split_once('=') {
+                Some((key, path)) => all.push((key.to_owned(), file(Path::new(path))?)),
+                None if Path::new(source).is_dir() => {
+                    let mut entries: Vec<_> =
+                        std::fs::read_dir(source)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
+                    entries.sort();
+                    for entry in entries.iter().filter(|e| e.is_file()) {
+                        all.push((file_name(entry), file(entry)?));
+                    }
+                }
+                None => all.push((file_name(Path::new(source)), file(Path::new(source))?)),
+            }
+        }
+        for literal in &self.from_literal {
+            let Some((key, value)) = literal.split_once('=').filter(|(k, _)| !k.is_empty()) else {
+                fail!("invalid literal source {literal}, expected key=value")
+            };
+            let value = value.trim_matches(['"', '\'']);
+            all.push((key.to_owned(), value.as_bytes().to_vec()));
+        }
+        for path in &self.from_env_file {
+            let text =
+                String::from_utf8(file(Path::new(path))?).map_err(|_| Failure::Plain(format!("{path} is no text")))?;
+            all.extend(env_lines(&text)?);
+        }
+        for (i, (key, _)) in all.iter().enumerate() {
+            if all[..i].iter().any(|(k, _)| k == key) {
+                fail!("cannot add key {key:?}, another key by that name already exists");
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// `KEY=VALUE` lines; a key alone takes its value from the environment.
+fn env_lines(text: &str) -> Done<Vec<(String, Vec<u8>)>> {
+    let mut all = Vec::new();
+    for line in text.lines().map(str::trim_start).filter(|l| !l.is_empty() && !l.starts_with('#')) {
+        match line.split_once('=') {
+            Some((key, value)) => all.push((key.to_owned(), value.as_bytes().to_vec())),
+            None => {
+                if let Ok(value) = std::env::var(line) {
+                    all.push((line.to_owned(), value.into_bytes()));
+                }
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn secret(name: &str, kind: &str, data: impl IntoIterator<Item = (String, Vec<u8>)>) -> Value {
+    let data: Map<String, Value> = data.into_iter().map(|(k, v)| (k, data_of(&v).into())).collect();
+    let mut secret = object("v1", "Secret", name);
+    if !data.is_empty() {
+        secret["data"] = data.into();
+    }
+    if !kind.is_empty() {
+        secret["type"] = kind.into();
+    }
+    secret
+}
+
+/// A secret of files, directories and values
+#[derive(Debug, Clone, clap::Args)]
+pub struct Generic {
+    name: String,
+    #[command(flatten)]
+    sources: Sources,
+    /// The type of the secret
+    #[arg(long = "type", default_value = "", hide_default_value = true)]
+    kind: String,
+}
+
+impl Generate for Generic {
+    fn generate(&self) -> Done<Value> {
+        Ok(secret(&self.name, &self.kind, self.sources.read()?))
+    }
+}
+
+/// A secret with a certificate and its key
+#[derive(Debug, Clone, clap::Args)]
+pub struct Tls {
+    name: String,
+    /// Certificate, PEM
+    #[arg(long)]
+    cert: String,
+    /// Key, PEM
+    #[arg(long)]
+    key: String,
+}
+
+impl Generate for Tls {
+    fn generate(&self) -> Done<Value> {
+        let part = |key: &str, path: &str, mark: &str| -> Done<(String, Vec<u8>)> {
+            let bytes = file(Path::new(path))?;
+            if !String::from_utf8_lossy(&bytes).contains(mark) {
+                fail!("{path} holds no {mark}, PEM");
+            }
+            Ok((key.to_owned(), bytes))
+        };
+        let data = [part("tls.crt", &self.cert, "CERTIFICATE")?, part("tls.key", &self.key, "PRIVATE KEY")?];
+        Ok(secret(&self.name, "kubernetes.io/tls", data))
+    }
+}
+
+/// A secret for pulling images from a registry
+#[derive(Debug, Clone, clap::Args)]
+pub struct DockerRegistry {
+    name: String,
+    /// Address of the registry
+    #[arg(long, default_value = "https://index.docker.io/v1/")]
+    docker_server: String,
+    /// User
+    #[arg(long)]
+    docker_username: Option<String>,
+    /// Password
+    #[arg(long)]
+    docker_password: Option<String>,
+    /// Mail address
+    #[arg(long, default_value = "", hide_default_value = true)]
+    docker_email: String,
+    /// A Docker configuration file instead
+    #[arg(long)]
+    from_file: Option<String>,
+}
+
+impl Generate for DockerRegistry {
+    fn generate(&self) -> Done<Value> {
+        let config = match (&self.from_file, &self.docker_username, &self.docker_password) {
+            (Some(path), ..) => file(Path::new(path.strip_prefix(".dockerconfigjson=").unwrap_or(path)))?,
+            (None, Some(user), Some(password)) => {
+                let mut entry = json!({"username": user, "password": password});
+                if !self.docker_email.is_empty() {
+                    entry.set_at("/email", self.docker_email.clone());
+                }
+                entry.set_at("/auth", STANDARD.encode(format!("{user}:{password}")));
+                json!({"auths": {self.docker_server.clone(): entry}}).to_string().into_bytes()
+            }
+            _ => fail!(
+                "either --from-file or the combination of --docker-username, --docker-password and --docker-server is required"
+            ),
+        };
+        Ok(secret(&self.name, "kubernetes.io/dockerconfigjson", [(".dockerconfigjson".to_owned(), config)]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_in_order_and_each_key_once() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a.txt"), "A").unwrap();
+        std::fs::write(dir.path().join("env"), "# no\nX=1\n\n  Y=a=b\n").unwrap();
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let sources = Sources {
+            from_file: vec![path("a.txt"), format!("k={}", path("a.txt"))],
+            from_literal: vec!["l='v'".into()],
+            from_env_file: vec![path("env")],
+        };
+        let text: Vec<String> = sources
+            .read()
+            .unwrap()
+            .into_iter()
+            .map(|(k, v)| format!("{k}={}", String::from_utf8(v).unwrap()))
+            .collect();
+        assert_eq!(text, ["a.txt=A", "k=A", "l=v", "X=1", "Y=a=b"]);
+        let twice = Sources { from_literal: vec!["a=1".into(), "a=2".into()], ..Sources::default() };
+        assert!(twice.read().is_err());
+    }
+
+    #[test]
+    fn registries_have_their_docker_form() {
+        let made = DockerRegistry {
+            name: "r".into(),
+            docker_server: "reg:5000".into(),
+            docker_username: Some("u".into()),
+            docker_password: Some("p".into()),
+            docker_email: String::new(),
+            from_file: None,
+        };
+        let secret = made.generate().unwrap();
+        let data = STANDARD.decode(secret["data"][".dockerconfigjson"].as_str().unwrap()).unwrap();
+        let config: Value = serde_json::from_slice(&data).unwrap();
+        assert_eq!(config["auths"]["reg:5000"], json!({"username": "u", "password": "p", "auth": "dTpw"}));
+    }
+}

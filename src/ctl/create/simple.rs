@@ -1,0 +1,255 @@
+//! Generators of small objects.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use super::secret::{Sources, data_of};
+use super::{Generate, object, pairs, set_unless_empty};
+use crate::api::value::ValueExt;
+use crate::client::res::SERVICE_ACCOUNTS;
+use crate::ctl::cx::{Call, Cx, Done, say};
+use crate::ctl::fail::fail;
+use crate::ctl::print::PrintFlags;
+use crate::ctl::write;
+
+/// A namespace
+#[derive(Debug, Clone, clap::Args)]
+pub struct Namespace {
+    name: String,
+}
+
+impl Generate for Namespace {
+    fn generate(&self) -> Done<Value> {
+        Ok(object("v1", "Namespace", &self.name))
+    }
+}
+
+/// A service account
+#[derive(Debug, Clone, clap::Args)]
+pub struct ServiceAccount {
+    name: String,
+}
+
+impl Generate for ServiceAccount {
+    fn generate(&self) -> Done<Value> {
+        Ok(object("v1", "ServiceAccount", &self.name))
+    }
+}
+
+/// A config map of files, directories and values
+#[derive(Debug, Clone, clap::Args)]
+pub struct ConfigMap {
+    name: String,
+    #[command(flatten)]
+    sources: Sources,
+}
+
+impl Generate for ConfigMap {
+    fn generate(&self) -> Done<Value> {
+        let mut map = object("v1", "ConfigMap", &self.name);
+        for (key, bytes) in self.sources.read()? {
+            // What is no text goes where bytes go.
+            let (field, value) = match String::from_utf8(bytes) {
+                Ok(text) => ("data", text),
+                Err(e) => ("binaryData", data_of(e.as_bytes())),
+            };
+            map.set_at(&format!("/{field}/{}", key.replace('~', "~0").replace('/', "~1")), value);
+        }
+        Ok(map)
+    }
+}
+
+/// A token of a service account
+#[derive(Debug, Clone, clap::Args)]
+pub struct Token {
+    /// The service account
+    name: String,
+    /// Who the token is for
+    #[arg(long)]
+    audience: Vec<String>,
+    /// How long it lives, as 1h
+    #[arg(long, default_value = "0s", hide_default_value = true)]
+    duration: String,
+    #[command(flatten)]
+    print: PrintFlags,
+}
+
+impl Token {
+    /// Asks the server for the token and prints it.
+    pub async fn run(&self, cx: &Cx) -> Done {
+        let mut request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+        set_unless_empty(&mut request, "/spec/audiences", json!(self.audience));
+        if let Some(life) = write::duration(&self.duration)?.filter(|d| !d.is_zero()) {
+            request.set_at("/spec/expirationSeconds", life.as_secs());
+        }
+        let path = SERVICE_ACCOUNTS.object(&cx.ns, &self.name, Some("token"));
+        let answer = cx.call(Call::new(Method::POST, path).body(&request)).await?;
+        let output = self.print.output(false)?;
+        if !output.is_human() {
+            return crate::ctl::cx::put(&output.object(&answer)?);
+        }
+        match answer.str_at("/status/token") {
+            Some(token) if !token.is_empty() => say(token),
+            _ => fail!("failed to create token: no token in server response"),
+        }
+    }
+}
+
+/// A resource quota
+#[derive(Debug, Clone, clap::Args)]
+pub struct Quota {
+    name: String,
+    /// Limits, as cpu=1,pods=3
+    #[arg(long, value_delimiter = ',')]
+    hard: Vec<String>,
+    /// Scopes
+    #[arg(long, value_delimiter = ',')]
+    scopes: Vec<String>,
+}
+
+impl Generate for Quota {
+    fn generate(&self) -> Done<Value> {
+        let mut quota = object("v1", "ResourceQuota", &self.name);
+        quota.set_at("/spec", json!({}));
+        set_unless_empty(&mut quota, "/spec/hard", pairs(&self.hard, "hard")?.into());
+        set_unless_empty(&mut quota, "/spec/scopes", json!(self.scopes));
+        Ok(quota)
+    }
+}
+
+/// A priority class
+#[derive(Debug, Clone, clap::Args)]
+pub struct PriorityClass {
+    name: String,
+    /// The higher, the more important
+    #[arg(long, allow_hyphen_values = true, default_value_t = 0)]
+    value: i64,
+    /// For pods that name none
+    #[arg(long)]
+    global_default: bool,
+    /// What it is for
+    #[arg(long, default_value = "", hide_default_value = true)]
+    description: String,
+    /// PreemptLowerPriority or Never
+    #[arg(long, default_value = "PreemptLowerPriority")]
+    preemption_policy: String,
+}
+
+impl Generate for PriorityClass {
+    fn generate(&self) -> Done<Value> {
+        let mut class = object("scheduling.k8s.io/v1", "PriorityClass", &self.name);
+        class["value"] = self.value.into();
+        class["preemptionPolicy"] = self.preemption_policy.clone().into();
+        if self.global_default {
+            class["globalDefault"] = true.into();
+        }
+        set_unless_empty(&mut class, "/description", self.description.clone().into());
+        Ok(class)
+    }
+}
+
+/// A pod disruption budget
+#[derive(Debug, Clone, clap::Args)]
+pub struct Budget {
+    name: String,
+    /// Pods it is for
+    #[arg(long)]
+    selector: String,
+    /// Pods that must stay, a number or a share
+    #[arg(long)]
+    min_available: Option<String>,
+    /// Pods that may go, a number or a share
+    #[arg(long)]
+    max_unavailable: Option<String>,
+}
+
+/// A number as a number, the rest as text.
+fn int_or_string(text: &str) -> Value {
+    text.parse::<i64>().map_or_else(|_| text.into(), Into::into)
+}
+
+impl Generate for Budget {
+    fn generate(&self) -> Done<Value> {
+        let mut budget = object("policy/v1", "PodDisruptionBudget", &self.name);
+        let labels: Vec<String> = self.selector.split(',').map(str::to_owned).collect();
+        budget.set_at("/spec/selector/matchLabels", pairs(&labels, "selector")?);
+        match (&self.min_available, &self.max_unavailable) {
+            (Some(min), None) => budget.set_at("/spec/minAvailable", int_or_string(min)),
+            (None, Some(max)) => budget.set_at("/spec/maxUnavailable", int_or_string(max)),
+            _ => fail!("one of min-available or max-unavailable must be specified"),
+        }
+        Ok(budget)
+    }
+}
+
+/// An ingress
+#[derive(Debug, Clone, clap::Args)]
+pub struct Ingress {
+    name: String,
+    /// host/path=service:port[,tls[=secret]]; a path that ends with * is a prefix
+    #[arg(long = "rule")]
+    rules: Vec<String>,
+    /// Ingress class
+    #[arg(long, default_value = "", hide_default_value = true)]
+    class: String,
+    /// service:port for what no rule takes
+    #[arg(long, default_value = "", hide_default_value = true)]
+    default_backend: String,
+    /// Annotations
+    #[arg(long = "annotation")]
+    annotations: Vec<String>,
+}
+
+fn backend(text: &str) -> Done<Value> {
+    let Some((service, port)) = text.split_once(':') else { fail!("{text:?} is no service:port") };
+    let port = match port.parse::<u16>() {
+        Ok(number) => json!({"number": number}),
+        Err(_) => json!({"name": port}),
+    };
+    Ok(json!({"service": {"name": service, "port": port}}))
+}
+
+impl Generate for Ingress {
+    fn generate(&self) -> Done<Value> {
+        if self.rules.is_empty() && self.default_backend.is_empty() {
+            fail!(
+                "not enough information provided: every ingress has to either specify a default-backend (which catches all traffic) or a list of rules (which catch specific paths)"
+            );
+        }
+        let mut ingress = object("networking.k8s.io/v1", "Ingress", &self.name);
+        set_unless_empty(&mut ingress, "/metadata/annotations", pairs(&self.annotations, "annotation")?.into());
+        set_unless_empty(&mut ingress, "/spec/ingressClassName", self.class.clone().into());
+        if !self.default_backend.is_empty() {
+            ingress.set_at("/spec/defaultBackend", backend(&self.default_backend)?);
+        }
+        let (mut rules, mut tls): (Vec<Value>, Vec<Value>) = (Vec::new(), Vec::new());
+        for rule in &self.rules {
+            let (route, option) = rule.split_once(',').unwrap_or((rule, ""));
+            let Some((place, target)) = route.split_once('=') else {
+                fail!("rule {rule} is invalid and should be in format host/path=svcname:svcport[,tls[=secret]]")
+            };
+            let (host, path) = place.split_once('/').unwrap_or((place, ""));
+            let (path, kind) = match path.strip_suffix('*') {
+                Some(path) => (format!("/{path}"), "Prefix"),
+                None => (format!("/{path}"), "Exact"),
+            };
+            let entry = json!({"path": path, "pathType": kind, "backend": backend(target)?});
+            match rules.iter_mut().find(|r| r["host"] == host) {
+                Some(Value::Object(known)) => {
+                    if let Some(Value::Array(paths)) = known.get_mut("http").and_then(|h| h.get_mut("paths")) {
+                        paths.push(entry);
+                    }
+                }
+                _ => rules.push(json!({"host": host, "http": {"paths": [entry]}})),
+            }
+            if let Some(secret) = option.strip_prefix("tls") {
+                let mut part = json!({"hosts": [host]});
+                set_unless_empty(&mut part, "/secretName", secret.trim_start_matches('=').into());
+                tls.push(part);
+            }
+        }
+        set_unless_empty(&mut ingress, "/spec/rules", rules.into());
+        set_unless_empty(&mut ingress, "/spec/tls", tls.into());
+        Ok(ingress)
+    }
+}

@@ -1,0 +1,221 @@
+//! What every verb has at hand: the connection, the namespace, the mapper, and the way errors are told.
+//!
+//! **Invariant:** the server's warnings are shown on stderr, each once.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::io::Write as _;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, WARNING};
+use http::{Method, StatusCode};
+use serde_json::Value;
+use tokio::sync::OnceCell;
+
+use super::fail::Failure;
+use super::mapper::Mapper;
+use crate::api::status::{Reason, Status};
+use crate::client::{Client, Res, res};
+
+/// A result of a verb.
+pub type Done<T = ()> = Result<T, Failure>;
+
+const JSON: &str = "application/json";
+
+/// One request.
+#[derive(Debug)]
+pub struct Call<'a> {
+    method: Method,
+    path: String,
+    accept: &'a str,
+    media: &'a str,
+    body: Option<&'a Value>,
+}
+
+impl<'a> Call<'a> {
+    /// A request for `path`.
+    pub fn new(method: Method, path: impl Into<String>) -> Self {
+        Self { method, path: path.into(), accept: JSON, media: JSON, body: None }
+    }
+
+    /// Reads `path`.
+    pub fn get(path: impl Into<String>) -> Self {
+        Self::new(Method::GET, path)
+    }
+
+    /// Asks for another form.
+    pub fn accept(self, accept: &'a str) -> Self {
+        Self { accept, ..self }
+    }
+
+    /// Sends JSON.
+    pub fn body(self, body: &'a Value) -> Self {
+        Self { body: Some(body), ..self }
+    }
+
+    /// Sends a body of another type.
+    pub fn media(self, media: &'a str) -> Self {
+        Self { media, ..self }
+    }
+
+    /// Adds a parameter; an empty value is left out.
+    pub fn query(mut self, key: &str, value: &str) -> Self {
+        append_query(&mut self.path, key, value);
+        self
+    }
+}
+
+/// Adds `key=value` to a path; an empty value is left out.
+pub fn append_query(path: &mut String, key: &str, value: &str) {
+    if !value.is_empty() {
+        path.push(if path.contains('?') { '&' } else { '?' });
+        path.push_str(key);
+        path.push('=');
+        res::encode(path, value);
+    }
+}
+
+/// The surroundings of a verb.
+pub struct Cx {
+    /// The connection.
+    pub client: Client,
+    /// The namespace to work in.
+    pub ns: String,
+    /// The address of the server.
+    pub server: String,
+    /// True when `-n` was given.
+    pub ns_given: bool,
+    mapper: OnceCell<Mapper>,
+    failed: Cell<u8>,
+    warned: RefCell<HashSet<String>>,
+}
+
+impl Cx {
+    /// Surroundings with a connection.
+    pub fn new(client: Client, server: String, namespace: Option<String>) -> Self {
+        let ns_given = namespace.is_some();
+        let ns = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
+        Self {
+            client,
+            ns,
+            server,
+            ns_given,
+            mapper: OnceCell::new(),
+            failed: Cell::new(0),
+            warned: RefCell::new(HashSet::new()),
+        }
+    }
+
+    /// The resources of the server; read when first asked for.
+    pub async fn mapper(&self) -> Done<&Mapper> {
+        self.mapper.get_or_try_init(|| Mapper::discover(self)).await
+    }
+
+    /// Sends a request and reads the JSON of the answer.
+    pub async fn call(&self, call: Call<'_>) -> Done<Value> {
+        let bytes = self.bytes(call).await?;
+        serde_json::from_slice(&bytes)
+            .map_err(|e| Failure::Plain(format!("the server's answer is not the JSON that was asked for: {e}")))
+    }
+
+    /// Sends a request and reads the answer whole.
+    pub async fn bytes(&self, call: Call<'_>) -> Done<Bytes> {
+        let mut headers = HeaderMap::new();
+        let header = |text: &str| HeaderValue::from_str(text).map_err(|e| Failure::Plain(format!("{text:?}: {e}")));
+        headers.insert(ACCEPT, header(call.accept)?);
+        let body = match call.body {
+            None => Bytes::new(),
+            Some(value) => {
+                headers.insert(CONTENT_TYPE, header(call.media)?);
+                value.to_string().into()
+            }
+        };
+        let answer = self.client.raw(call.method, &call.path, headers, body).await?;
+        for warning in answer.headers().get_all(WARNING) {
+            self.warn(warning.to_str().unwrap_or_default());
+        }
+        if answer.status().is_success() {
+            return Ok(answer.into_body());
+        }
+        Err(refusal(answer.status(), answer.body()).into())
+    }
+
+    /// Shows a `Warning` header: `299 - "text"`.
+    fn warn(&self, header: &str) {
+        let text = header.splitn(3, ' ').nth(2).unwrap_or(header).trim_matches('"').replace("\\\"", "\"");
+        if self.warned.borrow_mut().insert(text.clone()) {
+            eprintln!("Warning: {text}");
+        }
+    }
+
+    /// One object.
+    pub async fn get(&self, res: &Res, ns: &str, name: &str) -> Done<Value> {
+        self.call(Call::get(res.object(ns, name, None))).await
+    }
+
+    /// One object, or `None`.
+    pub async fn find(&self, res: &Res, ns: &str, name: &str) -> Done<Option<Value>> {
+        match self.get(res, ns, name).await {
+            Ok(value) => Ok(Some(value)),
+            Err(failure) if failure.is_not_found() => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// The items of a collection; an empty `ns` means all.
+    pub async fn items(&self, res: &Res, ns: &str, labels: &str, fields: &str) -> Done<Vec<Value>> {
+        let call = Call::get(res.collection(ns)).query("labelSelector", labels).query("fieldSelector", fields);
+        let mut list = self.call(call).await?;
+        Ok(super::builder::items_of(&mut list))
+    }
+
+    /// Tells an error and goes on; the process will end with its code.
+    pub fn report(&self, failure: &Failure) {
+        if !matches!(failure, Failure::Exit(_)) {
+            eprintln!("{failure}");
+        }
+        if self.failed.get() == 0 {
+            self.failed.set(failure.code());
+        }
+    }
+
+    /// The code to end with: that of the first error that was told.
+    pub fn code(&self) -> u8 {
+        self.failed.get()
+    }
+}
+
+/// The Status of an answer that is no success.
+fn refusal(code: StatusCode, body: &[u8]) -> Box<Status> {
+    match serde_json::from_slice::<Value>(body) {
+        Ok(value) if value["kind"] == "Status" => Status::from_value(&value, code.as_u16()),
+        _ => {
+            let text = String::from_utf8_lossy(body);
+            let reason = match code.as_u16() {
+                401 => Reason::Unauthorized,
+                403 => Reason::Forbidden,
+                404 => {
+                    return Status::new(Reason::NotFound, "the server could not find the requested resource");
+                }
+                503 => Reason::ServiceUnavailable,
+                _ => Reason::Unknown,
+            };
+            Status::new(reason, format!("the server answered {code}: {}", text.trim()))
+        }
+    }
+}
+
+/// Writes to stdout. A reader that went away ends the command, quietly.
+pub fn put(text: &str) -> Done {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::Exit(0)),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Writes a line to stdout.
+pub fn say(line: impl AsRef<str>) -> Done {
+    put(&format!("{}\n", line.as_ref()))
+}

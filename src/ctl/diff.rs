@@ -1,0 +1,151 @@
+//! `diff`: what `apply` would change, as the server would store it.
+
+use similar::TextDiff;
+
+use super::builder::{Info, Query};
+use super::cx::{Cx, Done, put};
+use super::fail::{Failure, fail};
+use super::files::FileFlags;
+use super::print::{DryRun, omit_managed_fields};
+use super::write::{LAST_APPLIED, Writer, difference, with_last_applied};
+use crate::api::codec::yaml;
+use crate::api::value::ValueExt;
+use serde_json::Value;
+
+/// Show what apply would change
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    files: FileFlags,
+    /// As apply --server-side would
+    #[arg(long)]
+    server_side: bool,
+    /// Take fields over from other owners (with --server-side)
+    #[arg(long)]
+    force_conflicts: bool,
+    /// Name of the owner of the fields
+    #[arg(long, default_value = "", hide_default_value = true)]
+    field_manager: String,
+    /// Objects with these labels only
+    #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
+    selector: String,
+    /// Show metadata.managedFields too
+    #[arg(long)]
+    show_managed_fields: bool,
+}
+
+/// Runs the verb. Ends with 1 where something differs, with more where something failed.
+pub async fn run(cx: &Cx, args: Args) -> Done {
+    if args.files.is_empty() {
+        fail!("must specify one of -f and -k");
+    }
+    let default = if args.server_side { "kubectl" } else { "kubectl-client-side-apply" };
+    let manager = if args.field_manager.is_empty() { default } else { &args.field_manager };
+    let writer = Writer { dry_run: DryRun::Server, manager: manager.to_owned(), validation: "" };
+    let selector = crate::api::meta::labels::Selector::parse(&args.selector)
+        .map_err(|e| Failure::Plain(format!("unable to parse the label selector: {e}")))?;
+    let mut texts = Vec::new();
+    for info in (Query { files: Some(&args.files), ..Query::default() }).infos(cx).await? {
+        if !selector.matches_value(info.object.pointer("/metadata/labels")) {
+            continue;
+        }
+        match one(cx, &info, &writer, &args).await {
+            Ok(text) if text.is_empty() => {}
+            Ok(text) => texts.push((file_name(&info), text)),
+            Err(failure) => {
+                eprintln!("{failure}");
+                return Err(Failure::Exit(2));
+            }
+        }
+    }
+    // In the order of their names, as a diff of two directories has it.
+    texts.sort();
+    texts.iter().try_for_each(|(_, text)| put(text))?;
+    if !texts.is_empty() && cx.code() == 0 { Err(Failure::Exit(1)) } else { Ok(()) }
+}
+
+async fn one(cx: &Cx, info: &Info, writer: &Writer, args: &Args) -> Done<String> {
+    let live = cx.find(&info.resource.res, &info.ns, &info.name).await?;
+    let merged = if args.server_side {
+        writer.apply(cx, info, args.force_conflicts).await?
+    } else {
+        let modified = with_last_applied(&info.object);
+        match &live {
+            None => writer.create(cx, &info.resource.res, &info.ns, &modified).await?,
+            Some(current) => {
+                let kept = current.str_at(LAST_APPLIED).and_then(|t| serde_json::from_str(t).ok());
+                let (media, patch) = difference(&kept.unwrap_or(Value::Null), &modified, current);
+                let target = Info { object: current.clone(), ..info.clone() };
+                writer.patch(cx, &target, None, media, &patch).await?
+            }
+        }
+    };
+    let name = file_name(info);
+    Ok(text(live.as_ref(), &merged, &name, args.show_managed_fields))
+}
+
+fn file_name(info: &Info) -> String {
+    let api = info.resource.res.api_version().replace('/', ".");
+    format!("{api}.{}.{}.{}", info.resource.res.kind, info.ns, info.name)
+}
+
+/// The difference, unified; empty for none. Values of secrets are masked.
+fn text(live: Option<&Value>, merged: &Value, name: &str, managed: bool) -> String {
+    let (mut live, mut merged) = (live.cloned(), merged.clone());
+    if merged["kind"] == "Secret" {
+        mask(live.as_mut(), &mut merged);
+    }
+    let show = |object: Option<&Value>| {
+        let Some(object) = object else { return String::new() };
+        let mut object = object.clone();
+        if !managed {
+            omit_managed_fields(&mut object);
+        }
+        yaml::to_string(&object)
+    };
+    let (a, b) = (show(live.as_ref()), show(Some(&merged)));
+    if a == b {
+        return String::new();
+    }
+    let diff = TextDiff::from_lines(&a, &b);
+    let unified =
+        diff.unified_diff().context_radius(3).header(&format!("LIVE/{name}"), &format!("MERGED/{name}")).to_string();
+    format!("diff -u -N LIVE/{name} MERGED/{name}\n{unified}")
+}
+
+/// Shows that a value differs, not what it is.
+fn mask(mut live: Option<&mut Value>, merged: &mut Value) {
+    for field in ["data", "stringData"] {
+        let before = live.as_ref().map(|l| l[field].clone()).unwrap_or_default();
+        if let Some(Value::Object(map)) = live.as_mut().and_then(|l| l.get_mut(field)) {
+            for (key, value) in map.iter_mut() {
+                let differs = merged[field].get(key).is_some_and(|v| v != value);
+                *value = if differs { "*** (before)".into() } else { "***".into() };
+            }
+        }
+        if let Some(Value::Object(map)) = merged.get_mut(field) {
+            for (key, value) in map.iter_mut() {
+                let differs = before.get(key).is_some_and(|v| v != value);
+                *value = if differs { "*** (after)".into() } else { "***".into() };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn nothing_for_what_is_the_same_and_secrets_are_masked() {
+        let live = json!({"kind": "ConfigMap", "data": {"a": "1"}});
+        assert_eq!(text(Some(&live), &live, "x", false), "");
+        let merged = json!({"kind": "ConfigMap", "data": {"a": "2"}});
+        let out = text(Some(&live), &merged, "x", false);
+        assert!(out.contains("-  a: \"1\"\n+  a: \"2\"\n"), "{out}");
+        let secret = |v: &str| json!({"kind": "Secret", "data": {"a": v, "b": "same"}});
+        let out = text(Some(&secret("one")), &secret("two"), "x", false);
+        assert!(out.contains("(before)") && out.contains("(after)") && !out.contains("one") && !out.contains("same"));
+    }
+}

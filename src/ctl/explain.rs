@@ -1,0 +1,270 @@
+//! `explain`: the fields of a type, from the server's OpenAPI v3.
+
+use serde_json::Value;
+
+use super::cx::{Call, Cx, Done, put};
+use super::fail::{Failure, fail};
+use super::mapper::Resource;
+use crate::api::meta::gvk;
+use crate::api::value::ValueExt;
+
+/// Columns of a paragraph.
+const WIDTH: usize = 80;
+/// Types within types that --recursive shows; schemas may refer to themselves.
+const MAX_DEPTH: usize = 16;
+
+/// Explain the fields of a type
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// TYPE[.FIELD.FIELD]
+    what: String,
+    /// The whole tree
+    #[arg(long)]
+    recursive: bool,
+    /// group/version
+    #[arg(long)]
+    api_version: Option<String>,
+    /// plaintext
+    #[arg(short, long, default_value = "plaintext", hide_default_value = true)]
+    output: String,
+}
+
+/// The schemas of a group and version.
+struct Schemas {
+    document: Value,
+}
+
+impl Schemas {
+    /// Follows references and single `allOf`s.
+    fn resolve<'a>(&'a self, mut schema: &'a Value) -> &'a Value {
+        for _ in 0..MAX_DEPTH {
+            if let Some(name) = schema.str_at("/$ref").and_then(|r| r.rsplit('/').next()) {
+                schema = &self.document["components"]["schemas"][name];
+            } else if let [one] = schema.items_at("/allOf") {
+                schema = one;
+            } else {
+                break;
+            }
+        }
+        schema
+    }
+
+    /// The fields of an object, or of what a list or map holds.
+    fn fields<'a>(&'a self, schema: &'a Value) -> &'a Value {
+        let resolved = self.resolve(schema);
+        if resolved["items"].is_object() {
+            return self.fields(&resolved["items"]);
+        }
+        if resolved["additionalProperties"].is_object() {
+            return self.fields(&resolved["additionalProperties"]);
+        }
+        resolved
+    }
+
+    /// `string`, `[]Container`, `map[string]string`.
+    fn type_of(&self, schema: &Value) -> String {
+        let named = schema.str_at("/$ref").or_else(|| match schema.items_at("/allOf") {
+            [one] => one.str_at("/$ref"),
+            _ => None,
+        });
+        let resolved = self.resolve(schema);
+        if resolved["items"].is_object() {
+            return format!("[]{}", self.type_of(&resolved["items"]));
+        }
+        if resolved["additionalProperties"].is_object() {
+            return format!("map[string]{}", self.type_of(&resolved["additionalProperties"]));
+        }
+        let kind = resolved.str_at("/type");
+        match (named.and_then(|n| n.rsplit('.').next()), kind) {
+            (Some(name), Some("object") | None) => name.to_owned(),
+            // Times and the like are texts.
+            (Some(_), Some(kind)) => kind.to_owned(),
+            (None, Some("object")) => "Object".to_owned(),
+            (None, Some(kind)) => kind.to_owned(),
+            (None, None) => match resolved.items_at("/oneOf") {
+                [] => "Object".to_owned(),
+                _ => resolved.str_at("/format").unwrap_or("Object").to_owned(),
+            },
+        }
+    }
+}
+
+/// Runs the verb.
+pub async fn run(cx: &Cx, args: Args) -> Done {
+    if !args.output.starts_with("plaintext") {
+        fail!("unrecognized format: {}", args.output);
+    }
+    let mapper = cx.mapper().await?;
+    let mut path: Vec<&str> = args.what.split('.').collect();
+    // `deployments.apps` or `deployments.v1.apps` name a group; what they do not, are fields.
+    let resource = mapper.find(path[0])?;
+    path.remove(0);
+    let resource = match &args.api_version {
+        None => resource,
+        Some(api_version) => mapper.of_kind(api_version, &resource.res.kind).ok_or_else(|| {
+            Failure::Plain(format!("couldn't find resource for {api_version:?}, Kind={}", resource.res.kind))
+        })?,
+    };
+    let schemas = Schemas { document: document(cx, resource).await? };
+    let all = schemas.document["components"]["schemas"].as_object();
+    let is_it = |schema: &&Value| {
+        schema.items_at("/x-kubernetes-group-version-kind").iter().any(|g| {
+            g.str_at("/group").unwrap_or_default() == resource.res.group
+                && g["version"] == *resource.res.version
+                && g["kind"] == *resource.res.kind
+        })
+    };
+    let Some(root) = all.into_iter().flatten().map(|(_, s)| s).find(is_it) else {
+        fail!("couldn't find resource for {:?}", gvk::join(&resource.res.group, &resource.res.version))
+    };
+    put(&explain(&schemas, root, resource, &path, args.recursive)?)
+}
+
+async fn document(cx: &Cx, resource: &Resource) -> Done<Value> {
+    let res = &resource.res;
+    let root = if res.group.is_empty() { "api" } else { "apis" };
+    let path = format!("{root}/{}", res.api_version());
+    let index = cx.call(Call::get("/openapi/v3")).await?;
+    let Some(url) = index["paths"][&path].str_at("/serverRelativeURL") else {
+        fail!("the server publishes no schema of {path}")
+    };
+    cx.call(Call::get(url)).await
+}
+
+fn explain(schemas: &Schemas, root: &Value, resource: &Resource, path: &[&str], recursive: bool) -> Done<String> {
+    let mut out = String::new();
+    if !resource.res.group.is_empty() {
+        out += &format!("GROUP:      {}\n", resource.res.group);
+    }
+    out += &format!("KIND:       {}\nVERSION:    {}\n\n", resource.res.kind, resource.res.version);
+    let (mut schema, mut described) = (root, root);
+    let mut field_type = None;
+    for name in path {
+        let fields = schemas.fields(schema);
+        let Some(next) = fields["properties"].get(*name) else { fail!("field {name:?} does not exist") };
+        described = next;
+        field_type = Some((*name, schemas.type_of(next)));
+        schema = next;
+    }
+    if let Some((name, kind)) = &field_type {
+        out += &format!("FIELD: {name} <{kind}>\n");
+        out += &enums(schemas.resolve(schema), 0);
+        out += "\n\n";
+    }
+    out += "DESCRIPTION:\n";
+    let own = described.str_at("/description").unwrap_or_default();
+    let of_type = schemas.fields(schema).str_at("/description").unwrap_or_default();
+    let mut said = false;
+    for text in [own, if of_type == own { "" } else { of_type }] {
+        if !text.is_empty() {
+            out += &paragraphs(text, 4);
+            said = true;
+        }
+    }
+    // kubectl ends a description with an indented empty line, and has none where there is no description.
+    out += if said { "    \n" } else { "    <empty>\n" };
+    let fields = schemas.fields(schema);
+    if fields["properties"].is_object() {
+        out += "FIELDS:\n";
+        fields_of(schemas, fields, &mut out, 2, recursive, 0);
+    }
+    out.push('\n');
+    Ok(out)
+}
+
+fn fields_of(schemas: &Schemas, schema: &Value, out: &mut String, indent: usize, recursive: bool, depth: usize) {
+    let required: Vec<&str> = schema.items_at("/required").iter().filter_map(Value::as_str).collect();
+    let mut fields: Vec<_> = schema["properties"].as_object().into_iter().flatten().collect();
+    fields.sort_by(|a, b| a.0.cmp(b.0));
+    for (name, field) in fields {
+        let must = if required.contains(&name.as_str()) { " -required-" } else { "" };
+        *out += &format!("{}{name}\t<{}>{must}\n", " ".repeat(indent), schemas.type_of(field));
+        *out += &enums(schemas.resolve(field), indent);
+        if recursive {
+            let below = schemas.fields(field);
+            // JSONSchemaProps refer to themselves: a type within itself is not shown again.
+            if below["properties"].is_object() && depth < MAX_DEPTH && !std::ptr::eq(below, schema) {
+                fields_of(schemas, below, out, indent + 2, recursive, depth + 1);
+            }
+        } else {
+            let text = field.str_at("/description").or_else(|| schemas.resolve(field).str_at("/description"));
+            *out += &paragraphs(text.filter(|t| !t.is_empty()).unwrap_or("<no description>"), indent + 2);
+            out.push('\n');
+        }
+    }
+}
+
+fn enums(schema: &Value, indent: usize) -> String {
+    let values: Vec<&str> = schema.items_at("/enum").iter().filter_map(Value::as_str).collect();
+    if values.is_empty() {
+        return String::new();
+    }
+    let pad = " ".repeat(indent);
+    format!("{pad}enum: {}\n", values.join(", "))
+}
+
+/// Wraps a text, each line indented.
+fn paragraphs(text: &str, indent: usize) -> String {
+    let pad = " ".repeat(indent);
+    let mut out = String::new();
+    for line in text.split('\n') {
+        let mut at = String::new();
+        for word in line.split_whitespace() {
+            if !at.is_empty() && at.chars().count() + 1 + word.chars().count() > WIDTH - indent {
+                out += &format!("{pad}{at}\n");
+                at.clear();
+            }
+            if !at.is_empty() {
+                at.push(' ');
+            }
+            at.push_str(word);
+        }
+        out += &format!("{pad}{at}\n");
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn schemas() -> Schemas {
+        Schemas {
+            document: json!({"components": {"schemas": {
+            "v1.Pod": {"type": "object", "description": "A pod.", "properties": {"spec": {"allOf": [{"$ref": "#/components/schemas/v1.PodSpec"}], "description": "What is wanted."}}},
+            "v1.PodSpec": {"type": "object", "required": ["containers"], "properties": {
+                "containers": {"type": "array", "items": {"$ref": "#/components/schemas/v1.Container"}},
+                "labels": {"type": "object", "additionalProperties": {"type": "string"}}}},
+            "v1.Container": {"type": "object", "properties": {"name": {"type": "string", "enum": ["a", "b"]}}}}}}),
+        }
+    }
+
+    fn resource() -> Resource {
+        super::super::mapper::tests::sample().find("pods").unwrap().clone()
+    }
+
+    #[test]
+    fn fields_and_types() {
+        let s = schemas();
+        let root = &s.document["components"]["schemas"]["v1.Pod"];
+        let text = explain(&s, root, &resource(), &["spec"], false).unwrap();
+        assert!(text.contains("FIELD: spec <PodSpec>\n"), "{text}");
+        assert!(text.contains("  containers\t<[]Container> -required-\n"), "{text}");
+        assert!(text.contains("  labels\t<map[string]string>\n"), "{text}");
+        let tree = explain(&s, root, &resource(), &[], true).unwrap();
+        assert!(
+            tree.contains(
+                "  spec\t<PodSpec>\n    containers\t<[]Container> -required-\n      name\t<string>\n      enum: a, b\n"
+            ),
+            "{tree}"
+        );
+        assert!(explain(&s, root, &resource(), &["nope"], false).is_err());
+    }
+
+    #[test]
+    fn long_lines_are_wrapped() {
+        let text = paragraphs(&"word ".repeat(30), 4);
+        assert!(text.lines().all(|l| l.len() <= WIDTH && l.starts_with("    ")) && text.lines().count() == 2);
+    }
+}

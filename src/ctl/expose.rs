@@ -1,0 +1,155 @@
+//! `expose`: a service for a pod, a workload or another service.
+
+use serde_json::{Value, json};
+
+use super::builder::{Info, Query, of_manifest};
+use super::create::{object, pairs, set_unless_empty};
+use super::cx::{Cx, Done};
+use super::fail::fail;
+use super::files::{FileFlags, Manifest};
+use super::print::PrintFlags;
+use super::set::template_path;
+use super::write::WriteFlags;
+use crate::api::value::ValueExt;
+
+/// Make a service for a workload
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// TYPE NAME or TYPE/NAME
+    resources: Vec<String>,
+    #[command(flatten)]
+    files: FileFlags,
+    #[command(flatten)]
+    print: PrintFlags,
+    #[command(flatten)]
+    write: WriteFlags,
+    /// Port of the service
+    #[arg(long)]
+    port: Option<u16>,
+    /// Port of the pods, a number or a name
+    #[arg(long, default_value = "", hide_default_value = true)]
+    target_port: String,
+    /// TCP, UDP or SCTP
+    #[arg(long, default_value = "", hide_default_value = true)]
+    protocol: String,
+    /// Name of the service
+    #[arg(long)]
+    name: Option<String>,
+    /// ClusterIP, NodePort, LoadBalancer
+    #[arg(long = "type", default_value = "", hide_default_value = true)]
+    kind: String,
+    /// Address of the service, or None
+    #[arg(long, default_value = "", hide_default_value = true)]
+    cluster_ip: String,
+    /// Address outside
+    #[arg(long, default_value = "", hide_default_value = true)]
+    external_ip: String,
+    /// Pods of the service; the workload's own where not given
+    #[arg(long, default_value = "", hide_default_value = true)]
+    selector: String,
+    /// Labels of the service
+    #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
+    labels: String,
+    /// None or ClientIP
+    #[arg(long, default_value = "", hide_default_value = true)]
+    session_affinity: String,
+}
+
+/// Runs the verb.
+pub async fn run(cx: &Cx, args: Args) -> Done {
+    let query = Query { args: &args.resources, files: Some(&args.files), fetch: true, ..Query::default() };
+    for info in query.infos(cx).await? {
+        if let Err(failure) = one(cx, &info, &args).await {
+            cx.report(&failure);
+        }
+    }
+    Ok(())
+}
+
+async fn one(cx: &Cx, info: &Info, args: &Args) -> Done {
+    let mut service = service(&info.object, args)?;
+    service.set_at("/metadata/namespace", info.ns.clone());
+    let made = of_manifest(cx, Manifest { source: String::new(), object: service }).await?;
+    let writer = args.write.writer("kubectl-expose");
+    let object = writer.create(cx, &made.resource.res, &made.ns, &made.object).await?;
+    args.print.done(&made.resource, &object, "exposed", writer.dry_run)
+}
+
+fn map_of(text: &str, what: &str) -> Done<Value> {
+    let parts: Vec<String> = text.split(',').filter(|p| !p.is_empty()).map(str::to_owned).collect();
+    Ok(pairs(&parts, what)?.into())
+}
+
+/// The service for an object.
+fn service(of: &Value, args: &Args) -> Done<Value> {
+    let kind = of.str_at("/kind").unwrap_or_default();
+    let selector = match (args.selector.as_str(), kind) {
+        ("", "Pod") => of["metadata"]["labels"].clone(),
+        ("", "Service" | "ReplicationController") => of["spec"]["selector"].clone(),
+        ("", "Deployment" | "ReplicaSet") => {
+            if !of.items_at("/spec/selector/matchExpressions").is_empty() {
+                fail!("couldn't convert expressions - \"{}\" to map-based selector format", of["spec"]["selector"]);
+            }
+            of["spec"]["selector"]["matchLabels"].clone()
+        }
+        ("", other) => fail!("cannot expose a {other}"),
+        (text, _) => map_of(text, "selector")?,
+    };
+    if selector.as_object().is_none_or(serde_json::Map::is_empty) {
+        fail!(
+            "couldn't retrieve selectors via --selector flag or introspection: the object has no labels and cannot be exposed"
+        );
+    }
+    let name = args.name.as_deref().or(of.str_at("/metadata/name")).unwrap_or_default();
+    let mut service = object("v1", "Service", name);
+    let labels =
+        if args.labels.is_empty() { of["metadata"]["labels"].clone() } else { map_of(&args.labels, "labels")? };
+    set_unless_empty(&mut service, "/metadata/labels", labels);
+    service["spec"] = json!({"ports": ports(of, kind, args)?, "selector": selector});
+    for (path, value) in [
+        ("/spec/type", &args.kind),
+        ("/spec/clusterIP", &args.cluster_ip),
+        ("/spec/sessionAffinity", &args.session_affinity),
+    ] {
+        set_unless_empty(&mut service, path, value.clone().into());
+    }
+    if !args.external_ip.is_empty() {
+        service.set_at("/spec/externalIPs", json!([args.external_ip]));
+    }
+    Ok(service)
+}
+
+fn ports(of: &Value, kind: &str, args: &Args) -> Done<Vec<Value>> {
+    let found: Vec<(i64, String)> = if kind == "Service" {
+        of.items_at("/spec/ports")
+            .iter()
+            .filter_map(|p| Some((p.int_at("/port")?, p.str_at("/protocol").unwrap_or("TCP").to_owned())))
+            .collect()
+    } else {
+        let pod = template_path(kind).and_then(|path| of.pointer(path)).unwrap_or(of);
+        let open = pod.items_at("/spec/containers").iter().flat_map(|c| c.items_at("/ports"));
+        open.filter_map(|p| Some((p.int_at("/containerPort")?, p.str_at("/protocol").unwrap_or("TCP").to_owned())))
+            .collect()
+    };
+    let target = |port: i64| match args.target_port.as_str() {
+        "" => json!(port),
+        text => text.parse::<u16>().map_or_else(|_| text.into(), Into::into),
+    };
+    let protocol = |own: &str| if args.protocol.is_empty() { own.to_owned() } else { args.protocol.clone() };
+    if let Some(port) = args.port.map(i64::from) {
+        let own = found.iter().find(|(p, _)| *p == port).map_or("TCP", |(_, proto)| proto);
+        return Ok(vec![json!({"port": port, "protocol": protocol(own), "targetPort": target(port)})]);
+    }
+    if found.is_empty() {
+        fail!("couldn't find port via --port flag or introspection");
+    }
+    let many = found.len() > 1;
+    let port = |(i, (port, own)): (usize, &(i64, String))| {
+        let mut entry = json!({"port": port, "protocol": protocol(own), "targetPort": target(*port)});
+        if many {
+            entry["name"] = format!("port-{}", i + 1).into();
+        }
+        entry
+    };
+    Ok(found.iter().enumerate().map(port).collect())
+}

@@ -1,0 +1,318 @@
+//! How results are shown: tables, YAML, JSON, names, templates.
+//!
+//! Flow: an object or a list in, text out; nothing here talks to the server.
+
+pub mod columns;
+pub mod jsonpath;
+pub mod tab;
+pub mod table;
+mod template;
+
+use serde_json::Value;
+use serde_json::ser::{PrettyFormatter, Serializer};
+
+use super::cx::{Done, put};
+use super::fail::{Failure, fail};
+use super::mapper::{self, Resource};
+use crate::api::codec::yaml;
+use crate::api::meta::gvk;
+use crate::api::value::ValueExt;
+use columns::Columns;
+use jsonpath::JsonPath;
+
+/// `-o` and what belongs to it.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct PrintFlags {
+    /// json, yaml, name, jsonpath=…, custom-columns=…, go-template=…, and -file forms of the last three
+    #[arg(short = 'o', long)]
+    pub output: Option<String>,
+    /// The template of -o jsonpath or -o go-template
+    #[arg(long)]
+    pub template: Option<String>,
+    /// Keep metadata.managedFields in json and yaml
+    #[arg(long)]
+    pub show_managed_fields: bool,
+    /// A field that a template asks for may be missing
+    #[arg(long, default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub allow_missing_template_keys: bool,
+}
+
+/// How to print.
+#[derive(Debug)]
+pub enum Output {
+    /// For people; `wide` has more columns.
+    Human {
+        /// `-o wide`.
+        wide: bool,
+    },
+    /// YAML.
+    Yaml,
+    /// JSON, indented.
+    Json,
+    /// `pod/x`.
+    Name,
+    /// A JSONPath template.
+    Path(JsonPath),
+    /// What a JSONPath template finds, as JSON.
+    PathAsJson(JsonPath),
+    /// Own columns.
+    Columns(Columns),
+    /// A Go template.
+    Template(String),
+}
+
+const FORMATS: &str = "custom-columns,custom-columns-file,go-template,go-template-file,json,jsonpath,jsonpath-as-json,jsonpath-file,name,template,templatefile,wide,yaml";
+
+impl PrintFlags {
+    /// Reads the flags.
+    pub fn output(&self, no_headers: bool) -> Done<Output> {
+        let Some(text) = self.output.as_deref().filter(|o| !o.is_empty()) else {
+            return match &self.template {
+                Some(template) => Ok(Output::Template(template.clone())),
+                None => Ok(Output::Human { wide: false }),
+            };
+        };
+        let (name, argument) = match text.split_once('=') {
+            Some((name, argument)) => (name, Some(argument.to_owned())),
+            None => (text, self.template.clone()),
+        };
+        let given = |what: &str| {
+            let missing = format!("template format specified but no {what} given");
+            argument.clone().filter(|a| !a.is_empty()).ok_or(Failure::Plain(missing))
+        };
+        let file = || -> Done<String> {
+            let path = given("file")?;
+            std::fs::read_to_string(&path).map_err(|e| Failure::Plain(format!("error reading template {path}: {e}")))
+        };
+        let path = |text: &str| -> Done<JsonPath> {
+            let mut path = JsonPath::parse(text).map_err(|e| Failure::Plain(e.to_string()))?;
+            path.allow_missing = self.allow_missing_template_keys;
+            Ok(path)
+        };
+        Ok(match name {
+            "wide" => Output::Human { wide: true },
+            "yaml" => Output::Yaml,
+            "json" => Output::Json,
+            "name" => Output::Name,
+            "jsonpath" => Output::Path(path(&given("template")?)?),
+            "jsonpath-as-json" => Output::PathAsJson(path(&given("template")?)?),
+            "jsonpath-file" => Output::Path(path(file()?.trim_end_matches('\n'))?),
+            "custom-columns" => Output::Columns(Columns::parse(&given("custom columns")?, no_headers)?),
+            "custom-columns-file" => Output::Columns(Columns::of_file(&file()?, no_headers)?),
+            "go-template" | "template" => Output::Template(given("template")?),
+            "go-template-file" | "templatefile" => Output::Template(file()?),
+            other => fail!(
+                "unable to match a printer suitable for the output format {other:?}, allowed formats are: {FORMATS}"
+            ),
+        })
+    }
+
+    /// Tells what was done to an object: the object itself with `-o`, else `pod/x created`.
+    pub fn done(&self, resource: &Resource, object: &Value, verb: &str, dry: DryRun) -> Done {
+        let name = object.str_at("/metadata/name").unwrap_or_default();
+        match self.output(false)? {
+            Output::Human { .. } => put(&format!("{}/{name} {verb}{}\n", resource.kind_name(), dry.suffix())),
+            Output::Name => put(&format!("{}/{name}\n", resource.kind_name())),
+            output => put(&output.object(&self.shown(object))?),
+        }
+    }
+
+    /// The object without what `-o yaml` leaves out.
+    pub fn shown(&self, object: &Value) -> Value {
+        let mut object = object.clone();
+        if !self.show_managed_fields {
+            omit_managed_fields(&mut object);
+        }
+        object
+    }
+}
+
+/// Removes `metadata.managedFields` of an object and of a list's items.
+pub fn omit_managed_fields(object: &mut Value) {
+    object.remove_at("/metadata/managedFields");
+    if let Some(Value::Array(items)) = object.get_mut("items") {
+        items.iter_mut().for_each(omit_managed_fields);
+    }
+}
+
+/// Whether a write is only tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DryRun {
+    /// It is made.
+    #[default]
+    None,
+    /// Nothing is sent.
+    Client,
+    /// The server does everything but store it.
+    Server,
+}
+
+impl DryRun {
+    /// Reads `--dry-run`: none, client, server; `unchanged` is the old bare form.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "" | "none" | "false" => Ok(Self::None),
+            "client" | "unchanged" | "true" => Ok(Self::Client),
+            "server" => Ok(Self::Server),
+            other => Err(format!("Invalid dry-run value ({other}). Must be \"none\", \"server\", or \"client\".")),
+        }
+    }
+
+    /// What stands behind a message.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Client => " (dry run)",
+            Self::Server => " (server dry run)",
+        }
+    }
+
+    /// The query parameter.
+    pub fn query(self) -> &'static str {
+        if self == Self::Server { "All" } else { "" }
+    }
+
+    /// True when nothing is sent.
+    pub fn is_client(self) -> bool {
+        self == Self::Client
+    }
+}
+
+impl Output {
+    /// True for tables.
+    pub fn is_human(&self) -> bool {
+        matches!(self, Self::Human { .. })
+    }
+
+    /// The text of an object or a list. Tables are not made here.
+    pub fn object(&self, object: &Value) -> Done<String> {
+        let run = |e: jsonpath::PathError, path: &JsonPath| run_error(&e, path, object);
+        Ok(match self {
+            Self::Yaml => yaml::to_string(object),
+            Self::Json => json_text(object),
+            Self::Name | Self::Human { .. } => names(object),
+            Self::Path(path) => path.render(object).map_err(|e| run(e, path))?,
+            Self::PathAsJson(path) => {
+                let found = path.find(object).map_err(|e| run(e, path))?;
+                json_text(&Value::Array(found.into_iter().cloned().collect()))
+            }
+            Self::Columns(columns) => columns.text(object)?,
+            Self::Template(text) => template::render(text, object)?,
+        })
+    }
+}
+
+fn run_error(e: &jsonpath::PathError, _: &JsonPath, object: &Value) -> Failure {
+    Failure::Plain(format!(
+        "error executing jsonpath: {e}. Printing more information for debugging the template:\n\tobject given to jsonpath engine was:\n\t\t{}\n",
+        jsonpath::show(object)
+    ))
+}
+
+/// `pod/x`, a line per item.
+fn names(object: &Value) -> String {
+    if let Some(Value::Array(items)) = object.get("items") {
+        return items.iter().map(names).collect();
+    }
+    let (group, _) = gvk::split(object.str_at("/apiVersion").unwrap_or_default());
+    let kind = mapper::kind_name(group, object.str_at("/kind").unwrap_or_default());
+    format!("{kind}/{}\n", object.str_at("/metadata/name").unwrap_or_default())
+}
+
+/// The value with sorted keys, as Go's maps are encoded.
+pub fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut pairs: Vec<_> = map.iter().collect();
+            pairs.sort_by(|a, b| a.0.cmp(b.0));
+            Value::Object(pairs.into_iter().map(|(k, v)| (k.clone(), sorted(v))).collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(sorted).collect()),
+        scalar => scalar.clone(),
+    }
+}
+
+/// JSON as `kubectl -o json` writes it: four spaces, sorted keys, HTML's signs escaped, a line end.
+pub fn json_text(value: &Value) -> String {
+    use serde::Serialize;
+    let mut bytes = Vec::new();
+    let mut serializer = Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(b"    "));
+    sorted(value).serialize(&mut serializer).expect("a JSON value serializes");
+    let mut text = escape_html(&String::from_utf8_lossy(&bytes));
+    text.push('\n');
+    text
+}
+
+/// Escapes what Go's encoder escapes. These signs stand in strings only.
+pub fn escape_html(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '<' => out.push_str("\\u003c"),
+            '>' => out.push_str("\\u003e"),
+            '&' => out.push_str("\\u0026"),
+            '\u{2028}' => out.push_str("\\u2028"),
+            '\u{2029}' => out.push_str("\\u2029"),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// A `v1` List of objects, as kubectl makes it of many.
+pub fn list_of(items: Vec<Value>) -> Value {
+    serde_json::json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": items})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use test_case::test_case;
+
+    fn flags(output: &str) -> PrintFlags {
+        PrintFlags { output: Some(output.into()), allow_missing_template_keys: true, ..PrintFlags::default() }
+    }
+
+    fn pod() -> Value {
+        json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "x", "labels": {"b": "<2>", "a": "1"}}})
+    }
+
+    #[test_case("yaml", "apiVersion: v1\nkind: Pod\nmetadata:\n  labels:\n    a: \"1\"\n    b: <2>\n  name: x\n")]
+    #[test_case("name", "pod/x\n")]
+    #[test_case("jsonpath={.metadata.name}", "x"; "path")]
+    #[test_case("jsonpath-as-json={.metadata.name}", "[\n    \"x\"\n]\n"; "path as json")]
+    #[test_case("custom-columns=N:.metadata.name,A:.metadata.labels.a,Z:.z", "N   A   Z\nx   1   <none>\n"; "columns")]
+    #[test_case("go-template={{.metadata.name}}", "x"; "template")]
+    fn formats(output: &str, want: &str) {
+        let output = flags(output).output(false).unwrap();
+        let got = output.object(&pod()).unwrap();
+        // Columns have a least width of six.
+        assert_eq!(
+            got.replace("      ", "   ").replace("     ", "   "),
+            want.replace("      ", "   ").replace("     ", "   ")
+        );
+    }
+
+    #[test]
+    fn json_is_gos() {
+        let want = "{\n    \"apiVersion\": \"v1\",\n    \"kind\": \"Pod\",\n    \"metadata\": {\n        \"labels\": {\n            \"a\": \"1\",\n            \
+                    \"b\": \"\\u003c2\\u003e\"\n        },\n        \"name\": \"x\"\n    }\n}\n";
+        assert_eq!(json_text(&pod()), want);
+        assert_eq!(json_text(&json!({"items": []})), "{\n    \"items\": []\n}\n");
+    }
+
+    #[test_case("xml"; "unknown")]
+    #[test_case("jsonpath"; "no template")]
+    #[test_case("jsonpath={.a"; "open")]
+    #[test_case("custom-columns=A"; "no path")]
+    fn refused(output: &str) {
+        assert!(flags(output).output(false).is_err());
+    }
+
+    #[test]
+    fn managed_fields_go_unless_asked_for() {
+        let object = json!({"metadata": {"managedFields": []}, "items": [{"metadata": {"managedFields": []}}]});
+        assert_eq!(flags("yaml").shown(&object), json!({"metadata": {}, "items": [{"metadata": {}}]}));
+    }
+}

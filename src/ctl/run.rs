@@ -1,0 +1,231 @@
+//! `run`: one pod of an image, perhaps with a terminal on it.
+
+use serde_json::{Value, json};
+
+use super::attach;
+use super::builder::{Info, of_manifest};
+use super::create::{object, pairs, set_unless_empty};
+use super::cx::{Cx, Done, say};
+use super::delete;
+use super::fail::{Failure, fail};
+use super::files::Manifest;
+use super::logs;
+use super::pods;
+use super::print::PrintFlags;
+use super::write::WriteFlags;
+use crate::api::value::ValueExt;
+
+/// Run an image in a pod
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Name of the pod
+    name: String,
+    /// Image
+    #[arg(long, required = true)]
+    image: String,
+    #[command(flatten)]
+    print: PrintFlags,
+    #[command(flatten)]
+    write: WriteFlags,
+    /// Always, OnFailure or Never
+    #[arg(long, default_value = "Always")]
+    restart: String,
+    /// Variables, KEY=VALUE
+    #[arg(long)]
+    env: Vec<String>,
+    /// Labels, KEY=VALUE,…
+    #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
+    labels: String,
+    /// Annotations, KEY=VALUE
+    #[arg(long)]
+    annotations: Vec<String>,
+    /// Port that the container opens
+    #[arg(long)]
+    port: Option<u16>,
+    /// Make a service too (with --port)
+    #[arg(long)]
+    expose: bool,
+    /// Always, IfNotPresent or Never
+    #[arg(long, default_value = "", hide_default_value = true)]
+    image_pull_policy: String,
+    /// JSON that is merged into the pod
+    #[arg(long, default_value = "", hide_default_value = true)]
+    overrides: String,
+    /// The words behind -- replace the image's command, not its arguments
+    #[arg(long)]
+    command: bool,
+    /// Keep standard input open
+    #[arg(short = 'i', long)]
+    stdin: bool,
+    /// A terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// Attach to the pod
+    #[arg(long)]
+    attach: bool,
+    /// Delete the pod after its end
+    #[arg(long)]
+    rm: bool,
+    /// No messages
+    #[arg(short, long)]
+    quiet: bool,
+    /// Run with all rights of the host
+    #[arg(long)]
+    privileged: bool,
+    /// Arguments, or the command
+    #[arg(last = true)]
+    words: Vec<String>,
+}
+
+impl Args {
+    fn attaches(&self) -> bool {
+        self.attach || self.stdin || self.tty
+    }
+}
+
+fn pod(args: &Args) -> Done<Value> {
+    let mut container = json!({"name": args.name, "image": args.image, "resources": {}});
+    let field = if args.command { "/command" } else { "/args" };
+    set_unless_empty(&mut container, field, json!(args.words));
+    let env: Vec<Value> = pairs(&args.env, "env")?.into_iter().map(|(k, v)| json!({"name": k, "value": v})).collect();
+    set_unless_empty(&mut container, "/env", env.into());
+    set_unless_empty(&mut container, "/imagePullPolicy", args.image_pull_policy.clone().into());
+    if let Some(port) = args.port {
+        container["ports"] = json!([{"containerPort": port}]);
+    }
+    if args.stdin {
+        container["stdin"] = true.into();
+        container["stdinOnce"] = true.into();
+    }
+    if args.tty {
+        container["tty"] = true.into();
+    }
+    if args.privileged {
+        container["securityContext"] = json!({"privileged": true});
+    }
+    let mut pod = object("v1", "Pod", &args.name);
+    let labels: Vec<String> = args.labels.split(',').filter(|l| !l.is_empty()).map(str::to_owned).collect();
+    let labels = if labels.is_empty() { json!({"run": args.name}) } else { pairs(&labels, "labels")?.into() };
+    pod.set_at("/metadata/labels", labels);
+    set_unless_empty(&mut pod, "/metadata/annotations", pairs(&args.annotations, "annotations")?.into());
+    pod["spec"] = json!({"containers": [container], "restartPolicy": args.restart, "dnsPolicy": "ClusterFirst"});
+    if !args.overrides.is_empty() {
+        let over: Value =
+            serde_json::from_str(&args.overrides).map_err(|e| Failure::Plain(format!("invalid --overrides: {e}")))?;
+        merge(&mut pod, &over);
+    }
+    Ok(pod)
+}
+
+/// A merge patch (RFC 7386) in place.
+fn merge(target: &mut Value, over: &Value) {
+    match (target, over) {
+        (Value::Object(map), Value::Object(over)) => {
+            for (key, value) in over {
+                if value.is_null() {
+                    map.shift_remove(key);
+                } else {
+                    merge(map.entry(key.clone()).or_insert(Value::Null), value);
+                }
+            }
+        }
+        (target, over) => *target = over.clone(),
+    }
+}
+
+/// Runs the verb.
+pub async fn run(cx: &Cx, args: Args) -> Done {
+    if !matches!(args.restart.as_str(), "Always" | "OnFailure" | "Never") {
+        fail!("invalid restart policy: {}", args.restart);
+    }
+    if args.rm && !args.attaches() {
+        fail!("--rm should only be used for attached containers");
+    }
+    if args.tty && !args.stdin {
+        fail!("-i/--stdin is required for containers with -t/--tty=true");
+    }
+    if args.expose && args.port.is_none() {
+        fail!("--port must be set when exposing a service");
+    }
+    let info = of_manifest(cx, Manifest { source: String::new(), object: pod(&args)? }).await?;
+    let info = Info { source: None, ..info };
+    let writer = args.write.writer("kubectl-run");
+    let made = writer.create(cx, &info.resource.res, &info.ns, &info.object).await?;
+    if args.expose {
+        expose(cx, &args, &info).await?;
+    }
+    if !args.attaches() || !writer.dry_run.suffix().is_empty() {
+        return args.print.done(&info.resource, &made, "created", writer.dry_run);
+    }
+    let ended = follow(cx, &args, &info).await;
+    if args.rm {
+        delete::and_wait(cx, &info).await?;
+        if !args.quiet {
+            say(format!("pod {:?} deleted", info.name))?;
+        }
+    }
+    ended
+}
+
+async fn expose(cx: &Cx, args: &Args, info: &Info) -> Done {
+    let mut service = object("v1", "Service", &args.name);
+    service["spec"] = json!({"selector": info.object["metadata"]["labels"],
+        "ports": [{"port": args.port, "protocol": "TCP", "targetPort": args.port}]});
+    let service = of_manifest(cx, Manifest { source: String::new(), object: service }).await?;
+    let writer = args.write.writer("kubectl-run");
+    let made = writer.create(cx, &service.resource.res, &service.ns, &service.object).await?;
+    args.print.done(&service.resource, &made, "created", writer.dry_run)
+}
+
+/// Attaches to the running pod; one that ended already shows its log.
+async fn follow(cx: &Cx, args: &Args, info: &Info) -> Done {
+    let pod = pods::until_started(cx, info).await?;
+    if pods::is_finished(&pod) {
+        logs::whole(cx, info, &args.name).await?;
+    } else {
+        if !args.quiet {
+            eprintln!("If you don't see a command prompt, try pressing enter.");
+        }
+        attach::to(cx, info, &args.name, args.stdin, args.tty).await?;
+    }
+    if args.restart == "Always" {
+        return Ok(());
+    }
+    let pod = pods::until_finished(cx, info).await?;
+    match pods::exit_code(&pod, &args.name) {
+        0 => Ok(()),
+        code => Err(Failure::Exit(u8::try_from(code).unwrap_or(1))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn flags_become_a_pod() {
+        let line = Line::try_parse_from(
+            "run x --image=i --env=A=b --port=80 --restart=Never -l a=b --command -- sh -c".split(' '),
+        )
+        .unwrap();
+        let pod = pod(&line.args).unwrap();
+        assert_eq!(pod["spec"]["containers"][0]["command"], json!(["sh", "-c"]));
+        assert_eq!(pod["spec"]["containers"][0]["env"], json!([{"name": "A", "value": "b"}]));
+        assert_eq!(pod["metadata"]["labels"], json!({"a": "b"}));
+        assert_eq!(pod["spec"]["restartPolicy"], "Never");
+    }
+
+    #[test]
+    fn overrides_are_merged() {
+        let mut value = json!({"a": {"b": 1, "c": 2}});
+        merge(&mut value, &json!({"a": {"b": null, "d": [1]}}));
+        assert_eq!(value, json!({"a": {"c": 2, "d": [1]}}));
+    }
+}

@@ -1,0 +1,148 @@
+//! `taint`: taints of nodes.
+
+use serde_json::{Value, json};
+
+use super::builder::{Info, Query};
+use super::cx::{Cx, Done, say};
+use super::fail::{Failure, fail};
+use super::write::{MERGE, WriteFlags};
+use crate::api::value::ValueExt;
+
+const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
+
+/// Change the taints of nodes
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// node NAME…, then KEY[=VALUE]:EFFECT, KEY:EFFECT- or KEY- to remove
+    args: Vec<String>,
+    #[command(flatten)]
+    write: WriteFlags,
+    /// Nodes with these labels
+    #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
+    selector: String,
+    /// All nodes
+    #[arg(long)]
+    all: bool,
+    /// Change values that are there
+    #[arg(long)]
+    overwrite: bool,
+}
+
+/// One change.
+#[derive(Debug, PartialEq)]
+enum Change {
+    Add { key: String, value: String, effect: String },
+    Remove { key: String, effect: Option<String> },
+}
+
+fn parse(text: &str) -> Done<Change> {
+    let bad = || Failure::Plain(format!("invalid taint spec: {text}, give KEY=VALUE:EFFECT, or KEY- to remove"));
+    if let Some(body) = text.strip_suffix('-') {
+        let (key, effect) = body.split_once(':').map_or((body, None), |(k, e)| (k, Some(e.to_owned())));
+        let key = key.split('=').next().unwrap_or(key);
+        return Ok(Change::Remove { key: key.to_owned(), effect });
+    }
+    let (left, effect) = text.split_once(':').ok_or_else(bad)?;
+    if !EFFECTS.contains(&effect) {
+        fail!("invalid taint effect: {effect}, unsupported taint effect");
+    }
+    let (key, value) = left.split_once('=').unwrap_or((left, ""));
+    if key.is_empty() {
+        return Err(bad());
+    }
+    Ok(Change::Add { key: key.into(), value: value.into(), effect: effect.into() })
+}
+
+/// What the taints become.
+fn plan(now: &[Value], changes: &[Change], overwrite: bool) -> Result<Vec<Value>, String> {
+    let mut taints = now.to_vec();
+    for change in changes {
+        match change {
+            Change::Remove { key, effect } => {
+                let hit = |t: &Value| t["key"] == *key && effect.as_ref().is_none_or(|e| t["effect"] == *e);
+                if !taints.iter().any(hit) {
+                    let effect = effect.as_ref().map_or(String::new(), |e| format!(":{e}"));
+                    return Err(format!("taint \"{key}{effect}\" not found"));
+                }
+                taints.retain(|t| !hit(t));
+            }
+            Change::Add { key, value, effect } => {
+                let mut taint = json!({"key": key, "effect": effect});
+                if !value.is_empty() {
+                    taint["value"] = value.clone().into();
+                }
+                match taints.iter_mut().find(|t| t["key"] == *key && t["effect"] == *effect) {
+                    Some(_) if !overwrite => {
+                        return Err(format!("already has {key} taint(s) with same effect(s) and --overwrite is false"));
+                    }
+                    Some(old) => *old = taint,
+                    None => taints.push(taint),
+                }
+            }
+        }
+    }
+    Ok(taints)
+}
+
+/// Runs the verb.
+pub async fn run(cx: &Cx, args: Args) -> Done {
+    let is_change = |a: &&String| a.contains(':') || a.ends_with('-') || a.contains('=');
+    let split = args.args.iter().position(|a| is_change(&a)).unwrap_or(args.args.len());
+    let (resources, changes) = args.args.split_at(split);
+    let changes = changes.iter().map(|c| parse(c)).collect::<Done<Vec<_>>>()?;
+    if changes.is_empty() {
+        fail!("at least one taint update is required");
+    }
+    let query = Query { args: resources, labels: &args.selector, all: args.all, fetch: true, ..Query::default() };
+    for info in query.infos(cx).await? {
+        if info.resource.res.plural != "nodes" {
+            fail!("invalid resource type {}, only node is supported", info.resource.res.plural);
+        }
+        if let Err(failure) = one(cx, &info, &changes, &args).await {
+            cx.report(&failure);
+        }
+    }
+    Ok(())
+}
+
+async fn one(cx: &Cx, info: &Info, changes: &[Change], args: &Args) -> Done {
+    let writer = args.write.writer("kubectl-taint");
+    let taints = plan(info.object.items_at("/spec/taints"), changes, args.overwrite).map_err(|why| {
+        Failure::Plain(if why.starts_with("already") { format!("node {} {why}", info.name) } else { why })
+    })?;
+    let body = json!({"metadata": {"resourceVersion": info.object["metadata"]["resourceVersion"]}, "spec": {"taints": taints}});
+    writer.patch(cx, info, None, MERGE, &body).await?;
+    let verb = match (
+        changes.iter().any(|c| matches!(c, Change::Add { .. })),
+        changes.iter().any(|c| matches!(c, Change::Remove { .. })),
+    ) {
+        (true, true) => "modified",
+        (false, _) => "untainted",
+        _ => "tainted",
+    };
+    say(format!("{}/{} {verb}{}", info.resource.kind_name(), info.name, writer.dry_run.suffix()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use test_case::test_case;
+
+    #[test_case("a=b:NoSchedule", Change::Add { key: "a".into(), value: "b".into(), effect: "NoSchedule".into() })]
+    #[test_case("a:NoExecute", Change::Add { key: "a".into(), value: String::new(), effect: "NoExecute".into() }; "no value")]
+    #[test_case("a-", Change::Remove { key: "a".into(), effect: None }; "all effects")]
+    #[test_case("a:NoSchedule-", Change::Remove { key: "a".into(), effect: Some("NoSchedule".into()) }; "one effect")]
+    fn parsed(text: &str, want: Change) {
+        assert_eq!(parse(text).unwrap(), want);
+    }
+
+    #[test]
+    fn plans() {
+        let now = [json!({"key": "a", "effect": "NoSchedule"})];
+        let add = |v: &str| [Change::Add { key: "a".into(), value: v.into(), effect: "NoSchedule".into() }];
+        assert!(plan(&now, &add("x"), false).is_err());
+        assert_eq!(plan(&now, &add("x"), true).unwrap(), [json!({"key": "a", "effect": "NoSchedule", "value": "x"})]);
+        assert!(plan(&now, &[parse("a-").unwrap()], false).unwrap().is_empty());
+        assert!(plan(&[], &[parse("a-").unwrap()], false).is_err());
+    }
+}

@@ -1,0 +1,157 @@
+//! CSIDriver, CSINode and CSIStorageCapacity.
+//!
+//! Rules: upstream `pkg/apis/storage/validation`.
+
+use serde_json::Value;
+
+use crate::api::meta::names;
+use crate::api::meta::quantity::Quantity;
+use crate::api::value::ValueExt;
+use crate::registry::strategy::HookCx;
+use crate::registry::validate::Field;
+use crate::registry::validate::labels::{Values, selector};
+
+/// Longest name of a driver, bytes.
+const DRIVER_NAME_MAX: usize = 63;
+/// Longest id of a node within a driver, bytes.
+const NODE_ID_MAX: usize = 192;
+/// Shortest and longest life of a token, seconds.
+const TOKEN_SECONDS: (i64, i64) = (600, 1 << 32);
+/// Shortest time between two reports of what a node can attach, seconds.
+const UPDATE_SECONDS_MIN: i64 = 10;
+
+/// Why a text is not a driver's name: a DNS subdomain in any case, of at most 63 bytes.
+pub fn driver_name(name: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    if name.len() > DRIVER_NAME_MAX {
+        out.push(format!("must be no more than {DRIVER_NAME_MAX} bytes"));
+    }
+    out.extend(names::dns1123_subdomain(&name.to_lowercase()));
+    out
+}
+
+/// A member that names a driver.
+pub fn needs_driver(o: &Field<'_>, member: &str) {
+    if o.needs(member) {
+        let name = o.text(member);
+        if name.len() > DRIVER_NAME_MAX {
+            o.errs.at(member).too_long(DRIVER_NAME_MAX);
+        }
+        o.at(member).reasons(names::dns1123_subdomain(&name.to_lowercase()));
+    }
+}
+
+/// Tokens that drivers get among the attributes of volumes end in logs.
+pub fn warn_driver(o: &Value) -> Vec<String> {
+    let unset = o.pointer("/spec/serviceAccountTokenInSecrets").is_none_or(Value::is_null);
+    if o.items_at("/spec/tokenRequests").is_empty() || !unset {
+        return Vec::new();
+    }
+    vec!["spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes".to_owned()]
+}
+
+/// Create and update of a CSIDriver.
+pub fn check_driver(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
+    let spec = o.at("spec");
+    for field in ["attachRequired", "podInfoOnMount", "storageCapacity", "fsGroupPolicy"] {
+        if !spec.has(field) {
+            spec.errs.at(field).required("");
+        }
+    }
+    spec.optional_one_of("fsGroupPolicy", &["File", "None", "ReadWriteOnceWithFSType"]);
+    for mode in spec.items("volumeLifecycleModes") {
+        if !matches!(mode.as_text(), "Persistent" | "Ephemeral") {
+            spec.errs.at("volumeLifecycleModes").not_supported(mode.as_text(), &["Ephemeral", "Persistent"]);
+        }
+    }
+    let mut audiences = Vec::new();
+    for request in spec.items("tokenRequests") {
+        let audience = request.text("audience");
+        if audiences.contains(&audience) {
+            request.errs.at("audience").duplicate(audience);
+        }
+        audiences.push(audience);
+        if let Some(seconds) = request.int("expirationSeconds") {
+            if seconds < TOKEN_SECONDS.0 {
+                request.at("expirationSeconds").invalid("may not specify a duration less than 10 minutes");
+            } else if seconds > TOKEN_SECONDS.1 {
+                request.at("expirationSeconds").invalid("may not specify a duration larger than 2^32 seconds");
+            }
+        }
+    }
+    let period = spec.int("nodeAllocatableUpdatePeriodSeconds");
+    if period.is_some_and(|s| s < UPDATE_SECONDS_MIN) {
+        spec.at("nodeAllocatableUpdatePeriodSeconds").invalid("must be greater than or equal to 10 seconds");
+    }
+    if let Some(old) = old {
+        // Upstream spells the first one so.
+        for (field, told) in [("attachRequired", "attachedRequired"), ("volumeLifecycleModes", "volumeLifecycleModes")]
+        {
+            if spec.value.get(field) != old["spec"].get(field) {
+                spec.errs.at(told).invalid(spec.at(field).value.clone(), "field is immutable");
+            }
+        }
+    }
+}
+
+/// Create and update of a CSINode.
+pub fn check_node(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
+    let spec = o.at("spec");
+    let mut seen = Vec::new();
+    for driver in spec.items("drivers") {
+        needs_driver(&driver, "name");
+        if driver.needs("nodeID") && driver.text("nodeID").len() > NODE_ID_MAX {
+            driver.at("nodeID").invalid(format!("must be {NODE_ID_MAX} characters or less"));
+        }
+        let name = driver.text("name");
+        if seen.contains(&name) {
+            driver.errs.at("name").duplicate(name);
+        }
+        seen.push(name);
+        driver.at("allocatable").not_negative("count");
+        let mut keys = Vec::new();
+        for key in driver.items("topologyKeys") {
+            let key = key.as_text();
+            if key.is_empty() {
+                driver.errs.required("");
+            }
+            if keys.contains(&key) {
+                driver.errs.duplicate(key);
+            }
+            keys.push(key);
+            driver.errs.all_invalid(key, names::qualified_name(key));
+        }
+    }
+    let Some(old) = old else { return };
+    // Drivers come and go; what one told of the node stays, but for how much it can attach.
+    let fixed = |d: &Value| {
+        let mut d = d.clone();
+        d.remove_at("/allocatable");
+        d
+    };
+    for was in old.items_at("/spec/drivers") {
+        let same = |d: &&Value| d.get("name") == was.get("name");
+        if let Some(now) = o.value.items_at("/spec/drivers").iter().find(same) {
+            if fixed(now) != fixed(was) {
+                spec.at("drivers").invalid("field is immutable");
+            }
+        }
+    }
+}
+
+/// Create and update of a CSIStorageCapacity.
+pub fn check_capacity(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
+    selector(&o.at("nodeTopology"), Values::Checked);
+    o.errs
+        .at("storageClassName")
+        .all_invalid(o.text("storageClassName"), names::dns1123_subdomain(o.text("storageClassName")));
+    for amount in ["capacity", "maximumVolumeSize"] {
+        if Quantity::parse(o.text(amount)).is_ok_and(|q| q.is_negative()) {
+            o.at(amount).invalid("must be greater than or equal to 0");
+        }
+    }
+    if let Some(old) = old {
+        o.immutable("nodeTopology", old);
+        o.immutable("storageClassName", old);
+    }
+}

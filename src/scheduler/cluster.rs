@@ -1,0 +1,341 @@
+//! Nodes and the pods on them: the snapshot that decisions are made on.
+//!
+//! In: changes of nodes and pods, assumptions of the scheduler. Out: [`NodeInfo`]s with their sums kept up to date.
+//! There is one copy; a decision borrows it, so nothing is copied for a cycle.
+//! **Invariant:** every change costs what one node or one pod costs; the result equals that of building it anew.
+//! **Invariant:** a pod counts on at most one node, assumed or bound.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::api::object::Object;
+
+use super::pod::{HostPort, Labels, PodInfo, Taint, label};
+use super::raw;
+use super::resources::Resources;
+
+/// A node and what is on it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct NodeInfo {
+    /// Name.
+    pub name: Box<str>,
+    /// Labels.
+    pub labels: Labels,
+    /// Taints.
+    pub taints: Box<[Taint]>,
+    /// `spec.unschedulable`.
+    pub unschedulable: bool,
+    /// What it has for pods.
+    pub allocatable: Resources,
+    /// Images it has: name, and bytes as it says.
+    pub images: Box<[(Box<str>, i64)]>,
+    /// Pods on it.
+    pub pods: Vec<Arc<PodInfo>>,
+    /// What they need, their number included.
+    pub requested: Resources,
+    /// CPU and memory they need, with defaults for those that ask for nothing.
+    pub non_zero: (i64, i64),
+    /// Host ports they have.
+    pub ports: Vec<HostPort>,
+    /// How many of them say something about other pods.
+    pub with_affinity: usize,
+    /// How many of them keep other pods away.
+    pub with_anti_affinity: usize,
+}
+
+impl NodeInfo {
+    /// Decodes a node, without pods. The error is the JSON decoder's.
+    pub fn new(object: &Object) -> Result<Self, serde_json::Error> {
+        let raw::Node { spec, status } = object.decode()?;
+        let taint = |t: raw::Taint| Taint { key: t.key.into(), value: t.value.into(), effect: t.effect.into() };
+        let image = |i: raw::Image| i.names.into_iter().map(move |n| (n.into_boxed_str(), i.size_bytes));
+        Ok(Self {
+            name: object.meta.name.as_str().into(),
+            labels: object.meta.labels.clone(),
+            taints: spec.taints.into_iter().map(taint).collect(),
+            unschedulable: spec.unschedulable,
+            allocatable: Resources::from_list(&status.allocatable),
+            images: status.images.into_iter().flat_map(image).collect(),
+            ..Self::default()
+        })
+    }
+
+    /// The value of a label.
+    pub fn label(&self, name: &str) -> Option<&str> {
+        label(&self.labels, name)
+    }
+
+    /// Puts a pod on it.
+    pub fn add(&mut self, pod: Arc<PodInfo>) {
+        self.count(&pod, 1);
+        self.ports.extend_from_slice(&pod.ports);
+        self.with_affinity += usize::from(pod.has_affinity());
+        self.with_anti_affinity += usize::from(!pod.anti_affinity.is_empty());
+        self.pods.push(pod);
+    }
+
+    /// Takes a pod off it; gives it back if it was there.
+    pub fn remove(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
+        let at = self.pods.iter().position(|p| *p.uid == *uid)?;
+        let pod = self.pods.swap_remove(at);
+        self.count(&pod, -1);
+        for port in &pod.ports {
+            if let Some(at) = self.ports.iter().position(|p| p == port) {
+                self.ports.swap_remove(at);
+            }
+        }
+        self.with_affinity -= usize::from(pod.has_affinity());
+        self.with_anti_affinity -= usize::from(!pod.anti_affinity.is_empty());
+        Some(pod)
+    }
+
+    fn count(&mut self, pod: &PodInfo, sign: i64) {
+        self.requested.add(&pod.requests, sign);
+        self.requested.pods += sign;
+        self.requested.scalar.retain(|(_, amount)| *amount != 0);
+        self.non_zero.0 += sign * pod.non_zero.0;
+        self.non_zero.1 += sign * pod.non_zero.1;
+    }
+}
+
+/// Where a pod counts.
+#[derive(Debug, Clone)]
+struct Placed {
+    node: Box<str>,
+    /// Bound by us, but not yet seen bound.
+    assumed: bool,
+}
+
+/// An image that some nodes have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Image {
+    /// Bytes, as the first node said that had it; upstream takes that for all.
+    pub size: i64,
+    /// How many nodes have it.
+    pub nodes: i64,
+}
+
+/// All nodes, and where each pod is.
+#[derive(Debug, Default)]
+pub struct Cluster {
+    nodes: Vec<NodeInfo>,
+    at: HashMap<Box<str>, usize>,
+    /// Pods on nodes that are not there (any more, or yet).
+    homeless: HashMap<Box<str>, Vec<Arc<PodInfo>>>,
+    placed: HashMap<Box<str>, Placed>,
+    /// By image name.
+    images: HashMap<Box<str>, Image>,
+    /// Labels of namespaces.
+    pub namespaces: HashMap<Box<str>, Labels>,
+}
+
+impl Cluster {
+    /// All nodes, in no order that means anything.
+    pub fn nodes(&self) -> &[NodeInfo] {
+        &self.nodes
+    }
+
+    /// A node by name.
+    pub fn node(&self, name: &str) -> Option<&NodeInfo> {
+        self.at.get(name).map(|i| &self.nodes[*i])
+    }
+
+    /// An image by name; all zero where no node has it.
+    pub fn image(&self, name: &str) -> Image {
+        self.images.get(name).copied().unwrap_or_default()
+    }
+
+    /// True when a pod counts on some node.
+    pub fn is_placed(&self, uid: &str) -> bool {
+        self.placed.contains_key(uid)
+    }
+
+    /// True when a pod counts only because we assume so.
+    pub fn is_assumed(&self, uid: &str) -> bool {
+        self.placed.get(uid).is_some_and(|p| p.assumed)
+    }
+
+    /// True where a pod was assumed to be on `node` and is: it counts for good.
+    pub fn confirm(&mut self, uid: &str, node: &str, labels: &Labels) -> bool {
+        let Some(placed) = self.placed.get_mut(uid).filter(|p| *p.node == *node) else { return false };
+        let on = self.at.get(node).map_or(&[][..], |at| &self.nodes[*at].pods);
+        // Looked up from the end: it came lately.
+        let same = on.iter().rev().find(|p| *p.uid == *uid).is_some_and(|p| p.labels == *labels);
+        if same {
+            placed.assumed = false;
+        }
+        same
+    }
+
+    /// A node as it is now, with the pods that are already known to be on it. Gives back what stood there before, without
+    /// its pods and images.
+    pub fn set_node(&mut self, mut node: NodeInfo) -> Option<NodeInfo> {
+        if let Some(at) = self.at.get(&node.name).copied() {
+            let images = std::mem::take(&mut self.nodes[at].images);
+            self.forget_images(&images);
+            self.note_images(&node.images);
+            let old = &mut self.nodes[at];
+            node.requested = std::mem::take(&mut old.requested);
+            node.pods = std::mem::take(&mut old.pods);
+            node.ports = std::mem::take(&mut old.ports);
+            (node.non_zero, node.with_affinity) = (old.non_zero, old.with_affinity);
+            node.with_anti_affinity = old.with_anti_affinity;
+            return Some(std::mem::replace(old, node));
+        }
+        self.note_images(&node.images);
+        for pod in self.homeless.remove(&node.name).unwrap_or_default() {
+            node.add(pod);
+        }
+        self.at.insert(node.name.clone(), self.nodes.len());
+        self.nodes.push(node);
+        None
+    }
+
+    /// A node is gone; its pods wait for it to come back.
+    pub fn remove_node(&mut self, name: &str) {
+        let Some(at) = self.at.remove(name) else { return };
+        let node = self.nodes.swap_remove(at);
+        if let Some(moved) = self.nodes.get(at) {
+            self.at.insert(moved.name.clone(), at);
+        }
+        self.forget_images(&node.images);
+        if !node.pods.is_empty() {
+            self.homeless.insert(node.name, node.pods);
+        }
+    }
+
+    fn note_images(&mut self, images: &[(Box<str>, i64)]) {
+        for (name, size) in images {
+            self.images.entry(name.clone()).or_insert(Image { size: *size, nodes: 0 }).nodes += 1;
+        }
+    }
+
+    fn forget_images(&mut self, images: &[(Box<str>, i64)]) {
+        for (name, _) in images {
+            if let Some(image) = self.images.get_mut(name) {
+                image.nodes -= 1;
+                if image.nodes == 0 {
+                    self.images.remove(name);
+                }
+            }
+        }
+    }
+
+    /// A pod counts on `node` from now on; where it counted before does not matter.
+    pub fn place(&mut self, pod: Arc<PodInfo>, node: &str, assumed: bool) {
+        self.displace(&pod.uid);
+        self.placed.insert(pod.uid.clone(), Placed { node: node.into(), assumed });
+        match self.at.get(node) {
+            Some(at) => self.nodes[*at].add(pod),
+            None => self.homeless.entry(node.into()).or_default().push(pod),
+        }
+    }
+
+    /// A pod counts nowhere any more; gives it back if it did.
+    pub fn displace(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
+        let placed = self.placed.remove(uid)?;
+        if let Some(at) = self.at.get(&placed.node) {
+            return self.nodes[*at].remove(uid);
+        }
+        let pods = self.homeless.get_mut(&placed.node)?;
+        let at = pods.iter().position(|p| *p.uid == *uid)?;
+        let pod = pods.swap_remove(at);
+        if pods.is_empty() {
+            self.homeless.remove(&placed.node);
+        }
+        Some(pod)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn pod(n: u8) -> Arc<PodInfo> {
+        Arc::new(PodInfo {
+            uid: format!("p{n}").into(),
+            requests: Resources {
+                cpu: i64::from(n) + 1,
+                scalar: vec![("x/y".into(), i64::from(n % 3))],
+                ..Default::default()
+            },
+            non_zero: (i64::from(n), 7),
+            ports: Box::new([HostPort { ip: "0.0.0.0".into(), protocol: "TCP".into(), port: i32::from(n % 4) }]),
+            ..PodInfo::default()
+        })
+    }
+
+    fn node(n: u8, taints: u8) -> NodeInfo {
+        let taints: Vec<_> = (0..taints).map(|t| json!({"key": format!("t{t}"), "effect": "NoSchedule"})).collect();
+        let value = json!({"metadata": {"name": format!("n{n}")}, "spec": {"taints": taints},
+            "status": {"images": [{"names": [format!("i{n}"), "all"], "sizeBytes": 5}]}});
+        NodeInfo::new(&Object::from_value(&value, &[])).unwrap()
+    }
+
+    #[derive(Debug, Clone)]
+    enum Change {
+        Node(u8, u8),
+        NoNode(u8),
+        Place(u8, u8),
+        Gone(u8),
+    }
+
+    fn change() -> impl Strategy<Value = Change> {
+        prop_oneof![
+            (0..4u8, 0..3u8).prop_map(|(n, t)| Change::Node(n, t)),
+            (0..4u8).prop_map(Change::NoNode),
+            (0..8u8, 0..4u8).prop_map(|(p, n)| Change::Place(p, n)),
+            (0..8u8).prop_map(Change::Gone),
+        ]
+    }
+
+    fn canonical(cluster: &Cluster) -> Vec<NodeInfo> {
+        let mut nodes = cluster.nodes.clone();
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        for node in &mut nodes {
+            node.pods.sort_by(|a, b| a.uid.cmp(&b.uid));
+            node.ports.sort_by_key(|p| p.port);
+        }
+        nodes
+    }
+
+    proptest! {
+        #[test]
+        fn changes_give_what_building_anew_gives(changes in proptest::collection::vec(change(), 0..60)) {
+            let mut cluster = Cluster::default();
+            let (mut nodes, mut pods) = (HashMap::new(), HashMap::new());
+            for c in changes {
+                match c {
+                    Change::Node(n, t) => {
+                        nodes.insert(n, t);
+                        cluster.set_node(node(n, t));
+                    }
+                    Change::NoNode(n) => {
+                        nodes.remove(&n);
+                        cluster.remove_node(&format!("n{n}"));
+                    }
+                    Change::Place(p, n) => {
+                        pods.insert(p, n);
+                        cluster.place(pod(p), &format!("n{n}"), false);
+                    }
+                    Change::Gone(p) => {
+                        let there = pods.remove(&p).is_some();
+                        prop_assert_eq!(cluster.displace(&format!("p{p}")).is_some(), there);
+                    }
+                }
+            }
+            let mut anew = Cluster::default();
+            for (p, n) in &pods {
+                anew.place(pod(*p), &format!("n{n}"), false);
+            }
+            for (n, t) in &nodes {
+                anew.set_node(node(*n, *t));
+            }
+            prop_assert_eq!(canonical(&cluster), canonical(&anew));
+            prop_assert_eq!(&cluster.images, &anew.images);
+            prop_assert_eq!(cluster.homeless.keys().len(), anew.homeless.keys().len());
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! One pod, one decision: filter, score, choose; or why no node will do. Pure.
+//!
+//! Upstream: `scheduler/schedule_one`.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use super::cluster::NodeInfo;
+use super::framework::{Cycle, Filter, PreFilter, Reason, Refusal};
+use super::plugins::PLUGINS;
+use super::pod::PodInfo;
+
+/// So many nodes that fit are always looked for, where there are so many.
+const MIN_FEASIBLE: usize = 100;
+/// The smallest part of a large cluster that is looked at, in percent.
+const MIN_PERCENT: usize = 5;
+
+/// Pods that were promised a node for which others had to go, by node.
+#[derive(Debug, Default)]
+pub struct Nominated {
+    by_node: HashMap<Box<str>, Vec<Arc<PodInfo>>>,
+    of_pod: HashMap<Box<str>, Box<str>>,
+}
+
+impl Nominated {
+    /// Promises a node to a pod, or (an empty name) takes the promise back.
+    pub fn set(&mut self, pod: &Arc<PodInfo>, node: &str) {
+        self.remove(&pod.uid);
+        if !node.is_empty() {
+            self.of_pod.insert(pod.uid.clone(), node.into());
+            self.by_node.entry(node.into()).or_default().push(pod.clone());
+        }
+    }
+
+    /// Takes a promise back.
+    pub fn remove(&mut self, uid: &str) {
+        let Some(node) = self.of_pod.remove(uid) else { return };
+        if let Some(pods) = self.by_node.get_mut(&node) {
+            pods.retain(|p| *p.uid != *uid);
+            if pods.is_empty() {
+                self.by_node.remove(&node);
+            }
+        }
+    }
+
+    /// The node that was promised to a pod.
+    pub fn node_of(&self, uid: &str) -> Option<&str> {
+        self.of_pod.get(uid).map(|n| &**n)
+    }
+
+    /// Pods that were promised a node.
+    pub fn on(&self, node: &str) -> &[Arc<PodInfo>] {
+        self.by_node.get(node).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// No node fits.
+#[derive(Debug, Default)]
+pub struct NoFit {
+    /// Nodes there are.
+    pub total: usize,
+    /// How many nodes gave a reason.
+    pub reasons: BTreeMap<Reason, usize>,
+    /// A plugin refused before it saw nodes.
+    pub rejected: Option<String>,
+    /// Who refused.
+    pub by: Vec<&'static str>,
+    /// Nodes that victims might help on, in their order.
+    pub candidates: Vec<usize>,
+}
+
+impl NoFit {
+    /// As upstream says it, without what preemption adds.
+    pub fn message(&self) -> String {
+        if self.total == 0 {
+            return "no nodes available to schedule pods".into();
+        }
+        let mut parts: Vec<String> = self.reasons.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
+        parts.sort();
+        let why = self.rejected.clone().unwrap_or_else(|| parts.join(", "));
+        format!("0/{} nodes are available: {why}.", self.total)
+    }
+
+    fn note(&mut self, at: usize, plugin: &'static str, refusal: Refusal) {
+        for reason in refusal.reasons {
+            *self.reasons.entry(reason).or_default() += 1;
+        }
+        if !refusal.final_ {
+            self.candidates.push(at);
+        }
+        self.blame(plugin);
+    }
+
+    fn blame(&mut self, plugin: &'static str) {
+        if !self.by.contains(&plugin) {
+            self.by.push(plugin);
+        }
+    }
+}
+
+/// The checks that plugins want to do for one pod.
+pub struct Checks<'a> {
+    pod: &'a PodInfo,
+    filters: Vec<(&'static str, Box<dyn Filter + 'a>)>,
+    only: Option<HashSet<String>>,
+    only_by: Vec<&'static str>,
+}
+
+impl<'a> Checks<'a> {
+    /// Asks each plugin. The error is the first that refuses all nodes, and what it says.
+    pub fn new(cx: &'a Cycle<'a>) -> Result<Self, (&'static str, String)> {
+        let mut out = Self { pod: cx.pod, filters: Vec::new(), only: None, only_by: Vec::new() };
+        for (plugin, _) in PLUGINS {
+            match plugin.pre_filter(cx) {
+                PreFilter::Skip => {}
+                PreFilter::Check(filter) => out.filters.push((plugin.name(), filter)),
+                PreFilter::Only(names, filter) => {
+                    out.filters.push((plugin.name(), filter));
+                    out.only_by.push(plugin.name());
+                    out.only = Some(match out.only {
+                        Some(before) => before.intersection(&names).cloned().collect(),
+                        None => names,
+                    });
+                }
+                PreFilter::Reject(why) => return Err((plugin.name(), why)),
+            }
+        }
+        Ok(out)
+    }
+
+    /// The first refusal.
+    pub fn check(&self, node: &NodeInfo) -> Result<(), (&'static str, Refusal)> {
+        self.filters.iter().try_for_each(|(name, filter)| filter.check(node).map_err(|refusal| (*name, refusal)))
+    }
+
+    /// As if a pod came to the node (`sign` 1), or left it (-1).
+    pub fn changed(&mut self, pod: &PodInfo, node: &NodeInfo, sign: i64) {
+        for (_, filter) in &mut self.filters {
+            filter.changed(pod, node, sign);
+        }
+    }
+
+    /// Checks as if the pods that were promised the node and are no less important were there already; then also without
+    /// them, because they may never come.
+    pub fn check_promised(&mut self, node: &NodeInfo, nominated: &Nominated) -> Result<(), (&'static str, Refusal)> {
+        let own = self.pod;
+        let counts = |p: &&Arc<PodInfo>| p.priority >= own.priority && p.uid != own.uid;
+        let promised: Vec<_> = nominated.on(&node.name).iter().filter(counts).cloned().collect();
+        if !promised.is_empty() {
+            let mut with = node.clone();
+            for pod in &promised {
+                with.add(pod.clone());
+                self.changed(pod, &with, 1);
+            }
+            let result = self.check(&with);
+            for pod in promised.iter().rev() {
+                with.remove(&pod.uid);
+                self.changed(pod, &with, -1);
+            }
+            result?;
+        }
+        self.check(node)
+    }
+
+    /// Nodes that fit, by index, from `start` on until enough are found; `start` is moved on for the next pod.
+    pub fn feasible(
+        &mut self,
+        nodes: &[NodeInfo],
+        nominated: &Nominated,
+        start: &mut usize,
+    ) -> Result<Vec<usize>, NoFit> {
+        let mut no_fit = NoFit { total: nodes.len(), ..NoFit::default() };
+        let (enough, mut seen, mut found) = (enough(nodes.len()), 0, Vec::new());
+        for step in 0..nodes.len() {
+            let at = (*start + step) % nodes.len();
+            let node = &nodes[at];
+            seen += 1;
+            if self.only.as_ref().is_some_and(|only| !only.contains(&*node.name)) {
+                let by = self.only_by.join(" ");
+                *no_fit.reasons.entry(format!("node(s) didn't satisfy plugin(s) [{by}]").into()).or_default() += 1;
+                continue;
+            }
+            match self.check_promised(node, nominated) {
+                Ok(()) => found.push(at),
+                Err((plugin, refusal)) => no_fit.note(at, plugin, refusal),
+            }
+            if found.len() == enough {
+                break;
+            }
+        }
+        *start = if nodes.is_empty() { 0 } else { (*start + seen) % nodes.len() };
+        if found.is_empty() {
+            for plugin in &self.only_by {
+                no_fit.blame(plugin);
+            }
+            no_fit.candidates.sort_unstable();
+            return Err(no_fit);
+        }
+        Ok(found)
+    }
+}
+
+/// How many nodes that fit are enough. Upstream: `numFeasibleNodesToFind`.
+fn enough(nodes: usize) -> usize {
+    if nodes < MIN_FEASIBLE {
+        return nodes;
+    }
+    let percent = 50usize.saturating_sub(nodes / 125).max(MIN_PERCENT);
+    (nodes * percent / 100).max(MIN_FEASIBLE)
+}
+
+/// The best of the nodes that fit; among equals one by `random`, which gives a number below its argument.
+pub fn best(cx: &Cycle<'_>, feasible: &[usize], random: impl Fn(usize) -> usize) -> usize {
+    if let [only] = feasible {
+        return *only;
+    }
+    let nodes: Vec<&NodeInfo> = feasible.iter().map(|at| &cx.cluster.nodes()[*at]).collect();
+    let mut totals = vec![0i64; nodes.len()];
+    for (plugin, weight) in PLUGINS.iter().filter(|(_, weight)| *weight > 0) {
+        for (total, score) in totals.iter_mut().zip(plugin.score(cx, &nodes).unwrap_or_default()) {
+            *total += weight * score;
+        }
+    }
+    let max = totals.iter().copied().max().unwrap_or(0);
+    let winners: Vec<usize> = (0..totals.len()).filter(|i| totals[*i] == max).collect();
+    feasible[winners[random(winners.len())]]
+}

@@ -1,0 +1,125 @@
+//! The points at which plugins decide, as upstream's scheduling framework has them.
+//!
+//! A cycle looks at one pod: each plugin says once what it will check ([`Plugin::pre_filter`]), then checks node by node
+//! ([`Filter`]), then scores those that passed ([`Plugin::score`]). Which events may help a refused pod is
+//! [`Plugin::wakes`].
+//! **Invariant:** plugins are pure: they read the cycle, and act on nothing.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::cluster::{Cluster, NodeInfo};
+use super::pod::{PodInfo, Spread};
+use super::side::Side;
+
+/// The best score of a plugin, before its weight.
+pub const MAX_SCORE: i64 = 100;
+
+/// Why a node is not for a pod, in upstream's words.
+pub type Reason = Cow<'static, str>;
+
+/// A node is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// All reasons, as they are counted in messages.
+    pub reasons: Vec<Reason>,
+    /// No victim would change this.
+    pub final_: bool,
+}
+
+impl Refusal {
+    /// One that a victim might change.
+    pub fn retry(reason: impl Into<Reason>) -> Self {
+        Self { reasons: vec![reason.into()], final_: false }
+    }
+
+    /// One that stays whatever pods go.
+    pub fn unresolvable(reason: impl Into<Reason>) -> Self {
+        Self { reasons: vec![reason.into()], final_: true }
+    }
+}
+
+/// What one decision is about.
+pub struct Cycle<'a> {
+    /// The pod.
+    pub pod: &'a PodInfo,
+    /// Where everything is.
+    pub cluster: &'a Cluster,
+    /// Everything else.
+    pub side: &'a Side,
+    /// Constraints that pods without their own get from their Services and controllers.
+    pub default_spread: Box<[Spread]>,
+}
+
+/// What a plugin says of a pod before it sees nodes.
+pub enum PreFilter<'a> {
+    /// Nothing to check.
+    Skip,
+    /// Check each node.
+    Check(Box<dyn Filter + 'a>),
+    /// Only these nodes come into question.
+    Only(HashSet<String>, Box<dyn Filter + 'a>),
+    /// No node will do.
+    Reject(String),
+}
+
+/// Checks nodes for one pod.
+pub trait Filter: Send {
+    /// Says whether the pod may go to this node.
+    fn check(&self, node: &NodeInfo) -> Result<(), Refusal>;
+    /// Pretends that a pod is on the node from now on (`sign` 1) or is no more (-1). The node is as it was after the
+    /// change.
+    fn changed(&mut self, _pod: &PodInfo, _node: &NodeInfo, _sign: i64) {}
+}
+
+/// A rule of placement. Stateless: what it needs is in the cycle.
+pub trait Plugin: Sync {
+    /// Upstream's name.
+    fn name(&self) -> &'static str;
+    /// What there is to check.
+    fn pre_filter<'a>(&self, _cx: &'a Cycle<'a>) -> PreFilter<'a> {
+        PreFilter::Skip
+    }
+    /// Scores from 0 to [`MAX_SCORE`] for nodes that passed, in their order; `None` where it has no opinion.
+    fn score(&self, _cx: &Cycle<'_>, _nodes: &[&NodeInfo]) -> Option<Vec<i64>> {
+        None
+    }
+    /// True when the event may make a node fit that this plugin refused to the pod.
+    fn wakes(&self, _event: &Event, _pod: &PodInfo) -> bool {
+        false
+    }
+}
+
+/// Something happened that may help a waiting pod.
+#[derive(Debug)]
+pub enum Event {
+    /// A node came, or changed: before (where known) and now, without pods.
+    Node(Option<NodeInfo>, NodeInfo),
+    /// A pod is on a node from now on, or changed there: before and now.
+    PodPlaced(Option<Arc<PodInfo>>, Arc<PodInfo>),
+    /// A pod left its node.
+    PodGone(Arc<PodInfo>),
+    /// The waiting pod itself changed.
+    Itself,
+    /// Labels of a namespace changed.
+    Namespace,
+    /// Something of storage changed.
+    Storage,
+    /// Devices or their claims changed.
+    Devices,
+}
+
+/// Scales scores so that the largest becomes [`MAX_SCORE`]; `reverse` makes the largest the worst.
+/// Upstream: `plugins/helper` (`DefaultNormalizeScore`).
+pub fn normalise(scores: &mut [i64], reverse: bool) {
+    let max = scores.iter().copied().max().unwrap_or(0);
+    for score in scores {
+        *score = match (max, reverse) {
+            (0, true) => MAX_SCORE,
+            (0, false) => *score,
+            (_, true) => MAX_SCORE - MAX_SCORE * *score / max,
+            (_, false) => MAX_SCORE * *score / max,
+        };
+    }
+}

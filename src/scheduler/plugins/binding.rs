@@ -1,0 +1,141 @@
+//! Claims of the pod: bound ones must be reachable from the node, waiting ones must find or get a volume there.
+//!
+//! Upstream: `plugins/volumebinding`.
+
+use std::collections::HashSet;
+
+use super::super::cluster::NodeInfo;
+use super::super::framework::{Cycle, Event, Filter, Plugin, PreFilter, Refusal};
+use super::super::pod::PodInfo;
+use super::super::side::Side;
+use super::super::volumes::{Claim, Class, Volume, VolumePlan};
+
+/// See the module.
+pub struct VolumeBinding;
+
+const NO_VOLUME: &str = "node(s) didn't find available persistent volumes to bind";
+const NO_SPACE: &str = "node(s) did not have enough free storage";
+const ELSEWHERE: &str = "node(s) didn't match PersistentVolume's node affinity";
+const NO_SUCH_VOLUME: &str = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)";
+
+/// The claims of one pod.
+pub struct Claims<'a> {
+    side: &'a Side,
+    bound: Vec<Option<Volume>>,
+    /// Waiting ones with their class and the volumes of the class, smallest first.
+    waiting: Vec<(Claim, Class)>,
+    volumes: Vec<Volume>,
+}
+
+impl<'a> Claims<'a> {
+    /// Reads the claims; the error is upstream's sentence about the first that no node will do for.
+    pub fn new(side: &'a Side, pod: &PodInfo) -> Result<Self, String> {
+        let mut out = Self { side, bound: Vec::new(), waiting: Vec::new(), volumes: Vec::new() };
+        for (name, ephemeral) in &pod.volumes.claims {
+            let Some(claim) = side.claim(&pod.namespace, name) else {
+                return Err(match ephemeral {
+                    true => format!(
+                        "waiting for ephemeral volume controller to create the persistentvolumeclaim \"{name}\""
+                    ),
+                    false => format!("persistentvolumeclaim \"{name}\" not found"),
+                });
+            };
+            if claim.lost {
+                return Err(format!(
+                    "persistentvolumeclaim \"{name}\" bound to non-existent persistentvolume \"{}\"",
+                    claim.volume
+                ));
+            }
+            if claim.deleting {
+                return Err(format!("persistentvolumeclaim \"{name}\" is being deleted"));
+            }
+            if claim.bound {
+                out.bound.push(side.volume(&claim.volume));
+                continue;
+            }
+            match side.class(&claim.class).filter(|c| c.waits && claim.volume.is_empty()) {
+                Some(class) => out.waiting.push((claim, class)),
+                None => return Err("pod has unbound immediate PersistentVolumeClaims".into()),
+            }
+        }
+        if !out.waiting.is_empty() {
+            let classes: HashSet<&str> = out.waiting.iter().map(|(c, _)| &*c.class).collect();
+            out.volumes = side.volumes_of(&classes);
+            out.volumes.sort_by_key(|v| v.size);
+            out.waiting.sort_by_key(|(c, _)| c.size);
+        }
+        Ok(out)
+    }
+
+    /// True when the claims have nothing to say.
+    pub fn is_empty(&self) -> bool {
+        self.bound.is_empty() && self.waiting.is_empty()
+    }
+
+    /// What has to be done with the waiting claims on this node.
+    pub fn plan(&self, node: &NodeInfo) -> Result<VolumePlan, &'static str> {
+        let mut plan = VolumePlan::default();
+        let mut taken = HashSet::new();
+        let mut without = Vec::new();
+        for (claim, class) in &self.waiting {
+            if claim.selected_node.as_ref().is_some_and(|n| **n != *node.name) {
+                return Err(NO_VOLUME);
+            }
+            let fits = |v: &&Volume| {
+                !taken.contains(&v.name) && v.suits(claim) && v.reachable(node) && !self.side.is_taken(&v.name, claim)
+            };
+            let found = if claim.selected_node.is_some() { None } else { self.volumes.iter().find(fits) };
+            match found {
+                Some(volume) => {
+                    taken.insert(volume.name.clone());
+                    plan.bind.push((volume.name.clone(), claim.clone()));
+                }
+                None => without.push((claim, class)),
+            }
+        }
+        for (claim, class) in without {
+            if !class.provisions() || !class.reaches(node) {
+                return Err(NO_VOLUME);
+            }
+            if !self.side.has_space(claim, class, node) {
+                return Err(NO_SPACE);
+            }
+            plan.provision.push(claim.clone());
+        }
+        Ok(plan)
+    }
+}
+
+impl Filter for Claims<'_> {
+    fn check(&self, node: &NodeInfo) -> Result<(), Refusal> {
+        let mut refusal = Refusal { reasons: Vec::new(), final_: true };
+        if self.bound.iter().flatten().any(|v| !v.reachable(node)) {
+            refusal.reasons.push(ELSEWHERE.into());
+        }
+        if let Err(why) = self.plan(node) {
+            refusal.reasons.push(why.into());
+        }
+        if self.bound.iter().any(Option::is_none) {
+            refusal.reasons.push(NO_SUCH_VOLUME.into());
+        }
+        if refusal.reasons.is_empty() { Ok(()) } else { Err(refusal) }
+    }
+}
+
+impl Plugin for VolumeBinding {
+    fn name(&self) -> &'static str {
+        "VolumeBinding"
+    }
+
+    fn pre_filter<'a>(&self, cx: &'a Cycle<'a>) -> PreFilter<'a> {
+        match Claims::new(cx.side, cx.pod) {
+            Err(why) => PreFilter::Reject(why),
+            Ok(claims) if claims.is_empty() => PreFilter::Skip,
+            Ok(claims) => PreFilter::Check(Box::new(claims)),
+        }
+    }
+
+    fn wakes(&self, event: &Event, _pod: &PodInfo) -> bool {
+        matches!(event, Event::Storage | Event::Node(..))
+    }
+}

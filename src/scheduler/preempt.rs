@@ -1,0 +1,208 @@
+//! Which pods have to go so that a more important one finds room. Pure.
+//!
+//! Upstream: `plugins/defaultpreemption` and `framework/preemption`.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::cluster::NodeInfo;
+use super::cycle::{Checks, NoFit, Nominated};
+use super::framework::{Cycle, Reason};
+use super::pod::{PodInfo, label};
+use crate::api::meta::labels::Selector;
+use crate::api::object::Object;
+use crate::api::value::ValueExt;
+
+/// The plugin's name, as upstream has it.
+pub const NAME: &str = "DefaultPreemption";
+/// Nodes that are tried, at least.
+const MIN_CANDIDATES: usize = 100;
+/// Nodes that are tried, in percent of all.
+const CANDIDATES_PERCENT: usize = 10;
+
+const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
+const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
+
+/// Who has to go, and from where.
+#[derive(Debug)]
+pub struct Plan {
+    /// The node, by index.
+    pub node: usize,
+    /// The pods to delete, the most important first.
+    pub victims: Vec<Arc<PodInfo>>,
+    /// Victims that a disruption budget protects.
+    violations: usize,
+}
+
+/// How many pods of a kind may still be disrupted.
+#[derive(Debug)]
+struct Budget {
+    namespace: String,
+    selector: Selector,
+    allowed: i64,
+    disrupted: Vec<String>,
+}
+
+impl Budget {
+    fn new(object: &Object) -> Option<Self> {
+        let value = object.value();
+        let selector = Selector::from_label_selector(value.pointer("/spec/selector")?).ok()?;
+        let disrupted = value.pointer("/status/disruptedPods").and_then(Value::as_object);
+        Some(Self {
+            namespace: object.meta.namespace.clone(),
+            // An empty selector means no pod here, though it means all of them elsewhere.
+            selector: (!selector.is_empty()).then_some(selector)?,
+            allowed: value.int_at("/status/disruptionsAllowed").unwrap_or(0),
+            disrupted: disrupted.into_iter().flatten().map(|(name, _)| name.clone()).collect(),
+        })
+    }
+
+    fn protects(&self, pod: &PodInfo) -> bool {
+        *self.namespace == *pod.namespace
+            && self.selector.matches(|k| label(&pod.labels, k))
+            && !self.disrupted.iter().any(|name| **name == *pod.name)
+    }
+}
+
+/// Nobody goes.
+#[derive(Debug)]
+pub struct NoPlan {
+    /// The end of the message that says why.
+    pub message: String,
+    /// A node that was promised before is of no use any more.
+    pub withdraw: bool,
+}
+
+/// Chooses a node and its victims for a pod that fits nowhere.
+pub fn plan(cx: &Cycle<'_>, checks: &mut Checks<'_>, nominated: &Nominated, no_fit: &NoFit) -> Result<Plan, NoPlan> {
+    let nodes = cx.cluster.nodes();
+    if !cx.pod.preempts {
+        return Err(NoPlan { message: "not eligible due to preemptionPolicy=Never.".into(), withdraw: false });
+    }
+    if is_waiting_for_victims(cx, nominated, no_fit) {
+        let message = "not eligible due to a terminating pod on the nominated node.".into();
+        return Err(NoPlan { message, withdraw: false });
+    }
+    let budgets: Vec<Budget> = cx.side.budgets.list(None).iter().filter_map(|o| Budget::new(o)).collect();
+    let enough = (nodes.len() * CANDIDATES_PERCENT / 100).max(MIN_CANDIDATES);
+    let mut failed: BTreeMap<Reason, usize> = BTreeMap::new();
+    let mut plans = Vec::new();
+    for at in &no_fit.candidates {
+        match victims_on(cx.pod, checks, nominated, *at, &nodes[*at], &budgets) {
+            Ok(plan) => plans.push(plan),
+            Err(reasons) => {
+                for reason in reasons {
+                    *failed.entry(reason).or_default() += 1;
+                }
+            }
+        }
+        if plans.len() >= enough {
+            break;
+        }
+    }
+    if let Some(best) = plans.into_iter().min_by_key(cost) {
+        return Ok(best);
+    }
+    let hopeless = nodes.len() - no_fit.candidates.len();
+    if hopeless > 0 {
+        failed.insert(NOT_HELPFUL.into(), hopeless);
+    }
+    let message = NoFit { total: nodes.len(), reasons: failed, ..NoFit::default() }.message();
+    Err(NoPlan { message, withdraw: true })
+}
+
+/// True while pods leave the node that was promised to this one.
+fn is_waiting_for_victims(cx: &Cycle<'_>, nominated: &Nominated, no_fit: &NoFit) -> bool {
+    let Some(name) = nominated.node_of(&cx.pod.uid) else { return false };
+    let nodes = cx.cluster.nodes();
+    let Some(at) = nodes.iter().position(|n| *n.name == *name) else { return false };
+    // Where victims cannot help any more there is no use in waiting for them.
+    no_fit.candidates.contains(&at) && nodes[at].pods.iter().any(|p| p.deleting && p.priority < cx.pod.priority)
+}
+
+fn started(pod: &PodInfo) -> &str {
+    // Not started yet is later than any time.
+    if pod.started.is_empty() { "~" } else { &pod.started }
+}
+
+/// The most important first.
+fn importance(pod: &Arc<PodInfo>) -> (Reverse<i32>, String) {
+    (Reverse(pod.priority), started(pod).to_owned())
+}
+
+/// The fewest victims on one node, or why there are none.
+fn victims_on(
+    pod: &PodInfo,
+    checks: &mut Checks<'_>,
+    nominated: &Nominated,
+    at: usize,
+    node: &NodeInfo,
+    budgets: &[Budget],
+) -> Result<Plan, Vec<Reason>> {
+    let mut candidates: Vec<Arc<PodInfo>> = node.pods.iter().filter(|p| p.priority < pod.priority).cloned().collect();
+    if candidates.is_empty() {
+        return Err(vec![NO_VICTIMS.into()]);
+    }
+    candidates.sort_by_key(importance);
+    let mut without = node.clone();
+    for victim in &candidates {
+        without.remove(&victim.uid);
+        checks.changed(victim, &without, -1);
+    }
+    let (protected, free) = split(&candidates, budgets);
+    let (mut victims, mut violations) = (Vec::new(), 0);
+    let fits = checks.check_promised(&without, nominated);
+    if fits.is_ok() {
+        // As many as possible are spared, first those that a budget protects.
+        for (spare, is_protected) in protected.iter().map(|p| (p, true)).chain(free.iter().map(|p| (p, false))) {
+            without.add(spare.clone());
+            checks.changed(spare, &without, 1);
+            if checks.check_promised(&without, nominated).is_err() {
+                without.remove(&spare.uid);
+                checks.changed(spare, &without, -1);
+                victims.push(spare.clone());
+                violations += usize::from(is_protected);
+            }
+        }
+    }
+    // Everything as it was, for the next node.
+    for back in candidates.iter().filter(|p| !without.pods.iter().any(|o| o.uid == p.uid)).cloned().collect::<Vec<_>>()
+    {
+        without.add(back.clone());
+        checks.changed(&back, &without, 1);
+    }
+    fits.map_err(|(_, refusal)| refusal.reasons)?;
+    victims.sort_by_key(importance);
+    Ok(Plan { node: at, victims, violations })
+}
+
+/// Those whose going a budget forbids, and the others.
+fn split(pods: &[Arc<PodInfo>], budgets: &[Budget]) -> (Vec<Arc<PodInfo>>, Vec<Arc<PodInfo>>) {
+    let mut left: Vec<i64> = budgets.iter().map(|b| b.allowed).collect();
+    pods.iter().cloned().partition(|pod| {
+        let mut forbidden = false;
+        for (_, left) in budgets.iter().zip(&mut left).filter(|(b, _)| b.protects(pod)) {
+            *left -= 1;
+            forbidden |= *left < 0;
+        }
+        forbidden
+    })
+}
+
+/// What a plan costs; less is better: broken budgets, the most important victim, all their importance, their number, how
+/// long the most important has been running.
+fn cost(plan: &Plan) -> (usize, i64, i64, usize, Reverse<String>) {
+    let highest = plan.victims.first().map_or(i64::from(i32::MIN), |p| i64::from(p.priority));
+    let shifted = |p: &Arc<PodInfo>| i64::from(p.priority) + i64::from(i32::MAX) + 1;
+    let earliest = plan.victims.iter().filter(|p| i64::from(p.priority) == highest).map(|p| started(p)).min();
+    (
+        plan.violations,
+        highest,
+        plan.victims.iter().map(shifted).sum(),
+        plan.victims.len(),
+        Reverse(earliest.unwrap_or_default().to_owned()),
+    )
+}

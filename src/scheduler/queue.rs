@@ -1,0 +1,279 @@
+//! Pods that wait for a node: those to try now, those to try again soon, those for which something must happen first.
+//!
+//! Pure but for its memory: the time comes in with every call.
+//! **Invariant:** a pod is in exactly one place.
+//! Upstream: `scheduler/backend/queue`.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::pod::PodInfo;
+use crate::util::backoff::Backoff;
+
+/// Between attempts for one pod.
+const BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(10) };
+/// A pod that nothing woke is tried again after this long, in case an event was judged wrongly.
+const STUCK: Duration = Duration::from_secs(300);
+/// How often stuck pods are looked for.
+const STUCK_CHECK: Duration = Duration::from_secs(30);
+
+/// The order of trying: priority first, then who waits longer.
+type Turn = (Reverse<i32>, u64);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Place {
+    Active,
+    /// Until then; after an error nobody may hurry it.
+    Backoff(Instant, bool),
+    /// Refused at this time.
+    Unschedulable(Instant),
+    /// Its scheduling gates are closed.
+    Gated,
+    /// Being decided or bound.
+    InFlight,
+}
+
+/// A pod that waits.
+#[derive(Debug)]
+struct Waiting {
+    pod: Arc<PodInfo>,
+    place: Place,
+    turn: Turn,
+    /// Times it was tried.
+    attempts: u32,
+    /// When it was last refused.
+    refused_at: Option<Instant>,
+    /// By which plugins.
+    refused_by: Vec<&'static str>,
+}
+
+/// The three queues.
+#[derive(Debug, Default)]
+pub struct Queue {
+    pods: HashMap<Box<str>, Waiting>,
+    active: BTreeSet<(Turn, Box<str>)>,
+    /// By whole seconds of the end of the backoff, so that priority decides among neighbours.
+    backoff: BTreeSet<(Instant, Turn, Box<str>)>,
+    unschedulable: BTreeSet<Box<str>>,
+    entered: u64,
+    checked: Option<Instant>,
+}
+
+impl Queue {
+    /// A pod by uid.
+    pub fn get(&self, uid: &str) -> Option<&Arc<PodInfo>> {
+        self.pods.get(uid).map(|w| &w.pod)
+    }
+
+    /// How many wait in all.
+    pub fn len(&self) -> usize {
+        self.pods.len()
+    }
+
+    /// True when nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty()
+    }
+
+    /// A new pod, or a new state of one that waits; the latter stays where it is, unless its gates opened or closed.
+    pub fn set(&mut self, pod: Arc<PodInfo>) {
+        let uid = pod.uid.clone();
+        let place = if pod.gated { Place::Gated } else { Place::Active };
+        match self.pods.get_mut(&uid) {
+            None => {
+                let turn = (Reverse(pod.priority), self.next_turn());
+                let waiting = Waiting {
+                    pod,
+                    place: Place::InFlight,
+                    turn,
+                    attempts: 0,
+                    refused_at: None,
+                    refused_by: Vec::new(),
+                };
+                self.pods.insert(uid.clone(), waiting);
+                self.move_to(&uid, place);
+            }
+            Some(waiting) => {
+                let gates_moved = waiting.pod.gated != pod.gated;
+                waiting.pod = pod;
+                if gates_moved {
+                    self.move_to(&uid, place);
+                }
+            }
+        }
+    }
+
+    /// It is gone, or has its node.
+    pub fn remove(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
+        self.leave(uid);
+        self.pods.remove(uid).map(|w| w.pod)
+    }
+
+    /// The pod to try now. When none is due, one that backs off after a refusal and was woken since.
+    pub fn pop(&mut self, now: Instant) -> Option<Arc<PodInfo>> {
+        while let Some((until, _, uid)) = self.backoff.first().cloned() {
+            if until > now {
+                break;
+            }
+            self.move_to(&uid, Place::Active);
+        }
+        let uid = match self.active.first() {
+            Some((_, uid)) => uid.clone(),
+            None => {
+                let may = |uid: &Box<str>| matches!(self.pods[uid].place, Place::Backoff(_, false));
+                self.backoff.iter().find(|(_, _, uid)| may(uid))?.2.clone()
+            }
+        };
+        self.move_to(&uid, Place::InFlight);
+        let waiting = self.pods.get_mut(&uid)?;
+        waiting.attempts += 1;
+        Some(waiting.pod.clone())
+    }
+
+    /// No node for it: it waits for an event that one of these plugins finds helpful.
+    pub fn refused(&mut self, uid: &str, by: Vec<&'static str>, now: Instant) {
+        let turn = self.next_turn();
+        let Some(waiting) = self.pods.get_mut(uid) else { return };
+        waiting.turn.1 = turn;
+        waiting.refused_by = by;
+        waiting.refused_at = Some(now);
+        self.move_to(uid, Place::Unschedulable(now));
+    }
+
+    /// Something went wrong on the way: it is tried again after its backoff.
+    pub fn failed(&mut self, uid: &str, now: Instant) {
+        if let Some(waiting) = self.pods.get(uid) {
+            let until = now + BACKOFF.delay(waiting.attempts);
+            self.move_to(uid, Place::Backoff(until, true));
+        }
+    }
+
+    /// Wakes those that `helps` says yes to, for one of the plugins that refused them. A pod that no plugin refused is
+    /// always woken.
+    pub fn wake(&mut self, now: Instant, helps: impl Fn(&str, &PodInfo) -> bool) {
+        let woken = |uid: &&Box<str>| {
+            let waiting = &self.pods[*uid];
+            waiting.refused_by.is_empty() || waiting.refused_by.iter().any(|plugin| helps(plugin, &waiting.pod))
+        };
+        let all: Vec<Box<str>> = self.unschedulable.iter().filter(woken).cloned().collect();
+        for uid in all {
+            self.activate(&uid, now);
+        }
+    }
+
+    /// Tries one again, when its backoff allows.
+    pub fn activate(&mut self, uid: &str, now: Instant) {
+        let Some(waiting) = self.pods.get(uid) else { return };
+        let Place::Unschedulable(since) = waiting.place else { return };
+        let until = since + BACKOFF.delay(waiting.attempts);
+        self.move_to(uid, if until > now { Place::Backoff(until, false) } else { Place::Active });
+    }
+
+    /// Wakes those that have been waiting for too long, now and then.
+    pub fn wake_stuck(&mut self, now: Instant) {
+        if self.checked.is_some_and(|at| now < at + STUCK_CHECK) {
+            return;
+        }
+        self.checked = Some(now);
+        let stuck = |uid: &&Box<str>| matches!(self.pods[*uid].place, Place::Unschedulable(at) if at + STUCK <= now);
+        let all: Vec<Box<str>> = self.unschedulable.iter().filter(stuck).cloned().collect();
+        for uid in all {
+            self.activate(&uid, now);
+        }
+    }
+
+    /// When to look again though nothing happened.
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        let backoff = self.backoff.first().map(|(until, ..)| *until);
+        let stuck = (!self.unschedulable.is_empty()).then_some(self.checked.unwrap_or(now) + STUCK_CHECK);
+        backoff.into_iter().chain(stuck).min()
+    }
+
+    fn next_turn(&mut self) -> u64 {
+        self.entered += 1;
+        self.entered
+    }
+
+    fn leave(&mut self, uid: &str) {
+        let Some(waiting) = self.pods.get(uid) else { return };
+        match &waiting.place {
+            Place::Active => drop(self.active.remove(&(waiting.turn, uid.into()))),
+            Place::Backoff(until, _) => drop(self.backoff.remove(&(*until, waiting.turn, uid.into()))),
+            Place::Unschedulable(_) => drop(self.unschedulable.remove(uid)),
+            Place::Gated | Place::InFlight => {}
+        }
+    }
+
+    fn move_to(&mut self, uid: &str, place: Place) {
+        self.leave(uid);
+        let Some(waiting) = self.pods.get_mut(uid) else { return };
+        waiting.turn.0 = Reverse(waiting.pod.priority);
+        match &place {
+            Place::Active => drop(self.active.insert((waiting.turn, uid.into()))),
+            Place::Backoff(until, _) => drop(self.backoff.insert((*until, waiting.turn, uid.into()))),
+            Place::Unschedulable(_) => drop(self.unschedulable.insert(uid.into())),
+            Place::Gated | Place::InFlight => {}
+        }
+        waiting.place = place;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(name: &str, priority: i32) -> Arc<PodInfo> {
+        Arc::new(PodInfo { uid: name.into(), name: name.into(), priority, ..PodInfo::default() })
+    }
+
+    fn pop(q: &mut Queue, now: Instant) -> String {
+        q.pop(now).map(|p| p.name.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn priority_then_age() {
+        let (mut q, now) = (Queue::default(), Instant::now());
+        for p in [pod("a", 0), pod("b", 5), pod("c", 5), pod("d", 0)] {
+            q.set(p);
+        }
+        assert_eq!([(); 5].map(|()| pop(&mut q, now)), ["b", "c", "a", "d", ""]);
+    }
+
+    #[test]
+    fn refused_pods_wait_for_help_and_are_hurried_when_nothing_else_is_due() {
+        let (mut q, now) = (Queue::default(), Instant::now());
+        q.set(pod("a", 0));
+        q.set(pod("b", 9));
+        for name in ["b", "a"] {
+            assert_eq!(pop(&mut q, now), name);
+            q.refused(name, vec!["Fit"], now);
+        }
+        q.wake(now, |plugin, _| plugin == "Other");
+        assert_eq!(pop(&mut q, now), "");
+        q.wake(now, |plugin, pod| plugin == "Fit" && &*pod.name == "a");
+        assert_eq!(pop(&mut q, now), "a", "woken; nothing else is due, so it need not back off");
+        q.failed("a", now);
+        assert_eq!(pop(&mut q, now), "", "an error has to be waited out");
+        assert_eq!(q.deadline(now), Some(now + Duration::from_secs(2)));
+        assert_eq!(pop(&mut q, now + Duration::from_secs(2)), "a");
+        q.wake_stuck(now + STUCK);
+        assert_eq!(pop(&mut q, now + STUCK), "b");
+    }
+
+    #[test]
+    fn gates_keep_a_pod_out() {
+        let (mut q, now) = (Queue::default(), Instant::now());
+        let gated = Arc::new(PodInfo { gated: true, ..(*pod("a", 0)).clone() });
+        q.set(gated);
+        assert_eq!(pop(&mut q, now), "");
+        q.set(pod("a", 0));
+        assert_eq!(pop(&mut q, now), "a");
+        q.set(pod("a", 3));
+        assert_eq!(pop(&mut q, now), "", "a new state of a pod that is being bound changes nothing");
+        assert!(q.remove("a").is_some() && q.is_empty());
+    }
+}

@@ -1,0 +1,188 @@
+//! What placing a pod looks at beside pods and nodes: Services and controllers, volumes, budgets.
+//!
+//! Services are asked for with every pod, so their selectors are kept decoded; the rest is read through listers when a
+//! pod needs it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::api::meta::labels::Selector;
+use crate::api::object::Object;
+use crate::runtime::{Lister, Listers};
+
+use super::cluster::NodeInfo;
+use super::pod::{PodInfo, Spread, label};
+use super::volumes::{Claim, Class, Volume, VolumePlan};
+use crate::api::meta::quantity::Quantity;
+use crate::api::value::ValueExt;
+
+/// Listers, and selectors of Services.
+pub struct Side {
+    services: HashMap<Box<str>, HashMap<Box<str>, Selector>>,
+    replica_sets: Arc<dyn Lister>,
+    stateful_sets: Arc<dyn Lister>,
+    replication_controllers: Arc<dyn Lister>,
+    claims: Arc<dyn Lister>,
+    volumes: Arc<dyn Lister>,
+    classes: Arc<dyn Lister>,
+    csi_nodes: Arc<dyn Lister>,
+    csi_drivers: Arc<dyn Lister>,
+    capacities: Arc<dyn Lister>,
+    /// Volumes that a decision gave away and that are not written yet, with the uid of the claim.
+    taken: HashMap<Box<str>, Box<str>>,
+    /// `PodDisruptionBudget`s.
+    pub budgets: Arc<dyn Lister>,
+}
+
+impl Side {
+    /// Over these listers; no Services yet.
+    pub fn new(listers: &dyn Listers) -> Self {
+        Self {
+            services: HashMap::new(),
+            replica_sets: listers.lister("apps", "replicasets"),
+            stateful_sets: listers.lister("apps", "statefulsets"),
+            replication_controllers: listers.lister("", "replicationcontrollers"),
+            claims: listers.lister("", "persistentvolumeclaims"),
+            volumes: listers.lister("", "persistentvolumes"),
+            classes: listers.lister("storage.k8s.io", "storageclasses"),
+            csi_nodes: listers.lister("storage.k8s.io", "csinodes"),
+            csi_drivers: listers.lister("storage.k8s.io", "csidrivers"),
+            capacities: listers.lister("storage.k8s.io", "csistoragecapacities"),
+            taken: HashMap::new(),
+            budgets: listers.lister("policy", "poddisruptionbudgets"),
+        }
+    }
+
+    /// A Service as it is now.
+    pub fn set_service(&mut self, service: &Object) {
+        let selector = service.value().pointer("/spec/selector").map(Selector::from_map).unwrap_or_default();
+        if selector.is_empty() {
+            return self.remove_service(service);
+        }
+        let of_namespace = self.services.entry(service.meta.namespace.as_str().into()).or_default();
+        of_namespace.insert(service.meta.name.as_str().into(), selector);
+    }
+
+    /// A Service is gone.
+    pub fn remove_service(&mut self, service: &Object) {
+        if let Some(all) = self.services.get_mut(service.meta.namespace.as_str()) {
+            all.remove(service.meta.name.as_str());
+            if all.is_empty() {
+                self.services.remove(service.meta.namespace.as_str());
+            }
+        }
+    }
+
+    /// The constraints of pods that have none: by host with a skew of 3, by zone with 5, over the pods of their Services
+    /// and controller. None where there is neither. Upstream: `plugins/podtopologyspread` (`systemDefaultConstraints`).
+    pub fn default_spread(&self, pod: &PodInfo) -> Box<[Spread]> {
+        if !pod.spread.is_empty() {
+            return Box::default();
+        }
+        let Some(selector) = self.selector_of_owners(pod) else { return Box::default() };
+        let soft = |key: &str, max_skew| Spread {
+            key: key.into(),
+            max_skew,
+            hard: false,
+            min_domains: 1,
+            selector: Some(selector.clone()),
+            honor_affinity: true,
+            honor_taints: false,
+        };
+        Box::new([soft("kubernetes.io/hostname", 3), soft("topology.kubernetes.io/zone", 5)])
+    }
+
+    /// Upstream: `plugins/helper` (`DefaultSelector`).
+    fn selector_of_owners(&self, pod: &PodInfo) -> Option<Selector> {
+        let mut all = Vec::new();
+        for selector in self.services.get(&pod.namespace).into_iter().flat_map(HashMap::values) {
+            if selector.matches(|k| label(&pod.labels, k)) {
+                all.extend_from_slice(&selector.0);
+            }
+        }
+        if let Some((kind, name)) = &pod.controller {
+            let lister = match &**kind {
+                "ReplicaSet" => Some(&self.replica_sets),
+                "StatefulSet" => Some(&self.stateful_sets),
+                "ReplicationController" => Some(&self.replication_controllers),
+                _ => None,
+            };
+            let owner = lister.and_then(|l| l.get(&pod.namespace, name)).map(|o| o.value());
+            match owner.as_ref().and_then(|o| o.pointer("/spec/selector")) {
+                Some(map) if &**kind == "ReplicationController" => all.extend(Selector::from_map(map).0),
+                Some(selector) => all.extend(from_label_selector(selector)?.0),
+                None => {}
+            }
+        }
+        (!all.is_empty()).then_some(Selector(all))
+    }
+}
+
+/// Storage.
+impl Side {
+    /// A claim by name.
+    pub fn claim(&self, namespace: &str, name: &str) -> Option<Claim> {
+        self.claims.get(namespace, name).map(|o| Claim::new(&o))
+    }
+
+    /// A volume by name.
+    pub fn volume(&self, name: &str) -> Option<Volume> {
+        if name.is_empty() { None } else { self.volumes.get("", name).map(|o| Volume::new(&o)) }
+    }
+
+    /// All volumes of some classes.
+    pub fn volumes_of(&self, classes: &HashSet<&str>) -> Vec<Volume> {
+        let all = self.volumes.list(None);
+        all.iter().map(|o| Volume::new(o)).filter(|v| classes.contains(&*v.class)).collect()
+    }
+
+    /// A storage class by name.
+    pub fn class(&self, name: &str) -> Option<Class> {
+        self.classes.get("", name).map(|o| Class::new(&o))
+    }
+
+    /// How many volumes each driver attaches to a node, for those that have a limit.
+    pub fn volume_limits(&self, node: &str) -> HashMap<String, i64> {
+        let csi = self.csi_nodes.get("", node).map(|o| o.value()).unwrap_or_default();
+        let limit = |d: &Value| Some((d.str_at("/name")?.to_owned(), d.int_at("/allocatable/count")?));
+        csi.items_at("/spec/drivers").iter().filter_map(limit).collect()
+    }
+
+    /// True when the driver of a class, if it says how much space there is, has enough that the node reaches.
+    pub fn has_space(&self, claim: &Claim, class: &Class, node: &NodeInfo) -> bool {
+        let driver = self.csi_drivers.get("", &class.provisioner).map(|o| o.value());
+        if !driver.is_some_and(|d| d.bool_at("/spec/storageCapacity").unwrap_or(false)) {
+            return true;
+        }
+        let bytes = |c: &Value, at: &str| c.str_at(at).and_then(|q| Quantity::parse(q).ok()).map(|q| q.value());
+        self.capacities.list(None).iter().map(|o| o.value()).any(|c| {
+            let largest = bytes(&c, "/maximumVolumeSize").or_else(|| bytes(&c, "/capacity"));
+            let reached =
+                c.get("nodeTopology").and_then(from_label_selector).is_some_and(|s| s.matches(|k| node.label(k)));
+            c.str_at("/storageClassName") == Some(&class.name) && reached && largest.is_some_and(|n| n >= claim.size)
+        })
+    }
+
+    /// True when a decision has given the volume to another claim.
+    pub fn is_taken(&self, volume: &str, claim: &Claim) -> bool {
+        self.taken.get(volume).is_some_and(|uid| *uid != claim.uid)
+    }
+
+    /// Remembers what a decision gives away.
+    pub fn take(&mut self, plan: &VolumePlan) {
+        self.taken.extend(plan.bind.iter().map(|(volume, claim)| (volume.clone(), claim.uid.clone())));
+    }
+
+    /// Forgets it: it is written, or will not be.
+    pub fn release(&mut self, plan: &VolumePlan) {
+        for (volume, _) in &plan.bind {
+            self.taken.remove(volume);
+        }
+    }
+}
+
+fn from_label_selector(selector: &Value) -> Option<Selector> {
+    Selector::from_label_selector(selector).ok()
+}

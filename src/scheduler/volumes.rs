@@ -1,0 +1,234 @@
+//! The volumes of a pod that matter for placing it.
+
+use serde_json::Value;
+
+use super::cluster::NodeInfo;
+use super::pod::{Labels, NodeTerm, label};
+use crate::api::meta::labels::Selector;
+use crate::api::meta::quantity::Quantity;
+use crate::api::object::Object;
+use crate::api::value::ValueExt;
+
+/// Claims and disks of a pod.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Volumes {
+    /// Claims by name, in the pod's namespace; true where the claim is made for this pod (ephemeral).
+    pub claims: Box<[(Box<str>, bool)]>,
+    /// Disks named in the pod itself: what identifies them, and whether only for reading.
+    pub disks: Box<[(Box<str>, bool)]>,
+}
+
+impl Volumes {
+    /// From `spec.volumes` of the pod `pod`.
+    pub fn new(pod: &str, volumes: &[Value]) -> Self {
+        let claim = |v: &Value| match v.str_at("/persistentVolumeClaim/claimName") {
+            Some(name) => Some((name.into(), false)),
+            None => v.get("ephemeral").and_then(|_| v.str_at("/name")).map(|n| (format!("{pod}-{n}").into(), true)),
+        };
+        Self { claims: volumes.iter().filter_map(claim).collect(), disks: volumes.iter().filter_map(disk).collect() }
+    }
+}
+
+/// Upstream: `plugins/volumerestrictions` (`isVolumeConflict`), which knows GCE PD, EBS, iSCSI and RBD.
+fn disk(v: &Value) -> Option<(Box<str>, bool)> {
+    let read_only = |at: &str| v.bool_at(at).unwrap_or(false);
+    if let Some(name) = v.str_at("/gcePersistentDisk/pdName") {
+        return Some((format!("gce:{name}").into(), read_only("/gcePersistentDisk/readOnly")));
+    }
+    if let Some(id) = v.str_at("/awsElasticBlockStore/volumeID") {
+        // Never shared, not even for reading.
+        return Some((format!("ebs:{id}").into(), false));
+    }
+    if let Some(iqn) = v.str_at("/iscsi/iqn") {
+        return Some((format!("iscsi:{iqn}").into(), read_only("/iscsi/readOnly")));
+    }
+    let image = v.str_at("/rbd/image")?;
+    let pool = v.str_at("/rbd/pool").unwrap_or("rbd");
+    let monitors: Vec<&str> = v.items_at("/rbd/monitors").iter().filter_map(Value::as_str).collect();
+    Some((format!("rbd:{}:{pool}:{image}", monitors.join(",")).into(), read_only("/rbd/readOnly")))
+}
+
+/// A `PersistentVolumeClaim`.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)]
+pub struct Claim {
+    pub namespace: Box<str>,
+    pub name: Box<str>,
+    pub uid: Box<str>,
+    pub labels_wanted: Selector,
+    pub class: Box<str>,
+    /// The volume that it names.
+    pub volume: Box<str>,
+    /// Bound for good, by both sides.
+    pub bound: bool,
+    pub lost: bool,
+    pub deleting: bool,
+    pub once_per_pod: bool,
+    pub modes: Box<[Box<str>]>,
+    pub block: bool,
+    /// Bytes.
+    pub size: i64,
+    pub selected_node: Option<Box<str>>,
+}
+
+/// The annotation that says both sides of a claim are bound.
+pub const BIND_COMPLETED: &str = "/metadata/annotations/pv.kubernetes.io~1bind-completed";
+const SELECTED_NODE: &str = "/metadata/annotations/volume.kubernetes.io~1selected-node";
+const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
+
+fn bytes(v: &Value, at: &str) -> i64 {
+    v.str_at(at).and_then(|q| Quantity::parse(q).ok()).map_or(0, |q| q.value())
+}
+
+fn texts(v: &Value, at: &str) -> Box<[Box<str>]> {
+    v.items_at(at).iter().filter_map(Value::as_str).map(Into::into).collect()
+}
+
+fn text(v: &Value, at: &str) -> Box<str> {
+    v.str_at(at).unwrap_or_default().into()
+}
+
+impl Claim {
+    /// From the object.
+    pub fn new(o: &Object) -> Self {
+        let v = o.value();
+        let modes = texts(&v, "/spec/accessModes");
+        let selector = v.pointer("/spec/selector").map(Selector::from_label_selector);
+        Self {
+            namespace: o.meta.namespace.as_str().into(),
+            name: o.meta.name.as_str().into(),
+            uid: o.meta.uid.as_str().into(),
+            labels_wanted: selector.and_then(Result::ok).unwrap_or_default(),
+            class: text(&v, "/spec/storageClassName"),
+            volume: text(&v, "/spec/volumeName"),
+            bound: v.str_at("/spec/volumeName").is_some_and(|n| !n.is_empty()) && v.pointer(BIND_COMPLETED).is_some(),
+            lost: v.str_at("/status/phase") == Some("Lost"),
+            deleting: o.is_deleting(),
+            once_per_pod: modes.iter().any(|m| &**m == "ReadWriteOncePod"),
+            modes,
+            block: v.str_at("/spec/volumeMode") == Some("Block"),
+            size: bytes(&v, "/spec/resources/requests/storage"),
+            selected_node: v.str_at(SELECTED_NODE).map(Into::into),
+        }
+    }
+}
+
+/// A `PersistentVolume`.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)]
+pub struct Volume {
+    pub name: Box<str>,
+    pub labels: Labels,
+    pub class: Box<str>,
+    pub modes: Box<[Box<str>]>,
+    pub block: bool,
+    /// Bytes.
+    pub size: i64,
+    /// Nobody has it, or who may.
+    pub free: bool,
+    pub claimed_by: Option<(Box<str>, Box<str>, Box<str>)>,
+    /// Nodes that reach it; none means all.
+    pub nodes: Option<Box<[NodeTerm]>>,
+    /// Driver and handle.
+    pub csi: Option<(String, String)>,
+}
+
+impl Volume {
+    /// From the object.
+    pub fn new(o: &Object) -> Self {
+        let v = o.value();
+        let claim = v.pointer("/spec/claimRef");
+        Self {
+            name: o.meta.name.as_str().into(),
+            labels: o.meta.labels.clone(),
+            class: text(&v, "/spec/storageClassName"),
+            modes: texts(&v, "/spec/accessModes"),
+            block: v.str_at("/spec/volumeMode") == Some("Block"),
+            size: bytes(&v, "/spec/capacity/storage"),
+            free: v.str_at("/status/phase") == Some("Available") && !o.is_deleting(),
+            claimed_by: claim.map(|c| (text(c, "/namespace"), text(c, "/name"), text(c, "/uid"))),
+            nodes: v.pointer("/spec/nodeAffinity/required").map(NodeTerm::all_from),
+            csi: v.str_at("/spec/csi/driver").map(|d| (d.to_owned(), text(&v, "/spec/csi/volumeHandle").into())),
+        }
+    }
+
+    /// True when the node can use it.
+    pub fn reachable(&self, node: &NodeInfo) -> bool {
+        self.nodes.as_ref().is_none_or(|terms| terms.iter().any(|t| t.matches(&node.name, &node.labels)))
+    }
+
+    /// True when it could be bound to the claim. Upstream: `persistentvolume/volume` (`FindMatchingVolume`).
+    pub fn suits(&self, claim: &Claim) -> bool {
+        if self.class != claim.class || self.block != claim.block || self.size < claim.size {
+            return false;
+        }
+        if !claim.modes.iter().all(|m| self.modes.contains(m)) {
+            return false;
+        }
+        match &self.claimed_by {
+            Some((ns, name, uid)) => {
+                *ns == claim.namespace && *name == claim.name && (uid.is_empty() || *uid == claim.uid)
+            }
+            None => self.free && claim.labels_wanted.matches(|k| label(&self.labels, k)),
+        }
+    }
+}
+
+/// A `StorageClass`.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)]
+pub struct Class {
+    pub name: Box<str>,
+    pub provisioner: String,
+    /// Claims wait for their first pod.
+    pub waits: bool,
+    /// Where volumes can be made; none means anywhere. Each is a set of labels with allowed values.
+    pub topologies: Vec<Vec<(String, Vec<String>)>>,
+}
+
+impl Class {
+    /// From the object.
+    pub fn new(o: &Object) -> Self {
+        let v = o.value();
+        let expression = |e: &Value| {
+            let values = e.items_at("/values").iter().filter_map(Value::as_str).map(str::to_owned).collect();
+            (text(e, "/key").into(), values)
+        };
+        let term = |t: &Value| t.items_at("/matchLabelExpressions").iter().map(expression).collect();
+        Self {
+            name: o.meta.name.as_str().into(),
+            provisioner: text(&v, "/provisioner").into(),
+            waits: v.str_at("/volumeBindingMode") == Some("WaitForFirstConsumer"),
+            topologies: v.items_at("/allowedTopologies").iter().map(term).collect(),
+        }
+    }
+
+    /// True when somebody makes volumes of it.
+    pub fn provisions(&self) -> bool {
+        !self.provisioner.is_empty() && self.provisioner != NO_PROVISIONER
+    }
+
+    /// True when volumes can be made for the node.
+    pub fn reaches(&self, node: &NodeInfo) -> bool {
+        let holds = |(key, values): &(String, Vec<String>)| {
+            node.label(key).is_some_and(|there| values.iter().any(|v| v == there))
+        };
+        self.topologies.is_empty() || self.topologies.iter().any(|t| !t.is_empty() && t.iter().all(holds))
+    }
+}
+
+/// What has to be written before a pod with waiting claims can be bound.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct VolumePlan {
+    /// Volumes by name, with the claims that get them.
+    pub bind: Vec<(Box<str>, Claim)>,
+    /// Claims for which a volume is to be made.
+    pub provision: Vec<Claim>,
+}
+
+impl VolumePlan {
+    /// True when nothing is to be done.
+    pub fn is_empty(&self) -> bool {
+        self.bind.is_empty() && self.provision.is_empty()
+    }
+}

@@ -1,0 +1,322 @@
+//! The scheduler's state and its hands: takes deltas, decides for the next pod, acts.
+//!
+//! **Invariant:** nothing here waits but [`Worker::wait`]; writes run as tasks whose ends come back through it.
+
+use std::sync::Arc;
+
+use rand::Rng;
+use tokio::time::Instant;
+
+use super::cluster::{Cluster, NodeInfo};
+use super::cycle::{self, Checks, NoFit, Nominated};
+use super::framework::{Cycle, Event};
+use super::plugins::PLUGINS;
+use super::plugins::binding::Claims;
+use super::pod::PodInfo;
+use super::preempt;
+use super::queue::Queue;
+use super::side::Side;
+use super::write::{Condition, Done, Writes};
+use super::{Scheduler, Topic};
+use crate::api::object::Object;
+use crate::api::scan;
+use crate::api::status::Reason;
+use crate::runtime::{Delta, Recorder};
+
+/// What there is to do, or to say, where no node fits.
+type Preemption = Result<preempt::Plan, preempt::NoPlan>;
+
+/// Between the reasons of the nodes and those of preemption, as upstream's DynamicResources and DefaultPreemption say it.
+const PREEMPTION: &str = "no new claims to deallocate, preemption: ";
+
+/// See the module.
+pub(super) struct Worker {
+    cluster: Cluster,
+    side: Side,
+    queue: Queue,
+    nominated: Nominated,
+    writes: Writes,
+    events: Recorder,
+    /// Where the next search for nodes begins.
+    start: usize,
+}
+
+impl Worker {
+    pub(super) fn new(scheduler: &Scheduler, events: Recorder) -> Self {
+        Self {
+            cluster: Cluster::default(),
+            side: Side::new(&*scheduler.listers),
+            queue: Queue::default(),
+            nominated: Nominated::default(),
+            writes: Writes::new(scheduler.client.clone(), scheduler.clock.clone(), scheduler.config.writes_in_flight),
+            events,
+            start: 0,
+        }
+    }
+
+    /// Completes when a write has ended or a backoff has.
+    pub(super) async fn wait(&mut self) {
+        let deadline = self.queue.deadline(Instant::now());
+        tokio::select! {
+            biased;
+            () = self.writes.ended() => {}
+            () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {}
+        }
+    }
+
+    /// Takes the ends of writes and the passing of time.
+    pub(super) fn settle(&mut self) {
+        while let Some(done) = self.writes.take() {
+            self.done(done);
+        }
+        self.queue.wake_stuck(Instant::now());
+    }
+}
+
+/// What happened.
+impl Worker {
+    /// Takes one change.
+    pub(super) fn take(&mut self, topic: Topic, delta: Delta) {
+        match (topic, delta) {
+            (_, Delta::Synced) => {}
+            (Topic::Pods, Delta::Upsert { old, new }) => self.pod(old.as_deref(), &new),
+            (Topic::Pods, Delta::Delete(last)) => self.pod_gone(&last.meta.uid),
+            (Topic::Nodes, Delta::Upsert { new, .. }) => self.node(&new),
+            (Topic::Nodes, Delta::Delete(last)) => self.cluster.remove_node(&last.meta.name),
+            (Topic::Namespaces, Delta::Upsert { new, .. }) => {
+                let labels = new.meta.labels.clone();
+                let before = self.cluster.namespaces.insert(new.meta.name.as_str().into(), labels.clone());
+                if before.is_none_or(|b| b != labels) {
+                    self.wake(&Event::Namespace);
+                }
+            }
+            (Topic::Namespaces, Delta::Delete(last)) => drop(self.cluster.namespaces.remove(&*last.meta.name)),
+            (Topic::Services, Delta::Upsert { new, .. }) => self.side.set_service(&new),
+            (Topic::Services, Delta::Delete(last)) => self.side.remove_service(&last),
+            (Topic::Storage, _) => self.wake(&Event::Storage),
+        }
+    }
+
+    fn wake(&mut self, event: &Event) {
+        self.queue
+            .wake(Instant::now(), |plugin, pod| PLUGINS.iter().any(|(p, _)| p.name() == plugin && p.wakes(event, pod)));
+    }
+
+    fn node(&mut self, object: &Object) {
+        let node = match NodeInfo::new(object) {
+            Ok(node) => node,
+            Err(error) => return tracing::warn!(node = object.meta.name, "cannot read the node: {error}"),
+        };
+        let copy = node.clone();
+        let old = self.cluster.set_node(node).map(|old| NodeInfo { pods: Vec::new(), ..old });
+        let same = |old: &NodeInfo| {
+            (&old.labels, &old.taints, old.unschedulable, &old.allocatable)
+                == (&copy.labels, &copy.taints, copy.unschedulable, &copy.allocatable)
+        };
+        if old.as_ref().is_none_or(|old| !same(old)) {
+            self.wake(&Event::Node(old, copy));
+        }
+    }
+
+    fn pod(&mut self, old: Option<&Object>, new: &Object) {
+        let uid = &*new.meta.uid;
+        if self.confirmed(new) || old.is_some_and(|old| nothing_new(old, new)) && self.queue.get(uid).is_some() {
+            return;
+        }
+        let pod = match PodInfo::new(new) {
+            Ok(pod) => pod,
+            Err(error) => return tracing::warn!(pod = new.meta.name, "cannot read the pod: {error}"),
+        };
+        if pod.finished {
+            self.pod_gone(uid);
+        } else if !pod.node.is_empty() {
+            self.unqueue(uid);
+            let old = self.cluster.displace(uid);
+            let node = pod.node.clone();
+            self.cluster.place(pod.clone(), &node, false);
+            self.wake(&Event::PodPlaced(old, pod));
+        } else if !pod.ours || pod.deleting {
+            self.unqueue(uid);
+        } else if !self.cluster.is_placed(uid) {
+            self.waiting(pod);
+        }
+    }
+
+    /// True where the change is only that our binding came true.
+    fn confirmed(&mut self, new: &Object) -> bool {
+        let uid = &*new.meta.uid;
+        if !self.cluster.is_assumed(uid) || new.is_deleting() {
+            return false;
+        }
+        let fields = scan::fields(&new.json, &["/spec/nodeName", "/status/phase"]);
+        if matches!(&*fields[1], "Succeeded" | "Failed") || !self.cluster.confirm(uid, &fields[0], &new.meta.labels) {
+            return false;
+        }
+        if let Some(pod) = self.unqueue(uid) {
+            self.wake(&Event::PodPlaced(None, pod));
+        }
+        true
+    }
+
+    fn waiting(&mut self, pod: Arc<PodInfo>) {
+        let uid = pod.uid.clone();
+        if pod.gated {
+            self.gated(&pod);
+        }
+        self.nominated.set(&pod, &pod.nominated);
+        let before = self.queue.get(&uid).cloned();
+        self.queue.set(pod.clone());
+        if before.is_some_and(|old| !old.wants_the_same(&pod)) {
+            self.queue.activate(&uid, Instant::now());
+        }
+    }
+
+    /// It is bound, finished, going or gone, and waits no more.
+    fn unqueue(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
+        self.nominated.remove(uid);
+        self.writes.forget(uid);
+        self.queue.remove(uid)
+    }
+
+    fn pod_gone(&mut self, uid: &str) {
+        let promised = self.nominated.node_of(uid).is_some();
+        let waiting = self.unqueue(uid).filter(|_| promised);
+        if let Some(pod) = self.cluster.displace(uid).or(waiting) {
+            self.wake(&Event::PodGone(pod));
+        }
+    }
+}
+
+/// True where neither what the pod wants nor what was promised to it changed.
+fn nothing_new(old: &Object, new: &Object) -> bool {
+    let spec = |o: &Object| scan::member(&o.json, 0, "spec");
+    let (Some(a), Some(b)) = (spec(old), spec(new)) else { return false };
+    old.json[a] == new.json[b]
+        && old.meta.labels == new.meta.labels
+        && old.is_deleting() == new.is_deleting()
+        && ["/status/nominatedNodeName", "/status/phase"]
+            .iter()
+            .all(|at| scan::fields(&old.json, &[at]) == scan::fields(&new.json, &[at]))
+}
+
+/// What to do about it.
+impl Worker {
+    /// Decides for one pod; false where none is due, or too many writes are on their way.
+    pub(super) fn decide_next(&mut self) -> bool {
+        if self.writes.full() {
+            return false;
+        }
+        let Some(pod) = self.queue.pop(Instant::now()) else { return false };
+        match self.decide(&pod) {
+            Ok(at) => self.bind(pod, at),
+            Err((no_fit, preemption)) => self.refuse(&pod, no_fit, preemption),
+        }
+        true
+    }
+
+    fn decide(&mut self, pod: &Arc<PodInfo>) -> Result<usize, (NoFit, Option<Preemption>)> {
+        let default_spread = self.side.default_spread(pod);
+        let cx = Cycle { pod, cluster: &self.cluster, side: &self.side, default_spread };
+        let nodes = self.cluster.nodes();
+        let mut checks = Checks::new(&cx).map_err(|(plugin, why)| {
+            let no_fit = NoFit { total: nodes.len(), rejected: Some(why), by: vec![plugin], ..NoFit::default() };
+            (no_fit, None)
+        })?;
+        let promised = self.nominated.node_of(&pod.uid).and_then(|n| nodes.iter().position(|o| *o.name == *n));
+        if let Some(at) = promised
+            && checks.check_promised(&nodes[at], &self.nominated).is_ok()
+        {
+            return Ok(at);
+        }
+        let feasible = checks.feasible(nodes, &self.nominated, &mut self.start).map_err(|no_fit| {
+            let preemption = (no_fit.total > 0).then(|| preempt::plan(&cx, &mut checks, &self.nominated, &no_fit));
+            (no_fit, preemption)
+        })?;
+        Ok(cycle::best(&cx, &feasible, |n| rand::rng().random_range(0..n)))
+    }
+
+    fn bind(&mut self, pod: Arc<PodInfo>, at: usize) {
+        let node = &self.cluster.nodes()[at];
+        let claims = if pod.volumes.claims.is_empty() { None } else { Claims::new(&self.side, &pod).ok() };
+        let volumes = claims.and_then(|c| c.plan(node).ok()).unwrap_or_default();
+        let node = node.name.clone();
+        self.side.take(&volumes);
+        self.cluster.place(pod.clone(), &node, true);
+        self.nominated.remove(&pod.uid);
+        self.writes.bind(pod, node, volumes);
+    }
+
+    fn refuse(&mut self, pod: &Arc<PodInfo>, no_fit: NoFit, preemption: Option<Preemption>) {
+        let mut message = no_fit.message();
+        let nominated = match preemption {
+            None => None,
+            Some(Ok(plan)) => {
+                let node = self.cluster.nodes()[plan.node].name.clone();
+                self.preempt(pod, &node, plan.victims);
+                Some(node)
+            }
+            Some(Err(none)) => {
+                message = format!("{message} {PREEMPTION}{}", none.message);
+                let had = self.nominated.node_of(&pod.uid).is_some();
+                (none.withdraw && had).then(|| {
+                    self.nominated.remove(&pod.uid);
+                    "".into()
+                })
+            }
+        };
+        self.queue.refused(&pod.uid, no_fit.by, Instant::now());
+        self.events.warning(pod.regarding(), "FailedScheduling", message.clone());
+        self.writes.condition(pod, Condition { reason: "Unschedulable", message, nominated });
+    }
+
+    /// Sends victims away and promises the node to the pod.
+    fn preempt(&mut self, pod: &Arc<PodInfo>, node: &str, victims: Vec<Arc<PodInfo>>) {
+        for victim in victims.into_iter().filter(|v| !v.deleting) {
+            let message = format!("Preempted by pod {} on node {node}", pod.uid);
+            self.events.normal(victim.regarding(), "Preempted", message);
+            self.writes.evict(victim);
+        }
+        // Less important pods that were promised the node may find another now.
+        let lesser = self.nominated.on(node).iter().filter(|p| p.priority < pod.priority && p.uid != pod.uid);
+        for other in lesser.cloned().collect::<Vec<_>>() {
+            self.nominated.remove(&other.uid);
+            self.queue.activate(&other.uid, Instant::now());
+        }
+        self.nominated.set(pod, node);
+    }
+
+    fn gated(&mut self, pod: &Arc<PodInfo>) {
+        let message = "Scheduling is blocked due to non-empty scheduling gates".to_owned();
+        self.writes.condition(pod, Condition { reason: "SchedulingGated", message, nominated: None });
+    }
+
+    fn done(&mut self, done: Done) {
+        let Done { pod, node, volumes, result } = done;
+        self.side.release(&volumes);
+        match result {
+            Ok(()) => {
+                self.queue.remove(&pod.uid);
+                let message = format!("Successfully assigned {} to {node}", pod.key());
+                self.events.normal(pod.regarding(), "Scheduled", message);
+            }
+            // It went away, or somebody else bound it: the listers say which.
+            Err(status) if status.reason == Reason::NotFound => self.forget(&pod),
+            Err(status) => {
+                tracing::warn!(pod = pod.key(), node = &*node, "cannot bind: {status}");
+                self.forget(&pod);
+                self.queue.failed(&pod.uid, Instant::now());
+                let message = format!("binding rejected: {}", status.message);
+                self.events.warning(pod.regarding(), "FailedScheduling", message.clone());
+                self.writes.condition(&pod, Condition { reason: "SchedulerError", message, nominated: None });
+            }
+        }
+    }
+
+    /// An assumption was wrong: what the pod held is free again.
+    fn forget(&mut self, pod: &Arc<PodInfo>) {
+        if self.cluster.is_assumed(&pod.uid) {
+            self.cluster.displace(&pod.uid);
+            self.wake(&Event::PodGone(pod.clone()));
+        }
+    }
+}

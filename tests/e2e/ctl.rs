@@ -1,0 +1,152 @@
+//! "What people's hands know": the stock kubectl and `orch ctl` print the same and end with the same code.
+//!
+//! Each line is run by both, each in a namespace of its own, in order. Where no kubectl is installed the test says so and
+//! ends.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+const ORCH: &str = env!("CARGO_BIN_EXE_orch");
+
+const MANIFEST: &str = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: cm1, labels: {a: b}}
+data: {k: "v<1>", z: "2"}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, clusterIP: None, ports: [{port: 80}]}
+"#;
+
+/// Words are parted by blanks; `M` stands for the manifest's file.
+const LINES: &[&str] = &[
+    "apply -f M",
+    "apply -f M",
+    "get cm,svc -o name",
+    "get cm cm1 -o jsonpath={.data}",
+    "get cm -L a --no-headers",
+    "get cm --show-labels --no-headers",
+    "get svc -o custom-columns=N:.metadata.name,P:.spec.ports[*].port",
+    "get svc/web cm/cm1 -o go-template={{.kind}}",
+    "get pods",
+    "get nosuch",
+    "get pod nope",
+    "get cm cm1 nope -o name",
+    "get pod po/x",
+    "create -f M",
+    "create cm cm2 --from-literal=a=b",
+    "create secret generic s1 --from-literal=a=b",
+    "create deployment d2 --image=nginx --replicas=0",
+    "create service clusterip s2 --tcp=80:8080",
+    "create role r1 --verb=get,list --resource=pods,deployments.apps",
+    "create rolebinding rb1 --role=r1 --user=jane",
+    "create job j1 --image=busybox -- echo hi",
+    "get role r1 -o jsonpath={.rules}",
+    "label cm cm1 x=y",
+    "label cm cm1 x=z",
+    "label cm cm1 x=z --overwrite",
+    "label cm cm1 x-",
+    "annotate cm cm1 q=r",
+    "patch cm cm1 -p {\"data\":{\"p\":\"1\"}}",
+    "patch cm cm1 -p {\"data\":{\"p\":\"1\"}}",
+    "patch cm cm1 --type=json -p [{\"op\":\"remove\",\"path\":\"/data/p\"}]",
+    "rollout pause deploy/d2",
+    "rollout resume deploy/d2",
+    "scale deploy/d2 --replicas=0",
+    "scale deploy d2 --replicas=1 --current-replicas=7",
+    "set image deploy/d2 nginx=nginx:3",
+    "set image deploy/d2 x=nginx:3",
+    "set env deploy/d2 A=b",
+    "expose deploy d2 --name=web2 --port=81 --target-port=80",
+    "describe cm cm1",
+    "describe secret s1",
+    "wait --for=jsonpath={.data.z}=2 cm/cm1",
+    "wait --for=condition=Ready cm/cm1 --timeout=1s",
+    "auth can-i create pods",
+    "auth can-i get pods --as=jane --as-group=nobodies",
+    "api-versions",
+    "api-resources -o name",
+    "explain pod.spec.restartPolicy",
+    "delete cm cm2 --dry-run=client",
+    "delete cm cm2 nope",
+    "delete cm nope --ignore-not-found",
+    "delete cm -l a=b",
+    "delete svc --all",
+    "logs nope",
+    "get cm -o bogus",
+];
+
+/// A server of its own, ended with the test.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(dir: &Path) -> Server {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let child = Command::new(ORCH)
+        .args(["server", "--disable-agent", "--data-dir"])
+        .arg(dir.join("data"))
+        .arg("--write-kubeconfig")
+        .arg(dir.join("kubeconfig"))
+        .args(["--https-listen-port", &port.to_string()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let server = Server(child);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !run(&[ORCH, "ctl"], dir, "default", "get ns default").0.eq(&Some(0)) {
+        assert!(Instant::now() < deadline, "the server did not answer within 30 s");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    server
+}
+
+/// Exit code, stdout, stderr; the namespace's name is taken out.
+fn run(program: &[&str], dir: &Path, ns: &str, line: &str) -> (Option<i32>, String, String) {
+    let manifest = dir.join("m.yaml").display().to_string();
+    let words = line.split(' ').map(|w| if w == "M" { manifest.as_str() } else { w });
+    let output = Command::new(program[0])
+        .args(&program[1..])
+        .arg("--kubeconfig")
+        .arg(dir.join("kubeconfig"))
+        .args(["-n", ns])
+        .args(words)
+        .env("HOME", dir)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(ns, "NS");
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn the_same_words_the_same_answers() {
+    if Command::new("kubectl").args(["version", "--client"]).output().is_err() {
+        eprintln!("no kubectl on this machine: nothing to compare with");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("m.yaml"), MANIFEST).unwrap();
+    let _server = start(dir.path());
+    for ns in ["of-kubectl", "of-orch"] {
+        assert_eq!(run(&["kubectl"], dir.path(), "default", &format!("create ns {ns}")).0, Some(0));
+    }
+    let mut differing = Vec::new();
+    for line in LINES {
+        let stock = run(&["kubectl"], dir.path(), "of-kubectl", line);
+        let own = run(&[ORCH, "ctl"], dir.path(), "of-orch", line);
+        if stock != own {
+            differing.push(format!("{line}\n  kubectl:  {stock:?}\n  orch ctl: {own:?}"));
+        }
+    }
+    assert!(differing.is_empty(), "{} of {} differ:\n{}", differing.len(), LINES.len(), differing.join("\n"));
+}

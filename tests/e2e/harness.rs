@@ -1,0 +1,424 @@
+//! A whole cluster for a test: `orch server` as a process, on a machine of its own.
+//!
+//! The machine is a network namespace with a way to another one, and a data directory: bridge, rules, ports and names
+//! are the cluster's alone, so that clusters run side by side and beside an orch of the real machine.
+//!
+//! **Invariant:** when a [`Cluster`] is dropped its processes, containers, mounts and namespaces are gone.
+
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use orch::kubelet::images::{self, Archive, Entry};
+use serde_json::Value;
+
+use crate::net::lab::{Ns, ip};
+
+/// Upper bound of a wait for something that takes a second or two on an idle machine.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+/// An HTTP request that takes longer has failed.
+const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+/// Pause between two looks at something that does not tell of its changes.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Address of the machine, and of the one beside it that is its default route.
+const ADDRESS: &str = "198.51.100.1";
+const BESIDE: &str = "198.51.100.2";
+/// Port of the API; each machine has its own 6443.
+const PORT: u16 = 6443;
+
+/// The binary under test: `ORCH_BIN`, or the one that cargo has just built with these tests.
+fn orch() -> PathBuf {
+    std::env::var_os("ORCH_BIN").map_or_else(|| env!("CARGO_BIN_EXE_orch").into(), PathBuf::from)
+}
+
+/// A kubectl that nobody here wrote; `scripts/deps.sh kubectl` finds one.
+fn stock_kubectl() -> PathBuf {
+    std::env::var_os("ORCH_KUBECTL").map_or_else(|| "kubectl".into(), PathBuf::from)
+}
+
+/// What a program did.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl From<Output> for Ran {
+    fn from(out: Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self { code: out.status.code(), stdout: text(&out.stdout), stderr: text(&out.stderr) }
+    }
+}
+
+/// An `orch server` and the machine it runs on.
+pub struct Cluster {
+    pub machine: Ns,
+    _beside: Ns,
+    dir: tempfile::TempDir,
+    flags: Vec<String>,
+    server: Option<Child>,
+}
+
+impl Cluster {
+    /// A control plane and a node, both ready.
+    pub fn with_node() -> Self {
+        let mut cluster = Self::prepare(&["--node-name", "box"]);
+        cluster.start();
+        cluster.wait_for_node();
+        cluster
+    }
+
+    /// A control plane alone.
+    pub fn without_node() -> Self {
+        let mut cluster = Self::prepare(&["--disable-agent"]);
+        cluster.start();
+        cluster
+    }
+
+    fn prepare(flags: &[&str]) -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "end-to-end tests need root");
+        let (machine, beside) = (Ns::new("box"), Ns::new("way"));
+        let (m, b) = (machine.name.as_str(), beside.name.as_str());
+        ip(&["-n", m, "link", "add", "name", "up0", "type", "veth", "peer", "name", "down0", "netns", b]);
+        ip(&["-n", m, "addr", "add", &format!("{ADDRESS}/24"), "dev", "up0"]);
+        ip(&["-n", b, "addr", "add", &format!("{BESIDE}/24"), "dev", "down0"]);
+        ip(&["-n", m, "link", "set", "up0", "up"]);
+        ip(&["-n", b, "link", "set", "down0", "up"]);
+        ip(&["-n", m, "route", "add", "default", "via", BESIDE]);
+        let dir = tempfile::Builder::new().prefix("orch-e2e-").tempdir().unwrap();
+        let flags = flags.iter().map(|&f| f.to_owned()).collect();
+        Self { machine, _beside: beside, dir, flags, server: None }
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.data_dir().join("server/admin.kubeconfig")
+    }
+
+    /// `orch server` with this cluster's flags and more; not started.
+    pub fn server_command(&self, more: &[&str]) -> Command {
+        let mut command = Command::new(orch());
+        command.arg("server").arg("--data-dir").arg(self.data_dir());
+        command.args(["--https-listen-port", &PORT.to_string(), "--node-ip", ADDRESS]);
+        command.args(&self.flags).args(more).env_remove("ORCH_CONFIG_FILE");
+        command
+    }
+
+    /// Starts the server and waits until it says that it is ready.
+    pub fn start(&mut self) {
+        let log = std::fs::File::options().create(true).append(true).open(self.log()).unwrap();
+        let mut command = self.server_command(&[]);
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.server = Some(self.machine.run(|| command.spawn()).unwrap());
+        self.eventually("the API server is ready", || {
+            if let Some(status) = self.server_has_ended() {
+                panic!("orch server has ended: {status}\n{}", self.log_text());
+            }
+            self.kubeconfig().exists() && self.kubectl(&["get", "--raw", "/readyz"]).code == Some(0)
+        });
+    }
+
+    /// Asks the process table: the child is borrowed, and `try_wait` would need it alone.
+    fn server_has_ended(&self) -> Option<String> {
+        let pid = self.server.as_ref()?.id();
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = stat.rsplit(')').next().unwrap_or_default().trim_start().chars().next();
+        matches!(state, None | Some('Z')).then(|| format!("state {state:?}"))
+    }
+
+    pub fn wait_for_node(&self) {
+        let ready = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
+        self.eventually("the node is Ready", || self.kubectl(&["get", "node", "box", "-o", ready]).stdout == "True");
+    }
+
+    /// Ends the server with a signal and waits for its end; containers stay as they are.
+    pub fn end_server(&mut self, signal: Signal) -> Option<i32> {
+        let mut child = self.server.take().expect("the server runs");
+        kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+        child.wait().unwrap().code()
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.path().join("orch.log")
+    }
+
+    /// What the server has logged last.
+    pub fn log_text(&self) -> String {
+        let text = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    // --- clients
+
+    /// The stock kubectl on the machine, as the administrator.
+    pub fn kubectl(&self, args: &[&str]) -> Ran {
+        self.kubectl_with(args, "")
+    }
+
+    /// The same with something on its standard input.
+    pub fn kubectl_with(&self, args: &[&str], stdin: &str) -> Ran {
+        let mut child = self.kubectl_child(args);
+        // A program that ends before it has read everything has its reasons, which its output tells.
+        let _ = child.stdin.take().expect("it is piped").write_all(stdin.as_bytes());
+        child.wait_with_output().unwrap().into()
+    }
+
+    /// A kubectl that goes on running.
+    pub fn kubectl_child(&self, args: &[&str]) -> Child {
+        let mut command = Command::new(stock_kubectl());
+        command.arg("--kubeconfig").arg(self.kubeconfig()).args(args);
+        // Its cache of discovery would outlive the cluster.
+        command.env("HOME", self.dir.path()).env_remove("KUBECONFIG");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.machine.run(|| command.spawn()).unwrap_or_else(|e| panic!("kubectl: {e}; run scripts/deps.sh kubectl"))
+    }
+
+    /// kubectl that must succeed; gives its output without surrounding white space.
+    #[track_caller]
+    pub fn k(&self, args: &[&str]) -> String {
+        let ran = self.kubectl(args);
+        assert_eq!(ran.code, Some(0), "kubectl {}: {}\n{}", args.join(" "), ran.stderr, self.describe());
+        ran.stdout.trim().to_owned()
+    }
+
+    /// Creates or changes objects.
+    #[track_caller]
+    pub fn apply(&self, manifest: &str) -> String {
+        let ran = self.kubectl_with(&["apply", "-f", "-"], manifest);
+        assert_eq!(ran.code, Some(0), "kubectl apply: {}", ran.stderr);
+        ran.stdout
+    }
+
+    /// An object, whole.
+    #[track_caller]
+    pub fn get(&self, kind: &str, name: &str) -> Value {
+        serde_json::from_str(&self.k(&["get", kind, name, "-o", "json"])).unwrap()
+    }
+
+    /// A field of an object by JSON pointer; null where there is none, or no object.
+    pub fn field(&self, kind: &str, name: &str, pointer: &str) -> Value {
+        let ran = self.kubectl(&["get", kind, name, "-o", "json"]);
+        let object: Value = serde_json::from_str(&ran.stdout).unwrap_or_default();
+        object.pointer(pointer).cloned().unwrap_or_default()
+    }
+
+    /// Names of the pods with a label that are not on their way out.
+    pub fn pods(&self, label: &str) -> Vec<String> {
+        let list: Value = serde_json::from_str(&self.k(&["get", "pods", "-l", label, "-o", "json"])).unwrap();
+        let items = list["items"].as_array().unwrap();
+        let alive = items.iter().filter(|p| p.pointer("/metadata/deletionTimestamp").is_none());
+        alive.map(|p| p["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// GET of `/` at an address, from the machine; the body when the status is 200.
+    pub fn ask(&self, address: &str) -> Result<String, String> {
+        self.machine.run(|| http_get(address, "/"))
+    }
+
+    /// POST by curl, as the administrator or with a token; status code and body.
+    pub fn post(&self, path: &str, token: Option<&str>, body: &[u8]) -> (u16, String) {
+        let identity: Value = yaml(&self.kubeconfig());
+        let write = |name: &str, pointer: &str| {
+            let text = identity.pointer(pointer).and_then(Value::as_str).expect("the kubeconfig embeds everything");
+            let path = self.dir.path().join(name);
+            std::fs::write(&path, base64::engine::general_purpose::STANDARD.decode(text).unwrap()).unwrap();
+            path.display().to_string()
+        };
+        let ca = write("ca.pem", "/clusters/0/cluster/certificate-authority-data");
+        let mut command = Command::new("curl");
+        // HTTP/1.1, where an early answer is read although the body was not taken.
+        command.args([
+            "-sS",
+            "--http1.1",
+            "--cacert",
+            &ca,
+            "-w",
+            "\n%{http_code}",
+            "-X",
+            "POST",
+            "--data-binary",
+            "@-",
+        ]);
+        match token {
+            Some(token) => {
+                command.args(["-H", &format!("Authorization: Bearer {token}")]);
+            }
+            None => {
+                let cert = write("cert.pem", "/users/0/user/client-certificate-data");
+                let key = write("key.pem", "/users/0/user/client-key-data");
+                command.args(["--cert", &cert, "--key", &key]);
+            }
+        }
+        command.args(["-H", "Content-Type: application/json", "-H", "Expect:"]);
+        command.arg(format!("https://127.0.0.1:{PORT}{path}"));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.machine.run(|| command.spawn()).unwrap();
+        // The server may answer before it has read everything.
+        let _ = child.stdin.take().expect("it is piped").write_all(body);
+        let ran = Ran::from(child.wait_with_output().unwrap());
+        let (body, code) = ran.stdout.rsplit_once('\n').unwrap_or_else(|| panic!("curl: {ran:?}"));
+        (code.parse().unwrap(), body.to_owned())
+    }
+
+    // --- waiting
+
+    /// Asks until the answer is yes.
+    #[track_caller]
+    pub fn eventually(&self, what: &str, mut ask: impl FnMut() -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !ask() {
+            assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}\n{}", self.describe());
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// Waits until a Deployment is what its spec says, and nothing of what it was before is left.
+    #[track_caller]
+    pub fn settled(&self, deployment: &str, replicas: usize) {
+        self.k(&["rollout", "status", &format!("deployment/{deployment}"), "--timeout=90s"]);
+        let label = format!("app={deployment}");
+        self.eventually("the pods are as many as wanted", || {
+            self.k(&["get", "pods", "-l", &label, "-o", "name"]).lines().count() == replicas
+        });
+    }
+
+    /// What is known of the cluster, for a test that fails.
+    pub fn describe(&self) -> String {
+        let mut text = String::new();
+        for args in [&["get", "pods", "-A", "-o", "wide"][..], &["get", "events", "-A"][..]] {
+            let ran = self.kubectl(args);
+            let _ = writeln!(text, "--- kubectl {}\n{}{}", args.join(" "), ran.stdout, ran.stderr);
+        }
+        let _ = writeln!(text, "--- end of orch's log\n{}", self.log_text());
+        text
+    }
+
+    // --- images and containers
+
+    fn runtime_socket(&self) -> PathBuf {
+        self.data_dir().join("agent/containerd/run/containerd.sock")
+    }
+
+    /// The demo's image of this machine's busybox, as `localhost/orch/web:VERSION`.
+    pub fn import_web(&self, version: &str) {
+        let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().map(Path::new).find(|p| p.exists());
+        let busybox = busybox.expect("busybox is installed (scripts/deps.sh test)");
+        let mut entries = vec![
+            Entry::file("bin/busybox", 0o755, std::fs::read(busybox).unwrap()),
+            Entry::file("bin/web", 0o755, include_bytes!("../../scripts/demo/web").to_vec()),
+            Entry::file("www/cgi-bin/index.cgi", 0o755, include_bytes!("../../scripts/demo/index.cgi").to_vec()),
+            Entry::file("etc/passwd", 0o644, b"web:x:1000:1000:web:/:/bin/sh\n".to_vec()),
+            Entry::directory("etc/web", 0o755),
+            Entry::directory("tmp", 0o1777),
+        ];
+        let programs = [
+            "sh", "sleep", "cat", "echo", "kill", "httpd", "wget", "nslookup", "hostname", "printf", "date", "touch",
+            "rm", "test",
+        ];
+        entries.extend(programs.map(|p| Entry::link(format!("bin/{p}"), "busybox")));
+        let archive = Archive {
+            name: format!("localhost/orch/web:{version}"),
+            command: vec!["web".into()],
+            env: vec!["PATH=/bin".into(), format!("VERSION={version}")],
+            user: "1000".into(),
+            ..Archive::default()
+        };
+        let path = self.dir.path().join("web.tar");
+        std::fs::write(&path, archive.build(&entries).unwrap()).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(images::import(&self.runtime_socket(), &path, None, |_| ())).unwrap();
+    }
+
+    /// Processes of the private containerd, of its shims and of everything below them.
+    fn processes(&self) -> Vec<Pid> {
+        let marker = format!("{}/", self.data_dir().display());
+        let numbers = std::fs::read_dir("/proc").unwrap().flatten();
+        let all: Vec<(i32, i32, bool)> = numbers
+            .filter_map(|e| e.file_name().to_str()?.parse().ok())
+            .filter_map(|pid: i32| {
+                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+                let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()?;
+                let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+                Some((pid, parent, String::from_utf8_lossy(&command).contains(&marker)))
+            })
+            .collect();
+        let mut ours: Vec<i32> = all.iter().filter(|p| p.2).map(|p| p.0).collect();
+        let mut next = 0;
+        while next < ours.len() {
+            let parent = ours[next];
+            ours.extend(all.iter().filter(|p| p.1 == parent && !ours.contains(&p.0)).map(|p| p.0).collect::<Vec<_>>());
+            next += 1;
+        }
+        ours.into_iter().map(Pid::from_raw).collect()
+    }
+
+    fn sweep(&mut self) {
+        if let Some(mut child) = self.server.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let processes = self.processes();
+        let inode = |path: &Path| std::fs::metadata(path).map(|m| m.ino()).ok();
+        let namespaces: Vec<u64> =
+            processes.iter().filter_map(|p| inode(Path::new(&format!("/proc/{p}/ns/net")))).collect();
+        for &pid in &processes {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        let detach = |path: &Path| {
+            let _ = nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH);
+        };
+        for entry in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+            // containerd's names for the namespaces of pods; the machine's own is the test's to remove.
+            let is_pods = entry.file_name().to_string_lossy().starts_with("cni-");
+            if is_pods && inode(&entry.path()).is_some_and(|i| namespaces.contains(&i)) {
+                detach(&entry.path());
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let prefix = self.dir.path().display().to_string();
+        for point in mounts.lines().rev().filter_map(|l| l.split(' ').nth(4)).filter(|p| p.starts_with(&prefix)) {
+            detach(Path::new(point));
+        }
+    }
+}
+
+fn yaml(path: &Path) -> Value {
+    serde_yaml::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.sweep();
+    }
+}
+
+/// GET with one connection per request, as a client that keeps nothing; the body when the status is 200.
+pub fn http_get(address: &str, path: &str) -> Result<String, String> {
+    let to: SocketAddr = address.parse().map_err(|e| format!("{address}: {e}"))?;
+    let run = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&to, REQUEST_LIMIT)?;
+        stream.set_read_timeout(Some(REQUEST_LIMIT))?;
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let text = run().map_err(|e| e.to_string())?;
+    match text.split_once("\r\n\r\n") {
+        Some((head, body)) if head.split(' ').nth(1) == Some("200") => Ok(body.trim().to_owned()),
+        _ => Err(format!("unexpected answer {text:?}")),
+    }
+}
