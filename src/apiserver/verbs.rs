@@ -63,7 +63,7 @@ impl Api {
         if !res.info.verbs.has(verb) || needs_namespace && !matches!(verb, Verbs::LIST | Verbs::WATCH) {
             return Err(method_not_allowed());
         }
-        let deprecation = res.info.deprecation;
+        let deprecation = res.info.deprecation.map(|warning| (warning, error_encoding(&call.headers)));
         let answer = match verb {
             Verbs::GET => self.get(&res, &call).await,
             Verbs::LIST => self.list(&res, &call).await,
@@ -74,12 +74,10 @@ impl Api {
             Verbs::DELETE => self.delete(&res, call).await,
             _ => self.delete_collection(&res, call).await,
         };
-        answer.map(|mut answer| {
-            if let Some(warning) = deprecation {
-                respond::warn(&mut answer, &[warning.to_owned()]);
-            }
-            answer
-        })
+        let Some((warning, encoding)) = deprecation else { return answer };
+        let mut answer = answer.unwrap_or_else(|status| respond::error(&status, encoding));
+        respond::warn(&mut answer, &[warning.to_owned()]);
+        Ok(answer)
     }
 
     pub(super) fn read_cx<'a>(

@@ -150,13 +150,13 @@ impl Strategy for Jobs {
             }
         }
         job_spec(&spec);
-        if old.is_none() || spec.has("selector") {
-            labels::selector(&spec.at("selector"), labels::Values::Checked);
-        }
+        let before = errs.len();
+        labels::selector(&spec.at("selector"), labels::Values::Checked);
+        let well_formed = errs.len() == before;
         if spec.has("selector") {
             let field = spec.at("template").at("metadata").at("labels");
             match Selector::from_label_selector(spec.at("selector").value) {
-                Ok(s) if !s.matches_value(Some(field.value)) => {
+                Ok(s) if well_formed && !s.matches_value(Some(field.value)) => {
                     field.invalid("`selector` does not match template `labels`")
                 }
                 Ok(_) => {}
@@ -164,8 +164,10 @@ impl Strategy for Jobs {
             }
         } else {
             spec.errs.at("selector").required("");
+            let labels = spec.at("template").at("metadata").at("labels");
+            labels.invalid("`selector` does not match template `labels`");
         }
-        generated_selector(new, &spec);
+        generated_selector(new, old, &spec);
         if let Some(old) = old {
             update(&spec, &old["spec"], old);
         }
@@ -175,7 +177,7 @@ impl Strategy for Jobs {
 /// A job that does not bring its own selector gets one by its uid.
 fn own_labels(job: &mut Value) {
     let uid = job["metadata"]["uid"].clone();
-    let name = job["metadata"]["name"].clone();
+    let name = Value::from(job.str_at("/metadata/name").unwrap_or_default());
     let mut labels = job.pointer(TEMPLATE_LABELS).cloned().filter(Value::is_object).unwrap_or(json!({}));
     for (key, value) in [("job-name", &name), ("controller-uid", &uid)] {
         for key in [key.to_owned(), format!("batch.kubernetes.io/{key}")] {
@@ -191,8 +193,15 @@ fn own_labels(job: &mut Value) {
     job.set_at("/spec/selector/matchLabels/batch.kubernetes.io~1controller-uid", uid);
 }
 
-fn generated_selector(job: &Value, spec: &Field<'_>) {
-    if spec.flag("manualSelector") {
+/// The labels and the selector that `own_labels` makes. Jobs from before the prefixed labels need not have those.
+fn generated_selector(job: &Value, old: Option<&Value>, spec: &Field<'_>) {
+    const PREFIX: &str = "batch.kubernetes.io/";
+    let had = |key: &str| {
+        let labels = old.and_then(|o| o.pointer(TEMPLATE_LABELS));
+        labels.is_some_and(|l| l.get(format!("{PREFIX}{key}")).is_some())
+    };
+    let prefixed = old.is_none() || had("controller-uid") && had("job-name");
+    if spec.flag("manualSelector") || !spec.has("selector") {
         return;
     }
     let uid = job.str_at("/metadata/uid").unwrap_or_default();
@@ -204,6 +213,7 @@ fn generated_selector(job: &Value, spec: &Field<'_>) {
         ("job-name", job.str_at("/metadata/name").unwrap_or_default()),
     ] {
         match labels.value.get(key).and_then(Value::as_str) {
+            _ if key.starts_with(PREFIX) && !prefixed => {}
             None => labels.errs.key(key).required(format!("must be '{want}'")),
             Some(found) if found != want => labels.errs.key(key).invalid(found, format!("must be '{want}'")),
             Some(_) => {}
@@ -212,7 +222,7 @@ fn generated_selector(job: &Value, spec: &Field<'_>) {
     let selected = |key: &str| spec.value.pointer("/selector/matchLabels").and_then(|m| m.get(key)?.as_str());
     let expected =
         ["batch.kubernetes.io/controller-uid", "controller-uid"].into_iter().any(|k| selected(k) == Some(uid));
-    if spec.has("selector") && !expected {
+    if !expected {
         spec.at("selector").invalid("`selector` not auto-generated");
     }
 }

@@ -98,6 +98,11 @@ impl Strategy for Nodes {
     }
 
     fn prepare(&self, new: &mut Value, old: Option<&Value>, cx: &HookCx<'_>) {
+        // The older field wins over the list that it is the first of.
+        let first = new.str_at("/spec/podCIDR").filter(|c| !c.is_empty()).map(str::to_owned);
+        if let Some(first) = first.filter(|f| new.str_at("/spec/podCIDRs/0") != Some(f)) {
+            new.set_at("/spec/podCIDRs", vec![first]);
+        }
         if let (Op::Update, Some(old)) = (&cx.op, old) {
             match old.get("status") {
                 Some(status) => new["status"] = status.clone(),

@@ -103,6 +103,7 @@ impl Strategy for Pods {
                 merge_label_keys(new);
                 drop_disabled(&mut new["spec"]);
             }
+            (Op::Update, _) => drop_disabled(&mut new["spec"]),
             (Op::Subresource(sub), Some(old)) if sub == "ephemeralcontainers" => {
                 keep_all_but(new, old, &["/spec/ephemeralContainers"]);
             }
@@ -118,10 +119,12 @@ impl Strategy for Pods {
     }
 
     fn warnings(&self, new: &Value, cx: &HookCx<'_>) -> Vec<String> {
-        let mut out = warnings::pod_spec(&new["spec"], "spec");
-        if cx.op == Op::Create {
-            out.extend(warnings::host_name(new, "the Pod's hostname"));
+        // People do not update pods.
+        if cx.op != Op::Create {
+            return Vec::new();
         }
+        let mut out = warnings::pod_spec(&new["spec"], "spec");
+        out.extend(warnings::host_name(new, "the Pod's hostname"));
         out
     }
 

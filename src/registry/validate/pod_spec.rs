@@ -62,7 +62,7 @@ pub fn pod_spec(spec: &Field<'_>, options: Options) {
     pod_security::of_pod(spec);
     affinity::affinity(&spec.at("affinity"));
     scheduling::gates(spec);
-    scheduling::spread(spec);
+    scheduling::spread(spec, options.is_pod);
     scheduling::tolerations(spec);
     scheduling::host_aliases(spec);
     windows::os(spec);

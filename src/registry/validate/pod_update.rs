@@ -124,11 +124,9 @@ fn munged(spec: &Value, old: &Value, gated: bool) -> Value {
     }
     if gated {
         spec.remove_at("/nodeSelector");
-        spec.remove_at(REQUIRED);
-        for parent in ["/affinity/nodeAffinity", "/affinity"] {
-            if spec.pointer(parent).and_then(Value::as_object).is_some_and(Map::is_empty) {
-                spec.remove_at(parent);
-            }
+        spec.remove_at("/affinity/nodeAffinity");
+        if spec.get("affinity").and_then(Value::as_object).is_some_and(Map::is_empty) {
+            spec.remove_at("/affinity");
         }
     }
     spec

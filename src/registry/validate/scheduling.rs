@@ -68,7 +68,7 @@ pub fn taints(node: &Value, errs: &super::FieldErrors) {
 }
 
 /// `topologySpreadConstraints`.
-pub fn spread(spec: &Field<'_>) {
+pub fn spread(spec: &Field<'_>, is_pod: bool) {
     let mut seen: Vec<(&str, &str)> = Vec::new();
     for c in spec.items("topologySpreadConstraints") {
         if c.int("maxSkew").unwrap_or(0) <= 0 {
@@ -96,12 +96,22 @@ pub fn spread(spec: &Field<'_>) {
         for policy in ["nodeAffinityPolicy", "nodeTaintsPolicy"] {
             c.optional_one_of(policy, &["Honor", "Ignore"]);
         }
-        match_label_keys(&c, "matchLabelKeys");
+        match_label_keys(&c, is_pod);
         labels::selector(&c.at("labelSelector"), labels::Values::Any);
     }
 }
 
-fn match_label_keys(c: &Field<'_>, list: &str) {
+/// Keys whose values the selector takes from the pod's labels. In a pod that has already happened, once for each key.
+fn match_label_keys(c: &Field<'_>, is_pod: bool) {
+    let list = "matchLabelKeys";
+    let selector = c.at("labelSelector");
+    for (i, key) in c.items(list).enumerate() {
+        let named = selector.at("matchLabels").value.get(key.as_text()).is_some();
+        let listed = selector.items("matchExpressions").filter(|e| e.text("key") == key.as_text()).count();
+        if usize::from(named) + listed > usize::from(is_pod) {
+            c.errs.index(i).invalid(key.as_text(), "exists in both matchLabelKeys and labelSelector");
+        }
+    }
     if c.count(list) > 0 && !c.has("labelSelector") {
         c.errs.at(list).forbidden("must not be specified when labelSelector is not set");
     }
