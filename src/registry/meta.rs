@@ -282,7 +282,7 @@ fn validate_finalizers(finalizers: &[Value], errs: &FieldErrors) {
         if reasons.is_empty() && !f.contains('/') && !matches!(f, "orphan" | "foregroundDeletion" | "kubernetes") {
             errs.index(i).invalid(f, "name is neither a standard finalizer name nor is it fully qualified");
         }
-        errs.index(i).all_invalid(f, reasons);
+        errs.all_invalid(f, reasons);
     }
     if has("orphan") && has("foregroundDeletion") {
         errs.invalid(Value::Array(finalizers.to_vec()), "finalizer orphan and foregroundDeletion cannot be both set");
