@@ -110,7 +110,8 @@ fn start(dir: &Path) -> Server {
     server
 }
 
-/// Exit code, stdout, stderr; the namespace's name is taken out.
+/// Exit code, stdout, stderr; the namespace's name is taken out, and ages (with the spaces behind them), which depend on
+/// when a command ran.
 fn run(program: &[&str], dir: &Path, ns: &str, line: &str) -> (Option<i32>, String, String) {
     let manifest = dir.join("m.yaml").display().to_string();
     let words = line.split(' ').map(|w| if w == "M" { manifest.as_str() } else { w });
@@ -124,7 +125,8 @@ fn run(program: &[&str], dir: &Path, ns: &str, line: &str) -> (Option<i32>, Stri
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(ns, "NS");
+    let ages = regex::Regex::new(r"\b(?:\d+[smhd])+\b *").unwrap();
+    let text = |bytes: &[u8]| ages.replace_all(&String::from_utf8_lossy(bytes).replace(ns, "NS"), "AGE ").into_owned();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
