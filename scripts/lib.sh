@@ -53,7 +53,7 @@ need_cargo() {
       fi
     done
   fi
-  have cargo || fail "cargo not found; install Rust (rustup.rs) and run this again"
+  have cargo || fail "cargo not found; install Rust (rustup) and run this again"
 }
 
 # --- building -------------------------------------------------------------------------------------------------------
