@@ -326,14 +326,17 @@ async fn a_damaged_sled_is_set_aside_and_made_again() {
     for (i, damage) in wreck.iter().enumerate() {
         let mut files: Vec<PathBuf> = fs::read_dir(&state).unwrap().map(|e| e.unwrap().path()).collect();
         files.retain(|f| f.is_file());
-        assert!(!files.is_empty());
+        let mut damaged = 0;
         for file in files {
-            let mut bytes = fs::read(&file).unwrap();
+            // sled replaces files of its own accord when it is opened: one of the list may be gone by now.
+            let Ok(mut bytes) = fs::read(&file) else { continue };
+            damaged += 1;
             damage(&mut bytes);
             fs::write(&file, bytes).unwrap();
             let store = Durable::open(&options).unwrap();
             assert!(store.snapshot(b"").await.unwrap() == want, "damage {i} to {}", file.display());
         }
+        assert!(damaged > 0, "there was nothing to damage in round {i}");
     }
     let aside = fs::read_dir(dir.path())
         .unwrap()
