@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body::Body as HttpBody;
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use crate::api::codec;
@@ -21,6 +21,8 @@ use super::request::Query;
 
 /// Bytes of one request body. Upstream: 3 MiB (etcd's request limit doubled for encoding).
 pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
+/// Bytes of a body that is too large which are read and dropped before the answer.
+pub const MAX_DRAIN_BYTES: usize = 16 * 1024 * 1024;
 
 /// What to do about unknown and duplicate fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,20 +51,36 @@ impl FieldValidation {
     }
 }
 
-/// Reads a body to its end, or to the bound.
+/// Reads a body to its end, or to the bound. What is beyond the bound is read and dropped, up to [`MAX_DRAIN_BYTES`]: a
+/// client that is still sending when the connection closes never sees the answer.
 pub async fn read<B>(body: B) -> ApiResult<Bytes>
 where
     B: HttpBody<Data = Bytes>,
     B::Error: Into<tower::BoxError>,
 {
-    match Limited::new(body, MAX_BODY_BYTES).collect().await {
-        Ok(all) => Ok(all.to_bytes()),
-        Err(e) if e.is::<http_body_util::LengthLimitError>() => Err(Status::new(
-            Reason::RequestEntityTooLarge,
-            format!("Request entity too large: limit is {MAX_BODY_BYTES}"),
-        )),
-        Err(e) => Err(Status::bad_request(format!("the request's body could not be read: {e}"))),
+    let mut body = std::pin::pin!(body);
+    let (mut parts, mut size) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|e| Status::bad_request(format!("the request's body could not be read: {}", e.into())))?;
+        let Ok(data) = frame.into_data() else { continue };
+        size += data.len();
+        if size <= MAX_BODY_BYTES {
+            parts.push(data);
+        } else if size <= MAX_BODY_BYTES + MAX_DRAIN_BYTES {
+            parts.clear();
+        } else {
+            break;
+        }
     }
+    if size > MAX_BODY_BYTES {
+        let why = format!("Request entity too large: limit is {MAX_BODY_BYTES}");
+        return Err(Status::new(Reason::RequestEntityTooLarge, why));
+    }
+    Ok(match parts.len() {
+        1 => parts.swap_remove(0),
+        _ => parts.concat().into(),
+    })
 }
 
 /// A value and its duplicate fields.
