@@ -53,12 +53,14 @@ fn long_name(arg: &str) -> Option<String> {
 fn file_of(args: &[OsString]) -> (PathBuf, bool) {
     let mut args = args.iter().filter_map(|a| a.to_str());
     while let Some(arg) = args.next() {
-        if let Some(path) = arg.strip_prefix("--config=") {
-            return (path.into(), true);
-        }
-        if arg == "--config"
-            && let Some(path) = args.next()
-        {
+        let path = match arg {
+            "--config" | "-c" => args.next(),
+            _ => arg.strip_prefix("--config=").or_else(|| {
+                let rest = arg.strip_prefix("-c").filter(|_| !arg.starts_with("--"))?;
+                Some(rest.strip_prefix('=').unwrap_or(rest))
+            }),
+        };
+        if let Some(path) = path {
             return (path.into(), true);
         }
     }
@@ -134,6 +136,14 @@ mod tests {
             ["--https-listen-port=7443"]
         );
         assert_eq!(entries("", &flags(), &[]).unwrap(), [] as [String; 0]);
+    }
+
+    #[test]
+    fn the_file_is_named_in_every_way_that_flags_are() {
+        for args in [&["--config", "x"][..], &["--config=x"], &["-c", "x"], &["-cx"], &["-c=x"]] {
+            let args: Vec<OsString> = ["orch", "server"].iter().chain(args).map(OsString::from).collect();
+            assert_eq!(file_of(&args), ("x".into(), true), "{args:?}");
+        }
     }
 
     #[test]
