@@ -52,6 +52,16 @@ pub(super) fn remove(disk: &dyn Disk, id: Id) -> io::Result<()> {
 
 /// Writes a snapshot at a time (seconds since the epoch); it is durable after. Gives back its size, bytes.
 pub(super) fn write(disk: &dyn Disk, snapshot: &Snapshot, now: i64) -> io::Result<u64> {
+    let written = write_whole(disk, snapshot, now);
+    if written.is_err() {
+        // Half a snapshot must not take the room that the journal needs. Where it cannot be removed, the next one
+        // overwrites it.
+        let _ = disk.remove(TEMPORARY);
+    }
+    written
+}
+
+fn write_whole(disk: &dyn Disk, snapshot: &Snapshot, now: i64) -> io::Result<u64> {
     let mut file = disk.create(TEMPORARY)?;
     let mut size = 0;
     let mut piece = Vec::with_capacity(PIECE);

@@ -86,6 +86,9 @@ impl Decode for Generic {
     }
 }
 
+/// The objects of one resource.
+type Loaded = (GroupResource, Vec<Arc<Object>>);
+
 /// How far the cache is.
 struct Progress(watch::Sender<State>);
 
@@ -194,7 +197,7 @@ impl Cache {
     /// Takes the store's state as it is. Cursors from before it are gone.
     async fn load(&self) -> Result<(), StoreError> {
         let snapshot = self.store.snapshot(OBJECTS.as_bytes()).await?;
-        let mut loaded: HashMap<Box<[u8]>, (GroupResource, Vec<Arc<Object>>)> = HashMap::new();
+        let mut loaded: HashMap<Box<[u8]>, Loaded> = HashMap::new();
         for Entry { key, value, revision } in snapshot.entries {
             let Some(path) = ObjectPath::parse(&key) else {
                 tracing::warn!(key = %String::from_utf8_lossy(&key), "not an object's key; left alone");
