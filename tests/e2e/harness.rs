@@ -83,6 +83,24 @@ impl Cluster {
         cluster
     }
 
+    /// A control plane alone whose data directory is a file system of its own, of so many megabytes.
+    pub fn without_node_on_a_disk_of(megabytes: usize) -> Self {
+        let mut cluster = Self::prepare(&["--disable-agent"]);
+        std::fs::create_dir_all(cluster.data_dir()).unwrap();
+        let size = format!("size={megabytes}m");
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("tmpfs"), &cluster.data_dir(), Some("tmpfs"), flags, Some(size.as_str())).unwrap();
+        cluster.start();
+        cluster
+    }
+
+    /// Gives that file system another size.
+    pub fn resize_disk(&self, megabytes: usize) {
+        let size = format!("size={megabytes}m");
+        let flags = nix::mount::MsFlags::MS_REMOUNT;
+        nix::mount::mount(None::<&str>, &self.data_dir(), None::<&str>, flags, Some(size.as_str())).unwrap();
+    }
+
     fn prepare(flags: &[&str]) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "end-to-end tests need root");
         let (machine, beside) = (Ns::new("box"), Ns::new("way"));
@@ -337,7 +355,7 @@ impl Cluster {
         ];
         let programs = [
             "sh", "sleep", "cat", "echo", "kill", "httpd", "wget", "nslookup", "hostname", "printf", "date", "touch",
-            "rm", "test",
+            "rm", "test", "env", "id", "ls", "stat",
         ];
         entries.extend(programs.map(|p| Entry::link(format!("bin/{p}"), "busybox")));
         let archive = Archive {

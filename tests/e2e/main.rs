@@ -7,4 +7,5 @@ mod ctl;
 mod harness;
 mod main_job;
 mod net;
+mod pods;
 mod runtime;
