@@ -25,9 +25,9 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 pub use event::{Event, EventKind, FORM_FREE, Form, json_line};
-pub use index::OWNER_INDEX;
+pub use index::{OWNER_INDEX, ObjectSet};
 pub use key::{OBJECTS, object_key};
-pub use resource::{Cursor, Gone, Page, ResourceCache, Since};
+pub use resource::{Cursor, Figures, Gone, Page, ResourceCache, Since};
 pub use ring::{RING_AGE, RING_BYTES};
 
 use self::key::ObjectPath;
