@@ -62,10 +62,7 @@ fn a_pod_gets_what_charts_ask_for() {
     cluster.k(&["wait", "--for=condition=Ready", "pod/chart", "--timeout=60s"]);
     let sh = |script: &str| cluster.k(&["exec", "chart", "--", "sh", "-c", script]);
     // Whatever the mask of files is that orch was started with.
-    sh(
-        "touch /part/x /own/x /fast/x && cat /etc/hosts /etc/resolv.conf >/tmp/x 2>/dev/null || test -r /etc/resolv.conf",
-    );
-    sh("test -r /etc/hosts && test -r /etc/resolv.conf && test -w /part && test -w /own");
+    sh("touch /part/x /own/x /fast/x && test -r /etc/hosts && test -r /etc/resolv.conf");
     assert_eq!(sh("busybox id -u; busybox id -g; busybox id -G"), "1001\n2002\n2002 3003");
     assert_eq!(sh("echo $ALL"), "chart 64 hello");
     let size = sh("busybox df -k /fast");
@@ -95,8 +92,9 @@ fn a_pod_gets_what_charts_ask_for() {
     let links = cluster.data_dir().join("agent/container-logs");
     let names: Vec<String> = links.read_dir().unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     assert!(names.iter().any(|n| n.starts_with("chart_default_main-")), "{names:?}");
-    let images = cluster.get("node", "box");
-    assert!(images["status"]["images"].to_string().contains("localhost/orch/web:v1"), "{images}");
+    cluster.eventually("the node tells its images", || {
+        cluster.field("node", "box", "/status/images").to_string().contains("localhost/orch/web:v1")
+    });
 }
 
 fn cgroup_v2() -> bool {
@@ -191,7 +189,9 @@ fn whatever_is_killed_in_the_middle_comes_back_and_leaves_nothing() {
     cluster.settled("many", MANY);
     let uids = cluster.k(&["get", "pods", "-l", "app=many", "-o", "jsonpath={.items[*].metadata.uid}"]);
     let uids: Vec<String> = uids.split(' ').map(str::to_owned).collect();
-    assert_eq!(kept(&cluster).iter().filter(|k| k.starts_with("address")).count(), MANY);
+    cluster.eventually("as many addresses are in use as there are pods", || {
+        kept(&cluster).iter().filter(|k| k.starts_with("address")).count() == MANY
+    });
 
     // The shim of a pod: what it held dies, and the pod is started again.
     let victim = cluster.pods("app=many").remove(0);
@@ -223,7 +223,7 @@ fn whatever_is_killed_in_the_middle_comes_back_and_leaves_nothing() {
 #[test]
 fn images_come_from_registries_that_let_us_in_and_others_hold_up_nobody() {
     let cluster = Cluster::with_node();
-    registry::serve(&cluster.machine, &cluster.web_archive("v1"));
+    registry::serve(&cluster.machine, |name| cluster.web_archive(name));
     cluster.import_web("v1");
     let pod = |name: &str, image: &str, more: &str| {
         format!(

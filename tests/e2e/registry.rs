@@ -1,4 +1,4 @@
-//! A registry on loopback for tests: one image under several names, each of which has its own trouble.
+//! A registry on loopback for tests: images of which each has its own trouble.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -40,25 +40,32 @@ fn read(archive: &[u8]) -> Image {
     Image { manifest: blobs[&digest].clone(), digest, media, blobs }
 }
 
-/// Serves `open/web` to all, `locked/web` to [`USER`], `slow/web` without ever giving a layer, and `broken/web` with
-/// layers that are not what they should be. Ends with the process.
-pub fn serve(machine: &Ns, archive: &[u8]) {
-    let image = Arc::new(read(archive));
+/// The repositories, each with an image of its own: what a runtime has of one does not do for another.
+const REPOSITORIES: [&str; 4] = ["open", "locked", "slow", "broken"];
+
+/// Serves `open/web:v1` to all, `locked/web:v1` to [`USER`], `slow/web:v1` without ever giving a blob, and `broken/web:v1`
+/// with blobs that are not what they should be. `archive` makes the image of a repository. Ends with the process.
+pub fn serve(machine: &Ns, archive: impl Fn(&str) -> Vec<u8>) {
+    let images = REPOSITORIES.map(|name| (name.to_owned(), read(&archive(name))));
+    let images: Arc<HashMap<String, Image>> = Arc::new(images.into());
     let listener = machine.run(|| TcpListener::bind(ADDRESS).unwrap());
     std::thread::spawn(move || {
-        while let Ok((stream, _)) = listener.accept() {
-            let image = image.clone();
+        while let Ok((mut stream, _)) = listener.accept() {
+            let images = images.clone();
             std::thread::spawn(move || {
                 let mut reader = BufReader::new(stream.try_clone().unwrap());
-                let mut stream = stream;
-                while answer(&mut reader, &mut stream, &image).is_ok_and(|more| more) {}
+                while answer(&mut reader, &mut stream, &images).is_ok_and(|more| more) {}
             });
         }
     });
 }
 
 /// One request; false at the end of the connection.
-fn answer(reader: &mut BufReader<TcpStream>, stream: &mut TcpStream, image: &Image) -> std::io::Result<bool> {
+fn answer(
+    reader: &mut BufReader<TcpStream>,
+    stream: &mut TcpStream,
+    images: &HashMap<String, Image>,
+) -> std::io::Result<bool> {
     let mut lines = Vec::new();
     loop {
         let mut line = String::new();
@@ -87,22 +94,24 @@ fn answer(reader: &mut BufReader<TcpStream>, stream: &mut TcpStream, image: &Ima
         return reply("401 Unauthorized", "www-authenticate: Basic realm=\"test\"\r\n", errors);
     }
     let (name, what) = rest.split_once("/web/").unwrap_or_default();
+    let Some(image) = images.get(name) else {
+        return match rest {
+            "" => reply("200 OK", "", b"{}"),
+            _ => reply("404 Not Found", "", br#"{"errors":[{"code":"NAME_UNKNOWN","message":"name unknown"}]}"#),
+        };
+    };
     if what == "manifests/v1" || what == format!("manifests/{}", image.digest) {
         let headers = format!("content-type: {}\r\ndocker-content-digest: {}\r\n", image.media, image.digest);
         return reply("200 OK", &headers, &image.manifest);
     }
+    let kind = "content-type: application/octet-stream\r\n";
     match what.strip_prefix("blobs/").and_then(|digest| image.blobs.get(digest)) {
         Some(_) if name == "slow" => {
             std::thread::sleep(std::time::Duration::from_secs(3600));
             Ok(false)
         }
-        Some(blob) if name == "broken" => {
-            let mut other = blob.clone();
-            other.reverse();
-            reply("200 OK", "content-type: application/octet-stream\r\n", &other)
-        }
-        Some(blob) => reply("200 OK", "content-type: application/octet-stream\r\n", blob),
-        None if rest.is_empty() => reply("200 OK", "", b"{}"),
+        Some(blob) if name == "broken" => reply("200 OK", kind, &blob.iter().rev().copied().collect::<Vec<u8>>()),
+        Some(blob) => reply("200 OK", kind, blob),
         None => reply("404 Not Found", "", br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#),
     }
 }
