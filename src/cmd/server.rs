@@ -174,7 +174,9 @@ struct Config {
 }
 
 /// Binds, opens, loads.
-pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
+pub async fn build(mut args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
+    // Other programs get paths below it, and they run elsewhere.
+    args.data_dir = std::path::absolute(&args.data_dir).context("cannot tell the present directory")?;
     if !args.disable_agent && !nix::unistd::geteuid().is_root() {
         bail!("a node needs root; run as root, or with --disable-agent for a control plane alone");
     }

@@ -29,6 +29,7 @@ pub mod logs;
 pub mod machine;
 pub mod network;
 pub mod node;
+pub mod past;
 pub mod pause;
 pub mod pleg;
 pub mod pod;

@@ -40,11 +40,16 @@ pub fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Makes the command the leader of a session of its own: no signal of our terminal or group reaches it.
+/// Makes the command a daemon of its own: the leader of a session, so that no signal of our terminal or group reaches it,
+/// with the usual mask for the files that it makes, whatever ours is.
 #[allow(unsafe_code)]
-pub fn in_own_session(command: &mut Command) -> &mut Command {
-    // SAFETY: setsid(2) is async-signal-safe, allocates nothing and touches no memory of the parent.
-    unsafe { command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(io::Error::from)) }
+pub fn as_daemon(command: &mut Command) -> &mut Command {
+    let before_exec = || {
+        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+        nix::unistd::setsid().map(drop).map_err(io::Error::from)
+    };
+    // SAFETY: umask(2) and setsid(2) are async-signal-safe, allocate nothing and touch no memory of the parent.
+    unsafe { command.pre_exec(before_exec) }
 }
 
 /// Registers a descriptor with the runtime, to wait until it can be read.
