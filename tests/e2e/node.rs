@@ -4,7 +4,6 @@
 use std::path::PathBuf;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::harness::Cluster;
