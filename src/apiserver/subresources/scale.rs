@@ -56,7 +56,7 @@ impl Api {
         };
         let op = Op::Subresource("scale".into());
         let stored = self.registry.update(res, &cx, &at, &op, &change, None).await?;
-        Ok(verbs::finish(respond::encoded(200, &scale_of(&stored.object), encoding), &cx))
+        Ok(verbs::finish(respond::encoded(200, &scale_of(&stored.into_object()), encoding), &cx))
     }
 }
 
