@@ -10,6 +10,7 @@ mod access;
 pub mod auth;
 mod body;
 mod connect;
+mod deletion;
 pub mod discovery;
 mod metrics;
 pub mod negotiate;
@@ -93,12 +94,13 @@ impl Api {
         B::Error: Into<tower::BoxError>,
     {
         let encoding = verbs::error_encoding(request.headers());
+        let for_people = respond::is_for_people(request.uri().query().unwrap_or_default(), request.headers());
         let answer = match self.try_handle(request).await {
             Ok(answer) => answer,
             Err(status) => respond::error(&status, encoding),
         };
         self.metrics.answered(answer.status());
-        answer
+        if for_people { respond::laid_out(answer).await } else { answer }
     }
 
     async fn try_handle<B>(&self, request: Request<B>) -> ApiResult<Answer>
