@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::api::meta::Gvk;
+use crate::api::schema;
 use crate::api::status::{ApiResult, Reason, Status};
 use crate::api::value::ValueExt;
 use crate::registry::write::{DeleteOptions, Deleted};
@@ -79,7 +80,14 @@ fn delete_options(call: &Call) -> ApiResult<Value> {
                 let version = v.str_at("/apiVersion").unwrap_or_default();
                 Err(Status::bad_request(format!("no kind {kind:?} is registered for version {version:?}")))
             }
-            () => Ok(v),
+            () => match schema::table().kind("", "v1", "DeleteOptions") {
+                Some(def) => schema::canonicalize(v, def).map(|made| made.value).map_err(|e| {
+                    Status::bad_request(format!(
+                        "DeleteOptions in version \"v1\" cannot be handled as a DeleteOptions: {e}"
+                    ))
+                }),
+                None => Ok(v),
+            },
         };
     }
     let query = &call.info.query;

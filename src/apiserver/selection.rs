@@ -138,7 +138,11 @@ impl Options {
         if !errs.is_empty() {
             return Err(Status::invalid("meta.k8s.io", "ListOptions", "", errs.take()));
         }
-        let unparsed = |_| Status::bad_request(format!("invalid resource version {version:?}"));
+        let unparsed = |_| {
+            Status::bad_request(format!(
+                "invalid resource version: resourceVersion: Invalid value: {version:?}: must be a number"
+            ))
+        };
         let revision = if version.is_empty() { None } else { Some(version.parse::<u64>().map_err(unparsed)?) };
         let matching = match matching {
             "Exact" => Match::Exact,
@@ -247,12 +251,11 @@ impl Token {
 
 /// 504 for a revision that is still to come.
 pub fn too_large(asked: u64, current: u64) -> Box<Status> {
-    Status::new(Reason::Timeout, format!("Too large resource version: {asked}, current: {current}")).with_details(
-        json!({
+    Status::new(Reason::Timeout, format!("Timeout: Too large resource version: {asked}, current: {current}"))
+        .with_details(json!({
             "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
             "retryAfterSeconds": 1,
-        }),
-    )
+        }))
 }
 
 #[cfg(test)]

@@ -93,7 +93,7 @@ pub trait Strategy: Send + Sync {
         match subresource {
             Some("status") => &resets::SPEC,
             None if info.subresources.iter().any(|s| s.name == "status") => &resets::STATUS,
-            _ => &FieldSet::EMPTY,
+            _ => &resets::NOTHING,
         }
     }
 
@@ -177,12 +177,16 @@ pub mod resets {
     /// A set, made when first used.
     pub type Reset = LazyLock<FieldSet<'static>>;
 
+    /// Nothing.
+    pub static NOTHING: FieldSet<'static> = FieldSet::EMPTY;
     /// `status`.
     pub static STATUS: Reset = LazyLock::new(|| FieldSet::of_fields(&[&["status"]]));
     /// `spec`.
     pub static SPEC: Reset = LazyLock::new(|| FieldSet::of_fields(&[&["spec"]]));
     /// `spec` and `status`.
     pub static SPEC_AND_STATUS: Reset = LazyLock::new(|| FieldSet::of_fields(&[&["spec"], &["status"]]));
+    /// `spec` and the labels.
+    pub static SPEC_AND_LABELS: Reset = LazyLock::new(|| FieldSet::of_fields(&[&["spec"], &["metadata", "labels"]]));
     /// `spec` and `metadata`.
     pub static SPEC_AND_METADATA: Reset = LazyLock::new(|| FieldSet::of_fields(&[&["spec"], &["metadata"]]));
 }

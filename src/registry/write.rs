@@ -498,16 +498,18 @@ fn check_identity(res: &Resource, at: &Target, old: &Value, new: &Value, is_patc
 }
 
 fn check_preconditions(res: &Resource, current: &Object, options: &DeleteOptions) -> ApiResult<()> {
-    let conflict = |what: &str, wanted: &str, found: &str| {
-        let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+    let conflict = |what: &str, wanted: &str, found: &str, perhaps: &str| {
+        let why = format!(
+            "the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). The object might have been {perhaps}"
+        );
         Err(Status::conflict(&res.info.stored.group, &res.info.gvk.kind, &current.meta.name, &why))
     };
     if let Some(uid) = options.uid.as_deref().filter(|u| *u != current.meta.uid) {
-        return conflict("UID", uid, &current.meta.uid);
+        return conflict("UID", uid, &current.meta.uid, "deleted and then recreated");
     }
     let revision = current.revision.to_string();
     match options.resource_version.as_deref().filter(|rv| *rv != revision) {
-        Some(rv) => conflict("ResourceVersion", rv, &revision),
+        Some(rv) => conflict("ResourceVersion", rv, &revision, "modified"),
         None => Ok(()),
     }
 }

@@ -190,6 +190,7 @@ async fn options_of_a_deletion() {
     let a = format!("{MAPS}/a");
     s.delete(&a, json!({"dryRun": ["Some"]})).await.is(422);
     s.delete(&a, json!({"propagationPolicy": ""})).await.is(422);
+    s.delete(&a, json!({"gracePeriodSeconds": "soon"})).await.is(400);
     s.delete(&format!("{a}?propagationPolicy="), json!({"kind": "Pod", "apiVersion": "v1"})).await.is(400);
     s.delete(&a, json!({"dryRun": ["All"], "gracePeriodSeconds": -7})).await.is(200);
     s.get(&a).await.is(200);
