@@ -12,9 +12,6 @@ use super::{Api, Call, discovery, negotiate, verbs};
 /// The Kubernetes version that is served.
 pub const KUBERNETES: (&str, &str, &str) = ("1", "36", "v1.36.0");
 
-/// Checks behind `/livez` and `/readyz`, by upstream's names.
-const CHECKS: [&str; 4] = ["ping", "log", "etcd", "poststarthook/start-apiserver-admission-initializer"];
-
 impl Api {
     /// A request for no resource.
     pub(super) async fn public(&self, call: Call) -> ApiResult<Answer> {
@@ -25,8 +22,10 @@ impl Api {
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         Ok(match parts.as_slice() {
             [""] => respond::json(200, &json!({"paths": self.paths()})),
-            ["livez" | "healthz" | "readyz"] => self.health(&call, &path, None),
-            ["livez" | "healthz" | "readyz", rest @ ..] => self.health(&call, &path, Some(&rest.join("/"))),
+            [at @ ("livez" | "healthz" | "readyz")] => self.health.answer(at, &call.info.query),
+            [at @ ("livez" | "healthz" | "readyz"), check @ ..] => {
+                self.health.one(at, &check.join("/")).unwrap_or_else(|| respond::text(404, "404 page not found\n"))
+            }
             ["metrics"] => respond::answer(200, "text/plain; version=0.0.4", respond::full(self.metrics.render())),
             ["version"] => respond::json(200, &version()),
             ["openapi", "v2"] => self.openapi_v2(&call),
@@ -70,13 +69,10 @@ impl Api {
             "/api/v1",
             "/apis",
             "/apis/",
-            "/healthz",
-            "/livez",
             "/metrics",
             "/openapi/v2",
             "/openapi/v3",
             "/openid/v1/jwks",
-            "/readyz",
             "/version",
         ]
         .map(str::to_owned)
@@ -85,13 +81,14 @@ impl Api {
             paths.push(format!("/apis/{}", g.name));
             paths.extend(g.versions.iter().map(|(v, _)| format!("/apis/{}/{v}", g.name)));
         }
-        for check in ["healthz", "livez", "readyz"] {
-            paths.extend(CHECKS.iter().map(|c| format!("/{check}/{c}")));
+        for endpoint in ["healthz", "livez", "readyz"] {
+            paths.extend(self.health.paths(endpoint));
         }
         paths.sort();
         paths
     }
 
+<<<<<<< HEAD
     fn health(&self, call: &Call, path: &str, one: Option<&str>) -> Answer {
         let stopping = path.starts_with("/readyz") && self.shutdown.is_triggered();
         let names: Vec<&str> = match one {
@@ -121,6 +118,9 @@ impl Api {
     }
 
     fn discovery(&self, call: &Call, core: bool) -> ApiResult<Answer> {
+=======
+    fn discovery(&self, call: &Call, core: bool) -> Answer {
+>>>>>>> main
         let resources = self.registry.resources();
         let accept = call.headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let form = negotiate::discovery(accept).ok_or_else(|| verbs::not_acceptable(&call.headers))?;
