@@ -10,6 +10,7 @@ mod access;
 pub mod auth;
 mod body;
 mod connect;
+mod deletion;
 pub mod discovery;
 pub mod health;
 pub mod limits;
@@ -113,6 +114,12 @@ impl Api {
         B::Error: Into<tower::BoxError>,
     {
         let encoding = verbs::error_encoding(request.headers());
+<<<<<<< HEAD
+        let for_people = respond::is_for_people(request.uri().query().unwrap_or_default(), request.headers());
+        let answer = match self.try_handle(request).await {
+            Ok(answer) => answer,
+            Err(status) => respond::error(&status, encoding),
+=======
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let answer = match AssertUnwindSafe(self.try_handle(request)).catch_unwind().await {
             Ok(Ok(answer)) => answer,
@@ -122,9 +129,10 @@ impl Api {
                 let why = "This request caused apiserver to panic. Look in the logs for details.";
                 respond::error(&Status::new(Reason::InternalError, why), encoding)
             }
+>>>>>>> main
         };
         self.metrics.answered(answer.status());
-        answer
+        if for_people { respond::laid_out(answer).await } else { answer }
     }
 
     async fn try_handle<B>(&self, request: Request<B>) -> ApiResult<Answer>

@@ -12,6 +12,8 @@ mod node;
 mod server;
 mod signals;
 
+pub use listers::CacheListers;
+
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};

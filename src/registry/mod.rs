@@ -37,7 +37,7 @@ pub mod validate;
 pub mod write;
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -47,7 +47,7 @@ use serde_json::Value;
 
 use crate::api::meta::{GroupResource, Gvk};
 use crate::api::object::{Meta, Object};
-use crate::api::patch::apply::{self, FieldSet};
+use crate::api::patch::apply;
 use crate::api::schema::{self, StructDef, View as SchemaView};
 use crate::api::scheme::KindInfo;
 use crate::api::status::ApiResult;
@@ -119,6 +119,7 @@ impl Resource {
             self.strategy.convert(value, &self.info, false);
             value["apiVersion"] = self.info.gvk.api_version().into();
             value["kind"] = (*self.info.gvk.kind).into();
+            *value = self.canonical(value.take());
         }
     }
 
@@ -165,19 +166,12 @@ impl Resource {
 
     /// What managed fields need to know of a request for this kind.
     pub fn writer<'a>(&'a self, cx: &'a RequestCx, subresource: Option<&'a str>) -> apply::Writer<'a> {
-        static NOTHING: LazyLock<FieldSet<'static>> = LazyLock::new(|| FieldSet::of_fields(&[]));
-        static STATUS: LazyLock<FieldSet<'static>> = LazyLock::new(|| FieldSet::of_fields(&[&["status"]]));
-        static SPEC: LazyLock<FieldSet<'static>> = LazyLock::new(|| FieldSet::of_fields(&[&["spec"]]));
         apply::Writer {
             manager: &cx.manager,
             subresource: subresource.unwrap_or_default(),
             gvk: &self.info.gvk,
             view: self.view(),
-            reset: match subresource {
-                Some("status") => &SPEC,
-                None if self.strategy.has_status(&self.info) => &STATUS,
-                _ => &NOTHING,
-            },
+            reset: self.strategy.resets(&self.info, subresource),
             now: cx.now,
         }
     }

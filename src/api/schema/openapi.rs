@@ -424,6 +424,7 @@ mod tests {
             subresources: vec![STATUS, SCALE].into(),
             columns: vec![].into(),
             row_conditions: None,
+            derived_annotation: None,
             deprecation: None,
             selectable: vec![].into(),
             stored: GroupResource::new(group, plural),
