@@ -85,9 +85,8 @@ fn read_kinds(g: &mut SchemaGenerator) {
 }
 
 fn write_struct(text: &mut String, name: &str, schema: &Value) {
-    let description = |value: &Value| {
-        value["description"].as_str().unwrap_or_default().replace('\\', "\\\\").replace('\n', "\\n")
-    };
+    let description =
+        |value: &Value| value["description"].as_str().unwrap_or_default().replace('\\', "\\\\").replace('\n', "\\n");
     text.push_str(&format!("{name}\t{}\n", description(schema)));
     for (field, value) in schema["properties"].as_object().into_iter().flatten() {
         text.push_str(&format!("\t{field}\t{}\n", description(value)));

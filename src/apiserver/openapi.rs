@@ -159,7 +159,8 @@ async fn tagged(
     let quoted = format!("\"{tag}\"");
     let text = |name| call.headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok()).unwrap_or_default();
     let known = text(header::IF_NONE_MATCH).split(',').any(|one| one.trim().trim_start_matches("W/") == quoted);
-    let gzip = text(header::ACCEPT_ENCODING).split(',').any(|one| one.split(';').next().unwrap_or_default().trim() == "gzip");
+    let gzip =
+        text(header::ACCEPT_ENCODING).split(',').any(|one| one.split(';').next().unwrap_or_default().trim() == "gzip");
     let mut answer = if known {
         respond::answer(304, content_type, respond::full(""))
     } else {

@@ -63,6 +63,9 @@ enum What {
         /// OCI or Docker archives
         #[arg(required = true)]
         files: Vec<PathBuf>,
+        /// Say nothing
+        #[arg(short, long)]
+        quiet: bool,
     },
     /// List images
     #[command(alias = "list")]
@@ -83,9 +86,9 @@ enum What {
 /// Runs the verb.
 pub async fn run(images: &dyn Images, args: Args) -> Done {
     match args.what {
-        What::Import { files } => {
+        What::Import { files, quiet } => {
             for file in &files {
-                import(images, &args.place, file).await?;
+                import(images, &args.place, file, quiet).await?;
             }
             Ok(())
         }
@@ -104,13 +107,14 @@ pub async fn run(images: &dyn Images, args: Args) -> Done {
     }
 }
 
-async fn import(images: &dyn Images, place: &Place, file: &Path) -> Done {
+async fn import(images: &dyn Images, place: &Place, file: &Path, quiet: bool) -> Done {
     let size = match std::fs::metadata(file) {
         Ok(meta) if meta.is_file() => meta.len(),
         Ok(_) => fail!("cannot import {}: no file", file.display()),
         Err(e) => return Err(Failure::Plain(format!("cannot import {}: {e}", file.display()))),
     };
-    let bar = ProgressBar::new(size);
+    // indicatif draws on terminals only; elsewhere the lines at the end are all there is.
+    let bar = if quiet { ProgressBar::hidden() } else { ProgressBar::new(size) };
     let style = ProgressStyle::with_template("{msg} [{bar:40}] {bytes}/{total_bytes} {bytes_per_sec}")
         .map_err(|e| Failure::Plain(e.to_string()))?;
     bar.set_style(style.progress_chars("=> "));
@@ -124,6 +128,9 @@ async fn import(images: &dyn Images, place: &Place, file: &Path) -> Done {
     let names = imported.map_err(|e| Failure::Plain(format!("cannot import {}: {e:#}", file.display())))?;
     if names.is_empty() {
         fail!("{} holds no named image", file.display());
+    }
+    if quiet {
+        return Ok(());
     }
     names.into_iter().try_for_each(|name| say(format!("Imported: {name}")))
 }

@@ -165,7 +165,9 @@ fn write(w: &mut Writer, number: u32, form: &Form, value: &Value) {
         Form::Any => w.message(number, |w| any(w, value)),
         Form::Anys => value.items_at("").iter().for_each(|value| w.message(number, |w| any(w, value))),
         Form::One(inner) => w.message(number, |w| message(w, inner, value)),
-        Form::Many(inner) => value.items_at("").iter().for_each(|value| w.message(number, |w| message(w, inner, value))),
+        Form::Many(inner) => {
+            value.items_at("").iter().for_each(|value| w.message(number, |w| message(w, inner, value)))
+        }
         Form::Named(inner) => {
             for (name, value) in value.as_object().into_iter().flatten() {
                 named(w, number, name, |w| message(w, inner, value));

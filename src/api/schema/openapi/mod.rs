@@ -318,7 +318,12 @@ mod tests {
         assert_eq!(containers["items"]["allOf"][0]["$ref"], "#/components/schemas/io.k8s.api.core.v1.Container");
         let policy = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["restartPolicy"];
         assert_eq!(policy["enum"], json!(["Always", "Never", "OnFailure"]));
-        assert!(policy["description"].as_str().unwrap().ends_with("values:\n - `\"Always\"`\n - `\"Never\"`\n - `\"OnFailure\"`"));
+        assert!(
+            policy["description"]
+                .as_str()
+                .unwrap()
+                .ends_with("values:\n - `\"Always\"`\n - `\"Never\"`\n - `\"OnFailure\"`")
+        );
         let patch = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
         assert_eq!(patch["x-kubernetes-group-version-kind"]["kind"], "Deployment");
         assert!(patch["requestBody"]["content"].get("application/apply-patch+yaml").is_some());

@@ -33,7 +33,8 @@ const LIST_QUERY: [(&str, &str); 10] = [
     ("timeoutSeconds", "integer"),
     ("watch", "boolean"),
 ];
-const WRITE_QUERY: [(&str, &str); 3] = [("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string")];
+const WRITE_QUERY: [(&str, &str); 3] =
+    [("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string")];
 const DELETE_QUERY: [(&str, &str); 4] = [
     ("dryRun", "string"),
     ("gracePeriodSeconds", "integer"),

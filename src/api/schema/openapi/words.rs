@@ -97,7 +97,8 @@ mod tests {
         let text = unpack();
         let words = Words::read(&text);
         // Types that the source has no schemas of: lists and watch events are generic there.
-        let without = |name: &str| name.ends_with("List") || name == "meta.v1.WatchEvent" || name.starts_with("metrics.");
+        let without =
+            |name: &str| name.ends_with("List") || name == "meta.v1.WatchEvent" || name.starts_with("metrics.");
         let published = table().structs().iter().filter(|s| s.published && !without(s.name));
         let bare: Vec<&str> = published
             .clone()
