@@ -3,6 +3,8 @@
 //! Rules: upstream `apiserver/pkg/endpoints/handlers` (`limitedReadBody`, `fieldValidation`) and
 //! `apimachinery/pkg/runtime/serializer`.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body::Body as HttpBody;
@@ -172,7 +174,9 @@ pub fn canonical_apply(
     Ok(config)
 }
 
-fn report(found: Vec<String>, gvk: &Gvk, strictness: FieldValidation, cx: &RequestCx) -> ApiResult<()> {
+fn report(mut found: Vec<String>, gvk: &Gvk, strictness: FieldValidation, cx: &RequestCx) -> ApiResult<()> {
+    let mut seen = HashSet::new();
+    found.retain(|f| seen.insert(f.clone()));
     match strictness {
         _ if found.is_empty() => Ok(()),
         FieldValidation::Ignore => Ok(()),

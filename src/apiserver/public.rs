@@ -13,9 +13,6 @@ use super::{Api, Call, discovery};
 /// The Kubernetes version that is served.
 pub const KUBERNETES: (&str, &str, &str) = ("1", "36", "v1.36.0");
 
-/// Checks behind `/livez` and `/readyz`, by upstream's names.
-const CHECKS: [&str; 4] = ["ping", "log", "etcd", "poststarthook/start-apiserver-admission-initializer"];
-
 impl Api {
     /// A request for no resource.
     pub(super) async fn public(&self, call: Call) -> ApiResult<Answer> {
@@ -26,8 +23,10 @@ impl Api {
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         Ok(match parts.as_slice() {
             [""] => respond::json(200, &json!({"paths": self.paths()})),
-            ["livez" | "healthz" | "readyz"] => self.health(&call, &path, None),
-            ["livez" | "healthz" | "readyz", rest @ ..] => self.health(&call, &path, Some(&rest.join("/"))),
+            [at @ ("livez" | "healthz" | "readyz")] => self.health.answer(at, &call.info.query),
+            [at @ ("livez" | "healthz" | "readyz"), check @ ..] => {
+                self.health.one(at, &check.join("/")).unwrap_or_else(|| respond::text(404, "404 page not found\n"))
+            }
             ["metrics"] => respond::answer(200, "text/plain; version=0.0.4", respond::full(self.metrics.render())),
             ["version"] => respond::json(200, &version()),
             ["openapi", "v2"] => self.openapi_v2(&call).await,
@@ -68,13 +67,10 @@ impl Api {
             "/api/v1",
             "/apis",
             "/apis/",
-            "/healthz",
-            "/livez",
             "/metrics",
             "/openapi/v2",
             "/openapi/v3",
             "/openid/v1/jwks",
-            "/readyz",
             "/version",
         ]
         .map(str::to_owned)
@@ -83,39 +79,11 @@ impl Api {
             paths.push(format!("/apis/{}", g.name));
             paths.extend(g.versions.iter().map(|(v, _)| format!("/apis/{}/{v}", g.name)));
         }
-        for check in ["healthz", "livez", "readyz"] {
-            paths.extend(CHECKS.iter().map(|c| format!("/{check}/{c}")));
+        for endpoint in ["healthz", "livez", "readyz"] {
+            paths.extend(self.health.paths(endpoint));
         }
         paths.sort();
         paths
-    }
-
-    fn health(&self, call: &Call, path: &str, one: Option<&str>) -> Answer {
-        let stopping = path.starts_with("/readyz") && self.shutdown.is_triggered();
-        let names: Vec<&str> = match one {
-            Some(name) => match CHECKS.iter().find(|c| **c == name) {
-                Some(name) => vec![name],
-                None => return respond::text(404, "404 page not found\n"),
-            },
-            None => CHECKS.to_vec(),
-        };
-        let excluded = call.info.query.all("exclude");
-        let verbose = call.info.query.get("verbose").is_some();
-        if !verbose && !stopping {
-            return respond::text(200, "ok");
-        }
-        let mut text = String::new();
-        for name in names {
-            let how = if excluded.iter().any(|e| e == name) { "excluded: ok" } else { "ok" };
-            text.push_str(&format!("[+]{name} {how}\n"));
-        }
-        let what = path.trim_start_matches('/').split('/').next().unwrap_or_default();
-        if stopping {
-            text.push_str(&format!("[-]shutdown failed: reason withheld\n{what} check failed\n"));
-            return respond::text(500, text);
-        }
-        text.push_str(&format!("{what} check passed\n"));
-        respond::text(200, text)
     }
 
     fn discovery(&self, call: &Call, core: bool) -> Answer {

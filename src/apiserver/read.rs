@@ -34,6 +34,10 @@ const FUTURE_REVISION_WAIT: Duration = Duration::from_secs(3);
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 /// Shortest time a watch lives when the client does not say; the longest is twice that.
 const WATCH_SECONDS: u64 = 1800;
+/// The longest time that a client can ask for: a year. A clock that is asked for more overflows.
+const WATCH_SECONDS_MAX: u64 = 365 * 86_400;
+/// Bytes of a watch that go out as one part, and a single event beyond that.
+const WATCH_PART_BYTES: usize = 256 << 10;
 
 /// What a read needs to know beside its options.
 pub struct ReadCx<'a> {
@@ -139,8 +143,17 @@ impl ReadCx<'_> {
         };
         // Events first: what comes between is undone twice, which changes nothing.
         let mut cursor = resource.watch(Since::Revision(past)).map_err(|_| expired())?;
-        let (mut objects, _) = resource.list(namespace);
-        let events = cursor.try_next().map_err(|_| expired())?;
+        let (mut objects, present) = resource.list(namespace);
+        let mut events = Vec::new();
+        // The ring gives a part at a time.
+        loop {
+            let more = cursor.try_next().map_err(|_| expired())?;
+            let Some(last) = more.last().map(|e| e.revision) else { break };
+            events.extend(more);
+            if last >= present {
+                break;
+            }
+        }
         if events.is_empty() {
             return Ok((objects, past));
         }
@@ -235,7 +248,7 @@ impl ReadCx<'_> {
             namespace: namespace.map(str::to_owned),
             selection: options.selection,
         };
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(seconds);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(seconds.min(WATCH_SECONDS_MAX));
         let content_type = match self.form.encoding {
             Encoding::Proto => "application/vnd.kubernetes.protobuf;stream=watch",
             _ => Encoding::Json.content_type(),
@@ -343,6 +356,26 @@ impl Teller {
         Some(event.encoded(FORM_FREE + form * 4 + kind as u32, || make(false)))
     }
 
+    /// The next events in one part; none when there is none that this watcher sees.
+    fn part(&mut self, events: &mut std::vec::IntoIter<Arc<Event>>) -> Option<Bytes> {
+        let (mut first, mut part) = (None, BytesMut::new());
+        for event in events {
+            let Some(bytes) = self.event(&event) else { continue };
+            match first.take() {
+                // One alone is what all watchers share, and is not copied.
+                None if part.is_empty() => first = Some(bytes),
+                before => {
+                    before.iter().for_each(|b: &Bytes| part.put_slice(b));
+                    part.put_slice(&bytes);
+                }
+            }
+            if part.len() + first.as_ref().map_or(0, Bytes::len) >= WATCH_PART_BYTES {
+                break;
+            }
+        }
+        first.or_else(|| (!part.is_empty()).then(|| part.freeze()))
+    }
+
     fn shape(&self, value: Value, columns: bool) -> Value {
         match self.form.shape {
             Shape::Full => value,
@@ -400,6 +433,8 @@ fn watch_parts(
     struct State {
         teller: Teller,
         cursor: Cursor,
+        /// Read from the cursor, not yet told.
+        events: std::vec::IntoIter<Arc<Event>>,
         deadline: tokio::time::Instant,
         next_bookmark: tokio::time::Instant,
         initial_done: bool,
@@ -411,6 +446,7 @@ fn watch_parts(
         initial_done: !teller.initial_events,
         teller,
         cursor,
+        events: Vec::new().into_iter(),
         deadline,
         next_bookmark: now + BOOKMARK_EVERY,
         ended: false,
@@ -420,6 +456,9 @@ fn watch_parts(
         loop {
             if s.ended {
                 return None;
+            }
+            if let Some(part) = s.teller.part(&mut s.events) {
+                return Some((part, s));
             }
             if !s.initial_done && s.cursor.synced() {
                 s.initial_done = true;
@@ -437,20 +476,7 @@ fn watch_parts(
                     }
                 }
                 batch = s.cursor.next_batch() => match batch {
-                    Ok(events) => {
-                        let mut part = BytesMut::new();
-                        for event in &events {
-                            if let Some(bytes) = s.teller.event(event) {
-                                if events.len() == 1 {
-                                    return Some((bytes, s));
-                                }
-                                part.put_slice(&bytes);
-                            }
-                        }
-                        if !part.is_empty() {
-                            return Some((part.freeze(), s));
-                        }
-                    }
+                    Ok(events) => s.events = events.into_iter(),
                     Err(gone) => {
                         s.ended = true;
                         let status = Status::expired(format!("too old resource version: {} ({})", gone.since, gone.oldest));

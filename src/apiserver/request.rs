@@ -95,6 +95,14 @@ impl RequestInfo {
         info
     }
 
+    /// True for what may go on for as long as its client likes: watches, logs that are followed, streams.
+    /// Rule: upstream `BasicLongRunningRequestCheck`, with kube-apiserver's verbs and subresources.
+    pub fn is_long_running(&self) -> bool {
+        let a = &self.attributes;
+        matches!(&*a.verb, "watch" | "proxy")
+            || matches!(&*a.subresource, "attach" | "exec" | "proxy" | "log" | "portforward")
+    }
+
     fn resource(&mut self, group: &str, version: &str, parts: &[&str], method: &Method) {
         let a = &mut self.attributes;
         a.group = group.to_owned();
@@ -204,6 +212,15 @@ mod tests {
             ),
             (verb, group, resource, ns, name, sub)
         );
+    }
+
+    #[test_case("GET", "/api/v1/pods", "watch=1", true)]
+    #[test_case("GET", "/api/v1/pods", "", false)]
+    #[test_case("POST", "/api/v1/namespaces/d/pods/p/exec", "", true)]
+    #[test_case("POST", "/api/v1/namespaces/d/pods/p/binding", "", false)]
+    #[test_case("GET", "/metrics", "", false)]
+    fn long_running(method: &str, path: &str, query: &str, want: bool) {
+        assert_eq!(RequestInfo::parse(&method.parse().unwrap(), path, query).is_long_running(), want);
     }
 
     #[test]

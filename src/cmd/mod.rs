@@ -5,6 +5,7 @@
 mod bench;
 mod bootstrap;
 mod config;
+mod figures;
 mod images;
 mod listers;
 mod node;

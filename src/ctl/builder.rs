@@ -137,7 +137,7 @@ impl Query<'_> {
                     "when paths, URLs, or stdin is provided as input, you may not specify resource arguments as well"
                 );
             }
-            return self.from_files(cx, files).await;
+            return self.of_files(cx, files).await;
         }
         match parse(self.args)? {
             Wanted::Types(types) => self.of_types(cx, &types).await,
@@ -154,7 +154,7 @@ impl Query<'_> {
         }
     }
 
-    async fn from_files(&self, cx: &Cx, files: &FileFlags) -> Done<Vec<Info>> {
+    async fn of_files(&self, cx: &Cx, files: &FileFlags) -> Done<Vec<Info>> {
         let (manifests, failures) = files.read();
         failures.iter().for_each(|f| cx.report(f));
         if manifests.is_empty() && failures.is_empty() {

@@ -6,7 +6,7 @@ use super::delete;
 use super::fail::fail;
 use super::files::FileFlags;
 use super::print::PrintFlags;
-use super::write::{self, WriteFlags, Writer, with_last_applied};
+use super::write::{ValidateFlag, WriteFlags, Writer, with_last_applied};
 use crate::api::value::ValueExt;
 
 /// Replace a resource by what a file says
@@ -18,9 +18,8 @@ pub struct Args {
     print: PrintFlags,
     #[command(flatten)]
     write: WriteFlags,
-    /// strict, warn or ignore unknown and duplicate fields
-    #[arg(long, value_parser = write::validation, num_args = 0..=1, require_equals = true, default_value = "strict", default_missing_value = "strict")]
-    validate: &'static str,
+    #[command(flatten)]
+    validate: ValidateFlag,
     /// Delete and create again
     #[arg(long)]
     force: bool,
@@ -34,7 +33,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     if args.files.is_empty() {
         fail!("must specify --filename to replace");
     }
-    let writer = Writer { validation: args.validate, ..args.write.writer("kubectl-replace") };
+    let writer = Writer { validation: args.validate.validate, ..args.write.writer("kubectl-replace") };
     for info in (Query { files: Some(&args.files), verb: "replace", ..Query::default() }).infos(cx).await? {
         if let Err(failure) = one(cx, &info, &writer, &args).await {
             cx.report(&info.failed("replacing", failure));

@@ -66,10 +66,13 @@ struct Flags {
     list: bool,
 }
 
+/// Changes an object, or says why it cannot.
+type Change = Box<dyn Fn(&mut Value) -> Result<(), String>>;
+
 /// What is set, and how it is called.
 struct Action {
     done: &'static str,
-    change: Box<dyn Fn(&mut Value) -> Result<(), String>>,
+    change: Change,
 }
 
 /// Runs the verb.

@@ -37,6 +37,14 @@ pub struct WriteFlags {
     pub field_manager: String,
 }
 
+/// The flag of verbs that send whole objects.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ValidateFlag {
+    /// strict, warn or ignore unknown and duplicate fields
+    #[arg(long, value_parser = validation, num_args = 0..=1, require_equals = true, default_value = "strict", default_missing_value = "strict")]
+    pub validate: &'static str,
+}
+
 /// A write's flags with the verb's own name as the default owner.
 #[derive(Debug, Clone)]
 pub struct Writer {
@@ -57,7 +65,7 @@ impl WriteFlags {
 }
 
 /// `--validate`: strict, warn, ignore, and the old true and false.
-pub fn validation(text: &str) -> Result<&'static str, String> {
+fn validation(text: &str) -> Result<&'static str, String> {
     match text {
         "" | "strict" | "true" => Ok("Strict"),
         "warn" => Ok("Warn"),

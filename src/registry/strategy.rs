@@ -200,12 +200,17 @@ fn keep_all_but_status_and_metadata(new: &mut Value, old: &Value) {
 /// What was taken for an object that is about to be written; dropped when the write is done or has failed. Until then
 /// nobody else gets it, afterwards the watch cache tells of it.
 #[derive(Default)]
-pub struct Held(#[allow(dead_code)] Option<Box<dyn Send + Sync>>);
+pub struct Held(Option<Box<dyn Send + Sync>>);
 
 impl Held {
     /// Holds a guard.
     pub fn new(guard: impl Send + Sync + 'static) -> Self {
         Self(Some(Box::new(guard)))
+    }
+
+    /// True when it holds nothing.
+    pub fn is_nothing(&self) -> bool {
+        self.0.is_none()
     }
 }
 

@@ -17,7 +17,7 @@ use crate::store::{CommitError, Expect, Revision, Txn, Write};
 use crate::util::clock::rfc3339;
 
 use super::errors::FieldErrors;
-use super::strategy::{HookCx, Op};
+use super::strategy::{Held, HookCx, Op};
 use super::{Admission, Registry, RequestCx, Resource, Target, meta};
 
 /// How often a write without a resourceVersion is tried again when others write the same object.
@@ -112,11 +112,11 @@ impl Registry {
                 }
             } else {
                 let hooks = self.hooks(res, cx, Op::Create);
-                let _held = res.strategy().allocate(&mut body, None, &hooks)?;
+                let held = res.strategy().allocate(&mut body, None, &hooks)?;
                 if cx.dry_run {
                     return Ok(Stored { object: body, created: true });
                 }
-                match self.commit(res, key, Expect::Absent, Some(&body)).await {
+                match self.commit(res, key, Expect::Absent, Some(&body), held).await {
                     Ok(revision) => return Ok(Stored { object: with_revision(body, revision), created: true }),
                     Err(CommitError::Conflict { .. }) if asked && tries < 8 => {}
                     Err(CommitError::Conflict { .. }) => {
@@ -221,7 +221,7 @@ impl Registry {
         self.check(res, cx, &new, Some(old), op)?;
         self.admission().validate(&admission, Some(&new), Some(old)).await?;
         let hooks = self.hooks(res, cx, op.clone());
-        let _held = res.strategy().allocate(&mut new, Some(old), &hooks)?;
+        let held = res.strategy().allocate(&mut new, Some(old), &hooks)?;
         if res.same(old, &new) {
             return Ok(Stored { object: old.clone(), created: false });
         }
@@ -232,10 +232,10 @@ impl Registry {
         let expect = Expect::Revision(current.revision);
         // The last finalizer of an object that is being deleted is gone: so is the object.
         if is_deleting(&new) && self.may_go(res, &new) {
-            let revision = self.commit(res, key, expect, None).await.map_err(TryError::from)?;
+            let revision = self.commit(res, key, expect, None, held).await.map_err(TryError::from)?;
             return Ok(Stored { object: with_revision(new, revision), created: false });
         }
-        let revision = self.commit(res, key, expect, Some(&new)).await.map_err(TryError::from)?;
+        let revision = self.commit(res, key, expect, Some(&new), held).await.map_err(TryError::from)?;
         Ok(Stored { object: with_revision(new, revision), created: false })
     }
 
@@ -272,7 +272,7 @@ impl Registry {
             }
             let value = if gone { None } else { Some(&marked) };
             let key = res.key(&at.namespace, &at.name);
-            match self.commit(res, key, Expect::Revision(current.revision), value).await {
+            match self.commit(res, key, Expect::Revision(current.revision), value, Held::default()).await {
                 Ok(revision) if gone => return Ok(Deleted::Gone(with_revision(marked, revision))),
                 Ok(revision) => return Ok(Deleted::Pending(with_revision(marked, revision))),
                 Err(CommitError::Conflict { .. }) => {}
@@ -302,7 +302,7 @@ impl Registry {
             meta.insert("deletionTimestamp".into(), rfc3339(at).into());
             meta.insert("deletionGracePeriodSeconds".into(), grace.into());
             if let Some(generation) = meta.get("generation").and_then(Value::as_i64) {
-                meta.insert("generation".into(), (generation + 1).into());
+                meta.insert("generation".into(), generation.saturating_add(1).into());
             }
             meta::order(meta);
             strategy.on_delete(object, hooks);
@@ -352,23 +352,32 @@ impl Registry {
         Err(Status::invalid(&res.info.stored.group, &res.info.gvk.kind, name, errs.take()))
     }
 
-    /// Writes, and waits until the watch cache has it.
+    /// Writes, and waits until the watch cache has it. What is held is held until then, also when the client goes away
+    /// in the middle: the write happens all the same, and nobody else may get the same number before it shows.
     async fn commit(
         &self,
         res: &Resource,
         key: Bytes,
         expect: Expect,
         value: Option<&Value>,
+        held: Held,
     ) -> Result<Revision, CommitError> {
         let value = value.map(|v| res.encode_for_store(v));
-        let done = self.cache().store().commit(Txn(vec![Write { key, expect, value }])).await;
-        match &done {
-            Ok(revision) | Err(CommitError::Conflict { actual: Some(revision), .. }) => {
-                self.cache().wait_for(*revision).await.map_err(|_| CommitError::Closed)?;
+        let cache = self.cache().clone();
+        let holds = !held.is_nothing();
+        let work = async move {
+            let done = cache.store().commit(Txn(vec![Write { key, expect, value }])).await;
+            if let Ok(revision) | Err(CommitError::Conflict { actual: Some(revision), .. }) = &done {
+                cache.wait_for(*revision).await.map_err(|_| CommitError::Closed)?;
             }
-            Err(_) => {}
+            drop(held);
+            done
+        };
+        if !holds {
+            return work.await;
         }
-        done
+        // Ends with the commit, which the store finishes or refuses.
+        tokio::spawn(work).await.unwrap_or(Err(CommitError::Closed))
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
+mod allocator;
 mod cri_proto;
 mod dependencies;
 mod layering;

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::MAX_DEPTH;
+use super::{MAX_DEPTH, MAX_STRICT_ERRORS};
 
 /// A parsed body.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,9 +26,14 @@ pub struct JsonError(#[from] serde_json::Error);
 
 /// Parses one JSON value and nothing behind it.
 pub fn parse(bytes: &[u8]) -> Result<Parsed, JsonError> {
+    parse_at(bytes, 0)
+}
+
+/// The same for a text that stands `depth` levels deep in a body.
+pub(super) fn parse_at(bytes: &[u8], depth: usize) -> Result<Parsed, JsonError> {
     let mut duplicates = Vec::new();
     let mut decoder = serde_json::Deserializer::from_slice(bytes);
-    let value = Node { duplicates: &mut duplicates, depth: 0 }.deserialize(&mut decoder)?;
+    let value = Node { duplicates: &mut duplicates, depth }.deserialize(&mut decoder)?;
     decoder.end()?;
     Ok(Parsed { value, duplicates })
 }
@@ -129,7 +134,9 @@ impl<'de> Visitor<'de> for Node<'_> {
                     place.insert(value);
                 }
                 serde_json::map::Entry::Occupied(mut place) => {
-                    self.duplicates.push(place.key().clone());
+                    if self.duplicates.len() < MAX_STRICT_ERRORS {
+                        self.duplicates.push(place.key().clone());
+                    }
                     place.insert(value);
                 }
             }
@@ -194,6 +201,12 @@ mod tests {
         let got = parse(text).unwrap();
         assert_eq!(got.value, json!({"a": 3, "b": [{"c": {"d": 2}}]}));
         assert_eq!(got.duplicates, ["a", "b[0].c.d", "a"]);
+    }
+
+    #[test]
+    fn not_all_duplicates_are_told() {
+        let text = format!("{{{}\"z\":1}}", (0..300).map(|i| format!("\"k{}\":1,", i % 150)).collect::<String>());
+        assert_eq!(parse(text.as_bytes()).unwrap().duplicates.len(), MAX_STRICT_ERRORS);
     }
 
     #[test]

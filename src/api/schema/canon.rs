@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::{FieldDef, Omit, SchemaOr, StructDef, Type, table, time};
+use crate::api::codec::MAX_STRICT_ERRORS;
 use crate::api::meta::quantity::{Quantity, QuantityError};
 
 /// A canonical value and what was left out of it.
@@ -85,7 +86,9 @@ impl Walk {
         let mut found: Vec<(usize, String, Value)> = Vec::with_capacity(members.len() + 2);
         for (key, value) in members {
             let Some(index) = fields.iter().position(|f| f.json == key) else {
-                self.unknown.push(key);
+                if self.unknown.len() < MAX_STRICT_ERRORS {
+                    self.unknown.push(key);
+                }
                 continue;
             };
             let field = &fields[index];

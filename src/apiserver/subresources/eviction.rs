@@ -14,7 +14,7 @@ use crate::apiserver::body::{self, FieldValidation};
 use crate::apiserver::respond::{self, Answer};
 use crate::apiserver::{Api, Call, verbs};
 use crate::registry::write::DeleteOptions;
-use crate::registry::{Op, RequestCx, Resource, Target, View};
+use crate::registry::{Admission, Op, RequestCx, Resource, Target, View};
 use crate::util::clock::rfc3339;
 
 /// Evictions of one budget that its controller has not seen yet.
@@ -32,11 +32,12 @@ impl Api {
             raw.value.set_at("/apiVersion", "policy/v1");
         }
         let def = crate::api::schema::table().kind(&gvk.group, &gvk.version, &gvk.kind);
-        let eviction = body::canonical(raw, &gvk, def, strictness, &cx)?;
+        let mut eviction = body::canonical(raw, &gvk, def, strictness, &cx)?;
         let at = call.target(pods);
         if eviction.str_at("/metadata/name").unwrap_or_default() != at.name {
             return Err(Status::bad_request("name in URL does not match name in Eviction object"));
         }
+        self.registry.admit(&Admission::posted(pods, &cx, &at, "eviction"), &mut eviction).await?;
         let asked = eviction.get("deleteOptions").cloned().unwrap_or_else(|| json!({}));
         cx.dry_run |= asked.items_at("/dryRun").iter().any(|d| d == "All");
         let pod = View::get(&*self.registry, "", "pods", &at.namespace, &at.name)

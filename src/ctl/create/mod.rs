@@ -14,7 +14,7 @@ use super::cx::{Cx, Done};
 use super::fail::{Failure, fail};
 use super::files::{FileFlags, Manifest};
 use super::print::PrintFlags;
-use super::write::{self, WriteFlags, Writer, with_last_applied};
+use super::write::{ValidateFlag, WriteFlags, Writer, with_last_applied};
 use crate::api::value::ValueExt;
 
 /// The owner of what is created, as kubectl names it.
@@ -39,9 +39,8 @@ pub struct Common {
     print: PrintFlags,
     #[command(flatten)]
     write: WriteFlags,
-    /// strict, warn or ignore unknown and duplicate fields
-    #[arg(long, value_parser = write::validation, num_args = 0..=1, require_equals = true, default_value = "strict", default_missing_value = "strict")]
-    validate: &'static str,
+    #[command(flatten)]
+    validate: ValidateFlag,
     /// Keep what was created for a later apply
     #[arg(long)]
     save_config: bool,
@@ -214,7 +213,7 @@ async fn of_files(cx: &Cx, files: &FileFlags, common: &Common) -> Done {
 }
 
 async fn one(cx: &Cx, info: &Info, common: &Common) -> Done {
-    let writer = Writer { validation: common.validate, ..common.write.writer(MANAGER) };
+    let writer = Writer { validation: common.validate.validate, ..common.write.writer(MANAGER) };
     let object = if common.save_config { with_last_applied(&info.object) } else { info.object.clone() };
     let made = writer.create(cx, &info.resource.res, &info.ns, &object).await?;
     common.print.done(&info.resource, &made, "created", writer.dry_run)

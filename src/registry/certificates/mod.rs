@@ -164,10 +164,10 @@ fn stamped(conditions: Option<Value>, old: &Value, cx: &HookCx<'_>) -> Vec<Value
 
 fn check(o: &Field<'_>, old: Option<&Value>, cx: &HookCx<'_>) {
     let spec = o.at("spec");
-    if old.is_none() {
-        if let Err(why) = readable(spec.text("request")) {
-            spec.errs.at("request").invalid(spec.text("request"), why);
-        }
+    if old.is_none()
+        && let Err(why) = readable(spec.text("request"))
+    {
+        spec.errs.at("request").invalid(spec.text("request"), why);
     }
     if spec.count("usages") == 0 {
         spec.errs.at("usages").required("usages is required");
