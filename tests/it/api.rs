@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{Request, header};
 use http_body_util::{BodyExt, Full};
 use orch::api::user::UserInfo;
+use orch::apiserver::health::Health;
 use orch::apiserver::serve::InProcess;
 use orch::apiserver::{Access, Api};
 use orch::cmd::CacheListers;
@@ -66,7 +67,7 @@ impl Server {
         let shutdown = Shutdown::new();
         let running = (cache, shutdown.clone());
         tokio::spawn(async move { running.0.run(running.1).await });
-        let api = Api::new(registry, access, clock, shutdown.clone());
+        let api = Api::new(registry, access, clock, shutdown.clone(), Health::new(|| Ok(()), || false));
         let service = InProcess::new(api, UserInfo::authenticated("admin", &[UserInfo::MASTERS]));
         let server = Self { service, shutdown, _dir: dir };
         server.post("/api/v1/namespaces", json!({"metadata": {"name": "n"}})).await.is(201);
