@@ -2,13 +2,11 @@
 //!
 //! **Invariant:** all ports are bound before any work; the store is the last to stop.
 
-use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -176,7 +174,9 @@ struct Config {
 }
 
 /// Binds, opens, loads.
-pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
+pub async fn build(mut args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
+    // Other programs get paths below it, and they run elsewhere.
+    args.data_dir = std::path::absolute(&args.data_dir).context("cannot tell the present directory")?;
     if !args.disable_agent && !nix::unistd::geteuid().is_root() {
         bail!("a node needs root; run as root, or with --disable-agent for a control plane alone");
     }
@@ -219,7 +219,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     admission.charge_through(&registry);
     let metrics = MetricsRegistry::default();
     let api = Api::new(registry, access.clone(), clock.clone(), shutdown.clone(), health(&store, &shutdown));
-    api.publish_metrics(metrics_source(metrics.clone(), store.clone()));
+    api.publish_metrics(super::figures::source(metrics.clone(), store.clone(), cache.clone()));
     let serving = SwappableCert::new(pki.serving_key()?);
     let tls = crate::pki::tls::server_config(serving.clone(), &[&pki.client_ca.cert, &pki.request_header_ca.cert])?;
     let config = Config {
@@ -404,27 +404,6 @@ fn health(store: &Arc<Durable>, shutdown: &Shutdown) -> Health {
     let (store, shutdown) = (store.clone(), shutdown.clone());
     let writable = move || store.read_only().map_or(Ok(()), |why| Err(format!("the store is read-only: {why}")));
     Health::new(writable, move || shutdown.is_triggered())
-}
-
-/// What `/metrics` shows beside the API's own figures.
-fn metrics_source(metrics: MetricsRegistry, store: Arc<Durable>) -> Box<dyn Fn() -> String + Send + Sync> {
-    Box::new(move || {
-        let m = store.metrics();
-        let mut out = metrics.render();
-        let counters = [
-            ("orch_store_commits_total", "Commits acknowledged.", m.commits.load(Ordering::Relaxed)),
-            (
-                "orch_store_syncs_total",
-                "Groups of commits that were synced together.",
-                m.groups.load(Ordering::Relaxed),
-            ),
-            ("orch_store_written_bytes_total", "Bytes written to the disk.", m.bytes_written()),
-        ];
-        for (name, help, value) in counters {
-            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}");
-        }
-        out
-    })
 }
 
 /// Keys and certificates of the running server.

@@ -163,9 +163,6 @@ impl Worker {
 
     fn waiting(&mut self, pod: Arc<PodInfo>) {
         let uid = pod.uid.clone();
-        if pod.gated {
-            self.gated(&pod);
-        }
         self.nominated.set(&pod, &pod.nominated);
         let before = self.queue.get(&uid).cloned();
         self.queue.set(pod.clone());
@@ -286,11 +283,6 @@ impl Worker {
             self.queue.activate(&other.uid, Instant::now());
         }
         self.nominated.set(pod, node);
-    }
-
-    fn gated(&mut self, pod: &Arc<PodInfo>) {
-        let message = "Scheduling is blocked due to non-empty scheduling gates".to_owned();
-        self.writes.condition(pod, Condition { reason: "SchedulingGated", message, nominated: None });
     }
 
     fn done(&mut self, done: Done) {

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -43,7 +43,7 @@ use self::writer::{Job, Queue, Writer};
 use super::journal::{self, Disk, JournalError, RealDisk};
 use super::sled::SledHome;
 use super::state::Home;
-use super::tail::Tail;
+use super::tail::{Older, Tail};
 use super::{Batch, CommitError, Entry, Revision, Snapshot, Store, StoreError, Txn};
 use crate::util::clock::{SharedClock, SystemClock};
 use crate::util::files;
@@ -52,7 +52,7 @@ use crate::util::files;
 const QUEUE_COMMITS: usize = 4096;
 /// Groups that the keeper may be behind; then the writer waits for it.
 const KEEPER_GROUPS: usize = 16;
-/// Changes kept in memory for followers, bytes; older ones are read from the journal.
+/// Changes kept in memory for followers that have not read them, bytes; older ones are read from the journal.
 const TAIL_BYTES: usize = 8 << 20;
 /// How long journal segments are kept by default, for history and restore to a point in time.
 pub const RETAIN: Duration = Duration::from_secs(24 * 3600);
@@ -151,7 +151,7 @@ impl Durable {
         let index = recovered.entries.iter().map(|(k, (r, _))| (k.clone(), *r)).collect();
         let entry = |(key, (revision, value))| Entry { key, value, revision };
         let first: Vec<Entry> = recovered.entries.into_iter().map(entry).collect();
-        let (queue, tail) = (Arc::new(Queue::default()), Arc::new(Tail::new(revision, TAIL_BYTES)));
+        let (queue, tail) = (Arc::new(Queue::default()), Arc::new(Tail::new(revision, TAIL_BYTES, Older::OnDisk)));
         let (metrics, read_only) = (Arc::new(Metrics::default()), Arc::new(OnceLock::new()));
         let (sender, work) = sync_channel(KEEPER_GROUPS);
         let keeper = Keeper {
@@ -167,6 +167,7 @@ impl Durable {
             clock: options.clock.clone(),
             read_only: read_only.clone(),
             collect_bytes: options.collect_bytes,
+            rest_at: Some(Instant::now() + keeper::REST_AFTER),
         };
         let writer = Writer {
             queue: queue.clone(),

@@ -68,8 +68,15 @@ impl State for FakeHome {
         Ok(())
     }
 
-    fn read(&self) -> Result<Vec<Entry>, String> {
-        Ok(self.open()?.map(|o| o.entries).unwrap_or_default())
+    fn count(&self) -> usize {
+        self.0.lock().last().map_or(0, |s| s.1.len())
+    }
+
+    fn entries(&mut self) -> Box<dyn Iterator<Item = Result<Entry, String>> + '_> {
+        match self.open() {
+            Ok(opened) => Box::new(opened.map(|o| o.entries).unwrap_or_default().into_iter().map(Ok)),
+            Err(why) => Box::new(std::iter::once(Err(why))),
+        }
     }
 
     fn flush(&mut self) -> Result<(), String> {
