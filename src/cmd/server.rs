@@ -353,8 +353,9 @@ fn node_config(args: &Args, name: &str, ip: IpAddr) -> anyhow::Result<NodeConfig
 
 /// Opens the store off the runtime's threads: it reads the journal.
 async fn open_store(dir: PathBuf) -> anyhow::Result<Arc<Durable>> {
+    let what = format!("cannot open the store in {}", dir.display());
     let open = move || Durable::open(&Options::new(dir));
-    Ok(Arc::new(tokio::task::spawn_blocking(open).await?.context("cannot open the store")?))
+    Ok(Arc::new(tokio::task::spawn_blocking(open).await?.context(what)?))
 }
 
 fn node_name(args: &Args) -> anyhow::Result<String> {

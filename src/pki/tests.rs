@@ -146,7 +146,9 @@ fn a_clock_at_1970_makes_a_ca_that_lasts() {
     let now = Pki::open(dir.path(), &config(), t0()).unwrap();
     assert_eq!(then.server_ca.sha256(), now.server_ca.sha256());
     let verifier = tls::ClientVerifier::new(&now.client_ca.cert).unwrap();
-    assert!(verifier.accepts(&now.admin.chain().unwrap(), after(270)));
+    assert!(verifier.accepts(&now.admin.chain().unwrap(), t0()));
+    let later = now.renewed(after(270)).unwrap();
+    assert!(verifier.accepts(&later.admin.chain().unwrap(), after(270)));
 }
 
 #[test]

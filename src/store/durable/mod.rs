@@ -116,7 +116,7 @@ pub enum OpenError {
     #[error("neither the materialized state nor a snapshot can be read, and there is no journal; restore a backup")]
     NoBase,
     /// The disk failed.
-    #[error("cannot open the data directory: {0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
 }
 
