@@ -10,6 +10,7 @@ mod access;
 pub mod auth;
 mod body;
 mod connect;
+mod cork;
 pub mod discovery;
 mod metrics;
 pub mod negotiate;

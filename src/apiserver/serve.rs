@@ -20,6 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::api::user::UserInfo;
 use crate::util::tasks::Shutdown;
 
+use super::cork::{Corked, Driven};
 use super::respond::Answer;
 use super::{Api, Identity};
 
@@ -97,8 +98,9 @@ async fn connection(
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);
-    watcher.watch(connection.into_owned()).await.map_err(|e| anyhow::anyhow!(e))
+    let (stream, output) = Corked::pair(tls);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    Driven::new(watcher.watch(connection.into_owned()), output).await.map_err(|e| anyhow::anyhow!(e))
 }
 
 /// The server for components of the same process: the same handlers, an identity instead of credentials.
