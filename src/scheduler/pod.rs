@@ -41,6 +41,8 @@ pub struct PodInfo {
     /// Ours to place, by its `schedulerName`.
     pub ours: bool,
     pub gated: bool,
+    /// Its status says that it is gated: the API server has written that at its creation.
+    pub gated_known: bool,
     pub priority: i32,
     pub preempts: bool,
     pub requests: Resources,
@@ -260,6 +262,9 @@ impl Spread {
     }
 }
 
+/// Reason of `PodScheduled` for pods with scheduling gates.
+pub const GATED: &str = "SchedulingGated";
+
 impl PodInfo {
     /// Decodes a pod. The error is the JSON decoder's.
     pub fn new(object: &Object) -> Result<Arc<Self>, serde_json::Error> {
@@ -287,6 +292,7 @@ impl PodInfo {
             finished: matches!(&*status.phase, "Succeeded" | "Failed"),
             ours: matches!(&*spec.scheduler_name, "" | SCHEDULER_NAME),
             gated: !spec.scheduling_gates.is_empty(),
+            gated_known: status.conditions.iter().any(|c| c.kind == "PodScheduled" && c.reason == GATED),
             priority: spec.priority,
             preempts: spec.preemption_policy != "Never",
             requests,
@@ -439,4 +445,22 @@ fn sum_of_containers(spec: &raw::PodSpec, status: &raw::PodStatus, defaults: boo
     }
     sum.raise_to(&peak);
     sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use test_case::test_case;
+
+    #[test_case(json!({"spec": {}}), (false, false); "free")]
+    #[test_case(json!({"spec": {"schedulingGates": [{"name": "g"}]}}), (true, false); "nobody has said so")]
+    #[test_case(json!({"spec": {"schedulingGates": [{"name": "g"}]}, "status": {"conditions": [
+        {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "lastProbeTime": null}]}}), (true, true); "said")]
+    #[test_case(json!({"spec": {"schedulingGates": [{"name": "g"}]}, "status": {"conditions": [
+        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]}}), (true, false); "something else was said")]
+    fn gates(pod: serde_json::Value, want: (bool, bool)) {
+        let pod = PodInfo::new(&Object::from_value(&pod, &[])).unwrap();
+        assert_eq!((pod.gated, pod.gated_known), want);
+    }
 }

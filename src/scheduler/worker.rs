@@ -160,7 +160,7 @@ impl Worker {
 
     fn waiting(&mut self, pod: Arc<PodInfo>) {
         let uid = pod.uid.clone();
-        if pod.gated {
+        if pod.gated && !pod.gated_known {
             self.gated(&pod);
         }
         self.nominated.set(&pod, &pod.nominated);
@@ -287,7 +287,7 @@ impl Worker {
 
     fn gated(&mut self, pod: &Arc<PodInfo>) {
         let message = "Scheduling is blocked due to non-empty scheduling gates".to_owned();
-        self.writes.condition(pod, Condition { reason: "SchedulingGated", message, nominated: None });
+        self.writes.condition(pod, Condition { reason: super::pod::GATED, message, nominated: None });
     }
 
     fn done(&mut self, done: Done) {
