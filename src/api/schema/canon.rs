@@ -370,6 +370,7 @@ fn moment(
 ) -> Result<Value> {
     match time::parse_rfc3339(&text, fraction) {
         Some(t) if time::is_zero(t) => Ok(Value::Null),
+        Some(_) if time::is_canonical(&text, fraction.unwrap_or(0)) => Ok(Value::String(text)),
         Some(t) => Ok(format(t).into()),
         None => Err(DecodeError::Time(text, layout)),
     }
