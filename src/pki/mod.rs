@@ -1,13 +1,15 @@
 //! CAs, certificates, join tokens, kubeconfig files.
 //!
 //! In: the data directory, the names and addresses a server answers to, the time. Out: key material on disk in k3s's
-//! layout (`<data-dir>/server/tls`), rustls configurations, the join token, kubeconfig files.
+//! layout (`<data-dir>/server/tls`), rustls configurations, the join token, kubeconfig files. CAs and token keys that
+//! stand there before the first start are used, whoever made them: RSA, ECDSA, Ed25519 (tokens: no Ed25519).
 //!
 //! **Invariant:** a CA is made once and never replaced by itself; everything below it is reissued when it must be.
 //! **Invariant:** a file with a key or a token has mode 0600 and is written whole or not at all.
 //! **Invariant:** no error and no `Debug` output contains key material.
 
 pub mod ca;
+pub mod keys;
 pub mod kubeconfig;
 pub mod profile;
 pub mod tls;
@@ -19,7 +21,6 @@ use std::sync::Arc;
 use std::thread::ScopedJoinHandle;
 
 use jiff::Timestamp;
-use rcgen::KeyPair;
 use rustls::sign::CertifiedKey;
 
 pub use ca::{Ca, Pair};
@@ -106,8 +107,8 @@ pub struct Pki {
     pub client_ca: Ca,
     /// Signs the certificate the server shows to aggregated API servers.
     pub request_header_ca: Ca,
-    /// Signs service-account tokens.
-    pub service_account_key: Arc<KeyPair>,
+    /// Sign service accounts' tokens: the first one; verify them: all.
+    pub service_account_keys: Vec<keys::TokenKey>,
     /// The API's serving certificate.
     pub serving: Pair,
     /// The kubelet's serving certificate on this node.
@@ -135,12 +136,12 @@ impl Pki {
     /// file system's own commits.
     pub fn open(dir: &Path, config: &PkiConfig, now: Timestamp) -> Result<Self, PkiError> {
         create_dir(dir)?;
-        let (server_ca, client_ca, request_header_ca, service_account_key) = std::thread::scope(|s| {
+        let (server_ca, client_ca, request_header_ca, service_account_keys) = std::thread::scope(|s| {
             let ca = |file, name| s.spawn(move || Ca::open(dir, file, name, now));
             let server = ca("server-ca", "orch-server-ca");
             let client = ca("client-ca", "orch-client-ca");
             let request_header = ca("request-header-ca", "orch-request-header-ca");
-            let service_account = s.spawn(|| ca::open_key(&dir.join("service.key")));
+            let service_account = s.spawn(|| keys::open(&dir.join("service.key")));
             Ok::<_, PkiError>((joined(server)?, joined(client)?, joined(request_header)?, joined(service_account)?))
         })?;
         let node = &config.node_name;
@@ -172,10 +173,25 @@ impl Pki {
             server_ca,
             client_ca,
             request_header_ca,
-            service_account_key: Arc::new(service_account_key),
+            service_account_keys,
             dir: dir.to_owned(),
             config: config.clone(),
         })
+    }
+
+    /// True when a certificate has to be issued again at `now`: time went on, or the clock was set.
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        let pairs = [
+            &self.serving,
+            &self.kubelet_serving,
+            &self.admin,
+            &self.controller_manager,
+            &self.scheduler,
+            &self.kubelet,
+            &self.kubelet_client,
+            &self.auth_proxy,
+        ];
+        pairs.iter().any(|p| p.is_due(now))
     }
 
     /// Opens again at a later time: what is near its end is new, the rest is what it was. The running server swaps the
@@ -203,12 +219,7 @@ fn joined<T>(thread: ScopedJoinHandle<'_, Result<T, PkiError>>) -> Result<T, Pki
 
 /// Makes a directory for secrets, mode 0700.
 fn create_dir(dir: &Path) -> Result<(), PkiError> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| PkiError::Io {
-        action: "create",
-        path: dir.to_owned(),
-        source,
-    })
+    files::create_dir_durable(dir).map_err(|source| PkiError::Io { action: "create", path: dir.to_owned(), source })
 }
 
 /// Reads a file; `None` when there is none.

@@ -41,8 +41,6 @@ pub struct PodInfo {
     /// Ours to place, by its `schedulerName`.
     pub ours: bool,
     pub gated: bool,
-    /// Its status says that it is gated: the API server has written that at its creation.
-    pub gated_known: bool,
     pub priority: i32,
     pub preempts: bool,
     pub requests: Resources,
@@ -133,7 +131,7 @@ impl NodeTerm {
     /// True when a node with this name and these labels is meant.
     pub fn matches(&self, name: &str, labels: &[(Box<str>, Box<str>)]) -> bool {
         !self.invalid
-            && !(self.labels.is_empty() && self.names.is_empty())
+            && (!self.labels.is_empty() || !self.names.is_empty())
             && self.labels.matches(|k| label(labels, k))
             && self.names.matches(|k| (k == "metadata.name").then_some(name))
     }
@@ -184,7 +182,7 @@ impl PodTerm {
     /// True when the term means `pod`, whose namespace has `labels`.
     pub fn matches(&self, pod: &PodInfo, labels: Option<&Labels>) -> bool {
         let Some(selector) = &self.selector else { return false };
-        let ns = self.namespaces.iter().any(|n| *n == pod.namespace)
+        let ns = self.namespaces.contains(&pod.namespace)
             || self.namespace_selector.as_ref().is_some_and(|s| match labels {
                 Some(labels) => s.matches(|k| label(labels, k)),
                 None => s.is_empty(),
@@ -262,9 +260,6 @@ impl Spread {
     }
 }
 
-/// Reason of `PodScheduled` for pods with scheduling gates.
-pub const GATED: &str = "SchedulingGated";
-
 impl PodInfo {
     /// Decodes a pod. The error is the JSON decoder's.
     pub fn new(object: &Object) -> Result<Arc<Self>, serde_json::Error> {
@@ -292,7 +287,6 @@ impl PodInfo {
             finished: matches!(&*status.phase, "Succeeded" | "Failed"),
             ours: matches!(&*spec.scheduler_name, "" | SCHEDULER_NAME),
             gated: !spec.scheduling_gates.is_empty(),
-            gated_known: status.conditions.iter().any(|c| c.kind == "PodScheduled" && c.reason == GATED),
             priority: spec.priority,
             preempts: spec.preemption_policy != "Never",
             requests,
@@ -358,8 +352,10 @@ impl PodInfo {
 
     /// True when it says anything about other pods beside it.
     pub fn has_affinity(&self) -> bool {
-        !(self.affinity.is_empty() && self.affinity_preferred.is_empty() && self.anti_affinity_preferred.is_empty())
+        !self.affinity.is_empty()
             || !self.anti_affinity.is_empty()
+            || !self.affinity_preferred.is_empty()
+            || !self.anti_affinity_preferred.is_empty()
     }
 
     /// True when `taint` does not keep it away.
@@ -445,22 +441,4 @@ fn sum_of_containers(spec: &raw::PodSpec, status: &raw::PodStatus, defaults: boo
     }
     sum.raise_to(&peak);
     sum
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-    use test_case::test_case;
-
-    #[test_case(json!({"spec": {}}), (false, false); "free")]
-    #[test_case(json!({"spec": {"schedulingGates": [{"name": "g"}]}}), (true, false); "nobody has said so")]
-    #[test_case(json!({"spec": {"schedulingGates": [{"name": "g"}]}, "status": {"conditions": [
-        {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "lastProbeTime": null}]}}), (true, true); "said")]
-    #[test_case(json!({"spec": {"schedulingGates": [{"name": "g"}]}, "status": {"conditions": [
-        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]}}), (true, false); "something else was said")]
-    fn gates(pod: serde_json::Value, want: (bool, bool)) {
-        let pod = PodInfo::new(&Object::from_value(&pod, &[])).unwrap();
-        assert_eq!((pod.gated, pod.gated_known), want);
-    }
 }

@@ -24,8 +24,7 @@ raw! {
         host_network: bool, volumes: Vec<Value>, resource_claims: Vec<Value>,
     }
     PodStatus { phase: String, nominated_node_name: String, start_time: String, container_statuses: Vec<ContainerStatus>,
-        init_container_statuses: Vec<ContainerStatus>, conditions: Vec<Condition> }
-    Condition { #[serde(rename = "type")] kind: String, reason: String }
+        init_container_statuses: Vec<ContainerStatus> }
     ContainerStatus { name: String, allocated_resources: RawList, resources: ResourceNeeds }
     Container { name: String, image: String, resources: ResourceNeeds, ports: Vec<Port>, restart_policy: String }
     ResourceNeeds { requests: RawList }

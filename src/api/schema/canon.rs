@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::{FieldDef, Omit, SchemaOr, StructDef, Type, table, time};
+use crate::api::codec::MAX_STRICT_ERRORS;
 use crate::api::meta::quantity::{Quantity, QuantityError};
 
 /// A canonical value and what was left out of it.
@@ -105,7 +106,9 @@ impl Walk {
         let (mut written, mut next, mut canonical) = (0, 0, true);
         for (key, value) in members.iter_mut() {
             let Some(index) = find_field(fields, key, next) else {
-                self.unknown.push(key.clone());
+                if self.unknown.len() < MAX_STRICT_ERRORS {
+                    self.unknown.push(key.clone());
+                }
                 canonical = false;
                 places.push(None);
                 continue;

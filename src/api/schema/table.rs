@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use super::{Body, FieldDef, Keys, ListType, MergeDef, Omit, SchemaOr, StructDef, Type};
 
-const TEXT: &str = include_str!("wire.table");
+pub(super) const TEXT: &str = include_str!("wire.table");
 
 /// All structs of the built-in API.
 #[derive(Debug)]

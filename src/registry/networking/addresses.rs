@@ -91,9 +91,9 @@ fn families(o: &Field<'_>) {
     for (cidr, _) in all.iter().zip(&parsed).filter(|(_, p)| p.is_none()) {
         cidr.invalid("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
     }
-    if let [Some((a, _)), Some((b, _))] = parsed[..] {
-        if a.is_ipv4() == b.is_ipv4() {
-            cidrs.invalid("may specify no more than one IP for each IP family");
-        }
+    if let [Some((a, _)), Some((b, _))] = parsed[..]
+        && a.is_ipv4() == b.is_ipv4()
+    {
+        cidrs.invalid("may specify no more than one IP for each IP family");
     }
 }

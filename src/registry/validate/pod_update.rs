@@ -203,15 +203,17 @@ pub fn status(pod: &Field<'_>, old: &Value) {
             condition.errs.at("type").all_invalid(kind, names::qualified_name(kind));
         }
     }
-    if let Some(was) = old.pointer("/status/qosClass").and_then(Value::as_str) {
-        if status.text("qosClass") != was {
-            status.errs.at("qosClass").invalid(status.text("qosClass"), "field is immutable");
-        }
+    if let Some(was) = old.pointer("/status/qosClass").and_then(Value::as_str)
+        && status.text("qosClass") != was
+    {
+        status.errs.at("qosClass").invalid(status.text("qosClass"), "field is immutable");
     }
-    if let (Some(was), now) = (old.str_at("/status/nominatedNodeName"), status.text("nominatedNodeName")) {
-        if !now.is_empty() && now != was {
-            status.errs.at("nominatedNodeName").all_invalid(now, names::dns1123_subdomain(now));
-        }
+    let now = status.text("nominatedNodeName");
+    if let Some(was) = old.str_at("/status/nominatedNodeName")
+        && !now.is_empty()
+        && now != was
+    {
+        status.errs.at("nominatedNodeName").all_invalid(now, names::dns1123_subdomain(now));
     }
     addresses(&status, "podIPs");
     addresses(&status, "hostIPs");

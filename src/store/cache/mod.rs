@@ -25,9 +25,9 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 pub use event::{Event, EventKind, FORM_FREE, Form, json_line};
-pub use index::OWNER_INDEX;
+pub use index::{OWNER_INDEX, ObjectSet};
 pub use key::{OBJECTS, object_key};
-pub use resource::{Cursor, Gone, Page, ResourceCache, Since};
+pub use resource::{Cursor, Figures, Gone, Page, ResourceCache, Since};
 pub use ring::{RING_AGE, RING_BYTES};
 
 use self::key::ObjectPath;
@@ -85,6 +85,9 @@ impl Decode for Generic {
         Vec::new()
     }
 }
+
+/// The objects of one resource.
+type Loaded = (GroupResource, Vec<Arc<Object>>);
 
 /// How far the cache is.
 struct Progress(watch::Sender<State>);
@@ -194,7 +197,7 @@ impl Cache {
     /// Takes the store's state as it is. Cursors from before it are gone.
     async fn load(&self) -> Result<(), StoreError> {
         let snapshot = self.store.snapshot(OBJECTS.as_bytes()).await?;
-        let mut loaded: HashMap<Box<[u8]>, (GroupResource, Vec<Arc<Object>>)> = HashMap::new();
+        let mut loaded: HashMap<Box<[u8]>, Loaded> = HashMap::new();
         for Entry { key, value, revision } in snapshot.entries {
             let Some(path) = ObjectPath::parse(&key) else {
                 tracing::warn!(key = %String::from_utf8_lossy(&key), "not an object's key; left alone");
