@@ -91,7 +91,7 @@ pub fn sandbox(
         namespace: pod.namespace.clone(),
         uid: pod.uid.clone(),
         attempt,
-        hostname: network::hostname(pod, &config.node_name, &config.cluster_domain)?,
+        hostname: network::hostname(pod, &config.cluster_domain)?,
         log_directory: log_dir(config, pod).to_string_lossy().into_owned(),
         dns_servers: dns.servers,
         dns_searches: dns.searches,
