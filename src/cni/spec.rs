@@ -176,6 +176,16 @@ impl NetConfig {
         Ok(config)
     }
 
+    /// The same for DEL, which needs nothing of what the runtime adds: a pod whose ports make no sense can be removed.
+    pub fn parse_for_removal(bytes: &[u8]) -> Result<Self> {
+        let mut config: Value = serde_json::from_slice(bytes)
+            .map_err(|e| Error::new(Code::Decode, format!("cannot read the network configuration: {e}")))?;
+        if let Some(fields) = config.as_object_mut() {
+            fields.remove("runtimeConfig");
+        }
+        Self::parse(config.to_string().as_bytes())
+    }
+
     /// The bridge's address.
     pub fn gateway(&self) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.subnet.network()) + 1)
@@ -304,6 +314,16 @@ mod tests {
         let got = &config.port_mappings()[0];
         assert_eq!((got.host_port, got.container_port, got.protocol()), (80, 8080, Protocol::parse("UDP")));
         assert_eq!(got.address(), Some(Ipv4Addr::new(192, 0, 2, 1)));
+    }
+
+    #[test]
+    fn removal_does_not_look_at_ports() {
+        let config = json!({"cniVersion": "1.0.0", "name": "orch", "type": "orch-cni", "bridge": "orch0",
+            "subnet": "10.42.0.0/24", "clusterCIDR": "10.42.0.0/16", "table": "orch-cni", "dataDir": "/nowhere",
+            "runtimeConfig": {"portMappings": [{"strange": true}]}});
+        let bytes = config.to_string();
+        assert!(NetConfig::parse(bytes.as_bytes()).is_err());
+        assert_eq!(NetConfig::parse_for_removal(bytes.as_bytes()).unwrap().port_mappings(), []);
     }
 
     #[test_case("2.0.0", "10.42.0.0/24", Some(Code::IncompatibleVersion); "a future version")]
