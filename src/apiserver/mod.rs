@@ -114,12 +114,7 @@ impl Api {
         B::Error: Into<tower::BoxError>,
     {
         let encoding = verbs::error_encoding(request.headers());
-<<<<<<< HEAD
         let for_people = respond::is_for_people(request.uri().query().unwrap_or_default(), request.headers());
-        let answer = match self.try_handle(request).await {
-            Ok(answer) => answer,
-            Err(status) => respond::error(&status, encoding),
-=======
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let answer = match AssertUnwindSafe(self.try_handle(request)).catch_unwind().await {
             Ok(Ok(answer)) => answer,
@@ -129,7 +124,6 @@ impl Api {
                 let why = "This request caused apiserver to panic. Look in the logs for details.";
                 respond::error(&Status::new(Reason::InternalError, why), encoding)
             }
->>>>>>> main
         };
         self.metrics.answered(answer.status());
         if for_people { respond::laid_out(answer).await } else { answer }

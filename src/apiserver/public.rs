@@ -88,39 +88,7 @@ impl Api {
         paths
     }
 
-<<<<<<< HEAD
-    fn health(&self, call: &Call, path: &str, one: Option<&str>) -> Answer {
-        let stopping = path.starts_with("/readyz") && self.shutdown.is_triggered();
-        let names: Vec<&str> = match one {
-            Some(name) => match CHECKS.iter().find(|c| **c == name) {
-                Some(name) => vec![name],
-                None => return respond::text(404, "404 page not found\n"),
-            },
-            None => CHECKS.to_vec(),
-        };
-        let excluded = call.info.query.all("exclude");
-        let verbose = call.info.query.get("verbose").is_some();
-        if !verbose && !stopping {
-            return respond::text(200, "ok");
-        }
-        let mut text = String::new();
-        for name in names {
-            let how = if excluded.iter().any(|e| e == name) { "excluded: ok" } else { "ok" };
-            text.push_str(&format!("[+]{name} {how}\n"));
-        }
-        let what = path.trim_start_matches('/').split('/').next().unwrap_or_default();
-        if stopping {
-            text.push_str(&format!("[-]shutdown failed: reason withheld\n{what} check failed\n"));
-            return respond::text(500, text);
-        }
-        text.push_str(&format!("{what} check passed\n"));
-        respond::text(200, text)
-    }
-
     fn discovery(&self, call: &Call, core: bool) -> ApiResult<Answer> {
-=======
-    fn discovery(&self, call: &Call, core: bool) -> Answer {
->>>>>>> main
         let resources = self.registry.resources();
         let accept = call.headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let form = negotiate::discovery(accept).ok_or_else(|| verbs::not_acceptable(&call.headers))?;

@@ -153,26 +153,16 @@ impl ReadCx<'_> {
         let resource = self.cache.resource(&self.resource.info.stored);
         let Some(past) = past else { return Ok(resource.list(namespace)) };
         // Events first: what comes between is undone twice, which changes nothing.
-<<<<<<< HEAD
         let mut cursor = resource.watch(Since::Revision(past)).map_err(|_| Compacted)?;
-        let (mut objects, _) = resource.list(namespace);
-        let mut events = Vec::new();
-        loop {
-            match cursor.try_next().map_err(|_| Compacted)? {
-                more if more.is_empty() => break,
-                more => events.extend(more),
-=======
-        let mut cursor = resource.watch(Since::Revision(past)).map_err(|_| expired())?;
         let (mut objects, present) = resource.list(namespace);
         let mut events = Vec::new();
         // The ring gives a part at a time.
         loop {
-            let more = cursor.try_next().map_err(|_| expired())?;
+            let more = cursor.try_next().map_err(|_| Compacted)?;
             let Some(last) = more.last().map(|e| e.revision) else { break };
             events.extend(more);
             if last >= present {
                 break;
->>>>>>> main
             }
         }
         if events.is_empty() {
