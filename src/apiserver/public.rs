@@ -28,10 +28,10 @@ impl Api {
             }
             ["metrics"] => respond::answer(200, "text/plain; version=0.0.4", respond::full(self.metrics.render())),
             ["version"] => respond::json(200, &version()),
-            ["openapi", "v2"] => self.openapi_v2(&call),
+            ["openapi", "v2"] => self.openapi_v2(&call).await,
             ["openapi", "v3"] => self.openapi_index(),
-            ["openapi", "v3", "api", version] => self.openapi_v3(&call, "", version),
-            ["openapi", "v3", "apis", group, version] => self.openapi_v3(&call, group, version),
+            ["openapi", "v3", "api", version] => self.openapi_v3(&call, "", version).await,
+            ["openapi", "v3", "apis", group, version] => self.openapi_v3(&call, group, version).await,
             [".well-known", "openid-configuration"] => {
                 let host = call.headers.get(http::header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
                 respond::json(200, &self.access.tokens.openid_configuration(&format!("https://{host}")))

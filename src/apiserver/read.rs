@@ -3,6 +3,7 @@
 //! **Invariant:** a plain JSON answer copies bytes and decodes nothing.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -19,6 +20,7 @@ use crate::api::schema;
 use crate::api::status::{ApiResult, Status};
 use crate::api::table::{self, Include};
 use crate::registry::Resource;
+use crate::registry::write::Stored;
 use crate::store::cache::{Cache, Cursor, Event, EventKind, FORM_FREE, Since};
 use crate::util::tasks::Shutdown;
 
@@ -73,6 +75,16 @@ impl ReadCx<'_> {
         let mut v = object.value();
         self.resource.from_stored(&mut v);
         v
+    }
+
+    /// What a write left, in the form that was asked for.
+    pub fn stored(&self, code: u16, stored: Stored) -> Answer {
+        match stored.json() {
+            Some(json) if self.form == Form::JSON && !self.resource.converts() => {
+                respond::json_bytes(code, json.clone())
+            }
+            _ => self.shaped(code, &stored.into_object()),
+        }
     }
 
     /// An object's value in the form that was asked for.
@@ -154,15 +166,12 @@ impl ReadCx<'_> {
         let Some(past) = past else { return Ok(resource.list(namespace)) };
         // Events first: what comes between is undone twice, which changes nothing.
         let mut cursor = resource.watch(Since::Revision(past)).map_err(|_| Compacted)?;
-        let (mut objects, present) = resource.list(namespace);
+        let (mut objects, _) = resource.list(namespace);
         let mut events = Vec::new();
-        // The ring gives a part at a time.
         loop {
-            let more = cursor.try_next().map_err(|_| Compacted)?;
-            let Some(last) = more.last().map(|e| e.revision) else { break };
-            events.extend(more);
-            if last >= present {
-                break;
+            match cursor.try_next().map_err(|_| Compacted)? {
+                more if more.is_empty() => break,
+                more => events.extend(more),
             }
         }
         if events.is_empty() {
@@ -456,29 +465,34 @@ fn watch_parts(
     deadline: tokio::time::Instant,
     shutdown: Shutdown,
 ) -> impl Stream<Item = Bytes> + Send {
+    /// A thousand of these wake for one event: what each waits for is made once, not for every event.
     struct State {
         teller: Teller,
         cursor: Cursor,
         /// Read from the cursor, not yet told.
         events: std::vec::IntoIter<Arc<Event>>,
         deadline: tokio::time::Instant,
-        next_bookmark: tokio::time::Instant,
+        /// Set to the next bookmark, or to the end.
+        timer: Pin<Box<tokio::time::Sleep>>,
+        stop: Pin<Box<dyn Future<Output = ()> + Send>>,
         initial_done: bool,
         ended: bool,
-        shutdown: Shutdown,
     }
-    let now = tokio::time::Instant::now();
+    let next = |deadline, bookmarks| match bookmarks {
+        true => tokio::time::Instant::min(tokio::time::Instant::now() + BOOKMARK_EVERY, deadline),
+        false => deadline,
+    };
     let state = State {
         initial_done: !teller.marks_initial,
+        timer: Box::pin(tokio::time::sleep_until(next(deadline, teller.bookmarks))),
+        stop: Box::pin(async move { shutdown.wait().await }),
         teller,
         cursor,
         events: Vec::new().into_iter(),
         deadline,
-        next_bookmark: now + BOOKMARK_EVERY,
         ended: false,
-        shutdown,
     };
-    futures::stream::unfold(state, |mut s| async move {
+    futures::stream::unfold(state, move |mut s| async move {
         loop {
             if s.ended {
                 return None;
@@ -493,10 +507,11 @@ fn watch_parts(
             }
             tokio::select! {
                 biased;
-                () = s.shutdown.wait() => return None,
-                () = tokio::time::sleep_until(s.deadline) => {
-                    s.ended = true;
+                () = &mut s.stop => return None,
+                () = &mut s.timer => {
+                    s.ended = tokio::time::Instant::now() >= s.deadline;
                     if s.teller.bookmarks {
+                        s.timer.as_mut().reset(next(s.deadline, true));
                         let revision = s.cursor.revision();
                         return Some((s.teller.bookmark(revision, false), s));
                     }
@@ -509,11 +524,6 @@ fn watch_parts(
                         return Some((s.teller.frame("ERROR", &status.to_value()), s));
                     }
                 },
-                () = tokio::time::sleep_until(s.next_bookmark), if s.teller.bookmarks => {
-                    s.next_bookmark = tokio::time::Instant::now() + BOOKMARK_EVERY;
-                    let revision = s.cursor.revision();
-                    return Some((s.teller.bookmark(revision, false), s));
-                }
             }
         }
     })

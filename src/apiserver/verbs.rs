@@ -170,7 +170,7 @@ impl Api {
         let at = call.target(&res);
         check_namespace(&new, &at, &res)?;
         let stored = self.registry.create(&res, &cx, &at, new).await?;
-        Ok(finish(read.shaped(201, &stored.object), &cx))
+        Ok(finish(read.stored(201, stored), &cx))
     }
 
     /// PUT, on the resource or a subresource that stores into the object.
@@ -205,7 +205,7 @@ impl Api {
                 None => e,
             }
         })?;
-        Ok(finish(read.shaped(code(&stored), &stored.object), &cx))
+        Ok(finish(read.stored(code(&stored), stored), &cx))
     }
 
     /// PATCH, on the resource or a subresource that stores into the object.
@@ -217,8 +217,8 @@ impl Api {
         let at = call.target(res);
         let patch = PatchBody::read(&call, res)?;
         if let PatchBody::Apply(config) = patch {
-            let stored = self.apply(res, &call, cx, &at, op, config, strictness).await?;
-            return Ok(finish(read.shaped(code(&stored.1), &stored.1.object), &stored.0));
+            let (cx, stored) = self.apply(res, &call, cx, &at, op, config, strictness).await?;
+            return Ok(finish(read.stored(code(&stored), stored), &cx));
         }
         let change = |old: &Value| {
             let new = patch.apply(old, res)?;
@@ -231,7 +231,7 @@ impl Api {
             Ok(new)
         };
         let stored = self.registry.update(res, &cx, &at, &op, &change, None).await?;
-        Ok(finish(read.shaped(code(&stored), &stored.object), &cx))
+        Ok(finish(read.stored(code(&stored), stored), &cx))
     }
 
     #[allow(clippy::too_many_arguments)]

@@ -68,7 +68,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     writer.validation = args.validate.validate;
     let selector = crate::api::meta::labels::Selector::parse(&args.selector)
         .map_err(|e| Failure::Plain(format!("unable to parse the label selector: {e}")))?;
-    let infos = Query { files: Some(&args.files), ..Query::default() }.infos(cx).await?;
+    let infos = Query { files: Some(&args.files), verb: "apply", ..Query::default() }.infos(cx).await?;
     let infos: Vec<Info> =
         infos.into_iter().filter(|i| selector.matches_value(i.object.pointer("/metadata/labels"))).collect();
     if infos.is_empty() && cx.code() == 0 {

@@ -74,6 +74,9 @@ enum What {
         /// OCI or Docker archives
         #[arg(required = true)]
         files: Vec<PathBuf>,
+        /// Say nothing
+        #[arg(short, long)]
+        quiet: bool,
     },
     /// Fetch images from their registries
     Pull {
@@ -103,9 +106,9 @@ enum What {
 /// Runs the verb.
 pub async fn run(images: &dyn Images, args: Args) -> Done {
     match args.what {
-        What::Import { files } => {
+        What::Import { files, quiet } => {
             for file in &files {
-                import(images, &args.place, file).await?;
+                import(images, &args.place, file, quiet).await?;
             }
             Ok(())
         }
@@ -131,13 +134,14 @@ pub async fn run(images: &dyn Images, args: Args) -> Done {
     }
 }
 
-async fn import(images: &dyn Images, place: &Place, file: &Path) -> Done {
+async fn import(images: &dyn Images, place: &Place, file: &Path, quiet: bool) -> Done {
     let size = match std::fs::metadata(file) {
         Ok(meta) if meta.is_file() => meta.len(),
         Ok(_) => fail!("cannot import {}: no file", file.display()),
         Err(e) => return Err(Failure::Plain(format!("cannot import {}: {e}", file.display()))),
     };
-    let bar = bar(size, file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default())?;
+    let name = file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let bar = if quiet { ProgressBar::hidden() } else { bar(size, name)? };
     let progress = |done, all| {
         bar.set_length(all);
         bar.set_position(done);
@@ -147,6 +151,9 @@ async fn import(images: &dyn Images, place: &Place, file: &Path) -> Done {
     let names = imported.map_err(|e| Failure::Plain(format!("cannot import {}: {e:#}", file.display())))?;
     if names.is_empty() {
         fail!("{} holds no named image", file.display());
+    }
+    if quiet {
+        return Ok(());
     }
     names.into_iter().try_for_each(|name| say(format!("Imported: {name}")))
 }

@@ -1,7 +1,7 @@
 //! `replace`: what a file says, whole.
 
 use super::builder::{Info, Query};
-use super::cx::{Cx, Done};
+use super::cx::{Cx, Done, say};
 use super::delete;
 use super::fail::fail;
 use super::files::FileFlags;
@@ -34,7 +34,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         fail!("must specify --filename to replace");
     }
     let writer = Writer { validation: args.validate.validate, ..args.write.writer("kubectl-replace") };
-    for info in (Query { files: Some(&args.files), ..Query::default() }).infos(cx).await? {
+    for info in (Query { files: Some(&args.files), verb: "replace", ..Query::default() }).infos(cx).await? {
         if let Err(failure) = one(cx, &info, &writer, &args).await {
             cx.report(&info.failed("replacing", failure));
         }
@@ -46,7 +46,9 @@ async fn one(cx: &Cx, info: &Info, writer: &Writer, args: &Args) -> Done {
     let mut object = if args.save_config { with_last_applied(&info.object) } else { info.object.clone() };
     if args.force && !writer.dry_run.is_client() {
         if writer.dry_run.query().is_empty() {
-            delete::and_wait(cx, info).await?;
+            if delete::and_wait(cx, info).await? {
+                say(format!("{} {:?} deleted", info.resource.kind_name(), info.name))?;
+            }
         }
         object.remove_at("/metadata/resourceVersion");
         let made = writer.create(cx, &info.resource.res, &info.ns, &object).await?;

@@ -19,6 +19,7 @@ mod certificates;
 mod coordination;
 mod core;
 mod discovery;
+mod encode;
 pub mod errors;
 mod events;
 mod flowcontrol;
@@ -124,16 +125,13 @@ impl Resource {
 
     /// The bytes for the store: the stored version, without a resourceVersion, kind and apiVersion first.
     pub fn encode_for_store(&self, object: &Value) -> Bytes {
+        if !self.converts() {
+            return encode::unversioned(object);
+        }
         let mut value = object.clone();
-        if let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut) {
-            meta.shift_remove("resourceVersion");
-        }
-        if self.converts() {
-            self.strategy.convert(&mut value, &self.info, true);
-            value["apiVersion"] =
-                crate::api::meta::gvk::join(&self.info.stored.group, &self.info.stored_version).into();
-        }
-        serde_json::to_vec(&value).expect("a JSON value serializes").into()
+        self.strategy.convert(&mut value, &self.info, true);
+        value["apiVersion"] = crate::api::meta::gvk::join(&self.info.stored.group, &self.info.stored_version).into();
+        encode::unversioned(&value)
     }
 
     /// Fills the defaults of the wire table.
@@ -371,9 +369,14 @@ impl Decode for Resources {
         let index = self.0.load();
         match index.stored.get(gr) {
             Some(r) => {
-                let parsed: Value = serde_json::from_slice(&json).map_err(|e| e.to_string())?;
-                let fields = r.info.extract_fields(&parsed);
-                Ok(Object { gvk: r.gvk.clone(), meta: Meta::from_value(&parsed), fields, json, revision })
+                let lazy = Object::from_json(r.gvk.clone(), json.clone(), revision, &r.info.selectable);
+                lazy.or_else(|_| {
+                    // Metadata of other types than upstream's (a custom resource written by an older version): as far as
+                    // it can be understood.
+                    let parsed: Value = serde_json::from_slice(&json).map_err(|e| e.to_string())?;
+                    let fields = r.info.extract_fields(&parsed);
+                    Ok(Object { gvk: r.gvk.clone(), meta: Meta::from_value(&parsed), fields, json, revision })
+                })
             }
             None => self.1.decode(gr, json, revision),
         }

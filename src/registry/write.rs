@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::api::object::Object;
 use crate::api::status::{ApiResult, Reason, Status};
 use crate::api::value::ValueExt;
+use crate::store::cache::splice_revision;
 use crate::store::{CommitError, Expect, Revision, Txn, Write};
 use crate::util::clock::rfc3339;
 
@@ -26,10 +27,33 @@ const MAX_CONFLICT_RETRIES: usize = 30;
 /// An object as it was stored (or would be, in a dry run).
 #[derive(Debug, Clone)]
 pub struct Stored {
-    /// The object, with its resourceVersion.
-    pub object: Value,
+    /// The object. After a write it has not got its new resourceVersion yet: most answers are made of `json`.
+    body: Value,
+    /// The revision of the write; none when nothing was written.
+    revision: Option<Revision>,
+    json: Option<Bytes>,
     /// True when it did not exist before.
     pub created: bool,
+}
+
+impl Stored {
+    /// What would have been stored.
+    fn dry(body: Value, created: bool) -> Self {
+        Self { body, revision: None, json: None, created }
+    }
+
+    /// The object's JSON in the version it is stored in; none when it is not stored (a dry run, or it is gone).
+    pub fn json(&self) -> Option<&Bytes> {
+        self.json.as_ref()
+    }
+
+    /// The object, with its resourceVersion.
+    pub fn into_object(self) -> Value {
+        match self.revision {
+            Some(revision) => with_revision(self.body, revision),
+            None => self.body,
+        }
+    }
 }
 
 /// What a deletion led to.
@@ -137,10 +161,12 @@ impl Registry {
                 let hooks = self.hooks(res, cx, Op::Create);
                 let held = res.strategy().allocate(&mut body, None, &hooks)?;
                 if cx.dry_run {
-                    return Ok(Stored { object: body, created: true });
+                    return Ok(Stored::dry(body, true));
                 }
-                match self.commit(res, key, Expect::Absent, Some(&body), held).await {
-                    Ok(revision) => return Ok(Stored { object: with_revision(body, revision), created: true }),
+                match self.store(res, key, Expect::Absent, &body, held).await {
+                    Ok((revision, json)) => {
+                        return Ok(Stored { body, revision: Some(revision), json, created: true });
+                    }
                     Err(CommitError::Conflict { .. }) if asked && tries < 8 => {}
                     Err(CommitError::Conflict { .. }) => {
                         return Err(Status::already_exists(&info.gvk.group, &info.plural, &name));
@@ -246,20 +272,21 @@ impl Registry {
         let hooks = self.hooks(res, cx, op.clone());
         let held = res.strategy().allocate(&mut new, Some(old), &hooks)?;
         if res.same(old, &new) {
-            return Ok(Stored { object: old.clone(), created: false });
+            let json = Some(current.json.clone());
+            return Ok(Stored { body: old.clone(), revision: None, json, created: false });
         }
         if cx.dry_run {
-            return Ok(Stored { object: new, created: false });
+            return Ok(Stored::dry(new, false));
         }
         let key = res.key(&at.namespace, &at.name);
         let expect = Expect::Revision(current.revision);
         // The last finalizer of an object that is being deleted is gone: so is the object.
         if is_deleting(&new) && self.may_go(res, &new) {
-            let revision = self.commit(res, key, expect, None, held).await.map_err(TryError::from)?;
-            return Ok(Stored { object: with_revision(new, revision), created: false });
+            let revision = self.commit(key, expect, None, held).await.map_err(TryError::from)?;
+            return Ok(Stored { body: new, revision: Some(revision), json: None, created: false });
         }
-        let revision = self.commit(res, key, expect, Some(&new), held).await.map_err(TryError::from)?;
-        Ok(Stored { object: with_revision(new, revision), created: false })
+        let (revision, json) = self.store(res, key, expect, &new, held).await.map_err(TryError::from)?;
+        Ok(Stored { body: new, revision: Some(revision), json, created: false })
     }
 
     /// Deletes an object, or begins to.
@@ -292,9 +319,9 @@ impl Registry {
             if !gone && marked == old {
                 return Ok(Deleted::Pending(old));
             }
-            let value = if gone { None } else { Some(&marked) };
+            let value = if gone { None } else { Some(res.encode_for_store(&marked)) };
             let key = res.key(&at.namespace, &at.name);
-            match self.commit(res, key, Expect::Revision(current.revision), value, Held::default()).await {
+            match self.commit(key, Expect::Revision(current.revision), value, Held::default()).await {
                 Ok(revision) if gone => return Ok(Deleted::Gone(with_revision(marked, revision))),
                 Ok(revision) => return Ok(Deleted::Pending(with_revision(marked, revision))),
                 Err(CommitError::Conflict { .. }) => {}
@@ -379,17 +406,29 @@ impl Registry {
         Err(Status::invalid(&res.info.stored.group, &res.info.gvk.kind, name, errs.take()))
     }
 
-    /// Writes, and waits until the watch cache has it. What is held is held until then, also when the client goes away
-    /// in the middle: the write happens all the same, and nobody else may get the same number before it shows.
-    async fn commit(
+    /// Writes an object; gives back its revision and its JSON with it.
+    async fn store(
         &self,
         res: &Resource,
         key: Bytes,
         expect: Expect,
-        value: Option<&Value>,
+        object: &Value,
+        held: Held,
+    ) -> Result<(Revision, Option<Bytes>), CommitError> {
+        let stored = res.encode_for_store(object);
+        let revision = self.commit(key, expect, Some(stored.clone()), held).await?;
+        Ok((revision, splice_revision(&stored, revision)))
+    }
+
+    /// Writes, and waits until the watch cache has it. What is held is held until then, also when the client goes away
+    /// in the middle: the write happens all the same, and nobody else may get the same number before it shows.
+    async fn commit(
+        &self,
+        key: Bytes,
+        expect: Expect,
+        value: Option<Bytes>,
         held: Held,
     ) -> Result<Revision, CommitError> {
-        let value = value.map(|v| res.encode_for_store(v));
         let cache = self.cache().clone();
         let holds = !held.is_nothing();
         let work = async move {

@@ -33,9 +33,9 @@ fn manifests_with_mistakes_are_refused_with_the_place_of_the_mistake() {
         &create(&DEPLOYMENT.replace("matchLabels: {app: web}", "matchLabels: {app: other}")),
         &["spec.template.metadata.labels", "`selector` does not match"],
     );
-    // With validation by the client, kubectl asks for OpenAPI v2 as protobuf first, which is not served yet.
+    // With validation by the client, kubectl asks for OpenAPI v2 as protobuf first.
     let unknown = DEPLOYMENT.replace("kind: Deployment", "kind: Deploiment");
-    let ran = cluster.kubectl_with(&["create", "--validate=false", "-f", "-"], &unknown);
+    let ran = cluster.kubectl_with(&["create", "-f", "-"], &unknown);
     refused(&ran, &["no matches for kind \"Deploiment\""]);
     refused(&create(&GOOD.replace("name: good", "name: Not_Good")), &["metadata.name: Invalid value: \"Not_Good\""]);
     assert_eq!(

@@ -36,7 +36,7 @@ fn documents(text: &str, duplicate_keys: serde_saphyr::DuplicateKeyPolicy) -> Re
     options.alias_limits.max_total_replayed_events = MAX_ALIAS_EVENTS;
     options.duplicate_keys = duplicate_keys;
     let documents: Vec<Document> =
-        serde_saphyr::from_multiple_with_options(text, options).map_err(|e| YamlError(e.to_string()))?;
+        serde_saphyr::from_multiple_with_options(text, options).map_err(|e| YamlError(worded(&e.to_string())))?;
     Ok(documents.into_iter().map(|d| d.0).collect())
 }
 
@@ -46,6 +46,19 @@ pub fn parse_last_wins(bytes: &[u8]) -> Result<Parsed, YamlError> {
     let documents = documents(text, serde_saphyr::DuplicateKeyPolicy::LastWins)?;
     let first = documents.into_iter().find(|d| !d.value.is_null());
     Ok(first.unwrap_or(Parsed { value: Value::Null, duplicates: Vec::new() }))
+}
+
+/// The parser's message as go-yaml writes it: the line in front, none for the first.
+fn worded(text: &str) -> String {
+    let (what, place) = text.rsplit_once(" at line ").unwrap_or((text, ""));
+    let what = match what.strip_prefix("duplicate mapping key: ").and_then(|rest| rest.split_once(", set Dup")) {
+        Some((key, _)) => format!("key {key:?} already set in map"),
+        None => what.to_owned(),
+    };
+    match place.split(',').next().and_then(|n| n.parse::<u32>().ok()) {
+        Some(line) if line > 1 => format!("line {line}: {what}"),
+        _ => what,
+    }
 }
 
 /// Parses a body of one document.

@@ -89,7 +89,7 @@ impl Api {
         };
         let op = Op::Subresource("scale".into());
         let stored = self.registry.update(res, &cx, &at, &op, &change, None).await?;
-        Ok(verbs::finish(answer.shaped(200, &scale_of(&stored.object)), &cx))
+        Ok(verbs::finish(answer.shaped(200, &scale_of(&stored.into_object())), &cx))
     }
 }
 

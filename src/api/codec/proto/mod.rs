@@ -10,6 +10,7 @@
 
 mod decode;
 mod encode;
+pub mod gnostic;
 mod wire;
 
 use serde_json::{Map, Value};
