@@ -76,6 +76,16 @@ async fn partial_metadata_is_not_derived() {
     assert!(s.get(d).await.is(200)["metadata"]["annotations"].is_object());
     let partial = s.get_as(d, "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1").await.is(200);
     assert_eq!(partial["metadata"].get("annotations"), None);
+    // What an older version says in annotations is nothing of the object's.
+    let hpas = "namespaces/n/horizontalpodautoscalers";
+    let target = json!({"type": "Resource", "resource": {"name": "memory", "target": {"type": "Utilization", "averageUtilization": 50}}});
+    let hpa = json!({"metadata": {"name": "h"}, "spec": {"maxReplicas": 2, "metrics": [target],
+        "scaleTargetRef": {"kind": "Deployment", "name": "d", "apiVersion": "apps/v1"}}});
+    s.post(&format!("/apis/autoscaling/v2/{hpas}"), hpa).await.is(201);
+    let old = format!("/apis/autoscaling/v1/{hpas}/h");
+    assert!(s.get(&old).await.is(200)["metadata"]["annotations"].is_object());
+    let partial = s.get_as(&old, "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1").await.is(200);
+    assert_eq!(partial["metadata"].get("annotations"), None);
 }
 
 #[tokio::test]
