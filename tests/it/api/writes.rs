@@ -92,6 +92,14 @@ async fn nobody_owns_what_a_write_leaves_alone() {
 }
 
 #[tokio::test]
+async fn a_missing_namespace_is_told_first() {
+    let s = Server::new().await;
+    s.post("/api/v1/namespaces/none/configmaps", json!({"metadata": {"name": "Not Valid"}})).await.is(404);
+    let applied = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}});
+    s.patch("/api/v1/namespaces/none/configmaps/c?fieldManager=a", APPLY, applied).await.is(404);
+}
+
+#[tokio::test]
 async fn puts_that_need_no_revision() {
     let s = Server::new().await;
     let class = json!({"metadata": {"name": "r"}, "handler": "h"});
