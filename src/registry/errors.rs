@@ -17,6 +17,7 @@ use crate::api::status::Cause;
 pub struct FieldErrors {
     causes: Rc<RefCell<Vec<Cause>>>,
     path: String,
+    nameless: bool,
 }
 
 impl FieldErrors {
@@ -28,17 +29,22 @@ impl FieldErrors {
     /// The same collection at a field below.
     pub fn at(&self, field: &str) -> Self {
         let path = if self.path.is_empty() { field.to_owned() } else { format!("{}.{field}", self.path) };
-        Self { causes: self.causes.clone(), path }
+        Self { causes: self.causes.clone(), path, nameless: false }
+    }
+
+    /// The same collection for the whole object: upstream names no field then, unlike at the root.
+    pub fn whole(&self) -> Self {
+        Self { causes: self.causes.clone(), path: String::new(), nameless: true }
     }
 
     /// The same collection at an element of a list.
     pub fn index(&self, i: usize) -> Self {
-        Self { causes: self.causes.clone(), path: format!("{}[{i}]", self.path) }
+        Self { causes: self.causes.clone(), path: format!("{}[{i}]", self.path), nameless: false }
     }
 
     /// The same collection at a key of a map.
     pub fn key(&self, key: &str) -> Self {
-        Self { causes: self.causes.clone(), path: format!("{}[{key}]", self.path) }
+        Self { causes: self.causes.clone(), path: format!("{}[{key}]", self.path), nameless: false }
     }
 
     /// The path, as `spec.ports[2].port`.
@@ -48,7 +54,8 @@ impl FieldErrors {
 
     fn push(&self, reason: &'static str, message: String) {
         // Upstream's root path has no name; it prints as <nil>.
-        let field = if self.path.is_empty() { "<nil>".to_owned() } else { self.path.clone() };
+        let root = self.path.is_empty() && !self.nameless;
+        let field = if root { "<nil>".to_owned() } else { self.path.clone() };
         self.causes.borrow_mut().push(Cause { reason, message, field });
     }
 
@@ -87,6 +94,11 @@ impl FieldErrors {
             let _ = write!(message, ": supported values: {}", quoted.join(", "));
         }
         self.push("FieldValueNotSupported", message);
+    }
+
+    /// `Invalid value: …` of the wrong type.
+    pub fn type_invalid(&self, value: impl Into<Value>, detail: impl fmt::Display) {
+        self.push("FieldValueTypeInvalid", with_detail(format!("Invalid value: {}", show(&value.into())), detail));
     }
 
     /// `Too long: …`.
