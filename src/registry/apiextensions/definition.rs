@@ -329,7 +329,7 @@ fn immutable(spec: &Field<'_>, old: &Value) {
 }
 
 /// Versions that objects may still be stored in must stay.
-fn stored_versions(o: &Field<'_>) {
+pub fn stored_versions(o: &Field<'_>) {
     let status = o.at("status");
     let list = status.at("storedVersions");
     if is_nothing(list.value) {
@@ -337,12 +337,14 @@ fn stored_versions(o: &Field<'_>) {
         return;
     }
     let versions = o.value.items_at("/spec/versions");
-    let stored = |name: &str| status.items("storedVersions").any(|s| s.as_text() == name);
-    for version in versions.iter().filter(|v| v.bool_at("/storage") == Some(true)) {
+    let mut stored: Vec<&str> = status.items("storedVersions").map(|s| s.as_text()).collect();
+    for version in versions {
         let name = version.str_at("/name").unwrap_or_default();
-        if !stored(name) {
+        if version.bool_at("/storage") == Some(true) && !stored.contains(&name) {
             list.invalid(format!("must have the storage version {name}"));
         }
+        // Each is found once: of two versions by one name the second has none.
+        stored.retain(|s| *s != name);
     }
     for name in status.items("storedVersions") {
         if !versions.iter().any(|v| v.str_at("/name").unwrap_or_default() == name.as_text()) {

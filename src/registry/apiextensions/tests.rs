@@ -167,3 +167,21 @@ fn definitions_say_what_versions_share_at_the_spec() {
         expect(&errs, wanted, path);
     }
 }
+
+#[test]
+fn stored_versions_stay_among_the_versions() {
+    let v1 = json!({"name": "v1", "storage": true});
+    let rows: &[(Value, Value, &[(&str, &str)])] = &[
+        (json!([v1]), json!(["v1"]), &[]),
+        (json!([v1]), json!([]), &[("Invalid", "status.storedVersions")]),
+        (json!([v1]), json!(["v1", "v0"]), &[("Invalid", "status.storedVersions[1]")]),
+        (json!([{"name": "v2", "storage": true}]), json!(["v2", "v1"]), &[("Invalid", "status.storedVersions[1]")]),
+        (json!([v1, v1]), json!(["v1"]), &[("Invalid", "status.storedVersions")]),
+    ];
+    for (versions, stored, wanted) in rows {
+        let object = json!({"spec": {"versions": versions}, "status": {"storedVersions": stored}});
+        let errs = FieldErrors::new();
+        definition::stored_versions(&Field::root(&object, &errs));
+        expect(&errs, wanted, &object.to_string());
+    }
+}

@@ -10,7 +10,7 @@ use crate::api::status::ApiResult;
 use crate::api::value::ValueExt;
 use crate::registry::errors::FieldErrors;
 use crate::registry::strategy::{Generation, Held, HookCx, Op, Strategy};
-use crate::registry::validate::{Field, domain_prefixed_path, labels, pod_spec, warnings};
+use crate::registry::validate::{Field, domain_prefixed_path, labels, pod_spec, resources, warnings};
 use crate::registry::{Resource, cells};
 
 use super::job_policy;
@@ -228,10 +228,11 @@ fn generated_selector(job: &Value, old: Option<&Value>, spec: &Field<'_>) {
             Some(_) => {}
         }
     }
-    let selected = |key: &str| spec.value.pointer("/selector/matchLabels").and_then(|m| m.get(key)?.as_str());
-    let expected =
-        ["batch.kubernetes.io/controller-uid", "controller-uid"].into_iter().any(|k| selected(k) == Some(uid));
-    if !expected {
+    let name = job.str_at("/metadata/name").unwrap_or_default();
+    let of_job = json!({"batch.kubernetes.io/controller-uid": uid, "controller-uid": uid,
+        "batch.kubernetes.io/job-name": name, "job-name": name});
+    let selector = Selector::from_label_selector(spec.at("selector").value);
+    if !selector.is_ok_and(|s| s.matches_value(Some(&of_job))) {
         spec.at("selector").invalid("`selector` not auto-generated");
     }
 }
@@ -340,6 +341,7 @@ fn update(spec: &Field<'_>, old: &Value, whole: &Value) {
     let suspended = old.get("suspend") == Some(&true.into()) && whole.pointer("/status/startTime").is_none();
     let strip = |template: &Value| {
         let mut template = template.clone();
+        resources::settle(&mut template["spec"]);
         for at in directives.iter().filter(|_| suspended) {
             template.remove_at(at);
         }

@@ -350,7 +350,7 @@ mod tests {
         assert_eq!(paths(&errs), want);
     }
 
-    #[test_case(json!({"max": {"cpu": "1", "bogus": "1"}}), "Container", &["max[bogus]"]; "no resource of containers")]
+    #[test_case(json!({"max": {"cpu": "1", "bogus": "1"}}), "Container", &["max[bogus]", "max[bogus]"]; "no resource of containers")]
     #[test_case(json!({"max": {"pods": "1"}}), "example.com/x", &[]; "any resource for another type")]
     #[test_case(json!({"default": {"cpu": "2"}, "max": {"cpu": "1"}}), "Pod", &["default"]; "pods have no defaults")]
     #[test_case(json!({"default": {"hugepages-2Mi": "4Mi"}, "defaultRequest": {"hugepages-2Mi": "2Mi"}}), "Container",

@@ -85,7 +85,7 @@ impl Strategy for Services {
         if matches!(cx.op, Op::Subresource(_)) {
             return validate::status(new, errs);
         }
-        validate::service(new, errs);
+        validate::service(new, old, errs);
         if let Some(old) = old {
             validate::update(new, old, errs);
         }

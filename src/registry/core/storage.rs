@@ -167,7 +167,10 @@ impl Strategy for Claims {
         true
     }
 
-    fn default(&self, new: &mut Value, _: &HookCx<'_>) {
+    fn default(&self, new: &mut Value, cx: &HookCx<'_>) {
+        if cx.op == Op::Create {
+            drop_odd_source(new);
+        }
         mirror_sources(new);
     }
 
@@ -187,6 +190,15 @@ impl Strategy for Claims {
         if let Some(old) = old {
             claim_update(&spec, new, old, errs);
         }
+    }
+}
+
+/// Of old, `dataSource` was dropped where it named neither a claim nor a snapshot; `dataSourceRef` is checked instead.
+fn drop_odd_source(claim: &mut Value) {
+    let Some(source) = claim.pointer("/spec/dataSource") else { return };
+    let of = (source.str_at("/apiGroup").unwrap_or_default(), source.str_at("/kind").unwrap_or_default());
+    if !matches!(of, ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")) {
+        claim.remove_at("/spec/dataSource");
     }
 }
 
@@ -240,11 +252,6 @@ fn claim_update(spec: &Field<'_>, new: &Value, old: &Value, errs: &FieldErrors) 
     if spec.value.get("volumeMode") != was.get("volumeMode") {
         errs.at("volumeMode").invalid(spec.at("volumeMode").value.clone(), "field is immutable");
     }
-    if was.pointer(ATTRIBUTES).is_some() && spec.text("volumeAttributesClassName").is_empty() {
-        spec.errs
-            .at("volumeAttributesClassName")
-            .forbidden("update from non-nil value to nil or an empty string is forbidden");
-    }
 }
 
 /// A class may be named later, and may move from its old annotation to its field.
@@ -261,5 +268,21 @@ fn class_update(spec: &Field<'_>, compared: &mut Value, new: &Value, old: &Value
     }
     if named && as_before {
         compared.remove_at("/storageClassName");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use test_case::test_case;
+
+    #[test_case(json!({"kind": "PersistentVolumeClaim", "name": "a"}), true; "a claim")]
+    #[test_case(json!({"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": "a"}), true; "a snapshot")]
+    #[test_case(json!({"apiGroup": "", "kind": "VolumeSnapshot", "name": "a"}), false; "of no group")]
+    #[test_case(json!({"apiGroup": "example.com", "kind": "X", "name": "a"}), false; "anything else")]
+    fn sources(source: Value, kept: bool) {
+        let mut claim = json!({"spec": {"dataSource": source}});
+        drop_odd_source(&mut claim);
+        assert_eq!(claim.pointer("/spec/dataSource").is_some(), kept);
     }
 }

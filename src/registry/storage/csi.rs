@@ -12,24 +12,12 @@ use crate::registry::validate::Field;
 use crate::registry::validate::labels::selector;
 use crate::registry::validate::volume_sources::csi_driver;
 
-/// Longest name of a driver, bytes.
-const DRIVER_NAME_MAX: usize = 63;
 /// Longest id of a node within a driver, bytes.
 const NODE_ID_MAX: usize = 192;
 /// Shortest and longest life of a token, seconds.
 const TOKEN_SECONDS: (i64, i64) = (600, 1 << 32);
 /// Shortest time between two reports of what a node can attach, seconds.
 const UPDATE_SECONDS_MIN: i64 = 10;
-
-/// Why a text is not the name of a CSIDriver: a DNS subdomain of at most 63 bytes.
-pub fn driver_name(name: &str) -> Vec<String> {
-    let mut out = Vec::new();
-    if name.len() > DRIVER_NAME_MAX {
-        out.push(format!("must be no more than {DRIVER_NAME_MAX} bytes"));
-    }
-    out.extend(names::dns1123_subdomain(name));
-    out
-}
 
 /// Tokens that drivers get among the attributes of volumes end in logs.
 pub fn warn_driver(o: &Value) -> Vec<String> {

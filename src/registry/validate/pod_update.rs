@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 
 use crate::api::value::ValueExt;
 
-use super::Field;
 use super::pod_annotations::MIRROR;
+use super::{Field, resources};
 
 const MAY_CHANGE: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 const ADDITIONS: &str = "only additions are allowed (no mutations or deletions)";
@@ -118,6 +118,7 @@ fn node_affinity(spec: &Field<'_>, old: &Value) {
 /// The specification without what may change, or with the old value of it.
 fn munged(spec: &Value, old: &Value, gated: bool) -> Value {
     let mut spec = spec.clone();
+    resources::settle(&mut spec);
     for list in ["containers", "initContainers"] {
         for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             container.remove_at("/image");
@@ -255,8 +256,11 @@ mod tests {
     #[test_case(|s| s["schedulingGates"] = json!([{"name": "x"}, {"name": "y"}]),
         &["spec.schedulingGates[0].name", "spec.schedulingGates[1].name"]; "new gates")]
     #[test_case(|s| s["hostname"] = json!("h"), &["spec"]; "anything else")]
+    #[test_case(|s| s["containers"][0]["resources"]["requests"]["memory"] = json!("64Mi"), &[]; "the same amount")]
+    #[test_case(|s| s["containers"][0]["resources"]["requests"]["memory"] = json!("65Mi"), &["spec"]; "another amount")]
     fn updates(change: fn(&mut Value), want: &[&str]) {
-        let old = json!({"containers": [{"name": "c", "image": "i"}], "activeDeadlineSeconds": 10, "nodeSelector": {"a": "b"},
+        let old = json!({"containers": [{"name": "c", "image": "i", "resources": {"requests": {"memory": "67108864"}}}],
+            "activeDeadlineSeconds": 10, "nodeSelector": {"a": "b"},
             "schedulingGates": [{"name": "g"}]});
         let mut new = json!({ "spec": old });
         change(&mut new["spec"]);

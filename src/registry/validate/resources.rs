@@ -27,6 +27,25 @@ pub fn amount(value: &Value) -> Quantity {
     Quantity::parse(&text).unwrap_or(Quantity::units(0))
 }
 
+/// Writes equal amounts of a pod's specification alike, for comparisons.
+pub fn settle(pod_spec: &mut Value) {
+    fn settle_amounts(amounts: Option<&mut Value>) {
+        for value in amounts.and_then(Value::as_object_mut).into_iter().flat_map(|m| m.values_mut()) {
+            *value = amount(value).nanos().to_string().into();
+        }
+    }
+    fn settle_resources(owner: &mut Value) {
+        for list in ["limits", "requests"] {
+            settle_amounts(owner.get_mut("resources").and_then(|r| r.get_mut(list)));
+        }
+    }
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        pod_spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten().for_each(settle_resources);
+    }
+    settle_resources(pod_spec);
+    settle_amounts(pod_spec.get_mut("overhead"));
+}
+
 /// True for `hugepages-2Mi` and its like.
 pub fn is_huge_page(name: &str) -> bool {
     name.starts_with("hugepages-")
@@ -256,7 +275,7 @@ mod tests {
     #[test_case(json!({"limits": {"cpu": "1"}, "requests": {"cpu": "2"}}), &["requests"]; "more than the limit")]
     #[test_case(json!({"requests": {"example.com/x": "1"}}), &["limits"]; "vendors' resources need a limit")]
     #[test_case(json!({"limits": {"example.com/x": "500m"}}), &["limits[example.com/x]"]; "and are whole")]
-    #[test_case(json!({"limits": {"bogus": "1"}}), &["limits[bogus]"]; "unknown name")]
+    #[test_case(json!({"limits": {"bogus": "1"}}), &["limits[bogus]", "limits[bogus]"]; "unknown name")]
     #[test_case(json!({"limits": {"hugepages-2Mi": "4Mi"}}), &["<nil>"]; "huge pages alone")]
     #[test_case(json!({"limits": {"cpu": "1", "hugepages-2Mi": "4Mi"}, "requests": {"hugepages-2Mi": "3Mi"}}),
         &["requests[hugepages-2Mi]", "requests"]; "half a page")]

@@ -15,11 +15,12 @@ const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"
 /// A day, seconds: longest session affinity.
 const AFFINITY_MAX: i64 = 86400;
 
-/// A Service as it is.
-pub fn service(object: &Value, errs: &FieldErrors) {
+/// A Service as it is. What the old one had already is not told again.
+pub fn service(object: &Value, old: Option<&Value>, errs: &FieldErrors) {
     let service = Field::root(object, errs);
     let spec = service.at("spec");
-    if spec.count("ports") == 0 && !is_headless(object) && kind_of(object) != "ExternalName" {
+    let may_be_bare = is_headless(object) || old.is_some_and(is_headless) || kind_of(object) == "ExternalName";
+    if spec.count("ports") == 0 && !may_be_bare {
         spec.errs.at("ports").required("");
     }
     topology_annotations(&service.at("metadata").at("annotations"));
@@ -28,7 +29,7 @@ pub fn service(object: &Value, errs: &FieldErrors) {
     labels::labels(&spec.at("selector"));
     affinity(&spec);
     if kind_of(object) != "ExternalName" {
-        addresses(object, &spec);
+        addresses(object, old.map_or(&[][..], |o| o.items_at("/spec/clusterIPs")), &spec);
     }
     for ip in spec.items("externalIPs") {
         if let Some(why) = validate::ip(&ip).and_then(validate::endpoint_ip) {
@@ -149,7 +150,7 @@ fn affinity(spec: &Field<'_>) {
 }
 
 /// `clusterIP`, `clusterIPs`, `ipFamilies` and `ipFamilyPolicy` among each other.
-fn addresses(object: &Value, spec: &Field<'_>) {
+fn addresses(object: &Value, old: &[Value], spec: &Field<'_>) {
     let list = spec.at("clusterIPs");
     let ips: Vec<&str> = spec.items("clusterIPs").map(|ip| ip.as_text()).collect();
     let first = spec.text("clusterIP");
@@ -178,6 +179,8 @@ fn addresses(object: &Value, spec: &Field<'_>) {
                 list.invalid("'None' must be the first and only value");
                 parsed.push(None);
             }
+        } else if old.contains(ip.value) {
+            parsed.push(validate::parse_ip(ip.as_text()));
         } else {
             parsed.push(validate::ip(&ip));
         }
@@ -381,7 +384,20 @@ mod tests {
     #[test_case(json!({"clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"], "ipFamilies": ["IPv6"]}), &["spec.clusterIPs[0]"]; "of another family")]
     fn cluster_ips(spec: Value, want: &[&str]) {
         let (object, errs) = (json!({ "spec": spec }), FieldErrors::new());
-        addresses(&object, &Field::root(&object, &errs).at("spec"));
+        addresses(&object, &[], &Field::root(&object, &errs).at("spec"));
+        assert_eq!(paths(&errs), want);
+    }
+
+    #[test_case(json!({"clusterIP": "None", "clusterIPs": ["None", "None"]}), &["spec.clusterIPs"]; "an address that was there")]
+    #[test_case(json!({"clusterIP": "x", "clusterIPs": ["x"]}), &["spec.clusterIPs[0]"]; "no ports, as before")]
+    fn kept(mut spec: Value, want: &[&str]) {
+        let old = json!({"spec": {"clusterIP": "None", "clusterIPs": ["None"]}});
+        for (field, value) in [("type", "ClusterIP"), ("sessionAffinity", "None"), ("internalTrafficPolicy", "Cluster")]
+        {
+            spec[field] = value.into();
+        }
+        let (object, errs) = (json!({ "spec": spec }), FieldErrors::new());
+        service(&object, Some(&old), &errs);
         assert_eq!(paths(&errs), want);
     }
 
