@@ -36,7 +36,13 @@ fn put(resource: &GroupResource, kind: &str, name: &str, size: usize) -> Txn {
 }
 
 /// Commits `n` new objects with 32 writers, each waiting for its own write to be readable; prints the rate.
-async fn fill(cache: &Arc<Cache>, resource: GroupResource, kind: &'static str, size: usize, n: usize) {
+async fn fill(
+    cache: &Arc<Cache>,
+    resource: GroupResource,
+    kind: &'static str,
+    size: usize,
+    n: usize,
+) -> anyhow::Result<()> {
     let began = Instant::now();
     let writers = (0..WRITERS).map(|w| {
         let (cache, resource) = (cache.clone(), resource.clone());
@@ -44,16 +50,16 @@ async fn fill(cache: &Arc<Cache>, resource: GroupResource, kind: &'static str, s
             let mut latencies = Vec::new();
             for i in 0..n / WRITERS {
                 let at = Instant::now();
-                let revision = cache.store().commit(put(&resource, kind, &format!("o-{w}-{i}"), size)).await.unwrap();
-                cache.wait_for(revision).await.unwrap();
+                let revision = cache.store().commit(put(&resource, kind, &format!("o-{w}-{i}"), size)).await?;
+                cache.wait_for(revision).await?;
                 latencies.push(at.elapsed());
             }
-            latencies
+            anyhow::Ok(latencies)
         })
     });
     let mut latencies = Vec::new();
     for writer in writers.collect::<Vec<_>>() {
-        latencies.extend(writer.await.unwrap());
+        latencies.extend(writer.await??);
     }
     latencies.sort_unstable();
     let rate = latencies.len() as f64 / began.elapsed().as_secs_f64();
@@ -62,6 +68,7 @@ async fn fill(cache: &Arc<Cache>, resource: GroupResource, kind: &'static str, s
         latencies[latencies.len() / 2],
         latencies[latencies.len() * 99 / 100]
     );
+    Ok(())
 }
 
 fn memory() -> String {
@@ -76,32 +83,32 @@ fn memory() -> String {
 }
 
 #[tokio::main]
-async fn main() {
+async fn main() -> anyhow::Result<()> {
     let root = std::env::args().nth(1).map_or_else(std::env::temp_dir, PathBuf::from);
     let dir = root.join(format!("orch-bench-store-{}", std::process::id()));
     for (resource, kind, size, n) in [("configmaps", "ConfigMap", 1 << 10, COMMITS), ("pods", "Pod", POD_BYTES, PODS)] {
         let dir = dir.join(resource);
-        let store = Arc::new(Durable::open(&Options::new(&dir)).unwrap());
+        let store = Arc::new(Durable::open(&Options::new(&dir))?);
         let metrics = store.metrics().clone();
-        let cache = Cache::open(store.clone(), Arc::new(Generic::default())).await.unwrap();
+        let cache = Cache::open(store.clone(), Arc::new(Generic::default())).await?;
         let (running, stop) = (cache.clone(), Shutdown::new());
         let task = tokio::spawn({
             let stop = stop.clone();
             async move { running.run(stop).await }
         });
-        fill(&cache, GroupResource::new("", resource), kind, size, n).await;
+        fill(&cache, GroupResource::new("", resource), kind, size, n).await?;
         let (commits, groups) = (metrics.commits.load(Ordering::Relaxed), metrics.groups.load(Ordering::Relaxed));
         let micros = metrics.sync_micros.load(Ordering::Relaxed);
         println!("  {groups} syncs of {} µs, {:.1} commits each", micros / groups, commits as f64 / groups as f64);
         stop.trigger();
-        task.await.unwrap().unwrap();
+        task.await??;
         store.close().await;
         println!("  {} bytes written to the disk", metrics.bytes_written());
     }
     let began = Instant::now();
-    let store = Arc::new(Durable::open(&Options::new(dir.join("pods"))).unwrap());
+    let store = Arc::new(Durable::open(&Options::new(dir.join("pods")))?);
     let opened = began.elapsed();
-    let cache = Cache::open(store, Arc::new(Generic::default())).await.unwrap();
+    let cache = Cache::open(store, Arc::new(Generic::default())).await?;
     let count = cache.resource(&GroupResource::new("", "pods")).count();
     println!(
         "start with {count} pods: store {opened:?}, with watch cache {:?}; after all of the above {}",
@@ -109,5 +116,5 @@ async fn main() {
         memory()
     );
     drop(cache);
-    std::fs::remove_dir_all(&dir).unwrap();
+    Ok(std::fs::remove_dir_all(&dir)?)
 }

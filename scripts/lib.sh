@@ -142,7 +142,8 @@ stop_containers() {
       umount -l "$ns" 2>/dev/null || true
       rm -f "$ns"
     done
-    awk -v d="$dir/" 'index($5, d) == 1 {print $5}' /proc/self/mountinfo | tac | while read -r mount; do
+    # The kernel names mounts by their real places.
+    awk -v d="$(realpath -m -- "$dir")/" 'index($5, d) == 1 {print $5}' /proc/self/mountinfo | tac | while read -r mount; do
       umount -l "$(printf '%b' "$mount")" 2>/dev/null || true
     done
   done

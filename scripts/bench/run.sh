@@ -4,8 +4,8 @@
 #   scripts/bench/run.sh [--profile release|quick] [--binary FILE] [GROUP...]
 #
 # Groups: size, start, idle, api, watch, node, pod (all when none is named). `node` and `pod` need root, and a machine
-# without another node: they use the usual bridge and addresses. `node` waits a minute for the node to be idle. Clients
-# run on the same cores as the server, and what they cost is in the figures.
+# without another node: they use the usual bridge and addresses. `node` waits some minutes for the node to be idle.
+# Clients run on the same cores as the server, and what they cost is in the figures.
 . "$(dirname "$0")/../lib.sh"
 
 profile=release
@@ -24,8 +24,10 @@ wants() { [[ " ${groups[*]} " == *" $1 "* ]]; }
 
 # Objects behind which the second start is measured.
 objects=10000
-# Seconds over which idle CPU is counted.
-idle_seconds=30
+# Seconds over which idle CPU and writes are counted: the clock's ticks make 0.02 % of a core of them.
+idle_seconds=60
+# Seconds after which nothing is left of the work before: events are told, memory is given back.
+settle_seconds=20
 port=16443
 
 have curl || fail "curl not found; run: sudo scripts/deps.sh test"
@@ -73,12 +75,45 @@ pss_of() {
   awk '/^Pss:/ {kb += $2} END {printf "%.1f", kb / 1000}' "${files[@]}"
 }
 ticks() { sed 's/.*) //' "/proc/$1/stat" | awk '{print $12 + $13}'; }
-# Percent of one core that a process uses while nothing happens.
-idle_cpu() {
-  local from
-  from=$(ticks "$1")
+written() { awk '/^write_bytes:/ {print $2}' "/proc/$1/io"; }
+# idle WHAT [BUDGET]: what the server uses while nothing happens: percent of one core, and bytes written, MB in a day.
+idle() {
+  local ticks bytes
+  sleep $settle_seconds
+  ticks=$(ticks "$server") bytes=$(written "$server")
   sleep $idle_seconds
-  awk -v t=$(($(ticks "$1") - from)) -v hz="$(getconf CLK_TCK)" -v s=$idle_seconds 'BEGIN {printf "%.2f", 100 * t / hz / s}'
+  figure "idle CPU, $1" "$(awk -v t=$(($(ticks "$server") - ticks)) -v hz="$(getconf CLK_TCK)" -v s=$idle_seconds \
+    'BEGIN {printf "%.2f", 100 * t / hz / s}')" "% of a core" "${2:-}"
+  figure "idle writes, $1" "$(awk -v b=$(($(written "$server") - bytes)) -v s=$idle_seconds \
+    'BEGIN {printf "%.0f", b * 86400 / s / 1e6}')" MB/day
+}
+# ready_nodes, ready_pods: how many there are.
+ready_nodes() { orch_ctl get nodes -o 'jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}' 2>/dev/null | grep -o True | wc -l; }
+ready_pods() { orch_ctl get deployment idle -o 'jsonpath={.status.readyReplicas}' 2>/dev/null || true; }
+# until_is WANTED COMMAND: waits a minute.
+until_is() {
+  local from
+  from=$(now_ms)
+  until [ "$("$2")" = "$1" ]; do
+    [ $(($(now_ms) - from)) -lt 60000 ] || fail "$2: not $1 after a minute"
+    sleep 0.05
+  done
+}
+# idle_pods COUNT: a Deployment of pods that only sleep.
+idle_pods() {
+  orch_ctl apply -f - >/dev/null <<EOF
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: idle}
+spec:
+  replicas: $1
+  selector: {matchLabels: {app: idle}}
+  template:
+    metadata: {labels: {app: idle}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{name: sleeper, image: "localhost/orch/web:v1", command: [sleep, "1000000"]}]
+EOF
 }
 bench_api() { "$binary" bench api --kubeconfig "$(kubeconfig "$1")" "${@:2}"; }
 
@@ -96,8 +131,7 @@ fi
 if wants idle; then
   step "Idle control plane, $idle_seconds s"
   start idle --disable-agent
-  sleep 5
-  figure "idle CPU, no node" "$(idle_cpu "$server")" "% of a core"
+  idle "no node"
   figure "idle memory, no node (PSS)" "$(pss_of "$server")" MB
   stop
 fi
@@ -114,6 +148,7 @@ if wants api || wants start; then
 fi
 if wants api; then
   bench_api api pods list
+  sleep $settle_seconds
   figure "memory with 10,000 pods (PSS)" "$(pss_of "$server")" MB 200
 fi
 stop
@@ -133,21 +168,23 @@ if wants node || wants pod; then
   step "A node"
   from=$(now_ms)
   start node
-  until orch_ctl get nodes -o 'jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}' 2>/dev/null | grep -q True; do
-    [ $(($(now_ms) - from)) -lt 60000 ] || fail "the node is not Ready after a minute"
-  done
+  until_is 1 ready_nodes
   figure "start to node Ready" $(($(now_ms) - from)) ms 2000
+  socket=$work/node/agent/containerd/run/containerd.sock
+  "$ORCH_REPO/scripts/demo/image.sh" v1 "$work/web.tar"
+  ctr --address "$socket" --namespace k8s.io images import "$work/web.tar" >/dev/null
   if wants node; then
-    sleep 20
-    figure "idle CPU, with a node, no pods" "$(idle_cpu "$server")" "% of a core" 0.5
+    idle "with a node, no pods"
     figure "idle memory, with a node (PSS)" "$(pss_of "$server")" MB 48
     figure "idle memory of its containerd (PSS)" "$(pss_of "$(grep -oE '[0-9]+' -m 1 "$work/node/agent/containerd/run/containerd.pid" | head -1)")" MB
+    idle_pods 10
+    until_is 10 ready_pods
+    idle "with a node and 10 pods" 0.5
+    figure "memory, with a node and 10 pods (PSS)" "$(pss_of "$server")" MB
+    orch_ctl delete deployment idle >/dev/null
   fi
   if wants pod; then
     step "Pods beside the bare calls of the runtime"
-    socket=$work/node/agent/containerd/run/containerd.sock
-    "$ORCH_REPO/scripts/demo/image.sh" v1 "$work/web.tar"
-    ctr --address "$socket" --namespace k8s.io images import "$work/web.tar" >/dev/null
     "$binary" bench pod --kubeconfig "$(kubeconfig node)" --runtime "$socket" --image localhost/orch/web:v1
   fi
   stop

@@ -9,7 +9,7 @@ use crate::api::value::ValueExt;
 use crate::registry::meta::generate_name;
 use crate::registry::{Admission, View};
 
-use super::{Plugin, name_of, refuse};
+use super::{Plugin, is_new_pod, name_of, refuse};
 
 /// Where the token is mounted.
 const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -27,7 +27,7 @@ impl Plugin for ServiceAccount {
     }
 
     fn mutate(&self, a: &Admission<'_>, new: &mut Value, _old: Option<&Value>, view: &dyn View) -> ApiResult<()> {
-        if !a.is("", "pods") || a.operation != "CREATE" || new.pointer(MIRROR).is_some() {
+        if !is_new_pod(a) || new.pointer(MIRROR).is_some() {
             return Ok(());
         }
         let name = match new.str_at("/spec/serviceAccountName").unwrap_or_default() {
@@ -66,7 +66,7 @@ impl Plugin for ServiceAccount {
         _old: Option<&Value>,
         _view: &dyn View,
     ) -> ApiResult<()> {
-        let Some(new) = new.filter(|_| a.is("", "pods") && a.operation == "CREATE") else { return Ok(()) };
+        let Some(new) = new.filter(|_| is_new_pod(a)) else { return Ok(()) };
         if new.pointer(MIRROR).is_none() {
             return Ok(());
         }

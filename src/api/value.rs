@@ -18,6 +18,8 @@ pub trait ValueExt {
     fn set_if_absent(&mut self, path: &str, value: impl Into<Value>);
     /// Removes what stands at `path` and gives it back.
     fn remove_at(&mut self, path: &str) -> Option<Value>;
+    /// Levels of lists and objects: 0 for a scalar. Bodies are bounded by `codec::MAX_DEPTH`; what is made of them must be.
+    fn depth(&self) -> usize;
 }
 
 impl ValueExt for Value {
@@ -60,6 +62,14 @@ impl ValueExt for Value {
         let last = last.replace("~1", "/").replace("~0", "~");
         self.pointer_mut(parent)?.as_object_mut()?.shift_remove(&last)
     }
+
+    fn depth(&self) -> usize {
+        match self {
+            Value::Array(items) => 1 + items.iter().map(Self::depth).max().unwrap_or(0),
+            Value::Object(members) => 1 + members.values().map(Self::depth).max().unwrap_or(0),
+            _ => 0,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -77,5 +87,6 @@ mod tests {
         assert_eq!(v.remove_at("/a/b~1c"), Some(json!(1)));
         assert_eq!(v.remove_at("/nope/b"), None);
         assert_eq!(v.items_at("/none"), &[] as &[Value]);
+        assert_eq!([json!(1), json!([]), json!({"a": [{}]})].map(|v| v.depth()), [0, 1, 3]);
     }
 }

@@ -42,7 +42,7 @@ impl Access {
         let lookup: Arc<dyn ObjectLookup> = Arc::new(CacheLookup(listers));
         let rbac = Arc::new(Rbac::default());
         let tokens = Arc::new(ServiceAccountTokens::new(
-            &pki.service_account_key,
+            &pki.service_account_keys,
             tokens::issuer(domain),
             lookup.clone(),
             clock.clone(),

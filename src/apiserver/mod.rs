@@ -10,7 +10,10 @@ mod access;
 pub mod auth;
 mod body;
 mod connect;
+mod deletion;
 pub mod discovery;
+pub mod health;
+pub mod limits;
 mod metrics;
 pub mod negotiate;
 mod openapi;
@@ -21,18 +24,25 @@ pub mod respond;
 mod selection;
 pub mod serve;
 mod subresources;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod verbs;
 mod virtuals;
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::FutureExt;
+use http::request::Parts;
 use http::{HeaderMap, Method, Request, header};
 use http_body::Body as HttpBody;
 use parking_lot::RwLock;
 
-use crate::api::status::ApiResult;
+use crate::api::status::{ApiResult, Reason, Status};
 use crate::api::user::UserInfo;
 use crate::registry::Registry;
 use crate::runtime::node_api::NodeApi;
@@ -40,6 +50,8 @@ use crate::util::clock::SharedClock;
 use crate::util::tasks::Shutdown;
 
 pub use access::Access;
+use health::Health;
+use limits::Limits;
 use metrics::{Metrics, Source};
 use request::RequestInfo;
 use respond::Answer;
@@ -65,6 +77,8 @@ pub struct Api {
     access: Arc<Access>,
     clock: SharedClock,
     shutdown: Shutdown,
+    health: Health,
+    limits: Limits,
     metrics: Metrics,
     /// How the nodes are reached for logs and streams.
     nodes: RwLock<HashMap<String, Arc<dyn NodeApi>>>,
@@ -72,8 +86,15 @@ pub struct Api {
 
 impl Api {
     /// Over a registry. Watches end with `shutdown`.
-    pub fn new(registry: Arc<Registry>, access: Arc<Access>, clock: SharedClock, shutdown: Shutdown) -> Arc<Self> {
-        Arc::new(Self { registry, access, clock, shutdown, metrics: Metrics::default(), nodes: RwLock::default() })
+    pub fn new(
+        registry: Arc<Registry>,
+        access: Arc<Access>,
+        clock: SharedClock,
+        shutdown: Shutdown,
+        health: Health,
+    ) -> Arc<Self> {
+        let (limits, metrics, nodes) = (Limits::default(), Metrics::default(), RwLock::default());
+        Arc::new(Self { registry, access, clock, shutdown, health, limits, metrics, nodes })
     }
 
     /// Adds to what `/metrics` shows.
@@ -93,12 +114,19 @@ impl Api {
         B::Error: Into<tower::BoxError>,
     {
         let encoding = verbs::error_encoding(request.headers());
-        let answer = match self.try_handle(request).await {
-            Ok(answer) => answer,
-            Err(status) => respond::error(&status, encoding),
+        let for_people = respond::is_for_people(request.uri().query().unwrap_or_default(), request.headers());
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+        let answer = match AssertUnwindSafe(self.try_handle(request)).catch_unwind().await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(status)) => respond::error(&status, encoding),
+            Err(_) => {
+                tracing::error!(%method, path, "a request panicked; this is a bug in orch");
+                let why = "This request caused apiserver to panic. Look in the logs for details.";
+                respond::error(&Status::new(Reason::InternalError, why), encoding)
+            }
         };
         self.metrics.answered(answer.status());
-        answer
+        if for_people { respond::laid_out(answer).await } else { answer }
     }
 
     async fn try_handle<B>(&self, request: Request<B>) -> ApiResult<Answer>
@@ -108,16 +136,35 @@ impl Api {
     {
         let (mut parts, body) = request.into_parts();
         let info = RequestInfo::parse(&parts.method, parts.uri.path(), parts.uri.query().unwrap_or_default());
-        let user = match parts.extensions.remove::<Identity>() {
-            Some(Identity(user)) => user,
-            None => self.access.authenticate(&parts).await?,
+        if let Some(Identity(user)) = parts.extensions.remove() {
+            return self.handle_for(user, info, parts, body).await;
+        }
+        let long = info.is_long_running();
+        let work = async {
+            let user = self.access.authenticate(&parts).await?;
+            self.handle_for(user, info, parts, body).await
         };
+        if long { work.await } else { self.limits.within(work).await }
+    }
+
+    async fn handle_for<B>(&self, user: UserInfo, info: RequestInfo, mut parts: Parts, body: B) -> ApiResult<Answer>
+    where
+        B: HttpBody<Data = Bytes> + Send,
+        B::Error: Into<tower::BoxError>,
+    {
         let user = self.access.impersonate(user, &parts.headers)?;
         self.access.allow(&user, &info.attributes)?;
         let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
         let upgrading = parts.headers.contains_key(header::UPGRADE);
-        let body = if parts.method == Method::GET || upgrading { Bytes::new() } else { body::read(body).await? };
-        let call = Call { user, info, method: parts.method, headers: parts.headers, body, upgrade };
-        if call.info.attributes.is_resource() { self.resource(call).await } else { self.public(call).await }
+        let (mut room, mut bytes) = (None, Bytes::new());
+        if parts.method != Method::GET && !upgrading {
+            room = self.limits.body(body.size_hint().exact()).await;
+            bytes = body::read(body).await?;
+        }
+        let call = Call { user, info, method: parts.method, headers: parts.headers, body: bytes, upgrade };
+        let answer =
+            if call.info.attributes.is_resource() { self.resource(call).await } else { self.public(call).await };
+        drop(room);
+        answer
     }
 }

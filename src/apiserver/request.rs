@@ -37,10 +37,9 @@ impl Query {
         self.get(key).filter(|v| !v.is_empty())
     }
 
-    /// Go's `strconv.ParseBool`; what it cannot read counts as true when present, as upstream's conversion does for
-    /// everything but `0` and `false`.
+    /// True when the key is there with anything but `0` and `false`, as upstream's conversion has it.
     pub fn flag(&self, key: &str) -> bool {
-        self.get(key).is_some_and(|v| !matches!(v.to_ascii_lowercase().as_str(), "0" | "false" | "f"))
+        self.get(key).is_some_and(|v| v != "0" && !v.eq_ignore_ascii_case("false"))
     }
 }
 
@@ -93,6 +92,14 @@ impl RequestInfo {
             _ => {}
         }
         info
+    }
+
+    /// True for what may go on for as long as its client likes: watches, logs that are followed, streams.
+    /// Rule: upstream `BasicLongRunningRequestCheck`, with kube-apiserver's verbs and subresources.
+    pub fn is_long_running(&self) -> bool {
+        let a = &self.attributes;
+        matches!(&*a.verb, "watch" | "proxy")
+            || matches!(&*a.subresource, "attach" | "exec" | "proxy" | "log" | "portforward")
     }
 
     fn resource(&mut self, group: &str, version: &str, parts: &[&str], method: &Method) {
@@ -204,6 +211,15 @@ mod tests {
             ),
             (verb, group, resource, ns, name, sub)
         );
+    }
+
+    #[test_case("GET", "/api/v1/pods", "watch=1", true)]
+    #[test_case("GET", "/api/v1/pods", "", false)]
+    #[test_case("POST", "/api/v1/namespaces/d/pods/p/exec", "", true)]
+    #[test_case("POST", "/api/v1/namespaces/d/pods/p/binding", "", false)]
+    #[test_case("GET", "/metrics", "", false)]
+    fn long_running(method: &str, path: &str, query: &str, want: bool) {
+        assert_eq!(RequestInfo::parse(&method.parse().unwrap(), path, query).is_long_running(), want);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,14 +14,17 @@ use http_body::Body as HttpBody;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::task::TaskTracker;
 
 use crate::api::user::UserInfo;
 use crate::util::tasks::Shutdown;
 
-use super::respond::Answer;
+use super::respond::{Answer, Body};
 use super::{Api, Identity};
 
 /// Connections at one time; more wait in the kernel's queue.
@@ -33,6 +37,13 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(32);
 const MAX_STREAMS: u32 = 250;
 /// How long open requests may go on once the server stops.
 const DRAIN: Duration = Duration::from_secs(5);
+/// A connection without a request is closed after this long. Upstream: 90 s.
+const IDLE: Duration = Duration::from_secs(90);
+/// A peer that is silent for so long is asked whether it still lives; one that lost its power never says goodbye.
+const KEEP_ALIVE_SECONDS: u32 = 60;
+/// Between two such questions; after [`KEEP_ALIVE_TRIES`] without an answer the connection is dead.
+const KEEP_ALIVE_INTERVAL_SECONDS: u32 = 20;
+const KEEP_ALIVE_TRIES: u32 = 3;
 
 /// Where a request came from; an extension of the request.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +58,7 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let acceptor = TlsAcceptor::from(tls);
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let graceful = hyper_util::server::graceful::GracefulShutdown::new();
+    let open = TaskTracker::new();
     loop {
         let Some(slot) = shutdown.or(slots.clone().acquire_owned()).await else { break };
         let slot = slot.expect("the semaphore is never closed");
@@ -61,19 +72,19 @@ pub async fn serve(
                 continue;
             }
         };
-        let watcher = graceful.watcher();
-        let (api, acceptor) = (api.clone(), acceptor.clone());
+        let (api, acceptor, stop) = (api.clone(), acceptor.clone(), shutdown.clone());
         // Owned by its client and by the drain below; it ends with the connection.
-        tokio::spawn(async move {
+        open.spawn(async move {
             let _slot = slot;
-            if let Err(error) = connection(api, acceptor, stream, peer, watcher).await {
+            if let Err(error) = connection(api, acceptor, stream, peer, stop).await {
                 tracing::debug!(%peer, "connection ended: {error}");
             }
         });
     }
     drop(listener);
-    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
-        tracing::debug!("some connections did not end in time");
+    open.close();
+    if tokio::time::timeout(DRAIN, open.wait()).await.is_err() {
+        tracing::debug!(connections = open.len(), "some connections did not end in time");
     }
     Ok(())
 }
@@ -83,22 +94,118 @@ async fn connection(
     acceptor: TlsAcceptor,
     stream: TcpStream,
     peer: SocketAddr,
-    watcher: hyper_util::server::graceful::Watcher,
+    stop: Shutdown,
 ) -> anyhow::Result<()> {
-    stream.set_nodelay(true)?;
-    let tls = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
+    prepare(&stream)?;
+    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
+    let Some(tls) = stop.or(handshake).await else { return Ok(()) };
+    let tls = tls??;
     let identity = Arc::new(api.access.peer(tls.get_ref().1.peer_certificates().unwrap_or_default()));
-    let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
-        let api = api.clone();
+    let busy = Arc::new(Busy::default());
+    let service = service_fn(|mut request: Request<hyper::body::Incoming>| {
+        let (api, work) = (api.clone(), Work::begin(&busy));
         request.extensions_mut().insert(identity.clone());
         request.extensions_mut().insert(PeerAddress(peer));
-        async move { Ok::<_, std::convert::Infallible>(api.handle(request).await) }
+        async move {
+            let answer = api.handle(request).await;
+            Ok::<_, std::convert::Infallible>(answer.map(|body| Counted { body, _work: work }))
+        }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);
-    watcher.watch(connection.into_owned()).await.map_err(|e| anyhow::anyhow!(e))
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        end = connection.as_mut() => return end.map_err(|e| anyhow::anyhow!(e)),
+        () = stop.wait() => {}
+        () = busy.is_idle(IDLE) => {}
+    }
+    // Takes no more requests, and ends with the last one that it has.
+    connection.as_mut().graceful_shutdown();
+    connection.await.map_err(|e| anyhow::anyhow!(e))
+}
+
+/// Small writes go out at once; a peer that is gone without a word is noticed.
+fn prepare(stream: &TcpStream) -> anyhow::Result<()> {
+    use nix::sys::socket::{setsockopt, sockopt};
+    stream.set_nodelay(true)?;
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &KEEP_ALIVE_SECONDS)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &KEEP_ALIVE_INTERVAL_SECONDS)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &KEEP_ALIVE_TRIES)?;
+    Ok(())
+}
+
+/// How many requests of a connection are not yet wholly answered, and when the last one was.
+struct Busy {
+    requests: AtomicUsize,
+    since: Mutex<Instant>,
+}
+
+impl Default for Busy {
+    fn default() -> Self {
+        Self { requests: AtomicUsize::new(0), since: Mutex::new(Instant::now()) }
+    }
+}
+
+impl Busy {
+    /// Completes when there was no request for so long.
+    async fn is_idle(&self, time: Duration) {
+        loop {
+            let end = match self.requests.load(Ordering::Acquire) {
+                0 => *self.since.lock() + time,
+                _ => Instant::now() + time,
+            };
+            if end <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(end).await;
+        }
+    }
+}
+
+/// A request of a connection, until it is dropped.
+struct Work(Arc<Busy>);
+
+impl Work {
+    fn begin(busy: &Arc<Busy>) -> Self {
+        busy.requests.fetch_add(1, Ordering::AcqRel);
+        Self(busy.clone())
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        *self.0.since.lock() = Instant::now();
+        self.0.requests.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// The body of an answer, with the request that it ends.
+struct Counted {
+    body: Body,
+    _work: Work,
+}
+
+impl HttpBody for Counted {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// The server for components of the same process: the same handlers, an identity instead of credentials.
@@ -132,5 +239,23 @@ where
         request.extensions_mut().insert(self.user.clone());
         let api = self.api.clone();
         Box::pin(async move { Ok(api.handle(request).await) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_is_idle_only_without_requests() {
+        let busy = Arc::new(Busy::default());
+        let (began, idle) = (Instant::now(), Duration::from_millis(10));
+        let work = Work::begin(&busy);
+        let request = async {
+            tokio::time::sleep(5 * idle).await;
+            drop(work);
+        };
+        tokio::join!(busy.is_idle(idle), request);
+        assert!(began.elapsed() >= 6 * idle, "{:?}", began.elapsed());
     }
 }

@@ -4,9 +4,10 @@
 //! of checks. A list gives a flag several times.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
+use clap::parser::ValueSource;
 use serde_yaml::Value;
 
 /// Where the file is when `--config` and `ORCH_CONFIG_FILE` say nothing.
@@ -15,61 +16,49 @@ pub const DEFAULT_FILE: &str = "/etc/orch/config.yaml";
 /// The arguments with the file's entries put in, for commands that have `--config`.
 pub fn with_file(command: clap::Command, args: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
     let Some(name) = args.get(1).and_then(|a| a.to_str()) else { return Ok(args) };
-    let Some(sub) = command.get_subcommands().find(|c| c.get_name() == name) else { return Ok(args) };
-    let flags: Vec<(String, bool)> = sub
-        .get_arguments()
-        .flat_map(|a| {
-            let takes_value = a.get_action().takes_values();
-            let names = a
-                .get_long()
-                .into_iter()
-                .map(str::to_owned)
-                .chain(a.get_all_aliases().into_iter().flatten().map(str::to_owned));
-            names.map(move |n| (n, takes_value)).collect::<Vec<_>>()
-        })
-        .collect();
-    if !flags.iter().any(|(f, _)| f == "config") {
+    let Some(sub) = command.get_subcommands().find(|c| c.get_name() == name).cloned() else { return Ok(args) };
+    if !sub.get_arguments().any(|a| a.get_long() == Some("config")) {
         return Ok(args);
     }
-    let (path, named) = file_of(&args);
+    // Whatever is wrong on the command line is told by the parser that comes after; help and version are not for here.
+    let Ok(matches) = command.ignore_errors(true).try_get_matches_from(&args) else { return Ok(args) };
+    let Some((_, given)) = matches.subcommand() else { return Ok(args) };
+    let named = given.get_one::<PathBuf>("config").cloned();
+    let path = named.clone().unwrap_or_else(|| DEFAULT_FILE.into());
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !named => return Ok(args),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && named.is_none() => return Ok(args),
         Err(e) => bail!("cannot read the configuration file {}: {e}", path.display()),
     };
-    let given: Vec<String> = args.iter().filter_map(|a| a.to_str()).filter_map(long_name).collect();
-    let entries = entries(&text, &flags, &given).with_context(|| format!("configuration file {}", path.display()))?;
+    let flags: Vec<Flag> = sub.get_arguments().flat_map(|a| Flag::of(a, given)).collect();
+    let entries = entries(&text, &flags).with_context(|| format!("configuration file {}", path.display()))?;
     let mut all = args[..2].to_vec();
     all.extend(entries.into_iter().map(OsString::from));
     all.extend_from_slice(&args[2..]);
     Ok(all)
 }
 
-fn long_name(arg: &str) -> Option<String> {
-    let name = arg.strip_prefix("--")?;
-    Some(name.split('=').next().unwrap_or(name).to_owned())
+/// A flag by one of its long names.
+struct Flag {
+    name: String,
+    takes_value: bool,
+    /// It stands on the command line, in whatever spelling.
+    given: bool,
 }
 
-fn file_of(args: &[OsString]) -> (PathBuf, bool) {
-    let mut args = args.iter().filter_map(|a| a.to_str());
-    while let Some(arg) = args.next() {
-        if let Some(path) = arg.strip_prefix("--config=") {
-            return (path.into(), true);
-        }
-        if arg == "--config"
-            && let Some(path) = args.next()
-        {
-            return (path.into(), true);
-        }
-    }
-    match std::env::var_os("ORCH_CONFIG_FILE") {
-        Some(path) => (Path::new(&path).to_owned(), true),
-        None => (DEFAULT_FILE.into(), false),
+impl Flag {
+    fn of(arg: &clap::Arg, matches: &clap::ArgMatches) -> Vec<Self> {
+        let takes_value = arg.get_action().takes_values();
+        let known = matches.ids().any(|id| id == arg.get_id());
+        let given = known && matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
+        let aliases = arg.get_all_aliases().into_iter().flatten();
+        let names = arg.get_long().into_iter().chain(aliases);
+        names.map(|n| Self { name: n.to_owned(), takes_value, given }).collect()
     }
 }
 
-/// Arguments from the file's text. `flags` are the known ones with whether they take a value; `given` win.
-fn entries(text: &str, flags: &[(String, bool)], given: &[String]) -> anyhow::Result<Vec<String>> {
+/// Arguments from the file's text, without those that are given already.
+fn entries(text: &str, flags: &[Flag]) -> anyhow::Result<Vec<String>> {
     let map = match serde_yaml::from_str(text)? {
         Value::Mapping(map) => map,
         Value::Null => return Ok(Vec::new()),
@@ -78,11 +67,11 @@ fn entries(text: &str, flags: &[(String, bool)], given: &[String]) -> anyhow::Re
     let mut out = Vec::new();
     for (key, value) in map {
         let Value::String(key) = key else { bail!("a key must be a flag's name") };
-        let Some((_, takes_value)) = flags.iter().find(|(f, _)| *f == key) else {
-            let nearest = flags.iter().min_by_key(|(f, _)| strsim::damerau_levenshtein(f, &key)).map_or("", |(f, _)| f);
-            bail!("unknown key {key:?}; did you mean {nearest:?}?");
+        let Some(Flag { takes_value, given, .. }) = flags.iter().find(|f| f.name == key) else {
+            let nearest = flags.iter().map(|f| &f.name).min_by_key(|f| strsim::damerau_levenshtein(f, &key));
+            bail!("unknown key {key:?}; did you mean {:?}?", nearest.map_or("", String::as_str));
         };
-        if given.contains(&key) {
+        if *given {
             continue;
         }
         match value {
@@ -114,33 +103,57 @@ fn scalar(key: &str, value: &Value) -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use test_case::test_case;
+
     use super::*;
 
-    fn flags() -> Vec<(String, bool)> {
-        [("https-listen-port", true), ("disable-agent", false), ("tls-san", true)]
-            .map(|(f, v)| (f.to_owned(), v))
-            .into()
+    fn command() -> clap::Command {
+        let arg = |name| clap::Arg::new(name).long(name);
+        let set = arg("disable-agent").action(clap::ArgAction::SetTrue);
+        let server = clap::Command::new("server")
+            .arg(arg("config").short('c').value_parser(clap::value_parser!(PathBuf)))
+            .arg(arg("https-listen-port").short('p').alias("port"))
+            .arg(arg("tls-san").action(clap::ArgAction::Append))
+            .arg(set);
+        clap::Command::new("orch").subcommand(server)
     }
 
-    #[test]
-    fn entries_become_flags_and_the_command_line_wins() {
+    /// What the parser gets for a file and a command line.
+    fn parsed(text: &str, line: &[&str]) -> anyhow::Result<Vec<String>> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let path = file.path().to_str().unwrap();
+        let args = ["orch", "server", "-c", path].iter().chain(line).map(OsString::from).collect();
+        let all = with_file(command(), args)?;
+        Ok(all
+            .into_iter()
+            .map(|a| a.into_string().unwrap())
+            .filter(|a| !["orch", "server", "-c", path].contains(&&**a))
+            .collect())
+    }
+
+    #[test_case(&[], &["--https-listen-port=7443", "--disable-agent", "--tls-san=a", "--tls-san=b"]; "the file alone")]
+    #[test_case(&["--tls-san", "c"], &["--https-listen-port=7443", "--disable-agent", "--tls-san", "c"]; "a list given")]
+    #[test_case(&["-p", "1"], &["--disable-agent", "--tls-san=a", "--tls-san=b", "-p", "1"]; "by its short name")]
+    #[test_case(&["--port=1"], &["--disable-agent", "--tls-san=a", "--tls-san=b", "--port=1"]; "by an alias")]
+    #[test_case(&["--bad"], &["--https-listen-port=7443", "--disable-agent", "--tls-san=a", "--tls-san=b", "--bad"]; "left to the parser")]
+    fn entries_become_flags_and_the_command_line_wins(line: &[&str], want: &[&str]) {
         let text = "https-listen-port: 7443\ndisable-agent: true\ntls-san: [a, b]\n";
-        assert_eq!(
-            entries(text, &flags(), &[]).unwrap(),
-            ["--https-listen-port=7443", "--disable-agent", "--tls-san=a", "--tls-san=b"]
-        );
-        assert_eq!(
-            entries(text, &flags(), &["tls-san".into(), "disable-agent".into()]).unwrap(),
-            ["--https-listen-port=7443"]
-        );
-        assert_eq!(entries("", &flags(), &[]).unwrap(), [] as [String; 0]);
+        assert_eq!(parsed(text, line).unwrap(), want);
+    }
+
+    #[test_case("https-listen-prt: 1\n", "unknown key \"https-listen-prt\"; did you mean \"https-listen-port\"?")]
+    #[test_case("disable-agent: 3\n", "disable-agent: must be true or false, not 3")]
+    #[test_case("- a\n", "must be a map from flag to value")]
+    fn what_is_no_configuration_is_told(text: &str, why: &str) {
+        let error = format!("{:#}", parsed(text, &[]).unwrap_err());
+        assert!(error.starts_with("configuration file ") && error.ends_with(why), "{error}");
     }
 
     #[test]
-    fn an_unknown_key_names_the_nearest() {
-        let error = entries("https-listen-prt: 1\n", &flags(), &[]).unwrap_err().to_string();
-        assert_eq!(error, "unknown key \"https-listen-prt\"; did you mean \"https-listen-port\"?");
-        assert!(entries("disable-agent: 3\n", &flags(), &[]).is_err());
-        assert!(entries("- a\n", &flags(), &[]).is_err());
+    fn an_empty_file_says_nothing_and_an_absent_one_is_missed() {
+        assert_eq!(parsed("", &[]).unwrap(), [] as [String; 0]);
+        let args = ["orch", "server", "-c", "/nonexistent/config.yaml"].map(OsString::from).to_vec();
+        assert!(with_file(command(), args).unwrap_err().to_string().contains("/nonexistent/config.yaml"));
     }
 }

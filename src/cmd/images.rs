@@ -1,14 +1,18 @@
 //! The node's images for `orch ctl image`: joins what `ctl` asks for with what the kubelet's modules can do.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::ctl::image::{ImageRow, Images, Place, Progress};
+use crate::ctl::image::{Credentials, ImageRow, Images, Place, Progress};
 use crate::kubelet::containerd::Options;
 use crate::kubelet::cri::{CriRuntime, socket_path};
-use crate::kubelet::images::{import, normalize};
-use crate::kubelet::runtime::Runtime;
+use crate::kubelet::images::{PullFailure, import, normalize, progress as downloads};
+use crate::kubelet::runtime::{Auth, Runtime};
+
+/// Between two looks at how far a pull has come.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// The container runtime of this machine.
 pub(super) struct Local;
@@ -16,7 +20,7 @@ pub(super) struct Local;
 fn socket(place: &Place) -> anyhow::Result<PathBuf> {
     let socket = match &place.container_runtime_endpoint {
         Some(endpoint) => socket_path(endpoint)?,
-        None => Options::for_data_dir(&place.data_dir).run_dir.join("containerd.sock"),
+        None => Options::for_data_dir(&std::path::absolute(&place.data_dir)?).run_dir.join("containerd.sock"),
     };
     anyhow::ensure!(
         socket.exists(),
@@ -31,6 +35,35 @@ impl Images for Local {
     async fn import(&self, place: &Place, archive: &Path, progress: Progress<'_>) -> anyhow::Result<Vec<String>> {
         let imported = import(&socket(place)?, archive, None, |p| progress(p.done, p.total)).await?;
         Ok(imported.into_iter().flat_map(|i| i.names).collect())
+    }
+
+    async fn pull(
+        &self,
+        place: &Place,
+        image: &str,
+        credentials: Option<&Credentials>,
+        progress: Progress<'_>,
+    ) -> anyhow::Result<String> {
+        let socket = socket(place)?;
+        let name = normalize(image).map_err(anyhow::Error::msg)?;
+        let runtime = CriRuntime::new(&socket);
+        let auth =
+            credentials.map(|(username, password)| Auth { username: username.clone(), password: password.clone() });
+        let pull = runtime.pull_image(&name, auth.as_ref());
+        tokio::pin!(pull);
+        let mut look = tokio::time::interval(LOOK);
+        loop {
+            tokio::select! {
+                pulled = &mut pull => {
+                    return pulled.map(|_| name.clone()).map_err(|e| anyhow::Error::msg(PullFailure::of(&e).told()));
+                }
+                _ = look.tick() => {
+                    if let Ok((done, all)) = downloads(&socket).await {
+                        progress(done, all);
+                    }
+                }
+            }
+        }
     }
 
     async fn list(&self, place: &Place) -> anyhow::Result<Vec<ImageRow>> {

@@ -1,6 +1,5 @@
 //! The watch cache as the components of the same process see it: `runtime::Listers` without a copy.
 
-use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -8,9 +7,12 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 
 use crate::api::meta::GroupResource;
-use crate::api::object::{Object, ObjectKey};
+use crate::api::object::Object;
 use crate::runtime::{Delta, Lister, Listers};
-use crate::store::cache::{Cache, Cursor, EventKind, ResourceCache, Since};
+use crate::store::cache::{Cache, Cursor, EventKind, ObjectSet, ResourceCache, Since};
+
+/// Places for deltas that an idle subscriber keeps.
+const READY_KEPT: usize = 16;
 
 /// Listers over the watch cache.
 pub struct CacheListers(pub Arc<Cache>);
@@ -41,7 +43,7 @@ impl Lister for CacheLister {
         let state = Follower {
             resource: self.0.clone(),
             cursor: None,
-            known: BTreeMap::new(),
+            known: ObjectSet::default(),
             ready: VecDeque::new(),
             synced: false,
         };
@@ -62,7 +64,8 @@ impl Lister for CacheLister {
 struct Follower {
     resource: Arc<ResourceCache>,
     cursor: Option<Cursor>,
-    known: BTreeMap<ObjectKey, Arc<Object>>,
+    /// The objects as the subscriber knows them: to tell of deletions that it missed.
+    known: ObjectSet,
     ready: VecDeque<Delta>,
     synced: bool,
 }
@@ -71,6 +74,10 @@ impl Follower {
     async fn next(&mut self) -> Delta {
         loop {
             if let Some(delta) = self.ready.pop_front() {
+                if self.ready.is_empty() {
+                    // The first state is large, and so is what it stood in.
+                    self.ready.shrink_to(READY_KEPT);
+                }
                 return delta;
             }
             let Some(cursor) = &mut self.cursor else {
@@ -80,14 +87,13 @@ impl Follower {
             match cursor.next_batch().await {
                 Ok(events) => {
                     for event in events {
-                        let key = ObjectKey::from(&event.object.meta);
-                        if event.kind == EventKind::Deleted {
-                            self.known.remove(&key);
-                            self.ready.push_back(Delta::Delete(event.object.clone()));
+                        let object = event.object.clone();
+                        self.ready.push_back(if event.kind == EventKind::Deleted {
+                            self.known.take(&object.meta.namespace, &object.meta.name);
+                            Delta::Delete(object)
                         } else {
-                            let old = self.known.insert(key, event.object.clone());
-                            self.ready.push_back(Delta::Upsert { old, new: event.object.clone() });
-                        }
+                            Delta::Upsert { old: self.known.put(object.clone()), new: object }
+                        });
                     }
                 }
                 Err(_) => self.cursor = None,
@@ -102,16 +108,72 @@ impl Follower {
         self.cursor = Some(cursor);
         let mut before = std::mem::take(&mut self.known);
         for new in objects {
-            let key = ObjectKey::from(&new.meta);
-            let old = before.remove(&key);
-            self.known.insert(key, new.clone());
+            let old = before.take(&new.meta.namespace, &new.meta.name);
+            self.known.put(new.clone());
             if old.as_ref().is_none_or(|o| o.revision != new.revision) {
                 self.ready.push_back(Delta::Upsert { old, new });
             }
         }
-        self.ready.extend(before.into_values().map(Delta::Delete));
+        self.ready.extend(before.into_objects().map(Delta::Delete));
         if !std::mem::replace(&mut self.synced, true) {
             self.ready.push_back(Delta::Synced);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::cache::{Generic, RING_BYTES, object_key};
+    use crate::store::memory::Memory;
+    use crate::store::{Expect, Store, Txn, Write};
+    use crate::util::tasks::Shutdown;
+    use serde_json::json;
+
+    const PODS: GroupResource = GroupResource::new("", "pods");
+
+    fn write(name: &str, payload: Option<usize>) -> Write {
+        let body = |n: usize| json!({"metadata": {"name": name, "namespace": "n"}, "payload": "x".repeat(n)});
+        let value = payload.map(|n| serde_json::to_vec(&body(n)).unwrap().into());
+        Write { key: object_key(&PODS, "n", name), expect: Expect::Any, value }
+    }
+
+    fn told(delta: Option<Delta>) -> String {
+        match delta {
+            Some(Delta::Upsert { old, new }) => {
+                format!("{}>{}@{}", old.map_or(0, |o| o.revision), new.meta.name, new.revision)
+            }
+            Some(Delta::Delete(last)) => format!("-{}", last.meta.name),
+            Some(Delta::Synced) => "synced".into(),
+            None => "end".into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_subscriber_that_fell_off_the_ring_hears_what_it_missed() {
+        let store = Arc::new(Memory::new());
+        store.commit(Txn(vec![write("a", Some(1)), write("b", Some(1))])).await.unwrap();
+        let cache = Cache::open(store.clone(), Arc::new(Generic::default())).await.unwrap();
+        let running = cache.clone();
+        tokio::spawn(async move { running.run(Shutdown::new()).await });
+        let mut deltas = CacheListers(cache.clone()).lister("", "pods").deltas();
+        let mut heard = Vec::new();
+        for _ in 0..3 {
+            heard.push(told(deltas.next().await));
+        }
+        assert_eq!(heard, ["0>a@1", "0>b@1", "synced"]);
+        let commit = async |w| cache.wait_for(store.commit(Txn(vec![w])).await.unwrap()).await.unwrap();
+        commit(write("b", Some(2))).await;
+        assert_eq!(told(deltas.next().await), "1>b@2");
+        // More than the ring holds: neither the deletion nor the steps in between can be told any more.
+        commit(write("b", None)).await;
+        let large = 1 << 20;
+        for _ in 0..=RING_BYTES / large + 1 {
+            commit(write("a", Some(large))).await;
+        }
+        let last = cache.revision();
+        assert_eq!(told(deltas.next().await), format!("1>a@{last}"));
+        assert_eq!(told(deltas.next().await), "-b");
+        assert!(futures::FutureExt::now_or_never(deltas.next()).is_none());
     }
 }

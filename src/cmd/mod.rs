@@ -5,15 +5,19 @@
 mod bench;
 mod bootstrap;
 mod config;
+mod figures;
 mod images;
 mod listers;
 mod node;
 mod server;
 mod signals;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub use listers::CacheListers;
 
 /// Kubernetes in one static binary.
 #[derive(Debug, Parser)]
@@ -60,7 +64,10 @@ pub fn main() -> ExitCode {
 
 fn run() -> anyhow::Result<ExitCode> {
     let args = config::with_file(Cli::command(), std::env::args_os().collect())?;
-    let matches = Cli::command().args_override_self(true).get_matches_from(args);
+    let matches = match Cli::command().args_override_self(true).try_get_matches_from(&args) {
+        Ok(matches) => matches,
+        Err(error) => return Ok(told(&error, &args)),
+    };
     match Cli::from_arg_matches(&matches)?.command {
         Command::Server(args) => server::main(*args),
         Command::Bench(args) => bench::main(args),
@@ -73,6 +80,15 @@ fn run() -> anyhow::Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "orch", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
+    }
+}
+
+/// Tells what is wrong with the command line; `ctl` words it as kubectl does.
+fn told(error: &clap::Error, args: &[OsString]) -> ExitCode {
+    let words: Vec<String> = args.iter().map(|a| a.to_string_lossy().into_owned()).collect();
+    match words.iter().position(|w| w == "ctl" || w == "kubectl") {
+        Some(1) => crate::ctl::refuse(error, &words[2..]),
+        _ => error.exit(),
     }
 }
 

@@ -32,8 +32,8 @@ const DNS_PORT: u16 = 53;
 
 /// Between two looks for addresses that nobody uses any more.
 const GARBAGE_EVERY: Duration = Duration::from_secs(300);
-/// An address younger than this may belong to a sandbox that is being made.
-const GARBAGE_AGE: Duration = Duration::from_secs(30);
+/// An address younger than this may belong to a sandbox that is being made: longer than the runtime is given for that.
+const GARBAGE_AGE: Duration = Duration::from_secs(300);
 
 /// What a node has to be told.
 #[derive(Debug, Clone)]
@@ -98,6 +98,7 @@ impl NodeParts {
         config.node_taints = c.taints.clone();
         if c.data_dir != std::path::Path::new("/var/lib/orch") {
             config.pod_logs = c.data_dir.join("agent/pod-logs");
+            config.container_logs = c.data_dir.join("agent/container-logs");
         }
         let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(&self.socket));
         Kubelet::new(config, runtime, listers, client, clock)

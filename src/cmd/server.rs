@@ -2,22 +2,22 @@
 //!
 //! **Invariant:** all ports are bound before any work; the store is the last to stop.
 
-use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::ArgAction;
 use futures::FutureExt;
 use ipnet::IpNet;
+use jiff::Timestamp;
 
 use crate::api::meta::names;
 use crate::api::user::UserInfo;
+use crate::apiserver::health::Health;
 use crate::apiserver::serve::{InProcess, serve};
 use crate::apiserver::{Access, Api};
 use crate::client::Client;
@@ -39,8 +39,8 @@ use crate::util::{files, telemetry};
 
 use super::node::{NodeConfig, NodeParts};
 
-/// Between two looks at the certificates' ends.
-const CERTIFICATE_LOOK: Duration = Duration::from_secs(12 * 3600);
+/// Between two looks at the certificates' ends: short, because a clock that is set moves them at once.
+const CERTIFICATE_LOOK: Duration = Duration::from_secs(60);
 /// How long a stop may take before what still runs is aborted.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -174,7 +174,9 @@ struct Config {
 }
 
 /// Binds, opens, loads.
-pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
+pub async fn build(mut args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
+    // Other programs get paths below it, and they run elsewhere.
+    args.data_dir = std::path::absolute(&args.data_dir).context("cannot tell the present directory")?;
     if !args.disable_agent && !nix::unistd::geteuid().is_root() {
         bail!("a node needs root; run as root, or with --disable-agent for a control plane alone");
     }
@@ -190,7 +192,10 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let node =
         if args.disable_agent { None } else { Some(NodeParts::prepare(node_config(&args, &node_name, node_ip)?)?) };
     let server_dir = args.data_dir.join("server");
-    std::fs::create_dir_all(&server_dir).with_context(|| format!("cannot create {}", server_dir.display()))?;
+    files::create_dir_durable(&server_dir)
+        .with_context(|| format!("cannot create {}; choose another place with --data-dir", server_dir.display()))?;
+    // First of all what is in the data directory: its lock keeps two servers from changing each other's files.
+    let store = open_store(server_dir.join("db")).await?;
     let pki_config = PkiConfig {
         node_name: node_name.clone(),
         node_ips: args.advertise_address.into_iter().chain([node_ip]).collect(),
@@ -201,7 +206,6 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let pki = Pki::open(&server_dir.join("tls"), &pki_config, clock.now())?;
     let given = token_of(&args)?;
     token::open(&server_dir.join("token"), &pki.server_ca.sha256(), given.as_deref())?;
-    let store = open_store(server_dir.join("db")).await?;
     let IpNet::V4(services) = args.service_cidr else { bail!("Services have IPv4 addresses only, so far") };
     let ports = port_range(&args.service_node_port_range)?;
     let resources = Resources::with(&Allocators::new((services.network(), services.prefix_len()), ports));
@@ -214,8 +218,8 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let registry = Arc::new(Registry::new(resources, cache.clone(), admission.clone()));
     admission.charge_through(&registry);
     let metrics = MetricsRegistry::default();
-    let api = Api::new(registry, access.clone(), clock.clone(), shutdown.clone());
-    api.publish_metrics(metrics_source(metrics.clone(), store.clone()));
+    let api = Api::new(registry, access.clone(), clock.clone(), shutdown.clone(), health(&store, &shutdown));
+    api.publish_metrics(super::figures::source(metrics.clone(), store.clone(), cache.clone()));
     let serving = SwappableCert::new(pki.serving_key()?);
     let tls = crate::pki::tls::server_config(serving.clone(), &[&pki.client_ca.cert, &pki.request_header_ca.cert])?;
     let config = Config {
@@ -395,25 +399,11 @@ fn port_range(text: &str) -> anyhow::Result<RangeInclusive<u16>> {
     }
 }
 
-/// What `/metrics` shows beside the API's own figures.
-fn metrics_source(metrics: MetricsRegistry, store: Arc<Durable>) -> Box<dyn Fn() -> String + Send + Sync> {
-    Box::new(move || {
-        let m = store.metrics();
-        let mut out = metrics.render();
-        let counters = [
-            ("orch_store_commits_total", "Commits acknowledged.", m.commits.load(Ordering::Relaxed)),
-            (
-                "orch_store_syncs_total",
-                "Groups of commits that were synced together.",
-                m.groups.load(Ordering::Relaxed),
-            ),
-            ("orch_store_written_bytes_total", "Bytes written to the disk.", m.bytes_written()),
-        ];
-        for (name, help, value) in counters {
-            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}");
-        }
-        out
-    })
+/// What `/readyz` looks at.
+fn health(store: &Arc<Durable>, shutdown: &Shutdown) -> Health {
+    let (store, shutdown) = (store.clone(), shutdown.clone());
+    let writable = move || store.read_only().map_or(Ok(()), |why| Err(format!("the store is read-only: {why}")));
+    Health::new(writable, move || shutdown.is_triggered())
 }
 
 /// Keys and certificates of the running server.
@@ -427,15 +417,21 @@ impl Identity {
     /// Renews certificates long before they end; connections that are open keep what they have.
     async fn keep_fresh(mut self, clock: SharedClock, stop: Shutdown) -> anyhow::Result<()> {
         while stop.or(tokio::time::sleep(CERTIFICATE_LOOK)).await.is_some() {
-            match self.pki.renewed(clock.now()) {
-                Ok(pki) => {
-                    self.pki = pki;
-                    self.serving.swap(self.pki.serving_key()?);
-                    self.kubeconfig.write(&self.pki)?;
-                }
-                Err(e) => tracing::error!("cannot renew certificates: {e}"),
+            let now = clock.now();
+            if self.pki.is_due(now)
+                && let Err(e) = self.renew(now)
+            {
+                tracing::error!("cannot renew certificates, trying again: {e:#}");
             }
         }
+        Ok(())
+    }
+
+    fn renew(&mut self, now: Timestamp) -> anyhow::Result<()> {
+        let pki = self.pki.renewed(now)?;
+        self.serving.swap(pki.serving_key()?);
+        self.kubeconfig.write(&pki)?;
+        self.pki = pki;
         Ok(())
     }
 }

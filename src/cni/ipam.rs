@@ -24,7 +24,7 @@ const MODE: u32 = 0o600;
 const LAST: &str = "last";
 
 /// Who has an address.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Reservation {
     /// Container.
@@ -34,6 +34,9 @@ pub struct Reservation {
     /// Host ports that lead to it.
     #[serde(default)]
     pub port_mappings: Vec<PortMapping>,
+    /// Path of its network namespace.
+    #[serde(default)]
+    pub netns: PathBuf,
 }
 
 /// The reservations of a network, locked.
@@ -148,8 +151,7 @@ fn read(dir: &Path) -> std::io::Result<BTreeMap<Ipv4Addr, Reservation>> {
             }
             // Not written by us: keep the address out of use rather than give it out twice.
             Err(_) => {
-                let unknown = Reservation { container: String::new(), interface: String::new(), port_mappings: vec![] };
-                all.insert(address, unknown);
+                all.insert(address, Reservation::default());
             }
         }
     }
@@ -197,7 +199,12 @@ mod tests {
 
     fn of(container: &str, host_port: u16) -> Reservation {
         let mapping = PortMapping { host_port, container_port: 80, protocol: "TCP".into(), host_ip: String::new() };
-        Reservation { container: container.into(), interface: "eth0".into(), port_mappings: vec![mapping] }
+        Reservation {
+            container: container.into(),
+            interface: "eth0".into(),
+            port_mappings: vec![mapping],
+            netns: PathBuf::new(),
+        }
     }
 
     #[test_case(None, &[], Some("10.42.0.2"); "the first one after the gateway")]

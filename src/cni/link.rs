@@ -9,9 +9,12 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 
+use futures::StreamExt;
 use nlink::Route;
+use nlink::netlink::OwnedEventStream;
 use nlink::netlink::addr::Ipv4Address;
-use nlink::netlink::connection::Connection;
+use nlink::netlink::connection::{Connection, RtnetlinkGroup};
+use nlink::netlink::events::NetworkEvent;
 use nlink::netlink::link::{BridgeLink, BridgePortConfig, VethLink};
 use nlink::netlink::namespace::Netns;
 use nlink::netlink::route::Ipv4Route;
@@ -104,14 +107,61 @@ pub async fn attach(config: &NetConfig, netns: &str, interface: &str, host: &str
         pair = pair.mtu(config.mtu);
     }
     conn.add_link(pair).await.map_err(failed)?;
-    conn.set_link_master(host, config.bridge.as_str()).await.map_err(failed)?;
-    // A pod may reach itself through a Service.
-    conn.set_bridge_port(host, BridgePortConfig::new().hairpin(true)).await.map_err(failed)?;
-    conn.set_link_up(host).await.map_err(failed)?;
+    plug_in(&conn, host, &config.bridge).await.map_err(failed)?;
     for conf in ["all", interface] {
         let _ = inside.sysctl().set(&format!("net.ipv4.conf.{conf}.accept_redirects"), "0");
     }
     configure_inside(netns, interface, address, config.gateway()).await.map_err(failed)
+}
+
+/// Makes the host end a port of the bridge.
+async fn plug_in(conn: &Connection<Route>, host: &str, bridge: &str) -> nlink::Result<()> {
+    conn.set_link_master(host, bridge).await?;
+    // A pod may reach itself through a Service.
+    conn.set_bridge_port(host, BridgePortConfig::new().hairpin(true)).await?;
+    conn.set_link_up(host).await
+}
+
+/// Makes these host ends ports of the bridge again; those that are gone are left out.
+pub async fn plug_in_again(config: &NetConfig, hosts: &[String]) -> Result<()> {
+    let conn = connect()?;
+    for host in hosts {
+        let failed = |e| Error::network(format!("connect {host} with {}", config.bridge), e);
+        if conn.get_link_by_name(host.as_str()).await.map_err(failed)?.is_some() {
+            plug_in(&conn, host, &config.bridge).await.map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Word of what becomes of the bridge.
+pub struct BridgeWatch {
+    events: OwnedEventStream<Route>,
+    bridge: String,
+    gateway: std::net::IpAddr,
+}
+
+impl BridgeWatch {
+    /// Watches from now on.
+    pub async fn new(config: &NetConfig) -> Result<Self> {
+        let conn = connect()?;
+        conn.subscribe(&[RtnetlinkGroup::Link, RtnetlinkGroup::Ipv4Addr])
+            .map_err(|e| Error::network("watch interfaces", e))?;
+        Ok(Self { events: conn.into_events().await, bridge: config.bridge.clone(), gateway: config.gateway().into() })
+    }
+
+    /// Waits until somebody removes the bridge or its address. An error means that events were lost.
+    pub async fn lost(&mut self) -> nlink::Result<()> {
+        loop {
+            match self.events.next().await {
+                None => return Err(std::io::Error::other("interface events ended").into()),
+                Some(Err(error)) => return Err(error),
+                Some(Ok(NetworkEvent::DelLink(link))) if link.name() == Some(&self.bridge) => return Ok(()),
+                Some(Ok(NetworkEvent::DelAddress(a))) if a.primary_address() == Some(&self.gateway) => return Ok(()),
+                Some(Ok(_)) => {}
+            }
+        }
+    }
 }
 
 async fn configure_inside(netns: &str, interface: &str, address: Ipv4Addr, gateway: Ipv4Addr) -> nlink::Result<()> {

@@ -2,7 +2,7 @@
 //!
 //! The container runtime starts the binary as `orch-cni` with a command in its environment and a configuration on its
 //! input ([`main`]); the agent writes that configuration ([`write_conf`]), makes the bridge before the first pod
-//! ([`setup`]), restores the table somebody flushed ([`run`]) and gives back what leaked ([`collect_garbage`]).
+//! ([`setup`]), restores what of table and bridge somebody removed ([`run`]) and gives back what leaked ([`collect_garbage`]).
 //!
 //! **Invariant:** ADD may be repeated after a crash at any point; DEL of what is gone succeeds.
 //! **Invariant:** every name (bridge, table, directory) is the configuration's: nodes of one machine do not meet.
@@ -128,8 +128,33 @@ pub async fn setup(config: &CniConfig) -> Result<()> {
     nat::install(&net, pool.reserved()).await
 }
 
-/// Restores the table when somebody flushes it, until told to stop.
+/// Restores table and bridge when somebody removes them, until told to stop.
 pub async fn run(config: CniConfig, shutdown: Shutdown) -> Result<()> {
+    tokio::try_join!(keep_table(&config, &shutdown), keep_bridge(&config, &shutdown)).map(drop)
+}
+
+/// Makes the bridge again when it is gone, with its address and routes, and plugs the pods in that were.
+async fn keep_bridge(config: &CniConfig, shutdown: &Shutdown) -> Result<()> {
+    let net = config.net();
+    let mut watch = link::BridgeWatch::new(&net).await?;
+    while let Some(lost) = shutdown.or(watch.lost()).await {
+        tracing::warn!("somebody removed bridge {} or its address; making it again", net.bridge);
+        if lost.is_err() {
+            watch = link::BridgeWatch::new(&net).await?;
+        }
+        let pool = Pool::open(&net)?;
+        link::ensure_bridge(&net).await?;
+        if let Some(services) = config.service_cidr {
+            link::ensure_service_route(&net, services).await?;
+        }
+        let hosts: Vec<String> =
+            pool.reserved().values().map(|r| link::host_name(&r.container, &r.interface)).collect();
+        link::plug_in_again(&net, &hosts).await?;
+    }
+    Ok(())
+}
+
+async fn keep_table(config: &CniConfig, shutdown: &Shutdown) -> Result<()> {
     let net = config.net();
     let watch = async || Watch::new(&net.table).await.map_err(|e| Error::network("watch nftables", e));
     let mut events = watch().await?;
@@ -156,11 +181,25 @@ async fn give_back(config: &NetConfig, age: Duration, live: impl Fn(&str) -> boo
     let leaked = pool.retain(age, live)?;
     for (_, reservation) in &leaked {
         link::detach(&link::host_name(&reservation.container, &reservation.interface)).await?;
+        remove_namespace(&reservation.netns);
     }
     if leaked.iter().any(|(_, reservation)| !reservation.port_mappings.is_empty()) {
         nat::install(config, pool.reserved()).await?;
     }
     Ok(leaked.len())
+}
+
+/// Removes the network namespace that a runtime made for a sandbox and then forgot: it was killed in between. Only names
+/// that runtimes give (`cni-…`) are touched.
+fn remove_namespace(path: &Path) {
+    if !path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("cni-")) || !path.exists() {
+        return;
+    }
+    let unmounted = nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH).map_err(std::io::Error::from);
+    match unmounted.and_then(|()| std::fs::remove_file(path)) {
+        Ok(()) => tracing::info!("removed {}, which no sandbox uses", path.display()),
+        Err(e) => tracing::warn!("cannot remove {}, which no sandbox uses: {e}", path.display()),
+    }
 }
 
 fn called_as() -> Option<std::ffi::OsString> {
@@ -240,6 +279,7 @@ async fn add(request: &Request, config: &NetConfig) -> Result<Value> {
         container: request.container.clone(),
         interface: request.interface.clone(),
         port_mappings: config.port_mappings().to_vec(),
+        netns: (&request.netns).into(),
     };
     let has_ports = !reservation.port_mappings.is_empty();
     let address = pool.reserve(reservation)?;

@@ -102,7 +102,8 @@ fn parse(changes: &[String], field: &Field) -> Done<Change> {
     for text in changes {
         match text.split_once('=') {
             Some((key, value)) => {
-                let why: Vec<String> = names::qualified_name(key).into_iter().chain((field.check)(value)).collect();
+                // Of keys the server tells.
+                let why = (field.check)(value);
                 if !why.is_empty() {
                     fail!("invalid {} value: {text:?}: {}", field.singular, why.join("; "));
                 }
@@ -134,6 +135,7 @@ async fn run(cx: &Cx, flags: Flags, field: &Field) -> Done {
         all: flags.all,
         all_namespaces: flags.all_namespaces,
         fetch: true,
+        ..Query::default()
     };
     if resources.is_empty() && flags.files.is_empty() {
         fail!("one or more resources must be specified as <resource> <name> or <resource>/<name>");

@@ -8,7 +8,7 @@ use super::delete;
 use super::fail::{Failure, fail};
 use super::files::FileFlags;
 use super::print::{DryRun, PrintFlags, list_of};
-use super::write::{self, LAST_APPLIED, WriteFlags, Writer, difference, with_last_applied};
+use super::write::{LAST_APPLIED, ValidateFlag, WriteFlags, Writer, difference, with_last_applied};
 use crate::api::status::Reason;
 use crate::api::value::ValueExt;
 
@@ -28,9 +28,8 @@ pub struct Args {
     print: PrintFlags,
     #[command(flatten)]
     write: WriteFlags,
-    /// strict, warn or ignore unknown and duplicate fields
-    #[arg(long, value_parser = write::validation, num_args = 0..=1, require_equals = true, default_value = "strict", default_missing_value = "strict")]
-    validate: &'static str,
+    #[command(flatten)]
+    validate: ValidateFlag,
     /// The server applies
     #[arg(long)]
     server_side: bool,
@@ -66,10 +65,10 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         fail!("--dry-run=client doesn't work with --server-side (did you mean --dry-run=server instead?)");
     }
     let mut writer = args.write.writer(if args.server_side { SERVER_SIDE } else { CLIENT_SIDE });
-    writer.validation = args.validate;
+    writer.validation = args.validate.validate;
     let selector = crate::api::meta::labels::Selector::parse(&args.selector)
         .map_err(|e| Failure::Plain(format!("unable to parse the label selector: {e}")))?;
-    let infos = Query { files: Some(&args.files), ..Query::default() }.infos(cx).await?;
+    let infos = Query { files: Some(&args.files), verb: "apply", ..Query::default() }.infos(cx).await?;
     let infos: Vec<Info> =
         infos.into_iter().filter(|i| selector.matches_value(i.object.pointer("/metadata/labels"))).collect();
     if infos.is_empty() && cx.code() == 0 {

@@ -129,11 +129,19 @@ async fn list(cx: &Cx, args: &CanI) -> Done {
             }
         }
     }
-    rows.sort();
+    // kubectl orders by group first, and paths as they stand in brackets.
+    rows.sort_by_key(|row: &String| {
+        let name = row.split('\t').next().unwrap_or_default();
+        let (resource, group) = name.split_once('.').unwrap_or((name, ""));
+        (group.to_owned(), resource.to_owned())
+    });
+    let mut paths = Vec::new();
     for rule in answer.items_at("/status/nonResourceRules") {
-        let urls = words(rule, "/nonResourceURLs");
-        rows.push(format!("\t{urls}\t[]\t{}\n", words(rule, "/verbs")));
+        let urls = rule.items_at("/nonResourceURLs").iter().filter_map(Value::as_str);
+        paths.extend(urls.map(|url| format!("\t[{url}]\t[]\t{}\n", words(rule, "/verbs"))));
     }
+    paths.sort();
+    rows.extend(paths);
     let header = if args.no_headers { "" } else { "Resources\tNon-Resource URLs\tResource Names\tVerbs\n" };
     put(&tab::align(&(header.to_owned() + &rows.concat()), tab::GET))
 }

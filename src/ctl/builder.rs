@@ -42,6 +42,9 @@ pub fn parse(args: &[String]) -> Done<Wanted> {
                 Some((kind, name)) if !kind.is_empty() && !name.is_empty() && !name.contains('/') => {
                     objects.push((kind.to_owned(), name.to_owned()));
                 }
+                Some((_, name)) if name.contains('/') => {
+                    fail!("arguments in resource/name form may not have more than one slash")
+                }
                 Some(_) => {
                     fail!("arguments in resource/name form must have a single resource and name")
                 }
@@ -121,6 +124,8 @@ pub struct Query<'a> {
     pub all: bool,
     /// Read the objects that are only named from the server.
     pub fetch: bool,
+    /// The verb, for what says that there was nothing to do; empty where the verb says it itself.
+    pub verb: &'a str,
 }
 
 impl Query<'_> {
@@ -132,12 +137,12 @@ impl Query<'_> {
                     "when paths, URLs, or stdin is provided as input, you may not specify resource arguments as well"
                 );
             }
-            return self.from_files(cx, files).await;
+            return self.of_files(cx, files).await;
         }
         match parse(self.args)? {
             Wanted::Types(types) => self.of_types(cx, &types).await,
             Wanted::Objects(_) if self.all => {
-                fail!("setting 'all' parameter but found a non empty selector. ")
+                fail!("name cannot be provided when a selector is specified")
             }
             Wanted::Objects(_) if !self.labels.is_empty() => {
                 fail!("name cannot be provided when a selector is specified")
@@ -149,11 +154,14 @@ impl Query<'_> {
         }
     }
 
-    async fn from_files(&self, cx: &Cx, files: &FileFlags) -> Done<Vec<Info>> {
+    async fn of_files(&self, cx: &Cx, files: &FileFlags) -> Done<Vec<Info>> {
         let (manifests, failures) = files.read();
         failures.iter().for_each(|f| cx.report(f));
         if manifests.is_empty() && failures.is_empty() {
-            fail!("no objects passed to {}", "the command");
+            if self.verb.is_empty() {
+                return Ok(Vec::new());
+            }
+            fail!("no objects passed to {}", self.verb);
         }
         let mut infos = Vec::new();
         for manifest in manifests {

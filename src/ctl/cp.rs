@@ -58,6 +58,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
             let (pod, container) = find(cx, ns, &pod, &args).await?;
             download(cx, &pod, &container, &path, &to).await
         }
+        (Place::Here(_), Place::Here(_)) => fail!("one of src or dest must be a remote file specification"),
         _ => fail!("one of src or dest must be a local file specification"),
     }
 }

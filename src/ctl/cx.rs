@@ -142,7 +142,7 @@ impl Cx {
 
     /// Shows a `Warning` header: `299 - "text"`.
     fn warn(&self, header: &str) {
-        let text = header.splitn(3, ' ').nth(2).unwrap_or(header).trim_matches('"').replace("\\\"", "\"");
+        let text = warning_text(header);
         if self.warned.borrow_mut().insert(text.clone()) {
             eprintln!("Warning: {text}");
         }
@@ -185,6 +185,13 @@ impl Cx {
     }
 }
 
+/// The text of a `Warning` header.
+fn warning_text(header: &str) -> String {
+    let quoted = header.splitn(3, ' ').nth(2).unwrap_or(header);
+    let inner = quoted.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(quoted);
+    inner.replace("\\\"", "\"").replace("\\\\", "\\")
+}
+
 /// The Status of an answer that is no success.
 fn refusal(code: StatusCode, body: &[u8]) -> Box<Status> {
     match serde_json::from_slice::<Value>(body) {
@@ -218,4 +225,15 @@ pub fn put(text: &str) -> Done {
 /// Writes a line to stdout.
 pub fn say(line: impl AsRef<str>) -> Done {
     put(&format!("{}\n", line.as_ref()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_lose_their_quotes_and_nothing_else() {
+        assert_eq!(warning_text(r#"299 - "unknown field \"spec.foo\"""#), r#"unknown field "spec.foo""#);
+        assert_eq!(warning_text("299 - \"plain\""), "plain");
+    }
 }

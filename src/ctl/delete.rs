@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::builder::{Info, Query, SelectorFlags};
 use super::cx::{Call, Cx, Done, say};
-use super::fail::{Failure, fail};
+use super::fail::{Failure, NOTHING_NAMED, fail};
 use super::files::FileFlags;
 use super::print::DryRun;
 use super::write;
@@ -96,9 +96,10 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         all_namespaces: args.all_namespaces,
         all: args.all,
         fetch: false,
+        ..Query::default()
     };
     if args.resources.is_empty() && args.files.is_empty() {
-        fail!("You must provide one or more resources by argument or filename.");
+        fail!("{NOTHING_NAMED}");
     }
     let infos = query.infos(cx).await?;
     if infos.is_empty() && cx.code() == 0 {
@@ -177,11 +178,14 @@ fn uid_of(answer: &Value) -> Option<String> {
 }
 
 /// Deletes one object with defaults and waits until it is gone. What is not there is gone.
-pub async fn and_wait(cx: &Cx, info: &Info) -> Done {
+pub async fn and_wait(cx: &Cx, info: &Info) -> Done<bool> {
     let options = DeleteOptions { propagation: Some(Propagation::Background), ..DeleteOptions::default() };
     match one(cx, info, &options, DryRun::None).await {
-        Ok(answer) => until_gone(cx, info, uid_of(&answer).as_deref(), Instant::now() + PATIENCE).await,
-        Err(failure) if failure.is_not_found() => Ok(()),
+        Ok(answer) => {
+            until_gone(cx, info, uid_of(&answer).as_deref(), Instant::now() + PATIENCE).await?;
+            Ok(true)
+        }
+        Err(failure) if failure.is_not_found() => Ok(false),
         Err(failure) => Err(failure),
     }
 }

@@ -34,6 +34,9 @@ pub struct Args {
     show_managed_fields: bool,
 }
 
+/// The code of a comparison that could not be made.
+const TROUBLE: u8 = 2;
+
 /// Runs the verb. Ends with 1 where something differs, with more where something failed.
 pub async fn run(cx: &Cx, args: Args) -> Done {
     if args.files.is_empty() {
@@ -45,7 +48,16 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     let selector = crate::api::meta::labels::Selector::parse(&args.selector)
         .map_err(|e| Failure::Plain(format!("unable to parse the label selector: {e}")))?;
     let mut texts = Vec::new();
-    for info in (Query { files: Some(&args.files), ..Query::default() }).infos(cx).await? {
+    let infos = (Query { files: Some(&args.files), ..Query::default() }).infos(cx).await;
+    let infos = match infos {
+        Ok(infos) if cx.code() == 0 => infos,
+        Ok(_) => return Err(Failure::Exit(TROUBLE)),
+        Err(failure) => {
+            eprintln!("{failure}");
+            return Err(Failure::Exit(TROUBLE));
+        }
+    };
+    for info in infos {
         if !selector.matches_value(info.object.pointer("/metadata/labels")) {
             continue;
         }
@@ -54,7 +66,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
             Ok(text) => texts.push((file_name(&info), text)),
             Err(failure) => {
                 eprintln!("{failure}");
-                return Err(Failure::Exit(2));
+                return Err(Failure::Exit(TROUBLE));
             }
         }
     }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::builder::{Info, Query};
 use super::cx::{Cx, Done};
-use super::fail::{Failure, fail};
+use super::fail::{Failure, NOTHING_NAMED, fail};
 use super::files::FileFlags;
 use super::print::{PrintFlags, omit_managed_fields};
 use super::write::WriteFlags;
@@ -32,7 +32,7 @@ const HEADER: &str = "# Edit the object below. Lines that begin with '#' are dro
 /// Runs the verb.
 pub async fn run(cx: &Cx, args: Args) -> Done {
     if args.resources.is_empty() && args.files.is_empty() {
-        fail!("must specify the resource to edit, as TYPE NAME");
+        fail!("{NOTHING_NAMED}");
     }
     let query = Query { args: &args.resources, files: Some(&args.files), fetch: true, ..Query::default() };
     for info in query.infos(cx).await? {

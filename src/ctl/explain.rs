@@ -17,6 +17,7 @@ const MAX_DEPTH: usize = 16;
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// TYPE[.FIELD.FIELD]
+    #[arg(required = true)]
     what: String,
     /// The whole tree
     #[arg(long)]
@@ -91,18 +92,22 @@ impl Schemas {
 
 /// Runs the verb.
 pub async fn run(cx: &Cx, args: Args) -> Done {
-    if !args.output.starts_with("plaintext") {
+    if !matches!(args.output.as_str(), "plaintext" | "plaintext-openapiv2") {
         fail!("unrecognized format: {}", args.output);
     }
     let mapper = cx.mapper().await?;
     let mut path: Vec<&str> = args.what.split('.').collect();
     // `deployments.apps` or `deployments.v1.apps` name a group; what they do not, are fields.
-    let resource = mapper.find(path[0])?;
+    let resource = mapper.find(path[0]).map_err(|e| match e {
+        Failure::Plain(text) => Failure::Verbatim(text),
+        other => other,
+    })?;
     path.remove(0);
     let resource = match &args.api_version {
         None => resource,
         Some(api_version) => mapper.of_kind(api_version, &resource.res.kind).ok_or_else(|| {
-            Failure::Plain(format!("couldn't find resource for {api_version:?}, Kind={}", resource.res.kind))
+            let what = format!("{api_version}, Resource={}", resource.res.plural);
+            Failure::Plain(format!("couldn't find resource for {what:?}"))
         })?,
     };
     let schemas = Schemas { document: document(cx, resource).await? };
@@ -117,7 +122,9 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     let Some(root) = all.into_iter().flatten().map(|(_, s)| s).find(is_it) else {
         fail!("couldn't find resource for {:?}", gvk::join(&resource.res.group, &resource.res.version))
     };
-    put(&explain(&schemas, root, resource, &path, args.recursive)?)
+    // The heading stands even where the field does not exist.
+    put(&heading(resource))?;
+    put(&explain(&schemas, root, &path, args.recursive)?)
 }
 
 async fn document(cx: &Cx, resource: &Resource) -> Done<Value> {
@@ -131,12 +138,16 @@ async fn document(cx: &Cx, resource: &Resource) -> Done<Value> {
     cx.call(Call::get(url)).await
 }
 
-fn explain(schemas: &Schemas, root: &Value, resource: &Resource, path: &[&str], recursive: bool) -> Done<String> {
+fn heading(resource: &Resource) -> String {
     let mut out = String::new();
     if !resource.res.group.is_empty() {
         out += &format!("GROUP:      {}\n", resource.res.group);
     }
-    out += &format!("KIND:       {}\nVERSION:    {}\n\n", resource.res.kind, resource.res.version);
+    out + &format!("KIND:       {}\nVERSION:    {}\n\n", resource.res.kind, resource.res.version)
+}
+
+fn explain(schemas: &Schemas, root: &Value, path: &[&str], recursive: bool) -> Done<String> {
+    let mut out = String::new();
     let (mut schema, mut described) = (root, root);
     let mut field_type = None;
     for name in path {
@@ -240,26 +251,22 @@ mod tests {
         }
     }
 
-    fn resource() -> Resource {
-        super::super::mapper::tests::sample().find("pods").unwrap().clone()
-    }
-
     #[test]
     fn fields_and_types() {
         let s = schemas();
         let root = &s.document["components"]["schemas"]["v1.Pod"];
-        let text = explain(&s, root, &resource(), &["spec"], false).unwrap();
+        let text = explain(&s, root, &["spec"], false).unwrap();
         assert!(text.contains("FIELD: spec <PodSpec>\n"), "{text}");
         assert!(text.contains("  containers\t<[]Container> -required-\n"), "{text}");
         assert!(text.contains("  labels\t<map[string]string>\n"), "{text}");
-        let tree = explain(&s, root, &resource(), &[], true).unwrap();
+        let tree = explain(&s, root, &[], true).unwrap();
         assert!(
             tree.contains(
                 "  spec\t<PodSpec>\n    containers\t<[]Container> -required-\n      name\t<string>\n      enum: a, b\n"
             ),
             "{tree}"
         );
-        assert!(explain(&s, root, &resource(), &["nope"], false).is_err());
+        assert!(explain(&s, root, &["nope"], false).is_err());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::fail::fail;
 use super::files::{FileFlags, Manifest};
 use super::print::PrintFlags;
 use super::set::template_path;
-use super::write::WriteFlags;
+use super::write::{WriteFlags, as_typed};
 use crate::api::value::ValueExt;
 
 /// Make a service for a workload
@@ -23,9 +23,9 @@ pub struct Args {
     print: PrintFlags,
     #[command(flatten)]
     write: WriteFlags,
-    /// Port of the service
-    #[arg(long)]
-    port: Option<u16>,
+    /// Ports of the service
+    #[arg(long = "port", value_delimiter = ',')]
+    ports: Vec<u16>,
     /// Port of the pods, a number or a name
     #[arg(long, default_value = "", hide_default_value = true)]
     target_port: String,
@@ -71,7 +71,7 @@ async fn one(cx: &Cx, info: &Info, args: &Args) -> Done {
     service.set_at("/metadata/namespace", info.ns.clone());
     let made = of_manifest(cx, Manifest { source: String::new(), object: service }).await?;
     let writer = args.write.writer("kubectl-expose");
-    let object = writer.create(cx, &made.resource.res, &made.ns, &made.object).await?;
+    let object = writer.create(cx, &made.resource.res, &made.ns, &as_typed(made.object)).await?;
     args.print.done(&made.resource, &object, "exposed", writer.dry_run)
 }
 
@@ -136,10 +136,13 @@ fn ports(of: &Value, kind: &str, args: &Args) -> Done<Vec<Value>> {
         text => text.parse::<u16>().map_or_else(|_| text.into(), Into::into),
     };
     let protocol = |own: &str| if args.protocol.is_empty() { own.to_owned() } else { args.protocol.clone() };
-    if let Some(port) = args.port.map(i64::from) {
+    let asked = args.ports.iter().map(|port| {
+        let port = i64::from(*port);
         let own = found.iter().find(|(p, _)| *p == port).map_or("TCP", |(_, proto)| proto);
-        return Ok(vec![json!({"port": port, "protocol": protocol(own), "targetPort": target(port)})]);
-    }
+        (port, own.to_owned())
+    });
+    let asked: Vec<(i64, String)> = asked.collect();
+    let found = if asked.is_empty() { found } else { asked };
     if found.is_empty() {
         fail!("couldn't find port via --port flag or introspection");
     }

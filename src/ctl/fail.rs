@@ -140,6 +140,18 @@ fn cause(cause: &Value) -> String {
     }
 }
 
+/// An operating system's error in Go's words: `no such file or directory`.
+pub fn os(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_lowercase().chain(chars).collect())
+}
+
+/// What verbs say that were given nothing to work on.
+pub const NOTHING_NAMED: &str = "You must provide one or more resources by argument or filename.\n\
+     Example resource specifications include:\n   '-f rsrc.yaml'\n   '--filename=rsrc.json'\n   '<resource> <name>'\n   '<resource>'";
+
 /// A failure of this side: `bail!`, with kubectl's wording.
 macro_rules! fail {
     ($($arg:tt)*) => { return Err(crate::ctl::fail::Failure::Plain(format!($($arg)*))) };

@@ -138,6 +138,8 @@ fn parse(source: &str, text: &str, manifests: &mut Vec<Manifest>, failures: &mut
     }
 }
 
+const HOW_TO_IGNORE: &str = "if you choose to ignore these errors, turn validation off with --validate=false";
+
 /// Lists within lists that are looked into.
 const MAX_LIST_DEPTH: usize = 8;
 
@@ -154,8 +156,8 @@ fn flatten(object: Value, depth: usize) -> Result<Vec<Value>, String> {
     }
     match &missing[..] {
         [] => {}
-        [one] => return Err(format!("error validating data: {one}")),
-        many => return Err(format!("error validating data: [{}]", many.join(", "))),
+        [one] => return Err(format!("error validating data: {one}; {HOW_TO_IGNORE}")),
+        many => return Err(format!("error validating data: [{}]; {HOW_TO_IGNORE}", many.join(", "))),
     }
     let kind = object.str_at("/kind").unwrap_or_default();
     if !kind.ends_with("List") || !object["items"].is_array() || depth > MAX_LIST_DEPTH {

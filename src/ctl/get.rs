@@ -75,6 +75,13 @@ pub struct Args {
     raw: Option<String>,
 }
 
+impl Args {
+    /// True when the verb goes on until it is ended.
+    pub fn watches(&self) -> bool {
+        self.watch || self.watch_only
+    }
+}
+
 /// What one request is for.
 #[derive(Debug)]
 struct Target {
@@ -87,8 +94,14 @@ struct Target {
 /// Runs the verb.
 pub async fn run(cx: &Cx, args: Args) -> Done {
     if let Some(path) = &args.raw {
+        if args.print.output.is_some() {
+            fail!("--raw and --output are mutually exclusive");
+        }
         let bytes = cx.bytes(Call::get(path.clone())).await?;
         return put(&String::from_utf8_lossy(&bytes));
+    }
+    if args.output_watch_events && !args.watches() {
+        fail!("--output-watch-events option can only be used with --watch or --watch-only");
     }
     let output = args.print.output(args.no_headers)?;
     let targets = targets(cx, &args).await?;
@@ -168,6 +181,25 @@ impl Target {
         }
     }
 
+    /// A selector that the server does not take is told with what it was for.
+    fn of_selectors(&self, failure: Failure, args: &Args) -> Failure {
+        let (labels, fields) = (&args.select.selector, &args.select.field_selector);
+        match failure {
+            Failure::Server { mut status, doing }
+                if status.reason == Reason::BadRequest && !(labels.is_empty() && fields.is_empty()) =>
+            {
+                let res = &self.resource.res;
+                let what = format!("{}/{}, Resource={}", res.group, res.version, res.plural);
+                status.message = format!(
+                    "Unable to find {what:?} that match label selector {labels:?}, field selector {fields:?}: {}",
+                    status.message
+                );
+                Failure::Server { status, doing }
+            }
+            other => other,
+        }
+    }
+
     /// Reads it, page by page. Tables come as one table, lists as one list.
     async fn read(&self, cx: &Cx, args: &Args, accept: &str, full: bool) -> Done<Value> {
         let mut path = self.path(args);
@@ -182,7 +214,7 @@ impl Target {
         let mut next = String::new();
         loop {
             let call = Call::get(path.clone()).accept(accept).query("limit", limit).query("continue", &next);
-            let page = match cx.call(call).await {
+            let page = match cx.call(call).await.map_err(|e| self.of_selectors(e, args)) {
                 // The pages took longer than the server keeps them: once more, all at once.
                 Err(e) if !next.is_empty() && e.reason() == Some(Reason::Expired) => {
                     (whole, next, limit) = (None, String::new(), "");

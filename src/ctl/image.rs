@@ -22,7 +22,10 @@ pub struct ImageRow {
     pub size: u64,
 }
 
-/// How far an import has come: bytes done and in all.
+/// User and password for a registry.
+pub type Credentials = (String, String);
+
+/// How far an import or a pull has come: bytes done and in all.
 pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
 
 /// Which runtime of this machine.
@@ -41,6 +44,14 @@ pub struct Place {
 pub trait Images: Send + Sync {
     /// Imports an archive (OCI or Docker, compressed or not) and gives the names of the images in it.
     async fn import(&self, place: &Place, archive: &Path, progress: Progress<'_>) -> anyhow::Result<Vec<String>>;
+    /// Fetches an image from its registry and gives its whole name.
+    async fn pull(
+        &self,
+        place: &Place,
+        image: &str,
+        credentials: Option<&Credentials>,
+        progress: Progress<'_>,
+    ) -> anyhow::Result<String>;
     /// All images.
     async fn list(&self, place: &Place) -> anyhow::Result<Vec<ImageRow>>;
     /// Removes an image by name or id; an error when it is not there.
@@ -63,6 +74,18 @@ enum What {
         /// OCI or Docker archives
         #[arg(required = true)]
         files: Vec<PathBuf>,
+        /// Say nothing
+        #[arg(short, long)]
+        quiet: bool,
+    },
+    /// Fetch images from their registries
+    Pull {
+        /// Names
+        #[arg(required = true)]
+        images: Vec<String>,
+        /// User and password for the registry
+        #[arg(long, value_name = "USER:PASSWORD")]
+        creds: Option<String>,
     },
     /// List images
     #[command(alias = "list")]
@@ -83,9 +106,16 @@ enum What {
 /// Runs the verb.
 pub async fn run(images: &dyn Images, args: Args) -> Done {
     match args.what {
-        What::Import { files } => {
+        What::Import { files, quiet } => {
             for file in &files {
-                import(images, &args.place, file).await?;
+                import(images, &args.place, file, quiet).await?;
+            }
+            Ok(())
+        }
+        What::Pull { images: names, creds } => {
+            let credentials = creds.as_deref().map(parse_credentials).transpose()?;
+            for name in &names {
+                pull(images, &args.place, name, credentials.as_ref()).await?;
             }
             Ok(())
         }
@@ -104,17 +134,14 @@ pub async fn run(images: &dyn Images, args: Args) -> Done {
     }
 }
 
-async fn import(images: &dyn Images, place: &Place, file: &Path) -> Done {
+async fn import(images: &dyn Images, place: &Place, file: &Path, quiet: bool) -> Done {
     let size = match std::fs::metadata(file) {
         Ok(meta) if meta.is_file() => meta.len(),
         Ok(_) => fail!("cannot import {}: no file", file.display()),
         Err(e) => return Err(Failure::Plain(format!("cannot import {}: {e}", file.display()))),
     };
-    let bar = ProgressBar::new(size);
-    let style = ProgressStyle::with_template("{msg} [{bar:40}] {bytes}/{total_bytes} {bytes_per_sec}")
-        .map_err(|e| Failure::Plain(e.to_string()))?;
-    bar.set_style(style.progress_chars("=> "));
-    bar.set_message(file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default());
+    let name = file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let bar = if quiet { ProgressBar::hidden() } else { bar(size, name)? };
     let progress = |done, all| {
         bar.set_length(all);
         bar.set_position(done);
@@ -125,7 +152,40 @@ async fn import(images: &dyn Images, place: &Place, file: &Path) -> Done {
     if names.is_empty() {
         fail!("{} holds no named image", file.display());
     }
+    if quiet {
+        return Ok(());
+    }
     names.into_iter().try_for_each(|name| say(format!("Imported: {name}")))
+}
+
+fn bar(length: u64, message: String) -> Result<ProgressBar, Failure> {
+    let bar = ProgressBar::new(length);
+    let style = ProgressStyle::with_template("{msg} [{bar:40}] {bytes}/{total_bytes} {bytes_per_sec}")
+        .map_err(|e| Failure::Plain(e.to_string()))?;
+    bar.set_style(style.progress_chars("=> "));
+    bar.set_message(message);
+    Ok(bar)
+}
+
+fn parse_credentials(text: &str) -> Result<Credentials, Failure> {
+    match text.split_once(':') {
+        Some((user, password)) if !user.is_empty() => Ok((user.to_owned(), password.to_owned())),
+        _ => fail!("--creds has the form USER:PASSWORD"),
+    }
+}
+
+async fn pull(images: &dyn Images, place: &Place, name: &str, credentials: Option<&Credentials>) -> Done {
+    let bar = bar(0, name.to_owned())?;
+    let progress = |done: u64, all: u64| {
+        // Layers that are there are no longer counted: what is left tells how far it is.
+        let most = bar.length().unwrap_or(0).max(all);
+        bar.set_length(most);
+        bar.set_position(most - all.saturating_sub(done));
+    };
+    let pulled = images.pull(place, name, credentials, &progress).await;
+    bar.finish_and_clear();
+    let whole = pulled.map_err(|e| Failure::Plain(format!("cannot pull {name}: {e:#}")))?;
+    say(format!("Pulled: {whole}"))
 }
 
 fn table(images: &[ImageRow], quiet: bool) -> String {
@@ -177,6 +237,13 @@ mod tests {
         let want = "IMAGE        TAG      IMAGE ID        SIZE\nreg:5000/a   v1       0123456789abc   1.2MB\nb            <none>   0123456789abc   1.2MB\n";
         assert_eq!(table(&rows, false), want);
         assert_eq!(table(&rows, true), "sha256:0123456789abcdef\n");
+    }
+
+    #[test]
+    fn credentials_are_a_pair() {
+        let of = |text| parse_credentials(text).ok();
+        assert_eq!(of("me:a:b"), Some(("me".into(), "a:b".into())));
+        assert_eq!((of("me"), of(":x")), (None, None));
     }
 
     #[test]

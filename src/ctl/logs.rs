@@ -118,7 +118,7 @@ async fn sources(cx: &Cx, args: &Args) -> Done<Vec<Source>> {
             pods
         }
         (None, "") => fail!(
-            "'logs (POD | TYPE/NAME) [CONTAINER_NAME]'.\nPOD or TYPE/NAME is a required argument for the logs command\nSee 'kubectl logs -h' for help and examples"
+            "expected 'logs [-f] [-p] (POD | TYPE/NAME) [-c CONTAINER]'.\nPOD or TYPE/NAME is a required argument for the logs command\nSee 'kubectl logs -h' for help and examples"
         ),
         (None, selector) => {
             let resource = cx.mapper().await?.find("pods")?.clone();

@@ -179,7 +179,7 @@ impl Mapper {
         let mut parts = lower.splitn(2, '.');
         let name = parts.next().unwrap_or_default();
         let Some(rest) = parts.next() else {
-            return self.pick(|r| r.is_named(name)).ok_or_else(|| unknown(name, "", ""));
+            return self.pick(|r| r.is_named(name)).ok_or_else(|| unknown(name));
         };
         if let Some((version, group)) = rest.split_once('.')
             && let Some(found) = self.pick(|r| r.res.version == version && r.res.group == group && r.is_named(name))
@@ -193,7 +193,7 @@ impl Mapper {
             return Ok(found);
         }
         self.pick(|r| (r.res.group == rest || r.res.group.starts_with(&format!("{rest}."))) && r.is_named(name))
-            .ok_or_else(|| unknown(name, rest, ""))
+            .ok_or_else(|| unknown(name))
     }
 
     /// What `arg` names: one resource, or all of a category that can be listed.
@@ -223,15 +223,9 @@ impl Mapper {
     }
 }
 
-fn unknown(resource: &str, group: &str, version: &str) -> Failure {
-    let mut message = format!("the server doesn't have a resource type {resource:?}");
-    if !group.is_empty() {
-        message += &format!(" in group {group:?}");
-    }
-    if !version.is_empty() {
-        message += &format!(" in version {version:?}");
-    }
-    Failure::Plain(message)
+/// A group or version that was named beside it is not repeated, as kubectl does not.
+fn unknown(resource: &str) -> Failure {
+    Failure::Plain(format!("the server doesn't have a resource type {resource:?}"))
 }
 
 fn resource_of(group: &str, version: &str, kind: &str, plural: Option<&str>, scope: Option<&str>) -> Res {
@@ -300,7 +294,7 @@ pub mod tests {
         let text = mapper.expand("nope").unwrap_err().to_string();
         assert_eq!(text, "error: the server doesn't have a resource type \"nope\"");
         let text = mapper.find("pods.apps").unwrap_err().to_string();
-        assert_eq!(text, "error: the server doesn't have a resource type \"pods\" in group \"apps\"");
+        assert_eq!(text, "error: the server doesn't have a resource type \"pods\"");
     }
 
     #[test]

@@ -46,6 +46,7 @@ mod streams;
 mod taint;
 mod terminal;
 mod token;
+mod usage;
 mod version;
 mod wait;
 mod write;
@@ -79,6 +80,9 @@ pub struct Globals {
     /// Bearer token
     #[arg(long, global = true, hide_env_values = true)]
     token: Option<String>,
+    /// User of the kubeconfig
+    #[arg(long, global = true)]
+    user: Option<String>,
     /// User to impersonate
     #[arg(long = "as", global = true, value_name = "USER")]
     as_user: Option<String>,
@@ -213,6 +217,16 @@ pub async fn main(args: Args, images: &dyn image::Images) -> anyhow::Result<Exit
     Ok(ExitCode::from(code))
 }
 
+/// Tells why the words behind `orch ctl` cannot be read, as kubectl tells it.
+pub fn refuse(error: &clap::Error, words: &[String]) -> ExitCode {
+    match usage::tell(error, words) {
+        Some(usage::Told::Error(text)) => eprintln!("{text}"),
+        Some(usage::Told::Help(text)) => print!("{text}"),
+        None => error.exit(),
+    }
+    ExitCode::FAILURE
+}
+
 async fn run_verb(globals: &Globals, verb: Verb, images: &dyn image::Images) -> Done<u8> {
     // These work without a server.
     match verb {
@@ -222,14 +236,20 @@ async fn run_verb(globals: &Globals, verb: Verb, images: &dyn image::Images) -> 
         _ => {}
     }
     let cx = kubeconfig::connect(globals).await?;
+    // A watch ends with its time, and that is no failure.
+    let watches = matches!(&verb, Verb::Get(args) if args.watches());
     let work = dispatch(&cx, verb);
     match write::duration(&globals.request_timeout)? {
         Some(limit) if !limit.is_zero() => tokio::time::timeout(limit, work)
             .await
-            .map_err(|_| Failure::Plain(format!("the command took longer than --request-timeout={limit:?}")))??,
+            .unwrap_or_else(|_| if watches { Ok(()) } else { Err(too_slow(limit)) })?,
         _ => work.await?,
     }
     Ok(cx.code())
+}
+
+fn too_slow(limit: std::time::Duration) -> Failure {
+    Failure::Plain(format!("the command took longer than --request-timeout={limit:?}"))
 }
 
 async fn dispatch(cx: &Cx, verb: Verb) -> Done {

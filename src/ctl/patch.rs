@@ -4,11 +4,13 @@ use serde_json::Value;
 
 use super::builder::Query;
 use super::cx::{Cx, Done};
-use super::fail::{Failure, fail};
+use super::fail::{Failure, fail, os};
 use super::files::FileFlags;
-use super::print::PrintFlags;
+use super::mapper;
+use super::print::{DryRun, PrintFlags, omit_managed_fields};
 use super::write::{JSON, MERGE, STRATEGIC, WriteFlags};
 use crate::api::codec::yaml;
+use crate::api::meta::gvk;
 use crate::api::value::ValueExt;
 
 /// Change fields of a resource
@@ -46,7 +48,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     };
     let text = match &args.patch_file {
         Some(path) => std::fs::read_to_string(path)
-            .map_err(|e| Failure::Plain(format!("unable to read patch file {path}: {e}")))?,
+            .map_err(|e| Failure::Plain(format!("unable to read patch file: open {path}: {}", os(&e))))?,
         None if args.patch.is_empty() => {
             fail!("must specify --patch or --patch-file containing the contents of the patch")
         }
@@ -65,10 +67,34 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
             Ok(object) => {
                 let version = |o: &Value| o.str_at("/metadata/resourceVersion").map(str::to_owned);
                 let same = version(&object) == version(&info.object) && !writer.dry_run.is_client();
+                // A try stores nothing, so that the versions say nothing.
+                let tried = writer.dry_run == DryRun::Server;
+                let same = same && (!tried || without_version(&object) == without_version(&info.object));
                 let verb = if same { "patched (no change)" } else { "patched" };
-                args.print.done(&info.resource, &object, verb, writer.dry_run)?;
+                match cx.mapper().await?.of_kind(text_at(&object, "/apiVersion"), text_at(&object, "/kind")) {
+                    // A subresource answers with a kind of its own.
+                    None if args.subresource.is_some() => {
+                        let kind = gvk::split(text_at(&object, "/apiVersion")).0;
+                        let kind = mapper::kind_name(kind, text_at(&object, "/kind"));
+                        args.print.done_as(&kind, &object, verb, writer.dry_run)?;
+                    }
+                    _ => args.print.done(&info.resource, &object, verb, writer.dry_run)?,
+                }
             }
         }
     }
     Ok(())
+}
+
+fn text_at<'a>(object: &'a Value, path: &str) -> &'a str {
+    object.str_at(path).unwrap_or_default()
+}
+
+/// What is compared where a write was only tried.
+fn without_version(object: &Value) -> Value {
+    let mut object = object.clone();
+    omit_managed_fields(&mut object);
+    object.remove_at("/metadata/resourceVersion");
+    object.remove_at("/metadata/generation");
+    object
 }

@@ -91,7 +91,12 @@ fn resolve(remote: &str, of: &Value, pod: &Value) -> Done<u16> {
     match remote.parse::<u16>() {
         Ok(0) => fail!("remote port must be > 0"),
         Ok(port) => Ok(port),
-        Err(_) => named(remote).ok_or_else(|| Failure::Plain(format!("Pod has no port named {remote:?}"))),
+        Err(_) => named(remote).ok_or_else(|| {
+            Failure::Plain(format!(
+                "Pod '{}' does not have a named port '{remote}'",
+                pod.str_at("/metadata/name").unwrap_or_default()
+            ))
+        }),
     }
 }
 
@@ -103,14 +108,22 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         fail!("no pods found for {}", of.title());
     }
     let pod = found.swap_remove(0);
+    // What cannot be meant is told before the pod's state.
+    let forwards: Vec<(Forward, u16)> = args
+        .ports
+        .iter()
+        .map(|text| {
+            let forward = parse(text)?;
+            let remote = resolve(&forward.remote, &of.object, &pod.object)?;
+            Ok((forward, remote))
+        })
+        .collect::<Done<_>>()?;
     if pod.object.str_at("/status/phase") != Some("Running") {
         let phase = pod.object.str_at("/status/phase").unwrap_or("unknown");
         fail!("unable to forward port because pod is not running. Current status={phase}");
     }
     let mut accepting = SelectAll::new();
-    for text in &args.ports {
-        let mut forward = parse(text)?;
-        let remote = resolve(&forward.remote, &of.object, &pod.object)?;
+    for (mut forward, remote) in forwards {
         for address in addresses(&args.address)? {
             let listener = TcpListener::bind((address, forward.local)).await;
             let listener = match listener {

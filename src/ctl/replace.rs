@@ -1,12 +1,12 @@
 //! `replace`: what a file says, whole.
 
 use super::builder::{Info, Query};
-use super::cx::{Cx, Done};
+use super::cx::{Cx, Done, say};
 use super::delete;
 use super::fail::fail;
 use super::files::FileFlags;
 use super::print::PrintFlags;
-use super::write::{self, WriteFlags, Writer, with_last_applied};
+use super::write::{ValidateFlag, WriteFlags, Writer, with_last_applied};
 use crate::api::value::ValueExt;
 
 /// Replace a resource by what a file says
@@ -18,9 +18,8 @@ pub struct Args {
     print: PrintFlags,
     #[command(flatten)]
     write: WriteFlags,
-    /// strict, warn or ignore unknown and duplicate fields
-    #[arg(long, value_parser = write::validation, num_args = 0..=1, require_equals = true, default_value = "strict", default_missing_value = "strict")]
-    validate: &'static str,
+    #[command(flatten)]
+    validate: ValidateFlag,
     /// Delete and create again
     #[arg(long)]
     force: bool,
@@ -34,8 +33,8 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     if args.files.is_empty() {
         fail!("must specify --filename to replace");
     }
-    let writer = Writer { validation: args.validate, ..args.write.writer("kubectl-replace") };
-    for info in (Query { files: Some(&args.files), ..Query::default() }).infos(cx).await? {
+    let writer = Writer { validation: args.validate.validate, ..args.write.writer("kubectl-replace") };
+    for info in (Query { files: Some(&args.files), verb: "replace", ..Query::default() }).infos(cx).await? {
         if let Err(failure) = one(cx, &info, &writer, &args).await {
             cx.report(&info.failed("replacing", failure));
         }
@@ -47,7 +46,9 @@ async fn one(cx: &Cx, info: &Info, writer: &Writer, args: &Args) -> Done {
     let mut object = if args.save_config { with_last_applied(&info.object) } else { info.object.clone() };
     if args.force && !writer.dry_run.is_client() {
         if writer.dry_run.query().is_empty() {
-            delete::and_wait(cx, info).await?;
+            if delete::and_wait(cx, info).await? {
+                say(format!("{} {:?} deleted", info.resource.kind_name(), info.name))?;
+            }
         }
         object.remove_at("/metadata/resourceVersion");
         let made = writer.create(cx, &info.resource.res, &info.ns, &object).await?;

@@ -12,8 +12,8 @@ use super::describe;
 use super::fail::{Failure, fail};
 use super::files::FileFlags;
 use super::pods::selector_query;
+use super::print::PrintFlags;
 use super::print::tab;
-use super::print::{DryRun, PrintFlags};
 use super::write::{self, JSON, STRATEGIC, WriteFlags};
 use crate::api::status::Reason;
 use crate::api::value::ValueExt;
@@ -91,10 +91,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         args: &flags.resources,
         files: Some(&flags.files),
         labels: &flags.selector,
-        all: matches!(args.what, What::Restart(_))
-            && flags.selector.is_empty()
-            && flags.resources.len() == 1
-            && !flags.resources[0].contains('/'),
+        all: flags.selector.is_empty() && flags.resources.len() == 1 && !flags.resources[0].contains('/'),
         fetch: true,
         ..Query::default()
     };
@@ -321,7 +318,7 @@ async fn history(cx: &Cx, info: &Info, flags: &Flags) -> Done {
         let mut out = describe::Out::new();
         out.line(0, "Pod Template:");
         describe::pod_template(&mut out, 1, &found.template);
-        return put(&format!("{title} with revision #{}\n{}\n", flags.revision, out.text()));
+        return put(&format!("{title} with revision #{}\n{}\n", flags.revision, out.raw()));
     }
     let rows: String = all.iter().map(|r| format!("{}\t{}\n", r.number, r.cause)).collect();
     let table = tab::align(&format!("REVISION\tCHANGE-CAUSE\n{rows}"), tab::DESCRIBE);
@@ -345,11 +342,11 @@ async fn pause(cx: &Cx, info: &Info, flags: &Flags, paused: bool) -> Done {
 
 async fn restart(cx: &Cx, info: &Info, flags: &Flags) -> Done {
     if !matches!(&*info.resource.res.kind, "Deployment" | "DaemonSet" | "StatefulSet") {
-        fail!("{} {:?}: restarting is not supported", info.resource.kind_name(), info.name);
+        fail!("{} {:?} restarting is not supported", info.resource.qualified(), info.name);
     }
     if info.object.bool_at("/spec/paused") == Some(true) {
         fail!(
-            "can't restart paused deployment (run rollout resume first): {} {:?}",
+            "{} {:?} can't restart paused deployment (run rollout resume first)",
             info.resource.qualified(),
             info.name
         );
@@ -381,6 +378,9 @@ async fn undo(cx: &Cx, info: &Info, flags: &Flags) -> Done {
         }
     };
     let writer = flags.write.writer("kubectl-rollout");
+    if writer.dry_run.is_client() && flags.print.output.is_none() {
+        return would_be(info, &wanted.template);
+    }
     if &*info.resource.res.kind == "Deployment" {
         let mut template = wanted.template.clone();
         template.remove_at("/metadata/labels/pod-template-hash");
@@ -401,10 +401,15 @@ async fn undo(cx: &Cx, info: &Info, flags: &Flags) -> Done {
     } else {
         writer.patch(cx, info, None, STRATEGIC, &wanted.source["data"]).await?;
     }
-    if writer.dry_run == DryRun::None || flags.print.output.is_none() {
-        return flags.print.done(&info.resource, &info.object, "rolled back", writer.dry_run);
-    }
     flags.print.done(&info.resource, &info.object, "rolled back", writer.dry_run)
+}
+
+/// What a dry run of `undo` shows: the template that would come back.
+fn would_be(info: &Info, template: &Value) -> Done {
+    let mut out = describe::Out::new();
+    out.line(0, "Pod Template:");
+    describe::pod_template(&mut out, 1, template);
+    put(&format!("{} {} (dry run)\n", info.title(), out.raw()))
 }
 
 fn same_template(a: &Value, b: &Value) -> bool {

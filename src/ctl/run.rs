@@ -11,8 +11,8 @@ use super::fail::{Failure, fail};
 use super::files::Manifest;
 use super::logs;
 use super::pods;
-use super::print::PrintFlags;
-use super::write::WriteFlags;
+use super::print::{DryRun, PrintFlags};
+use super::write::{WriteFlags, as_typed};
 use crate::api::value::ValueExt;
 
 /// Run an image in a pod
@@ -111,7 +111,7 @@ fn pod(args: &Args) -> Done<Value> {
     pod["spec"] = json!({"containers": [container], "restartPolicy": args.restart, "dnsPolicy": "ClusterFirst"});
     if !args.overrides.is_empty() {
         let over: Value =
-            serde_json::from_str(&args.overrides).map_err(|e| Failure::Plain(format!("invalid --overrides: {e}")))?;
+            serde_json::from_str(&args.overrides).map_err(|_| Failure::Plain("Invalid JSON Patch".into()))?;
         merge(&mut pod, &over);
     }
     Ok(pod)
@@ -135,20 +135,48 @@ fn merge(target: &mut Value, over: &Value) {
 
 /// Runs the verb.
 pub async fn run(cx: &Cx, args: Args) -> Done {
-    if !matches!(args.restart.as_str(), "Always" | "OnFailure" | "Never") {
-        fail!("invalid restart policy: {}", args.restart);
-    }
-    if args.rm && !args.attaches() {
-        fail!("--rm should only be used for attached containers");
-    }
-    if args.tty && !args.stdin {
-        fail!("-i/--stdin is required for containers with -t/--tty=true");
-    }
-    if args.expose && args.port.is_none() {
-        fail!("--port must be set when exposing a service");
+    check(&args).map_err(|e| Failure::Plain(format!("{e}\nSee 'kubectl run -h' for help and examples")))?;
+    if !is_reference(&args.image) {
+        fail!("Invalid image name {:?}: invalid reference format", args.image);
     }
     let info = of_manifest(cx, Manifest { source: String::new(), object: pod(&args)? }).await?;
-    let info = Info { source: None, ..info };
+    run_pod(cx, args, info).await
+}
+
+/// Whether a text can name an image: upstream's `distribution/reference`, without its limits of length.
+fn is_reference(image: &str) -> bool {
+    const NAME: &str = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*";
+    let host = r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]+)?";
+    let whole =
+        format!(r"^(?:{host}/)?{NAME}(?:/{NAME})*(?::\w[\w.-]{{0,127}})?(?:@[A-Za-z][\w.+-]*:[0-9a-fA-F]{{32,}})?$");
+    regex::Regex::new(&whole).is_ok_and(|r| r.is_match(image))
+}
+
+/// What is wrong with the flags together.
+fn check(args: &Args) -> Result<(), String> {
+    if !matches!(args.restart.as_str(), "Always" | "OnFailure" | "Never") {
+        return Err(format!("invalid restart policy: {}", args.restart));
+    }
+    if args.rm && !args.attaches() {
+        return Err("--rm should only be used for attached containers".into());
+    }
+    if args.attaches() && args.write.dry_run != DryRun::None {
+        return Err(
+            "--dry-run=[server|client] can't be used with attached containers options (--attach, --stdin, or --tty)"
+                .into(),
+        );
+    }
+    if args.tty && !args.stdin {
+        return Err("-i/--stdin is required for containers with -t/--tty=true".into());
+    }
+    if args.expose && args.port.is_none() {
+        return Err("--port must be set when exposing a service".into());
+    }
+    Ok(())
+}
+
+async fn run_pod(cx: &Cx, args: Args, info: Info) -> Done {
+    let info = Info { source: None, object: as_typed(info.object), ..info };
     let writer = args.write.writer("kubectl-run");
     let made = writer.create(cx, &info.resource.res, &info.ns, &info.object).await?;
     if args.expose {
@@ -220,6 +248,22 @@ mod tests {
         assert_eq!(pod["spec"]["containers"][0]["env"], json!([{"name": "A", "value": "b"}]));
         assert_eq!(pod["metadata"]["labels"], json!({"a": "b"}));
         assert_eq!(pod["spec"]["restartPolicy"], "Never");
+    }
+
+    #[test]
+    fn images_are_named_as_references() {
+        for good in [
+            "busybox",
+            "reg:5000/a/b_c:v1",
+            "docker.io/library/nginx",
+            "a@sha256:0123456789abcdef0123456789abcdef",
+            "localhost/x",
+        ] {
+            assert!(is_reference(good), "{good}");
+        }
+        for bad in ["", "Bad:Im:age", "UPPER", "a b", "a:", "/a"] {
+            assert!(!is_reference(bad), "{bad}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::fail::{Failure, fail};
 use super::files::FileFlags;
 use super::print::PrintFlags;
 use super::write::WriteFlags;
+use crate::api::meta::quantity::Quantity;
 use crate::api::value::ValueExt;
 
 /// Set fields of a workload
@@ -65,10 +66,13 @@ struct Flags {
     list: bool,
 }
 
+/// Changes an object, or says why it cannot.
+type Change = Box<dyn Fn(&mut Value) -> Result<(), String>>;
+
 /// What is set, and how it is called.
 struct Action {
     done: &'static str,
-    change: Box<dyn Fn(&mut Value) -> Result<(), String>>,
+    change: Change,
 }
 
 /// Runs the verb.
@@ -146,7 +150,8 @@ async fn one(cx: &Cx, info: &Info, action: &Action, flags: &Flags) -> Done {
 fn list(info: &Info, path: &str) -> Done {
     let Some(pod) = info.object.pointer(path) else { return Ok(()) };
     for container in pod.items_at("/spec/containers") {
-        say(format!("# {}, container {}", info.title(), container.str_at("/name").unwrap_or_default()))?;
+        let container_name = container.str_at("/name").unwrap_or_default();
+        say(format!("# {} {}, container {container_name}", info.resource.res.kind, info.name))?;
         for var in container.items_at("/env") {
             let name = var.str_at("/name").unwrap_or_default();
             match var.str_at("/value") {
@@ -231,6 +236,11 @@ fn resources_of(flags: &Flags) -> Done<Action> {
         pairs(&parts, "resource")
     };
     let (requests, limits) = (list(&flags.requests)?, list(&flags.limits)?);
+    for amount in requests.values().chain(limits.values()).filter_map(Value::as_str) {
+        if let Err(e) = Quantity::parse(amount) {
+            fail!("{e}");
+        }
+    }
     if requests.is_empty() && limits.is_empty() {
         fail!("you must specify an update to requests or limits (in the form of --requests/--limits)");
     }

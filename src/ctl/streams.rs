@@ -42,8 +42,11 @@ pub struct Ends<I, O, E> {
     pub sizes: Option<mpsc::Receiver<(u16, u16)>>,
 }
 
+/// Columns and rows.
+type Size = (u16, u16);
+
 /// A queue of window sizes.
-pub fn sizes() -> (mpsc::Sender<(u16, u16)>, mpsc::Receiver<(u16, u16)>) {
+pub fn sizes() -> (mpsc::Sender<Size>, mpsc::Receiver<Size>) {
     mpsc::channel(RESIZE_QUEUE)
 }
 

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 use super::builder::{Info, Query, SelectorFlags};
 use super::cx::{Cx, Done};
 use super::delete;
-use super::fail::{Failure, fail};
+use super::fail::{Failure, NOTHING_NAMED, fail};
 use super::files::FileFlags;
 use super::print::jsonpath::{self, JsonPath};
 use super::print::{DryRun, PrintFlags};
@@ -33,7 +33,7 @@ pub struct Args {
     #[command(flatten)]
     print: PrintFlags,
     /// condition=NAME[=VALUE], jsonpath='{PATH}'[=VALUE], create or delete
-    #[arg(long = "for", required = true)]
+    #[arg(long = "for", default_value = "", hide_default_value = true)]
     condition: String,
     /// How long; 0 checks once, below 0 waits a week
     #[arg(long, default_value = "30s", allow_hyphen_values = true)]
@@ -110,6 +110,9 @@ impl Goal {
 /// Runs the verb.
 pub async fn run(cx: &Cx, args: Args) -> Done {
     let goal = goal(&args.condition)?;
+    if args.resources.is_empty() && args.files.is_empty() {
+        fail!("{NOTHING_NAMED}");
+    }
     let limit = write::duration(&args.timeout)?.unwrap_or(A_WEEK);
     let end = Instant::now() + limit;
     let query = Query {
@@ -120,6 +123,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         all: args.all,
         all_namespaces: args.all_namespaces,
         fetch: !matches!(goal, Goal::Delete | Goal::Create),
+        ..Query::default()
     };
     let infos = query.infos(cx).await?;
     if infos.is_empty() && cx.code() == 0 {
@@ -139,6 +143,14 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
             goal => until_end(cx, info, end, |o| goal.holds(o)).await.map(|object| Info { object, ..info.clone() }),
         };
         match met {
+            // Of several, each is told as it stands.
+            Err(Failure::Plain(text)) if infos.len() > 1 => cx.report(&Failure::Verbatim(text)),
+            Err(Failure::Plain(_)) if limit.is_zero() => {
+                cx.report(&Failure::Plain(format!("condition not met for {}/{}", info.resource.res.plural, info.name)))
+            }
+            Err(Failure::Plain(_)) if matches!(goal, Goal::Create) => {
+                cx.report(&Failure::Plain("timed out waiting for the condition".into()));
+            }
             Err(failure) => cx.report(&failure),
             Ok(info) => {
                 let mut object = info.object.clone();

@@ -10,7 +10,7 @@ use super::cx::{Call, Cx, Done};
 use super::fail::Failure;
 use super::print::DryRun;
 use crate::api::patch::{three_way, three_way_merge};
-use crate::api::schema::{View, table};
+use crate::api::schema::{self, View, table};
 use crate::api::value::ValueExt;
 use crate::client::Res;
 
@@ -37,6 +37,14 @@ pub struct WriteFlags {
     pub field_manager: String,
 }
 
+/// The flag of verbs that send whole objects.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ValidateFlag {
+    /// strict, warn or ignore unknown and duplicate fields
+    #[arg(long, value_parser = validation, num_args = 0..=1, require_equals = true, default_value = "strict", default_missing_value = "strict")]
+    pub validate: &'static str,
+}
+
 /// A write's flags with the verb's own name as the default owner.
 #[derive(Debug, Clone)]
 pub struct Writer {
@@ -57,7 +65,7 @@ impl WriteFlags {
 }
 
 /// `--validate`: strict, warn, ignore, and the old true and false.
-pub fn validation(text: &str) -> Result<&'static str, String> {
+fn validation(text: &str) -> Result<&'static str, String> {
     match text {
         "" | "strict" | "true" => Ok("Strict"),
         "warn" => Ok("Warn"),
@@ -118,6 +126,15 @@ impl Writer {
     }
 }
 
+/// The object as Go's typed clients would write it: with the structs and zero values that their types always have
+/// (`status: {}`, `resources: {}`), which shows where nothing is sent and the object itself is printed.
+pub fn as_typed(object: Value) -> Value {
+    let (group, version) = crate::api::meta::gvk::split(object.str_at("/apiVersion").unwrap_or_default());
+    let Some(def) = table().kind(group, version, object.str_at("/kind").unwrap_or_default()) else { return object };
+    // What the server would refuse, it shall refuse itself.
+    schema::canonicalize(object.clone(), def).map_or(object, |canonical| canonical.value)
+}
+
 /// The patch from `original` to `modified` for what the server has: strategic for kinds whose types are known.
 pub fn difference(original: &Value, modified: &Value, current: &Value) -> (&'static str, Value) {
     let api_version = modified.str_at("/apiVersion").unwrap_or_default();
@@ -163,6 +180,15 @@ mod tests {
     use super::*;
     use serde_json::json;
     use test_case::test_case;
+
+    #[test]
+    fn typed_objects_have_what_types_always_have() {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "c"}]}});
+        let typed = as_typed(pod);
+        assert_eq!((&typed["status"], &typed["spec"]["containers"][0]["resources"]), (&json!({}), &json!({})));
+        let own = json!({"apiVersion": "x.io/v1", "kind": "X", "spec": {"l": [1]}});
+        assert_eq!(as_typed(own.clone()), own);
+    }
 
     #[test]
     fn the_kept_json_is_sorted_and_without_itself() {

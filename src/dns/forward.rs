@@ -42,7 +42,7 @@ pub enum Transport {
 /// Where the resolvers come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Upstreams {
-    /// The first of these `resolv.conf` files that names one which is not on this machine.
+    /// The first of these `resolv.conf` files that names one which is not on this machine, or else one that is.
     Files(Vec<PathBuf>),
     /// These.
     Fixed(Vec<SocketAddr>),
@@ -57,22 +57,23 @@ impl Upstreams {
     fn read(&self, own: &[IpAddr]) -> Vec<SocketAddr> {
         match self {
             Self::Fixed(all) => all.clone(),
-            Self::Files(files) => files
-                .iter()
-                .filter_map(|f| std::fs::read_to_string(f).ok())
-                .map(|text| name_servers(&text, own))
-                .find(|all| !all.is_empty())
-                .unwrap_or_default(),
+            Self::Files(files) => {
+                let texts: Vec<String> = files.iter().filter_map(|f| std::fs::read_to_string(f).ok()).collect();
+                let first = |local| texts.iter().map(|t| name_servers(t, own, local)).find(|all| !all.is_empty());
+                // A resolver of this machine itself (dnsmasq, unbound) will do where there is no other.
+                first(false).or_else(|| first(true)).unwrap_or_default()
+            }
         }
     }
 }
 
-/// The name servers of a `resolv.conf` but those on this machine: a question must not come back to where it came from.
-fn name_servers(text: &str, own: &[IpAddr]) -> Vec<SocketAddr> {
+/// The name servers of a `resolv.conf` but ourselves: a question must not come back to where it came from. Those on
+/// loopback count only if `local`: most of them ask others of the list.
+fn name_servers(text: &str, own: &[IpAddr], local: bool) -> Vec<SocketAddr> {
     text.lines()
         .filter_map(|line| line.trim().strip_prefix("nameserver"))
         .filter_map(|rest| rest.trim().split('%').next()?.parse::<IpAddr>().ok())
-        .filter(|a| !a.is_loopback() && !a.is_unspecified() && !own.contains(a))
+        .filter(|a| (local || !a.is_loopback()) && !a.is_unspecified() && !own.contains(a))
         .take(MAX_RESOLVERS)
         .map(|a| SocketAddr::new(a, 53))
         .collect()
@@ -243,7 +244,7 @@ mod tests {
     fn resolvers_on_this_machine_are_left_out() {
         let text = "# host\nsearch lan\nnameserver 127.0.0.53\nnameserver 192.0.2.53\n nameserver\tfe80::1%eth0\nnameserver 10.42.0.1\n";
         let want: Vec<SocketAddr> = vec!["192.0.2.53:53".parse().unwrap(), "[fe80::1]:53".parse().unwrap()];
-        assert_eq!(name_servers(text, &["10.42.0.1".parse().unwrap()]), want);
+        assert_eq!(name_servers(text, &["10.42.0.1".parse().unwrap()], false), want);
     }
 
     #[test]
@@ -254,5 +255,7 @@ mod tests {
         std::fs::write(&real, "nameserver 192.0.2.1\n").unwrap();
         let files = Upstreams::Files(vec![dir.path().join("none"), stub, real]);
         assert_eq!(files.read(&[]), ["192.0.2.1:53".parse::<SocketAddr>().unwrap()]);
+        std::fs::remove_file(dir.path().join("real")).unwrap();
+        assert_eq!(files.read(&[]), ["127.0.0.53:53".parse::<SocketAddr>().unwrap()], "better than nobody");
     }
 }

@@ -6,8 +6,10 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
+use parking_lot::Mutex;
 
 use super::pod::{Member, PodView, Role};
 use super::runtime::LinuxResources;
@@ -111,8 +113,9 @@ pub fn oom_score_adj(pod: &PodView, member: &Member, node_memory: i64) -> i64 {
     }
 }
 
-/// What the runtime limits a container to.
-pub fn container(pod: &PodView, member: &Member, node_memory: i64) -> LinuxResources {
+/// What the runtime limits a container to. With cgroup v2 (`unified`) a container that has no memory left ends as a whole,
+/// not one process of it. Upstream: `kuberuntime_container_linux.go`.
+pub fn container(pod: &PodView, member: &Member, node_memory: i64, unified: bool) -> LinuxResources {
     let r = member.spec.resources.as_ref();
     let milli = |limits| amount(r, limits, "cpu").map_or(0, |q| q.milli_value());
     let limit = milli(true);
@@ -127,6 +130,7 @@ pub fn container(pod: &PodView, member: &Member, node_memory: i64) -> LinuxResou
         cpu_shares: shares(request),
         memory_limit: amount(r, true, "memory").map_or(0, |q| q.value()),
         oom_score_adj: oom_score_adj(pod, member, node_memory),
+        unified: unified.then(|| ("memory.oom.group".to_owned(), "1".to_owned())).into_iter().collect(),
         ..LinuxResources::default()
     }
 }
@@ -164,11 +168,18 @@ pub fn pod_path(pod: &PodView) -> String {
     }
 }
 
+/// Whether the tree at `root` is of cgroup v2.
+pub fn is_unified(root: &Path) -> bool {
+    root.join("cgroup.controllers").exists()
+}
+
 /// The mounted cgroup file system.
 #[derive(Debug, Clone)]
 pub struct Tree {
     root: PathBuf,
     unified: bool,
+    /// One sums up at a time: the last one sees all.
+    summing: Arc<Mutex<()>>,
 }
 
 /// v1 controllers that orch sets limits of; the runtime makes its own directories in the others.
@@ -178,8 +189,8 @@ impl Tree {
     /// The tree at `root` (`/sys/fs/cgroup`); unified (v2) when it has `cgroup.controllers`.
     pub fn at(root: impl Into<PathBuf>) -> Self {
         let root = root.into();
-        let unified = root.join("cgroup.controllers").exists();
-        Self { root, unified }
+        let unified = is_unified(&root);
+        Self { root, unified, summing: Arc::default() }
     }
 
     fn hierarchies(&self) -> Vec<PathBuf> {
@@ -207,6 +218,32 @@ impl Tree {
                 }
             }
             self.limit(&at, &limits)?;
+        }
+        self.weigh_classes()
+    }
+
+    /// Gives the classes their share of the CPU: BestEffort the least there is, Burstable what its pods ask for together.
+    /// Guaranteed pods stand beside the two. Upstream: `qosContainerManagerImpl.setCPUCgroupConfig`.
+    fn weigh_classes(&self) -> io::Result<()> {
+        let _alone = self.summing.lock();
+        let (root, file, least, most) = if self.unified {
+            (self.root.clone(), "cpu.weight", weight(MIN_SHARES), weight(MAX_SHARES))
+        } else {
+            (self.root.join("cpu"), "cpu.shares", MIN_SHARES, MAX_SHARES)
+        };
+        let read = |pod: std::fs::DirEntry| -> Option<i64> {
+            std::fs::read_to_string(pod.path().join(file)).ok()?.trim().parse().ok()
+        };
+        for class in ["besteffort", "burstable"] {
+            let at = root.join("kubepods").join(class);
+            if !at.join(file).exists() {
+                continue;
+            }
+            let asked: i64 = match class {
+                "besteffort" => least,
+                _ => std::fs::read_dir(&at)?.flatten().filter_map(read).sum(),
+            };
+            std::fs::write(at.join(file), asked.clamp(least, most).to_string())?;
         }
         Ok(())
     }
@@ -266,7 +303,7 @@ impl Tree {
                 }
             }
         }
-        Ok(())
+        self.weigh_classes()
     }
 }
 
@@ -321,7 +358,10 @@ mod tests {
         let p = pod(
             json!([{"name": "c", "resources": {"limits": {"cpu": "500m", "memory": "64Mi"}, "requests": {"memory": "32Mi"}}}]),
         );
-        let r = container(&p, &p.members[0], 1 << 30);
+        let r = container(&p, &p.members[0], 1 << 30, false);
+        assert!(r.unified.is_empty());
+        let r2 = container(&p, &p.members[0], 1 << 30, true);
+        assert_eq!(r2.unified["memory.oom.group"], "1");
         assert_eq!((r.cpu_shares, r.cpu_quota, r.memory_limit), (512, 50_000, 64 << 20));
         assert_eq!(r.oom_score_adj, 1000 - 1000 * 32 / 1024);
         assert_eq!((weight(2), weight(1024), weight(262_144)), (1, 39, 10_000));
@@ -342,6 +382,43 @@ mod tests {
         std::fs::create_dir(at.join("child")).unwrap();
         tree.remove_pod("u").unwrap();
         assert!(!at.exists());
+    }
+
+    #[test_case(false, "cpu/kubepods", "cpu.shares", ("2", "614"))]
+    #[test_case(true, "kubepods", "cpu.weight", ("1", "24"))]
+    fn classes_weigh_what_their_pods_ask_for(unified: bool, at: &str, file: &str, want: (&str, &str)) {
+        let dir = tempfile::tempdir().unwrap();
+        let class = |name: &str| dir.path().join(at).join(name);
+        let asks = |uid: &str, cpu: &str| {
+            let containers = json!([{"name": "c", "resources": {"requests": {"cpu": cpu}}}]);
+            let mut p = pod(containers);
+            p.uid = uid.into();
+            // The kernel makes these files with the directory.
+            std::fs::create_dir_all(class("burstable").join(format!("pod{uid}"))).unwrap();
+            std::fs::write(class("burstable").join(format!("pod{uid}")).join(file), "1").unwrap();
+            p
+        };
+        let pods = [asks("a", "500m"), asks("b", "100m")];
+        std::fs::create_dir_all(class("besteffort")).unwrap();
+        for class in [class("besteffort"), class("burstable")] {
+            std::fs::write(class.join(file), "1024").unwrap();
+        }
+        if unified {
+            for part in ["", "kubepods", "kubepods/burstable"] {
+                std::fs::write(dir.path().join(part).join("cgroup.controllers"), "").unwrap();
+            }
+        }
+        let tree = Tree::at(dir.path());
+        let read = |name: &str| std::fs::read_to_string(class(name).join(file)).unwrap();
+        pods.iter().for_each(|p| tree.create_pod(p).unwrap());
+        assert_eq!((read("besteffort").as_str(), read("burstable").as_str()), want);
+        // Its files go with a cgroup; here they have to be taken away.
+        for uid in ["a", "b"] {
+            std::fs::remove_file(class("burstable").join(format!("pod{uid}")).join(file)).unwrap();
+            let _ = std::fs::remove_dir_all(class("burstable").join(format!("pod{uid}")).join("x"));
+            tree.remove_pod(uid).unwrap();
+        }
+        assert_eq!(read("burstable"), want.0, "nobody asks for anything");
     }
 
     #[test]

@@ -11,6 +11,9 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where container logs are, `/var/log/pods` upstream.
     pub pod_logs: PathBuf,
+    /// Where links to the logs are that name pod, namespace and container, `/var/log/containers` upstream: collectors of
+    /// logs look there.
+    pub container_logs: PathBuf,
     /// Addresses of the node, the main one first.
     pub node_ips: Vec<String>,
     /// Addresses of the cluster's DNS.
@@ -23,8 +26,8 @@ pub struct Config {
     pub node_taints: Vec<String>,
     /// Most pods of the node.
     pub max_pods: u32,
-    /// The resolver configuration that pods inherit.
-    pub resolv_conf: PathBuf,
+    /// The resolver configuration that pods inherit: the first of these that names a server outside this machine.
+    pub resolv_conf: Vec<PathBuf>,
     /// The cgroup file system.
     pub cgroup_root: PathBuf,
     /// Port of the node's HTTPS server, as the Node object names it; 0 for none.
@@ -38,13 +41,15 @@ impl Config {
             node_name: node_name.into(),
             data_dir: data_dir.into(),
             pod_logs: "/var/log/pods".into(),
+            container_logs: "/var/log/containers".into(),
             node_ips: Vec::new(),
             cluster_dns: vec!["10.43.0.10".into()],
             cluster_domain: "cluster.local".into(),
             node_labels: Vec::new(),
             node_taints: Vec::new(),
             max_pods: 110,
-            resolv_conf: "/etc/resolv.conf".into(),
+            // The second one is what systemd-resolved asks; its own address is a loopback one, which no pod reaches.
+            resolv_conf: vec!["/etc/resolv.conf".into(), "/run/systemd/resolve/resolv.conf".into()],
             cgroup_root: "/sys/fs/cgroup".into(),
             port: 10250,
         }
@@ -60,9 +65,10 @@ impl Config {
     pub fn for_tests(dir: &std::path::Path) -> Self {
         Self {
             pod_logs: dir.join("logs"),
+            container_logs: dir.join("links"),
             node_ips: vec!["192.0.2.1".into()],
             cgroup_root: dir.join("cgroup"),
-            resolv_conf: dir.join("resolv.conf"),
+            resolv_conf: vec![dir.join("resolv.conf")],
             ..Self::new("node", dir)
         }
     }

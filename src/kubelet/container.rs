@@ -14,7 +14,7 @@ use super::pod::{Member, PodView, Role, keys};
 use super::runtime::{ContainerConfig, ContainerStatus, Image, Mount, PortMapping, Propagation, SandboxConfig};
 use super::sources::Sources;
 use super::volumes::{Prepared, subpath};
-use super::{cgroups, security};
+use super::{cgroups, logs, security};
 
 /// Where a container's last words are, in the container.
 const MESSAGE_PATH: &str = "/dev/termination-log";
@@ -33,6 +33,32 @@ pub fn pod_dir(config: &Config, uid: &str) -> PathBuf {
 /// The directory of a pod's logs.
 pub fn log_dir(config: &Config, pod: &PodView) -> PathBuf {
     config.pod_logs.join(format!("{}_{}_{}", pod.namespace, pod.name, pod.uid))
+}
+
+/// The link to a container's log. Upstream: `legacyLogSymlink`.
+fn log_link(config: &Config, pod: &PodView, name: &str, id: &str) -> PathBuf {
+    config.container_logs.join(format!("{}_{}_{name}-{id}.log", pod.name, pod.namespace))
+}
+
+/// Makes the link to the log of a container that has just been started.
+pub fn link_log(config: &Config, pod: &PodView, name: &str, id: &str, attempt: u32) -> std::io::Result<()> {
+    let link = log_link(config, pod, name, id);
+    std::fs::create_dir_all(&config.container_logs)?;
+    match std::os::unix::fs::symlink(log_dir(config, pod).join(name).join(logs::file_name(attempt)), link) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+/// Removes what a container left on the disk that was removed from the runtime: its log and its last words.
+pub fn forget(config: &Config, pod: &PodView, c: &ContainerStatus) -> std::io::Result<()> {
+    let absent = |r: std::io::Result<()>| match r {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    };
+    absent(std::fs::remove_file(log_link(config, pod, &c.name, &c.id)))?;
+    absent(std::fs::remove_file(message_file(config, &pod.uid, &c.name, c.attempt)))?;
+    if c.log_path.is_empty() { Ok(()) } else { logs::remove(Path::new(&c.log_path)) }
 }
 
 fn labels(pod: &PodView) -> BTreeMap<String, String> {
@@ -112,6 +138,8 @@ pub struct Making<'a> {
     pub volumes: &'a HashMap<String, Prepared>,
     /// The image.
     pub image: &'a Image,
+    /// The running container whose processes it sees; empty for none.
+    pub pid_target: String,
 }
 
 /// The container. Makes what it mounts: its message file and bindings of sub-paths.
@@ -141,9 +169,13 @@ pub fn container(making: &Making<'_>) -> Result<ContainerConfig, ConfigError> {
         stdin: member.spec.stdin.unwrap_or(false),
         stdin_once: member.spec.stdin_once.unwrap_or(false),
         tty: member.spec.tty.unwrap_or(false),
-        resources: cgroups::container(pod, member, making.facts.memory),
-        security: security::of_container(pod, member),
+        resources: {
+            let unified = cgroups::is_unified(&making.config.cgroup_root);
+            cgroups::container(pod, member, making.facts.memory, unified)
+        },
+        security: security::of_container(pod, member, image),
         host: security::host_namespaces(pod),
+        pid_target: making.pid_target.clone(),
     })
 }
 
@@ -177,7 +209,7 @@ fn mounts(making: &Making<'_>, lookup: impl Fn(&str) -> Option<String>) -> Resul
             )));
         };
         let sub = match (&m.sub_path, &m.sub_path_expr) {
-            (_, Some(text)) if !text.is_empty() => expand(text, &lookup),
+            (_, Some(text)) if !text.is_empty() => expand_all(text, &lookup)?,
             (Some(path), _) => path.clone(),
             _ => String::new(),
         };
@@ -195,6 +227,24 @@ fn mounts(making: &Making<'_>, lookup: impl Fn(&str) -> Option<String>) -> Resul
     }
     own_mounts(making, &mut out)?;
     Ok(out)
+}
+
+/// A path with all its variables; one that nobody set must not become part of a directory's name.
+fn expand_all(text: &str, lookup: impl Fn(&str) -> Option<String>) -> Result<String, ConfigError> {
+    let missing = std::cell::RefCell::new(Vec::new());
+    let path = expand(text, |name| {
+        let value = lookup(name);
+        if value.is_none() {
+            missing.borrow_mut().push(name.to_owned());
+        }
+        value
+    });
+    match missing.into_inner().as_slice() {
+        [] => Ok(path),
+        names => {
+            Err(ConfigError(format!("cannot expand subPathExpr \"{text}\": missing value for {}", names.join(", "))))
+        }
+    }
 }
 
 /// `/etc/hosts` and the message file, where the pod does not mount something there itself.
@@ -293,6 +343,7 @@ mod tests {
             sources: &sources,
             volumes: &volumes,
             image: &image,
+            pid_target: String::new(),
         };
         let c = container(&making).unwrap();
         assert_eq!((c.command, c.args), (vec!["run".to_owned(), "1".to_owned()], vec!["10.0.0.1".to_owned()]));
@@ -303,6 +354,13 @@ mod tests {
         std::fs::write(&message.host_path, "bye").unwrap();
         let ended = ContainerStatus { name: "c".into(), attempt: 2, ..ContainerStatus::default() };
         assert_eq!(last_words(&config, "u", &ended), "bye");
+    }
+
+    #[test_case::test_case("$(A)/x", Ok("1/x"); "known")]
+    #[test_case::test_case("$(B)/x", Err("cannot expand subPathExpr \"$(B)/x\": missing value for B"); "unknown")]
+    fn sub_paths_need_all_their_variables(text: &str, want: Result<&str, &str>) {
+        let got = expand_all(text, |n| (n == "A").then(|| "1".to_owned()));
+        assert_eq!(got.as_deref().map_err(|e| e.0.as_str()), want);
     }
 
     #[test]

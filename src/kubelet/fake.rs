@@ -20,6 +20,7 @@ struct Inner {
     calls: Vec<String>,
     next: u64,
     exec: BTreeMap<String, ExecOutput>,
+    stalled: bool,
 }
 
 /// A runtime that runs nothing.
@@ -49,6 +50,12 @@ impl FakeRuntime {
     /// Can pull an image.
     pub fn with_registry(self, reference: &str) -> Self {
         self.inner.lock().pullable.insert(reference.into(), image(reference));
+        self
+    }
+
+    /// Has a registry that never answers.
+    pub fn with_stalled_registry(self) -> Self {
+        self.inner.lock().stalled = true;
         self
     }
 
@@ -232,8 +239,15 @@ impl Runtime for FakeRuntime {
     }
 
     async fn pull_image(&self, reference: &str, _: Option<&Auth>) -> Result<String> {
+        let stalled = {
+            let mut inner = self.inner.lock();
+            inner.calls.push(format!("pull {reference}"));
+            inner.stalled
+        };
+        if stalled {
+            std::future::pending::<()>().await;
+        }
         let mut inner = self.inner.lock();
-        inner.calls.push(format!("pull {reference}"));
         let image = inner.pullable.get(reference).cloned();
         let image = image.ok_or_else(|| RuntimeError::Failed(format!("{reference}: not found")))?;
         let id = image.id.clone();

@@ -24,7 +24,7 @@ pub async fn run(
             return ask::command(runtime, id, exec, limit).await;
         }
         if let Some(get) = &handler.http_get {
-            return ask::http_get(member, get, address).await;
+            return ask::http_reach(member, get, address).await;
         }
         if let Some(sleep) = &handler.sleep {
             tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;

@@ -46,15 +46,15 @@ impl Machine {
     pub fn read(data_dir: &Path) -> Self {
         let meminfo = read("/proc/meminfo");
         let disk = nix::sys::statvfs::statvfs(data_dir).ok();
-        let bytes = |blocks: u64| disk.as_ref().map_or(0, |d| blocks * d.fragment_size() as u64);
+        let bytes = |blocks: u64| disk.as_ref().map_or(0, |d| blocks * d.fragment_size());
         let machine_id = read("/etc/machine-id");
         let uuid = read("/sys/class/dmi/id/product_uuid");
         Self {
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
             memory: kib(&meminfo, "MemTotal:"),
             memory_available: kib(&meminfo, "MemAvailable:"),
-            disk: bytes(disk.as_ref().map_or(0, |d| d.blocks() as u64)),
-            disk_available: bytes(disk.as_ref().map_or(0, |d| d.blocks_available() as u64)),
+            disk: bytes(disk.as_ref().map_or(0, |d| d.blocks())),
+            disk_available: bytes(disk.as_ref().map_or(0, |d| d.blocks_available())),
             system_uuid: if uuid.is_empty() { machine_id.clone() } else { uuid },
             machine_id,
             boot_id: read("/proc/sys/kernel/random/boot_id"),

@@ -29,6 +29,7 @@ pub mod logs;
 pub mod machine;
 pub mod network;
 pub mod node;
+pub mod past;
 pub mod pause;
 pub mod pleg;
 pub mod pod;
@@ -69,6 +70,11 @@ use node::Node;
 use pods::Pods;
 use runtime::{Runtime, State};
 use shared::Shared;
+
+/// Between two attempts to reach the container runtime at the start.
+const RUNTIME_RETRY: Backoff = Backoff { base: Duration::from_millis(20), cap: Duration::from_secs(5) };
+/// Attempts that a runtime may take to start before it is worth a word: about two seconds.
+const RUNTIME_STARTS: u32 = 7;
 
 /// Between looks at the size of logs. Upstream: `containerLogMonitorInterval`.
 const LOG_LOOK: Duration = Duration::from_secs(10);
@@ -161,8 +167,11 @@ impl Kubelet {
                 }
                 Err(e) => {
                     failures += 1;
-                    tracing::warn!("waiting for the container runtime: {e}");
-                    tokio::time::sleep(Backoff::RESTART.delay(failures)).await;
+                    // Nobody tells of a socket that begins to answer. One that has just been started does so soon.
+                    if failures > RUNTIME_STARTS {
+                        tracing::warn!("waiting for the container runtime: {e}");
+                    }
+                    tokio::time::sleep(RUNTIME_RETRY.delay(failures)).await;
                 }
             }
         }

@@ -86,6 +86,21 @@ pub struct Dns {
 }
 
 impl Dns {
+    /// From the texts of resolv.conf files: the first one with a server that a pod can reach, which is none on this
+    /// machine's loopback; else the first one.
+    pub fn of_host(texts: impl Iterator<Item = String>) -> Self {
+        let all: Vec<Self> = texts.map(|text| Self::parse(&text)).collect();
+        let is_outside = |server: &String| server.parse::<std::net::IpAddr>().is_ok_and(|ip| !ip.is_loopback());
+        let reachable = all.iter().find(|dns| dns.servers.iter().any(is_outside)).cloned();
+        match reachable {
+            Some(mut dns) => {
+                dns.servers.retain(is_outside);
+                dns
+            }
+            None => all.into_iter().next().unwrap_or_default(),
+        }
+    }
+
     /// From the text of a resolv.conf.
     pub fn parse(text: &str) -> Self {
         let mut dns = Self::default();
@@ -190,6 +205,15 @@ mod tests {
             (&*got.servers, &*got.searches, &*got.options),
             (&*owned(servers), &*owned(searches), &*owned(options))
         );
+    }
+
+    #[test_case(&["nameserver 9.9.9.9\n", "nameserver 8.8.8.8\n"], &["9.9.9.9"]; "the first")]
+    #[test_case(&["nameserver 127.0.0.53\n", "nameserver 8.8.8.8\n"], &["8.8.8.8"]; "a stub on loopback is passed over")]
+    #[test_case(&["nameserver 127.0.0.1\nnameserver 9.9.9.9\n"], &["9.9.9.9"]; "what no pod reaches is left out")]
+    #[test_case(&["nameserver 127.0.0.53\n"], &["127.0.0.53"]; "nothing better")]
+    #[test_case(&[], &[]; "nothing at all")]
+    fn the_hosts_resolver(texts: &[&str], want: &[&str]) {
+        assert_eq!(Dns::of_host(texts.iter().map(|t| (*t).to_owned())).servers, owned(want));
     }
 
     fn owned(list: &[&str]) -> Vec<String> {

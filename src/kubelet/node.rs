@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::config::Config;
 use super::downward::Facts;
 use super::machine::{Machine, architecture};
-use super::runtime::Runtime;
+use super::runtime::{Image, Runtime};
 use crate::api::meta::quantity::Quantity;
 use crate::api::status::{ApiResult, Reason};
 use crate::api::value::ValueExt;
@@ -41,6 +41,10 @@ const REPORT_SECONDS: i64 = 300;
 const MEMORY_RESERVE: u64 = 100 << 20;
 /// Percent of the disk that is kept free, as k3s sets it.
 const DISK_RESERVE_PERCENT: u64 = 5;
+/// Images told at most. Upstream: `nodeStatusMaxImages`.
+const MAX_IMAGES: usize = 50;
+/// Names told of one image at most. Upstream: `maxNamesPerImageInNodeStatus`.
+const MAX_IMAGE_NAMES: usize = 5;
 /// The Kubernetes version that the node speaks.
 const VERSION: &str = "v1.36.0";
 
@@ -55,6 +59,8 @@ pub struct Input<'a> {
     pub runtime: &'a str,
     /// Why the node is not ready.
     pub not_ready: Option<&'a str>,
+    /// What the runtime has.
+    pub images: &'a [Image],
     /// The status as the API has it.
     pub old: &'a Value,
     /// The clock.
@@ -124,6 +130,7 @@ pub fn status(input: Input<'_>) -> Value {
         "capacity": resources(machine.memory, kib(machine.disk)),
         "allocatable": resources(machine.memory.saturating_sub(MEMORY_RESERVE), usable_disk.to_string()),
         "conditions": conditions(input),
+        "images": images(input.images),
         "nodeInfo": {
             "machineID": machine.machine_id, "systemUUID": machine.system_uuid, "bootID": machine.boot_id,
             "kernelVersion": machine.kernel, "osImage": machine.os_image, "containerRuntimeVersion": input.runtime,
@@ -135,6 +142,14 @@ pub fn status(input: Input<'_>) -> Value {
         out["daemonEndpoints"] = json!({"kubeletEndpoint": {"Port": config.port}});
     }
     out
+}
+
+/// The largest images, with digests before tags.
+fn images(all: &[Image]) -> Vec<Value> {
+    let mut all: Vec<&Image> = all.iter().collect();
+    all.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
+    let names = |i: &Image| i.digests.iter().chain(&i.tags).take(MAX_IMAGE_NAMES).cloned().collect::<Vec<_>>();
+    all.into_iter().take(MAX_IMAGES).map(|i| json!({"names": names(i), "sizeBytes": i.size})).collect()
 }
 
 fn conditions(input: Input<'_>) -> Vec<Value> {
@@ -180,11 +195,13 @@ fn conditions(input: Input<'_>) -> Vec<Value> {
 /// The patch that makes `old` say `new`; none when nothing but heartbeats differ and the last one is young.
 pub fn patch(old: &Value, new: &Value, now: Timestamp) -> Option<Value> {
     let mut out = serde_json::Map::new();
-    for key in ["addresses", "capacity", "allocatable", "nodeInfo", "daemonEndpoints"] {
+    for key in ["addresses", "capacity", "allocatable", "images", "nodeInfo", "daemonEndpoints"] {
         let (before, after) = (old.get(key), new.get(key));
         let same = match key {
             // The server adds what newer fields it knows.
             "nodeInfo" | "capacity" | "allocatable" => after.is_none_or(|a| contains(before, a)),
+            // An empty list is not kept.
+            "images" => before.is_none() && after == Some(&json!([])) || before == after,
             _ => before == after,
         };
         if !same {
@@ -235,6 +252,7 @@ impl Node {
     async fn input<T>(&self, old: &Value, with: impl FnOnce(Input<'_>) -> T) -> T {
         let machine = Machine::read(&self.config.data_dir);
         let version = self.runtime.version().await.unwrap_or_default();
+        let images = self.runtime.images().await.unwrap_or_default();
         let not_ready = match self.runtime.not_ready().await {
             Ok(why) => why,
             Err(e) => Some(format!("container runtime is down: {e}")),
@@ -244,6 +262,7 @@ impl Node {
             machine: &machine,
             runtime: &version,
             not_ready: not_ready.as_deref(),
+            images: &images,
             old,
             now: self.clock.now(),
         })
@@ -387,7 +406,7 @@ mod tests {
             ..Config::new("n", "/")
         };
         let now = Timestamp::from_second(second).unwrap();
-        object(Input { config: &config, machine, runtime: "containerd://1.7", not_ready, old, now })
+        object(Input { config: &config, machine, runtime: "containerd://1.7", not_ready, images: &[], old, now })
     }
 
     #[test]
@@ -399,6 +418,22 @@ mod tests {
         assert_eq!(node.str_at("/metadata/labels/kubernetes.io~1hostname"), Some("n"));
         assert_eq!(node.str_at("/metadata/labels/a"), Some("b"));
         assert_eq!(node.str_at("/status/addresses/0/address"), Some("192.0.2.1"));
+    }
+
+    #[test]
+    fn the_largest_images_are_told() {
+        let image = |id: usize, size| Image {
+            id: id.to_string(),
+            tags: (0..4).map(|n| format!("t{id}:{n}")).collect(),
+            digests: vec![format!("t{id}@1"), format!("t{id}@2")],
+            size,
+            ..Image::default()
+        };
+        let all: Vec<Image> = (0..60).map(|n| image(n, n as u64)).collect();
+        let told = images(&all);
+        assert_eq!(told.len(), 50);
+        let names = ["t59@1", "t59@2", "t59:0", "t59:1", "t59:2"];
+        assert_eq!(told[0], json!({"names": names, "sizeBytes": 59}));
     }
 
     #[test]

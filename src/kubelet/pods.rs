@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use super::pleg::Snapshot;
 use super::pod::{PodView, keys};
 use super::shared::Shared;
 use super::sources::Kind;
@@ -79,8 +80,9 @@ impl Pods {
                     Some(Delta::Delete(last)) => self.forget(&last),
                     Some(Delta::Synced) => {
                         self.complete.store(true, Ordering::SeqCst);
-                        let known = self.shared.pleg.fresh().await.pods.keys().cloned().collect();
-                        self.changed(known);
+                        let running = self.shared.pleg.fresh().await;
+                        self.sweep(&running);
+                        self.changed(running.pods.keys().cloned().collect());
                     }
                     None => return,
                 },
@@ -130,7 +132,12 @@ impl Pods {
         let desired = Desired { pod: Arc::new(pod), gone: false };
         if let Some(entry) = self.entries.lock().get_mut(&desired.pod.uid) {
             entry.references = volumes::references(&desired.pod);
-            entry.handle.desired.send_replace(desired);
+            let pod = desired.pod.clone();
+            let before = entry.handle.desired.send_replace(desired);
+            if volumes::tell_of(&before.pod, &pod) {
+                entry.handle.stale.store(true, Ordering::SeqCst);
+                entry.handle.wake.notify_one();
+            }
             return;
         }
         self.start(desired, workers);
@@ -151,6 +158,22 @@ impl Pods {
     fn forget(&self, last: &Object) {
         if let Some(entry) = self.entries.lock().get(&last.meta.uid) {
             entry.handle.desired.send_modify(|d| d.gone = true);
+        }
+    }
+
+    /// Removes what is left on the disk of pods that neither the API nor the runtime knows: orch was ended in the middle of
+    /// their removal.
+    fn sweep(&self, running: &Snapshot) {
+        for dir in std::fs::read_dir(self.shared.pod_dir("")).into_iter().flatten().flatten() {
+            let uid = dir.file_name().to_string_lossy().into_owned();
+            if running.pods.contains_key(&uid) || self.entries.lock().contains_key(&uid) {
+                continue;
+            }
+            let cgroup = || self.shared.cgroups.as_ref().map_or(Ok(()), |tree| tree.remove_pod(&uid));
+            match volumes::teardown(&dir.path()).and_then(|()| cgroup()) {
+                Ok(()) => tracing::info!(uid, "removed what was left of a pod"),
+                Err(e) => tracing::warn!(uid, "cannot remove what is left of a pod: {e}"),
+            }
         }
     }
 

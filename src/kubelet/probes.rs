@@ -106,9 +106,7 @@ pub fn wanted(member: &Member, container: &ContainerStatus, results: &Results) -
 pub struct Unhealthy {
     /// Container name.
     pub container: String,
-    /// The probe.
-    pub kind: ProbeKind,
-    /// What was answered.
+    /// Which probe, and what was answered.
     pub message: String,
 }
 
@@ -223,21 +221,25 @@ impl Prober {
 }
 
 impl Shared {
+    fn tell(&self, container: &str, message: String) {
+        let mut kept = self.unhealthy.lock();
+        if kept.len() < UNHEALTHY_KEPT {
+            kept.push(Unhealthy { container: container.to_owned(), message });
+        }
+        self.changed.notify_one();
+    }
+
     /// Counts an answer; true when the probe has nothing more to ask.
     fn observe(&self, id: &str, name: &str, kind: ProbeKind, counter: &mut Counter, answer: Answer) -> bool {
         let outcome = match answer {
             Answer::Success => Outcome::Success,
             Answer::Failure(message) => {
-                let mut kept = self.unhealthy.lock();
-                if kept.len() < UNHEALTHY_KEPT {
-                    kept.push(Unhealthy { container: name.to_owned(), kind, message });
-                }
-                self.changed.notify_one();
+                self.tell(name, format!("{} probe failed: {message}", kind.name()));
                 Outcome::Failure
             }
-            // An error of ours says nothing about the container.
+            // It says nothing about the container, but somebody has to mend the probe.
             Answer::Unknown(why) => {
-                tracing::debug!(container = name, probe = kind.name(), "no answer: {why}");
+                self.tell(name, format!("{} probe errored and resulted in unknown state: {why}", kind.name()));
                 return false;
             }
         };
@@ -290,6 +292,17 @@ mod tests {
         let t0 = Timestamp::from_second(1000).unwrap();
         let now = Timestamp::from_second(1000 + running).unwrap();
         assert_eq!(timing(1, 1).first_after(t0, now).as_secs(), want);
+    }
+
+    #[test_case(Answer::Failure("no".into()), Some("Readiness probe failed: no"), Some(F); "failed")]
+    #[test_case(Answer::Unknown("no sh".into()), Some("Readiness probe errored and resulted in unknown state: no sh"), None; "could not ask")]
+    #[test_case(Answer::Success, None, Some(S); "well")]
+    fn what_is_told_and_what_counts(answer: Answer, told: Option<&str>, known: Option<Outcome>) {
+        let shared = Shared { results: Mutex::default(), unhealthy: Mutex::default(), changed: Arc::default() };
+        let mut counter = Counter::new(timing(1, 1));
+        assert!(!shared.observe("i", "c", ProbeKind::Readiness, &mut counter, answer));
+        assert_eq!(shared.unhealthy.lock().first().map(|u| u.message.as_str()), told);
+        assert_eq!(shared.results.lock().get(&("i".to_owned(), ProbeKind::Readiness)), known.as_ref());
     }
 
     fn member(probes: &[&str]) -> Member {

@@ -11,7 +11,9 @@ use std::collections::HashMap;
 use base64::Engine;
 use jiff::Timestamp;
 use serde_json::Value;
+use tokio::sync::Semaphore;
 
+use super::images;
 use super::pod::{Member, PodView};
 use super::runtime::{Auth, Image, Runtime, RuntimeError};
 use super::sources::{Kind, Sources};
@@ -45,40 +47,6 @@ impl Policy {
             }
         }
     }
-}
-
-/// Whether a reference has the form of one. Upstream: `distribution/reference`, normalized names.
-pub fn is_reference(image: &str) -> bool {
-    let (rest, digest) = match image.split_once('@') {
-        Some((rest, digest)) => (rest, Some(digest)),
-        None => (image, None),
-    };
-    let digest_ok = digest.is_none_or(|d| {
-        d.split_once(':')
-            .is_some_and(|(alg, hex)| !alg.is_empty() && hex.len() >= 32 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
-    });
-    let last = rest.rsplit('/').next().unwrap_or_default();
-    let (path, tag) = match last.split_once(':') {
-        Some((_, tag)) => (&rest[..rest.len() - tag.len() - 1], Some(tag)),
-        None => (rest, None),
-    };
-    let tag_ok = tag.is_none_or(|t| {
-        !t.is_empty()
-            && t.len() <= 128
-            && !t.starts_with(['.', '-'])
-            && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
-    });
-    let mut parts: Vec<&str> = path.split('/').collect();
-    if parts.len() > 1 && (parts[0].contains(['.', ':']) || parts[0] == "localhost") {
-        parts.remove(0);
-    }
-    let part_ok = |p: &&str| {
-        !p.is_empty()
-            && p.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b))
-            && !p.starts_with(['.', '_', '-'])
-            && !p.ends_with(['.', '_', '-'])
-    };
-    digest_ok && tag_ok && parts.iter().all(part_ok)
 }
 
 /// The registry host of a reference, as credentials name it.
@@ -153,6 +121,8 @@ pub struct Cx<'a> {
     pub listener: &'a dyn Listener,
     /// The clock.
     pub clock: &'a dyn crate::util::clock::Clock,
+    /// Bounds pulls at the same time. What is there already waits for nobody.
+    pub pulls: &'a Semaphore,
 }
 
 fn waiting(reason: &str, message: String) -> Waiting {
@@ -162,10 +132,8 @@ fn waiting(reason: &str, message: String) -> Waiting {
 /// The image, pulled if its policy says so. The error is what the container then waits with.
 pub async fn ensure(cx: &mut Cx<'_>, pod: &PodView, member: &Member) -> Result<Image, Waiting> {
     let image = member.spec.image.as_deref().unwrap_or_default();
-    if !is_reference(image) {
-        let message = format!(
-            "Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": invalid reference format"
-        );
+    if let Err(why) = images::normalize(image) {
+        let message = format!("Failed to apply default image tag \"{image}\": {why}");
         cx.listener.tell(member, true, "InspectFailed", message.clone());
         return Err(waiting("InvalidImageName", message));
     }
@@ -201,13 +169,18 @@ async fn pull(cx: &mut Cx<'_>, pod: &PodView, member: &Member, image: &str) -> R
         return Err(waiting("ImagePullBackOff", message));
     }
     cx.listener.tell(member, false, "Pulling", format!("Pulling image \"{image}\""));
-    match attempt(cx, pod, image).await {
+    let permit = cx.pulls.acquire().await;
+    let turn = cx.clock.now();
+    let pulled = attempt(cx, pod, image).await;
+    drop(permit);
+    match pulled {
         Ok(found) => {
-            let took = cx.clock.now().duration_since(began);
+            let now = cx.clock.now();
+            let (took, in_all) = (now.duration_since(turn), now.duration_since(began));
             let message = format!(
                 "Successfully pulled image \"{image}\" in {}ms ({}ms including waiting). Image size: {} bytes.",
                 took.as_millis(),
-                took.as_millis(),
+                in_all.as_millis(),
                 found.size
             );
             cx.listener.tell(member, false, "Pulled", message);
@@ -265,6 +238,7 @@ mod tests {
     use crate::kubelet::fake::FakeRuntime;
     use crate::kubelet::sources::fake::FakeSources;
     use crate::util::clock::{Clock, ManualClock};
+    use futures::FutureExt;
     use parking_lot::Mutex;
     use serde_json::json;
     use std::sync::Arc;
@@ -284,20 +258,6 @@ mod tests {
             "imagePullSecrets": [{"name": "s"}],
             "containers": [{"name": "c", "image": image, "imagePullPolicy": policy}]}}))
         .unwrap()
-    }
-
-    #[test_case("web", true)]
-    #[test_case("web:v1", true)]
-    #[test_case("localhost:5000/a/b:v1", true)]
-    #[test_case("r.example/a/b@sha256:0123456789abcdef0123456789abcdef", true)]
-    #[test_case("Web", false; "capitals")]
-    #[test_case("web:", false; "empty tag")]
-    #[test_case("", false; "nothing")]
-    #[test_case("a//b", false; "empty part")]
-    #[test_case("a b", false; "space")]
-    #[test_case("a@sha256:xyz", false; "bad digest")]
-    fn references(image: &str, want: bool) {
-        assert_eq!(is_reference(image), want);
     }
 
     #[test_case("", "web", Policy::Always)]
@@ -325,6 +285,7 @@ mod tests {
                 failures: &mut failures,
                 listener: &told,
                 clock: &*clock,
+                pulls: &Semaphore::new(1),
             };
             reasons.push(ensure(&mut cx, &missing, &missing.members[0]).await.unwrap_err().reason);
         }
@@ -339,6 +300,7 @@ mod tests {
                 failures: &mut failures,
                 listener: &told,
                 clock: &*clock,
+                pulls: &Semaphore::new(1),
             };
             ensure(&mut cx, &there, &there.members[0]).await.unwrap();
             assert_eq!(runtime.calls().last().unwrap(), want);
@@ -359,8 +321,32 @@ mod tests {
             failures: &mut Failures::new(),
             listener: &told,
             clock: &clock,
+            pulls: &Semaphore::new(1),
         };
         assert_eq!(ensure(&mut cx, &p, &p.members[0]).await.unwrap_err().reason, want);
+    }
+
+    #[tokio::test]
+    async fn an_image_that_is_there_waits_for_no_pull() {
+        let clock = ManualClock::at(1000);
+        let runtime = FakeRuntime::default().with_image("web:v1").with_registry("other:v1");
+        let (sources, told) = (FakeSources::default(), Told::default());
+        // Registries that answer slowly have taken all turns.
+        let pulls = Semaphore::new(0);
+        let (mut delays, mut failures) = (Delays::default(), Failures::new());
+        let mut cx = Cx {
+            runtime: &runtime,
+            sources: &sources,
+            delays: &mut delays,
+            failures: &mut failures,
+            listener: &told,
+            clock: &clock,
+            pulls: &pulls,
+        };
+        let (there, other) = (pod("web:v1", "IfNotPresent"), pod("other:v1", "IfNotPresent"));
+        ensure(&mut cx, &there, &there.members[0]).now_or_never().expect("it does not wait").unwrap();
+        assert!(ensure(&mut cx, &other, &other.members[0]).now_or_never().is_none(), "a pull waits for its turn");
+        assert_eq!(*told.0.lock(), ["Pulled", "Pulling"]);
     }
 
     #[test_case("https://index.docker.io/v1/", "web:v1", true; "docker hub")]

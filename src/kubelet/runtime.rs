@@ -60,6 +60,8 @@ pub struct HostNamespaces {
 pub struct Security {
     /// Uid.
     pub run_as_user: Option<i64>,
+    /// User name, where the uid is not known.
+    pub run_as_username: String,
     /// Gid.
     pub run_as_group: Option<i64>,
     /// Additional groups, `fsGroup` among them.
@@ -76,6 +78,8 @@ pub struct Security {
     pub drop_capabilities: Vec<String>,
     /// `RuntimeDefault`, `Unconfined`, `Localhost/<profile>`; empty for the runtime's default.
     pub seccomp: String,
+    /// AppArmor, in the same words; empty for the runtime's default.
+    pub apparmor: String,
     /// `procMount: Unmasked`.
     pub unmasked_proc: bool,
 }
@@ -200,6 +204,8 @@ pub struct ContainerConfig {
     pub security: Security,
     /// Shared namespaces.
     pub host: HostNamespaces,
+    /// The container whose processes it sees; empty for its own alone.
+    pub pid_target: String,
 }
 
 /// State of a sandbox or container.

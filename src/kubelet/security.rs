@@ -7,11 +7,35 @@ use k8s_openapi::api::core::v1::SeccompProfile;
 use super::pod::{Member, PodView};
 use super::runtime::{HostNamespaces, Image, Security};
 
+/// Prefix of the annotation that names a container's AppArmor profile.
+const APPARMOR_ANNOTATION: &str = "container.apparmor.security.beta.kubernetes.io/";
+
 fn seccomp(profile: Option<&SeccompProfile>) -> String {
     match profile.map(|p| (p.type_.as_str(), p.localhost_profile.as_deref())) {
         Some(("RuntimeDefault", _)) => "RuntimeDefault".into(),
         Some(("Localhost", Some(path))) => format!("Localhost/{path}"),
         _ => "Unconfined".into(),
+    }
+}
+
+/// The AppArmor profile: the container's, the pod's, or that of the annotation which there was before either. The
+/// runtime's default is what a runtime does when nothing is said, also on a machine without AppArmor.
+/// Upstream: `pkg/security/apparmor.GetProfile`.
+fn apparmor(pod: &PodView, member: &Member) -> String {
+    let own = member.spec.security_context.as_ref().and_then(|s| s.app_armor_profile.as_ref());
+    let whole = pod.spec.security_context.as_ref().and_then(|s| s.app_armor_profile.as_ref());
+    if let Some(profile) = own.or(whole) {
+        return match (profile.type_.as_str(), profile.localhost_profile.as_deref()) {
+            ("Unconfined", _) => "Unconfined".into(),
+            ("Localhost", Some(name)) => format!("Localhost/{name}"),
+            _ => String::new(),
+        };
+    }
+    let key = format!("{APPARMOR_ANNOTATION}{}", member.name());
+    match pod.pod.metadata.annotations.as_ref().and_then(|a| a.get(&key)).map(String::as_str) {
+        Some("unconfined") => "Unconfined".into(),
+        Some(text) => text.strip_prefix("localhost/").map(|name| format!("Localhost/{name}")).unwrap_or_default(),
+        None => String::new(),
     }
 }
 
@@ -36,8 +60,9 @@ fn groups(pod: &PodView) -> Vec<i64> {
     sc.supplemental_groups.iter().flatten().copied().chain(sc.fs_group).collect()
 }
 
-/// Of a container.
-pub fn of_container(pod: &PodView, member: &Member) -> Security {
+/// Of a container. Who it runs as is always said, if only as the image says it: a group needs a user beside it.
+/// Upstream: `kuberuntime/security_context.determineEffectiveSecurityContext`.
+pub fn of_container(pod: &PodView, member: &Member, image: &Image) -> Security {
     let whole = pod.spec.security_context.clone().unwrap_or_default();
     let own = member.spec.security_context.clone().unwrap_or_default();
     let capabilities = own.capabilities.unwrap_or_default();
@@ -45,8 +70,15 @@ pub fn of_container(pod: &PodView, member: &Member) -> Security {
         let strip = |c: String| c.strip_prefix("CAP_").map(str::to_owned).unwrap_or(c);
         list.unwrap_or_default().into_iter().map(strip).collect()
     };
+    let asked = own.run_as_user.or(whole.run_as_user);
+    let (run_as_user, run_as_username) = match (asked, image.uid, image.username.as_str()) {
+        (None, None, "") => (Some(0), String::new()),
+        (None, None, name) => (None, name.to_owned()),
+        (asked, uid, _) => (asked.or(uid), String::new()),
+    };
     Security {
-        run_as_user: own.run_as_user.or(whole.run_as_user),
+        run_as_user,
+        run_as_username,
         run_as_group: own.run_as_group.or(whole.run_as_group),
         supplemental_groups: groups(pod),
         privileged: own.privileged.unwrap_or(false),
@@ -55,6 +87,7 @@ pub fn of_container(pod: &PodView, member: &Member) -> Security {
         add_capabilities: bare(capabilities.add),
         drop_capabilities: bare(capabilities.drop),
         seccomp: seccomp(own.seccomp_profile.as_ref().or(whole.seccomp_profile.as_ref())),
+        apparmor: apparmor(pod, member),
         unmasked_proc: own.proc_mount.as_deref() == Some("Unmasked"),
     }
 }
@@ -110,14 +143,36 @@ mod tests {
             json!({"runAsUser": 1, "runAsGroup": 2, "fsGroup": 3, "supplementalGroups": [4], "seccompProfile": {"type": "RuntimeDefault"}}),
             json!({"runAsUser": 9, "allowPrivilegeEscalation": false, "capabilities": {"add": ["CAP_NET_ADMIN"], "drop": ["ALL"]}}),
         );
-        let s = of_container(&p, &p.members[0]);
+        let s = of_container(&p, &p.members[0], &Image::default());
         assert_eq!((s.run_as_user, s.run_as_group, &*s.supplemental_groups), (Some(9), Some(2), &[4, 3][..]));
         assert!(s.no_new_privileges && s.seccomp == "RuntimeDefault");
         assert_eq!((s.add_capabilities, s.drop_capabilities), (vec!["NET_ADMIN".to_owned()], vec!["ALL".to_owned()]));
     }
 
+    #[test_case(json!({}), json!({"appArmorProfile": {"type": "Unconfined"}}), "Unconfined"; "own")]
+    #[test_case(json!({"appArmorProfile": {"type": "Unconfined"}}), json!({}), "Unconfined"; "the pods")]
+    #[test_case(json!({"appArmorProfile": {"type": "Unconfined"}}), json!({"appArmorProfile": {"type": "RuntimeDefault"}}), ""; "own over the pods")]
+    #[test_case(json!({}), json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": "web"}}), "Localhost/web"; "of the node")]
+    #[test_case(json!({}), json!({}), "Localhost/old"; "annotation")]
+    fn apparmor_profiles(whole: Value, own: Value, want: &str) {
+        let mut p = pod(whole, own);
+        let key = "container.apparmor.security.beta.kubernetes.io/c".to_owned();
+        p.pod.metadata.annotations = Some([(key, "localhost/old".to_owned())].into());
+        assert_eq!(of_container(&p, &p.members[0], &Image::default()).apparmor, want);
+    }
+
     fn image(uid: Option<i64>, username: &str) -> Image {
         Image { uid, username: username.into(), ..Image::default() }
+    }
+
+    #[test_case(json!({}), image(None, ""), (Some(0), ""); "nobody says")]
+    #[test_case(json!({}), image(Some(7), ""), (Some(7), ""); "the image says")]
+    #[test_case(json!({"runAsGroup": 3}), image(None, "web"), (None, "web"); "by name")]
+    #[test_case(json!({"runAsUser": 9}), image(None, "web"), (Some(9), ""); "the pod says")]
+    fn who_it_runs_as(whole: Value, image: Image, want: (Option<i64>, &str)) {
+        let p = pod(whole, json!({}));
+        let s = of_container(&p, &p.members[0], &image);
+        assert_eq!((s.run_as_user, s.run_as_username.as_str()), want);
     }
 
     #[test_case(json!({}), json!({}), image(Some(0), ""), None; "nothing asked")]

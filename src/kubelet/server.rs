@@ -14,8 +14,9 @@ use super::Kubelet;
 use super::logs;
 use super::pod::{PodInventory, PodView};
 use super::runtime::{ContainerStatus, RuntimeError, State, StreamOptions};
-use super::stream::{StreamError, proxy_upgrade};
+use super::stream::{Purpose, StreamError, proxy_upgrade};
 use crate::api::status::{ApiResult, Reason, Status};
+use crate::api::value::ValueExt;
 use crate::runtime::node_api::{LogOptions, LogStream, NodeApi, Streams, Target};
 use crate::util::clock::rfc3339;
 use crate::util::tasks::Shutdown;
@@ -73,27 +74,43 @@ fn streams(s: Streams) -> StreamOptions {
     StreamOptions { stdin: s.stdin, stdout: s.stdout, stderr: s.stderr, tty: s.tty }
 }
 
-/// The selected container's status for a log; why there is none, in upstream's words.
+/// The container whose log is meant; why there is none, in upstream's words. `previous` is the one before the present one:
+/// of a container that waits to be started again the one that ended last, which is the present one's, too.
+/// Upstream: `validateContainerLogStatus`.
 fn log_of<'a>(
     pod: &PodView,
     inventory: &'a PodInventory,
     name: &str,
     previous: bool,
 ) -> ApiResult<&'a ContainerStatus> {
-    let mut all = inventory.containers.iter().filter(|c| c.name == name);
-    let chosen = if previous { all.nth(1) } else { all.next() };
-    chosen.ok_or_else(|| {
-        Status::bad_request(if previous {
-            format!("previous terminated container \"{name}\" in pod \"{}\" not found", pod.name)
-        } else {
-            format!("container \"{name}\" in pod \"{}\" is waiting to start: ContainerCreating", pod.name)
-        })
+    let lists = ["/containerStatuses", "/initContainerStatuses", "/ephemeralContainerStatuses"];
+    let mut told = lists.iter().flat_map(|l| pod.status.items_at(l));
+    let told = told.find(|s| s.str_at("/name") == Some(name));
+    let all = || inventory.containers.iter().filter(|c| c.name == name);
+    let mut begun = all().filter(|c| c.state != State::Created);
+    if previous {
+        let last = told.and_then(|s| s.str_at("/lastState/terminated/containerID"));
+        let last = last.and_then(|id| id.split_once("://")).map(|(_, id)| id);
+        let named = all().find(|c| Some(c.id.as_str()) == last);
+        return named.or_else(|| begun.nth(1)).ok_or_else(|| {
+            let pod = &pod.name;
+            Status::bad_request(format!("previous terminated container \"{name}\" in pod \"{pod}\" not found"))
+        });
+    }
+    begun.next().ok_or_else(|| {
+        let why = match told.and_then(|s| s.str_at("/state/waiting/reason")) {
+            Some("ErrImagePull") => "image can't be pulled",
+            Some("ImagePullBackOff") => "trying and failing to pull image",
+            Some(reason) => reason,
+            None => "ContainerCreating",
+        };
+        Status::bad_request(format!("container \"{name}\" in pod \"{}\" is waiting to start: {why}", pod.name))
     })
 }
 
 /// Connects the client with the runtime's stream.
-async fn upgrade(request: Request<()>, url: &str, options: StreamOptions) -> ApiResult<Response<()>> {
-    match proxy_upgrade(request, url, options).await {
+async fn upgrade(request: Request<()>, url: &str, purpose: Purpose) -> ApiResult<Response<()>> {
+    match proxy_upgrade(request, url, purpose).await {
         Ok(answer) => Ok(answer.map(|_| ())),
         Err(e @ StreamError::NotAnUpgrade(_)) => Err(Status::bad_request(e.to_string())),
         Err(e) => Err(Status::internal(e)),
@@ -145,13 +162,13 @@ impl NodeApi for std::sync::Arc<Kubelet> {
     ) -> ApiResult<Response<()>> {
         let c = self.running(target).await?;
         let url = self.shared.runtime.exec_url(&c.id, command, streams(options)).await.map_err(status_of)?;
-        upgrade(request, &url, streams(options)).await
+        upgrade(request, &url, Purpose::Command(streams(options))).await
     }
 
     async fn attach(&self, target: &Target, options: Streams, request: Request<()>) -> ApiResult<Response<()>> {
         let c = self.running(target).await?;
         let url = self.shared.runtime.attach_url(&c.id, streams(options)).await.map_err(status_of)?;
-        upgrade(request, &url, streams(options)).await
+        upgrade(request, &url, Purpose::Command(streams(options))).await
     }
 
     async fn port_forward(&self, target: &Target, ports: &[u16], request: Request<()>) -> ApiResult<Response<()>> {
@@ -161,7 +178,7 @@ impl NodeApi for std::sync::Arc<Kubelet> {
         let sandbox =
             sandbox.ok_or_else(|| Status::internal(format!("pod \"{}\" has no running sandbox", pod.name)))?;
         let url = self.shared.runtime.port_forward_url(&sandbox.id, ports).await.map_err(status_of)?;
-        upgrade(request, &url, StreamOptions::default()).await
+        upgrade(request, &url, Purpose::Ports(ports.to_vec())).await
     }
 
     async fn stats_summary(&self) -> ApiResult<Value> {
@@ -204,5 +221,36 @@ impl NodeApi for std::sync::Arc<Kubelet> {
         let items: Vec<Value> =
             self.listers.lister("", "pods").by_index("spec.nodeName", name).iter().map(|o| o.value()).collect();
         Ok(json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kubelet::testing::{inventory, simple};
+    use State::{Created, Exited, Running};
+    use test_case::test_case;
+
+    type There<'a> = &'a [(&'a str, State, i32)];
+    const CRASHED: &str =
+        r#"{"state":{"waiting":{"reason":"CrashLoopBackOff"}},"lastState":{"terminated":{"containerID":"fake://c1"}}}"#;
+
+    #[test_case(&[("c", Running, 0)], "{}", false => Ok("c0".into()); "running")]
+    #[test_case(&[("c", Exited, 1), ("c", Running, 0)], "{}", false => Ok("c1".into()); "started again")]
+    #[test_case(&[("c", Exited, 1), ("c", Running, 0)], "{}", true => Ok("c0".into()); "the one before")]
+    #[test_case(&[("c", Exited, 1), ("c", Exited, 1)], CRASHED, false => Ok("c1".into()); "between two attempts")]
+    #[test_case(&[("c", Exited, 1), ("c", Exited, 1)], CRASHED, true => Ok("c1".into()); "between two attempts the last one is the previous, too")]
+    #[test_case(&[("c", Exited, 1), ("c", Created, 0)], "{}", false => Ok("c0".into()); "one that is only made has said nothing")]
+    #[test_case(&[("c", Running, 0)], "{}", true => Err("previous terminated container \"c\" in pod \"p\" not found".into()); "none before")]
+    #[test_case(&[], r#"{"state":{"waiting":{"reason":"ErrImagePull"}}}"#, false => Err("container \"c\" in pod \"p\" is waiting to start: image can't be pulled".into()); "no image")]
+    #[test_case(&[], r#"{"state":{"waiting":{"reason":"ImagePullBackOff"}}}"#, false => Err("container \"c\" in pod \"p\" is waiting to start: trying and failing to pull image".into()); "no image for long")]
+    #[test_case(&[], r#"{"state":{"waiting":{"reason":"CreateContainerConfigError"}}}"#, false => Err("container \"c\" in pod \"p\" is waiting to start: CreateContainerConfigError".into()); "another reason")]
+    fn logs_are_of(there: There<'_>, told: &str, previous: bool) -> Result<String, String> {
+        let mut pod = simple("Always");
+        let there = inventory(&pod, there);
+        let mut told: Value = serde_json::from_str(told).unwrap();
+        told["name"] = "c".into();
+        pod.status = json!({ "containerStatuses": [told] });
+        log_of(&pod, &there, "c", previous).map(|c| c.id.clone()).map_err(|e| e.message.clone())
     }
 }

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use super::container::{self, Making};
 use super::network::{self, Dns};
+use super::past;
 use super::pod::{Member, PodInventory, PodView};
 use super::pull;
 use super::runtime::{RuntimeError, SandboxConfig, State};
@@ -23,6 +24,9 @@ use crate::runtime::events::EventType;
 
 /// Longest that a postStart hook may take; upstream sets no bound of its own.
 const POST_START_LIMIT: Duration = Duration::from_secs(3600);
+
+/// Before a volume that cannot be brought up to date is tried again.
+const REMOUNT: Duration = Duration::from_secs(60);
 
 /// What a pod's worker remembers between its steps.
 #[derive(Default)]
@@ -67,7 +71,12 @@ pub async fn prepare_volumes(
             Err(e) => {
                 let message = format!("MountVolume.SetUp failed for volume \"{}\" : {e}", volume.name);
                 shared.event(pod, None, EventType::Warning, "FailedMount", message.clone());
-                return Err(message);
+                if !memory.volumes.contains_key(&volume.name) {
+                    return Err(message);
+                }
+                // What it said before stays, and its containers go on with that.
+                let again = shared.clock.now().checked_add(REMOUNT).ok();
+                refresh = [refresh, again].into_iter().flatten().min();
             }
         }
     }
@@ -75,7 +84,8 @@ pub async fn prepare_volumes(
 }
 
 fn host_dns(shared: &Shared) -> Dns {
-    Dns::parse(&std::fs::read_to_string(&shared.config.resolv_conf).unwrap_or_default())
+    let texts = shared.config.resolv_conf.iter().filter_map(|path| std::fs::read_to_string(path).ok());
+    Dns::of_host(texts)
 }
 
 /// The sandbox's configuration; its cgroup is made on the way.
@@ -115,7 +125,9 @@ pub fn write_hosts(shared: &Shared, pod: &PodView, ips: &[String]) -> std::io::R
         return Ok(());
     }
     std::fs::create_dir_all(shared.pod_dir(&pod.uid))?;
-    std::fs::write(path, text)
+    std::fs::write(&path, text)?;
+    // For every user of the containers, whatever our own mask is.
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644))
 }
 
 /// Starts a container; what it then waits with is in the memory. `sandbox` is the one it lives in.
@@ -153,7 +165,6 @@ async fn try_container(
 ) -> Result<(), Waiting> {
     let image = {
         let tell = Tell { shared, pod };
-        let _permit = shared.pulls.acquire().await;
         let mut cx = pull::Cx {
             runtime: &*shared.runtime,
             sources: &*shared.sources,
@@ -161,6 +172,7 @@ async fn try_container(
             failures: &mut memory.failures,
             listener: &tell,
             clock: &*shared.clock,
+            pulls: &shared.pulls,
         };
         pull::ensure(&mut cx, pod, member).await?
     };
@@ -174,7 +186,11 @@ async fn try_container(
         let removed = shared.runtime.remove_container(&half.id).await;
         removed.map_err(|e| failed(shared, pod, member, "CreateContainerError", e.to_string()))?;
     }
-    let attempt = previous.map_or(0, |c| if c.state == State::Created { c.attempt } else { c.attempt + 1 });
+    let attempt = match previous {
+        Some(c) if c.state == State::Created => c.attempt,
+        Some(c) => c.attempt + 1,
+        None => past::restarts(pod, member.name()),
+    };
     let facts = shared.facts_of(pod, inventory);
     let making = Making {
         config: &shared.config,
@@ -185,6 +201,8 @@ async fn try_container(
         sources: &*shared.sources,
         volumes: &memory.volumes,
         image: &image,
+        pid_target: target(inventory, member)
+            .map_err(|e| failed(shared, pod, member, "CreateContainerConfigError", e))?,
     };
     let config = container::container(&making)
         .map_err(|e| failed(shared, pod, member, "CreateContainerConfigError", e.to_string()))?;
@@ -201,8 +219,18 @@ async fn try_container(
         .start_container(&id)
         .await
         .map_err(|e| failed(shared, pod, member, "RunContainerError", e.to_string()))?;
+    if let Err(e) = container::link_log(&shared.config, pod, member.name(), &id, attempt) {
+        tracing::warn!(pod = pod.name, container = member.name(), "cannot make the link to its log: {e}");
+    }
     shared.event(pod, Some(member), EventType::Normal, "Started", format!("Started container {}", member.name()));
     post_start(shared, pod, member, &id, facts.pod_ips.first().map_or("", String::as_str)).await
+}
+
+/// The running container that an ephemeral one is to look into; empty when it named none.
+fn target(inventory: &PodInventory, member: &Member) -> Result<String, String> {
+    let Some(name) = member.target.as_deref().filter(|t| !t.is_empty()) else { return Ok(String::new()) };
+    let found = inventory.newest(name).filter(|c| c.state == State::Running);
+    found.map(|c| c.id.clone()).ok_or_else(|| format!("unable to find target container {name}"))
 }
 
 /// A container whose postStart hook failed is stopped and started again, by its restart policy.

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::cgroups;
+use super::past;
 use super::pod::{Member, PodInventory, PodView, ProbeKind, Role, time_of};
 use super::runtime::{ContainerStatus, State};
 use super::sync::{Outcome, Results};
@@ -56,6 +57,12 @@ pub fn status(input: Input<'_>) -> Value {
     let phase = match input.failure {
         Some(_) if input.ended || !input.inventory.containers.iter().any(|c| c.state == State::Running) => "Failed",
         _ => phase(input, &inits, &containers),
+    };
+    // An end is for good, whatever became of the containers.
+    let phase = match input.pod.status.str_at("/phase") {
+        Some("Succeeded") => "Succeeded",
+        Some("Failed") => "Failed",
+        _ => phase,
     };
     let mut out = Map::new();
     let mut put = |key: &str, value: Value| {
@@ -162,6 +169,9 @@ fn container(input: Input<'_>, member: &Member) -> Value {
         add_resources(&mut out, member, newest);
     }
     add_mounts(&mut out, member);
+    if newest.is_none() {
+        past::remember(input.pod, member, &mut out);
+    }
     out
 }
 

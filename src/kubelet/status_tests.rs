@@ -196,3 +196,33 @@ fn done(policy: &str, there: There<'_>, want: bool) {
     let p = simple(policy);
     assert_eq!(is_done(&p, &inventory(&p, there)), want);
 }
+
+const GONE: &[(&str, State, i32)] = &[];
+const RAN: &str = r#"{"running": {"startedAt": "1970-01-01T00:16:40Z"}}"#;
+const ENDED: &str = r#"{"terminated": {"exitCode": 3, "reason": "Error"}}"#;
+
+#[test_case("Always", "Running", RAN, "waiting", Some(137), 3, "Running"; "one that ran is started again")]
+#[test_case("Always", "Running", ENDED, "waiting", Some(3), 2, "Running"; "one that had ended, too")]
+#[test_case("Always", "Running", r#"{"waiting": {"reason": "CrashLoopBackOff"}}"#, "waiting", Some(1), 2, "Running"; "one that waited goes on waiting")]
+#[test_case("Never", "Failed", ENDED, "terminated", Some(1), 2, "Failed"; "an end stays told")]
+#[test_case("Never", "Succeeded", ENDED, "terminated", Some(1), 2, "Succeeded"; "and a phase never goes back")]
+fn what_the_runtime_lost_is_remembered(
+    policy: &str,
+    phase: &str,
+    old: &str,
+    state: &str,
+    last: Option<i64>,
+    restarts: i64,
+    want: &str,
+) {
+    let mut p = simple(policy);
+    let old: Value = serde_json::from_str(old).unwrap();
+    p.status = json!({"phase": phase, "containerStatuses": [{"name": "c", "state": old, "restartCount": 2,
+        "lastState": {"terminated": {"exitCode": 1, "reason": "Error"}}}]});
+    let s = of(&p, GONE, false);
+    let c = &s["containerStatuses"][0];
+    assert!(c["state"].get(state).is_some(), "{c}");
+    assert_eq!((c.int_at("/lastState/terminated/exitCode"), c.int_at("/restartCount")), (last, Some(restarts)));
+    assert_eq!(s.str_at("/phase"), Some(want));
+    assert_eq!(i64::from(past::restarts(&p, "c")), restarts);
+}

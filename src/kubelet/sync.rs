@@ -416,10 +416,10 @@ pub fn stop_order<'a>(pod: &PodView, inventory: &'a PodInventory) -> Vec<Vec<&'a
 
 /// Dead containers that nobody needs: all but the newest dead one of each name.
 /// Upstream: `--maximum-dead-containers-per-container=1`.
-pub fn garbage(inventory: &PodInventory) -> Vec<String> {
+pub fn garbage(inventory: &PodInventory) -> Vec<&ContainerStatus> {
     let mut seen = std::collections::HashSet::new();
     let dead = inventory.containers.iter().filter(|c| c.state == State::Exited);
-    dead.filter(|c| !seen.insert(c.name.as_str())).map(|c| c.id.clone()).collect()
+    dead.filter(|c| !seen.insert(c.name.as_str())).collect()
 }
 
 #[cfg(test)]

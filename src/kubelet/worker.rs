@@ -31,6 +31,8 @@ use crate::util::backoff::Backoff;
 
 /// Between attempts at something that failed.
 const RETRY: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(30) };
+/// Attempts to remove a cgroup whose last process the kernel has not quite ended, before the pod goes on without.
+const CGROUP_PATIENCE: u32 = 5;
 /// Reason and message of a pod that ran too long.
 const DEADLINE: (&str, &str) = ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
 
@@ -211,7 +213,7 @@ impl Worker {
         let after = self.act(pod, inventory, &plan).await?;
         self.watch_health(pod, &after);
         self.report(pod, &after, false).await?;
-        self.collect_garbage(&after).await;
+        self.collect_garbage(pod, &after).await;
         let now = self.shared.clock.now();
         let waits = plan.wait.iter().map(|w| w.until);
         let pulls = pull::next_try(&self.memory.failures, &self.memory.delays, now);
@@ -229,8 +231,7 @@ impl Worker {
 
     fn tell_unhealthy(&self, pod: &PodView) {
         for u in self.prober.take_unhealthy() {
-            let message = format!("{} probe failed: {}", u.kind.name(), u.message);
-            self.shared.event(pod, pod.member(&u.container), EventType::Warning, "Unhealthy", message);
+            self.shared.event(pod, pod.member(&u.container), EventType::Warning, "Unhealthy", u.message);
         }
     }
 
@@ -294,10 +295,12 @@ impl Worker {
         self.prober.update(pod, inventory, &address);
     }
 
-    async fn collect_garbage(&self, inventory: &PodInventory) {
-        for id in sync::garbage(inventory) {
-            if let Err(e) = self.shared.runtime.remove_container(&id).await {
-                tracing::debug!(id, "cannot remove a dead container yet: {e}");
+    async fn collect_garbage(&self, pod: &PodView, inventory: &PodInventory) {
+        for c in sync::garbage(inventory) {
+            let removed = self.shared.runtime.remove_container(&c.id).await.map_err(text);
+            let config = &self.shared.config;
+            if let Err(e) = removed.and_then(|()| container::forget(config, pod, c).map_err(|e| e.to_string())) {
+                tracing::debug!(id = c.id, "cannot remove a dead container yet: {e}");
             }
         }
     }
@@ -363,13 +366,21 @@ impl Worker {
         if let Some(tree) = &shared.cgroups
             && let Err(e) = tree.remove_pod(&pod.uid)
         {
-            tracing::debug!(pod = pod.name, "its cgroup stays for now: {e}");
+            let why = format!("cannot remove its cgroup: {e}");
+            if self.failures < CGROUP_PATIENCE {
+                return Err(why);
+            }
+            tracing::warn!(pod = pod.name, namespace = pod.namespace, "{why}; it stays");
         }
         if !desired.ends() {
             // Finished, and kept for its logs until somebody deletes it.
             return Ok(None);
         }
         remove_all(&shared, &inventory).await.map_err(text)?;
+        for c in &inventory.containers {
+            container::forget(&shared.config, pod, c)
+                .map_err(|e| format!("cannot remove the log of {}: {e}", c.name))?;
+        }
         volumes::teardown(&dir).map_err(|e| format!("cannot remove the pod's directory: {e}"))?;
         volumes::teardown(&container::log_dir(&shared.config, pod))
             .map_err(|e| format!("cannot remove its logs: {e}"))?;

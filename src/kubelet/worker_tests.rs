@@ -1,1 +1,272 @@
-//! t
+//! A whole kubelet over a runtime in memory and an API in memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::api::value::ValueExt;
+use crate::client::res;
+use crate::kubelet::fake::FakeRuntime;
+use crate::kubelet::runtime::{Runtime, SandboxConfig, State};
+use crate::kubelet::{Config, Kubelet};
+use crate::runtime::fake::Cluster;
+use crate::util::clock::SystemClock;
+use crate::util::tasks::Shutdown;
+
+/// Nothing here takes longer, or the test fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Time in which a kubelet that was to do something would have done it: it looks at everything once a second.
+const A_WHILE: Duration = Duration::from_secs(3);
+
+struct Bench {
+    cluster: Cluster,
+    clock: Arc<SystemClock>,
+    runtime: Arc<FakeRuntime>,
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(runtime: impl FnOnce(FakeRuntime) -> FakeRuntime) -> Self {
+        let clock = Arc::new(SystemClock);
+        let runtime = Arc::new(runtime(FakeRuntime::new(clock.clone()).with_image("i")));
+        Self { cluster: Cluster::new(), clock, runtime, dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// A kubelet that works while `test` runs, and is then ended as orch ends it.
+    async fn with_kubelet(&self, test: impl Future<Output = ()>) {
+        let (config, shutdown) = (Config::for_tests(self.dir.path()), Shutdown::new());
+        let (client, listers) = (self.cluster.client(), self.cluster.listers.clone());
+        let kubelet = Kubelet::new(config, self.runtime.clone(), listers, client, self.clock.clone());
+        let test = async {
+            test.await;
+            shutdown.trigger();
+        };
+        tokio::join!(kubelet.run(shutdown.clone()), test);
+    }
+
+    fn pod(&self, name: &str, mut spec: Value) -> Value {
+        spec.set_if_absent("/containers", json!([{"name": "c", "image": "i", "imagePullPolicy": "IfNotPresent"}]));
+        spec.set_if_absent("/terminationGracePeriodSeconds", 7);
+        spec["nodeName"] = "node".into();
+        let meta = json!({"name": name, "namespace": "n"});
+        self.cluster.put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}))
+    }
+
+    /// What `kubectl delete` does to the object.
+    fn delete(&self, name: &str) {
+        let mut pod = self.now(name);
+        pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        pod["metadata"]["deletionGracePeriodSeconds"] = pod["spec"]["terminationGracePeriodSeconds"].clone();
+        self.cluster.put(pod);
+    }
+
+    fn now(&self, name: &str) -> Value {
+        self.cluster.get(&res::PODS, "n", name).unwrap()
+    }
+
+    fn condition(&self, name: &str, kind: &str) -> String {
+        let pod = self.now(name);
+        let all = pod.items_at("/status/conditions");
+        let found = all.iter().find(|c| c.str_at("/type") == Some(kind));
+        found.and_then(|c| c.str_at("/status")).unwrap_or_default().to_owned()
+    }
+
+    async fn until(&self, what: &str, done: impl Fn(&Self) -> bool) {
+        let end = tokio::time::Instant::now() + PATIENCE;
+        while !done(self) {
+            assert!(tokio::time::Instant::now() < end, "{what}: never; {:?}", self.runtime.calls());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn has_nothing(&self) -> bool {
+        let there = self.runtime.state();
+        there.sandboxes.is_empty() && there.containers.is_empty()
+    }
+
+    /// Calls that change something.
+    fn count(&self, call: &str) -> usize {
+        self.runtime.calls().iter().filter(|c| c.starts_with(call)).count()
+    }
+}
+
+#[tokio::test]
+async fn a_pod_runs_is_deleted_and_leaves_nothing() {
+    let bench = Bench::new(|r| r);
+    bench
+        .with_kubelet(async {
+            bench.pod("p", json!({}));
+            bench.until("it is ready", |b| b.condition("p", "Ready") == "True").await;
+            assert_eq!(bench.now("p").str_at("/status/phase"), Some("Running"));
+            let hosts = bench.dir.path().join("agent/kubelet/pods/uid-p/etc-hosts");
+            let mode = std::os::unix::fs::PermissionsExt::mode(&hosts.metadata().unwrap().permissions());
+            assert_eq!(mode & 0o777, 0o644, "every user of a container reads it");
+            let log = bench.dir.path().join("links/p_n_c-c2.log").read_link().unwrap();
+            assert_eq!(log, bench.dir.path().join("logs/n_p_uid-p/c/0.log"));
+            bench.delete("p");
+            bench.until("nothing is left", Bench::has_nothing).await;
+            let log = || bench.cluster.api.take_log();
+            bench
+                .until("the API is told", |_| log().iter().any(|l| l.starts_with("DELETE") && l.ends_with("/p")))
+                .await;
+        })
+        .await;
+    assert_eq!(bench.runtime.calls().iter().filter(|c| c.starts_with("stop c ")).collect::<Vec<_>>(), ["stop c 7"]);
+    for dir in ["logs", "links", "agent/kubelet/pods"] {
+        assert!(bench.dir.path().join(dir).read_dir().unwrap().next().is_none(), "something is left in {dir}");
+    }
+}
+
+#[tokio::test]
+async fn a_crash_loop_is_held_back_and_says_so() {
+    let bench = Bench::new(|r| r);
+    bench
+        .with_kubelet(async {
+            bench.pod("p", json!({}));
+            // The first restart comes at once.
+            for attempt in 0..2 {
+                let runs = |b: &Bench| {
+                    b.runtime.newest("c").is_some_and(|c| c.state == State::Running && c.attempt == attempt)
+                };
+                bench.until("it is started", runs).await;
+                bench.runtime.exit("c", 1);
+            }
+            let waiting = |b: &Bench| {
+                b.now("p").str_at("/status/containerStatuses/0/state/waiting/reason") == Some("CrashLoopBackOff")
+            };
+            bench.until("it says so", waiting).await;
+            tokio::time::sleep(A_WHILE).await;
+            assert_eq!(bench.count("start c"), 2);
+            assert_eq!(bench.now("p").int_at("/status/containerStatuses/0/restartCount"), Some(1));
+            assert_eq!(bench.now("p").int_at("/status/containerStatuses/0/lastState/terminated/exitCode"), Some(1));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_pod_that_is_deleted_while_it_waits_for_its_image_goes_at_once() {
+    let bench = Bench::new(FakeRuntime::with_stalled_registry);
+    bench
+        .with_kubelet(async {
+            let slow = json!([{"name": "c", "image": "slow:v1"}]);
+            bench.pod("p", json!({ "containers": slow }));
+            bench.until("the pull has begun", |b| b.count("pull slow:v1") == 1).await;
+            // Others whose image is there do not wait for it, however many pulls there are.
+            for n in 0..5 {
+                bench.pod(&format!("also-{n}"), json!({ "containers": slow }));
+            }
+            bench.pod("q", json!({}));
+            bench.until("another pod is ready", |b| b.condition("q", "Ready") == "True").await;
+            bench.delete("p");
+            let gone = |b: &Bench| b.runtime.state().sandboxes.iter().all(|s| s.name != "p");
+            bench.until("nothing of it is left", gone).await;
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_pod_that_ended_for_good_stays_as_it_is_until_it_is_deleted() {
+    let bench = Bench::new(|r| r);
+    bench
+        .with_kubelet(async {
+            bench.pod("p", json!({"restartPolicy": "Never"}));
+            bench.until("it runs", |b| b.runtime.newest("c").is_some_and(|c| c.state == State::Running)).await;
+            bench.runtime.exit("c", 0);
+            bench.until("it has succeeded", |b| b.now("p").str_at("/status/phase") == Some("Succeeded")).await;
+            tokio::time::sleep(A_WHILE).await;
+            assert!(bench.runtime.newest("c").is_some(), "somebody may want its logs");
+            assert_eq!(bench.count("start c"), 1);
+            // Somebody prunes the runtime; what was told stays told.
+            let before = bench.now("p")["status"].clone();
+            let id = bench.runtime.newest("c").unwrap().id;
+            bench.runtime.remove_container(&id).await.unwrap();
+            tokio::time::sleep(A_WHILE).await;
+            assert_eq!(bench.now("p")["status"], before);
+        })
+        .await;
+    // The next orch sees nothing of it in the runtime, and leaves it as it is, too.
+    let before = bench.now("p")["status"].clone();
+    bench.with_kubelet(tokio::time::sleep(A_WHILE)).await;
+    assert_eq!(bench.now("p")["status"], before);
+    bench
+        .with_kubelet(async {
+            bench.delete("p");
+            bench.until("nothing is left", Bench::has_nothing).await;
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn the_next_kubelet_takes_over_what_runs() {
+    let bench = Bench::new(|r| r);
+    bench
+        .with_kubelet(async {
+            bench.pod("p", json!({}));
+            bench.until("it is ready", |b| b.condition("p", "Ready") == "True").await;
+        })
+        .await;
+    let (calls, status) = (bench.runtime.calls(), bench.now("p")["status"].clone());
+    bench.with_kubelet(tokio::time::sleep(A_WHILE)).await;
+    assert_eq!(bench.runtime.calls(), calls, "nothing was stopped or started");
+    assert_eq!(bench.now("p")["status"], status);
+}
+
+#[tokio::test]
+async fn what_nobody_wants_is_stopped_and_swept_away() {
+    let bench = Bench::new(|r| r);
+    let orphan = SandboxConfig { name: "old".into(), uid: "old".into(), ..SandboxConfig::default() };
+    bench.runtime.run_sandbox(&orphan).await.unwrap();
+    // The other one was being removed when orch was killed.
+    let pods = bench.dir.path().join("agent/kubelet/pods");
+    for uid in ["old", "older"] {
+        std::fs::create_dir_all(pods.join(uid).join("volumes/kubernetes.io~empty-dir/v")).unwrap();
+    }
+    let gone = |b: &Bench| b.has_nothing() && pods.read_dir().unwrap().next().is_none();
+    bench.with_kubelet(bench.until("both are gone", gone)).await;
+}
+
+#[tokio::test]
+async fn a_sandbox_that_died_is_replaced_and_init_containers_run_again() {
+    let bench = Bench::new(|r| r);
+    bench
+        .with_kubelet(async {
+            bench.pod("p", json!({"initContainers": [{"name": "i", "image": "i", "imagePullPolicy": "Never"}]}));
+            let runs =
+                |name: &'static str| move |b: &Bench| b.runtime.newest(name).is_some_and(|c| c.state == State::Running);
+            bench.until("the init container runs", runs("i")).await;
+            bench.runtime.exit("i", 0);
+            bench.until("the app runs", runs("c")).await;
+            let first = bench.now("p").str_at("/status/podIP").map(str::to_owned);
+            let sandbox = bench.runtime.state().sandboxes[0].id.clone();
+            bench.runtime.stop_sandbox(&sandbox).await.unwrap();
+            bench.until("the init container runs again", runs("i")).await;
+            assert_eq!(bench.runtime.newest("c").unwrap().state, State::Exited, "the app waits for it");
+            bench.runtime.exit("i", 0);
+            bench.until("the app runs again", |b| b.condition("p", "Ready") == "True").await;
+            assert_ne!(bench.now("p").str_at("/status/podIP").map(str::to_owned), first);
+            assert_eq!(bench.now("p").int_at("/status/containerStatuses/0/restartCount"), Some(1));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_volume_that_lost_its_source_does_not_hold_up_its_pod() {
+    let bench = Bench::new(|r| r);
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m", "namespace": "n"}, "data": {"a": "1"}});
+    bench
+        .with_kubelet(async {
+            let volumes = json!([{"name": "v", "configMap": {"name": "m"}}]);
+            bench.pod("p", json!({ "volumes": volumes }));
+            tokio::time::sleep(A_WHILE).await;
+            assert_eq!(bench.count("create"), 0, "it has never been there");
+            bench.cluster.put(map);
+            bench.until("it is ready", |b| b.condition("p", "Ready") == "True").await;
+            let objects = bench.cluster.listers.objects("", "configmaps");
+            objects.delete(&crate::api::object::ObjectKey::new("n", "m"));
+            tokio::time::sleep(A_WHILE).await;
+            bench.runtime.exit("c", 1);
+            bench.until("it is started again all the same", |b| b.count("start c") == 2).await;
+        })
+        .await;
+}

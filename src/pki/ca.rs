@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::signature::{self, VerificationAlgorithm};
 use jiff::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
@@ -17,7 +18,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::profile::{BACKDATE_SECONDS, LEAF_SECONDS, Profile, Usage};
+use super::profile::{self, BACKDATE_SECONDS, LEAF_SECONDS, Profile, Usage};
 use super::{PkiError, hex, read, write, write_secret};
 
 /// Seconds a CA is valid: ten years, as k3s.
@@ -61,6 +62,15 @@ impl Pair {
         let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&self.key()?)
             .map_err(|e| PkiError::Tls(e.to_string()))?;
         Ok(Arc::new(CertifiedKey::new(self.chain()?, key)))
+    }
+}
+
+impl Pair {
+    /// True when it has to be issued again at `now`: it is near its end, or its start is still to come.
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        let Ok(chain) = self.chain() else { return true };
+        let parsed = chain.first().and_then(|leaf| X509Certificate::from_der(leaf).ok());
+        parsed.is_none_or(|(_, leaf)| profile::out_of_time(&leaf, now).is_some())
     }
 }
 
@@ -190,12 +200,20 @@ impl Ca {
     }
 }
 
-/// True when `ca`'s key signed `cert`. Only ECDSA P-256 with SHA-256, which is all this module signs with.
+/// Signature algorithms by their object identifiers: those that a CA's key may sign with here.
+const SIGNATURES: &[(&str, &dyn VerificationAlgorithm)] = &[
+    ("1.2.840.10045.4.3.2", &signature::ECDSA_P256_SHA256_ASN1),
+    ("1.2.840.10045.4.3.3", &signature::ECDSA_P384_SHA384_ASN1),
+    ("1.2.840.10045.4.3.4", &signature::ECDSA_P521_SHA512_ASN1),
+    ("1.2.840.113549.1.1.11", &signature::RSA_PKCS1_2048_8192_SHA256),
+    ("1.3.101.112", &signature::ED25519),
+];
+
+/// True when `ca`'s key signed `cert`.
 fn signed_by(cert: &X509Certificate<'_>, ca: &X509Certificate<'_>) -> bool {
-    let key = aws_lc_rs::signature::UnparsedPublicKey::new(
-        &aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1,
-        &ca.public_key().subject_public_key.data,
-    );
+    let oid = cert.signature_algorithm.algorithm.to_id_string();
+    let Some((_, algorithm)) = SIGNATURES.iter().find(|(known, _)| *known == oid) else { return false };
+    let key = signature::UnparsedPublicKey::new(*algorithm, &ca.public_key().subject_public_key.data);
     key.verify(cert.tbs_certificate.as_ref(), &cert.signature_value.data).is_ok()
 }
 
@@ -204,20 +222,22 @@ pub fn fingerprint(cert: &CertificateDer<'_>) -> String {
     hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, cert).as_ref())
 }
 
-/// Opens a private key (PEM), or makes an ECDSA P-256 one.
-pub(super) fn open_key(path: &Path) -> Result<KeyPair, PkiError> {
+/// Opens a CA's private key (PEM), or makes an ECDSA P-256 one.
+fn open_key(path: &Path) -> Result<KeyPair, PkiError> {
     if let Some(pem) = read(path)? {
-        return KeyPair::from_pem(&pem).map_err(|e| PkiError::Damaged {
-            path: path.to_owned(),
-            why: format!("no usable private key in it ({e})"),
-        });
+        let damaged = |why: String| PkiError::Damaged { path: path.to_owned(), why };
+        // What stands before the key (its curve, as openssl writes it) is passed over.
+        let key = PrivateKeyDer::from_pem_slice(pem.as_bytes())
+            .map_err(|e| damaged(format!("no private key in it ({e}); one with a password cannot be used")))?;
+        return KeyPair::try_from(&key)
+            .map_err(|e| damaged(format!("its private key is neither RSA, ECDSA nor Ed25519 ({e})")));
     }
     let key = KeyPair::generate().map_err(|e| issue(&path.display().to_string(), e))?;
     write_secret(path, &key.serialize_pem())?;
     Ok(key)
 }
 
-fn issue(what: &str, why: impl std::fmt::Display) -> PkiError {
+pub(super) fn issue(what: &str, why: impl std::fmt::Display) -> PkiError {
     PkiError::Issue { what: what.to_owned(), why: why.to_string() }
 }
 
@@ -261,7 +281,9 @@ fn leaf_params(profile: &Profile, now: Timestamp) -> Result<CertificateParams, P
         Usage::Client => ExtendedKeyUsagePurpose::ClientAuth,
     }];
     params.use_authority_key_identifier_extension = true;
-    valid(&mut params, now.as_second() - BACKDATE_SECONDS, now.as_second() + LEAF_SECONDS);
+    // Made under a clock that is behind, it holds when the clock is set, until it is issued again.
+    let until = now.as_second().max(CLOCK_FLOOR_SECONDS) + LEAF_SECONDS;
+    valid(&mut params, now.as_second() - BACKDATE_SECONDS, until);
     Ok(params)
 }
 

@@ -66,12 +66,8 @@ impl Profile {
     /// Why `cert` cannot stand for this profile at `now`; `None` when it can. The issuer and the key are the caller's
     /// to check.
     pub fn mismatch(&self, cert: &X509Certificate<'_>, now: Timestamp) -> Option<String> {
-        let validity = cert.validity();
-        if validity.not_before.timestamp() > now.as_second() {
-            return Some("it begins in the future".into());
-        }
-        if validity.not_after.timestamp() - now.as_second() < RENEW_BEFORE_SECONDS {
-            return Some("it is near its end".into());
+        if let Some(why) = out_of_time(cert, now) {
+            return Some(why.into());
         }
         if text(cert.subject().iter_common_name()).first() != Some(&self.common_name)
             || text(cert.subject().iter_organization()) != self.organizations
@@ -82,6 +78,15 @@ impl Profile {
         let missing = self.sans.iter().find(|s| !have.contains(s))?;
         Some(format!("it lacks the name {missing}"))
     }
+}
+
+/// Why a certificate's time is not now, or not for long; `None` while it is.
+pub(super) fn out_of_time(cert: &X509Certificate<'_>, now: Timestamp) -> Option<&'static str> {
+    let validity = cert.validity();
+    if validity.not_before.timestamp() > now.as_second() {
+        return Some("it begins in the future");
+    }
+    (validity.not_after.timestamp() - now.as_second() < RENEW_BEFORE_SECONDS).then_some("it is near its end")
 }
 
 fn text<'a>(attributes: impl Iterator<Item = &'a x509_parser::x509::AttributeTypeAndValue<'a>>) -> Vec<String> {

@@ -42,7 +42,7 @@ fn the_first_start_makes_everything_and_later_starts_reuse_it() {
     assert_eq!(first.server_ca.sha256(), again.server_ca.sha256());
     assert_eq!(first.serving.cert_pem, again.serving.cert_pem);
     assert_eq!(first.admin.key_pem, again.admin.key_pem);
-    assert_eq!(first.service_account_key.serialize_pem(), again.service_account_key.serialize_pem());
+    assert_eq!(first.service_account_keys[0].private, again.service_account_keys[0].private);
     assert_eq!(mode(&tls), 0o700);
     for entry in std::fs::read_dir(&tls).unwrap().map(Result::unwrap) {
         let secret = entry.path().extension().is_some_and(|e| e == "key");
@@ -169,7 +169,7 @@ fn only_the_right_ca_and_the_right_use_is_accepted() {
 fn a_request_gets_what_the_profile_says_and_not_what_it_asks_for() {
     let dir = tempfile::tempdir().unwrap();
     let pki = Pki::open(dir.path(), &config(), t0()).unwrap();
-    let key = KeyPair::generate().unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
     let mut asked = rcgen::CertificateParams::new(vec!["evil.example.com".into()]).unwrap();
     asked.distinguished_name.push(rcgen::DnType::OrganizationName, "system:masters");
     let request = asked.serialize_request(&key).unwrap().pem().unwrap();
@@ -290,4 +290,54 @@ fn kubeconfigs_are_written_whole_once_and_with_their_mode() {
     let config = kube::config::Kubeconfig::read_from(&path).unwrap();
     assert_eq!(config.current_context.as_deref(), Some("default"));
     assert_eq!(config.clusters[0].cluster.as_ref().unwrap().server.as_deref(), Some("https://127.0.0.1:6443"));
+}
+
+/// CAs that stand there before the first start are used, and what they signed is kept.
+#[test_case(&rcgen::PKCS_RSA_SHA256; "RSA")]
+#[test_case(&rcgen::PKCS_ECDSA_P384_SHA384; "P-384")]
+#[test_case(&rcgen::PKCS_ED25519; "Ed25519")]
+fn a_ca_of_the_user_signs(kind: &'static rcgen::SignatureAlgorithm) {
+    let dir = tempfile::tempdir().unwrap();
+    let key = rcgen::KeyPair::generate_for(kind).unwrap();
+    let curve = "-----BEGIN EC PARAMETERS-----\nBgUrgQQAIg==\n-----END EC PARAMETERS-----\n";
+    for name in ["server-ca", "client-ca"] {
+        std::fs::write(dir.path().join(format!("{name}.key")), curve.to_owned() + &key.serialize_pem()).unwrap();
+        let key = rcgen::KeyPair::from_pem(&key.serialize_pem()).unwrap();
+        std::fs::write(dir.path().join(format!("{name}.crt")), Ca::new("theirs", key, t0()).unwrap().cert_pem).unwrap();
+    }
+    let first = Pki::open(dir.path(), &config(), t0()).unwrap();
+    let again = Pki::open(dir.path(), &config(), after(1)).unwrap();
+    assert_eq!(first.serving.cert_pem, again.serving.cert_pem, "it is issued once");
+    let client = first.admin.chain().unwrap();
+    assert!(tls::ClientVerifier::new(&first.client_ca.cert).unwrap().accepts(&client, after(1)));
+}
+
+#[test_case("", "no private key in it"; "nothing")]
+#[test_case("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "neither RSA nor ECDSA"; "garbage")]
+fn token_keys_that_cannot_be_used_are_told(pem: &str, want: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("service.key"), pem).unwrap();
+    let error = Pki::open(dir.path(), &config(), t0()).unwrap_err().to_string();
+    assert!(error.contains("service.key is damaged") && error.contains(want), "{error}");
+}
+
+#[test]
+fn ed25519_signs_no_tokens() {
+    let pem = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap().serialize_pem();
+    assert!(keys::parse(&pem).unwrap_err().contains("neither RSA nor ECDSA"));
+}
+
+/// A first start without a battery: the clock stands at 1970 and is set a minute later.
+#[test]
+fn certificates_of_a_clock_that_was_behind_hold_until_they_are_issued_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let behind = Pki::open(dir.path(), &config(), at(0)).unwrap();
+    let now = at(ca::CLOCK_FLOOR_SECONDS + 100 * DAY);
+    assert!(!behind.is_due(at(60)) && !behind.is_due(now), "it holds whatever the clock is set to");
+    let verifier = tls::ClientVerifier::new(&behind.client_ca.cert).unwrap();
+    assert!(verifier.accepts(&behind.admin.chain().unwrap(), now));
+    let late = at(ca::CLOCK_FLOOR_SECONDS + 300 * DAY);
+    assert!(behind.is_due(late));
+    assert!(!behind.renewed(late).unwrap().is_due(late));
+    assert!(behind.renewed(late).unwrap().is_due(at(0)), "a clock that is put back as well");
 }

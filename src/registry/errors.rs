@@ -17,7 +17,6 @@ use crate::api::status::Cause;
 pub struct FieldErrors {
     causes: Rc<RefCell<Vec<Cause>>>,
     path: String,
-    nameless: bool,
 }
 
 impl FieldErrors {
@@ -28,23 +27,34 @@ impl FieldErrors {
 
     /// The same collection at a field below.
     pub fn at(&self, field: &str) -> Self {
-        let path = if self.path.is_empty() { field.to_owned() } else { format!("{}.{field}", self.path) };
-        Self { causes: self.causes.clone(), path, nameless: false }
+        match self.path.is_empty() {
+            true => self.below(&[field]),
+            false => self.below(&[".", field]),
+        }
     }
 
-    /// The same collection for the whole object: upstream names no field then, unlike at the root.
+    /// The same collection for the object as a whole, as upstream writes that path, unlike the root's.
     pub fn whole(&self) -> Self {
-        Self { causes: self.causes.clone(), path: String::new(), nameless: true }
+        Self { causes: self.causes.clone(), path: "[]".to_owned() }
     }
 
     /// The same collection at an element of a list.
     pub fn index(&self, i: usize) -> Self {
-        Self { causes: self.causes.clone(), path: format!("{}[{i}]", self.path), nameless: false }
+        let mut digits = [0; 20];
+        self.below(&["[", decimal(i, &mut digits), "]"])
     }
 
     /// The same collection at a key of a map.
     pub fn key(&self, key: &str) -> Self {
-        Self { causes: self.causes.clone(), path: format!("{}[{key}]", self.path), nameless: false }
+        self.below(&["[", key, "]"])
+    }
+
+    /// Validators walk every object and mostly find nothing: a path costs one allocation and no formatting.
+    fn below(&self, parts: &[&str]) -> Self {
+        let mut path = String::with_capacity(self.path.len() + parts.iter().map(|p| p.len()).sum::<usize>());
+        path.push_str(&self.path);
+        parts.iter().for_each(|p| path.push_str(p));
+        Self { causes: self.causes.clone(), path }
     }
 
     /// The path, as `spec.ports[2].port`.
@@ -54,8 +64,7 @@ impl FieldErrors {
 
     fn push(&self, reason: &'static str, message: String) {
         // Upstream's root path has no name; it prints as <nil>.
-        let root = self.path.is_empty() && !self.nameless;
-        let field = if root { "<nil>".to_owned() } else { self.path.clone() };
+        let field = if self.path.is_empty() { "<nil>".to_owned() } else { self.path.clone() };
         self.causes.borrow_mut().push(Cause { reason, message, field });
     }
 
@@ -139,6 +148,18 @@ impl FieldErrors {
     }
 }
 
+fn decimal(mut n: usize, digits: &mut [u8; 20]) -> &str {
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            return std::str::from_utf8(&digits[at..]).unwrap_or_default();
+        }
+    }
+}
+
 fn with_detail(mut message: String, detail: impl fmt::Display) -> String {
     let before = message.len();
     let _ = write!(message, ": {detail}");
@@ -165,6 +186,7 @@ mod tests {
         let errs = FieldErrors::new();
         errs.at("spec").at("ports").index(2).at("port").invalid(0, "must be between 1 and 65535, inclusive");
         errs.at("metadata").at("labels").key("a/b").required("");
+        assert_eq!([0, 9, 10, 1203].map(|i| errs.index(i).path), ["[0]", "[9]", "[10]", "[1203]"]);
         errs.at("spec").at("type").not_supported("X", &["NodePort", "ClusterIP"]);
         let causes = errs.take();
         assert_eq!(causes[0].field, "spec.ports[2].port");

@@ -3,6 +3,8 @@
 //! Rules: upstream `apiserver/pkg/registry/rest` (`FillObjectMetaSystemFields`, `BeforeCreate`, `BeforeUpdate`) and
 //! `apimachinery/pkg/api/validation`.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
@@ -66,13 +68,8 @@ pub fn before_create(new: &mut Value, info: &KindInfo, strategy: &dyn Strategy, 
 pub fn dedup_owners(new: &mut Value) -> bool {
     let Some(owners) = new.pointer_mut("/metadata/ownerReferences").and_then(Value::as_array_mut) else { return false };
     let before = owners.len();
-    let mut seen: Vec<Value> = Vec::with_capacity(before);
-    for owner in owners.drain(..) {
-        if !seen.contains(&owner) {
-            seen.push(owner);
-        }
-    }
-    *owners = seen;
+    let mut seen = HashSet::with_capacity(before);
+    owners.retain(|owner| seen.insert(owner.to_string()));
     owners.len() < before
 }
 
@@ -117,7 +114,7 @@ pub fn bump_generation(new: &mut Value, old: &Value, strategy: &dyn Strategy) {
         Generation::All => content_differs(new, old) || metadata_differs(new, old),
     };
     if changed {
-        let generation = old.int_at("/metadata/generation").unwrap_or(0) + 1;
+        let generation = old.int_at("/metadata/generation").unwrap_or(0).saturating_add(1);
         metadata(new).insert("generation".into(), generation.into());
     }
 }
@@ -270,7 +267,7 @@ fn validate_owners(owners: &[Value], errs: &FieldErrors) {
     if controllers > 1 {
         errs.invalid(
             Value::Array(owners.to_vec()),
-            "only one reference can have Controller set to true. Found \"true\" in more than one",
+            "Only one reference can have Controller set to true. Found \"true\" in more than one",
         );
     }
 }

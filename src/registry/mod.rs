@@ -19,6 +19,7 @@ mod certificates;
 mod coordination;
 mod core;
 mod discovery;
+mod encode;
 pub mod errors;
 mod events;
 mod flowcontrol;
@@ -36,7 +37,7 @@ pub mod validate;
 pub mod write;
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -46,7 +47,7 @@ use serde_json::Value;
 
 use crate::api::meta::{GroupResource, Gvk};
 use crate::api::object::{Meta, Object};
-use crate::api::patch::apply::{self, FieldSet};
+use crate::api::patch::apply;
 use crate::api::schema::{self, StructDef, View as SchemaView};
 use crate::api::scheme::KindInfo;
 use crate::api::status::ApiResult;
@@ -118,21 +119,19 @@ impl Resource {
             self.strategy.convert(value, &self.info, false);
             value["apiVersion"] = self.info.gvk.api_version().into();
             value["kind"] = (*self.info.gvk.kind).into();
+            *value = self.canonical(value.take());
         }
     }
 
     /// The bytes for the store: the stored version, without a resourceVersion, kind and apiVersion first.
     pub fn encode_for_store(&self, object: &Value) -> Bytes {
+        if !self.converts() {
+            return encode::unversioned(object);
+        }
         let mut value = object.clone();
-        if let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut) {
-            meta.shift_remove("resourceVersion");
-        }
-        if self.converts() {
-            self.strategy.convert(&mut value, &self.info, true);
-            value["apiVersion"] =
-                crate::api::meta::gvk::join(&self.info.stored.group, &self.info.stored_version).into();
-        }
-        serde_json::to_vec(&value).expect("a JSON value serializes").into()
+        self.strategy.convert(&mut value, &self.info, true);
+        value["apiVersion"] = crate::api::meta::gvk::join(&self.info.stored.group, &self.info.stored_version).into();
+        encode::unversioned(&value)
     }
 
     /// Fills the defaults of the wire table.
@@ -167,19 +166,12 @@ impl Resource {
 
     /// What managed fields need to know of a request for this kind.
     pub fn writer<'a>(&'a self, cx: &'a RequestCx, subresource: Option<&'a str>) -> apply::Writer<'a> {
-        static NOTHING: LazyLock<FieldSet<'static>> = LazyLock::new(|| FieldSet::of_fields(&[]));
-        static STATUS: LazyLock<FieldSet<'static>> = LazyLock::new(|| FieldSet::of_fields(&[&["status"]]));
-        static SPEC: LazyLock<FieldSet<'static>> = LazyLock::new(|| FieldSet::of_fields(&[&["spec"]]));
         apply::Writer {
             manager: &cx.manager,
             subresource: subresource.unwrap_or_default(),
             gvk: &self.info.gvk,
             view: self.view(),
-            reset: match subresource {
-                Some("status") => &SPEC,
-                None if self.strategy.has_status(&self.info) => &STATUS,
-                _ => &NOTHING,
-            },
+            reset: self.strategy.resets(&self.info, subresource),
             now: cx.now,
         }
     }
@@ -202,6 +194,9 @@ impl Resource {
             && old["metadata"].as_object().into_iter().flatten().all(equal_meta)
     }
 }
+
+/// Bytes of all warnings of one answer. Upstream: 4096 characters.
+pub const WARNINGS_MAX_BYTES: usize = 4096;
 
 /// Who asks, how, and when.
 #[derive(Debug)]
@@ -238,11 +233,17 @@ impl RequestCx {
         }
     }
 
-    /// Tells the client something, once.
+    /// Tells the client something, once. What goes beyond [`WARNINGS_MAX_BYTES`] is left out: it all has to fit in the
+    /// head of an answer.
     pub fn warn(&self, text: impl Into<String>) {
-        let text = text.into();
+        let mut text = text.into();
         let mut all = self.warnings.lock().expect("no panic while held");
-        if !all.contains(&text) {
+        let room = WARNINGS_MAX_BYTES.saturating_sub(all.iter().map(String::len).sum());
+        if text.len() > room {
+            let cut = (0..=room).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+            text.truncate(cut);
+        }
+        if !text.is_empty() && !all.contains(&text) {
             all.push(text);
         }
     }
@@ -290,6 +291,11 @@ impl<'a> Admission<'a> {
     /// For a deletion.
     pub fn deletion(resource: &'a Resource, cx: &'a RequestCx, target: &'a Target) -> Self {
         Self { resource, cx, target, operation: "DELETE", subresource: "" }
+    }
+
+    /// For what is posted to a subresource and is no change of the object: a Binding, an Eviction, a TokenRequest.
+    pub fn posted(resource: &'a Resource, cx: &'a RequestCx, target: &'a Target, subresource: &'a str) -> Self {
+        Self { resource, cx, target, operation: "CREATE", subresource }
     }
 
     /// True for this group and plural name.
@@ -363,9 +369,14 @@ impl Decode for Resources {
         let index = self.0.load();
         match index.stored.get(gr) {
             Some(r) => {
-                let parsed: Value = serde_json::from_slice(&json).map_err(|e| e.to_string())?;
-                let fields = r.info.extract_fields(&parsed);
-                Ok(Object { gvk: r.gvk.clone(), meta: Meta::from_value(&parsed), fields, json, revision })
+                let lazy = Object::from_json(r.gvk.clone(), json.clone(), revision, &r.info.selectable);
+                lazy.or_else(|_| {
+                    // Metadata of other types than upstream's (a custom resource written by an older version): as far as
+                    // it can be understood.
+                    let parsed: Value = serde_json::from_slice(&json).map_err(|e| e.to_string())?;
+                    let fields = r.info.extract_fields(&parsed);
+                    Ok(Object { gvk: r.gvk.clone(), meta: Meta::from_value(&parsed), fields, json, revision })
+                })
             }
             None => self.1.decode(gr, json, revision),
         }
@@ -403,6 +414,12 @@ impl Registry {
     fn admission(&self) -> &dyn Admit {
         &*self.admission
     }
+
+    /// Asks the admission chain about something that is not stored: see [`Admission::posted`].
+    pub async fn admit(&self, a: &Admission<'_>, body: &mut Value) -> ApiResult<()> {
+        self.admission.mutate(a, body, None).await?;
+        self.admission.validate(a, Some(body), None).await
+    }
 }
 
 /// The watch cache as hooks and admission plugins read it.
@@ -430,4 +447,23 @@ impl View for Registry {
 
 fn group_resource(group: &str, resource: &str) -> GroupResource {
     GroupResource { group: group.to_owned().into(), resource: resource.to_owned().into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_are_told_once_and_fit_in_a_head() {
+        let cx = RequestCx::new(UserInfo::default(), "t", Timestamp::UNIX_EPOCH);
+        cx.warn("a");
+        cx.warn("a");
+        for i in 0..10_000 {
+            cx.warn(format!("é{i}"));
+        }
+        let all = cx.take_warnings();
+        assert_eq!(all[..2], ["a", "é0"]);
+        let bytes: usize = all.iter().map(String::len).sum();
+        assert!((WARNINGS_MAX_BYTES - 2..=WARNINGS_MAX_BYTES).contains(&bytes), "{bytes}");
+    }
 }

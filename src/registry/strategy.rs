@@ -1,12 +1,14 @@
 //! What makes a kind differ on its way through the registry. Every method has the default that most kinds want.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::api::meta::names;
 use crate::api::object::Object;
+use crate::api::patch::apply::FieldSet;
 use crate::api::scheme::KindInfo;
 use crate::api::status::ApiResult;
 use crate::api::user::UserInfo;
@@ -84,6 +86,17 @@ pub trait Strategy: Send + Sync {
         info.subresources.iter().any(|s| s.name == "status")
     }
 
+    /// What a write to the resource or a subresource cannot change: its manager does not get to own it.
+    ///
+    /// Upstream: `GetResetFields` of each strategy.
+    fn resets(&self, info: &KindInfo, subresource: Option<&str>) -> &'static FieldSet<'static> {
+        match subresource {
+            Some("status") => &resets::SPEC,
+            None if info.subresources.iter().any(|s| s.name == "status") => &resets::STATUS,
+            _ => &resets::NOTHING,
+        }
+    }
+
     /// True when a PUT may create.
     fn create_on_update(&self) -> bool {
         false
@@ -102,6 +115,11 @@ pub trait Strategy: Send + Sync {
     /// The finalizers a deletion adds without being asked for a propagation policy: true for orphaning.
     fn orphans_by_default(&self) -> bool {
         false
+    }
+
+    /// False for a kind that owns nothing: a propagation policy means nothing to it.
+    fn has_dependents(&self) -> bool {
+        true
     }
 
     /// Grace of a deletion in seconds: given what was asked for, `None` where the kind knows no grace.
@@ -152,6 +170,27 @@ pub trait Strategy: Send + Sync {
     fn convert(&self, _value: &mut Value, _info: &KindInfo, _to_stored: bool) {}
 }
 
+/// What writes may leave alone.
+pub mod resets {
+    use super::{FieldSet, LazyLock};
+
+    /// A set, made when first used.
+    pub type Reset = LazyLock<FieldSet<'static>>;
+
+    /// Nothing.
+    pub static NOTHING: FieldSet<'static> = FieldSet::EMPTY;
+    /// `status`.
+    pub static STATUS: Reset = LazyLock::new(|| FieldSet::of_fields(&[&["status"]]));
+    /// `spec`.
+    pub static SPEC: Reset = LazyLock::new(|| FieldSet::of_fields(&[&["spec"]]));
+    /// `spec` and `status`.
+    pub static SPEC_AND_STATUS: Reset = LazyLock::new(|| FieldSet::of_fields(&[&["spec"], &["status"]]));
+    /// `spec` and the labels.
+    pub static SPEC_AND_LABELS: Reset = LazyLock::new(|| FieldSet::of_fields(&[&["spec"], &["metadata", "labels"]]));
+    /// `spec` and `metadata`.
+    pub static SPEC_AND_METADATA: Reset = LazyLock::new(|| FieldSet::of_fields(&[&["spec"], &["metadata"]]));
+}
+
 /// A kind without hooks.
 #[derive(Debug, Clone, Copy)]
 pub struct Plain;
@@ -200,12 +239,17 @@ fn keep_all_but_status_and_metadata(new: &mut Value, old: &Value) {
 /// What was taken for an object that is about to be written; dropped when the write is done or has failed. Until then
 /// nobody else gets it, afterwards the watch cache tells of it.
 #[derive(Default)]
-pub struct Held(#[allow(dead_code)] Option<Box<dyn Send + Sync>>);
+pub struct Held(Option<Box<dyn Send + Sync>>);
 
 impl Held {
     /// Holds a guard.
     pub fn new(guard: impl Send + Sync + 'static) -> Self {
         Self(Some(Box::new(guard)))
+    }
+
+    /// True when it holds nothing.
+    pub fn is_nothing(&self) -> bool {
+        self.0.is_none()
     }
 }
 
@@ -224,6 +268,8 @@ pub struct Common {
     convert: Option<Convert>,
     warn: Option<Warn>,
     status_alone: bool,
+    owns_nothing: bool,
+    asked_once: bool,
 }
 
 impl Common {
@@ -241,7 +287,21 @@ impl Common {
         convert: None,
         warn: None,
         status_alone: false,
+        owns_nothing: false,
+        asked_once: false,
     };
+
+    /// What is asked for is never asked for again: nobody owns `spec`.
+    pub const fn asked_once(mut self) -> Self {
+        self.asked_once = true;
+        self
+    }
+
+    /// Nothing depends on its objects.
+    pub const fn owns_nothing(mut self) -> Self {
+        self.owns_nothing = true;
+        self
+    }
 
     /// A write to `status` leaves metadata alone.
     pub const fn status_alone(mut self) -> Self {
@@ -325,6 +385,14 @@ impl Strategy for Common {
         }
     }
 
+    fn resets(&self, info: &KindInfo, subresource: Option<&str>) -> &'static FieldSet<'static> {
+        match subresource {
+            None if self.asked_once => &resets::SPEC_AND_STATUS,
+            Some("status") if self.status_alone => &resets::SPEC_AND_METADATA,
+            _ => Plain.resets(info, subresource),
+        }
+    }
+
     fn name_errors(&self, name: &str) -> Vec<String> {
         (self.names)(name)
     }
@@ -339,6 +407,10 @@ impl Strategy for Common {
 
     fn unconditional_update(&self) -> bool {
         self.unconditional_update
+    }
+
+    fn has_dependents(&self) -> bool {
+        !self.owns_nothing
     }
 
     fn returns_deleted(&self) -> bool {

@@ -95,7 +95,7 @@ pub trait Plugin: Sync {
 #[derive(Debug)]
 pub enum Event {
     /// A node came, or changed: before (where known) and now, without pods.
-    Node(Option<NodeInfo>, NodeInfo),
+    Node(Option<Box<NodeInfo>>, Box<NodeInfo>),
     /// A pod is on a node from now on, or changed there: before and now.
     PodPlaced(Option<Arc<PodInfo>>, Arc<PodInfo>),
     /// A pod left its node.

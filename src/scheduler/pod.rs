@@ -131,7 +131,7 @@ impl NodeTerm {
     /// True when a node with this name and these labels is meant.
     pub fn matches(&self, name: &str, labels: &[(Box<str>, Box<str>)]) -> bool {
         !self.invalid
-            && !(self.labels.is_empty() && self.names.is_empty())
+            && (!self.labels.is_empty() || !self.names.is_empty())
             && self.labels.matches(|k| label(labels, k))
             && self.names.matches(|k| (k == "metadata.name").then_some(name))
     }
@@ -182,7 +182,7 @@ impl PodTerm {
     /// True when the term means `pod`, whose namespace has `labels`.
     pub fn matches(&self, pod: &PodInfo, labels: Option<&Labels>) -> bool {
         let Some(selector) = &self.selector else { return false };
-        let ns = self.namespaces.iter().any(|n| *n == pod.namespace)
+        let ns = self.namespaces.contains(&pod.namespace)
             || self.namespace_selector.as_ref().is_some_and(|s| match labels {
                 Some(labels) => s.matches(|k| label(labels, k)),
                 None => s.is_empty(),
@@ -352,8 +352,10 @@ impl PodInfo {
 
     /// True when it says anything about other pods beside it.
     pub fn has_affinity(&self) -> bool {
-        !(self.affinity.is_empty() && self.affinity_preferred.is_empty() && self.anti_affinity_preferred.is_empty())
+        !self.affinity.is_empty()
             || !self.anti_affinity.is_empty()
+            || !self.affinity_preferred.is_empty()
+            || !self.anti_affinity_preferred.is_empty()
     }
 
     /// True when `taint` does not keep it away.

@@ -124,7 +124,7 @@ impl Queue {
         let uid = match self.active.first() {
             Some((_, uid)) => uid.clone(),
             None => {
-                let may = |uid: &Box<str>| matches!(self.pods[uid].place, Place::Backoff(_, false));
+                let may = |uid: &str| matches!(self.pods[uid].place, Place::Backoff(_, false));
                 self.backoff.iter().find(|(_, _, uid)| may(uid))?.2.clone()
             }
         };
@@ -155,11 +155,11 @@ impl Queue {
     /// Wakes those that `helps` says yes to, for one of the plugins that refused them. A pod that no plugin refused is
     /// always woken.
     pub fn wake(&mut self, now: Instant, helps: impl Fn(&str, &PodInfo) -> bool) {
-        let woken = |uid: &&Box<str>| {
-            let waiting = &self.pods[*uid];
+        let woken = |uid: &str| {
+            let waiting = &self.pods[uid];
             waiting.refused_by.is_empty() || waiting.refused_by.iter().any(|plugin| helps(plugin, &waiting.pod))
         };
-        let all: Vec<Box<str>> = self.unschedulable.iter().filter(woken).cloned().collect();
+        let all: Vec<Box<str>> = self.unschedulable.iter().filter(|uid| woken(uid)).cloned().collect();
         for uid in all {
             self.activate(&uid, now);
         }
@@ -179,8 +179,8 @@ impl Queue {
             return;
         }
         self.checked = Some(now);
-        let stuck = |uid: &&Box<str>| matches!(self.pods[*uid].place, Place::Unschedulable(at) if at + STUCK <= now);
-        let all: Vec<Box<str>> = self.unschedulable.iter().filter(stuck).cloned().collect();
+        let stuck = |uid: &str| matches!(self.pods[uid].place, Place::Unschedulable(at) if at + STUCK <= now);
+        let all: Vec<Box<str>> = self.unschedulable.iter().filter(|uid| stuck(uid)).cloned().collect();
         for uid in all {
             self.activate(&uid, now);
         }

@@ -25,6 +25,8 @@ use crate::runtime::{Delta, Recorder};
 
 /// What there is to do, or to say, where no node fits.
 type Preemption = Result<preempt::Plan, preempt::NoPlan>;
+/// Why no node fits, and what preemption says to that where it was asked.
+type Refusal = (NoFit, Option<Preemption>);
 
 /// Between the reasons of the nodes and those of preemption, as upstream's DynamicResources and DefaultPreemption say it.
 const PREEMPTION: &str = "no new claims to deallocate, preemption: ";
@@ -56,7 +58,8 @@ impl Worker {
 
     /// Completes when a write has ended or a backoff has.
     pub(super) async fn wait(&mut self) {
-        let deadline = self.queue.deadline(Instant::now());
+        // Who is due cannot be tried while too many writes are on their way: their ends are what is waited for.
+        let deadline = self.queue.deadline(Instant::now()).filter(|_| !self.writes.full());
         tokio::select! {
             biased;
             () = self.writes.ended() => {}
@@ -114,7 +117,7 @@ impl Worker {
                 == (&copy.labels, &copy.taints, copy.unschedulable, &copy.allocatable)
         };
         if old.as_ref().is_none_or(|old| !same(old)) {
-            self.wake(&Event::Node(old, copy));
+            self.wake(&Event::Node(old.map(Box::new), Box::new(copy)));
         }
     }
 
@@ -160,9 +163,6 @@ impl Worker {
 
     fn waiting(&mut self, pod: Arc<PodInfo>) {
         let uid = pod.uid.clone();
-        if pod.gated {
-            self.gated(&pod);
-        }
         self.nominated.set(&pod, &pod.nominated);
         let before = self.queue.get(&uid).cloned();
         self.queue.set(pod.clone());
@@ -209,18 +209,18 @@ impl Worker {
         let Some(pod) = self.queue.pop(Instant::now()) else { return false };
         match self.decide(&pod) {
             Ok(at) => self.bind(pod, at),
-            Err((no_fit, preemption)) => self.refuse(&pod, no_fit, preemption),
+            Err(refusal) => self.refuse(&pod, *refusal),
         }
         true
     }
 
-    fn decide(&mut self, pod: &Arc<PodInfo>) -> Result<usize, (NoFit, Option<Preemption>)> {
+    fn decide(&mut self, pod: &Arc<PodInfo>) -> Result<usize, Box<Refusal>> {
         let default_spread = self.side.default_spread(pod);
         let cx = Cycle { pod, cluster: &self.cluster, side: &self.side, default_spread };
         let nodes = self.cluster.nodes();
         let mut checks = Checks::new(&cx).map_err(|(plugin, why)| {
             let no_fit = NoFit { total: nodes.len(), rejected: Some(why), by: vec![plugin], ..NoFit::default() };
-            (no_fit, None)
+            Box::new((no_fit, None))
         })?;
         let promised = self.nominated.node_of(&pod.uid).and_then(|n| nodes.iter().position(|o| *o.name == *n));
         if let Some(at) = promised
@@ -230,7 +230,7 @@ impl Worker {
         }
         let feasible = checks.feasible(nodes, &self.nominated, &mut self.start).map_err(|no_fit| {
             let preemption = (no_fit.total > 0).then(|| preempt::plan(&cx, &mut checks, &self.nominated, &no_fit));
-            (no_fit, preemption)
+            Box::new((no_fit, preemption))
         })?;
         Ok(cycle::best(&cx, &feasible, |n| rand::rng().random_range(0..n)))
     }
@@ -246,7 +246,7 @@ impl Worker {
         self.writes.bind(pod, node, volumes);
     }
 
-    fn refuse(&mut self, pod: &Arc<PodInfo>, no_fit: NoFit, preemption: Option<Preemption>) {
+    fn refuse(&mut self, pod: &Arc<PodInfo>, (no_fit, preemption): Refusal) {
         let mut message = no_fit.message();
         let nominated = match preemption {
             None => None,
@@ -283,11 +283,6 @@ impl Worker {
             self.queue.activate(&other.uid, Instant::now());
         }
         self.nominated.set(pod, node);
-    }
-
-    fn gated(&mut self, pod: &Arc<PodInfo>) {
-        let message = "Scheduling is blocked due to non-empty scheduling gates".to_owned();
-        self.writes.condition(pod, Condition { reason: "SchedulingGated", message, nominated: None });
     }
 
     fn done(&mut self, done: Done) {

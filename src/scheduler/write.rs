@@ -5,10 +5,11 @@
 //! **Invariant:** a condition that says nothing new is not written.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -77,7 +78,9 @@ impl Writes {
     pub(super) fn bind(&mut self, pod: Arc<PodInfo>, node: Box<str>, volumes: VolumePlan) {
         let client = self.client.clone();
         self.tasks.spawn(async move {
-            let result = bind(&client, &pod, &node, &volumes).await;
+            // An end that is never told would leave the pod assumed, and untried, for ever.
+            let bound = AssertUnwindSafe(bind(&client, &pod, &node, &volumes)).catch_unwind().await;
+            let result = bound.unwrap_or_else(|_| Err(Status::internal("binding panicked; this is a bug in orch")));
             Ended::Bound(Done { pod, node, volumes, result })
         });
     }

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
 
-use super::tail::{Tail, nothing_older};
+use super::tail::{Older, Tail, nothing_older};
 use super::{Batch, CommitError, Entry, Key, Revision, Snapshot, Store, StoreError, Txn, check, effective};
 
 /// Changes kept for followers, bytes.
@@ -44,7 +44,7 @@ impl Memory {
 
     /// An empty store that keeps about `bytes` of changes for its followers.
     pub fn with_tail(bytes: usize) -> Self {
-        Self { state: Mutex::default(), tail: Tail::new(0, bytes) }
+        Self { state: Mutex::default(), tail: Tail::new(0, bytes, Older::Nowhere) }
     }
 
     fn apply(&self, txn: Txn) -> Result<Revision, CommitError> {

@@ -6,11 +6,17 @@
 //!
 //! **Invariant:** a state whose entries do not add up to its summary is not used.
 //! **Invariant:** no value in sled is longer than [`CHUNK_BYTES`] and a head: longer ones leak blob files.
+//!
+//! sled's cache has no bound that holds: pages leave it only after 64 uses in one of its 256 shards, so that reading
+//! everything once keeps everything. What does give it back is to close the database and open it again, which takes
+//! some 20 ms for 10,000 pods: [`HELD_MAX`] and [`State::rest`].
 
 use std::collections::HashMap;
 use std::fs;
+use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
@@ -21,6 +27,14 @@ use super::{Change, Entry, Key, Revision};
 const CHUNK_BYTES: usize = 64 << 10;
 /// sled's page cache, bytes; reads come from the watch cache.
 const CACHE_BYTES: u64 = 8 << 20;
+/// What may have been read and written since the database was opened, bytes: about what it holds in memory.
+const HELD_MAX: usize = if cfg!(test) { 256 << 10 } else { 32 << 20 };
+/// A state of less than this may stay in memory, bytes.
+const SMALL: usize = if cfg!(test) { 64 << 10 } else { 4 << 20 };
+/// How long the old database may take to let go of its lock; its own threads do that.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+/// Between two looks at the lock.
+const CLOSE_LOOK: Duration = Duration::from_millis(2);
 /// Damaged states that are kept for people to look at.
 const ASIDE_MAX: usize = 2;
 /// Revision, length, crc32c.
@@ -28,6 +42,7 @@ const HEAD: usize = 16;
 const SUMMARY: &[u8] = b"m";
 
 /// A sled database in a directory.
+#[derive(Clone)]
 pub(super) struct SledHome(pub(super) PathBuf);
 
 impl SledHome {
@@ -61,8 +76,7 @@ impl Home for SledHome {
             return Ok(None);
         }
         guarded("open", || {
-            let db = self.config().open().map_err(|e| e.to_string())?;
-            let mut state = SledState { db, rows: HashMap::new(), sum: Sum::default() };
+            let mut state = SledState::new(self)?;
             let (revision, entries) = state.load()?;
             Ok(Some(Opened { state: Box::new(state), revision, entries }))
         })
@@ -72,10 +86,7 @@ impl Home for SledHome {
         if self.0.exists() {
             self.aside()?;
         }
-        guarded("make", || {
-            let db = self.config().open().map_err(|e| e.to_string())?;
-            Ok(Box::new(SledState { db, rows: HashMap::new(), sum: Sum::default() }) as Box<dyn State>)
-        })
+        guarded("make", || Ok(Box::new(SledState::new(self)?) as Box<dyn State>))
     }
 }
 
@@ -95,6 +106,7 @@ struct Sum {
 #[derive(Clone, Copy)]
 struct Row {
     digest: u64,
+    len: u32,
     parts: u16,
 }
 
@@ -106,7 +118,7 @@ impl Row {
         // splitmix64: so that sums of similar entries do not cancel out.
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        Self { digest: z ^ (z >> 31), parts: value.len().div_ceil(CHUNK_BYTES).max(1) as u16 }
+        Self { digest: z ^ (z >> 31), len: value.len() as u32, parts: value.len().div_ceil(CHUNK_BYTES).max(1) as u16 }
     }
 }
 
@@ -123,9 +135,15 @@ impl Sum {
 }
 
 struct SledState {
-    db: sled::Db,
+    home: SledHome,
+    /// None only while it is being opened again, and after that failed.
+    db: Option<sled::Db>,
     rows: HashMap<Key, Row>,
     sum: Sum,
+    /// Values in all, bytes.
+    bytes: usize,
+    /// Read and written since the database was opened, bytes.
+    held: usize,
 }
 
 fn head_key(key: &[u8]) -> Vec<u8> {
@@ -137,10 +155,38 @@ fn part_key(key: &[u8], part: u16) -> Vec<u8> {
 }
 
 impl SledState {
+    fn new(home: &SledHome) -> Result<Self, String> {
+        let db = Some(home.config().open().map_err(|e| e.to_string())?);
+        let home = home.clone();
+        Ok(Self { home, db, rows: HashMap::new(), sum: Sum::default(), bytes: 0, held: 0 })
+    }
+
+    fn db(&self) -> Result<&sled::Db, String> {
+        self.db.as_ref().ok_or_else(|| "it was closed and did not open again".to_owned())
+    }
+
+    /// Closes the database and opens it again, so that it holds nothing in memory. No iterator may be left of it.
+    fn reopen(&mut self) -> Result<(), String> {
+        self.held = 0;
+        let old = self.db.take().ok_or("it is closed")?;
+        guarded("close", || old.flush().map(|_| drop(old)).map_err(|e| e.to_string()))?;
+        let started = Instant::now();
+        loop {
+            match guarded("open", || self.home.config().open().map_err(|e| e.to_string())) {
+                Ok(db) => {
+                    self.db = Some(db);
+                    return Ok(());
+                }
+                Err(why) if started.elapsed() > CLOSE_LIMIT => return Err(why),
+                Err(_) => std::thread::sleep(CLOSE_LOOK),
+            }
+        }
+    }
+
     /// Reads and checks everything.
     fn load(&mut self) -> Result<(Revision, Vec<Entry>), String> {
-        let Some(summary) = self.db.get(SUMMARY).map_err(|e| e.to_string())? else {
-            return match self.db.is_empty() {
+        let Some(summary) = self.db()?.get(SUMMARY).map_err(|e| e.to_string())? else {
+            return match self.db()?.is_empty() {
                 true => Ok((0, Vec::new())),
                 false => Err("it has entries and no summary".to_owned()),
             };
@@ -150,10 +196,11 @@ impl SledState {
             return Err("its summary is malformed".to_owned());
         }
         let (revision, count, digest) = (text.get_u64_le(), text.get_u64_le(), text.get_u64_le());
-        let entries = self.read()?;
+        let entries = self.entries().collect::<Result<Vec<Entry>, String>>()?;
         for entry in &entries {
             let row = Row::of(&entry.key, entry.revision, &entry.value);
             self.sum.add(row);
+            self.bytes += entry.value.len();
             self.rows.insert(entry.key.clone(), row);
         }
         match self.sum == (Sum { count, digest }) {
@@ -176,7 +223,7 @@ impl SledState {
             let mut whole = BytesMut::with_capacity(len.min(super::VALUE_MAX));
             whole.put_slice(first);
             for part in 1..len.div_ceil(CHUNK_BYTES) {
-                let next = self.db.get(part_key(key, part as u16)).map_err(|e| e.to_string())?;
+                let next = self.db()?.get(part_key(key, part as u16)).map_err(|e| e.to_string())?;
                 whole.put_slice(&next.ok_or_else(broken)?);
             }
             whole.freeze()
@@ -199,6 +246,9 @@ impl State for SledState {
             };
             old.into_iter().for_each(|r| self.sum.take(r));
             row.into_iter().for_each(|r| self.sum.add(r));
+            let len = |row: Option<Row>| row.map_or(0, |r| r.len as usize);
+            self.bytes = self.bytes + len(row) - len(old);
+            self.held += len(row);
             for stale in row.map_or(1, |r| r.parts)..old.map_or(1, |r| r.parts) {
                 batch.remove(part_key(&change.key, stale));
             }
@@ -220,21 +270,109 @@ impl State for SledState {
         }
         let summary = [revision.to_le_bytes(), self.sum.count.to_le_bytes(), self.sum.digest.to_le_bytes()].concat();
         batch.insert(SUMMARY, summary);
-        guarded("write", || self.db.apply_batch(batch).map_err(|e| e.to_string()))
+        guarded("write", || self.db()?.apply_batch(batch).map_err(|e| e.to_string()))?;
+        if self.held > HELD_MAX { self.reopen() } else { Ok(()) }
     }
 
-    fn read(&self) -> Result<Vec<Entry>, String> {
-        guarded("read", || {
-            let mut entries = Vec::with_capacity(self.rows.len());
-            for pair in self.db.scan_prefix(b"k") {
-                let (key, stored) = pair.map_err(|e| e.to_string())?;
-                entries.push(self.entry(&key[1..], &stored)?);
-            }
-            Ok(entries)
-        })
+    fn count(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn entries(&mut self) -> Box<dyn Iterator<Item = Result<Entry, String>> + '_> {
+        Box::new(Entries { state: self, pairs: None, last: b"k".to_vec(), ended: false })
+    }
+
+    fn rest(&mut self) -> Result<(), String> {
+        if self.held == 0 || self.bytes < SMALL { Ok(()) } else { self.reopen() }
     }
 
     fn flush(&mut self) -> Result<(), String> {
-        guarded("flush", || self.db.flush().map(drop).map_err(|e| e.to_string()))
+        guarded("flush", || self.db()?.flush().map(drop).map_err(|e| e.to_string()))
+    }
+}
+
+/// Reads all entries in key order, and gives sled's memory back on the way.
+struct Entries<'a> {
+    state: &'a mut SledState,
+    /// None before the first one, and after the database was opened again.
+    pairs: Option<sled::Iter>,
+    /// The last key that was read, as in sled.
+    last: Vec<u8>,
+    ended: bool,
+}
+
+impl Entries<'_> {
+    fn step(&mut self) -> Result<Option<Entry>, String> {
+        if self.state.held > HELD_MAX {
+            self.pairs = None;
+            self.state.reopen()?;
+        }
+        let pairs = match &mut self.pairs {
+            Some(pairs) => pairs,
+            none => {
+                let after = (Bound::Excluded(&*self.last), Bound::Excluded(&b"l"[..]));
+                none.insert(self.state.db()?.range::<&[u8], _>(after))
+            }
+        };
+        let Some(pair) = pairs.next() else { return Ok(None) };
+        let (key, stored) = pair.map_err(|e| e.to_string())?;
+        let entry = self.state.entry(&key[1..], &stored)?;
+        self.state.held += entry.value.len();
+        self.last.clear();
+        self.last.extend_from_slice(&key);
+        Ok(Some(entry))
+    }
+}
+
+impl Iterator for Entries<'_> {
+    type Item = Result<Entry, String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let next = guarded("read", || self.step());
+        self.ended = !matches!(next, Ok(Some(_)));
+        next.transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_given_back_and_nothing_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = SledHome(dir.path().join("state"));
+        let mut state = SledState::new(&home).unwrap();
+        // Some values in one piece, some in two; all of it is several times HELD_MAX.
+        let value = |i: usize| Bytes::from(vec![i as u8; 1000 + (i % 3) * (CHUNK_BYTES / 2)]);
+        let key = |i: usize| Key::from(format!("/registry/core/pods/n/p-{i:03}"));
+        let put = |i| Change { revision: 1, key: key(i), value: Some(value(i)) };
+        let mut opened_again = 0;
+        for step in (0..90).collect::<Vec<_>>().chunks(5) {
+            let before = state.held;
+            state.apply(1, &step.iter().map(|i| put(*i)).collect::<Vec<_>>()).unwrap();
+            opened_again += usize::from(state.held < before);
+        }
+        assert!(opened_again > 2, "{opened_again}");
+        let gone = Change { revision: 2, key: key(2), value: None };
+        state.apply(2, &[gone]).unwrap();
+        let bytes = (0..90).filter(|i| *i != 2).map(|i| value(i).len()).sum::<usize>();
+        assert_eq!((state.count(), state.bytes), (89, bytes));
+        let all = |state: &mut SledState| {
+            let entries: Vec<Entry> = state.entries().collect::<Result<_, _>>().unwrap();
+            let want = (0..90).filter(|i| *i != 2).map(|i| Entry { key: key(i), value: value(i), revision: 1 });
+            assert!(entries.iter().eq(want.collect::<Vec<_>>().iter()));
+        };
+        all(&mut state);
+        assert!(state.held < HELD_MAX + 2 * CHUNK_BYTES, "reading gives memory back, too: {}", state.held);
+        state.rest().unwrap();
+        assert_eq!(state.held, 0);
+        all(&mut state);
+        drop(state);
+        let opened = home.open().unwrap().unwrap();
+        assert_eq!((opened.revision, opened.entries.len()), (2, 89));
     }
 }

@@ -50,31 +50,57 @@ pub(super) fn remove(disk: &dyn Disk, id: Id) -> io::Result<()> {
     disk.remove(&id.name())
 }
 
-/// Writes a snapshot at a time (seconds since the epoch); it is durable after. Gives back its size, bytes.
-pub(super) fn write(disk: &dyn Disk, snapshot: &Snapshot, now: i64) -> io::Result<u64> {
+/// Writes a snapshot of `count` entries at a time (seconds since the epoch), each as it is read; it is durable after.
+/// Gives back its size, bytes.
+pub(super) fn write(
+    disk: &dyn Disk,
+    id: Id,
+    count: usize,
+    entries: impl Iterator<Item = io::Result<Entry>>,
+) -> io::Result<u64> {
+    let written = write_whole(disk, id, count, entries);
+    if written.is_err() {
+        // Half a snapshot must not take the room that the journal needs. Where it cannot be removed, the next one
+        // overwrites it.
+        let _ = disk.remove(TEMPORARY);
+    }
+    written
+}
+
+fn write_whole(
+    disk: &dyn Disk,
+    id: Id,
+    count: usize,
+    entries: impl Iterator<Item = io::Result<Entry>>,
+) -> io::Result<u64> {
     let mut file = disk.create(TEMPORARY)?;
-    let mut size = 0;
+    let (mut size, mut written) = (0, 0);
     let mut piece = Vec::with_capacity(PIECE);
     piece.put_slice(MAGIC);
-    piece.put_u64_le(snapshot.revision);
-    piece.put_u64_le(snapshot.entries.len() as u64);
-    for entry in &snapshot.entries {
-        let lengths = lengths(entry);
+    piece.put_u64_le(id.revision);
+    piece.put_u64_le(count as u64);
+    for entry in entries {
+        let entry = entry?;
+        let lengths = lengths(&entry);
         piece.put_slice(&lengths);
-        piece.put_u32_le(crc(&lengths, entry));
+        piece.put_u32_le(crc(&lengths, &entry));
         piece.put_slice(&entry.key);
         piece.put_slice(&entry.value);
+        written += 1;
         if piece.len() >= PIECE {
             file.append(&piece)?;
             size += piece.len() as u64;
             piece.clear();
         }
     }
+    if written != count {
+        return Err(io::Error::other(format!("{written} entries were read, {count} were expected")));
+    }
     piece.put_slice(MAGIC);
     file.append(&piece)?;
     file.sync()?;
     drop(file);
-    disk.rename(TEMPORARY, &Id { revision: snapshot.revision, written: now }.name())?;
+    disk.rename(TEMPORARY, &id.name())?;
     disk.sync_names()?;
     Ok(size + piece.len() as u64)
 }

@@ -26,8 +26,14 @@ pub(super) struct Opened {
 pub(super) trait State: Send {
     /// Applies changes in one atomic step, after which it is at `revision`. At most one change per key.
     fn apply(&mut self, revision: Revision, changes: &[Change]) -> Result<(), String>;
-    /// Reads all of it, in key order.
-    fn read(&self) -> Result<Vec<Entry>, String>;
+    /// How many entries there are.
+    fn count(&self) -> usize;
+    /// All of it, in key order, read piece by piece; ends after an error.
+    fn entries(&mut self) -> Box<dyn Iterator<Item = Result<Entry, String>> + '_>;
     /// Writes out what may still be buffered.
     fn flush(&mut self) -> Result<(), String>;
+    /// Nothing is wanted of it for a while: it gives back what memory it can.
+    fn rest(&mut self) -> Result<(), String> {
+        Ok(())
+    }
 }

@@ -1,9 +1,10 @@
 //! The newest changes in memory, for those who follow them.
 //!
 //! **Invariant:** a follower sees each change after its start once and in order, or is told that it is too late.
-//! **Invariant:** at most `bytes` of keys and values are kept, but always the newest batch.
+//! **Invariant:** at most `limit` bytes of keys and values are kept, but always the newest batch.
+//! **Invariant:** what every follower has read is kept only where nobody could read it again elsewhere.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -23,6 +24,16 @@ pub(super) struct Tail {
     /// The newest revision; rings also when the tail is closed.
     news: watch::Sender<Revision>,
     limit: usize,
+    older: Older,
+}
+
+/// Where followers find what is not kept any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Older {
+    /// Nowhere: all that the bound allows is kept.
+    Nowhere,
+    /// On the disk: what all followers have read is dropped, because nobody is likely to ask for it.
+    OnDisk,
 }
 
 struct Kept {
@@ -30,7 +41,57 @@ struct Kept {
     floor: Revision,
     batches: VecDeque<Batch>,
     bytes: usize,
+    /// What each follower has read, by a number of its own.
+    read: BTreeMap<u64, Revision>,
+    next_follower: u64,
     closed: bool,
+}
+
+impl Kept {
+    fn drop_oldest(&mut self) {
+        let Some(old) = self.batches.pop_front() else { return };
+        self.bytes -= size(&old);
+        self.floor = old.last().map_or(self.floor, |c| c.revision);
+        if self.batches.is_empty() {
+            self.batches.shrink_to(READ_BATCHES);
+        }
+    }
+}
+
+/// A follower's place among those that the tail keeps its batches for.
+struct Place<'a> {
+    tail: &'a Tail,
+    number: u64,
+}
+
+impl<'a> Place<'a> {
+    fn new(tail: &'a Tail, since: Revision) -> Self {
+        let mut kept = tail.kept.lock();
+        let number = kept.next_follower;
+        kept.next_follower += 1;
+        kept.read.insert(number, since);
+        drop(kept);
+        Self { tail, number }
+    }
+
+    /// Everything up to a revision was read.
+    fn has_read(&self, revision: Revision) {
+        let mut kept = self.tail.kept.lock();
+        kept.read.insert(self.number, revision);
+        if self.tail.older == Older::Nowhere {
+            return;
+        }
+        let all = kept.read.values().min().copied().unwrap_or(revision);
+        while kept.batches.front().is_some_and(|b| b.last().is_some_and(|c| c.revision <= all)) {
+            kept.drop_oldest();
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.tail.kept.lock().read.remove(&self.number);
+    }
 }
 
 /// What a follower finds.
@@ -47,9 +108,16 @@ pub(super) enum Read {
 
 impl Tail {
     /// An empty tail of a store that stands at `revision`; it keeps about `limit` bytes.
-    pub(super) fn new(revision: Revision, limit: usize) -> Self {
-        let kept = Kept { floor: revision, batches: VecDeque::new(), bytes: 0, closed: false };
-        Self { kept: Mutex::new(kept), news: watch::Sender::new(revision), limit }
+    pub(super) fn new(revision: Revision, limit: usize, older: Older) -> Self {
+        let kept = Kept {
+            floor: revision,
+            batches: VecDeque::new(),
+            bytes: 0,
+            read: BTreeMap::new(),
+            next_follower: 0,
+            closed: false,
+        };
+        Self { kept: Mutex::new(kept), news: watch::Sender::new(revision), limit, older }
     }
 
     /// Adds durable changes, newer than all before. Empty batches are ignored.
@@ -60,9 +128,7 @@ impl Tail {
             kept.bytes += size(&batch);
             kept.batches.push_back(batch);
             while kept.bytes > self.limit && kept.batches.len() > 1 {
-                let old = kept.batches.pop_front().expect("there is more than one");
-                kept.bytes -= size(&old);
-                kept.floor = old.last().map_or(kept.floor, |c| c.revision);
+                kept.drop_oldest();
             }
         }
         self.news.send_replace(last);
@@ -107,13 +173,15 @@ impl Tail {
         older: impl Fn(Revision, Revision) -> BoxFuture<'a, Result<Batch, StoreError>> + Send + Sync + 'a,
     ) -> BoxStream<'a, Result<Batch, StoreError>> {
         let older = Arc::new(older);
-        struct Follower {
+        struct Follower<'a> {
             bell: watch::Receiver<Revision>,
+            place: Place<'a>,
             at: Revision,
             ready: std::vec::IntoIter<Batch>,
             failed: bool,
         }
-        let start = Follower { bell: self.bell(), at: since, ready: Vec::new().into_iter(), failed: false };
+        let place = Place::new(self, since);
+        let start = Follower { bell: self.bell(), place, at: since, ready: Vec::new().into_iter(), failed: false };
         stream::unfold(start, move |mut f| {
             let older = older.clone();
             async move {
@@ -126,6 +194,7 @@ impl Tail {
                         f.at = batch.last().map_or(f.at, |c| c.revision);
                         return Some((Ok(batch), f));
                     }
+                    f.place.has_read(f.at);
                     f.bell.mark_unchanged();
                     match self.read(f.at) {
                         Read::Batches(batches) => f.ready = batches.into_iter(),
@@ -174,7 +243,7 @@ mod tests {
 
     #[tokio::test]
     async fn follows_from_the_middle_of_a_batch_to_the_end() {
-        let tail = Tail::new(4, 1 << 20);
+        let tail = Tail::new(4, 1 << 20, Older::Nowhere);
         tail.push(batch(5..=7));
         tail.push(batch(8..=8));
         tail.close();
@@ -186,12 +255,35 @@ mod tests {
 
     #[tokio::test]
     async fn too_late_is_said_once() {
-        let tail = Tail::new(0, 1);
+        let tail = Tail::new(0, 1, Older::Nowhere);
         tail.push(batch(1..=2));
         tail.push(batch(3..=3));
         let seen: Vec<_> = tail.follow(1, nothing_older).collect().await;
         assert_eq!(seen, [Err(StoreError::Compacted { since: 1, oldest: 2 })]);
         assert!(matches!(tail.read(2), Read::Batches(b) if b.len() == 1));
         assert!(matches!(tail.read(3), Read::UpToDate));
+    }
+
+    #[tokio::test]
+    async fn what_all_have_read_is_dropped_where_it_is_elsewhere() {
+        for (older, left) in [(Older::Nowhere, 2), (Older::OnDisk, 1)] {
+            let tail = Tail::new(0, 1 << 20, older);
+            let (mut fast, slow) = (tail.follow(0, nothing_older), Place::new(&tail, 0));
+            let batches = || tail.kept.lock().batches.len();
+            tail.push(batch(1..=2));
+            fast.next().await.unwrap().unwrap();
+            // The next reading is what says that the first batch was taken.
+            assert!(fast.next().now_or_never().is_none());
+            assert_eq!(batches(), 1, "the slow one needs it");
+            tail.push(batch(3..=3));
+            slow.has_read(2);
+            assert_eq!(batches(), left);
+            drop(slow);
+            assert!(fast.next().await.is_some_and(|b| b.unwrap().len() == 1));
+            assert!(fast.next().now_or_never().is_none());
+            assert_eq!((batches() == 0, tail.kept.lock().bytes == 0), (older == Older::OnDisk, older == Older::OnDisk));
+            tail.push(batch(4..=4));
+            assert!(fast.next().await.is_some());
+        }
     }
 }

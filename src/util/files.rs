@@ -25,6 +25,22 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     written
 }
 
+/// Makes a directory for secrets, mode 0700, and those above it where they are not there; each of them is durable.
+pub fn create_dir_durable(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let above = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    create_dir_durable(above)?;
+    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
+        // Somebody else was faster.
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+        made => made?,
+    }
+    std::fs::File::open(above)?.sync_all()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,5 +55,18 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn directories_are_made_for_nobody_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b");
+        create_dir_durable(&path).unwrap();
+        create_dir_durable(&path).unwrap();
+        for made in [&*path, path.parent().unwrap()] {
+            assert_eq!(std::fs::metadata(made).unwrap().permissions().mode() & 0o777, 0o700);
+        }
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        assert!(create_dir_durable(&dir.path().join("file")).is_err());
     }
 }

@@ -33,9 +33,9 @@ fn manifests_with_mistakes_are_refused_with_the_place_of_the_mistake() {
         &create(&DEPLOYMENT.replace("matchLabels: {app: web}", "matchLabels: {app: other}")),
         &["spec.template.metadata.labels", "`selector` does not match"],
     );
-    // With validation by the client, kubectl asks for OpenAPI v2 as protobuf first, which is not served yet.
+    // With validation by the client, kubectl asks for OpenAPI v2 as protobuf first.
     let unknown = DEPLOYMENT.replace("kind: Deployment", "kind: Deploiment");
-    let ran = cluster.kubectl_with(&["create", "--validate=false", "-f", "-"], &unknown);
+    let ran = cluster.kubectl_with(&["create", "-f", "-"], &unknown);
     refused(&ran, &["no matches for kind \"Deploiment\""]);
     refused(&create(&GOOD.replace("name: good", "name: Not_Good")), &["metadata.name: Invalid value: \"Not_Good\""]);
     assert_eq!(
@@ -129,4 +129,44 @@ fn an_image_that_cannot_be_had_is_named_in_the_pods_status() {
     cluster.eventually("an image that must be here is not", || {
         cluster.field("pod", "absent", "/status/containerStatuses/0/state/waiting/reason") == "ErrImageNeverPull"
     });
+}
+
+#[test]
+fn a_full_disk_refuses_writes_and_loses_nothing() {
+    let mut cluster = Cluster::without_node_on_a_disk_of(24);
+    let path = "/api/v1/namespaces/default/configmaps";
+    let body = |n: usize| {
+        format!(
+            "{{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"metadata\":{{\"name\":\"part-{n}\"}},\"data\":{{\"k\":\"{}\"}}}}",
+            "x".repeat(512 << 10)
+        )
+    };
+    let mut stored = 0;
+    let refusal = loop {
+        assert!(stored < 100, "fifty megabytes do not fit on that disk");
+        let (code, answer) = cluster.post(path, None, body(stored).as_bytes());
+        if code != 201 {
+            break (code, answer);
+        }
+        stored += 1;
+    };
+    assert!(stored > 5, "the disk had room for some: {refusal:?}");
+    assert!(refusal.0 >= 500 && refusal.1.contains("\"kind\":\"Status\""), "{refusal:?}");
+    assert!(refusal.1.contains("read-only") && refusal.1.contains("No space left"), "{refusal:?}");
+
+    let names = |cluster: &Cluster| {
+        let all = cluster.k(&["get", "configmaps", "-o", "name"]);
+        all.lines().filter(|n| n.contains("part-")).count()
+    };
+    assert_eq!(names(&cluster), stored, "reads go on, and what was refused is not there");
+    let again = cluster.kubectl(&["create", "configmap", "small"]);
+    assert_eq!(again.code, Some(1), "{again:?}");
+    assert_eq!(again.stderr.lines().count(), 1, "{again:?}");
+
+    // With room again a restart is all it takes.
+    cluster.resize_disk(128);
+    cluster.end_server(nix::sys::signal::Signal::SIGTERM);
+    cluster.start();
+    assert_eq!(names(&cluster), stored, "every acknowledged write is there");
+    cluster.k(&["create", "configmap", "small"]);
 }

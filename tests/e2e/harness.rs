@@ -83,6 +83,24 @@ impl Cluster {
         cluster
     }
 
+    /// A control plane alone whose data directory is a file system of its own, of so many megabytes.
+    pub fn without_node_on_a_disk_of(megabytes: usize) -> Self {
+        let mut cluster = Self::prepare(&["--disable-agent"]);
+        std::fs::create_dir_all(cluster.data_dir()).unwrap();
+        let size = format!("size={megabytes}m");
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("tmpfs"), &cluster.data_dir(), Some("tmpfs"), flags, Some(size.as_str())).unwrap();
+        cluster.start();
+        cluster
+    }
+
+    /// Gives that file system another size.
+    pub fn resize_disk(&self, megabytes: usize) {
+        let size = format!("size={megabytes}m");
+        let flags = nix::mount::MsFlags::MS_REMOUNT;
+        nix::mount::mount(None::<&str>, &self.data_dir(), None::<&str>, flags, Some(size.as_str())).unwrap();
+    }
+
     fn prepare(flags: &[&str]) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "end-to-end tests need root");
         let (machine, beside) = (Ns::new("box"), Ns::new("way"));
@@ -108,7 +126,9 @@ impl Cluster {
 
     /// `orch server` with this cluster's flags and more; not started.
     pub fn server_command(&self, more: &[&str]) -> Command {
-        let mut command = Command::new(orch());
+        // With the mask of systemd/orch.service: what containers read must not depend on it.
+        let mut command = Command::new("sh");
+        command.args(["-c", "umask 027; exec \"$@\"", "sh"]).arg(orch());
         command.arg("server").arg("--data-dir").arg(self.data_dir());
         command.args(["--https-listen-port", &PORT.to_string(), "--node-ip", ADDRESS]);
         command.args(&self.flags).args(more).env_remove("ORCH_CONFIG_FILE");
@@ -323,8 +343,46 @@ impl Cluster {
         self.data_dir().join("agent/containerd/run/containerd.sock")
     }
 
-    /// The demo's image of this machine's busybox, as `localhost/orch/web:VERSION`.
+    /// The containerd of this cluster.
+    pub fn containerd(&self) -> Option<Pid> {
+        let config = format!("{}/agent/containerd/config.toml", self.data_dir().display());
+        self.process(|arguments| arguments.iter().any(|a| *a == config))
+    }
+
+    /// The shim that holds a pod.
+    pub fn shim_of(&self, pod: &str) -> Pid {
+        let state = self.data_dir().join("agent/containerd/run/state/io.containerd.runtime.v2.task/k8s.io");
+        let mut ids = state.read_dir().unwrap().flatten().map(|e| e.file_name().to_string_lossy().into_owned());
+        let is_sandbox = |id: &String| {
+            let config = std::fs::read_to_string(state.join(id).join("config.json")).unwrap_or_default();
+            let config: Value = serde_json::from_str(&config).unwrap_or_default();
+            let note = |key: &str| config["annotations"][key].as_str().unwrap_or_default().to_owned();
+            note("io.kubernetes.cri.container-type") == "sandbox" && note("io.kubernetes.cri.sandbox-name") == pod
+        };
+        let id = ids.find(is_sandbox).expect("the pod has a sandbox");
+        self.process(|arguments| arguments.windows(2).any(|w| w[0] == "-id" && w[1] == id)).expect("it has a shim")
+    }
+
+    /// A process of this cluster by its arguments.
+    fn process(&self, is_it: impl Fn(&[String]) -> bool) -> Option<Pid> {
+        self.processes().into_iter().find(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let arguments: Vec<String> =
+                line.split(|b| *b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect();
+            is_it(&arguments)
+        })
+    }
+
+    /// Puts the demo's image where the kubelet finds it, as `localhost/orch/web:VERSION`.
     pub fn import_web(&self, version: &str) {
+        let path = self.dir.path().join("web.tar");
+        std::fs::write(&path, self.web_archive(version)).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(images::import(&self.runtime_socket(), &path, None, |_| ())).unwrap();
+    }
+
+    /// The demo's image, made of this machine's busybox.
+    pub fn web_archive(&self, version: &str) -> Vec<u8> {
         let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().map(Path::new).find(|p| p.exists());
         let busybox = busybox.expect("busybox is installed (scripts/deps.sh test)");
         let mut entries = vec![
@@ -337,7 +395,7 @@ impl Cluster {
         ];
         let programs = [
             "sh", "sleep", "cat", "echo", "kill", "httpd", "wget", "nslookup", "hostname", "printf", "date", "touch",
-            "rm", "test",
+            "rm", "test", "env", "id", "ls", "stat",
         ];
         entries.extend(programs.map(|p| Entry::link(format!("bin/{p}"), "busybox")));
         let archive = Archive {
@@ -347,10 +405,7 @@ impl Cluster {
             user: "1000".into(),
             ..Archive::default()
         };
-        let path = self.dir.path().join("web.tar");
-        std::fs::write(&path, archive.build(&entries).unwrap()).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(images::import(&self.runtime_socket(), &path, None, |_| ())).unwrap();
+        archive.build(&entries).unwrap()
     }
 
     /// Processes of the private containerd, of its shims and of everything below them.

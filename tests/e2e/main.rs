@@ -7,4 +7,7 @@ mod ctl;
 mod harness;
 mod main_job;
 mod net;
+mod node;
+mod pods;
+mod registry;
 mod runtime;

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::MAX_DEPTH;
+use super::{MAX_DEPTH, MAX_STRICT_ERRORS};
 
 /// A parsed body.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,9 +26,14 @@ pub struct JsonError(#[from] serde_json::Error);
 
 /// Parses one JSON value and nothing behind it.
 pub fn parse(bytes: &[u8]) -> Result<Parsed, JsonError> {
+    parse_at(bytes, 0)
+}
+
+/// The same for a text that stands `depth` levels deep in a body.
+pub(super) fn parse_at(bytes: &[u8], depth: usize) -> Result<Parsed, JsonError> {
     let mut duplicates = Vec::new();
     let mut decoder = serde_json::Deserializer::from_slice(bytes);
-    let value = Node { duplicates: &mut duplicates, depth: 0 }.deserialize(&mut decoder)?;
+    let value = Node { duplicates: &mut duplicates, depth }.deserialize(&mut decoder)?;
     decoder.end()?;
     Ok(Parsed { value, duplicates })
 }
@@ -129,7 +134,9 @@ impl<'de> Visitor<'de> for Node<'_> {
                     place.insert(value);
                 }
                 serde_json::map::Entry::Occupied(mut place) => {
-                    self.duplicates.push(place.key().clone());
+                    if self.duplicates.len() < MAX_STRICT_ERRORS {
+                        self.duplicates.push(place.key().clone());
+                    }
                     place.insert(value);
                 }
             }
@@ -183,9 +190,56 @@ impl<'de> Deserialize<'de> for Key {
     }
 }
 
+/// The same JSON in lines, two spaces for each level, as Go's `json.Indent` lays it out. The input must be valid.
+pub fn indent(json: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(json.len() * 2);
+    let line = |out: &mut Vec<u8>, depth: usize| {
+        out.push(b'\n');
+        out.resize(out.len() + 2 * depth, b' ');
+    };
+    let (mut depth, mut in_text, mut escaped, mut opened) = (0_usize, false, false, false);
+    for &b in json {
+        if in_text {
+            out.push(b);
+            (in_text, escaped) = (escaped || b != b'"', !escaped && b == b'\\');
+            continue;
+        }
+        let closes = matches!(b, b'}' | b']');
+        if b.is_ascii_whitespace() {
+            continue;
+        }
+        if std::mem::take(&mut opened) && !closes {
+            depth += 1;
+            line(&mut out, depth);
+        } else if closes && !matches!(out.last(), Some(b'{' | b'[')) {
+            depth = depth.saturating_sub(1);
+            line(&mut out, depth);
+        }
+        out.push(b);
+        match b {
+            b'"' => in_text = true,
+            b'{' | b'[' => opened = true,
+            b',' => line(&mut out, depth),
+            b':' => out.push(b' '),
+            _ => {}
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn indents_as_go_does() {
+        let compact = br#"{"a":[],"b":{"c":[1,"x,\"{y"],"d":{}},"e":null}"#;
+        let want = "{\n  \"a\": [],\n  \"b\": {\n    \"c\": [\n      1,\n      \"x,\\\"{y\"\n    ],\n    \"d\": {}\n  },\n  \"e\": null\n}";
+        assert_eq!(String::from_utf8(indent(compact)).unwrap(), want);
+        let value: serde_json::Value = serde_json::from_slice(compact).unwrap();
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(&indent(compact)).unwrap(), value);
+    }
+
     use serde_json::json;
 
     #[test]
@@ -194,6 +248,12 @@ mod tests {
         let got = parse(text).unwrap();
         assert_eq!(got.value, json!({"a": 3, "b": [{"c": {"d": 2}}]}));
         assert_eq!(got.duplicates, ["a", "b[0].c.d", "a"]);
+    }
+
+    #[test]
+    fn not_all_duplicates_are_told() {
+        let text = format!("{{{}\"z\":1}}", (0..300).map(|i| format!("\"k{}\":1,", i % 150)).collect::<String>());
+        assert_eq!(parse(text.as_bytes()).unwrap().duplicates.len(), MAX_STRICT_ERRORS);
     }
 
     #[test]

@@ -24,6 +24,9 @@ pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
 /// Nesting of lists and objects in one body. Upstream stops at 10,000; real objects stay below 60.
 pub const MAX_DEPTH: usize = 120;
 
+/// Unknown and duplicate fields of a body that are told at most; upstream's decoder stops at the same number.
+pub const MAX_STRICT_ERRORS: usize = 100;
+
 /// The form of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {

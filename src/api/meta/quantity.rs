@@ -103,7 +103,7 @@ impl Quantity {
         }
         let exponent = suffix.strip_prefix(['e', 'E']).ok_or(QuantityError)?;
         let ten: i32 = exponent.parse().map_err(|_| QuantityError)?;
-        if ten.abs() > 1000 { Err(QuantityError) } else { Ok((Format::DecimalExponent, ten, 0)) }
+        if (-1000..=1000).contains(&ten) { Ok((Format::DecimalExponent, ten, 0)) } else { Err(QuantityError) }
     }
 
     /// Whole units, rounded up.
@@ -223,6 +223,7 @@ mod tests {
     #[test_case("1.2.3")]
     #[test_case("1 Gi"; "space")]
     #[test_case("e3"; "no digits")]
+    #[test_case("1e-2147483648"; "no exponent's magnitude")]
     fn refused(text: &str) {
         assert!(Quantity::parse(text).is_err());
     }

@@ -12,7 +12,9 @@ use json_patch::{
 };
 use serde_json::{Value, json};
 
+use crate::api::codec::MAX_DEPTH;
 use crate::api::status::{ApiResult, Reason, Status};
+use crate::api::value::ValueExt;
 
 /// Operations of one patch. Upstream: `maxJSONPatchOperations`.
 pub const MAX_OPERATIONS: usize = 10_000;
@@ -48,6 +50,9 @@ pub fn apply(mut object: Value, patch: Value) -> ApiResult<Value> {
     let mut copied = 0;
     for operation in operations {
         let Some(operation) = read(&object, operation).ok_or_else(rejected)? else { continue };
+        if too_deep(&object, &operation) {
+            return Err(rejected());
+        }
         if let PatchOperation::Copy(copy) = &operation {
             copied += size_at(&object, copy.from.as_str());
             if copied > MAX_COPIED_BYTES {
@@ -128,6 +133,20 @@ fn pointer(object: &Value, text: &str, operation: &Value) -> Option<PointerBuf> 
     PointerBuf::parse(path).ok()
 }
 
+/// True where the result would be nested deeper than a body may be. Of all patches only these can do that: an object
+/// that is copied into itself doubles its depth each time.
+fn too_deep(object: &Value, operation: &PatchOperation) -> bool {
+    let at = |p: &PointerBuf| object.pointer(p.as_str()).map_or(0, Value::depth);
+    let (path, added) = match operation {
+        PatchOperation::Add(o) => (&o.path, o.value.depth()),
+        PatchOperation::Replace(o) => (&o.path, o.value.depth()),
+        PatchOperation::Copy(o) => (&o.path, at(&o.from)),
+        PatchOperation::Move(o) => (&o.path, at(&o.from)),
+        PatchOperation::Remove(_) | PatchOperation::Test(_) => return false,
+    };
+    path.as_str().matches('/').count() + added > MAX_DEPTH
+}
+
 /// Bytes of what stands at a path.
 fn size_at(object: &Value, path: &str) -> usize {
     object.pointer(path).map_or(0, |v| v.to_string().len())
@@ -181,5 +200,16 @@ mod tests {
         // Doubling a list: 2^k elements after k operations.
         let copies: Vec<Value> = (0..40).map(|_| json!({"op": "copy", "from": "/l", "path": "/l/-"})).collect();
         assert_eq!(apply(object(), Value::Array(copies)).unwrap_err().code, 422);
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        // Copied into itself: 2^k levels after k operations.
+        let path = |levels: usize| "/a".repeat(levels);
+        let copies: Vec<Value> =
+            (0..10).map(|k| json!({"op": "copy", "from": "/a", "path": path((1 << k) + 1)})).collect();
+        let deep = |n: usize| apply(json!({"a": {}}), Value::Array(copies[..n].to_vec()));
+        assert_eq!(deep(6).unwrap().depth(), 65);
+        assert_eq!(deep(7).unwrap_err().code, 422);
     }
 }

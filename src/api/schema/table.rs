@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use super::{Body, FieldDef, Keys, ListType, MergeDef, Omit, SchemaOr, StructDef, Type};
 
-const TEXT: &str = include_str!("wire.table");
+pub(super) const TEXT: &str = include_str!("wire.table");
 
 /// All structs of the built-in API.
 #[derive(Debug)]
@@ -72,7 +72,8 @@ impl Table {
                 let flags: Vec<&str> = parts.collect();
                 let has = |flag: &str| flags.contains(&flag);
                 let (kind, atomic, published) = (has("kind"), has("atomic"), has("schema"));
-                structs.push(StructDef { name, kind, atomic, published, body: OnceLock::new() });
+                let place = structs.len();
+                structs.push(StructDef { name, place, kind, atomic, published, body: OnceLock::new() });
                 bodies.push(Vec::new());
             }
         }

@@ -65,14 +65,18 @@ const MIRROR: &str = "/metadata/annotations/kubernetes.io~1config.mirror";
 /// Refuses what the node may not write.
 pub fn check(write: &NodeWrite<'_>, lookup: &dyn ObjectLookup) -> ApiResult<()> {
     let decided = match (write.group, write.resource, write.subresource) {
+        _ if write.node.is_empty() => Err("could not determine node from user".into()),
         ("", "pods", "") => pod(write),
         ("", "pods", "status") => pod_status(write),
         ("", "pods", "eviction") => eviction(write, lookup),
+        ("", "pods", other) => {
+            Err(format!("unexpected pod subresource {other:?}, only 'status' and 'eviction' are allowed"))
+        }
         ("", "nodes", _) => node(write),
         ("", "serviceaccounts", "token") => token(write, lookup),
         ("coordination.k8s.io", "leases", _) => lease(write),
         ("storage.k8s.io", "csinodes", _) => same_name(write, "can only access CSINode"),
-        ("", "persistentvolumeclaims", "status") if write.operation == Operation::Update => Ok(()),
+        ("", "persistentvolumeclaims", "status") if write.operation == Operation::Update => claim_status(write),
         ("", "persistentvolumeclaims", _) => Err("may only update PVC status".into()),
         _ => Ok(()),
     };
@@ -251,6 +255,31 @@ fn audience(request: &Value, pod: &Value) -> Checked {
         [one] if one.as_str().is_some_and(|a| a.is_empty() || known.contains(&a)) => Ok(()),
         [one] => Err(format!("audience {one} not found in pod spec volume")),
         _ => Err("node may only request 0 or 1 audiences".into()),
+    }
+}
+
+/// A node reports how far a volume was expanded, and nothing else.
+fn claim_status(w: &NodeWrite<'_>) -> Checked {
+    let rest = |claim: &Value| {
+        let mut rest = claim.clone();
+        for path in [
+            "/metadata/resourceVersion",
+            "/metadata/managedFields",
+            "/status/capacity",
+            "/status/conditions",
+            "/status/allocatedResources",
+            "/status/allocatedResourceStatuses",
+        ] {
+            rest.remove_at(path);
+        }
+        rest
+    };
+    match rest(w.new) == rest(w.old) {
+        true => Ok(()),
+        false => Err(format!(
+            "node {:?} is not allowed to update fields other than status.capacity and status.conditions",
+            w.node
+        )),
     }
 }
 

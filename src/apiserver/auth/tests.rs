@@ -49,7 +49,12 @@ fn objects() -> Objects {
 }
 
 fn tokens_with(key: &KeyPair, issuer: &str, objects: Objects, at: i64) -> ServiceAccountTokens {
-    ServiceAccountTokens::new(key, issuer.into(), Arc::new(objects), Arc::new(ManualClock::at(at)))
+    tokens_of(&key.serialize_pem(), issuer, objects, at)
+}
+
+fn tokens_of(pem: &str, issuer: &str, objects: Objects, at: i64) -> ServiceAccountTokens {
+    let keys = crate::pki::keys::parse(pem).unwrap();
+    ServiceAccountTokens::new(&keys, issuer.into(), Arc::new(objects), Arc::new(ManualClock::at(at)))
 }
 
 fn api() -> Vec<String> {
@@ -474,4 +479,39 @@ fn token_reviews_tell_the_user_or_why_not() {
     let other = ask(json!({"spec": {"token": token, "audiences": ["other"]}})).unwrap();
     assert!(other["status"].get("authenticated").is_none());
     assert_eq!(ask(json!({"spec": {}})).unwrap_err().code, 400);
+}
+
+#[test_case(&rcgen::PKCS_RSA_SHA256, jsonwebtoken::Algorithm::RS256, "RSA"; "what k3s and kubeadm make")]
+#[test_case(&rcgen::PKCS_ECDSA_P384_SHA384, jsonwebtoken::Algorithm::ES384, "EC"; "a larger curve")]
+fn keys_that_a_cluster_brings_sign(
+    kind: &'static rcgen::SignatureAlgorithm,
+    algorithm: jsonwebtoken::Algorithm,
+    family: &str,
+) {
+    let key = KeyPair::generate_for(kind).unwrap();
+    let tokens = tokens_with(&key, ISSUER, objects(), NOW);
+    let token = issue(&tokens, &for_pod());
+    assert!(tokens.verify(&token, &api()).unwrap().is_some());
+    assert_eq!(jsonwebtoken::decode_header(&token).unwrap().alg, algorithm);
+    let jwk = &tokens.jwks()["keys"][0];
+    assert_eq!(jwk["kty"], family);
+    // Another's verifier finds the key in the published set.
+    let set: jsonwebtoken::jwk::JwkSet = serde_json::from_value(tokens.jwks()).unwrap();
+    let published = jsonwebtoken::DecodingKey::from_jwk(&set.keys[0]).unwrap();
+    let mut validation = jsonwebtoken::Validation::new(algorithm);
+    (validation.validate_exp, validation.validate_aud) = (false, false);
+    jsonwebtoken::decode::<Value>(&token, &published, &validation).unwrap();
+}
+
+/// A new key stands before the old one: both verify, the new one signs.
+#[test]
+fn keys_are_rotated() {
+    let (old, new) = (KeyPair::generate().unwrap(), KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap());
+    let before = issue(&tokens_with(&old, ISSUER, objects(), NOW), &for_pod());
+    let both = tokens_of(&(new.serialize_pem() + &old.serialize_pem()), ISSUER, objects(), NOW);
+    assert!(both.verify(&before, &api()).unwrap().is_some());
+    let after = issue(&both, &for_pod());
+    assert!(tokens_with(&new, ISSUER, objects(), NOW).verify(&after, &api()).unwrap().is_some());
+    assert!(tokens_with(&old, ISSUER, objects(), NOW).verify(&after, &api()).is_err());
+    assert_eq!(both.openid_configuration("")["id_token_signing_alg_values_supported"], json!(["ES384", "ES256"]));
 }

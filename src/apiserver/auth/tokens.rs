@@ -12,8 +12,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use rcgen::{KeyPair, PublicKeyData};
 use serde_json::{Map, Value, json};
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::RSAPublicKey;
 
 use super::authn::{AuthError, CREDENTIAL_ID, TokenAuthenticator, TokenUser};
 use super::impersonate::service_account_groups;
@@ -23,6 +24,7 @@ use crate::api::object::Object;
 use crate::api::status::{ApiResult, Cause, Status};
 use crate::api::user::UserInfo;
 use crate::api::value::ValueExt;
+use crate::pki::keys::{TokenAlgorithm, TokenKey};
 use crate::util::clock::{SharedClock, rfc3339};
 
 /// Seconds a token lives when nothing is asked for.
@@ -41,18 +43,61 @@ const CLAIMS: &str = "kubernetes.io";
 /// Bytes of a token at most.
 const MAX_TOKEN_BYTES: usize = 64 * 1024;
 
-/// Issues and verifies tokens with one key.
+/// Issues and verifies tokens.
 pub struct ServiceAccountTokens {
     /// `iss` of every token.
     issuer: String,
     /// Audiences of tokens that name none: the API's own.
     api_audiences: Vec<String>,
-    key_id: String,
-    public_point: Vec<u8>,
-    encoding: EncodingKey,
-    decoding: DecodingKey,
+    /// The first one signs, all verify.
+    keys: Vec<Key>,
     lookup: Arc<dyn ObjectLookup>,
     clock: SharedClock,
+}
+
+/// A key as JOSE wants it.
+struct Key {
+    id: String,
+    algorithm: Algorithm,
+    encoding: EncodingKey,
+    decoding: DecodingKey,
+    /// Its public part.
+    jwk: Value,
+}
+
+impl Key {
+    fn new(key: &TokenKey) -> Self {
+        let id = URL_SAFE_NO_PAD.encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &key.spki));
+        let (algorithm, name, curve) = match key.algorithm {
+            TokenAlgorithm::Es256 => (Algorithm::ES256, "ES256", "P-256"),
+            TokenAlgorithm::Es384 => (Algorithm::ES384, "ES384", "P-384"),
+            TokenAlgorithm::Rs256 => (Algorithm::RS256, "RS256", ""),
+        };
+        let mut jwk = json!({"use": "sig", "kid": id, "alg": name});
+        let mut put = |name: &str, bytes: &[u8]| jwk[name] = URL_SAFE_NO_PAD.encode(bytes).into();
+        let (encoding, decoding) = if key.algorithm == TokenAlgorithm::Rs256 {
+            let (modulus, exponent) = numbers(&key.public);
+            put("n", &modulus);
+            put("e", &exponent);
+            jwk["kty"] = "RSA".into();
+            (EncodingKey::from_rsa_der(&key.private), DecodingKey::from_rsa_der(&key.public))
+        } else {
+            // An uncompressed point: 0x04, then x and y of the same length.
+            let (x, y) = key.public[1..].split_at(key.public.len() / 2);
+            put("x", x);
+            put("y", y);
+            (jwk["kty"], jwk["crv"]) = ("EC".into(), curve.into());
+            (EncodingKey::from_ec_der(&key.private), DecodingKey::from_ec_der(&key.public))
+        };
+        Self { id, algorithm, encoding, decoding, jwk }
+    }
+}
+
+/// Modulus and exponent of an RSA public key (PKCS #1), without leading zeros.
+fn numbers(public: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let Ok((_, key)) = RSAPublicKey::from_der(public) else { return Default::default() };
+    let short = |n: &[u8]| n.iter().copied().skip_while(|b| *b == 0).collect();
+    (short(key.modulus), short(key.exponent))
 }
 
 /// The issuer of a cluster domain's tokens.
@@ -61,19 +106,10 @@ pub fn issuer(cluster_domain: &str) -> String {
 }
 
 impl ServiceAccountTokens {
-    /// With an ECDSA P-256 key. The API's audience is the issuer.
-    pub fn new(key: &KeyPair, issuer: String, lookup: Arc<dyn ObjectLookup>, clock: SharedClock) -> Self {
-        let sum = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &key.subject_public_key_info());
-        Self {
-            api_audiences: vec![issuer.clone()],
-            issuer,
-            key_id: URL_SAFE_NO_PAD.encode(sum),
-            public_point: key.public_key_raw().to_vec(),
-            encoding: EncodingKey::from_ec_der(key.serialized_der()),
-            decoding: DecodingKey::from_ec_der(key.public_key_raw()),
-            lookup,
-            clock,
-        }
+    /// With these keys, of which there is at least one. The API's audience is the issuer.
+    pub fn new(keys: &[TokenKey], issuer: String, lookup: Arc<dyn ObjectLookup>, clock: SharedClock) -> Self {
+        let keys = keys.iter().map(Key::new).collect();
+        Self { api_audiences: vec![issuer.clone()], issuer, keys, lookup, clock }
     }
 
     /// The API's own audiences.
@@ -180,9 +216,22 @@ impl ServiceAccountTokens {
     }
 
     fn sign(&self, claims: &Value) -> ApiResult<String> {
-        let header = Header { kid: Some(self.key_id.clone()), typ: None, ..Header::new(Algorithm::ES256) };
-        jsonwebtoken::encode(&header, claims, &self.encoding)
+        let key = self.keys.first().ok_or_else(|| Status::internal("no key to sign service account tokens with"))?;
+        let header = Header { kid: Some(key.id.clone()), typ: None, ..Header::new(key.algorithm) };
+        jsonwebtoken::encode(&header, claims, &key.encoding)
             .map_err(|e| Status::internal(format!("signing a service account token: {e}")))
+    }
+
+    /// The claims of a token that one of the keys signed.
+    fn signed_claims(&self, token: &str) -> Option<Value> {
+        let kid = jsonwebtoken::decode_header(token).ok()?.kid;
+        self.keys.iter().filter(|k| kid.as_ref().is_none_or(|id| *id == k.id)).find_map(|key| {
+            let mut validation = Validation::new(key.algorithm);
+            validation.required_spec_claims.clear();
+            // Times and audiences are checked by the caller, against the injected clock and with upstream's words.
+            (validation.validate_exp, validation.validate_nbf, validation.validate_aud) = (false, false, false);
+            Some(jsonwebtoken::decode::<Value>(token, &key.decoding, &validation).ok()?.claims)
+        })
     }
 
     /// The user behind a token; `None` when it is not one of ours.
@@ -193,13 +242,9 @@ impl ServiceAccountTokens {
             Some(LEGACY_ISSUER) => true,
             _ => return Ok(None),
         };
-        let mut validation = Validation::new(Algorithm::ES256);
-        validation.required_spec_claims.clear();
-        // Times and audiences are checked below, against the injected clock and with upstream's words.
-        (validation.validate_exp, validation.validate_nbf, validation.validate_aud) = (false, false, false);
-        let claims = jsonwebtoken::decode::<Value>(token, &self.decoding, &validation)
-            .map_err(|_| AuthError::new("service account token is not signed by this cluster"))?
-            .claims;
+        let claims = self
+            .signed_claims(token)
+            .ok_or_else(|| AuthError::new("service account token is not signed by this cluster"))?;
         if legacy {
             return self.verify_legacy(token, &claims, audiences).map(Some);
         }
@@ -277,23 +322,20 @@ impl ServiceAccountTokens {
 
     /// `/.well-known/openid-configuration`; `base` is the API's external URL.
     pub fn openid_configuration(&self, base: &str) -> Value {
+        let mut algorithms: Vec<&Value> = self.keys.iter().map(|k| &k.jwk["alg"]).collect();
+        algorithms.dedup();
         json!({
             "issuer": self.issuer,
             "jwks_uri": format!("{base}/openid/v1/jwks"),
             "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported": ["ES256"],
+            "id_token_signing_alg_values_supported": algorithms,
         })
     }
 
     /// `/openid/v1/jwks`.
     pub fn jwks(&self) -> Value {
-        // An uncompressed point: 0x04, 32 bytes x, 32 bytes y.
-        let (x, y) = self.public_point[1..].split_at(self.public_point.len() / 2);
-        json!({"keys": [{
-            "use": "sig", "kty": "EC", "kid": self.key_id, "crv": "P-256", "alg": "ES256",
-            "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y),
-        }]})
+        json!({"keys": self.keys.iter().map(|k| &k.jwk).collect::<Vec<_>>()})
     }
 }
 

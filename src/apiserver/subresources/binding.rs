@@ -12,7 +12,7 @@ use crate::apiserver::body::{self, FieldValidation};
 use crate::apiserver::respond::{self, Answer};
 use crate::apiserver::{Api, Call};
 use crate::registry::errors::FieldErrors;
-use crate::registry::{Op, Resource, Target};
+use crate::registry::{Admission, Op, Resource, Target};
 use crate::util::clock::rfc3339;
 
 impl Api {
@@ -23,7 +23,7 @@ impl Api {
         let strictness = FieldValidation::parse(&call.info.query, "CreateOptions")?;
         let def = crate::api::schema::table().kind("", "v1", "Binding");
         let raw = body::decode(&call.body, &call.headers, &gvk)?;
-        let binding = body::canonical(raw, &gvk, def, strictness, &cx)?;
+        let mut binding = body::canonical(raw, &gvk, def, strictness, &cx)?;
         cx.is_patch = true;
         let mut at = call.target(pods);
         let named = binding.str_at("/metadata/name").unwrap_or_default();
@@ -32,6 +32,7 @@ impl Api {
         } else if named != at.name {
             return Err(Status::bad_request("name in URL does not match name in Binding object"));
         }
+        self.registry.admit(&Admission::posted(pods, &cx, &at, "binding"), &mut binding).await?;
         let node = check(&binding, &at)?;
         let now = rfc3339(self.clock.now());
         let change = |old: &Value| bound(old, &binding, &node, &now, &at);
@@ -83,8 +84,10 @@ fn bound(old: &Value, binding: &Value, node: &str, now: &str, at: &Target) -> Ap
     }
     let condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
     let mut conditions = old.items_at("/status/conditions").to_vec();
-    conditions.retain(|c| c["type"] != "PodScheduled");
-    conditions.push(condition);
+    match conditions.iter_mut().find(|c| c["type"] == "PodScheduled") {
+        Some(old) => *old = condition,
+        None => conditions.push(condition),
+    }
     new.set_at("/status/conditions", conditions);
     Ok(new)
 }

@@ -14,7 +14,7 @@ use crate::apiserver::body::{self, FieldValidation};
 use crate::apiserver::respond::{self, Answer};
 use crate::apiserver::{Api, Call, verbs};
 use crate::registry::write::DeleteOptions;
-use crate::registry::{Op, RequestCx, Resource, Target, View};
+use crate::registry::{Admission, Op, RequestCx, Resource, Target, View};
 use crate::util::clock::rfc3339;
 
 /// Evictions of one budget that its controller has not seen yet.
@@ -32,11 +32,12 @@ impl Api {
             raw.value.set_at("/apiVersion", "policy/v1");
         }
         let def = crate::api::schema::table().kind(&gvk.group, &gvk.version, &gvk.kind);
-        let eviction = body::canonical(raw, &gvk, def, strictness, &cx)?;
+        let mut eviction = body::canonical(raw, &gvk, def, strictness, &cx)?;
         let at = call.target(pods);
         if eviction.str_at("/metadata/name").unwrap_or_default() != at.name {
             return Err(Status::bad_request("name in URL does not match name in Eviction object"));
         }
+        self.registry.admit(&Admission::posted(pods, &cx, &at, "eviction"), &mut eviction).await?;
         let asked = eviction.get("deleteOptions").cloned().unwrap_or_else(|| json!({}));
         cx.dry_run |= asked.items_at("/dryRun").iter().any(|d| d == "All");
         let pod = View::get(&*self.registry, "", "pods", &at.namespace, &at.name)
@@ -45,7 +46,7 @@ impl Api {
         if let Some(budget) = self.budget_of(&pod, &at)? {
             self.take_from_budget(&cx, &budget, &pod).await?;
         }
-        self.registry.delete(pods, &cx, &at, &DeleteOptions::from_value(&asked)).await?;
+        self.registry.delete(pods, &cx, &at, &DeleteOptions::from_value(&asked)?).await?;
         let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
         Ok(verbs::finish(respond::encoded(201, &done, verbs::error_encoding(&call.headers)), &cx))
     }

@@ -8,7 +8,7 @@ use crate::api::value::ValueExt;
 use crate::apiserver::body::{self, FieldValidation};
 use crate::apiserver::respond::{self, Answer};
 use crate::apiserver::{Api, Call, verbs};
-use crate::registry::{Resource, View};
+use crate::registry::{Admission, Resource, View};
 
 impl Api {
     /// Issues a token; nothing is stored.
@@ -31,6 +31,7 @@ impl Api {
         }
         let account = View::get(&*self.registry, "", "serviceaccounts", &at.namespace, &at.name)
             .ok_or_else(|| Status::not_found("", "serviceaccounts", &at.name))?;
+        self.registry.admit(&Admission::posted(accounts, &cx, &at, "token"), &mut request).await?;
         let made = self.access.tokens.request(&account, &request)?;
         Ok(verbs::finish(respond::encoded(201, &made, verbs::error_encoding(&call.headers)), &cx))
     }

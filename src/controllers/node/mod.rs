@@ -104,6 +104,13 @@ impl Lifecycle {
         let posted = ready.and_then(|c| c.str_at("/lastHeartbeatTime")).unwrap_or_default();
         let beat = format!("{renewed} {posted}");
         let mut known = self.known.lock();
+        if known.is_empty() {
+            // After a start the nodes' own words count until they are looked at: else the first one that is silent would
+            // be the only one there is, and the time that its pods have left would begin again.
+            let all = cx.lister(&res::NODES).list(None);
+            let told = |v: &Value| Known { beat: String::new(), at: now, ready: plan::ready(v) == "True" };
+            known.extend(all.iter().map(|n| (n.meta.name.clone(), told(&n.value()))));
+        }
         let fresh = || Known { beat: beat.clone(), at: now, ready: false };
         let entry = known.entry(key.name.clone()).or_insert_with(fresh);
         if entry.beat != beat {
@@ -235,6 +242,19 @@ mod tests {
         cluster.clock.advance(301);
         cluster.reconcile(&controller, "", "a").await.unwrap();
         assert!(cluster.get(&res::PODS, "n", "p").is_none());
+    }
+
+    /// A start in the middle of an eviction goes on with it.
+    #[tokio::test]
+    async fn a_start_leaves_taints_and_their_times() {
+        let cluster = Cluster::new();
+        let mut silent = node("a", "Unknown");
+        let taint = |effect: &str| json!({"key": "node.kubernetes.io/unreachable", "effect": effect, "timeAdded": "t"});
+        silent["spec"]["taints"] = json!([taint("NoSchedule"), taint("NoExecute")]);
+        let before = cluster.put(silent);
+        cluster.put(node("b", "True"));
+        cluster.reconcile(&Lifecycle::default(), "", "a").await.unwrap();
+        assert_eq!(cluster.get(&res::NODES, "", "a").unwrap()["spec"]["taints"], before["spec"]["taints"]);
     }
 
     #[tokio::test]

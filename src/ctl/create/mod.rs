@@ -14,7 +14,7 @@ use super::cx::{Cx, Done};
 use super::fail::{Failure, fail};
 use super::files::{FileFlags, Manifest};
 use super::print::PrintFlags;
-use super::write::{self, WriteFlags, Writer, with_last_applied};
+use super::write::{ValidateFlag, WriteFlags, Writer, as_typed, with_last_applied};
 use crate::api::value::ValueExt;
 
 /// The owner of what is created, as kubectl names it.
@@ -39,9 +39,8 @@ pub struct Common {
     print: PrintFlags,
     #[command(flatten)]
     write: WriteFlags,
-    /// strict, warn or ignore unknown and duplicate fields
-    #[arg(long, value_parser = write::validation, num_args = 0..=1, require_equals = true, default_value = "strict", default_missing_value = "strict")]
-    validate: &'static str,
+    #[command(flatten)]
+    validate: ValidateFlag,
     /// Keep what was created for a later apply
     #[arg(long)]
     save_config: bool,
@@ -49,10 +48,13 @@ pub struct Common {
 
 #[derive(Debug, Clone, clap::Subcommand)]
 enum Generator {
+    /// A namespace
     #[command(alias = "ns")]
     Namespace(With<simple::Namespace>),
+    /// A config map of files, directories and values
     #[command(alias = "cm")]
     Configmap(With<simple::ConfigMap>),
+    /// A service account
     #[command(alias = "sa")]
     Serviceaccount(With<simple::ServiceAccount>),
     Token(simple::Token),
@@ -60,20 +62,32 @@ enum Generator {
     Secret(SecretKind),
     #[command(alias = "svc", subcommand)]
     Service(ServiceKind),
-    #[command(alias = "dep")]
+    /// A deployment of one or more images
+    #[command(aliases = ["dep", "deploy"])]
     Deployment(With<workload::Deployment>),
+    /// A job, or one of a cron job's
     Job(With<workload::Job>),
+    /// A cron job
     #[command(alias = "cj")]
     Cronjob(With<workload::CronJob>),
+    /// A role with one rule
     Role(With<rbac::Role>),
+    /// A cluster role with one rule
     Clusterrole(With<rbac::ClusterRole>),
+    /// Give a role, or a cluster role in one namespace
     Rolebinding(With<rbac::RoleBinding>),
+    /// Give a cluster role everywhere
     Clusterrolebinding(With<rbac::ClusterRoleBinding>),
+    /// A resource quota
+    #[command(alias = "resourcequota")]
     Quota(With<simple::Quota>),
+    /// A priority class
     #[command(alias = "pc")]
     Priorityclass(With<simple::PriorityClass>),
+    /// A pod disruption budget
     #[command(alias = "pdb")]
     Poddisruptionbudget(With<simple::Budget>),
+    /// An ingress with rules
     #[command(alias = "ing")]
     Ingress(With<simple::Ingress>),
 }
@@ -81,21 +95,29 @@ enum Generator {
 /// A secret of a type
 #[derive(Debug, Clone, clap::Subcommand)]
 enum SecretKind {
+    /// Of files, directories and values
     Generic(With<secret::Generic>),
+    /// A certificate and its key
     Tls(With<secret::Tls>),
+    /// For pulling images from a registry
     DockerRegistry(With<secret::DockerRegistry>),
 }
 
 /// A service of a type
 #[derive(Debug, Clone, clap::Subcommand)]
 enum ServiceKind {
+    /// With an address in the cluster
     Clusterip(With<workload::ClusterIp>),
+    /// With a port on every node
     Nodeport(With<workload::NodePort>),
+    /// With an address outside
     Loadbalancer(With<workload::LoadBalancer>),
+    /// Another name for a name
     Externalname(With<workload::ExternalName>),
 }
 
-/// A generator's flags and the common ones.
+// A generator's flags and the common ones. (A doc comment would stand in the help of every generator.)
+#[allow(missing_docs)]
 #[derive(Debug, Clone, clap::Args)]
 pub struct With<G: clap::Args> {
     #[command(flatten)]
@@ -149,7 +171,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         rbac::fill_groups(cx, &mut object).await?;
     }
     let info = of_manifest(cx, Manifest { source: String::new(), object }).await?;
-    let info = Info { source: None, ..info };
+    let info = Info { source: None, object: as_typed(info.object), ..info };
     one(cx, &info, common).await.map_err(|e| match e {
         Failure::Server { status, .. } => Failure::Server { status, doing: String::new() }.creating(&info),
         other => other,
@@ -160,7 +182,7 @@ impl Failure {
     /// Generators name the kind that could not be created.
     fn creating(self, info: &Info) -> Self {
         match self {
-            Self::Server { status, .. } if status.reason != crate::api::status::Reason::Invalid => {
+            Self::Server { status, .. } => {
                 let kind = info.resource.res.kind.to_lowercase();
                 if matches!(kind.as_str(), "namespace" | "pod") {
                     return Self::Server { status, doing: String::new() };
@@ -182,7 +204,7 @@ async fn of_files(cx: &Cx, files: &FileFlags, common: &Common) -> Done {
     if files.is_empty() {
         fail!("must specify one of -f and -k");
     }
-    for info in (Query { files: Some(files), ..Query::default() }).infos(cx).await? {
+    for info in (Query { files: Some(files), verb: "create", ..Query::default() }).infos(cx).await? {
         if let Err(failure) = one(cx, &info, common).await {
             cx.report(&info.failed("creating", failure));
         }
@@ -191,7 +213,7 @@ async fn of_files(cx: &Cx, files: &FileFlags, common: &Common) -> Done {
 }
 
 async fn one(cx: &Cx, info: &Info, common: &Common) -> Done {
-    let writer = Writer { validation: common.validate, ..common.write.writer(MANAGER) };
+    let writer = Writer { validation: common.validate.validate, ..common.write.writer(MANAGER) };
     let object = if common.save_config { with_last_applied(&info.object) } else { info.object.clone() };
     let made = writer.create(cx, &info.resource.res, &info.ns, &object).await?;
     common.print.done(&info.resource, &made, "created", writer.dry_run)

@@ -115,7 +115,7 @@ impl Generate for ClusterRole {
         if !self.aggregation_rule.is_empty() {
             let labels = super::workload::labels(&self.aggregation_rule)?;
             role["aggregationRule"] = json!({"clusterRoleSelectors": [{"matchLabels": labels}]});
-            role["rules"] = json!([]);
+            role["rules"] = Value::Null;
             return Ok(role);
         }
         let mut rules = Vec::new();
@@ -126,7 +126,7 @@ impl Generate for ClusterRole {
             rules.push(json!({"nonResourceURLs": self.urls, "verbs": self.rule.verb}));
         }
         if rules.is_empty() {
-            fail!("at least one resource must be specified");
+            fail!("one of resource or nonResourceURL must be specified");
         }
         role["rules"] = rules.into();
         Ok(role)

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{Generate, object};
 use crate::api::value::ValueExt;
 use crate::ctl::cx::Done;
-use crate::ctl::fail::{Failure, fail};
+use crate::ctl::fail::{Failure, fail, os};
 
 /// Bytes of one file in a secret or a config map; the server takes about a mebibyte in all.
 const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -34,7 +34,7 @@ pub fn data_of(bytes: &[u8]) -> String {
 }
 
 fn file(path: &Path) -> Done<Vec<u8>> {
-    let bad = |e: std::io::Error| Failure::Plain(format!("error reading {}: {e}", path.display()));
+    let bad = |e: std::io::Error| Failure::Plain(format!("error reading {}: {}", path.display(), os(&e)));
     if std::fs::metadata(path).map_err(bad)?.len() > MAX_FILE_BYTES {
         fail!("{}: more than {MAX_FILE_BYTES} bytes", path.display());
     }
@@ -47,7 +47,10 @@ fn file_name(path: &Path) -> String {
 
 impl Sources {
     /// Keys and contents, each key once.
-    pub fn read(&self) -> Done<Vec<(String, Vec<u8>)>> {
+    pub fn read(&self, of: &str) -> Done<Vec<(String, Vec<u8>)>> {
+        if !self.from_env_file.is_empty() && !(self.from_file.is_empty() && self.from_literal.is_empty()) {
+            fail!("from-env-file cannot be combined with from-file or from-literal");
+        }
         let mut all: Vec<(String, Vec<u8>)> = Vec::new();
         for source in &self.from_file {
             match source.split_once('=') {
@@ -77,7 +80,7 @@ impl Sources {
         }
         for (i, (key, _)) in all.iter().enumerate() {
             if all[..i].iter().any(|(k, _)| k == key) {
-                fail!("cannot add key {key:?}, another key by that name already exists");
+                fail!("cannot add key {key:?}, another key by that name already exists in Data for {of}");
             }
         }
         Ok(all)
@@ -125,7 +128,7 @@ pub struct Generic {
 
 impl Generate for Generic {
     fn generate(&self) -> Done<Value> {
-        Ok(secret(&self.name, &self.kind, self.sources.read()?))
+        Ok(secret(&self.name, &self.kind, self.sources.read(&format!("Secret {:?}", self.name))?))
     }
 }
 
@@ -134,23 +137,32 @@ impl Generate for Generic {
 pub struct Tls {
     name: String,
     /// Certificate, PEM
-    #[arg(long)]
+    #[arg(long, default_value = "", hide_default_value = true)]
     cert: String,
     /// Key, PEM
-    #[arg(long)]
+    #[arg(long, default_value = "", hide_default_value = true)]
     key: String,
 }
 
 impl Generate for Tls {
     fn generate(&self) -> Done<Value> {
-        let part = |key: &str, path: &str, mark: &str| -> Done<(String, Vec<u8>)> {
-            let bytes = file(Path::new(path))?;
+        if self.cert.is_empty() || self.key.is_empty() {
+            fail!("key and cert must be specified");
+        }
+        let part = |key: &str, path: &str, mark: &str, what: &str| -> Done<(String, Vec<u8>)> {
+            let bytes = file(Path::new(path)).map_err(|_| {
+                let why = std::fs::metadata(path).map_or_else(|e| os(&e), |_| "cannot be read".into());
+                Failure::Plain(format!("Cannot read file {path}, open {path}: {why}"))
+            })?;
             if !String::from_utf8_lossy(&bytes).contains(mark) {
-                fail!("{path} holds no {mark}, PEM");
+                fail!("tls: failed to find any PEM data in {what} input");
             }
             Ok((key.to_owned(), bytes))
         };
-        let data = [part("tls.crt", &self.cert, "CERTIFICATE")?, part("tls.key", &self.key, "PRIVATE KEY")?];
+        let data = [
+            part("tls.crt", &self.cert, "CERTIFICATE", "certificate")?,
+            part("tls.key", &self.key, "PRIVATE KEY", "key")?,
+        ];
         Ok(secret(&self.name, "kubernetes.io/tls", data))
     }
 }
@@ -209,17 +221,22 @@ mod tests {
         let sources = Sources {
             from_file: vec![path("a.txt"), format!("k={}", path("a.txt"))],
             from_literal: vec!["l='v'".into()],
-            from_env_file: vec![path("env")],
+            from_env_file: vec![],
         };
-        let text: Vec<String> = sources
-            .read()
-            .unwrap()
+        let env = Sources { from_env_file: vec![path("env")], ..Sources::default() };
+        let text: Vec<String> = [sources.read("x").unwrap(), env.read("x").unwrap()]
             .into_iter()
+            .flatten()
             .map(|(k, v)| format!("{k}={}", String::from_utf8(v).unwrap()))
             .collect();
         assert_eq!(text, ["a.txt=A", "k=A", "l=v", "X=1", "Y=a=b"]);
         let twice = Sources { from_literal: vec!["a=1".into(), "a=2".into()], ..Sources::default() };
-        assert!(twice.read().is_err());
+        assert_eq!(
+            twice.read("ConfigMap \"m\"").unwrap_err().to_string(),
+            "error: cannot add key \"a\", another key by that name already exists in Data for ConfigMap \"m\""
+        );
+        let both = Sources { from_literal: vec!["a=1".into()], ..env };
+        assert!(both.read("x").is_err());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::{Generate, object, pairs, set_unless_empty};
 use crate::api::value::ValueExt;
 use crate::client::res::SERVICE_ACCOUNTS;
 use crate::ctl::cx::{Call, Cx, Done, say};
-use crate::ctl::fail::fail;
+use crate::ctl::fail::{Failure, fail};
 use crate::ctl::print::PrintFlags;
 use crate::ctl::write;
 
@@ -47,7 +47,7 @@ pub struct ConfigMap {
 impl Generate for ConfigMap {
     fn generate(&self) -> Done<Value> {
         let mut map = object("v1", "ConfigMap", &self.name);
-        for (key, bytes) in self.sources.read()? {
+        for (key, bytes) in self.sources.read(&format!("ConfigMap {:?}", self.name))? {
             // What is no text goes where bytes go.
             let (field, value) = match String::from_utf8(bytes) {
                 Ok(text) => ("data", text),
@@ -83,7 +83,10 @@ impl Token {
             request.set_at("/spec/expirationSeconds", life.as_secs());
         }
         let path = SERVICE_ACCOUNTS.object(&cx.ns, &self.name, Some("token"));
-        let answer = cx.call(Call::new(Method::POST, path).body(&request)).await?;
+        let answer = cx.call(Call::new(Method::POST, path).body(&request)).await.map_err(|e| match e {
+            Failure::Server { status, .. } => Failure::Plain(format!("failed to create token: {}", status.message)),
+            other => other,
+        })?;
         let output = self.print.output(false)?;
         if !output.is_human() {
             return crate::ctl::cx::put(&output.object(&answer)?);
@@ -111,6 +114,9 @@ impl Generate for Quota {
     fn generate(&self) -> Done<Value> {
         let mut quota = object("v1", "ResourceQuota", &self.name);
         quota.set_at("/spec", json!({}));
+        if let Some(bad) = self.hard.iter().find(|h| !h.contains('=')) {
+            fail!("Invalid argument syntax {bad}, expected <resource>=<value>");
+        }
         set_unless_empty(&mut quota, "/spec/hard", pairs(&self.hard, "hard")?.into());
         set_unless_empty(&mut quota, "/spec/scopes", json!(self.scopes));
         Ok(quota)
@@ -153,7 +159,7 @@ impl Generate for PriorityClass {
 pub struct Budget {
     name: String,
     /// Pods it is for
-    #[arg(long)]
+    #[arg(long, default_value = "", hide_default_value = true)]
     selector: String,
     /// Pods that must stay, a number or a share
     #[arg(long)]
@@ -171,12 +177,16 @@ fn int_or_string(text: &str) -> Value {
 impl Generate for Budget {
     fn generate(&self) -> Done<Value> {
         let mut budget = object("policy/v1", "PodDisruptionBudget", &self.name);
+        if self.selector.is_empty() {
+            fail!("a selector must be specified");
+        }
         let labels: Vec<String> = self.selector.split(',').map(str::to_owned).collect();
         budget.set_at("/spec/selector/matchLabels", pairs(&labels, "selector")?);
         match (&self.min_available, &self.max_unavailable) {
             (Some(min), None) => budget.set_at("/spec/minAvailable", int_or_string(min)),
             (None, Some(max)) => budget.set_at("/spec/maxUnavailable", int_or_string(max)),
-            _ => fail!("one of min-available or max-unavailable must be specified"),
+            (Some(_), Some(_)) => fail!("min-available and max-unavailable cannot be both specified"),
+            (None, None) => fail!("one of min-available or max-unavailable must be specified"),
         }
         Ok(budget)
     }

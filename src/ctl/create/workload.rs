@@ -151,7 +151,7 @@ fn ports(list: &[String]) -> Done<Vec<Value>> {
     list.iter()
         .map(|text| {
             let (port, target) = text.split_once(':').unwrap_or((text, text));
-            let Ok(number) = port.parse::<u16>() else { fail!("invalid port {port:?} in --tcp={text}") };
+            let Ok(number) = port.parse::<u16>() else { fail!("strconv.ParseUint: parsing {port:?}: invalid syntax") };
             let target: Value = target.parse::<u16>().map_or_else(|_| target.into(), Into::into);
             Ok(json!({"name": text.replace(':', "-"), "port": number, "protocol": "TCP", "targetPort": target}))
         })

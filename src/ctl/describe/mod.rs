@@ -84,6 +84,11 @@ impl Out {
         }
     }
 
+    /// The text with its tabs, as kubectl shows templates of past revisions.
+    pub fn raw(self) -> String {
+        self.text
+    }
+
     /// The aligned text.
     pub fn text(&self) -> String {
         tab::align(&self.text, tab::DESCRIBE)
@@ -156,7 +161,10 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         all_namespaces: args.all_namespaces,
         all: args.files.is_empty() && matches!(parse(&args.resources)?, Wanted::Types(_)),
         fetch: false,
+        ..Query::default()
     };
+    // What was found by the beginning of its name follows closer.
+    let mut between = "\n\n";
     let mut infos = Vec::new();
     let mut failures = Vec::new();
     for info in query.infos(cx).await? {
@@ -166,7 +174,10 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
                 Err(failure) if failure.is_not_found() && info.source.is_none() => {
                     match beginning_with(cx, &info).await? {
                         found if found.is_empty() => failures.push(failure),
-                        found => infos.extend(found),
+                        found => {
+                            between = "\n";
+                            infos.extend(found);
+                        }
                     }
                 }
                 Err(failure) => failures.push(failure),
@@ -186,7 +197,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         if args.show_events && !WITHOUT_EVENTS.contains(&&*info.resource.res.kind) {
             events(cx, &mut out, info).await;
         }
-        put(&format!("{}{}", if std::mem::take(&mut first) { "" } else { "\n\n" }, out.text()))?;
+        put(&format!("{}{}", if std::mem::take(&mut first) { "" } else { between }, out.text()))?;
     }
     failures.iter().for_each(|f| cx.report(f));
     Ok(())

@@ -50,7 +50,7 @@ pub fn describe(out: &mut Out, pod: &Value) {
     ] {
         if !pod.items_at(list).is_empty() {
             out.line(0, format!("{title}:"));
-            containers(out, 1, pod.items_at(list), Some(pod.items_at(statuses)));
+            containers(out, "", pod.items_at(list), Some(pod.items_at(statuses)));
         }
     }
     if !pod.items_at("/status/conditions").is_empty() {
@@ -75,7 +75,8 @@ pub fn pod_template(out: &mut Out, level: usize, template: &Value) {
     for (title, list) in [("Init Containers", "/spec/initContainers"), ("Containers", "/spec/containers")] {
         if !template.items_at(list).is_empty() {
             out.line(level, format!("{title}:"));
-            containers(out, level + 1, template.items_at(list), None);
+            // kubectl sets the names a blank further in than the rest.
+            containers(out, " ", template.items_at(list), None);
         }
     }
     volumes(out, level, template.items_at("/spec/volumes"));
@@ -84,11 +85,12 @@ pub fn pod_template(out: &mut Out, level: usize, template: &Value) {
     tolerations(out, level, template.items_at("/spec/tolerations"));
 }
 
-fn containers(out: &mut Out, level: usize, list: &[Value], statuses: Option<&[Value]>) {
+fn containers(out: &mut Out, indent: &str, list: &[Value], statuses: Option<&[Value]>) {
+    let level = 1;
     for container in list {
         let name = text(&container["name"]);
         let status = statuses.and_then(|s| s.iter().find(|s| s["name"] == container["name"]));
-        out.line(level, format!("{name}:"));
+        out.line(level, format!("{indent}{name}:"));
         if let Some(status) = status {
             out.field(level + 1, "Container ID", text(&status["containerID"]));
         }

@@ -30,6 +30,8 @@ const MAX_VALUES: usize = 4_000_000;
 /// A parsed template.
 #[derive(Debug, Clone)]
 pub struct JsonPath {
+    /// The template, for messages.
+    text: String,
     nodes: Vec<Node>,
     /// A field that is missing gives nothing; else it is an error.
     pub allow_missing: bool,
@@ -86,6 +88,11 @@ enum Op {
 }
 
 impl JsonPath {
+    /// The template.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Parses a template: text, and expressions in braces.
     pub fn parse(template: &str) -> Result<Self, PathError> {
         let mut parser = Parser { text: template, at: 0, depth: 0 };
@@ -93,7 +100,7 @@ impl JsonPath {
         if ended {
             return Err(PathError::Parse { template: template.into(), reason: "not in range, nothing to end".into() });
         }
-        Ok(Self { nodes, allow_missing: true })
+        Ok(Self { text: template.to_owned(), nodes, allow_missing: true })
     }
 
     /// Parses `.a.b`, `a.b` or `{.a.b}`, as sorting and custom columns take them.

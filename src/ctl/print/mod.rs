@@ -8,11 +8,13 @@ pub mod tab;
 pub mod table;
 mod template;
 
+use std::cell::Cell;
+
 use serde_json::Value;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
 use super::cx::{Done, put};
-use super::fail::{Failure, fail};
+use super::fail::{Failure, fail, os};
 use super::mapper::{self, Resource};
 use crate::api::codec::yaml;
 use crate::api::meta::gvk;
@@ -35,6 +37,9 @@ pub struct PrintFlags {
     /// A field that a template asks for may be missing
     #[arg(long, default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub allow_missing_template_keys: bool,
+    /// Objects that were shown.
+    #[arg(skip)]
+    documents: Cell<usize>,
 }
 
 /// How to print.
@@ -77,12 +82,16 @@ impl PrintFlags {
             None => (text, self.template.clone()),
         };
         let given = |what: &str| {
-            let missing = format!("template format specified but no {what} given");
+            let missing = match what {
+                "custom columns" => "custom-columns format specified but no custom columns given".to_owned(),
+                what => format!("template format specified but no {what} given"),
+            };
             argument.clone().filter(|a| !a.is_empty()).ok_or(Failure::Plain(missing))
         };
         let file = || -> Done<String> {
             let path = given("file")?;
-            std::fs::read_to_string(&path).map_err(|e| Failure::Plain(format!("error reading template {path}: {e}")))
+            std::fs::read_to_string(&path)
+                .map_err(|e| Failure::Plain(format!("error reading template {path}, open {path}: {}", os(&e))))
         };
         let path = |text: &str| -> Done<JsonPath> {
             let mut path = JsonPath::parse(text).map_err(|e| Failure::Plain(e.to_string()))?;
@@ -96,7 +105,7 @@ impl PrintFlags {
             "name" => Output::Name,
             "jsonpath" => Output::Path(path(&given("template")?)?),
             "jsonpath-as-json" => Output::PathAsJson(path(&given("template")?)?),
-            "jsonpath-file" => Output::Path(path(file()?.trim_end_matches('\n'))?),
+            "jsonpath-file" => Output::Path(path(&file()?)?),
             "custom-columns" => Output::Columns(Columns::parse(&given("custom columns")?, no_headers)?),
             "custom-columns-file" => Output::Columns(Columns::of_file(&file()?, no_headers)?),
             "go-template" | "template" => Output::Template(given("template")?),
@@ -109,11 +118,22 @@ impl PrintFlags {
 
     /// Tells what was done to an object: the object itself with `-o`, else `pod/x created`.
     pub fn done(&self, resource: &Resource, object: &Value, verb: &str, dry: DryRun) -> Done {
+        self.done_as(&resource.kind_name(), object, verb, dry)
+    }
+
+    /// The same for what has another kind than its resource (`scale.autoscaling`).
+    pub fn done_as(&self, kind: &str, object: &Value, verb: &str, dry: DryRun) -> Done {
         let name = object.str_at("/metadata/name").unwrap_or_default();
         match self.output(false)? {
-            Output::Human { .. } => put(&format!("{}/{name} {verb}{}\n", resource.kind_name(), dry.suffix())),
-            Output::Name => put(&format!("{}/{name}\n", resource.kind_name())),
-            output => put(&output.object(&self.shown(object))?),
+            Output::Human { .. } => put(&format!("{kind}/{name} {verb}{}\n", dry.suffix())),
+            Output::Name => put(&format!("{kind}/{name}\n")),
+            output => {
+                // YAML documents behind each other are parted.
+                if matches!(output, Output::Yaml) && self.documents.replace(self.documents.get() + 1) > 0 {
+                    put("---\n")?;
+                }
+                put(&output.object(&self.shown(object))?)
+            }
         }
     }
 
@@ -202,11 +222,30 @@ impl Output {
     }
 }
 
-fn run_error(e: &jsonpath::PathError, _: &JsonPath, object: &Value) -> Failure {
+fn run_error(e: &jsonpath::PathError, path: &JsonPath, object: &Value) -> Failure {
+    let (text, object) = (path.text(), go_syntax(object));
     Failure::Plain(format!(
-        "error executing jsonpath: {e}. Printing more information for debugging the template:\n\tobject given to jsonpath engine was:\n\t\t{}\n",
-        jsonpath::show(object)
+        "error executing jsonpath {text:?}: Error executing template: {e}. Printing more information for debugging the template:\n\t\
+         template was:\n\t\t{text}\n\tobject given to jsonpath engine was:\n\t\t{object}\n\n"
     ))
+}
+
+/// A value as Go's `%#v` writes it.
+fn go_syntax(value: &Value) -> String {
+    match value {
+        Value::Null => "interface {}(nil)".into(),
+        Value::String(text) => format!("{text:?}"),
+        Value::Array(items) => {
+            format!("[]interface {{}}{{{}}}", items.iter().map(go_syntax).collect::<Vec<_>>().join(", "))
+        }
+        Value::Object(map) => {
+            let mut pairs: Vec<_> = map.iter().collect();
+            pairs.sort_by_key(|(key, _)| *key);
+            let pairs: Vec<String> = pairs.into_iter().map(|(k, v)| format!("{k:?}:{}", go_syntax(v))).collect();
+            format!("map[string]interface {{}}{{{}}}", pairs.join(", "))
+        }
+        scalar => scalar.to_string(),
+    }
 }
 
 /// `pod/x`, a line per item.

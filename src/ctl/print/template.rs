@@ -12,11 +12,25 @@ use crate::ctl::fail::Failure;
 /// The text that the template makes of the object.
 pub fn render(text: &str, object: &Value) -> Done<String> {
     let bad = |e: &dyn std::fmt::Display| Failure::Plain(format!("error executing template {text:?}: {e}"));
+    let malformed = |e: &dyn std::fmt::Display| {
+        Failure::Plain(format!("error parsing template {text}, {}", without_column(&e.to_string())))
+    };
     let mut template = Template::with_name("output");
     template.add_func("base64decode", decode);
     template.add_func("exists", exists);
-    template.parse(text).map_err(|e| bad(&e))?;
+    template.parse(text).map_err(|e| malformed(&e))?;
     template.render(&Context::from(go(object))).map_err(|e| bad(&e))
+}
+
+/// `template: output:1: unclosed action` of `template: output:1:8:15:unclosed action`: Go tells the line alone.
+fn without_column(text: &str) -> String {
+    let mut parts: Vec<&str> = text.splitn(6, ':').collect();
+    let is_number = |part: &&str| part.trim().parse::<u32>().is_ok();
+    if parts.len() == 6 && parts[2..5].iter().all(is_number) {
+        parts.drain(3..5);
+        return format!("{}:{}:{}: {}", parts[0], parts[1], parts[2], parts[3].trim_start());
+    }
+    text.to_owned()
 }
 
 fn decode(args: &[Go]) -> Result<Go, FuncError> {
@@ -61,6 +75,12 @@ mod tests {
     use super::*;
     use serde_json::json;
     use test_case::test_case;
+
+    #[test]
+    fn what_does_not_parse_is_told_as_go_tells_it() {
+        let error = render("{{.nope", &json!({})).unwrap_err().to_string();
+        assert_eq!(error, "error: error parsing template {{.nope, template: output:1: unclosed action");
+    }
 
     #[test_case("{{.a.b}}", "1")]
     #[test_case("{{range .l}}<{{.}}>{{end}}", "<x><y>"; "range")]

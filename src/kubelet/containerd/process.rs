@@ -26,7 +26,8 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Starts containerd in a session of its own; its log goes to `log`, its readiness to `notify`.
+    /// Starts containerd as a daemon of its own, since what it makes (roots of containers, their resolv.conf) is for other
+    /// users, too; its log goes to `log`, its readiness to `notify`.
     pub(super) fn spawn(
         programs: &Programs,
         config: &Path,
@@ -45,7 +46,7 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        let child = sys::in_own_session(&mut command).spawn()?;
+        let child = sys::as_daemon(&mut command).spawn()?;
         let pid = child.id();
         let start_time = start_time(pid).ok_or_else(|| io::Error::other("it ended at once"))?;
         Ok((Self { pid, start_time, config: hash }, child))

@@ -29,22 +29,25 @@ fn number(value: Option<i64>) -> Option<pb::Int64Value> {
     value.map(|value| pb::Int64Value { value })
 }
 
-fn namespaces(host: HostNamespaces, unshared_pid: pb::NamespaceMode) -> pb::NamespaceOption {
+/// `target` is the container whose processes are to be seen, where they are not already.
+fn namespaces(host: HostNamespaces, target: &str) -> pb::NamespaceOption {
     let mode = |shared: bool| if shared { pb::NamespaceMode::Node } else { pb::NamespaceMode::Pod };
-    let pid = match (host.pid, host.shared_pid) {
-        (true, _) => pb::NamespaceMode::Node,
-        (false, true) => pb::NamespaceMode::Pod,
-        (false, false) => unshared_pid,
+    let (pid, target_id) = match (host.pid, host.shared_pid) {
+        (true, _) => (pb::NamespaceMode::Node, ""),
+        (false, true) => (pb::NamespaceMode::Pod, ""),
+        (false, false) if target.is_empty() => (pb::NamespaceMode::Container, ""),
+        (false, false) => (pb::NamespaceMode::Target, target),
     };
     pb::NamespaceOption {
         network: mode(host.network).into(),
         pid: pid.into(),
         ipc: mode(host.ipc).into(),
-        target_id: String::new(),
+        target_id: target_id.to_owned(),
     }
 }
 
-fn seccomp(profile: &str) -> Option<pb::SecurityProfile> {
+/// Of seccomp or AppArmor.
+fn profile(profile: &str) -> Option<pb::SecurityProfile> {
     use pb::security_profile::ProfileType;
     let (kind, reference) = match profile {
         "" => return None,
@@ -95,13 +98,14 @@ pub(super) fn sandbox_config(c: &SandboxConfig) -> pb::PodSandboxConfig {
         linux: Some(pb::LinuxPodSandboxConfig {
             cgroup_parent: c.cgroup_parent.clone(),
             security_context: Some(pb::LinuxSandboxSecurityContext {
-                namespace_options: Some(namespaces(c.host, pb::NamespaceMode::Container)),
+                namespace_options: Some(namespaces(c.host, "")),
                 run_as_user: number(s.run_as_user),
                 readonly_rootfs: s.read_only_root,
                 supplemental_groups: s.supplemental_groups.clone(),
                 privileged: s.privileged,
-                run_as_group: number(s.run_as_group),
-                seccomp: seccomp(&s.seccomp),
+                // CRI refuses a group without a user.
+                run_as_group: number(s.run_as_group.filter(|_| s.run_as_user.is_some())),
+                seccomp: profile(&s.seccomp),
             }),
             sysctls: c.sysctls.clone(),
         }),
@@ -129,16 +133,17 @@ pub(super) fn container_config(c: &ContainerConfig) -> pb::ContainerConfig {
             drop_capabilities: s.drop_capabilities.clone(),
         }),
         privileged: s.privileged,
-        namespace_options: Some(namespaces(c.host, pb::NamespaceMode::Container)),
+        namespace_options: Some(namespaces(c.host, &c.pid_target)),
         run_as_user: number(s.run_as_user),
+        run_as_username: s.run_as_username.clone(),
         readonly_rootfs: s.read_only_root,
         supplemental_groups: s.supplemental_groups.clone(),
         no_new_privs: s.no_new_privileges,
-        // CRI refuses a group without a user.
-        run_as_group: number(s.run_as_group.filter(|_| s.run_as_user.is_some())),
+        run_as_group: number(s.run_as_group),
         masked_paths: if masked { strings(MASKED_PATHS) } else { Vec::new() },
         readonly_paths: if masked { strings(READONLY_PATHS) } else { Vec::new() },
-        seccomp: seccomp(&s.seccomp),
+        seccomp: profile(&s.seccomp),
+        apparmor: profile(&s.apparmor),
     };
     pb::ContainerConfig {
         metadata: Some(pb::ContainerMetadata { name: c.name.clone(), attempt: c.attempt }),
@@ -294,20 +299,22 @@ mod tests {
         assert!(not_ready(&[]).unwrap().contains("RuntimeReady"));
     }
 
-    #[test_case(HostNamespaces::default() => (0, 1, 0); "own namespaces")]
-    #[test_case(HostNamespaces { shared_pid: true, ..Default::default() } => (0, 0, 0); "one pid namespace a pod")]
-    #[test_case(HostNamespaces { network: true, pid: true, ipc: true, shared_pid: false } => (2, 2, 2); "the node's")]
-    fn namespace_modes(host: HostNamespaces) -> (i32, i32, i32) {
-        let n = namespaces(host, pb::NamespaceMode::Container);
-        (n.network, n.pid, n.ipc)
+    #[test_case(HostNamespaces::default(), "" => (0, 1, 0, String::new()); "own namespaces")]
+    #[test_case(HostNamespaces { shared_pid: true, ..Default::default() }, "" => (0, 0, 0, String::new()); "one pid namespace a pod")]
+    #[test_case(HostNamespaces { network: true, pid: true, ipc: true, shared_pid: false }, "" => (2, 2, 2, String::new()); "the node's")]
+    #[test_case(HostNamespaces::default(), "t" => (0, 3, 0, "t".into()); "another container's")]
+    #[test_case(HostNamespaces { pid: true, ..Default::default() }, "t" => (0, 2, 0, String::new()); "which are the node's already")]
+    fn namespace_modes(host: HostNamespaces, target: &str) -> (i32, i32, i32, String) {
+        let n = namespaces(host, target);
+        (n.network, n.pid, n.ipc, n.target_id)
     }
 
     #[test_case("" => None)]
     #[test_case("RuntimeDefault" => Some((0, String::new())))]
     #[test_case("Unconfined" => Some((1, String::new())))]
     #[test_case("Localhost/a/b.json" => Some((2, "a/b.json".into())))]
-    fn seccomp_profiles(profile: &str) -> Option<(i32, String)> {
-        seccomp(profile).map(|p| (p.profile_type, p.localhost_ref))
+    fn profiles(text: &str) -> Option<(i32, String)> {
+        profile(text).map(|p| (p.profile_type, p.localhost_ref))
     }
 
     #[test]

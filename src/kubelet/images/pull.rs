@@ -1,4 +1,4 @@
-//! Why a pull failed, in the reasons pods show; and how far the pulls of our own containerd have come.
+//! Why a pull failed; and how far the pulls of our own containerd have come.
 
 use std::path::Path;
 use std::time::Duration;
@@ -59,22 +59,14 @@ impl PullFailure {
         }
     }
 
-    /// Reason of the container's waiting state. Between attempts it is `ImagePullBackOff`.
-    pub fn reason(&self) -> &'static str {
+    /// For people: what it means, then the runtime's words.
+    pub fn told(&self) -> String {
         match self {
-            Self::InvalidName(_) => "InvalidImageName",
-            Self::NotFound(_) | Self::Denied(_) | Self::Unreachable(_) | Self::Other(_) => "ErrImagePull",
+            Self::NotFound(text) => format!("the registry has no such image, or none for this machine ({text})"),
+            Self::Denied(text) => format!("the registry wants other credentials, see --creds ({text})"),
+            Self::Unreachable(text) => format!("the registry cannot be reached ({text})"),
+            Self::InvalidName(text) | Self::Other(text) => text.clone(),
         }
-    }
-
-    /// Its words, for the message.
-    pub fn message(&self) -> &str {
-        let (Self::InvalidName(text)
-        | Self::NotFound(text)
-        | Self::Denied(text)
-        | Self::Unreachable(text)
-        | Self::Other(text)) = self;
-        text
     }
 }
 

@@ -11,7 +11,7 @@ mod rotate;
 
 pub use self::line::{Line, Stream, parse};
 pub use self::read::{Options, copy};
-pub use self::rotate::{Rotation, rotate};
+pub use self::rotate::{Rotation, remove, rotate};
 
 /// File name of a container's log below its directory: the attempt counts restarts. The previous container's log is the
 /// file of the attempt before.

@@ -73,6 +73,22 @@ pub async fn rotate(
     Ok(true)
 }
 
+/// Removes a log and its rotated files: nobody can ask for them any more.
+pub fn remove(log: &Path) -> io::Result<()> {
+    let absent = |r: io::Result<()>| match r {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    };
+    let rotated = match rotated_beside(log) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for name in rotated {
+        absent(std::fs::remove_file(log.with_file_name(name)))?;
+    }
+    absent(std::fs::remove_file(log))
+}
+
 /// Names of the rotated files of `log`. Half-compressed files of a crash carry another prefix and are left to the kubelet's
 /// removal of the whole directory.
 fn rotated_beside(log: &Path) -> io::Result<Vec<String>> {
@@ -121,6 +137,20 @@ mod tests {
     #[test_case("20260102-03040x" => false)]
     fn rotated_names(suffix: &str) -> bool {
         is_rotation_time(suffix)
+    }
+
+    #[test]
+    fn a_log_is_removed_with_what_was_rotated() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["0.log", "0.log.20260102-030405", "0.log.20260102-030405.gz", "1.log", "10.log"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        remove(&dir.path().join("0.log")).unwrap();
+        remove(&dir.path().join("0.log")).unwrap();
+        remove(&dir.path().join("none/0.log")).unwrap();
+        let mut left: Vec<_> = dir.path().read_dir().unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["1.log", "10.log"]);
     }
 
     #[test]

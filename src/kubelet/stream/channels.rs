@@ -62,13 +62,13 @@ fn channel_of(stream: u32) -> Option<u8> {
 
 /// What a client's message asks for.
 #[derive(Debug, PartialEq, Eq)]
-enum Ask {
+pub(super) enum Ask {
     Data(u8, Bytes),
     Close(u8),
     Nothing,
 }
 
-fn decode(protocol: &Protocol, message: Message) -> Ask {
+pub(super) fn decode(protocol: &Protocol, message: Message) -> Ask {
     let bytes = match message {
         Message::Binary(bytes) => bytes,
         Message::Text(text) => Bytes::from(text),
@@ -86,7 +86,7 @@ fn decode(protocol: &Protocol, message: Message) -> Ask {
     }
 }
 
-fn encode(protocol: &Protocol, channel: u8, bytes: &[u8]) -> Message {
+pub(super) fn encode(protocol: &Protocol, channel: u8, bytes: &[u8]) -> Message {
     if protocol.base64 {
         return Message::text(format!("{channel}{}", STANDARD.encode(bytes)));
     }

@@ -1,14 +1,14 @@
 //! exec, attach and port-forward: carries a client's upgraded connection to the runtime's streaming server.
 //!
-//! Clients come with SPDY/3.1 (older kubectl), with WebSockets for exec and attach (`v5.channel.k8s.io` and its elders),
-//! or with SPDY inside a WebSocket (port-forward). Runtimes speak SPDY. SPDY is passed on byte for byte; SPDY in a
-//! WebSocket is unwrapped; the channels of exec and attach are put into SPDY streams, because no older WebSocket protocol
-//! can tell the end of stdin.
+//! Clients come with SPDY/3.1 (older kubectl), with WebSockets (`v5.channel.k8s.io` and its elders), or with SPDY inside a
+//! WebSocket (kubectl's port-forward). Runtimes speak SPDY. SPDY is passed on byte for byte; SPDY in a WebSocket is
+//! unwrapped; channels are put into SPDY streams, because no older WebSocket protocol can tell the end of stdin.
 //!
 //! **Invariant:** only servers on a loopback address are dialled, whatever URL the runtime names.
 //! **Invariant:** nothing is buffered but what is on its way: a slow reader slows the writer.
 
 mod channels;
+mod forward;
 mod spdy;
 mod tunnel;
 
@@ -60,6 +60,15 @@ impl StreamError {
     }
 }
 
+/// What a stream is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Purpose {
+    /// exec or attach, with the streams that the URL was asked for with.
+    Command(StreamOptions),
+    /// Ports of the pod; clients of SPDY name them themselves.
+    Ports(Vec<u16>),
+}
+
 /// What the client speaks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Speech {
@@ -70,17 +79,23 @@ enum Speech {
 
 /// Answers an upgrade request for a stream that `runtime_url` (from `exec_url` and its like) leads to. The response is to
 /// be sent as it is; after that the connection is carried by a task of its own until either side ends it.
-/// `options` are those the URL was asked for with; they do not matter for port-forward.
 pub async fn proxy_upgrade<B>(
     mut request: Request<B>,
     runtime_url: &str,
-    options: StreamOptions,
+    purpose: Purpose,
 ) -> Result<Response<Empty<Bytes>>, StreamError> {
     let speech = speech(request.headers())?;
+    if let (Speech::Channels(_), Purpose::Ports(ports)) = (&speech, &purpose)
+        && !(1..=forward::MAX_PORTS).contains(&ports.len())
+    {
+        let most = forward::MAX_PORTS;
+        return Err(StreamError::NotAnUpgrade(format!("query parameter \"ports\" has to name 1 to {most} ports")));
+    }
     let target = Target::parse(runtime_url)?;
     let offered = match &speech {
         Speech::Spdy => request.headers().get_all(STREAM_PROTOCOL).iter().cloned().collect(),
-        Speech::Channels(_) => vec![HeaderValue::from_static(REMOTE_COMMAND)],
+        Speech::Channels(_) if matches!(purpose, Purpose::Command(_)) => vec![HeaderValue::from_static(REMOTE_COMMAND)],
+        Speech::Channels(_) => vec![HeaderValue::from_static(PORT_FORWARD)],
         Speech::Tunnel => vec![HeaderValue::from_static(PORT_FORWARD)],
     };
     let (runtime, agreed) = target.dial(offered).await?;
@@ -108,7 +123,10 @@ pub async fn proxy_upgrade<B>(
                 let mut client = client;
                 tokio::io::copy_bidirectional(&mut client, &mut runtime).await.map(drop)
             }
-            Speech::Channels(protocol) => channels::carry(client, runtime, protocol, options).await,
+            Speech::Channels(protocol) => match purpose {
+                Purpose::Command(options) => channels::carry(client, runtime, protocol, options).await,
+                Purpose::Ports(ports) => forward::carry(client, runtime, protocol, &ports).await,
+            },
             Speech::Tunnel => tunnel::carry(client, runtime).await,
         };
         if let Err(error) = end {

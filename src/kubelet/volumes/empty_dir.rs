@@ -15,7 +15,6 @@ const MODE: u32 = 0o777;
 /// Makes the directory once; what is in it stays.
 pub fn prepare(cx: &Cx<'_>, name: &str, source: &EmptyDirVolumeSource) -> Result<Prepared, VolumeError> {
     let path = directory(cx.dir, "empty-dir", name);
-    let fresh = !path.is_dir();
     make_dir(&path, MODE)?;
     match source.medium.as_deref() {
         None | Some("") => {}
@@ -25,9 +24,8 @@ pub fn prepare(cx: &Cx<'_>, name: &str, source: &EmptyDirVolumeSource) -> Result
         }
         Some(_) => return Err(VolumeError::Unsupported("emptyDir on huge pages")),
     }
-    if fresh {
-        ownership::apply(cx.pod, &path).map_err(|e| VolumeError::io(&path, e))?;
-    }
+    // The root tells whether it was done: a crash comes in between, and a reboot leaves memory empty.
+    ownership::apply_once(cx.pod, &path).map_err(|e| VolumeError::io(&path, e))?;
     Ok(Prepared { path, refresh: None })
 }
 

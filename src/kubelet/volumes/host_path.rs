@@ -23,13 +23,22 @@ pub fn prepare(source: &HostPathVolumeSource) -> Result<Prepared, VolumeError> {
     Ok(Prepared { path, refresh: None })
 }
 
+/// Makes a directory and those above it for everybody to read, whatever our own mask is.
+fn make_all(path: &Path) -> std::io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    path.parent().map_or(Ok(()), make_all)?;
+    match std::fs::create_dir(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(e),
+        _ => std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)),
+    }
+}
+
 fn create(path: &Path, kind: &str) -> std::io::Result<()> {
     match kind {
         // The runtime makes a missing directory for an unchecked path; so do we, before it is resolved.
-        "" | "DirectoryOrCreate" => {
-            std::fs::create_dir_all(path)?;
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
-        }
+        "" | "DirectoryOrCreate" => make_all(path),
         "FileOrCreate" => {
             std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644))

@@ -151,14 +151,35 @@ pub fn references(pod: &PodView) -> Vec<(Kind, String)> {
     out
 }
 
+/// True when the pod's volumes tell of labels or annotations that changed: what of it can change while it runs.
+pub fn tell_of(before: &PodView, after: &PodView) -> bool {
+    let (old, new) = (&before.pod.metadata, &after.pod.metadata);
+    let changed = old.labels != new.labels || old.annotations != new.annotations;
+    let volumes = || after.spec.volumes.iter().flatten();
+    let projected = |v: &Volume| {
+        let sources = v.projected.iter().flat_map(|p| p.sources.iter().flatten());
+        sources.into_iter().any(|s| s.downward_api.is_some())
+    };
+    changed && volumes().any(|v| v.downward_api.is_some() || projected(v))
+}
+
 /// Unmounts and removes all volumes below the pod's directory, and then the directory itself.
+///
+/// **Invariant:** nothing is removed through a mount: what is bound there is the node's or the user's.
 pub fn teardown(dir: &Path) -> io::Result<()> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mut below = mounts_below(&mounts, dir);
+    // The kernel tells of mounts by their real places, and a data directory may be reached through a link.
+    let dir = match dir.canonicalize() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let mut below = mounts_below(&std::fs::read_to_string("/proc/self/mountinfo")?, &dir);
     // Inner mounts first.
     below.sort_by_key(|p| std::cmp::Reverse(p.as_os_str().len()));
     for path in below {
         nix::mount::umount2(&path, nix::mount::MntFlags::MNT_DETACH)?;
+    }
+    if let Some(left) = mounts_below(&std::fs::read_to_string("/proc/self/mountinfo")?, &dir).first() {
+        return Err(io::Error::other(format!("{} is still mounted", left.display())));
     }
     match std::fs::remove_dir_all(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -13,13 +13,12 @@ pub fn group(pod: &PodView) -> Option<u32> {
     u32::try_from(pod.spec.security_context.as_ref()?.fs_group?).ok()
 }
 
-/// Gives everything below `path` to the pod's group, writable, and inherited by what is made later. Symlinks are not
-/// followed. With `fsGroupChangePolicy: OnRootMismatch` a root that is right already is left alone.
-pub fn apply(pod: &PodView, path: &Path) -> io::Result<()> {
+/// Gives everything below `path` to the pod's group, writable, and inherited by what is made later, unless the root says
+/// that this was done. Symlinks are not followed.
+pub fn apply_once(pod: &PodView, path: &Path) -> io::Result<()> {
     let Some(gid) = group(pod) else { return Ok(()) };
-    let policy = pod.spec.security_context.as_ref().and_then(|s| s.fs_group_change_policy.as_deref());
     let meta = std::fs::symlink_metadata(path)?;
-    if policy == Some("OnRootMismatch") && meta.gid() == gid && meta.mode() & 0o2070 == 0o2070 {
+    if meta.gid() == gid && meta.mode() & 0o2070 == 0o2070 {
         return Ok(());
     }
     visit(path, gid)

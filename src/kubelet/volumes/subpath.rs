@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
@@ -41,10 +42,28 @@ fn kind(fd: &OwnedFd) -> io::Result<SFlag> {
     Ok(SFlag::from_bits_truncate(fstat(fd)?.st_mode & SFlag::S_IFMT.bits()))
 }
 
+/// Mode of a directory that is made, from the volume's: whoever may write there may write here. Upstream:
+/// `subpath.doSafeMakeDir`.
+fn made_mode(volume: &OwnedFd) -> io::Result<u32> {
+    Ok(fstat(volume)?.st_mode & 0o2777)
+}
+
+/// Makes a directory and opens it. Its mode is set through the handle: the name may be another thing's by then.
+fn make_in(dir: &OwnedFd, name: &OsString, mode: u32) -> io::Result<OwnedFd> {
+    mkdirat(dir.as_fd(), name.as_os_str(), Mode::from_bits_truncate(0o700))?;
+    let made = open_in(dir, name)?;
+    if kind(&made)? == SFlag::S_IFDIR {
+        let path = format!("/proc/self/fd/{}", made.as_raw_fd());
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    }
+    Ok(made)
+}
+
 /// Opens `sub` inside `volume`; missing directories are made. The handle is only good as a place.
 pub fn resolve(volume: &Path, sub: &Path) -> io::Result<OwnedFd> {
     let escape = || io::Error::other(format!("subPath {} leads out of the volume", sub.display()));
     let root = nix::fcntl::open(volume, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let mode = made_mode(&root)?;
     let mut stack = vec![root];
     let mut left: VecDeque<OsString> = parts(sub)?.into();
     let mut links = 0;
@@ -58,10 +77,7 @@ pub fn resolve(volume: &Path, sub: &Path) -> io::Result<OwnedFd> {
         }
         let at = stack.last().expect("the root stays on the stack");
         let next = match open_in(at, &name) {
-            Err(Errno::ENOENT) => {
-                mkdirat(at.as_fd(), name.as_os_str(), Mode::from_bits_truncate(0o750))?;
-                open_in(at, &name)?
-            }
+            Err(Errno::ENOENT) => make_in(at, &name, mode)?,
             other => other?,
         };
         if kind(&next)? == SFlag::S_IFLNK {
@@ -116,6 +132,21 @@ mod tests {
         symlink("a/file", root.join("link")).unwrap();
         assert_eq!(place(&root, "link").unwrap(), root.join("a/file"));
         assert_eq!(place(&root, "a/../a/./file").unwrap(), root.join("a/file"));
+    }
+
+    #[test]
+    fn what_is_made_is_as_open_as_the_volume() {
+        let dir = tempfile::tempdir().unwrap();
+        for mode in [0o777, 0o2770, 0o755] {
+            let root = dir.path().join(format!("{mode:o}"));
+            std::fs::create_dir(&root).unwrap();
+            std::fs::set_permissions(&root, std::fs::Permissions::from_mode(mode)).unwrap();
+            resolve(&root, Path::new("a/b")).unwrap();
+            for made in ["a", "a/b"] {
+                let got = std::fs::metadata(root.join(made)).unwrap().permissions().mode() & 0o7777;
+                assert_eq!(got, mode, "{made} in a volume of mode {mode:o}");
+            }
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde_json::json;
 use std::os::unix::fs::MetadataExt;
 use test_case::test_case;
 
-/// Counts its tokens.
+/// Counts its tokens; gives no more than three.
 #[derive(Default)]
 struct FakeTokens(std::sync::atomic::AtomicU32);
 
@@ -15,6 +15,9 @@ impl Tokens for FakeTokens {
     async fn request(&self, namespace: &str, account: &str, body: &Value) -> ApiResult<Value> {
         let n = self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         assert_eq!(body["spec"]["boundObjectRef"]["uid"], "u");
+        if n > 2 {
+            return Err(Status::internal("no more"));
+        }
         Ok(
             json!({"status": {"token": format!("{namespace}/{account}/{n}"), "expirationTimestamp": "1970-01-01T01:00:00Z"}}),
         )
@@ -131,6 +134,37 @@ async fn tokens_are_renewed_at_80_percent() {
 }
 
 #[tokio::test]
+async fn a_token_that_cannot_be_renewed_is_kept_while_it_is_good() {
+    let mut bench = Bench::new();
+    bench.tokens.0.store(2, std::sync::atomic::Ordering::SeqCst);
+    let volume = json!({"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}});
+    bench.prepare(json!({}), volume.clone(), 0).await.unwrap();
+    let p = bench.prepare(json!({}), volume.clone(), 3000).await.unwrap();
+    assert_eq!((read(&p, "token"), p.refresh), ("n/sa/2".into(), Timestamp::from_second(3060).ok()));
+    let error = bench.prepare(json!({}), volume, 3600).await.unwrap_err();
+    assert!(error.to_string().contains("no more"), "{error}");
+}
+
+#[tokio::test]
+async fn an_empty_dir_is_the_groups_once() {
+    let mut bench = Bench::new();
+    let volume = json!({"name": "v", "emptyDir": {}});
+    let grouped = json!({"securityContext": {"fsGroup": 4242}});
+    // Made, and then the power went.
+    bench.prepare(json!({}), volume.clone(), 0).await.unwrap();
+    let Ok(p) = bench.prepare(grouped.clone(), volume.clone(), 0).await else {
+        assert!(!nix::unistd::geteuid().is_root(), "root may give files away");
+        return;
+    };
+    let root = std::fs::metadata(&p.path).unwrap();
+    assert_eq!((root.gid(), root.mode() & 0o7777), (4242, 0o2777));
+    std::fs::write(p.path.join("x"), "1").unwrap();
+    std::os::unix::fs::chown(p.path.join("x"), None, Some(0)).unwrap();
+    bench.prepare(grouped, volume, 1).await.unwrap();
+    assert_eq!(std::fs::metadata(p.path.join("x")).unwrap().gid(), 0, "what the pod did later is its own matter");
+}
+
+#[tokio::test]
 async fn an_empty_dir_keeps_what_is_in_it() {
     let mut bench = Bench::new();
     let volume = json!({"name": "v", "emptyDir": {}});
@@ -145,4 +179,35 @@ async fn an_empty_dir_keeps_what_is_in_it() {
 fn mounts_are_found_below_the_directory_only() {
     let text = "1 2 0:1 / /pods/u rw - tmpfs t rw\n1 2 0:1 / /pods/u/v\\040x rw - tmpfs t rw\n1 2 0:1 / /pods/uu rw - t t rw\n";
     assert_eq!(mounts_below(text, Path::new("/pods/u")), [PathBuf::from("/pods/u/v x")]);
+}
+
+#[test_case(json!({"downwardAPI": {"items": []}}), "2", true; "downward")]
+#[test_case(json!({"projected": {"sources": [{"downwardAPI": {"items": []}}]}}), "2", true; "projected")]
+#[test_case(json!({"downwardAPI": {"items": []}}), "1", false; "nothing changed")]
+#[test_case(json!({"emptyDir": {}}), "2", false; "no volume tells of it")]
+fn changed_labels_reach_the_volumes_that_tell_of_them(mut volume: Value, label: &str, want: bool) {
+    volume["name"] = "v".into();
+    let pod = |label: &str| {
+        let spec = json!({"containers": [], "volumes": [volume]});
+        PodView::from_value(json!({"metadata": {"name": "p", "labels": {"k": label}}, "spec": spec})).unwrap()
+    };
+    assert_eq!(tell_of(&pod("1"), &pod(label)), want);
+}
+
+#[test]
+fn what_is_mounted_survives_also_behind_a_link() {
+    use nix::mount::{MsFlags, mount};
+    let dir = tempfile::tempdir().unwrap();
+    let (precious, at) = (dir.path().join("precious"), dir.path().join("disk/pods/u/volumes/v"));
+    std::fs::create_dir_all(&precious).unwrap();
+    std::fs::create_dir_all(&at).unwrap();
+    std::fs::write(precious.join("file"), "1").unwrap();
+    std::os::unix::fs::symlink(dir.path().join("disk"), dir.path().join("data")).unwrap();
+    if let Err(e) = mount(Some(&precious), &at, None::<&str>, MsFlags::MS_BIND, None::<&str>) {
+        assert!(!nix::unistd::geteuid().is_root(), "root may mount: {e}");
+        return;
+    }
+    teardown(&dir.path().join("data/pods/u")).unwrap();
+    assert!(!dir.path().join("disk/pods/u").exists());
+    assert_eq!(std::fs::read_to_string(precious.join("file")).unwrap(), "1");
 }

@@ -19,11 +19,15 @@ const DEFAULT_SECONDS: i64 = 3600;
 /// A token is not kept longer than this, however long it lives.
 const MAX_AGE: SignedDuration = SignedDuration::from_hours(24);
 
+/// Before a renewal that failed is tried again.
+const RETRY: SignedDuration = SignedDuration::from_secs(60);
+
 /// A token that was given.
 #[derive(Clone)]
 pub struct Token {
     text: String,
     renew: Timestamp,
+    expires: Timestamp,
 }
 
 impl std::fmt::Debug for Token {
@@ -47,15 +51,20 @@ pub async fn file(
     mode: Option<i32>,
 ) -> Result<(File, Timestamp), VolumeError> {
     let key = format!("{volume}/{}", source.path);
-    let present = cx.issued.get(&key).filter(|t| t.renew > cx.now).cloned();
+    let present = cx.issued.get(&key).filter(|t| t.expires > cx.now).cloned();
     let token = match present {
-        Some(token) => token,
-        None => {
-            let token = request(cx, source).await?;
-            cx.issued.insert(key, token.clone());
-            token
-        }
+        Some(token) if token.renew > cx.now => token,
+        present => match (request(cx, source).await, present) {
+            (Ok(token), _) => token,
+            (Err(why), Some(token)) => {
+                tracing::warn!(pod = cx.pod.name, namespace = cx.pod.namespace, "keeps its old token: {why}");
+                let renew = cx.now.checked_add(RETRY).unwrap_or(token.expires);
+                Token { renew: renew.min(token.expires), ..token }
+            }
+            (Err(why), None) => return Err(why),
+        },
     };
+    cx.issued.insert(key, token.clone());
     let uid = single_user(cx.pod);
     let grouped = super::ownership::group(cx.pod).is_some();
     let mode = if uid.is_some() || grouped { 0o600 } else { mode.map_or(DEFAULT_MODE, |m| m as u32) };
@@ -77,7 +86,7 @@ async fn request(cx: &Cx<'_>, source: &ServiceAccountTokenProjection) -> Result<
     let missing = || VolumeError::Missing("the API gave no token".into());
     let text = answer.str_at("/status/token").ok_or_else(missing)?.to_owned();
     let expires = answer.str_at("/status/expirationTimestamp").and_then(|t| t.parse().ok()).ok_or_else(missing)?;
-    Ok(Token { text, renew: renewal(cx.now, expires) })
+    Ok(Token { text, renew: renewal(cx.now, expires), expires })
 }
 
 /// The one user that all containers run as; the token is then readable by that user alone.

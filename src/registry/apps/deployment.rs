@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
+use crate::api::patch::apply::FieldSet;
 use crate::api::scheme::{Column, KindInfo, SCALE, STATUS, Subresource};
 use crate::api::value::ValueExt;
 use crate::registry::core::templates::{always_restarted, collisions, counts};
 use crate::registry::errors::FieldErrors;
-use crate::registry::strategy::{Generation, HookCx, Op, Strategy};
+use crate::registry::strategy::{Generation, HookCx, Op, Strategy, resets};
 use crate::registry::validate::{self, Field, labels, warnings};
 use crate::registry::{Resource, cells};
 
@@ -41,6 +42,14 @@ impl Strategy for Deployments {
         Generation::Spec
     }
 
+    fn resets(&self, _: &KindInfo, subresource: Option<&str>) -> &'static FieldSet<'static> {
+        match subresource {
+            None => &resets::STATUS,
+            Some("status") => &resets::SPEC_AND_LABELS,
+            Some(_) => &resets::NOTHING,
+        }
+    }
+
     fn prepare(&self, new: &mut Value, old: Option<&Value>, _: &HookCx<'_>) {
         if old.is_none() {
             new["status"] = json!({});
@@ -56,11 +65,7 @@ impl Strategy for Deployments {
     }
 
     fn warnings(&self, new: &Value, cx: &HookCx<'_>) -> Vec<String> {
-        let mut out = warnings::pod_spec(&new["spec"]["template"]["spec"], "spec.template.spec");
-        if cx.op == Op::Create {
-            out.extend(warnings::host_name(new, "Pod names and hostnames"));
-        }
-        out
+        warnings::workload(new, cx.op == Op::Create)
     }
 
     fn validate(&self, new: &Value, old: Option<&Value>, cx: &HookCx<'_>, errs: &FieldErrors) {

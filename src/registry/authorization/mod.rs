@@ -4,52 +4,22 @@ use crate::api::scheme::{KindInfo, Verbs};
 use crate::registry::Resource;
 use crate::registry::strategy::Common;
 
-/// The rows of this group.
+/// The rows of this group: questions, which are answered and never stored.
 pub fn kinds() -> Vec<Resource> {
-    vec![
-        Resource::new(
-            KindInfo::namespaced(
-                "authorization.k8s.io",
-                "v1",
-                "LocalSubjectAccessReview",
-                "localsubjectaccessreviews",
-                "localsubjectaccessreview",
-            )
-            .verbs(Verbs::CREATE),
-            Box::new(Common::NONE),
-        ),
-        Resource::new(
-            KindInfo::cluster(
-                "authorization.k8s.io",
-                "v1",
-                "SelfSubjectAccessReview",
-                "selfsubjectaccessreviews",
-                "selfsubjectaccessreview",
-            )
-            .verbs(Verbs::CREATE),
-            Box::new(Common::NONE),
-        ),
-        Resource::new(
-            KindInfo::cluster(
-                "authorization.k8s.io",
-                "v1",
-                "SelfSubjectRulesReview",
-                "selfsubjectrulesreviews",
-                "selfsubjectrulesreview",
-            )
-            .verbs(Verbs::CREATE),
-            Box::new(Common::NONE),
-        ),
-        Resource::new(
-            KindInfo::cluster(
-                "authorization.k8s.io",
-                "v1",
-                "SubjectAccessReview",
-                "subjectaccessreviews",
-                "subjectaccessreview",
-            )
-            .verbs(Verbs::CREATE),
-            Box::new(Common::NONE),
-        ),
-    ]
+    const GROUP: &str = "authorization.k8s.io";
+    let local = KindInfo::namespaced(
+        GROUP,
+        "v1",
+        "LocalSubjectAccessReview",
+        "localsubjectaccessreviews",
+        "localsubjectaccessreview",
+    );
+    let everywhere = [
+        ("SelfSubjectAccessReview", "selfsubjectaccessreviews", "selfsubjectaccessreview"),
+        ("SelfSubjectRulesReview", "selfsubjectrulesreviews", "selfsubjectrulesreview"),
+        ("SubjectAccessReview", "subjectaccessreviews", "subjectaccessreview"),
+    ];
+    let everywhere = everywhere.map(|(kind, plural, singular)| KindInfo::cluster(GROUP, "v1", kind, plural, singular));
+    let row = |info: KindInfo| Resource::new(info.verbs(Verbs::CREATE), Box::new(Common::NONE));
+    std::iter::once(local).chain(everywhere).map(row).collect()
 }

@@ -123,11 +123,7 @@ impl Strategy for Jobs {
     }
 
     fn warnings(&self, new: &Value, cx: &HookCx<'_>) -> Vec<String> {
-        let mut out = warnings::pod_spec(&new["spec"]["template"]["spec"], "spec.template.spec");
-        if cx.op == Op::Create {
-            out.extend(warnings::host_name(new, "Pod names and hostnames"));
-        }
-        out
+        warnings::workload(new, cx.op == Op::Create)
     }
 
     fn validate(&self, new: &Value, old: Option<&Value>, cx: &HookCx<'_>, errs: &FieldErrors) {

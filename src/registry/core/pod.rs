@@ -98,7 +98,7 @@ impl Strategy for Pods {
                 if !new.items_at("/spec/schedulingGates").is_empty() {
                     new["status"]["conditions"] = json!([{"type": "PodScheduled", "status": "False",
                         "lastProbeTime": null, "lastTransitionTime": rfc3339(cx.now), "reason": "SchedulingGated",
-                        "message": "the pod has scheduling gates and waits until they are removed"}]);
+                        "message": "Scheduling is blocked due to non-empty scheduling gates"}]);
                 }
                 merge_label_keys(new);
                 drop_disabled(&mut new["spec"]);

@@ -5,7 +5,9 @@
 use serde_json::{Value, json};
 
 /// Name, concurrency shares, lendable percent, queues, hand size; no queues reject.
-const LEVELS: [(&str, i64, i64, Option<(i64, i64)>); 7] = [
+type Level = (&'static str, i64, i64, Option<(i64, i64)>);
+
+const LEVELS: [Level; 7] = [
     ("catch-all", 5, 0, None),
     ("system", 30, 33, Some((64, 6))),
     ("node-high", 40, 25, Some((64, 6))),

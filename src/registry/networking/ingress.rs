@@ -171,10 +171,10 @@ fn local_reference(r: &Field<'_>) {
 /// Create and update of an IngressClass.
 pub fn check_class(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
     let spec = o.at("spec");
-    if let Some(old) = old {
-        if spec.text("controller") != old.str_at("/spec/controller").unwrap_or_default() {
-            spec.errs.at("controller").invalid(spec.text("controller"), "field is immutable");
-        }
+    if let Some(old) = old
+        && spec.text("controller") != old.str_at("/spec/controller").unwrap_or_default()
+    {
+        spec.errs.at("controller").invalid(spec.text("controller"), "field is immutable");
     }
     let controller = spec.text("controller");
     if controller.len() > CONTROLLER_MAX {

@@ -109,10 +109,10 @@ pub fn check_node(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
     };
     for was in old.items_at("/spec/drivers") {
         let same = |d: &&Value| d.get("name") == was.get("name");
-        if let Some(now) = o.value.items_at("/spec/drivers").iter().find(same) {
-            if fixed(now) != fixed(was) {
-                spec.at("drivers").invalid("field is immutable");
-            }
+        if let Some(now) = o.value.items_at("/spec/drivers").iter().find(same)
+            && fixed(now) != fixed(was)
+        {
+            spec.at("drivers").invalid("field is immutable");
         }
     }
 }

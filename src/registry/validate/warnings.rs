@@ -80,6 +80,15 @@ fn ports(container: &Value, at: &str, out: &mut Vec<String>) {
     }
 }
 
+/// Of a workload with a template, whose name its pods bear.
+pub fn workload(object: &Value, created: bool) -> Vec<String> {
+    let mut out = pod_spec(&object["spec"]["template"]["spec"], "spec.template.spec");
+    if created {
+        out.extend(host_name(object, "Pod names and hostnames"));
+    }
+    out
+}
+
 /// A name that becomes part of host names should be one label.
 pub fn host_name(object: &Value, used_in: &str) -> Option<String> {
     let name = object.str_at("/metadata/name").unwrap_or_default();

@@ -99,9 +99,38 @@ enum Over {
     Owner,
 }
 
+/// Objects by their keys, in key order, at the cost of a pointer each.
+#[derive(Default)]
+pub struct ObjectSet(BTreeSet<Slot>);
+
+impl ObjectSet {
+    /// Puts an object in its place; gives back what stood there.
+    pub fn put(&mut self, object: Arc<Object>) -> Option<Arc<Object>> {
+        self.0.replace(Slot(object)).map(|s| s.0)
+    }
+
+    /// Takes out the object of a key.
+    pub fn take(&mut self, namespace: &str, name: &str) -> Option<Arc<Object>> {
+        self.0.take(&(namespace, name) as &dyn Keyed).map(|s| s.0)
+    }
+
+    /// What is left, in key order.
+    pub fn into_objects(self) -> impl Iterator<Item = Arc<Object>> {
+        self.0.into_iter().map(|s| s.0)
+    }
+
+    fn get(&self, namespace: &str, name: &str) -> Option<&Arc<Object>> {
+        self.0.get(&(namespace, name) as &dyn Keyed).map(|s| &s.0)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.0.iter().map(|s| &s.0)
+    }
+}
+
 struct Index {
     over: Over,
-    by_value: HashMap<Box<str>, BTreeSet<Slot>>,
+    by_value: HashMap<Box<str>, ObjectSet>,
 }
 
 impl Index {
@@ -117,20 +146,19 @@ impl Index {
         self.each_value(object, |v| values.push(v));
         for value in values {
             match self.by_value.get_mut(value) {
-                Some(set) => drop(set.replace(Slot(object.clone()))),
-                None => drop(self.by_value.insert(value.into(), BTreeSet::from([Slot(object.clone())]))),
+                Some(set) => drop(set.put(object.clone())),
+                None => drop(self.by_value.entry(value.into()).or_default().put(object.clone())),
             }
         }
     }
 
     fn remove(&mut self, object: &Object) {
-        let key = (object.meta.namespace.as_str(), object.meta.name.as_str());
         let mut values = Vec::new();
         self.each_value(object, |v| values.push(v));
         for value in values {
             let Some(set) = self.by_value.get_mut(value) else { continue };
-            set.remove(&key as &dyn Keyed);
-            if set.is_empty() {
+            set.take(&object.meta.namespace, &object.meta.name);
+            if set.0.is_empty() {
                 self.by_value.remove(value);
             }
         }
@@ -140,14 +168,14 @@ impl Index {
 /// The current objects.
 #[derive(Default)]
 pub(super) struct Objects {
-    all: BTreeSet<Slot>,
+    all: ObjectSet,
     indexes: Vec<Index>,
     bytes: usize,
 }
 
 impl Objects {
     pub(super) fn len(&self) -> usize {
-        self.all.len()
+        self.all.0.len()
     }
 
     /// JSON of all objects, bytes.
@@ -156,13 +184,13 @@ impl Objects {
     }
 
     pub(super) fn get(&self, namespace: &str, name: &str) -> Option<&Arc<Object>> {
-        self.all.get(&(namespace, name) as &dyn Keyed).map(|s| &s.0)
+        self.all.get(namespace, name)
     }
 
     /// Puts an object in its place; gives back what stood there.
     pub(super) fn put(&mut self, object: Arc<Object>) -> Option<Arc<Object>> {
         self.bytes += object.json.len();
-        let old = self.all.replace(Slot(object.clone())).map(|s| s.0);
+        let old = self.all.put(object.clone());
         if let Some(old) = &old {
             self.bytes -= old.json.len();
             self.indexes.iter_mut().for_each(|i| i.remove(old));
@@ -172,7 +200,7 @@ impl Objects {
     }
 
     pub(super) fn remove(&mut self, namespace: &str, name: &str) -> Option<Arc<Object>> {
-        let old = self.all.take(&(namespace, name) as &dyn Keyed)?.0;
+        let old = self.all.take(namespace, name)?;
         self.bytes -= old.json.len();
         self.indexes.iter_mut().for_each(|i| i.remove(&old));
         Some(old)
@@ -189,7 +217,7 @@ impl Objects {
             Some(key) if namespace.is_none_or(|ns| ns == key.0) => Bound::Excluded(key as &dyn Keyed),
             _ => Bound::Included(&first as &dyn Keyed),
         };
-        let all = self.all.range::<dyn Keyed, _>((start, Bound::Unbounded)).map(|s| &s.0);
+        let all = self.all.0.range::<dyn Keyed, _>((start, Bound::Unbounded)).map(|s| &s.0);
         all.take_while(move |o| namespace.is_none_or(|ns| o.meta.namespace == ns))
     }
 
@@ -202,7 +230,7 @@ impl Objects {
     pub(super) fn find(&self, names: &[String], index: &str, value: &str) -> Result<Vec<Arc<Object>>, NotMade> {
         let Some(over) = over(names, index) else { return Ok(Vec::new()) };
         let made = self.index(over).ok_or(NotMade)?;
-        Ok(made.by_value.get(value).into_iter().flatten().map(|s| s.0.clone()).collect())
+        Ok(made.by_value.get(value).into_iter().flat_map(ObjectSet::iter).cloned().collect())
     }
 
     /// Makes an index, if it is one and not there.
@@ -210,7 +238,7 @@ impl Objects {
         let Some(over) = over(names, index) else { return };
         if self.index(over).is_none() {
             let mut made = Index { over, by_value: HashMap::new() };
-            self.all.iter().for_each(|s| made.insert(&s.0));
+            self.all.iter().for_each(|o| made.insert(o));
             self.indexes.push(made);
         }
     }

@@ -25,9 +25,9 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 pub use event::{Event, EventKind, FORM_FREE, Form, json_line};
-pub use index::OWNER_INDEX;
+pub use index::{OWNER_INDEX, ObjectSet};
 pub use key::{OBJECTS, object_key};
-pub use resource::{Cursor, Gone, Page, ResourceCache, Since};
+pub use resource::{Cursor, Figures, Gone, Page, ResourceCache, Since};
 pub use ring::{RING_AGE, RING_BYTES};
 
 use self::key::ObjectPath;
@@ -85,6 +85,9 @@ impl Decode for Generic {
         Vec::new()
     }
 }
+
+/// The objects of one resource.
+type Loaded = (GroupResource, Vec<Arc<Object>>);
 
 /// How far the cache is.
 struct Progress(watch::Sender<State>);
@@ -194,7 +197,7 @@ impl Cache {
     /// Takes the store's state as it is. Cursors from before it are gone.
     async fn load(&self) -> Result<(), StoreError> {
         let snapshot = self.store.snapshot(OBJECTS.as_bytes()).await?;
-        let mut loaded: HashMap<Box<[u8]>, (GroupResource, Vec<Arc<Object>>)> = HashMap::new();
+        let mut loaded: HashMap<Box<[u8]>, Loaded> = HashMap::new();
         for Entry { key, value, revision } in snapshot.entries {
             let Some(path) = ObjectPath::parse(&key) else {
                 tracing::warn!(key = %String::from_utf8_lossy(&key), "not an object's key; left alone");
@@ -287,15 +290,21 @@ impl Cache {
 }
 
 /// The object's JSON with `metadata.resourceVersion` set to `revision`: in the place of a present one, else after the
-/// uid, where upstream writes it, else first. None when there is no `metadata` object. One copy, one short scan.
+/// uid, where upstream writes it, else first. None when there is no `metadata` object. One copy, one short scan: nothing
+/// behind the member that follows the uid is looked at, because all that is stored has its resourceVersion there, or
+/// none.
 pub fn splice_revision(json: &[u8], revision: Revision) -> Option<Bytes> {
-    let metadata = scan::member(json, 0, "metadata").filter(|m| json[m.start] == b'{')?;
+    let metadata = scan::find(json, 0, "metadata").filter(|at| json.get(*at) == Some(&b'{'))?;
     let (mut after_uid, mut present, mut empty) = (None, None, true);
-    for m in scan::members(json, metadata.start) {
+    for m in scan::members(json, metadata) {
         empty = false;
         match &json[m.name] {
             b"uid" => after_uid = Some(m.value.end),
-            b"resourceVersion" => present = Some(m.value),
+            b"resourceVersion" => {
+                present = Some(m.value);
+                break;
+            }
+            _ if after_uid.is_some() => break,
             _ => {}
         }
     }
@@ -305,7 +314,7 @@ pub fn splice_revision(json: &[u8], revision: Revision) -> Option<Bytes> {
         (None, Some(at)) => (at, at, format!(",\"resourceVersion\":{quoted}")),
         (None, None) => {
             let comma = if empty { "" } else { "," };
-            (metadata.start + 1, metadata.start + 1, format!("\"resourceVersion\":{quoted}{comma}"))
+            (metadata + 1, metadata + 1, format!("\"resourceVersion\":{quoted}{comma}"))
         }
     };
     let mut out = Vec::with_capacity(json.len() - (to - from) + text.len());

@@ -52,6 +52,17 @@ pub struct Page {
     pub remaining: usize,
 }
 
+/// What a resource holds in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Figures {
+    /// Current objects.
+    pub objects: usize,
+    /// Their JSON, bytes.
+    pub object_bytes: usize,
+    /// What recent events keep beyond the current objects, bytes.
+    pub event_bytes: usize,
+}
+
 /// The objects of one resource.
 pub struct ResourceCache {
     resource: GroupResource,
@@ -132,10 +143,10 @@ impl ResourceCache {
         self.state.read().objects.len()
     }
 
-    /// What objects and recent events hold, bytes of JSON.
-    pub fn bytes(&self) -> usize {
+    /// What is held in memory.
+    pub fn figures(&self) -> Figures {
         let state = self.state.read();
-        state.objects.bytes() + state.ring.bytes()
+        Figures { objects: state.objects.len(), object_bytes: state.objects.bytes(), event_bytes: state.ring.bytes() }
     }
 
     /// Follows the changes.

@@ -23,8 +23,11 @@ use crate::util::clock::SharedClock;
 
 /// Changes are collected up to this many bytes…
 pub const COLLECT_BYTES: usize = 4 << 20;
-/// …or for this long.
-const COLLECT_TIME: Duration = Duration::from_secs(5);
+/// …or for this long. Each step rewrites half a megabyte however little it holds; a start reads what the state does not
+/// have from the journal, at most [`COLLECT_BYTES`] of it.
+const COLLECT_TIME: Duration = Duration::from_secs(3600);
+/// After the last step the state may rest.
+pub(super) const REST_AFTER: Duration = Duration::from_secs(2);
 /// A snapshot file is written once the journal has grown by this since the last one, bytes, or by the size of the state
 /// if that is more.
 pub const SNAPSHOT_BYTES: usize = 64 << 20;
@@ -58,6 +61,8 @@ pub(super) struct Keeper {
     /// Set when the journal failed.
     pub(super) read_only: Arc<OnceLock<String>>,
     pub(super) collect_bytes: usize,
+    /// When the state may give memory back: some time after it was last used.
+    pub(super) rest_at: Option<Instant>,
 }
 
 /// Changes that the state does not have yet: the last one of each key.
@@ -72,21 +77,35 @@ impl Keeper {
     /// Runs until the writer and all readers are gone.
     pub(super) fn run(mut self, work: &Receiver<Work>) {
         loop {
-            let next = match self.collected.since {
+            let due = self.collected.since.map(|since| since + COLLECT_TIME);
+            let next = match due.into_iter().chain(self.rest_at).min() {
                 None => work.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(since) => work.recv_timeout(COLLECT_TIME.saturating_sub(since.elapsed())),
+                Some(at) => work.recv_timeout(at.saturating_duration_since(Instant::now())),
             };
             match next {
                 Ok(Work::Apply(batch)) => self.collect(&batch),
                 Ok(Work::Read(prefix, reply)) => drop(reply.send(self.read(&prefix))),
-                Err(RecvTimeoutError::Timeout) => self.apply(),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            if self.collected.bytes >= self.collect_bytes {
+            let now = Instant::now();
+            if self.collected.bytes >= self.collect_bytes || due.is_some_and(|at| at <= now) {
                 self.apply();
+            }
+            if self.rest_at.is_some_and(|at| at <= now) {
+                self.rest();
             }
         }
         self.apply();
+    }
+
+    fn rest(&mut self) {
+        self.rest_at = None;
+        if let Some(state) = &mut self.state
+            && let Err(why) = state.rest()
+        {
+            self.gave_up(&why);
+        }
     }
 
     fn collect(&mut self, batch: &[Change]) {
@@ -106,6 +125,7 @@ impl Keeper {
         if self.collected.changes.is_empty() {
             return;
         }
+        self.rest_at = Some(Instant::now() + REST_AFTER);
         let changes: Vec<Change> = std::mem::take(&mut self.collected).changes.into_values().collect();
         let size = |c: &Change| c.key.len() + c.value.as_ref().map_or(0, bytes::Bytes::len);
         self.metrics.state_bytes.fetch_add(changes.iter().map(size).sum::<usize>() as u64, Ordering::Relaxed);
@@ -124,13 +144,11 @@ impl Keeper {
     /// The whole state at `self.revision`.
     fn entries(&mut self) -> Result<Vec<Entry>, StoreError> {
         self.apply();
-        if let Some(state) = &self.state {
-            match state.read() {
+        self.rest_at = Some(Instant::now() + REST_AFTER);
+        if let Some(state) = &mut self.state {
+            match state.entries().collect::<Result<_, _>>() {
                 Ok(entries) => return Ok(entries),
-                Err(why) => {
-                    tracing::error!("the materialized state cannot be read; it is made again at the next start: {why}");
-                    self.state = None;
-                }
+                Err(why) => self.gave_up(&why),
             }
         }
         super::recover::from_files(&*self.disk, self.revision)
@@ -149,9 +167,7 @@ impl Keeper {
     }
 
     fn snapshot_file(&mut self) {
-        let done = self.entries().map_err(|e| io::Error::other(e.to_string())).and_then(|entries| {
-            let snapshot = Snapshot { revision: self.revision, entries };
-            let size = snapshot::write(&*self.disk, &snapshot, self.clock.now().as_second())?;
+        let done = self.write_snapshot().and_then(|size| {
             self.metrics.snapshot_bytes.fetch_add(size, Ordering::Relaxed);
             self.snapshot_bytes = self.snapshot_bytes.max(size as usize);
             self.clean()
@@ -162,6 +178,28 @@ impl Keeper {
             Ok(()) => tracing::debug!(revision = self.revision, "wrote a snapshot"),
             Err(error) => tracing::error!("writing a snapshot failed; the journal keeps growing: {error}"),
         }
+    }
+
+    /// Writes the state as it is read, so that no second copy of it stands in memory; from the files only where it
+    /// cannot be read. Gives back the size, bytes.
+    fn write_snapshot(&mut self) -> io::Result<u64> {
+        let id = snapshot::Id { revision: self.revision, written: self.clock.now().as_second() };
+        if let Some(state) = &mut self.state {
+            let (count, mut broken) = (state.count(), None);
+            let mut readable =
+                |entry: Result<Entry, String>| entry.map_err(|why| io::Error::other(broken.get_or_insert(why).clone()));
+            let written = snapshot::write(&*self.disk, id, count, state.entries().map(&mut readable));
+            let Some(why) = broken else { return written };
+            self.gave_up(&why);
+        }
+        let entries = self.entries().map_err(|e| io::Error::other(e.to_string()))?;
+        snapshot::write(&*self.disk, id, entries.len(), entries.into_iter().map(Ok))
+    }
+
+    /// The state is not used any more in this process.
+    fn gave_up(&mut self, why: &str) {
+        tracing::error!("the materialized state cannot be read; it is made again at the next start: {why}");
+        self.state = None;
     }
 
     /// Removes what is too old to go back to: from the newest snapshot that is older than the time of keeping on, all

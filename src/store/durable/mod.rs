@@ -6,7 +6,8 @@
 //!                        └─► keeper thread ─► sled, snapshot files, old segments removed
 //! ```
 //!
-//! Files in the data directory: `lock`, `journal/` with segments and snapshot files, `state/` of sled.
+//! Files in the data directory: `lock`, `format` with a number, `journal/` with segments and snapshot files, `state/` of
+//! sled.
 //!
 //! **Invariant:** what was acknowledged is in the journal, or in two sound snapshots.
 //! **Invariant:** after the journal failed once nothing is written until the next start; reads go on.
@@ -25,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -42,18 +43,22 @@ use self::writer::{Job, Queue, Writer};
 use super::journal::{self, Disk, JournalError, RealDisk};
 use super::sled::SledHome;
 use super::state::Home;
-use super::tail::Tail;
+use super::tail::{Older, Tail};
 use super::{Batch, CommitError, Entry, Revision, Snapshot, Store, StoreError, Txn};
 use crate::util::clock::{SharedClock, SystemClock};
+use crate::util::files;
 
 /// Commits that may wait for the writer; more wait for a place.
 const QUEUE_COMMITS: usize = 4096;
 /// Groups that the keeper may be behind; then the writer waits for it.
 const KEEPER_GROUPS: usize = 16;
-/// Changes kept in memory for followers, bytes; older ones are read from the journal.
+/// Changes kept in memory for followers that have not read them, bytes; older ones are read from the journal.
 const TAIL_BYTES: usize = 8 << 20;
 /// How long journal segments are kept by default, for history and restore to a point in time.
 pub const RETAIN: Duration = Duration::from_secs(24 * 3600);
+
+/// The form of the files that this version reads and writes.
+const FORMAT: u32 = 1;
 
 /// How to open a durable store.
 #[derive(Clone)]
@@ -92,6 +97,18 @@ pub enum OpenError {
     /// Another process has it.
     #[error("another process uses the data directory {}; stop it first", .0.display())]
     Locked(PathBuf),
+    /// A newer version wrote it, and this one would take what it cannot read for damage.
+    #[error(
+        "the data directory {} was written by a newer version (its format is {found}, this version reads {FORMAT}); \
+         use that version, or restore a backup",
+        .dir.display()
+    )]
+    Newer {
+        /// Which directory.
+        dir: PathBuf,
+        /// What it says of itself.
+        found: String,
+    },
     /// Acknowledged commits cannot be read.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -123,6 +140,7 @@ impl Durable {
         let dir = &options.dir;
         let disk = RealDisk::open(&dir.join("journal"))?;
         let lock = lock(dir)?;
+        check_format(dir)?;
         let home = SledHome(dir.join("state"));
         Self::start(Arc::new(disk), &home, options, Some(lock))
     }
@@ -133,7 +151,7 @@ impl Durable {
         let index = recovered.entries.iter().map(|(k, (r, _))| (k.clone(), *r)).collect();
         let entry = |(key, (revision, value))| Entry { key, value, revision };
         let first: Vec<Entry> = recovered.entries.into_iter().map(entry).collect();
-        let (queue, tail) = (Arc::new(Queue::default()), Arc::new(Tail::new(revision, TAIL_BYTES)));
+        let (queue, tail) = (Arc::new(Queue::default()), Arc::new(Tail::new(revision, TAIL_BYTES, Older::OnDisk)));
         let (metrics, read_only) = (Arc::new(Metrics::default()), Arc::new(OnceLock::new()));
         let (sender, work) = sync_channel(KEEPER_GROUPS);
         let keeper = Keeper {
@@ -149,6 +167,7 @@ impl Durable {
             clock: options.clock.clone(),
             read_only: read_only.clone(),
             collect_bytes: options.collect_bytes,
+            rest_at: Some(Instant::now() + keeper::REST_AFTER),
         };
         let writer = Writer {
             queue: queue.clone(),
@@ -274,10 +293,27 @@ impl Drop for Durable {
     }
 }
 
+/// Refuses a directory of a newer version; a new one is marked as ours.
+fn check_format(dir: &Path) -> Result<(), OpenError> {
+    let path = dir.join("format");
+    let found = match std::fs::read_to_string(&path) {
+        Ok(text) => text.trim().to_owned(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let text = format!("{FORMAT}\n");
+            return Ok(files::write_atomic(&path, text.as_bytes(), files::SECRET_MODE)?);
+        }
+        Err(e) => return Err(e.into()),
+    };
+    match found.parse::<u32>() {
+        Ok(format) if format <= FORMAT => Ok(()),
+        _ => Err(OpenError::Newer { dir: dir.to_owned(), found }),
+    }
+}
+
 fn lock(dir: &Path) -> Result<File, OpenError> {
     use std::os::unix::fs::OpenOptionsExt;
     let path = dir.join("lock");
-    let mode = crate::util::files::SECRET_MODE;
+    let mode = files::SECRET_MODE;
     let file = File::options().write(true).create(true).truncate(false).mode(mode).open(path)?;
     match file.try_lock() {
         Ok(()) => Ok(file),

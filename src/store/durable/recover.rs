@@ -117,16 +117,18 @@ fn replayed(disk: &dyn Disk, base: Base) -> Result<Replayed, JournalError> {
 
 /// Cuts a torn tail off, and makes durable what was read.
 fn settle(disk: &dyn Disk, replay: &Replay) -> Result<(), OpenError> {
-    if let Some((segment, len)) = &replay.settle {
+    if let Some(end) = &replay.settle {
         if replay.torn > 0 {
             tracing::warn!(
-                segment,
+                segment = end.segment,
                 bytes = replay.torn,
                 "the journal's tail was torn after revision {}; it was cut off, nothing in it was acknowledged",
                 replay.last
             );
         }
-        disk.truncate(segment, *len)?;
+        disk.settle(&end.segment, end.at, &end.group)?;
+        // A process that was killed may have made the segment and not its name.
+        disk.sync_names()?;
     }
     Ok(())
 }

@@ -86,12 +86,26 @@ pub(super) struct Writer {
     pub(super) read_only: Arc<OnceLock<String>>,
 }
 
+/// The writer's end: who waits is told, who follows ends.
+struct End(Arc<Queue>, Arc<Tail>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.close();
+        // Dropped without an answer, which says that the store is closed.
+        drop(self.0.take());
+        self.1.close();
+    }
+}
+
 /// Whom to answer, its place in the queue, and what.
 type Answer = ((oneshot::Sender<Result<Revision, CommitError>>, OwnedSemaphorePermit), Result<Revision, CommitError>);
 
 impl Writer {
     /// Runs until the queue is closed.
     pub(super) fn run(mut self) {
+        // Also after a panic: nobody waits for an answer that does not come.
+        let _end = End(self.queue.clone(), self.tail.clone());
         let mut jobs = VecDeque::new();
         loop {
             if jobs.is_empty() {
@@ -102,7 +116,6 @@ impl Writer {
             }
             self.group(&mut jobs);
         }
-        self.tail.close();
     }
 
     /// Commits what fits into one group.

@@ -3,10 +3,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::util::files::SECRET_MODE;
+use crate::util::files::{self, SECRET_MODE};
 
 /// One directory of files, without directories in it.
 pub trait Disk: Send + Sync {
@@ -16,8 +16,9 @@ pub trait Disk: Send + Sync {
     fn read(&self, name: &str) -> io::Result<Box<dyn Read + Send>>;
     /// Makes an empty file to append to; an existing one is emptied. The name is durable after [`Disk::sync_names`].
     fn create(&self, name: &str) -> io::Result<Box<dyn Append>>;
-    /// Cuts a file to a length and makes all that is left of it durable.
-    fn truncate(&self, name: &str, len: u64) -> io::Result<()>;
+    /// Ends a file with `tail` at a place, and makes all of it durable. The tail is written anew though it may stand
+    /// there: what a failed sync left is in the page cache, looks clean, and would never reach the disk.
+    fn settle(&self, name: &str, at: u64, tail: &[u8]) -> io::Result<()>;
     /// Gives a file another name; one that has it is replaced. Durable after [`Disk::sync_names`].
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file. Durable after [`Disk::sync_names`].
@@ -38,10 +39,9 @@ pub trait Append: Send {
 pub struct RealDisk(PathBuf);
 
 impl RealDisk {
-    /// Makes the directory, mode 0700, where it is not there.
+    /// Makes the directory, mode 0700, where it is not there, so that a power cut leaves it there.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        use std::os::unix::fs::DirBuilderExt;
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        files::create_dir_durable(dir)?;
         Ok(Self(dir.to_owned()))
     }
 }
@@ -68,8 +68,10 @@ impl Disk for RealDisk {
         Ok(Box::new(file))
     }
 
-    fn truncate(&self, name: &str, len: u64) -> io::Result<()> {
+    fn settle(&self, name: &str, at: u64, tail: &[u8]) -> io::Result<()> {
         let file = OpenOptions::new().write(true).open(self.0.join(name))?;
+        file.write_all_at(tail, at)?;
+        let len = at + tail.len() as u64;
         if file.metadata()?.len() > len {
             file.set_len(len)?;
         }

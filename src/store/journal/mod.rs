@@ -132,11 +132,20 @@ pub enum JournalError {
 pub(super) struct Replay {
     /// The last revision of the journal; `since` when there is nothing after it.
     pub(super) last: Revision,
-    /// Segment and length to cut it to, when its tail is torn; the last segment is always here, because what was read
-    /// of it may not be durable yet.
-    pub(super) settle: Option<(String, u64)>,
+    /// The end of the last segment, because what was read of it may not be durable yet.
+    pub(super) settle: Option<End>,
     /// Bytes of the torn tail.
     pub(super) torn: u64,
+}
+
+/// The end of the last segment.
+pub(super) struct End {
+    /// File name.
+    pub(super) segment: String,
+    /// Where the last group begins: all before it was durable when it was written.
+    pub(super) at: u64,
+    /// The last group; what stands behind it is torn.
+    pub(super) group: Vec<u8>,
 }
 
 /// Reads the commits after `since`, in order. Gaps and damage up to `since` do not matter.
@@ -154,7 +163,7 @@ pub(super) fn replay(disk: &dyn Disk, since: Revision, mut each: impl FnMut(Reco
         }
         let mut bytes = Vec::new();
         disk.read(&name)?.read_to_end(&mut bytes)?;
-        let (sound, last) = read_segment(&name, &bytes, since, out.last, &mut each)?;
+        let Segment { sound, last, group } = read_segment(&name, &bytes, since, out.last, &mut each)?;
         out.last = last;
         match next {
             // The next segment was begun after this one's last commit had been synced, or after a start that had cut it.
@@ -165,22 +174,33 @@ pub(super) fn replay(disk: &dyn Disk, since: Revision, mut each: impl FnMut(Reco
             Some(_) => {}
             None => {
                 out.torn = bytes.len() as u64 - sound;
-                out.settle = Some((name, sound));
+                bytes.truncate(sound as usize);
+                out.settle = Some(End { segment: name, at: group as u64, group: bytes.split_off(group) });
             }
         }
     }
     Ok(out)
 }
 
-/// Reads one segment; gives back how many bytes are sound and the last revision.
+/// What reading one segment found.
+struct Segment {
+    /// Bytes that are sound.
+    sound: u64,
+    /// The last revision.
+    last: Revision,
+    /// Where the last group begins.
+    group: usize,
+}
+
+/// Reads one segment.
 fn read_segment(
     segment: &str,
     bytes: &[u8],
     since: Revision,
     mut last: Revision,
     each: &mut impl FnMut(Record),
-) -> Result<(u64, Revision), JournalError> {
-    let mut at = 0;
+) -> Result<Segment, JournalError> {
+    let (mut at, mut group, mut durable) = (0, 0, None);
     while at < bytes.len() {
         let (record, len) = match record::decode(&bytes[at..]) {
             Some((record, len)) if record.revision <= last + 1 => (record, len),
@@ -199,13 +219,17 @@ fn read_segment(
                 }
             },
         };
+        // The commits of one group were written over the same durable revision.
+        if durable != Some(record.durable) {
+            (durable, group) = (Some(record.durable), at);
+        }
         at += len;
         if record.revision > last {
             last = record.revision;
             each(record);
         }
     }
-    Ok((at as u64, last))
+    Ok(Segment { sound: at as u64, last, group })
 }
 
 /// The first record behind a hole that proves the hole to be damage: it was written when something after `last` had

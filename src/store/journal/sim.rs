@@ -218,12 +218,18 @@ impl Disk for SimDisk {
         })
     }
 
-    fn truncate(&self, name: &str, len: u64) -> io::Result<()> {
+    fn settle(&self, name: &str, at: u64, tail: &[u8]) -> io::Result<()> {
         self.with(|d| {
             let id = *d.names.get(name).ok_or(io::ErrorKind::NotFound)?;
             let file = d.files.get_mut(&id).expect("a name has a file");
-            file.bytes.truncate(len as usize);
-            file.durable = file.bytes.clone();
+            let at = at as usize;
+            file.bytes.truncate(at);
+            file.bytes.extend_from_slice(tail);
+            // After a failed sync only what is written again gets there.
+            let before = if d.broken.contains(&id) { file.durable.clone() } else { file.bytes.clone() };
+            file.durable = before[..at.min(before.len())].to_vec();
+            file.durable.resize(at, 0);
+            file.durable.extend_from_slice(tail);
             Ok(())
         })
     }

@@ -286,6 +286,37 @@ fn flushed_host_ports_and_masquerading_come_back() {
 }
 
 #[test]
+fn a_removed_bridge_comes_back_with_its_pods() {
+    let lab = Lab::new();
+    let ((a, _), (b, b_ip)) = (lab.pod("a"), lab.pod("b"));
+    b.serve_tcp("b", 8080);
+    let (config, ns, shutdown) = (lab.config.clone(), lab.node.ns.try_clone().unwrap(), Shutdown::new());
+    let stop = shutdown.clone();
+    let keeper = std::thread::spawn(move || {
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        ns.run(|| runtime().block_on(orch::cni::run(config, stop)).unwrap()).unwrap();
+    });
+    let to = format!("{b_ip}:8080");
+    let address = format!("{}/24", lab.config.net().gateway());
+    for removal in [&["link", "del", &lab.config.bridge][..], &["addr", "del", &address, "dev", &lab.config.bridge]] {
+        assert_eq!(a.ask_tcp(&to).unwrap().0, "b");
+        let end = Instant::now() + PATIENCE;
+        // The keeper may not watch yet when it is removed the first time: remove it until it is back by itself.
+        let mut restored = false;
+        while !restored {
+            assert!(Instant::now() < end, "it never came back: {removal:?}");
+            let _ = Command::new("ip").args(["-n", &lab.node.name]).args(removal).output();
+            let soon = Instant::now() + Duration::from_secs(2);
+            while !restored && Instant::now() < soon {
+                restored = a.ask_tcp(&to).is_ok_and(|(name, _)| name == "b");
+            }
+        }
+    }
+    shutdown.trigger();
+    keeper.join().unwrap();
+}
+
+#[test]
 fn the_node_needs_no_default_route_for_services() {
     let lab = Lab::new();
     let (a, a_ip) = lab.pod("a");

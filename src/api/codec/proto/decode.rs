@@ -102,7 +102,7 @@ fn typed(content: Field<'_>, ty: &'static Type, depth: usize) -> Result<Value> {
         }
         Type::FieldsV1 | Type::RawExtension | Type::Json => match inner(content, 1)? {
             None => Value::Null,
-            Some(raw) => raw_value(raw.bytes()?)?,
+            Some(raw) => raw_value(raw.bytes()?, depth)?,
         },
         Type::Items => {
             let mut items = Vec::new();
@@ -147,18 +147,18 @@ fn moment(content: Field<'_>, ty: &Type) -> Result<Value> {
     Ok(if matches!(ty, Type::MicroTime) { time::format_micros(t) } else { time::format_seconds(t) }.into())
 }
 
-/// Raw content is JSON, or a whole protobuf body.
-fn raw_value(raw: &[u8]) -> Result<Value> {
+/// Raw content is JSON, or a whole protobuf body: `depth` goes on in it, else bodies within bodies would have no end.
+fn raw_value(raw: &[u8], depth: usize) -> Result<Value> {
     if raw.is_empty() {
         return Ok(Value::Null);
     }
     if !raw.starts_with(&MAGIC) {
-        return Ok(json::parse(raw).map_err(|_| ProtoError::Json)?.value);
+        return Ok(json::parse_at(raw, depth).map_err(|_| ProtoError::Json)?.value);
     }
     let envelope = open(raw)?;
     let (group, version) = crate::api::meta::gvk::split(envelope.api_version);
     let def = table().kind(group, version, envelope.kind).ok_or(ProtoError::Content("kind"))?;
-    super::decode(&envelope, def)
+    super::decode_at(&envelope, def, depth + 1)
 }
 
 fn schema(content: Field<'_>, or: SchemaOr, depth: usize) -> Result<Value> {

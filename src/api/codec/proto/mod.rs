@@ -10,12 +10,14 @@
 
 mod decode;
 mod encode;
+pub mod gnostic;
 mod wire;
 
 use serde_json::{Map, Value};
 
-use super::json;
+use super::{MAX_DEPTH, json};
 use crate::api::schema::StructDef;
+use crate::api::value::ValueExt;
 use wire::{Reader, Writer};
 
 /// First bytes of every protobuf body.
@@ -87,9 +89,16 @@ pub fn open(body: &[u8]) -> Result<Envelope<'_>, ProtoError> {
 
 /// Decodes the message of an envelope, with `kind` and `apiVersion` as the envelope says.
 pub fn decode(envelope: &Envelope<'_>, def: &'static StructDef) -> Result<Value, ProtoError> {
+    let value = decode_at(envelope, def, 0)?;
+    // Messages were counted, of which each may be a list or a map and an object.
+    if value.depth() > MAX_DEPTH { Err(ProtoError::Depth) } else { Ok(value) }
+}
+
+/// The same for an envelope that lies `depth` levels deep in another.
+fn decode_at(envelope: &Envelope<'_>, def: &'static StructDef, depth: usize) -> Result<Value, ProtoError> {
     let mut value = match envelope.content_type {
-        "" | CONTENT_TYPE => decode::message(envelope.raw, def, 0)?,
-        "application/json" => json::parse(envelope.raw).map_err(|_| ProtoError::Json)?.value,
+        "" | CONTENT_TYPE => decode::message(envelope.raw, def, depth)?,
+        "application/json" => json::parse_at(envelope.raw, depth).map_err(|_| ProtoError::Json)?.value,
         _ => return Err(ProtoError::Content("type")),
     };
     if let (Value::Object(members), true) = (&mut value, def.kind) {

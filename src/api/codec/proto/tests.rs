@@ -199,3 +199,29 @@ proptest::proptest! {
         }
     }
 }
+
+/// A body within a body within a body: raw content may be a whole protobuf body, whose raw content may be one.
+#[test]
+fn bodies_within_bodies_have_an_end() {
+    let mut body = b"{}".to_vec();
+    for _ in 0..20_000 {
+        body = seal("apps/v1", "ControllerRevision", |w| w.message(2, |w| w.bytes(1, &body)));
+    }
+    let def = table().kind("apps", "v1", "ControllerRevision").unwrap();
+    assert_eq!(decode(&open(&body).unwrap(), def), Err(ProtoError::Depth));
+}
+
+/// Each schema is a level of its own and one of the map that it stands in: what is stored must be readable as JSON.
+#[test]
+fn nesting_counts_as_in_json() {
+    let nested = |n: usize| (0..n).fold(json!({"type": "string"}), |s, _| json!({"properties": {"p": s}}));
+    let crd = |n: usize| {
+        json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "spec": {"versions": [{"schema": {"openAPIV3Schema": nested(n)}}]}})
+    };
+    let decoded = |n: usize| {
+        let def = def(&crd(n));
+        decode(&open(&encode(&crd(n), def)).unwrap(), def).map(drop)
+    };
+    assert_eq!((decoded(40), decoded(70)), (Ok(()), Err(ProtoError::Depth)));
+}

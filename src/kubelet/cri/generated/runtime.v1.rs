@@ -347,6 +347,8 @@ pub struct LinuxContainerSecurityContext {
     pub namespace_options: ::core::option::Option<NamespaceOption>,
     #[prost(message, optional, tag = "5")]
     pub run_as_user: ::core::option::Option<Int64Value>,
+    #[prost(string, tag = "6")]
+    pub run_as_username: ::prost::alloc::string::String,
     #[prost(bool, tag = "7")]
     pub readonly_rootfs: bool,
     #[prost(int64, repeated, tag = "8")]
@@ -361,6 +363,8 @@ pub struct LinuxContainerSecurityContext {
     pub readonly_paths: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(message, optional, tag = "15")]
     pub seccomp: ::core::option::Option<SecurityProfile>,
+    #[prost(message, optional, tag = "16")]
+    pub apparmor: ::core::option::Option<SecurityProfile>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LinuxContainerConfig {
