@@ -98,10 +98,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     let mapper = cx.mapper().await?;
     let mut path: Vec<&str> = args.what.split('.').collect();
     // `deployments.apps` or `deployments.v1.apps` name a group; what they do not, are fields.
-    let resource = mapper.find(path[0]).map_err(|e| match e {
-        Failure::Plain(text) => Failure::Verbatim(text),
-        other => other,
-    })?;
+    let resource = mapper.find(path[0]).map_err(Failure::verbatim)?;
     path.remove(0);
     let resource = match &args.api_version {
         None => resource,
