@@ -14,7 +14,7 @@ use super::cx::{Cx, Done};
 use super::fail::{Failure, fail};
 use super::files::{FileFlags, Manifest};
 use super::print::PrintFlags;
-use super::write::{ValidateFlag, WriteFlags, Writer, with_last_applied};
+use super::write::{self, ValidateFlag, WriteFlags, Writer, with_last_applied};
 use crate::api::value::ValueExt;
 
 /// The owner of what is created, as kubectl names it.
