@@ -80,9 +80,6 @@ pub struct Globals {
     /// Bearer token
     #[arg(long, global = true, hide_env_values = true)]
     token: Option<String>,
-    /// User of the kubeconfig
-    #[arg(long, global = true)]
-    user: Option<String>,
     /// User to impersonate
     #[arg(long = "as", global = true, value_name = "USER")]
     as_user: Option<String>,
