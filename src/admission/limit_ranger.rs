@@ -8,7 +8,7 @@ use crate::api::status::ApiResult;
 use crate::api::value::ValueExt;
 use crate::registry::{Admission, View};
 
-use super::{Plugin, is_new_pod, limits, name_of, refuse};
+use super::{Plugin, is_new_pod, is_resize, limits, name_of, refuse};
 
 /// Says what the defaults filled in.
 const ANNOTATION: &str = "/metadata/annotations/kubernetes.io~1limit-ranger";
@@ -22,7 +22,7 @@ impl Plugin for LimitRanger {
     }
 
     fn mutate(&self, a: &Admission<'_>, new: &mut Value, _old: Option<&Value>, view: &dyn View) -> ApiResult<()> {
-        if is_new_pod(a) {
+        if is_new_pod(a) || is_resize(a) {
             for range in view.list("", "limitranges", Some(&a.target.namespace)) {
                 fill(new, &range.value());
             }
@@ -31,9 +31,9 @@ impl Plugin for LimitRanger {
     }
 
     fn validate(&self, a: &Admission<'_>, new: Option<&Value>, _old: Option<&Value>, view: &dyn View) -> ApiResult<()> {
-        let Some(new) = new.filter(|_| a.subresource.is_empty()) else { return Ok(()) };
+        let Some(new) = new.filter(|_| a.subresource.is_empty() || is_resize(a)) else { return Ok(()) };
         let check: fn(&Value, &Value) -> Vec<String> = match () {
-            () if is_new_pod(a) => limits::of_pod,
+            () if is_new_pod(a) || is_resize(a) => limits::of_pod,
             () if a.is("", "persistentvolumeclaims") => limits::of_claim,
             () => return Ok(()),
         };

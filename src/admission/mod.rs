@@ -144,6 +144,11 @@ fn is_new_pod(a: &Admission<'_>) -> bool {
     a.is("", "pods") && a.operation == "CREATE" && a.subresource.is_empty()
 }
 
+/// True for new amounts of the containers of a pod that there is.
+fn is_resize(a: &Admission<'_>) -> bool {
+    a.is("", "pods") && a.subresource == "resize"
+}
+
 /// The list at a path, made when absent.
 fn list_mut<'a>(object: &'a mut Value, path: &str) -> &'a mut Vec<Value> {
     if !object.pointer(path).is_some_and(Value::is_array) {

@@ -101,6 +101,6 @@ fn of_class(class: &Value) -> (i64, Option<String>) {
 /// The default class; of many the one with the lowest value.
 fn default_class(view: &dyn View) -> Option<Arc<Object>> {
     let all = view.list(GROUP, "priorityclasses", None);
-    let defaults = all.into_iter().filter(|c| c.value().bool_at("/globalDefault") == Some(true));
-    defaults.min_by_key(|c| c.value().int_at("/value").unwrap_or(0))
+    let defaults = all.into_iter().filter(|c| c.text_at("/globalDefault") == "true");
+    defaults.min_by_key(|c| c.text_at("/value").parse().unwrap_or(0))
 }

@@ -16,7 +16,7 @@ use crate::api::value::ValueExt;
 use crate::registry::{Admission, Op, Registry, RequestCx, Target, View};
 
 use super::usage::{self, Amounts, amounts};
-use super::{name_of, refuse};
+use super::{is_resize, name_of, refuse};
 
 /// Resources of pods that a quota may name without a prefix, meaning requests.
 const PLAIN: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
@@ -43,7 +43,8 @@ pub async fn charge(
     registry: Option<&Registry>,
 ) -> ApiResult<()> {
     let namespace = &a.target.namespace;
-    if namespace.is_empty() || !a.subresource.is_empty() || !matches!(a.operation, "CREATE" | "UPDATE") {
+    let counts = a.subresource.is_empty() || is_resize(a);
+    if namespace.is_empty() || !counts || !matches!(a.operation, "CREATE" | "UPDATE") {
         return Ok(());
     }
     let quotas = view.list("", "resourcequotas", Some(namespace));
@@ -58,7 +59,7 @@ pub async fn charge(
             continue;
         }
         let hard = amounts(&body["status"]["hard"]);
-        if old.is_none() {
+        if old.is_none() || is_resize(a) {
             demand(a, new, &quota.meta.name, &hard)?;
         }
         let mut delta: Amounts =

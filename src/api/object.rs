@@ -96,7 +96,18 @@ impl Meta {
     /// From the JSON text of `metadata` alone; what the machinery does not look at (annotations, managed fields) is
     /// skipped without being decoded.
     pub fn from_slice(metadata: &[u8]) -> Result<Self, serde_json::Error> {
-        let m: MetaText<'_> = serde_json::from_slice(metadata)?;
+        serde_json::from_slice(metadata).map(Self::from_text)
+    }
+
+    /// From the JSON text that `metadata` starts; what follows is left alone. Gives its length too.
+    fn from_start(text: &[u8]) -> Result<(Self, usize), serde_json::Error> {
+        let mut values = serde_json::Deserializer::from_slice(text).into_iter::<MetaText<'_>>();
+        let meta = values.next().unwrap_or_else(|| Err(serde::de::Error::custom("there is none")))?;
+        let length = values.byte_offset();
+        Ok((Self::from_text(meta), length))
+    }
+
+    fn from_text(m: MetaText<'_>) -> Self {
         let text = |t: Option<Cow<'_, str>>| t.unwrap_or_default().into_owned();
         let owner = |o: OwnerText<'_>| OwnerRef {
             api_version: text(o.api_version),
@@ -108,7 +119,7 @@ impl Meta {
         };
         // Sorted, because the map is.
         let label = |(k, v): (Cow<'_, str>, Option<Cow<'_, str>>)| (k.into(), v.unwrap_or_default().into());
-        Ok(Self {
+        Self {
             name: text(m.name),
             namespace: text(m.namespace),
             uid: text(m.uid),
@@ -118,7 +129,7 @@ impl Meta {
             labels: m.labels.unwrap_or_default().into_iter().map(label).collect(),
             owners: m.owner_references.unwrap_or_default().into_iter().map(owner).collect(),
             finalizers: m.finalizers.unwrap_or_default().into_iter().map(Into::into).collect(),
-        })
+        }
     }
 
     /// The value of a label.
@@ -186,6 +197,11 @@ impl Object {
         serde_json::from_slice(&self.json)
     }
 
+    /// The text of a scalar field of the body by its JSON pointer, without decoding the body; "" where there is none.
+    pub fn text_at(&self, pointer: &str) -> String {
+        scan::fields(&self.json, &[pointer]).into_iter().next().unwrap_or_default()
+    }
+
     /// True when it is being deleted.
     pub fn is_deleting(&self) -> bool {
         self.meta.deleted.is_some()
@@ -194,10 +210,11 @@ impl Object {
     /// From its JSON text (resourceVersion included), decoding nothing but the metadata and the selectable fields. The
     /// error says what is wrong with the text.
     pub fn from_json(gvk: Arc<Gvk>, json: Bytes, revision: u64, selectable: &[Selectable]) -> Result<Self, String> {
-        let metadata = scan::member(&json, 0, "metadata").ok_or("an object needs metadata")?;
-        let meta = Meta::from_slice(&json[metadata]).map_err(|e| format!("metadata: {e}"))?;
+        let at = scan::find(&json, 0, "metadata").ok_or("an object needs metadata")?;
+        let (meta, length) = Meta::from_start(&json[at..]).map_err(|e| format!("metadata: {e}"))?;
         let pointers: Vec<&str> = selectable.iter().map(|s| &*s.pointer).collect();
-        let texts = if pointers.is_empty() { Vec::new() } else { scan::fields(&json, &pointers) };
+        let texts =
+            if pointers.is_empty() { Vec::new() } else { scan::fields_beside(&json, &pointers, at..at + length) };
         let field = |(text, s): (String, &Selectable)| -> Box<str> {
             if text.is_empty() { (&*s.absent).into() } else { text.into() }
         };

@@ -24,13 +24,15 @@ pub struct Member {
 pub fn members(json: &[u8], at: usize) -> Members<'_> {
     let start = skip_space(json, at);
     let at = if json.get(start) == Some(&b'{') { start + 1 } else { json.len() };
-    Members { json, at }
+    Members { json, at, known: 0..0 }
 }
 
 /// Iterator of [`members`].
 pub struct Members<'a> {
     json: &'a [u8],
     at: usize,
+    /// A value whose end need not be looked for.
+    known: Range<usize>,
 }
 
 impl Iterator for Members<'_> {
@@ -47,6 +49,14 @@ impl Iterator for Members<'_> {
 
 impl Members<'_> {
     fn step(&mut self) -> Option<Member> {
+        let (name, start) = self.head()?;
+        let end = if start == self.known.start && start != 0 { self.known.end } else { value_end(self.json, start)? };
+        self.at = end;
+        Some(Member { name, value: start..end })
+    }
+
+    /// The name of the next member, and where its value starts.
+    fn head(&self) -> Option<(Range<usize>, usize)> {
         let mut at = skip_space(self.json, self.at);
         if self.json.get(at) == Some(&b',') {
             at = skip_space(self.json, at + 1);
@@ -57,10 +67,7 @@ impl Members<'_> {
         if self.json.get(colon) != Some(&b':') {
             return None;
         }
-        let start = skip_space(self.json, colon + 1);
-        let end = value_end(self.json, start)?;
-        self.at = end;
-        Some(Member { name, value: start..end })
+        Some((name, skip_space(self.json, colon + 1)))
     }
 }
 
@@ -69,40 +76,70 @@ pub fn member(json: &[u8], at: usize, name: &str) -> Option<Range<usize>> {
     members(json, at).find(|m| &json[m.name.clone()] == name.as_bytes()).map(|m| m.value)
 }
 
+/// Where the value of a member of the object at `at` starts. Nothing behind that is looked at.
+pub fn find(json: &[u8], at: usize, name: &str) -> Option<usize> {
+    let mut members = members(json, at);
+    loop {
+        let (found, start) = members.head()?;
+        if &json[found] == name.as_bytes() {
+            return Some(start);
+        }
+        members.at = value_end(json, start)?;
+    }
+}
+
 /// The text of scalar fields by JSON pointers, as field selectors compare them; "" where there is none. Pointers lead
 /// through objects only. One pass for all pointers.
 pub fn fields(json: &[u8], pointers: &[&str]) -> Vec<String> {
+    fields_beside(json, pointers, 0..0)
+}
+
+/// As [`fields`], where it is known already from where to where one of the members' values goes.
+pub fn fields_beside(json: &[u8], pointers: &[&str], known: Range<usize>) -> Vec<String> {
     let mut out = vec![String::new(); pointers.len()];
-    let wanted: Vec<(usize, &str)> =
-        pointers.iter().enumerate().filter_map(|(i, p)| Some((i, p.strip_prefix('/')?))).collect();
-    collect(json, 0, &wanted, &mut out, DEPTH_MAX);
+    let wanted: Vec<Wanted<'_>> =
+        pointers.iter().enumerate().filter_map(|(i, p)| Some(Wanted::new(i, p.strip_prefix('/')?))).collect();
+    if !wanted.is_empty() {
+        collect(json, Members { known, ..members(json, 0) }, &wanted, &mut out, DEPTH_MAX);
+    }
     out
 }
 
-fn collect(json: &[u8], at: usize, wanted: &[(usize, &str)], out: &mut [String], depth: usize) {
-    if wanted.is_empty() || depth == 0 {
-        return;
+/// What is left of a pointer on the way down.
+struct Wanted<'p> {
+    place: usize,
+    first: &'p str,
+    rest: Option<&'p str>,
+}
+
+impl<'p> Wanted<'p> {
+    fn new(place: usize, path: &'p str) -> Self {
+        match path.split_once('/') {
+            Some((first, rest)) => Self { place, first, rest: Some(rest) },
+            None => Self { place, first: path, rest: None },
+        }
     }
-    for m in members(json, at) {
+}
+
+fn collect(json: &[u8], among: Members<'_>, wanted: &[Wanted<'_>], out: &mut [String], depth: usize) {
+    for m in among {
         let name = &json[m.name];
         let mut below = Vec::new();
-        for (i, path) in wanted {
-            match path.split_once('/') {
-                None if is_token(name, path) => out[*i] = scalar_text(&json[m.value.clone()]),
-                Some((first, rest)) if is_token(name, first) => below.push((*i, rest)),
-                _ => {}
+        for w in wanted.iter().filter(|w| is_token(name, w.first)) {
+            match w.rest {
+                None => out[w.place] = scalar_text(&json[m.value.clone()]),
+                Some(rest) => below.push(Wanted::new(w.place, rest)),
             }
         }
-        collect(json, m.value.start, &below, out, depth - 1);
+        if !below.is_empty() && depth > 1 {
+            collect(json, members(json, m.value.start), &below, out, depth - 1);
+        }
     }
 }
 
 /// True when `name` is what a JSON pointer's token means.
 fn is_token(name: &[u8], token: &str) -> bool {
-    match token.contains('~') {
-        true => name == token.replace("~1", "/").replace("~0", "~").as_bytes(),
-        false => name == token.as_bytes(),
-    }
+    name == token.as_bytes() || token.contains('~') && name == token.replace("~1", "/").replace("~0", "~").as_bytes()
 }
 
 /// A string's content, a number's or boolean's text; "" for anything else.
@@ -176,6 +213,12 @@ mod tests {
             fields(json, &["/spec/nodeName", "/spec/on", "/spec/n", "/a~1b/c", "/spec/l", "/none/x", "/kind", "kind"]);
         assert_eq!(got, ["n1", "true", "-4", "x\"y", "", "", "Pod", ""]);
         assert_eq!(&json[member(json, 0, "e").unwrap()], b"{}");
+        let known = member(json, 0, "spec").unwrap();
+        assert_eq!(fields_beside(json, &["/kind", "/spec/n", "/a~1b/c"], known.clone()), ["Pod", "-4", "x\"y"]);
+        assert_eq!(find(json, 0, "spec"), Some(known.start));
+        assert_eq!(find(json, 0, "none"), None);
+        // What stands behind the name is not looked at.
+        assert_eq!(find(br#"{"a":[],"b":{"c"#, 0, "b"), Some(12));
     }
 
     #[test_case(b""; "nothing")]

@@ -128,6 +128,8 @@ pub struct Column {
     pub description: Str,
     /// 0 is always shown, 1 with `-o wide`.
     pub priority: i32,
+    /// False for a cell that rows have without a heading.
+    pub listed: bool,
     /// Content.
     pub cell: Cell,
 }
@@ -140,6 +142,7 @@ impl Column {
             format: Cow::Borrowed(format),
             description: Cow::Borrowed(""),
             priority: 0,
+            listed: true,
             cell,
         }
     }
@@ -183,6 +186,12 @@ impl Column {
     /// A text made by a function, which names the object.
     pub const fn name_fn(name: &'static str, cell: CellFn) -> Self {
         Self::make(name, "string", "name", Cell::Fn(cell))
+    }
+
+    /// The same cell, without a heading.
+    pub const fn unlisted(mut self) -> Self {
+        self.listed = false;
+        self
     }
 
     /// The same column, shown with `-o wide` only.
@@ -242,6 +251,8 @@ pub struct KindInfo {
     pub selectable: Cow<'static, [Selectable]>,
     /// Group and resource it is stored under; another version's row may share it.
     pub stored: GroupResource,
+    /// An annotation that upstream makes of a field as it answers: it is in whole objects only.
+    pub derived_annotation: Option<&'static str>,
     /// Told with every answer, where the kind is deprecated.
     pub deprecation: Option<&'static str>,
     /// Version of the stored form, where it is not this row's (`autoscaling/v1` is stored as `v2`).
@@ -271,6 +282,7 @@ impl KindInfo {
             selectable: Cow::Borrowed(&[]),
             stored: GroupResource::new(group, plural),
             stored_version: Cow::Borrowed(version),
+            derived_annotation: None,
             deprecation: None,
         }
     }
@@ -303,6 +315,12 @@ impl KindInfo {
     /// With a warning that every answer carries.
     pub fn deprecated(mut self, warning: &'static str) -> Self {
         self.deprecation = Some(warning);
+        self
+    }
+
+    /// With an annotation that is in whole objects only.
+    pub fn derived_annotation(mut self, name: &'static str) -> Self {
+        self.derived_annotation = Some(name);
         self
     }
 

@@ -93,6 +93,8 @@ pub struct Status {
     pub message: String,
     /// `details`: group, kind, name, uid, causes, retryAfterSeconds; null when there are none.
     pub details: Value,
+    /// `metadata.continue`: where a list that has expired may go on.
+    pub go_on: Option<String>,
 }
 
 /// The result of an API operation.
@@ -101,7 +103,7 @@ pub type ApiResult<T> = Result<T, Box<Status>>;
 impl Status {
     /// An error with a reason and a message.
     pub fn new(reason: Reason, message: impl Into<String>) -> Box<Self> {
-        Box::new(Self { reason, code: reason.code(), message: message.into(), details: Value::Null })
+        Box::new(Self { reason, code: reason.code(), message: message.into(), details: Value::Null, go_on: None })
     }
 
     /// 400.
@@ -199,6 +201,9 @@ impl Status {
         if self.details.is_null() {
             map.shift_remove("details");
         }
+        if let Some(token) = &self.go_on {
+            map["metadata"] = json!({"continue": token});
+        }
         v
     }
 
@@ -213,6 +218,7 @@ impl Status {
                 m => m.to_owned(),
             },
             details: v.get("details").cloned().unwrap_or(Value::Null),
+            go_on: v.pointer("/metadata/continue").and_then(Value::as_str).map(str::to_owned),
         })
     }
 }

@@ -38,7 +38,7 @@ fn columns(info: &KindInfo) -> &[Column] {
 /// `columnDefinitions`.
 pub fn definitions(info: &KindInfo) -> Value {
     let one = |c: &Column| json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority});
-    columns(info).iter().map(one).collect()
+    columns(info).iter().filter(|c| c.listed).map(one).collect()
 }
 
 /// One row. `api_version` is that of the Table, for partial metadata.
@@ -53,15 +53,24 @@ pub fn row(info: &KindInfo, object: &Value, include: Include, api_version: &str,
     }
     row["object"] = match include {
         Include::None => Value::Null,
-        Include::Metadata => partial(object, api_version),
+        Include::Metadata => partial(info, object, api_version),
         Include::Object => object.clone(),
     };
     row
 }
 
 /// `PartialObjectMetadata` of an object.
-pub fn partial(object: &Value, api_version: &str) -> Value {
-    json!({"kind": "PartialObjectMetadata", "apiVersion": api_version, "metadata": object["metadata"]})
+pub fn partial(info: &KindInfo, object: &Value, api_version: &str) -> Value {
+    let mut metadata = object["metadata"].clone();
+    if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut)
+        && let Some(name) = info.derived_annotation
+    {
+        annotations.shift_remove(name);
+        if annotations.is_empty() {
+            metadata.remove_at("/annotations");
+        }
+    }
+    json!({"kind": "PartialObjectMetadata", "apiVersion": api_version, "metadata": metadata})
 }
 
 /// A whole Table. `metadata` is that of the list.
@@ -114,5 +123,8 @@ mod tests {
         assert_eq!(row["cells"], json!(["a", ""]));
         assert_eq!(row["object"]["kind"], "PartialObjectMetadata");
         assert_eq!(Include::parse(Some("Nope")), None);
+        let derived = info.derived_annotation("d");
+        let annotated = json!({"metadata": {"annotations": {"d": "1"}}});
+        assert_eq!(partial(&derived, &annotated, "v1")["metadata"], json!({}));
     }
 }

@@ -85,12 +85,12 @@ where
     })
 }
 
-/// A value and its duplicate fields.
+/// A value, and what strictness minds about its text.
 pub struct Raw {
     /// The value.
     pub value: Value,
-    /// Paths of fields that stand there twice.
-    pub duplicates: Vec<String>,
+    /// As it is told: `duplicate field "spec.foo"`.
+    pub found: Vec<String>,
 }
 
 /// Decodes by content type; `def` is for protobuf.
@@ -102,7 +102,7 @@ pub fn decode(bytes: &[u8], headers: &HeaderMap, gvk: &Gvk) -> ApiResult<Raw> {
         "application/yaml" => yaml_raw(bytes).map_err(|why| unreadable(gvk, &why)),
         "application/vnd.kubernetes.protobuf" => {
             let value = proto_value(bytes, gvk).map_err(|why| unreadable(gvk, &why))?;
-            Ok(Raw { value, duplicates: Vec::new() })
+            Ok(Raw { value, found: Vec::new() })
         }
         _ => Err(Status::new(
             Reason::UnsupportedMediaType,
@@ -111,16 +111,30 @@ pub fn decode(bytes: &[u8], headers: &HeaderMap, gvk: &Gvk) -> ApiResult<Raw> {
     }
 }
 
-/// JSON with its duplicates; the error is a text.
+/// JSON; the error is a text.
 pub fn json_raw(bytes: &[u8]) -> Result<Raw, String> {
     let parsed = codec::json::parse(bytes).map_err(|e| e.to_string())?;
-    Ok(Raw { value: parsed.value, duplicates: parsed.duplicates })
+    let found = parsed.duplicates.iter().map(|f| format!("duplicate field {f:?}")).collect();
+    Ok(Raw { value: parsed.value, found })
 }
 
-/// YAML (which refuses duplicates by itself).
+/// YAML; the error is a text.
 pub fn yaml_raw(bytes: &[u8]) -> Result<Raw, String> {
-    let value = codec::yaml::parse(bytes).map_err(|e| e.to_string())?;
-    Ok(Raw { value, duplicates: Vec::new() })
+    let parsed = codec::yaml::parse_last_wins(bytes).map_err(|e| e.to_string())?;
+    let found = parsed.duplicates.iter().map(|f| format!("key {f:?} already set in map")).collect();
+    Ok(Raw { value: parsed.value, found })
+}
+
+/// A JSON patch: a list of operations, which have no fields but upstream's four.
+pub fn json_patch_raw(bytes: &[u8]) -> Result<Raw, String> {
+    let mut raw = json_raw(bytes)?;
+    raw.found.iter_mut().for_each(|f| f.insert_str(0, "json patch "));
+    for (i, operation) in raw.value.as_array().into_iter().flatten().enumerate() {
+        let names = operation.as_object().into_iter().flat_map(|o| o.keys());
+        let unknown = names.filter(|n| !matches!(n.as_str(), "op" | "path" | "from" | "value"));
+        raw.found.extend(unknown.map(|n| format!("json patch unknown field \"[{i}].{n}\"")));
+    }
+    Ok(raw)
 }
 
 /// Protobuf: the envelope says what it is; the caller checks that against what it should be.
@@ -149,12 +163,11 @@ pub fn canonical(
     strictness: FieldValidation,
     cx: &RequestCx,
 ) -> ApiResult<Value> {
-    let Raw { mut value, duplicates } = raw;
+    let Raw { mut value, mut found } = raw;
     check_type(&mut value, gvk)?;
     let Some(def) = def else { return Ok(value) };
     let made = schema::canonicalize(value, def).map_err(|e| unreadable(gvk, &e.to_string()))?;
-    let mut found: Vec<String> = made.unknown.iter().map(|f| format!("unknown field {f:?}")).collect();
-    found.extend(duplicates.iter().map(|f| format!("duplicate field {f:?}")));
+    found.extend(made.unknown.iter().map(|f| format!("unknown field {f:?}")));
     report(found, gvk, strictness, cx)?;
     Ok(made.value)
 }
@@ -168,9 +181,15 @@ pub fn canonical_apply(
     strictness: FieldValidation,
     cx: &RequestCx,
 ) -> ApiResult<Value> {
-    let mut config = raw.value.clone();
+    let config = raw.value.clone();
     canonical(raw, gvk, def, strictness, cx)?;
-    check_type(&mut config, gvk)?;
+    // The type is not made up either.
+    for field in ["/apiVersion", "/kind"] {
+        if config.str_at(field).unwrap_or_default().is_empty() {
+            let field = field.trim_start_matches('/');
+            return Err(Status::bad_request(format!("Object '{field}' is missing in the applied configuration")));
+        }
+    }
     Ok(config)
 }
 
@@ -190,19 +209,20 @@ fn report(mut found: Vec<String>, gvk: &Gvk, strictness: FieldValidation, cx: &R
 
 fn check_type(value: &mut Value, gvk: &Gvk) -> ApiResult<()> {
     if !value.is_object() {
-        let what = match value {
-            Value::Null => {
-                return Err(Status::bad_request(format!(
-                    "{} in version {:?} cannot be handled as a {}: EOF",
-                    gvk.kind, gvk.version, gvk.kind
-                )));
-            }
-            Value::Array(_) => "array",
-            Value::String(_) => "string",
-            Value::Bool(_) => "bool",
-            _ => "number",
-        };
+        if value.is_null() {
+            return Err(unreadable(gvk, "EOF"));
+        }
+        let what = json_type(value);
         return Err(unreadable(gvk, &format!("json: cannot unmarshal {what} into Go value of type v1.{}", gvk.kind)));
+    }
+    for field in ["apiVersion", "kind"] {
+        let found = value.get(field).filter(|v| !v.is_null() && !v.is_string());
+        if let Some(what) = found.map(json_type) {
+            let why = format!(
+                "couldn't get version/kind; json parse error: json: cannot unmarshal {what} into Go struct field .{field} of type string"
+            );
+            return Err(Status::bad_request(why));
+        }
     }
     let wanted = gvk.api_version();
     let (api_version, kind) =
@@ -225,6 +245,17 @@ fn check_type(value: &mut Value, gvk: &Gvk) -> ApiResult<()> {
     Ok(())
 }
 
+/// What Go calls a value that is not null.
+fn json_type(value: &Value) -> &'static str {
+    match value {
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+        Value::String(_) => "string",
+        Value::Bool(_) => "bool",
+        _ => "number",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,9 +276,17 @@ mod tests {
         let body = r#"{"metadata":{"name":"a"},"data":{},"data":{"k":"v"},"nope":1}"#;
         let (made, warnings) = check(body, FieldValidation::Warn);
         assert_eq!(made.unwrap()["data"]["k"], "v");
-        assert_eq!(warnings, ["unknown field \"nope\"", "duplicate field \"data\""]);
+        assert_eq!(warnings, ["duplicate field \"data\"", "unknown field \"nope\""]);
         assert_eq!(check(body, FieldValidation::Ignore).1.len(), 0);
         assert_eq!(check(body, FieldValidation::Strict).0.unwrap_err().code, 400);
+    }
+
+    #[test]
+    fn yaml_and_json_patches_have_duplicates_too() {
+        let raw = yaml_raw(b"metadata: {name: c}\ndata: {a: x}\ndata: {a: z}\n").unwrap();
+        assert_eq!((&raw.value["data"]["a"], raw.found), (&json!("z"), vec!["key \"data\" already set in map".into()]));
+        let raw = json_patch_raw(br#"[{"op":"add","op":"test","path":"/a","oops":1}]"#).unwrap();
+        assert_eq!(raw.found, ["json patch duplicate field \"[0].op\"", "json patch unknown field \"[0].oops\""]);
     }
 
     #[test]
@@ -255,6 +294,7 @@ mod tests {
         assert_eq!(check(r#"{"kind":"Pod","apiVersion":"v1"}"#, FieldValidation::Warn).0.unwrap_err().code, 400);
         assert_eq!(check(r#"{"apiVersion":"apps/v1"}"#, FieldValidation::Warn).0.unwrap_err().code, 400);
         assert_eq!(check("[1]", FieldValidation::Warn).0.unwrap_err().code, 400);
+        assert_eq!(check(r#"{"kind":7}"#, FieldValidation::Warn).0.unwrap_err().code, 400);
         assert_eq!(check("{", FieldValidation::Warn).0.unwrap_err().code, 400);
     }
 }

@@ -179,11 +179,7 @@ pub fn aggregated(resources: &Resources, core: bool, api_version: &str) -> Value
         .filter(|g| g.name.is_empty() == core)
         .map(|g| {
             let versions: Vec<Value> = g.versions.iter().map(|(v, list)| version_item(v, list)).collect();
-            let metadata = if g.name.is_empty() {
-                json!({"creationTimestamp": null})
-            } else {
-                json!({"name": g.name, "creationTimestamp": null})
-            };
+            let metadata = if g.name.is_empty() { json!({}) } else { json!({"name": g.name}) };
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();

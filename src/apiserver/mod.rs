@@ -10,6 +10,7 @@ mod access;
 pub mod auth;
 mod body;
 mod connect;
+mod deletion;
 pub mod discovery;
 pub mod health;
 pub mod limits;
@@ -113,6 +114,7 @@ impl Api {
         B::Error: Into<tower::BoxError>,
     {
         let encoding = verbs::error_encoding(request.headers());
+        let for_people = respond::is_for_people(request.uri().query().unwrap_or_default(), request.headers());
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let answer = match AssertUnwindSafe(self.try_handle(request)).catch_unwind().await {
             Ok(Ok(answer)) => answer,
@@ -124,7 +126,7 @@ impl Api {
             }
         };
         self.metrics.answered(answer.status());
-        answer
+        if for_people { respond::laid_out(answer).await } else { answer }
     }
 
     async fn try_handle<B>(&self, request: Request<B>) -> ApiResult<Answer>

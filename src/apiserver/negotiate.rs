@@ -34,8 +34,13 @@ pub enum Shape {
     Full,
     /// `meta.k8s.io` Table of this version.
     Table(MetaVersion),
-    /// `PartialObjectMetadata` of this version.
-    Partial(MetaVersion),
+    /// `PartialObjectMetadata` of this version, or a list of them.
+    Partial {
+        /// Of the group.
+        version: MetaVersion,
+        /// True for the list.
+        list: bool,
+    },
 }
 
 /// Version of the `meta.k8s.io` group.
@@ -80,8 +85,6 @@ pub struct Offer {
     pub shapes: bool,
     /// Watches have no YAML.
     pub yaml: bool,
-    /// Partial metadata comes as a list.
-    pub list: bool,
 }
 
 /// Picks the first form of `Accept` that is on offer; `None` means 406.
@@ -97,12 +100,64 @@ pub fn negotiate(headers: &HeaderMap, offer: Offer) -> Option<Form> {
     clauses.into_iter().find_map(|(_, clause)| read_clause(clause, offer))
 }
 
+/// How `/api` and `/apis` answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Discovery {
+    /// All groups with their resources, in this version of `apidiscovery.k8s.io`.
+    Aggregated(&'static str),
+    /// The list of groups.
+    Legacy(Encoding),
+}
+
+/// Picks what the first clause that can be met asks for; `None` means 406.
+pub fn discovery(accept: &str) -> Option<Discovery> {
+    if accept.trim().is_empty() {
+        return Some(Discovery::Legacy(Encoding::Json));
+    }
+    let mut clauses: Vec<&str> = accept.split(',').collect();
+    clauses.sort_by(|a, b| quality(b).total_cmp(&quality(a)));
+    clauses.into_iter().find_map(|clause| {
+        let param = |key: &str| {
+            clause.split(';').skip(1).find_map(|p| p.trim().strip_prefix(key)?.strip_prefix('=')).unwrap_or_default()
+        };
+        let media = clause.split(';').next().unwrap_or_default().trim();
+        match (param("g"), param("v"), param("as")) {
+            ("", "", "") => {
+                let offer = Offer { proto: true, shapes: false, yaml: true };
+                read_clause(media, offer).map(|form| Discovery::Legacy(form.encoding))
+            }
+            ("apidiscovery.k8s.io", version, "APIGroupDiscoveryList") if media == "application/json" => {
+                let known = ["v2", "v2beta1"].into_iter().find(|v| *v == version);
+                known.map(Discovery::Aggregated)
+            }
+            _ => None,
+        }
+    })
+}
+
+/// True when `Accept` is empty or names this media type, if only by a star.
+pub fn accepts(headers: &HeaderMap, media: &str) -> bool {
+    let accept: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect();
+    let named = |clause: &str| {
+        let clause = clause.split(';').next().unwrap_or_default().trim();
+        clause == media || clause == "*/*" || clause == "application/*"
+    };
+    accept.iter().all(|a| a.trim().is_empty()) || accept.iter().any(|a| a.split(',').any(named))
+}
+
+/// True when `Accept` names a media type that is served, whatever its parameters.
+pub fn knows_media_type(headers: &HeaderMap) -> bool {
+    let offer = Offer { proto: true, shapes: false, yaml: true };
+    let bare = |clause: &str| read_clause(clause.split(';').next().unwrap_or_default().trim(), offer).is_some();
+    headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).any(|accept| accept.split(',').any(bare))
+}
+
 fn quality(clause: &str) -> f32 {
     clause.split(';').find_map(|p| p.trim().strip_prefix("q=")).and_then(|q| q.parse().ok()).unwrap_or(1.0)
 }
 
 fn read_clause(clause: &str, offer: Offer) -> Option<Form> {
-    let mut parts = clause.split(';').map(str::trim);
+    let mut parts = clause.trim().split(';').map(str::trim);
     let encoding = match parts.next()? {
         "application/json" | "*/*" | "application/*" => Encoding::Json,
         "application/yaml" if offer.yaml => Encoding::Yaml,
@@ -130,8 +185,8 @@ fn read_clause(clause: &str, offer: Offer) -> Option<Form> {
             };
             match kind {
                 "Table" if encoding != Encoding::Proto => Shape::Table(version),
-                "PartialObjectMetadataList" if offer.list => Shape::Partial(version),
-                "PartialObjectMetadata" if !offer.list => Shape::Partial(version),
+                "PartialObjectMetadataList" => Shape::Partial { version, list: true },
+                "PartialObjectMetadata" => Shape::Partial { version, list: false },
                 _ => return None,
             }
         }
@@ -145,7 +200,15 @@ mod tests {
     use super::*;
     use test_case::test_case;
 
-    const ALL: Offer = Offer { proto: true, shapes: true, yaml: true, list: true };
+    #[test_case("", Some(Discovery::Legacy(Encoding::Json)))]
+    #[test_case("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json", Some(Discovery::Aggregated("v2")); "aggregated")]
+    #[test_case("application/json;g=apidiscovery.k8s.io;v=v9;as=APIGroupDiscoveryList", None; "no such version")]
+    #[test_case("application/json;g=apidiscovery.k8s.io;v=v9;as=APIGroupDiscoveryList,application/yaml", Some(Discovery::Legacy(Encoding::Yaml)); "the next clause")]
+    fn discovers(accept: &str, want: Option<Discovery>) {
+        assert_eq!(discovery(accept), want);
+    }
+
+    const ALL: Offer = Offer { proto: true, shapes: true, yaml: true };
 
     #[test_case("", Some((Encoding::Json, false)))]
     #[test_case("*/*", Some((Encoding::Json, false)))]

@@ -5,10 +5,9 @@ use serde_json::json;
 
 use crate::api::status::ApiResult;
 
-use super::negotiate::Encoding;
 use super::respond::{self, Answer};
 use super::verbs::method_not_allowed;
-use super::{Api, Call, discovery};
+use super::{Api, Call, discovery, negotiate, verbs};
 
 /// The Kubernetes version that is served.
 pub const KUBERNETES: (&str, &str, &str) = ("1", "36", "v1.36.0");
@@ -38,10 +37,13 @@ impl Api {
                 respond::json(200, &self.access.tokens.openid_configuration(&format!("https://{host}")))
             }
             ["openid", "v1", "jwks"] => {
+                if !negotiate::accepts(&call.headers, "application/jwk-set+json") {
+                    return Err(verbs::not_acceptable(&http::HeaderMap::new()));
+                }
                 let body = serde_json::to_vec(&self.access.tokens.jwks()).expect("a JSON value serializes");
                 respond::answer(200, "application/jwk-set+json", respond::full(body))
             }
-            ["api"] | ["apis"] => self.discovery(&call, parts[0] == "api"),
+            ["api"] | ["apis"] => return self.discovery(&call, parts[0] == "api"),
             ["api", "v1"] => self.found(&call, discovery::resource_list(self.registry.resources(), "", "v1")),
             ["apis", group] => self.found(&call, discovery::group(self.registry.resources(), group)),
             ["api", ..] => return self.unknown_path(""),
@@ -86,40 +88,29 @@ impl Api {
         paths
     }
 
-    fn discovery(&self, call: &Call, core: bool) -> Answer {
+    fn discovery(&self, call: &Call, core: bool) -> ApiResult<Answer> {
         let resources = self.registry.resources();
         let accept = call.headers.get(http::header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        // The first clause that can be met wins; clients that know aggregated discovery name it first.
-        for clause in accept.split(',').map(|c| c.replace(' ', "")) {
-            if clause.contains("g=apidiscovery.k8s.io")
-                && clause.contains("as=APIGroupDiscoveryList")
-                && clause.starts_with("application/json")
-            {
-                let (version, content_type) = if clause.contains("v=v2beta1") {
-                    (
-                        "apidiscovery.k8s.io/v2beta1",
-                        "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
-                    )
-                } else if clause.contains("v=v2") {
-                    ("apidiscovery.k8s.io/v2", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")
-                } else {
-                    continue;
+        let form = negotiate::discovery(accept).ok_or_else(|| verbs::not_acceptable(&call.headers))?;
+        let encoding = match form {
+            negotiate::Discovery::Aggregated(version) => {
+                let content_type = match version {
+                    "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+                    _ => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
                 };
-                let body = serde_json::to_vec(&discovery::aggregated(resources, core, version))
-                    .expect("a JSON value serializes");
-                return respond::answer(200, content_type, respond::full(body));
+                let list = discovery::aggregated(resources, core, &format!("apidiscovery.k8s.io/{version}"));
+                let body = serde_json::to_vec(&list).expect("a JSON value serializes");
+                return Ok(respond::answer(200, content_type, respond::full(body)));
             }
-            if clause == "application/json" {
-                break;
-            }
-        }
+            negotiate::Discovery::Legacy(encoding) => encoding,
+        };
         let value = if core {
             let host = call.headers.get(http::header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
             discovery::api_versions(host)
         } else {
             discovery::group_list(resources)
         };
-        respond::encoded(200, &value, Encoding::Json)
+        Ok(respond::encoded(200, &value, encoding))
     }
 }
 

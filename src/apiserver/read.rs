@@ -3,6 +3,7 @@
 //! **Invariant:** a plain JSON answer copies bytes and decodes nothing.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -19,6 +20,7 @@ use crate::api::schema;
 use crate::api::status::{ApiResult, Status};
 use crate::api::table::{self, Include};
 use crate::registry::Resource;
+use crate::registry::write::Stored;
 use crate::store::cache::{Cache, Cursor, Event, EventKind, FORM_FREE, Since};
 use crate::util::tasks::Shutdown;
 
@@ -75,6 +77,16 @@ impl ReadCx<'_> {
         v
     }
 
+    /// What a write left, in the form that was asked for.
+    pub fn stored(&self, code: u16, stored: Stored) -> Answer {
+        match stored.json() {
+            Some(json) if self.form == Form::JSON && !self.resource.converts() => {
+                respond::json_bytes(code, json.clone())
+            }
+            _ => self.shaped(code, &stored.into_object()),
+        }
+    }
+
     /// An object's value in the form that was asked for.
     pub fn shaped(&self, code: u16, value: &Value) -> Answer {
         match self.form.shape {
@@ -85,18 +97,34 @@ impl ReadCx<'_> {
                 let t = table::table(&self.resource.info, metadata, vec![row], v.api_version(), true);
                 respond::encoded(code, &t, self.form.encoding)
             }
-            Shape::Partial(v) => respond::encoded(code, &table::partial(value, v.api_version()), self.form.encoding),
+            Shape::Partial { version: v, .. } => {
+                respond::encoded(code, &table::partial(&self.resource.info, value, v.api_version()), self.form.encoding)
+            }
         }
     }
 
     /// All objects that are asked for, in pages when limited.
     pub async fn list(&self, namespace: Option<&str>, options: &Options) -> ApiResult<Answer> {
+        let (objects, metadata) = self.select(namespace, options).await?;
+        Ok(self.list_answer(objects, metadata))
+    }
+
+    /// The objects that are asked for, and the metadata of their list.
+    pub async fn select(&self, namespace: Option<&str>, options: &Options) -> ApiResult<(Vec<Arc<Object>>, Value)> {
         self.reach(options.revision).await?;
         let past = match &options.continued {
-            Some(token) => Some(token.revision),
-            None => options.revision.filter(|_| options.matching == Match::Exact),
+            Some(token) => token.revision,
+            // Without a word about it, pages of a given revision are of exactly that one.
+            None => options.revision.filter(|r| match options.matching {
+                Match::Exact => true,
+                Match::Unset => *r > 0 && options.limit > 0,
+                Match::NotOlderThan => false,
+            }),
         };
-        let (mut objects, revision) = self.state(namespace, past)?;
+        let (mut objects, revision) = self.state(namespace, past).map_err(|Compacted| match &options.continued {
+            Some(token) => expired_token(token),
+            None => Status::expired("The resourceVersion for the provided list is too old."),
+        })?;
         let selection = &options.selection;
         if let Some(token) = &options.continued {
             let after = (token.namespace.as_str(), token.name.as_str());
@@ -117,12 +145,12 @@ impl ReadCx<'_> {
         let mut metadata = Map::new();
         metadata.insert("resourceVersion".into(), revision.to_string().into());
         if let Some((namespace, name)) = next {
-            metadata.insert("continue".into(), Token { revision, namespace, name }.encode().into());
+            metadata.insert("continue".into(), Token { revision: Some(revision), namespace, name }.encode().into());
             if let Some(n) = remaining {
                 metadata.insert("remainingItemCount".into(), n.into());
             }
         }
-        Ok(self.list_answer(objects, Value::Object(metadata)))
+        Ok((objects, Value::Object(metadata)))
     }
 
     /// A list of objects that are stored nowhere.
@@ -133,25 +161,17 @@ impl ReadCx<'_> {
     }
 
     /// The objects in key order and their revision: the present, or the past as far as the ring of events reaches back.
-    fn state(&self, namespace: Option<&str>, past: Option<u64>) -> ApiResult<(Vec<Arc<Object>>, u64)> {
+    fn state(&self, namespace: Option<&str>, past: Option<u64>) -> Result<(Vec<Arc<Object>>, u64), Compacted> {
         let resource = self.cache.resource(&self.resource.info.stored);
         let Some(past) = past else { return Ok(resource.list(namespace)) };
-        let expired = || {
-            Status::expired(
-                "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.",
-            )
-        };
         // Events first: what comes between is undone twice, which changes nothing.
-        let mut cursor = resource.watch(Since::Revision(past)).map_err(|_| expired())?;
-        let (mut objects, present) = resource.list(namespace);
+        let mut cursor = resource.watch(Since::Revision(past)).map_err(|_| Compacted)?;
+        let (mut objects, _) = resource.list(namespace);
         let mut events = Vec::new();
-        // The ring gives a part at a time.
         loop {
-            let more = cursor.try_next().map_err(|_| expired())?;
-            let Some(last) = more.last().map(|e| e.revision) else { break };
-            events.extend(more);
-            if last >= present {
-                break;
+            match cursor.try_next().map_err(|_| Compacted)? {
+                more if more.is_empty() => break,
+                more => events.extend(more),
             }
         }
         if events.is_empty() {
@@ -179,7 +199,8 @@ impl ReadCx<'_> {
         }
     }
 
-    fn list_answer(&self, objects: Vec<Arc<Object>>, metadata: Value) -> Answer {
+    /// A list of these objects.
+    pub fn list_answer(&self, objects: Vec<Arc<Object>>, metadata: Value) -> Answer {
         let info = &self.resource.info;
         match self.form.shape {
             Shape::Full if self.form.encoding == Encoding::Json && !self.resource.converts() => {
@@ -217,9 +238,9 @@ impl ReadCx<'_> {
                 let rows = objects.iter().map(row).collect();
                 respond::encoded(200, &table::table(info, metadata, rows, v.api_version(), true), self.form.encoding)
             }
-            Shape::Partial(v) => {
+            Shape::Partial { version: v, .. } => {
                 let items: Vec<Value> =
-                    objects.iter().map(|o| table::partial(&self.value(o), v.api_version())).collect();
+                    objects.iter().map(|o| table::partial(info, &self.value(o), v.api_version())).collect();
                 let list = json!({"kind": "PartialObjectMetadataList", "apiVersion": v.api_version(), "metadata": metadata, "items": items});
                 respond::encoded(200, &list, self.form.encoding)
             }
@@ -229,8 +250,8 @@ impl ReadCx<'_> {
     /// Changes as they come.
     pub async fn watch(&self, namespace: Option<&str>, options: Options, shutdown: Shutdown) -> ApiResult<Answer> {
         let since = match (options.revision, options.initial_events) {
-            (_, Some(true)) | (None | Some(0), None) => Since::Initial,
-            (None | Some(0), Some(false)) => Since::Now,
+            (_, Some(true)) => Since::Initial,
+            (None | Some(0), _) => Since::Now,
             (Some(revision), _) => Since::Revision(revision),
         };
         if options.initial_events == Some(true) {
@@ -243,7 +264,7 @@ impl ReadCx<'_> {
             form: self.form,
             include: self.include,
             columns_sent: false,
-            initial_events: options.initial_events == Some(true),
+            marks_initial: options.initial_events == Some(true) && options.bookmarks,
             bookmarks: options.bookmarks,
             namespace: namespace.map(str::to_owned),
             selection: options.selection,
@@ -260,8 +281,22 @@ impl ReadCx<'_> {
                 respond::full(teller.frame("ERROR", &status.to_value()))
             }
         };
-        Ok(respond::answer(200, content_type, body))
+        let mut answer = respond::answer(200, content_type, body);
+        answer.extensions_mut().insert(respond::Endless);
+        Ok(answer)
     }
+}
+
+/// The past that was asked for is not kept any more.
+struct Compacted;
+
+/// 410 for a list that cannot go on at its revision, with a token that goes on with the present.
+fn expired_token(token: &Token) -> Box<Status> {
+    let mut status = Status::expired(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the rest of it as it is now: the parts will not be of one moment.",
+    );
+    status.go_on = Some(Token { revision: None, ..token.clone() }.encode());
+    status
 }
 
 /// `{"kind":"Pod","apiVersion":"v1",` as objects of the kind begin; items of lists go without it.
@@ -323,7 +358,8 @@ struct Teller {
     form: Form,
     include: Include,
     columns_sent: bool,
-    initial_events: bool,
+    /// A bookmark tells when the initial state is complete.
+    marks_initial: bool,
     bookmarks: bool,
     namespace: Option<String>,
     selection: super::selection::Selection,
@@ -347,7 +383,7 @@ impl Teller {
         };
         let form = match (self.form.shape, self.form.encoding) {
             (Shape::Full, Encoding::Proto) if !self.resource.converts() => 0,
-            (Shape::Partial(MetaVersion::V1), Encoding::Json) => 1,
+            (Shape::Partial { version: MetaVersion::V1, .. }, Encoding::Json) => 1,
             // Ages and the first event's columns differ from watcher to watcher.
             _ => {
                 return Some(make(!columns));
@@ -379,7 +415,7 @@ impl Teller {
     fn shape(&self, value: Value, columns: bool) -> Value {
         match self.form.shape {
             Shape::Full => value,
-            Shape::Partial(v) => table::partial(&value, v.api_version()),
+            Shape::Partial { version: v, .. } => table::partial(&self.resource.info, &value, v.api_version()),
             Shape::Table(v) => {
                 let metadata = json!({"resourceVersion": value.pointer("/metadata/resourceVersion")});
                 let row = table::row(&self.resource.info, &value, self.include, v.api_version(), Timestamp::now());
@@ -414,8 +450,7 @@ impl Teller {
             // A table bookmark carries no row, only the position.
             Shape::Table(v) => {
                 let metadata = object["metadata"].clone();
-                let row =
-                    json!({"cells": [], "object": table::partial(&json!({"metadata": metadata}), v.api_version())});
+                let row = json!({"cells": [], "object": table::partial(info, &json!({"metadata": metadata}), v.api_version())});
                 table::table(info, json!({"resourceVersion": revision.to_string()}), vec![row], v.api_version(), false)
             }
             _ => self.shape(object, false),
@@ -430,29 +465,34 @@ fn watch_parts(
     deadline: tokio::time::Instant,
     shutdown: Shutdown,
 ) -> impl Stream<Item = Bytes> + Send {
+    /// A thousand of these wake for one event: what each waits for is made once, not for every event.
     struct State {
         teller: Teller,
         cursor: Cursor,
         /// Read from the cursor, not yet told.
         events: std::vec::IntoIter<Arc<Event>>,
         deadline: tokio::time::Instant,
-        next_bookmark: tokio::time::Instant,
+        /// Set to the next bookmark, or to the end.
+        timer: Pin<Box<tokio::time::Sleep>>,
+        stop: Pin<Box<dyn Future<Output = ()> + Send>>,
         initial_done: bool,
         ended: bool,
-        shutdown: Shutdown,
     }
-    let now = tokio::time::Instant::now();
+    let next = |deadline, bookmarks| match bookmarks {
+        true => tokio::time::Instant::min(tokio::time::Instant::now() + BOOKMARK_EVERY, deadline),
+        false => deadline,
+    };
     let state = State {
-        initial_done: !teller.initial_events,
+        initial_done: !teller.marks_initial,
+        timer: Box::pin(tokio::time::sleep_until(next(deadline, teller.bookmarks))),
+        stop: Box::pin(async move { shutdown.wait().await }),
         teller,
         cursor,
         events: Vec::new().into_iter(),
         deadline,
-        next_bookmark: now + BOOKMARK_EVERY,
         ended: false,
-        shutdown,
     };
-    futures::stream::unfold(state, |mut s| async move {
+    futures::stream::unfold(state, move |mut s| async move {
         loop {
             if s.ended {
                 return None;
@@ -467,10 +507,11 @@ fn watch_parts(
             }
             tokio::select! {
                 biased;
-                () = s.shutdown.wait() => return None,
-                () = tokio::time::sleep_until(s.deadline) => {
-                    s.ended = true;
+                () = &mut s.stop => return None,
+                () = &mut s.timer => {
+                    s.ended = tokio::time::Instant::now() >= s.deadline;
                     if s.teller.bookmarks {
+                        s.timer.as_mut().reset(next(s.deadline, true));
                         let revision = s.cursor.revision();
                         return Some((s.teller.bookmark(revision, false), s));
                     }
@@ -483,11 +524,6 @@ fn watch_parts(
                         return Some((s.teller.frame("ERROR", &status.to_value()), s));
                     }
                 },
-                () = tokio::time::sleep_until(s.next_bookmark), if s.teller.bookmarks => {
-                    s.next_bookmark = tokio::time::Instant::now() + BOOKMARK_EVERY;
-                    let revision = s.cursor.revision();
-                    return Some((s.teller.bookmark(revision, false), s));
-                }
             }
         }
     })

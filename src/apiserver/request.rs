@@ -37,10 +37,9 @@ impl Query {
         self.get(key).filter(|v| !v.is_empty())
     }
 
-    /// Go's `strconv.ParseBool`; what it cannot read counts as true when present, as upstream's conversion does for
-    /// everything but `0` and `false`.
+    /// True when the key is there with anything but `0` and `false`, as upstream's conversion has it.
     pub fn flag(&self, key: &str) -> bool {
-        self.get(key).is_some_and(|v| !matches!(v.to_ascii_lowercase().as_str(), "0" | "false" | "f"))
+        self.get(key).is_some_and(|v| v != "0" && !v.eq_ignore_ascii_case("false"))
     }
 }
 

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use bytes::Bytes;
 use futures::Stream;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
@@ -16,6 +16,7 @@ use crate::api::status::Status;
 use crate::api::value::ValueExt;
 
 use super::negotiate::Encoding;
+use super::request::Query;
 
 /// Body of every answer.
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -54,9 +55,49 @@ pub fn json(code: u16, value: &Value) -> Answer {
     json_bytes(code, serde_json::to_vec(value).expect("a JSON value serializes").into())
 }
 
+/// 204.
+pub fn nothing() -> Answer {
+    let mut r = Response::new(full(Bytes::new()));
+    *r.status_mut() = StatusCode::NO_CONTENT;
+    r.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    r
+}
+
 /// Plain text.
 pub fn text(code: u16, text: impl Into<Bytes>) -> Answer {
     answer(code, "text/plain; charset=utf-8", full(text))
+}
+
+/// Marks an answer whose body has no end of its own: a watch.
+#[derive(Debug, Clone, Copy)]
+pub struct Endless;
+
+/// True for requests of people: `pretty` in the query, or else the user agent of a browser, curl or wget.
+///
+/// Upstream: `isPrettyPrint`.
+pub fn is_for_people(query: &str, headers: &HeaderMap) -> bool {
+    let query = Query::parse(query);
+    match query.text("pretty") {
+        Some(wish) => matches!(wish, "1" | "t" | "T" | "true" | "TRUE" | "True"),
+        None => {
+            let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+            ["curl", "Wget", "Mozilla/5.0"].iter().any(|known| agent.starts_with(known))
+        }
+    }
+}
+
+/// The same answer with its JSON laid out in lines.
+pub async fn laid_out(answer: Answer) -> Answer {
+    let json = Encoding::Json.content_type();
+    let is_json = answer.headers().get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes() == json.as_bytes());
+    if !is_json || answer.extensions().get::<Endless>().is_some() {
+        return answer;
+    }
+    let (parts, body) = answer.into_parts();
+    match body.collect().await {
+        Ok(whole) => Response::from_parts(parts, full(codec::json::indent(&whole.to_bytes()))),
+        Err(never) => match never {},
+    }
 }
 
 /// A value in an encoding. What has no protobuf form goes out as JSON.
@@ -97,5 +138,20 @@ pub fn warn(answer: &mut Answer, warnings: &[String]) {
         if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
             answer.headers_mut().append(header::WARNING, value);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use test_case::test_case;
+
+    #[test_case("", "curl/8.5.0", true)]
+    #[test_case("", "kubectl/v1.36.0", false)]
+    #[test_case("pretty=true", "kubectl/v1.36.0", true)]
+    #[test_case("pretty=maybe", "curl/8.5.0", false)]
+    fn people_get_lines(query: &str, agent: &str, want: bool) {
+        let headers = HeaderMap::from_iter([(header::USER_AGENT, agent.parse().unwrap())]);
+        assert_eq!(is_for_people(query, &headers), want);
     }
 }

@@ -41,17 +41,11 @@ impl Selection {
         for t in fields.0 {
             let field = match t.field.as_str() {
                 "metadata.name" => Field::Name,
-                "metadata.namespace" if info.is_namespaced() => Field::Namespace,
-                f => match info.selectable.iter().position(|s| s.field == f) {
+                // Kinds without fields of their own know these two, whatever their scope.
+                "metadata.namespace" if info.is_namespaced() || info.selectable.is_empty() => Field::Namespace,
+                f => match info.selectable.iter().position(|s| s.field == f && !f.is_empty()) {
                     Some(i) => Field::At(i),
-                    None => {
-                        let gv = crate::api::meta::gvk::join(&info.gvk.group, &info.gvk.version);
-                        return Err(Status::bad_request(format!(
-                            "Unable to find \"{gv}, Resource={}\" that match label selector \"{labels}\", field selector \"{}\": field label not supported: {f}",
-                            info.plural,
-                            query.get("fieldSelector").unwrap_or_default(),
-                        )));
-                    }
+                    None => return Err(not_selectable(info, f)),
                 },
             };
             terms.push((field, t.value, t.equal));
@@ -75,6 +69,13 @@ impl Selection {
             (found == value) == *equal
         }) && (self.labels.is_empty() || self.labels.matches(|k| o.meta.label(k)))
     }
+}
+
+fn not_selectable(info: &KindInfo, field: &str) -> Box<Status> {
+    Status::bad_request(match info.selectable.is_empty() {
+        true => format!("{field:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""),
+        false => format!("field label not supported: {field}"),
+    })
 }
 
 /// `resourceVersionMatch`.
@@ -121,33 +122,34 @@ impl Options {
                 })
                 .transpose()
         };
-        let errs = FieldErrors::new();
-        let revision = match query.text("resourceVersion") {
-            None => None,
-            Some(rv) => match rv.parse::<u64>() {
-                Ok(n) => Some(n),
-                Err(_) => {
-                    errs.at("resourceVersion").invalid(rv, "must be a number");
-                    return Err(Status::bad_request(format!("invalid resource version {rv:?}")));
-                }
-            },
-        };
-        let matching = match query.get("resourceVersionMatch").unwrap_or_default() {
-            "" => Match::Unset,
-            "Exact" => Match::Exact,
-            "NotOlderThan" => Match::NotOlderThan,
-            other => {
-                errs.at("resourceVersionMatch").not_supported(other, &["Exact", "NotOlderThan", ""]);
-                Match::Unset
-            }
-        };
-        let initial_events = query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
+        let version = query.text("resourceVersion").unwrap_or_default();
+        let mut matching = query.get("resourceVersionMatch").unwrap_or_default();
+        let mut initial_events = query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
+        if watch && matches!(version, "" | "0") && matching.is_empty() && initial_events.is_none() {
+            // A watch from nowhere begins with what there is.
+            (matching, initial_events) = ("NotOlderThan", Some(true));
+        }
         let continued = query.text("continue");
-        check(&errs, watch, revision, matching, initial_events, continued.is_some());
+        let errs = FieldErrors::new();
+        match watch {
+            true => check_watch(&errs, matching, initial_events.is_some(), continued.is_some()),
+            false => check_list(&errs, version, matching, initial_events.is_some(), continued.is_some()),
+        }
         if !errs.is_empty() {
             return Err(Status::invalid("meta.k8s.io", "ListOptions", "", errs.take()));
         }
-        let continued = continued.map(Token::decode).transpose()?;
+        let unparsed = |_| {
+            Status::bad_request(format!(
+                "invalid resource version: resourceVersion: Invalid value: {version:?}: must be a number"
+            ))
+        };
+        let revision = if version.is_empty() { None } else { Some(version.parse::<u64>().map_err(unparsed)?) };
+        let matching = match matching {
+            "Exact" => Match::Exact,
+            "NotOlderThan" => Match::NotOlderThan,
+            _ => Match::Unset,
+        };
+        let continued = continued.filter(|_| !watch).map(Token::decode).transpose()?;
         if continued.is_some() && revision.is_some_and(|r| r != 0) {
             return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
         }
@@ -164,43 +166,54 @@ impl Options {
     }
 }
 
-fn check(errs: &FieldErrors, watch: bool, revision: Option<u64>, m: Match, initial: Option<bool>, continued: bool) {
-    let version_match = errs.at("resourceVersionMatch");
-    if initial.is_some() {
-        if !watch {
-            errs.at("sendInitialEvents").forbidden("sendInitialEvents is forbidden for list");
-            return;
-        }
-        if m == Match::Unset {
-            version_match.forbidden("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
-        }
-        if m == Match::Exact {
-            version_match.forbidden("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
-            version_match.not_supported("Exact", &["NotOlderThan"]);
-        }
-    } else if watch && m != Match::Unset {
-        version_match.forbidden("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
-        if m == Match::Exact {
-            version_match.not_supported("Exact", &["NotOlderThan"]);
-        }
-    } else if m != Match::Unset {
-        if revision.is_none() {
-            version_match.forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided");
-        }
-        if m == Match::Exact && revision == Some(0) {
-            version_match.forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
-        }
+/// Upstream's `validateWatchOptions`.
+fn check_watch(errs: &FieldErrors, matching: &str, initial: bool, continued: bool) {
+    let errs = errs.at("resourceVersionMatch");
+    if initial && matching != "NotOlderThan" {
+        errs.forbidden("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
     }
-    if continued && (watch || m != Match::Unset) {
-        version_match.forbidden("resourceVersionMatch is forbidden when continue is provided");
+    if matching.is_empty() {
+        return;
+    }
+    if !initial {
+        errs.forbidden("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+    }
+    if matching != "NotOlderThan" {
+        errs.not_supported(matching, &["NotOlderThan"]);
+    }
+    if continued {
+        errs.forbidden("resourceVersionMatch is forbidden when continue is provided");
+    }
+}
+
+/// Upstream's `ValidateListOptions`.
+fn check_list(errs: &FieldErrors, version: &str, matching: &str, initial: bool, continued: bool) {
+    if initial {
+        errs.at("sendInitialEvents").forbidden("sendInitialEvents is forbidden for list");
+    }
+    let errs = errs.at("resourceVersionMatch");
+    if matching.is_empty() {
+        return;
+    }
+    if version.is_empty() {
+        errs.forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided");
+    }
+    if continued {
+        errs.forbidden("resourceVersionMatch is forbidden when continue is provided");
+    }
+    if !matches!(matching, "Exact" | "NotOlderThan") {
+        errs.not_supported(matching, &["Exact", "NotOlderThan", ""]);
+    }
+    if matching == "Exact" && version == "0" {
+        errs.forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
     }
 }
 
 /// Where a list goes on: `continue`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
-    /// Revision of the first page.
-    pub revision: u64,
+    /// Revision of the first page; none to go on with whatever there is.
+    pub revision: Option<u64>,
     /// The last namespace that was given out.
     pub namespace: String,
     /// The last name that was given out.
@@ -211,7 +224,9 @@ impl Token {
     /// The text for the client.
     pub fn encode(&self) -> String {
         let start = format!("{}/{}\u{0}", self.namespace, self.name);
-        URL_SAFE_NO_PAD.encode(json!({"v": "meta.k8s.io/v1", "rv": self.revision, "start": start}).to_string())
+        URL_SAFE_NO_PAD.encode(
+            json!({"v": "meta.k8s.io/v1", "rv": self.revision.map_or(-1, |r| r as i64), "start": start}).to_string(),
+        )
     }
 
     /// From the client's text; 400 when it is none of ours.
@@ -224,24 +239,23 @@ impl Token {
         }
         let start = v["start"].as_str().unwrap_or_default();
         let revision =
-            v["rv"].as_i64().filter(|r| *r > 0).ok_or_else(|| bad("incorrect encoded start resourceVersion"))?;
+            v["rv"].as_i64().filter(|r| *r != 0).ok_or_else(|| bad("incorrect encoded start resourceVersion"))?;
         let (namespace, name) = start
             .trim_end_matches('\u{0}')
             .split_once('/')
             .filter(|(_, n)| !n.is_empty())
             .ok_or_else(|| bad("encoded start key empty"))?;
-        Ok(Self { revision: revision as u64, namespace: namespace.into(), name: name.into() })
+        Ok(Self { revision: u64::try_from(revision).ok(), namespace: namespace.into(), name: name.into() })
     }
 }
 
 /// 504 for a revision that is still to come.
 pub fn too_large(asked: u64, current: u64) -> Box<Status> {
-    Status::new(Reason::Timeout, format!("Too large resource version: {asked}, current: {current}")).with_details(
-        json!({
+    Status::new(Reason::Timeout, format!("Timeout: Too large resource version: {asked}, current: {current}"))
+        .with_details(json!({
             "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
             "retryAfterSeconds": 1,
-        }),
-    )
+        }))
 }
 
 #[cfg(test)]
@@ -258,9 +272,34 @@ mod tests {
 
     #[test]
     fn tokens_survive() {
-        let t = Token { revision: 7, namespace: "a".into(), name: "b".into() };
-        assert_eq!(Token::decode(&t.encode()).unwrap(), t);
+        for revision in [Some(7), None] {
+            let t = Token { revision, namespace: "a".into(), name: "b".into() };
+            assert_eq!(Token::decode(&t.encode()).unwrap(), t);
+        }
         assert_eq!(Token::decode("nonsense").unwrap_err().code, 400);
+    }
+
+    #[test]
+    fn each_group_of_events_has_its_own_fields() {
+        let all = crate::registry::kinds::all(&crate::registry::allocators::Allocators::default());
+        let code = |group: &str, plural: &str, q: &str| {
+            let info = &all.iter().find(|r| r.info.plural == plural && r.info.gvk.group == group).unwrap().info;
+            Selection::parse(&Query::parse(q), info).err().map(|e| e.code)
+        };
+        assert_eq!(code("", "events", "fieldSelector=involvedObject.kind%3DPod,source%3Dx"), None);
+        assert_eq!(code("", "events", "fieldSelector=regarding.kind%3DPod"), Some(400));
+        assert_eq!(code("events.k8s.io", "events", "fieldSelector=regarding.kind%3DPod"), None);
+        assert_eq!(code("events.k8s.io", "events", "fieldSelector=%3DPod"), Some(400));
+        assert_eq!(code("storage.k8s.io", "storageclasses", "fieldSelector=metadata.namespace%3Da"), None);
+        assert_eq!(code("", "nodes", "fieldSelector=metadata.namespace%3Da"), Some(400));
+    }
+
+    #[test]
+    fn a_watch_from_nowhere_begins_with_what_there_is() {
+        let initial = |q: &str, watch| Options::parse(&Query::parse(q), &pods(), watch).unwrap().initial_events;
+        assert_eq!(initial("resourceVersion=0", true), Some(true));
+        assert_eq!(initial("resourceVersion=7", true), None);
+        assert_eq!(initial("", false), None);
     }
 
     #[test]
@@ -272,6 +311,10 @@ mod tests {
         assert_eq!(code("resourceVersionMatch=Exact", false), Some(422));
         assert_eq!(code("resourceVersion=5&resourceVersionMatch=Exact", false), None);
         assert_eq!(code("sendInitialEvents=true", true), Some(422));
+        assert_eq!(code("sendInitialEvents=true", false), Some(422));
         assert_eq!(code("resourceVersion=x", false), Some(400));
+        assert_eq!(code("resourceVersion=x&resourceVersionMatch=Nope", false), Some(422));
+        assert_eq!(code("resourceVersion=5&continue=abc", true), None);
+        assert_eq!(code("continue=abc", true), Some(422));
     }
 }

@@ -14,11 +14,11 @@ use crate::api::status::{ApiResult, Reason, Status};
 use crate::api::table::Include;
 use crate::api::value::ValueExt;
 use crate::registry::errors::FieldErrors;
-use crate::registry::write::{DeleteOptions, Deleted, Stored};
+use crate::registry::write::Stored;
 use crate::registry::{Op, RequestCx, Resource, Target};
 
 use super::body::{self, FieldValidation};
-use super::negotiate::{self, Encoding, Form, Offer};
+use super::negotiate::{self, Encoding, Form, Offer, Shape};
 use super::read::ReadCx;
 use super::request::Query;
 use super::respond::{self, Answer};
@@ -56,17 +56,18 @@ impl Api {
             "deletecollection" => Verbs::DELETE_COLLECTION,
             _ => return Err(method_not_allowed()),
         };
-        if verb == Verbs::WATCH && res.info.verbs.has(Verbs::LIST) && !res.info.verbs.has(Verbs::WATCH) {
-            let why = format!("watch is not supported on resources of kind \"{}\"", res.info.plural);
-            return Err(Status::new(Reason::MethodNotAllowed, why).with_details(json!({"kind": res.info.plural})));
-        }
-        if !res.info.verbs.has(verb) || needs_namespace && !matches!(verb, Verbs::LIST | Verbs::WATCH) {
+        let unwatched = verb == Verbs::WATCH && res.info.verbs.has(Verbs::LIST) && !res.info.verbs.has(Verbs::WATCH);
+        if !unwatched && !res.info.verbs.has(verb) || needs_namespace && !matches!(verb, Verbs::LIST | Verbs::WATCH) {
             return Err(method_not_allowed());
         }
         let deprecation = res.info.deprecation.map(|warning| (warning, error_encoding(&call.headers)));
         let answer = match verb {
             Verbs::GET => self.get(&res, &call).await,
             Verbs::LIST => self.list(&res, &call).await,
+            Verbs::WATCH if unwatched => {
+                let why = format!("watch is not supported on resources of kind \"{}\"", res.info.plural);
+                Err(Status::new(Reason::MethodNotAllowed, why).with_details(json!({"kind": res.info.plural})))
+            }
             Verbs::WATCH => self.watch(&res, &call).await,
             Verbs::CREATE => self.create(res, call).await,
             Verbs::UPDATE => self.update(&res, call, Op::Update).await,
@@ -87,11 +88,22 @@ impl Api {
         list: bool,
         watch: bool,
     ) -> ApiResult<ReadCx<'a>> {
-        let offer = Offer { proto: res.def.is_some(), shapes: true, yaml: !watch, list };
-        let form = negotiate::negotiate(&call.headers, offer).ok_or_else(not_acceptable)?;
-        let include = call.info.query.get("includeObject");
-        let include = Include::parse(include)
-            .ok_or_else(|| Status::bad_request(format!("unrecognized includeObject value: {include:?}")))?;
+        let offer = Offer { proto: res.def.is_some(), shapes: true, yaml: !watch };
+        let form = negotiate::negotiate(&call.headers, offer).ok_or_else(|| not_acceptable(&call.headers))?;
+        let include = match form.shape {
+            Shape::Table(_) => {
+                let include = call.info.query.get("includeObject");
+                Include::parse(include)
+                    .ok_or_else(|| Status::bad_request(format!("unrecognized includeObject value: {include:?}")))?
+            }
+            // One kind of object was asked for, and the endpoint has the other.
+            Shape::Partial { list: of_list, .. } if of_list != list && !watch => {
+                let (asked, has) = if of_list { ("List", "not a list") } else { ("", "a list") };
+                let why = format!("you requested PartialObjectMetadata{asked}, but the requested object is {has}");
+                return Err(Status::new(Reason::NotAcceptable, why));
+            }
+            _ => Include::Metadata,
+        };
         Ok(ReadCx { cache: self.registry.cache(), resource: res, form, include, now: self.clock.now() })
     }
 
@@ -158,7 +170,7 @@ impl Api {
         let at = call.target(&res);
         check_namespace(&new, &at, &res)?;
         let stored = self.registry.create(&res, &cx, &at, new).await?;
-        Ok(finish(read.shaped(201, &stored.object), &cx))
+        Ok(finish(read.stored(201, stored), &cx))
     }
 
     /// PUT, on the resource or a subresource that stores into the object.
@@ -181,8 +193,19 @@ impl Api {
         }
         let create = (op == Op::Update && res.strategy().create_on_update()).then(|| new.clone());
         let change = |_: &Value| Ok(new.clone());
-        let stored = self.registry.update(res, &cx, &at, &op, &change, create).await?;
-        Ok(finish(read.shaped(code(&stored), &stored.object), &cx))
+        let stored = self.registry.update(res, &cx, &at, &op, &change, create).await.map_err(|e| {
+            // A uid is a precondition, which an object that is not there does not meet.
+            match new.str_at("/metadata/uid").filter(|u| !u.is_empty() && e.reason == Reason::NotFound) {
+                Some(uid) => Status::conflict(
+                    &res.info.gvk.group,
+                    &res.info.plural,
+                    &at.name,
+                    &format!("Precondition failed: UID in precondition: {uid}, UID in object meta: "),
+                ),
+                None => e,
+            }
+        })?;
+        Ok(finish(read.stored(code(&stored), stored), &cx))
     }
 
     /// PATCH, on the resource or a subresource that stores into the object.
@@ -194,19 +217,21 @@ impl Api {
         let at = call.target(res);
         let patch = PatchBody::read(&call, res)?;
         if let PatchBody::Apply(config) = patch {
-            let stored = self.apply(res, &call, cx, &at, op, config, strictness).await?;
-            return Ok(finish(read.shaped(code(&stored.1), &stored.1.object), &stored.0));
+            let (cx, stored) = self.apply(res, &call, cx, &at, op, config, strictness).await?;
+            return Ok(finish(read.stored(code(&stored), stored), &cx));
         }
         let change = |old: &Value| {
             let new = patch.apply(old, res)?;
-            let raw = body::Raw { value: new, duplicates: patch.duplicates().to_vec() };
-            body::canonical(raw, &res.info.gvk, res.def, strictness, &cx).map_err(|e| match e.reason {
+            let raw = body::Raw { value: new, found: patch.found().to_vec() };
+            let new = body::canonical(raw, &res.info.gvk, res.def, strictness, &cx).map_err(|e| match e.reason {
                 Reason::BadRequest => unprocessable(res, &at.name, &e.message),
                 _ => e,
-            })
+            })?;
+            check_namespace(&new, &at, res)?;
+            Ok(new)
         };
         let stored = self.registry.update(res, &cx, &at, &op, &change, None).await?;
-        Ok(finish(read.shaped(code(&stored), &stored.object), &cx))
+        Ok(finish(read.stored(code(&stored), stored), &cx))
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -240,62 +265,23 @@ impl Api {
         let change = |old: &Value| {
             let writer = res.writer(&cx, subresource.as_deref());
             let new = patch::apply::on_apply(Some(old), &config, force, &writer).map_err(|e| e.to_status())?;
-            let raw = body::Raw { value: new, duplicates: Vec::new() };
+            let raw = body::Raw { value: new, found: Vec::new() };
             body::canonical(raw, &res.info.gvk, res.def, FieldValidation::Ignore, &cx)
         };
         let create = if op == Op::Update {
             let mut config = config.clone();
             config.set_at("/metadata/name", at.name.clone());
+            // Of an object that is not there, no revision is out of date.
+            config.remove_at("/metadata/resourceVersion");
             let new =
                 patch::apply::on_apply(None, &config, force, &res.writer(&cx, None)).map_err(|e| e.to_status())?;
-            let raw = body::Raw { value: new, duplicates: Vec::new() };
+            let raw = body::Raw { value: new, found: Vec::new() };
             Some(body::canonical(raw, &res.info.gvk, res.def, FieldValidation::Ignore, &cx)?)
         } else {
             None
         };
         let stored = self.registry.update(res, &cx, at, &op, &change, create).await?;
         Ok((cx, stored))
-    }
-
-    async fn delete(&self, res: &Arc<Resource>, call: Call) -> ApiResult<Answer> {
-        let read = self.read_cx(res, &call, false, false)?;
-        let options_value = delete_options(&call)?;
-        let options = DeleteOptions::from_value(&options_value);
-        let mut cx = self.write_cx(res, &call, "DeleteOptions")?;
-        cx.dry_run |= options_value.items_at("/dryRun").iter().any(|d| d == "All");
-        let done = self.registry.delete(res, &cx, &call.target(res), &options).await?;
-        let mut answer = match done {
-            Deleted::Gone(object) if res.strategy().returns_deleted() => read.shaped(200, &object),
-            Deleted::Gone(object) => respond::encoded(200, &success(res, &object), read.form.encoding),
-            Deleted::Pending(object) => {
-                let accepted = options_value.bool_at("/orphanDependents") == Some(false);
-                read.shaped(if accepted { 202 } else { 200 }, &object)
-            }
-        };
-        respond::warn(&mut answer, &cx.take_warnings());
-        Ok(answer)
-    }
-
-    async fn delete_collection(&self, res: &Arc<Resource>, call: Call) -> ApiResult<Answer> {
-        let read = self.read_cx(res, &call, true, false)?;
-        let selection = Options::parse(&call.info.query, &res.info, false)?;
-        let options_value = delete_options(&call)?;
-        let options = DeleteOptions::from_value(&options_value);
-        let mut cx = self.write_cx(res, &call, "DeleteOptions")?;
-        cx.dry_run |= options_value.items_at("/dryRun").iter().any(|d| d == "All");
-        let (objects, revision) = self.registry.cache().resource(&res.info.stored).list(call.namespace());
-        let mut items = Vec::new();
-        for o in objects.iter().filter(|o| selection.selection.matches(o)) {
-            let at = Target { namespace: o.meta.namespace.clone(), name: o.meta.name.clone() };
-            match self.registry.delete(res, &cx, &at, &options).await {
-                Ok(Deleted::Gone(v) | Deleted::Pending(v)) => items.push(v),
-                Err(e) if e.reason == Reason::NotFound => {}
-                Err(e) => return Err(e),
-            }
-        }
-        let list = json!({"kind": res.list_kind, "apiVersion": res.info.gvk.api_version(),
-            "metadata": {"resourceVersion": revision.to_string()}, "items": items});
-        Ok(finish(respond::encoded(200, &list, read.form.encoding), &cx))
     }
 
     /// The context of a write: manager, dry run.
@@ -325,11 +311,17 @@ impl Api {
         if !errs.is_empty() {
             return Err(Status::invalid("meta.k8s.io", options, "", errs.take()));
         }
+        let mut cx = self.cx(res, call, manager);
+        cx.dry_run = !dry_run.is_empty();
+        Ok(cx)
+    }
+
+    /// The context of a write whose options have been read.
+    pub(super) fn cx(&self, res: &Resource, call: &Call, manager: &str) -> RequestCx {
         let agent = call.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let mut cx = RequestCx::new(call.user.clone(), patch::apply::manager_of(manager, agent), self.clock.now());
         cx.api_version = res.info.gvk.api_version();
-        cx.dry_run = !dry_run.is_empty();
-        Ok(cx)
+        cx
     }
 }
 
@@ -357,16 +349,6 @@ fn code(stored: &Stored) -> u16 {
     if stored.created { 201 } else { 200 }
 }
 
-fn success(res: &Resource, object: &Value) -> Value {
-    let mut details = json!({"name": object["metadata"]["name"]});
-    if !res.info.gvk.group.is_empty() {
-        details["group"] = (*res.info.gvk.group).into();
-    }
-    details["kind"] = (*res.info.plural).into();
-    details["uid"] = object["metadata"]["uid"].clone();
-    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
-}
-
 /// 405.
 pub(super) fn method_not_allowed() -> Box<Status> {
     Status::new(Reason::MethodNotAllowed, "the server does not allow this method on the requested resource")
@@ -379,12 +361,13 @@ pub(super) fn no_such_resource() -> Box<Status> {
 }
 
 /// 406.
-pub(super) fn not_acceptable() -> Box<Status> {
-    Status::new(
+pub(super) fn not_acceptable(headers: &HeaderMap) -> Box<Status> {
+    let status = Status::new(
         Reason::NotAcceptable,
         "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf",
-    )
-    .with_details(json!({}))
+    );
+    // Upstream refuses unknown media types before it looks at their parameters, in another place.
+    if negotiate::knows_media_type(headers) { status } else { status.with_details(json!({})) }
 }
 
 fn unprocessable(res: &Resource, name: &str, why: &str) -> Box<Status> {
@@ -406,47 +389,18 @@ fn check_namespace(new: &Value, at: &Target, res: &Resource) -> ApiResult<()> {
     Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"))
 }
 
-fn delete_options(call: &Call) -> ApiResult<Value> {
-    if !call.body.is_empty() {
-        // A body is all that counts then.
-        let gvk = crate::api::meta::Gvk::new("", "v1", "DeleteOptions");
-        let v = body::decode(&call.body, &call.headers, &gvk)?.value;
-        return if v.is_object() {
-            Ok(v)
-        } else {
-            Err(Status::bad_request("the body of a deletion must be DeleteOptions"))
-        };
-    }
-    let mut v = json!({});
-    let query = &call.info.query;
-    if let Some(grace) = query.text("gracePeriodSeconds") {
-        let grace: i64 =
-            grace.parse().map_err(|_| Status::bad_request(format!("invalid gracePeriodSeconds {grace:?}")))?;
-        v.set_if_absent("/gracePeriodSeconds", grace);
-    }
-    for key in ["propagationPolicy"] {
-        if let Some(value) = query.text(key) {
-            v.set_if_absent(&format!("/{key}"), value);
-        }
-    }
-    if query.get("orphanDependents").is_some() {
-        v.set_if_absent("/orphanDependents", query.flag("orphanDependents"));
-    }
-    Ok(v)
-}
-
 fn media_type(headers: &HeaderMap) -> &str {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     content_type.split(';').next().unwrap_or_default().trim()
 }
 
-fn is_apply(headers: &HeaderMap) -> bool {
+pub(super) fn is_apply(headers: &HeaderMap) -> bool {
     media_type(headers) == "application/apply-patch+yaml"
 }
 
 /// A decoded patch.
 enum PatchBody {
-    Json(Value),
+    Json(body::Raw),
     Merge(body::Raw),
     Strategic(body::Raw),
     Apply(body::Raw),
@@ -458,7 +412,7 @@ impl PatchBody {
             made.map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))
         };
         match media_type(&call.headers) {
-            "application/json-patch+json" => Ok(Self::Json(raw(body::json_raw(&call.body))?.value)),
+            "application/json-patch+json" => Ok(Self::Json(raw(body::json_patch_raw(&call.body))?)),
             "application/merge-patch+json" => Ok(Self::Merge(raw(body::json_raw(&call.body))?)),
             "application/strategic-merge-patch+json" if res.def.is_some() => {
                 Ok(Self::Strategic(raw(body::json_raw(&call.body))?))
@@ -477,21 +431,21 @@ impl PatchBody {
                         "the body of the request was in an unknown format - accepted media types include: {}",
                         types.join(", ")
                     ),
-                ))
+                )
+                .with_details(json!({})))
             }
         }
     }
 
-    fn duplicates(&self) -> &[String] {
+    fn found(&self) -> &[String] {
         match self {
-            Self::Json(_) => &[],
-            Self::Merge(raw) | Self::Strategic(raw) | Self::Apply(raw) => &raw.duplicates,
+            Self::Json(raw) | Self::Merge(raw) | Self::Strategic(raw) | Self::Apply(raw) => &raw.found,
         }
     }
 
     fn apply(&self, old: &Value, res: &Resource) -> ApiResult<Value> {
         match self {
-            Self::Json(patch) => patch::json::apply(old.clone(), patch.clone()),
+            Self::Json(raw) => patch::json::apply(old.clone(), raw.value.clone()),
             Self::Merge(raw) => patch::merge::apply(old.clone(), raw.value.clone()),
             Self::Strategic(raw) => patch::strategic::apply(old.clone(), raw.value.clone(), res.view()),
             Self::Apply(_) => Err(Status::internal("apply is done by its own function")),
@@ -501,6 +455,6 @@ impl PatchBody {
 
 /// The form for errors before the resource is known.
 pub(super) fn error_encoding(headers: &HeaderMap) -> Encoding {
-    let offer = Offer { proto: true, shapes: false, yaml: true, list: false };
+    let offer = Offer { proto: true, shapes: false, yaml: true };
     negotiate::negotiate(headers, offer).unwrap_or(Form::JSON).encoding
 }

@@ -2,6 +2,7 @@
 //! what else every cluster has from the start.
 
 use anyhow::Context;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use serde_json::Value;
 
 use crate::api::status::{ApiResult, Reason};
@@ -11,21 +12,19 @@ use crate::client::{Client, Res, optional};
 use crate::controllers::bootstrap::{ApiServer, ensure};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
+/// Objects written at a time: those that wait for the store share its sync.
+const AT_ONCE: usize = 128;
 
 /// Writes what is missing; changes what an older version wrote.
 pub async fn run(client: &Client, server: &ApiServer) -> anyhow::Result<()> {
     ensure(client, server).await.context("cannot create the first namespaces and Services")?;
-    for wanted in objects() {
-        one(client, &wanted)
-            .await
-            .with_context(|| format!("cannot write {} {}", wanted["kind"], wanted["metadata"]["name"]))?;
-    }
-    for (plural, wanted) in crate::registry::first_objects() {
-        create(client, plural, &wanted)
-            .await
-            .with_context(|| format!("cannot create {} {}", wanted["kind"], wanted["metadata"]["name"]))?;
-    }
-    Ok(())
+    let (roles, others) = (objects(), crate::registry::first_objects());
+    let roles = roles.iter().map(|wanted| (wanted, one(client, wanted).boxed()));
+    let others = others.iter().map(|(plural, wanted)| (wanted, create(client, plural, wanted).boxed()));
+    let writes = stream::iter(roles.chain(others)).map(|(wanted, write)| async move {
+        write.await.with_context(|| format!("cannot write {} {}", wanted["kind"], wanted["metadata"]["name"]))
+    });
+    writes.buffer_unordered(AT_ONCE).try_collect().await
 }
 
 /// Creates a cluster-scoped object unless it is there.

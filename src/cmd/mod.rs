@@ -17,6 +17,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub use listers::CacheListers;
+
 /// Kubernetes in one static binary.
 #[derive(Debug, Parser)]
 #[command(name = "orch", version, about, long_about = None, propagate_version = true, disable_help_subcommand = true)]

@@ -4,6 +4,8 @@
 
 use std::net::IpAddr;
 
+use futures::future::try_join_all;
+use futures::try_join;
 use serde_json::{Value, json};
 
 use crate::api::status::{ApiResult, Reason};
@@ -26,10 +28,12 @@ pub struct ApiServer {
 
 /// Creates what is missing and corrects what is not so any more.
 pub async fn ensure(client: &Client, server: &ApiServer) -> ApiResult<()> {
-    for name in NAMESPACES {
+    // Together: writes that wait for the store at one time share its sync.
+    try_join_all(NAMESPACES.map(async |name| {
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-        create(client, &res::NAMESPACES, "", &object).await?;
-    }
+        create(client, &res::NAMESPACES, "", &object).await
+    }))
+    .await?;
     let family = if server.address.is_ipv4() { "IPv4" } else { "IPv6" };
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
     let service = json!({
@@ -40,7 +44,6 @@ pub async fn ensure(client: &Client, server: &ApiServer) -> ApiResult<()> {
             "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": server.port}],
         },
     });
-    put(client, &res::SERVICES, &service, &["/spec/ports"]).await?;
     let endpoints = json!({
         "apiVersion": "v1", "kind": "Endpoints",
         "metadata": {"name": "kubernetes", "namespace": "default",
@@ -48,7 +51,6 @@ pub async fn ensure(client: &Client, server: &ApiServer) -> ApiResult<()> {
         "subsets": [{"addresses": [{"ip": server.address}],
             "ports": [{"name": "https", "port": server.port, "protocol": "TCP"}]}],
     });
-    put(client, &res::ENDPOINTS, &endpoints, &["/subsets"]).await?;
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {"name": "kubernetes", "namespace": "default",
@@ -57,7 +59,12 @@ pub async fn ensure(client: &Client, server: &ApiServer) -> ApiResult<()> {
         "endpoints": [{"addresses": [server.address], "conditions": {"ready": true}}],
         "ports": [{"name": "https", "port": server.port, "protocol": "TCP"}],
     });
-    put(client, &res::ENDPOINT_SLICES, &slice, &["/endpoints", "/ports"]).await
+    try_join!(
+        put(client, &res::SERVICES, &service, &["/spec/ports"]),
+        put(client, &res::ENDPOINTS, &endpoints, &["/subsets"]),
+        put(client, &res::ENDPOINT_SLICES, &slice, &["/endpoints", "/ports"]),
+    )?;
+    Ok(())
 }
 
 async fn create(client: &Client, res: &Res, ns: &str, object: &Value) -> ApiResult<()> {

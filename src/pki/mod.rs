@@ -18,6 +18,7 @@ pub mod token;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::ScopedJoinHandle;
 
 use jiff::Timestamp;
 use rustls::sign::CertifiedKey;
@@ -131,37 +132,44 @@ pub struct Pki {
 impl Pki {
     /// Opens the key material in `dir` (`<data-dir>/server/tls`), making what is missing and reissuing what is near its
     /// end, does not say what `config` wants, or is damaged. A damaged CA or service-account key is an error: nothing
-    /// can stand in for it.
+    /// can stand in for it. The first start makes and syncs two dozen files: threads that do it at one time share the
+    /// file system's own commits.
     pub fn open(dir: &Path, config: &PkiConfig, now: Timestamp) -> Result<Self, PkiError> {
         create_dir(dir)?;
-        let server_ca = Ca::open(dir, "server-ca", "orch-server-ca", now)?;
-        let client_ca = Ca::open(dir, "client-ca", "orch-client-ca", now)?;
-        let request_header_ca = Ca::open(dir, "request-header-ca", "orch-request-header-ca", now)?;
-        let service_account_keys = keys::open(&dir.join("service.key"))?;
+        let (server_ca, client_ca, request_header_ca, service_account_keys) = std::thread::scope(|s| {
+            let ca = |file, name| s.spawn(move || Ca::open(dir, file, name, now));
+            let server = ca("server-ca", "orch-server-ca");
+            let client = ca("client-ca", "orch-client-ca");
+            let request_header = ca("request-header-ca", "orch-request-header-ca");
+            let service_account = s.spawn(|| keys::open(&dir.join("service.key")));
+            Ok::<_, PkiError>((joined(server)?, joined(client)?, joined(request_header)?, joined(service_account)?))
+        })?;
         let node = &config.node_name;
-        let client =
-            |file: &str, profile: Profile, ca: &Ca| -> Result<Pair, PkiError> { ca.pair(dir, file, &profile, now) };
+        let profiles = [
+            ("serving-kube-apiserver", Profile::server("kube-apiserver", config.api_sans()), &server_ca),
+            ("serving-kubelet", Profile::kubelet_server(node, &config.node_ips), &server_ca),
+            ("client-admin", Profile::client("system:admin", &["system:masters"]), &client_ca),
+            ("client-controller", Profile::client("system:kube-controller-manager", &[]), &client_ca),
+            ("client-scheduler", Profile::client("system:kube-scheduler", &[]), &client_ca),
+            ("client-kubelet", Profile::kubelet_client(node), &client_ca),
+            ("client-kube-apiserver", Profile::client("system:apiserver", &["system:masters"]), &client_ca),
+            ("client-auth-proxy", Profile::client("system:auth-proxy", &[]), &request_header_ca),
+        ];
+        let pairs = std::thread::scope(|s| {
+            let all = profiles.each_ref().map(|(file, profile, ca)| s.spawn(move || ca.pair(dir, file, profile, now)));
+            all.map(joined)
+        });
+        let [serving, kubelet_serving, admin, controller_manager, scheduler, kubelet, kubelet_client, auth_proxy] =
+            pairs;
         Ok(Self {
-            serving: client(
-                "serving-kube-apiserver",
-                Profile::server("kube-apiserver", config.api_sans()),
-                &server_ca,
-            )?,
-            kubelet_serving: client("serving-kubelet", Profile::kubelet_server(node, &config.node_ips), &server_ca)?,
-            admin: client("client-admin", Profile::client("system:admin", &["system:masters"]), &client_ca)?,
-            controller_manager: client(
-                "client-controller",
-                Profile::client("system:kube-controller-manager", &[]),
-                &client_ca,
-            )?,
-            scheduler: client("client-scheduler", Profile::client("system:kube-scheduler", &[]), &client_ca)?,
-            kubelet: client("client-kubelet", Profile::kubelet_client(node), &client_ca)?,
-            kubelet_client: client(
-                "client-kube-apiserver",
-                Profile::client("system:apiserver", &["system:masters"]),
-                &client_ca,
-            )?,
-            auth_proxy: client("client-auth-proxy", Profile::client("system:auth-proxy", &[]), &request_header_ca)?,
+            serving: serving?,
+            kubelet_serving: kubelet_serving?,
+            admin: admin?,
+            controller_manager: controller_manager?,
+            scheduler: scheduler?,
+            kubelet: kubelet?,
+            kubelet_client: kubelet_client?,
+            auth_proxy: auth_proxy?,
             server_ca,
             client_ca,
             request_header_ca,
@@ -202,6 +210,11 @@ impl Pki {
 pub fn install_provider() {
     // The error is the provider that another call has installed already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
+/// What a thread made; its panic goes on here.
+fn joined<T>(thread: ScopedJoinHandle<'_, Result<T, PkiError>>) -> Result<T, PkiError> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Makes a directory for secrets, mode 0700.

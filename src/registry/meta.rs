@@ -267,7 +267,7 @@ fn validate_owners(owners: &[Value], errs: &FieldErrors) {
     if controllers > 1 {
         errs.invalid(
             Value::Array(owners.to_vec()),
-            "only one reference can have Controller set to true. Found \"true\" in more than one",
+            "Only one reference can have Controller set to true. Found \"true\" in more than one",
         );
     }
 }

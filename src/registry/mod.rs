@@ -19,6 +19,7 @@ mod certificates;
 mod coordination;
 mod core;
 mod discovery;
+mod encode;
 pub mod errors;
 mod events;
 mod flowcontrol;
@@ -36,7 +37,7 @@ pub mod validate;
 pub mod write;
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -46,7 +47,7 @@ use serde_json::Value;
 
 use crate::api::meta::{GroupResource, Gvk};
 use crate::api::object::{Meta, Object};
-use crate::api::patch::apply::{self, FieldSet};
+use crate::api::patch::apply;
 use crate::api::schema::{self, StructDef, View as SchemaView};
 use crate::api::scheme::KindInfo;
 use crate::api::status::ApiResult;
@@ -118,21 +119,19 @@ impl Resource {
             self.strategy.convert(value, &self.info, false);
             value["apiVersion"] = self.info.gvk.api_version().into();
             value["kind"] = (*self.info.gvk.kind).into();
+            *value = self.canonical(value.take());
         }
     }
 
     /// The bytes for the store: the stored version, without a resourceVersion, kind and apiVersion first.
     pub fn encode_for_store(&self, object: &Value) -> Bytes {
+        if !self.converts() {
+            return encode::unversioned(object);
+        }
         let mut value = object.clone();
-        if let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut) {
-            meta.shift_remove("resourceVersion");
-        }
-        if self.converts() {
-            self.strategy.convert(&mut value, &self.info, true);
-            value["apiVersion"] =
-                crate::api::meta::gvk::join(&self.info.stored.group, &self.info.stored_version).into();
-        }
-        serde_json::to_vec(&value).expect("a JSON value serializes").into()
+        self.strategy.convert(&mut value, &self.info, true);
+        value["apiVersion"] = crate::api::meta::gvk::join(&self.info.stored.group, &self.info.stored_version).into();
+        encode::unversioned(&value)
     }
 
     /// Fills the defaults of the wire table.
@@ -167,19 +166,12 @@ impl Resource {
 
     /// What managed fields need to know of a request for this kind.
     pub fn writer<'a>(&'a self, cx: &'a RequestCx, subresource: Option<&'a str>) -> apply::Writer<'a> {
-        static NOTHING: LazyLock<FieldSet<'static>> = LazyLock::new(|| FieldSet::of_fields(&[]));
-        static STATUS: LazyLock<FieldSet<'static>> = LazyLock::new(|| FieldSet::of_fields(&[&["status"]]));
-        static SPEC: LazyLock<FieldSet<'static>> = LazyLock::new(|| FieldSet::of_fields(&[&["spec"]]));
         apply::Writer {
             manager: &cx.manager,
             subresource: subresource.unwrap_or_default(),
             gvk: &self.info.gvk,
             view: self.view(),
-            reset: match subresource {
-                Some("status") => &SPEC,
-                None if self.strategy.has_status(&self.info) => &STATUS,
-                _ => &NOTHING,
-            },
+            reset: self.strategy.resets(&self.info, subresource),
             now: cx.now,
         }
     }
@@ -377,9 +369,14 @@ impl Decode for Resources {
         let index = self.0.load();
         match index.stored.get(gr) {
             Some(r) => {
-                let parsed: Value = serde_json::from_slice(&json).map_err(|e| e.to_string())?;
-                let fields = r.info.extract_fields(&parsed);
-                Ok(Object { gvk: r.gvk.clone(), meta: Meta::from_value(&parsed), fields, json, revision })
+                let lazy = Object::from_json(r.gvk.clone(), json.clone(), revision, &r.info.selectable);
+                lazy.or_else(|_| {
+                    // Metadata of other types than upstream's (a custom resource written by an older version): as far as
+                    // it can be understood.
+                    let parsed: Value = serde_json::from_slice(&json).map_err(|e| e.to_string())?;
+                    let fields = r.info.extract_fields(&parsed);
+                    Ok(Object { gvk: r.gvk.clone(), meta: Meta::from_value(&parsed), fields, json, revision })
+                })
             }
             None => self.1.decode(gr, json, revision),
         }

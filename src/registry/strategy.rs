@@ -1,12 +1,14 @@
 //! What makes a kind differ on its way through the registry. Every method has the default that most kinds want.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::api::meta::names;
 use crate::api::object::Object;
+use crate::api::patch::apply::FieldSet;
 use crate::api::scheme::KindInfo;
 use crate::api::status::ApiResult;
 use crate::api::user::UserInfo;
@@ -84,6 +86,17 @@ pub trait Strategy: Send + Sync {
         info.subresources.iter().any(|s| s.name == "status")
     }
 
+    /// What a write to the resource or a subresource cannot change: its manager does not get to own it.
+    ///
+    /// Upstream: `GetResetFields` of each strategy.
+    fn resets(&self, info: &KindInfo, subresource: Option<&str>) -> &'static FieldSet<'static> {
+        match subresource {
+            Some("status") => &resets::SPEC,
+            None if info.subresources.iter().any(|s| s.name == "status") => &resets::STATUS,
+            _ => &resets::NOTHING,
+        }
+    }
+
     /// True when a PUT may create.
     fn create_on_update(&self) -> bool {
         false
@@ -102,6 +115,11 @@ pub trait Strategy: Send + Sync {
     /// The finalizers a deletion adds without being asked for a propagation policy: true for orphaning.
     fn orphans_by_default(&self) -> bool {
         false
+    }
+
+    /// False for a kind that owns nothing: a propagation policy means nothing to it.
+    fn has_dependents(&self) -> bool {
+        true
     }
 
     /// Grace of a deletion in seconds: given what was asked for, `None` where the kind knows no grace.
@@ -150,6 +168,27 @@ pub trait Strategy: Send + Sync {
 
     /// From another version to the stored one (`to_stored`), or back.
     fn convert(&self, _value: &mut Value, _info: &KindInfo, _to_stored: bool) {}
+}
+
+/// What writes may leave alone.
+pub mod resets {
+    use super::{FieldSet, LazyLock};
+
+    /// A set, made when first used.
+    pub type Reset = LazyLock<FieldSet<'static>>;
+
+    /// Nothing.
+    pub static NOTHING: FieldSet<'static> = FieldSet::EMPTY;
+    /// `status`.
+    pub static STATUS: Reset = LazyLock::new(|| FieldSet::of_fields(&[&["status"]]));
+    /// `spec`.
+    pub static SPEC: Reset = LazyLock::new(|| FieldSet::of_fields(&[&["spec"]]));
+    /// `spec` and `status`.
+    pub static SPEC_AND_STATUS: Reset = LazyLock::new(|| FieldSet::of_fields(&[&["spec"], &["status"]]));
+    /// `spec` and the labels.
+    pub static SPEC_AND_LABELS: Reset = LazyLock::new(|| FieldSet::of_fields(&[&["spec"], &["metadata", "labels"]]));
+    /// `spec` and `metadata`.
+    pub static SPEC_AND_METADATA: Reset = LazyLock::new(|| FieldSet::of_fields(&[&["spec"], &["metadata"]]));
 }
 
 /// A kind without hooks.
@@ -229,6 +268,8 @@ pub struct Common {
     convert: Option<Convert>,
     warn: Option<Warn>,
     status_alone: bool,
+    owns_nothing: bool,
+    asked_once: bool,
 }
 
 impl Common {
@@ -246,7 +287,21 @@ impl Common {
         convert: None,
         warn: None,
         status_alone: false,
+        owns_nothing: false,
+        asked_once: false,
     };
+
+    /// What is asked for is never asked for again: nobody owns `spec`.
+    pub const fn asked_once(mut self) -> Self {
+        self.asked_once = true;
+        self
+    }
+
+    /// Nothing depends on its objects.
+    pub const fn owns_nothing(mut self) -> Self {
+        self.owns_nothing = true;
+        self
+    }
 
     /// A write to `status` leaves metadata alone.
     pub const fn status_alone(mut self) -> Self {
@@ -330,6 +385,14 @@ impl Strategy for Common {
         }
     }
 
+    fn resets(&self, info: &KindInfo, subresource: Option<&str>) -> &'static FieldSet<'static> {
+        match subresource {
+            None if self.asked_once => &resets::SPEC_AND_STATUS,
+            Some("status") if self.status_alone => &resets::SPEC_AND_METADATA,
+            _ => Plain.resets(info, subresource),
+        }
+    }
+
     fn name_errors(&self, name: &str) -> Vec<String> {
         (self.names)(name)
     }
@@ -344,6 +407,10 @@ impl Strategy for Common {
 
     fn unconditional_update(&self) -> bool {
         self.unconditional_update
+    }
+
+    fn has_dependents(&self) -> bool {
+        !self.owns_nothing
     }
 
     fn returns_deleted(&self) -> bool {

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::api::object::Object;
 use crate::api::status::{ApiResult, Reason, Status};
 use crate::api::value::ValueExt;
+use crate::store::cache::splice_revision;
 use crate::store::{CommitError, Expect, Revision, Txn, Write};
 use crate::util::clock::rfc3339;
 
@@ -26,10 +27,33 @@ const MAX_CONFLICT_RETRIES: usize = 30;
 /// An object as it was stored (or would be, in a dry run).
 #[derive(Debug, Clone)]
 pub struct Stored {
-    /// The object, with its resourceVersion.
-    pub object: Value,
+    /// The object. After a write it has not got its new resourceVersion yet: most answers are made of `json`.
+    body: Value,
+    /// The revision of the write; none when nothing was written.
+    revision: Option<Revision>,
+    json: Option<Bytes>,
     /// True when it did not exist before.
     pub created: bool,
+}
+
+impl Stored {
+    /// What would have been stored.
+    fn dry(body: Value, created: bool) -> Self {
+        Self { body, revision: None, json: None, created }
+    }
+
+    /// The object's JSON in the version it is stored in; none when it is not stored (a dry run, or it is gone).
+    pub fn json(&self) -> Option<&Bytes> {
+        self.json.as_ref()
+    }
+
+    /// The object, with its resourceVersion.
+    pub fn into_object(self) -> Value {
+        match self.revision {
+            Some(revision) => with_revision(self.body, revision),
+            None => self.body,
+        }
+    }
 }
 
 /// What a deletion led to.
@@ -52,21 +76,40 @@ pub struct DeleteOptions {
     pub resource_version: Option<String>,
     /// `Orphan`, `Background`, `Foreground`.
     pub propagation: Option<String>,
-    /// The deprecated `orphanDependents` came with a policy, which is refused.
-    pub orphan_and_policy: bool,
+    /// Nothing is to be deleted.
+    pub dry_run: bool,
 }
 
 impl DeleteOptions {
     /// From a body; the deprecated `orphanDependents` counts as a policy.
-    pub fn from_value(v: &Value) -> Self {
+    ///
+    /// # Errors
+    /// 422 with what upstream's `ValidateDeleteOptions` finds. A negative grace is no error: it counts as a second.
+    pub fn from_value(v: &Value) -> ApiResult<Self> {
+        let errs = FieldErrors::new();
+        let policy = v.str_at("/propagationPolicy");
         let orphan = v.bool_at("/orphanDependents").map(|o| if o { "Orphan" } else { "Background" });
-        Self {
-            grace: v.int_at("/gracePeriodSeconds"),
+        if let (Some(policy), Some(_)) = (policy, orphan) {
+            let why = "orphanDependents and deletionPropagation cannot be both set";
+            errs.at("propagationPolicy").invalid(policy, why);
+        }
+        if let Some(p) = policy.filter(|p| !matches!(*p, "Orphan" | "Background" | "Foreground")) {
+            errs.at("propagationPolicy").not_supported(p, &["Foreground", "Background", "Orphan", "nil"]);
+        }
+        let dry_run = v.items_at("/dryRun");
+        if dry_run.iter().any(|d| d != "All") {
+            errs.at("dryRun").not_supported(json!(dry_run), &["All"]);
+        }
+        if !errs.is_empty() {
+            return Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", errs.take()));
+        }
+        Ok(Self {
+            grace: v.int_at("/gracePeriodSeconds").map(|g| if g < 0 { 1 } else { g }),
             uid: v.str_at("/preconditions/uid").map(str::to_owned),
             resource_version: v.str_at("/preconditions/resourceVersion").map(str::to_owned),
-            propagation: v.str_at("/propagationPolicy").or(orphan).map(str::to_owned),
-            orphan_and_policy: orphan.is_some() && v.str_at("/propagationPolicy").is_some(),
-        }
+            propagation: policy.or(orphan).map(str::to_owned),
+            dry_run: !dry_run.is_empty(),
+        })
     }
 }
 
@@ -80,11 +123,15 @@ impl Registry {
         if body.str_at("/metadata/resourceVersion").is_some_and(|rv| !rv.is_empty()) {
             return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
         }
+        if cx.applied && body.str_at("/metadata/uid").is_some_and(|uid| !uid.is_empty()) {
+            // An apply that names a uid means an object that is there.
+            let errs = FieldErrors::new();
+            errs.at("metadata").at("uid").invalid(body["metadata"]["uid"].clone(), "field is immutable");
+            let name = body.str_at("/metadata/name").unwrap_or_default();
+            return Err(Status::invalid(&info.stored.group, &info.gvk.kind, name, errs.take()));
+        }
         warn_of_owners(&mut body, cx);
         let asked = body.str_at("/metadata/name").unwrap_or_default().is_empty();
-        if !body.str_at("/metadata/resourceVersion").unwrap_or_default().is_empty() {
-            return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
-        }
         let writes_status = body.get("status").is_some() && res.def.is_some() && res.strategy().has_status(info);
         meta::before_create(&mut body, info, res.strategy(), cx.now, &at.namespace);
         if writes_status {
@@ -114,10 +161,12 @@ impl Registry {
                 let hooks = self.hooks(res, cx, Op::Create);
                 let held = res.strategy().allocate(&mut body, None, &hooks)?;
                 if cx.dry_run {
-                    return Ok(Stored { object: body, created: true });
+                    return Ok(Stored::dry(body, true));
                 }
-                match self.commit(res, key, Expect::Absent, Some(&body), held).await {
-                    Ok(revision) => return Ok(Stored { object: with_revision(body, revision), created: true }),
+                match self.store(res, key, Expect::Absent, &body, held).await {
+                    Ok((revision, json)) => {
+                        return Ok(Stored { body, revision: Some(revision), json, created: true });
+                    }
                     Err(CommitError::Conflict { .. }) if asked && tries < 8 => {}
                     Err(CommitError::Conflict { .. }) => {
                         return Err(Status::already_exists(&info.gvk.group, &info.plural, &name));
@@ -178,7 +227,7 @@ impl Registry {
         mut new: Value,
     ) -> Result<Stored, TryError> {
         let info = &res.info;
-        check_identity(res, at, old, &new)?;
+        check_identity(res, at, old, &new, cx.is_patch)?;
         match new.str_at("/metadata/resourceVersion").unwrap_or_default() {
             "" | "0" if !res.strategy().unconditional_update() && *op == Op::Update && !cx.is_patch => {
                 let errs = FieldErrors::new();
@@ -223,20 +272,21 @@ impl Registry {
         let hooks = self.hooks(res, cx, op.clone());
         let held = res.strategy().allocate(&mut new, Some(old), &hooks)?;
         if res.same(old, &new) {
-            return Ok(Stored { object: old.clone(), created: false });
+            let json = Some(current.json.clone());
+            return Ok(Stored { body: old.clone(), revision: None, json, created: false });
         }
         if cx.dry_run {
-            return Ok(Stored { object: new, created: false });
+            return Ok(Stored::dry(new, false));
         }
         let key = res.key(&at.namespace, &at.name);
         let expect = Expect::Revision(current.revision);
         // The last finalizer of an object that is being deleted is gone: so is the object.
         if is_deleting(&new) && self.may_go(res, &new) {
-            let revision = self.commit(res, key, expect, None, held).await.map_err(TryError::from)?;
-            return Ok(Stored { object: with_revision(new, revision), created: false });
+            let revision = self.commit(key, expect, None, held).await.map_err(TryError::from)?;
+            return Ok(Stored { body: new, revision: Some(revision), json: None, created: false });
         }
-        let revision = self.commit(res, key, expect, Some(&new), held).await.map_err(TryError::from)?;
-        Ok(Stored { object: with_revision(new, revision), created: false })
+        let (revision, json) = self.store(res, key, expect, &new, held).await.map_err(TryError::from)?;
+        Ok(Stored { body: new, revision: Some(revision), json, created: false })
     }
 
     /// Deletes an object, or begins to.
@@ -247,7 +297,6 @@ impl Registry {
         at: &Target,
         options: &DeleteOptions,
     ) -> ApiResult<Deleted> {
-        validate_delete_options(options)?;
         for _ in 0..MAX_CONFLICT_RETRIES {
             let Some(current) = self.cache().resource(&res.info.stored).get(&at.namespace, &at.name) else {
                 return Err(Status::not_found(&res.info.gvk.group, &res.info.plural, &at.name));
@@ -270,9 +319,9 @@ impl Registry {
             if !gone && marked == old {
                 return Ok(Deleted::Pending(old));
             }
-            let value = if gone { None } else { Some(&marked) };
+            let value = if gone { None } else { Some(res.encode_for_store(&marked)) };
             let key = res.key(&at.namespace, &at.name);
-            match self.commit(res, key, Expect::Revision(current.revision), value, Held::default()).await {
+            match self.commit(key, Expect::Revision(current.revision), value, Held::default()).await {
                 Ok(revision) if gone => return Ok(Deleted::Gone(with_revision(marked, revision))),
                 Ok(revision) => return Ok(Deleted::Pending(with_revision(marked, revision))),
                 Err(CommitError::Conflict { .. }) => {}
@@ -292,10 +341,17 @@ impl Registry {
         hooks: &HookCx<'_>,
     ) -> bool {
         let strategy = res.strategy();
-        propagate(object, options, strategy.orphans_by_default());
-        let grace = strategy.grace(object, options.grace).unwrap_or(0).max(0);
+        let asked = strategy.grace(object, options.grace);
+        let grace = asked.unwrap_or(0).max(0);
         let deleting = is_deleting(object);
         let left = object.int_at("/metadata/deletionGracePeriodSeconds").unwrap_or(0);
+        if deleting && asked.is_some() && left > 0 && options.grace.is_none_or(|_| grace >= left) {
+            // Its grace runs: only a shorter one changes anything.
+            return false;
+        }
+        if strategy.has_dependents() {
+            propagate(object, options, strategy.orphans_by_default());
+        }
         if !deleting {
             let at = cx.now.checked_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(cx.now);
             let meta = meta::metadata(object);
@@ -306,9 +362,7 @@ impl Registry {
             }
             meta::order(meta);
             strategy.on_delete(object, hooks);
-        } else if grace < left && options.grace.is_some() || strategy.grace(object, options.grace).is_none() && left > 0
-        {
-            // A shorter grace may be asked for later, a longer one not.
+        } else if grace < left {
             let meta = meta::metadata(object);
             let began =
                 meta.get("deletionTimestamp").and_then(Value::as_str).and_then(|t| t.parse::<jiff::Timestamp>().ok());
@@ -352,17 +406,29 @@ impl Registry {
         Err(Status::invalid(&res.info.stored.group, &res.info.gvk.kind, name, errs.take()))
     }
 
-    /// Writes, and waits until the watch cache has it. What is held is held until then, also when the client goes away
-    /// in the middle: the write happens all the same, and nobody else may get the same number before it shows.
-    async fn commit(
+    /// Writes an object; gives back its revision and its JSON with it.
+    async fn store(
         &self,
         res: &Resource,
         key: Bytes,
         expect: Expect,
-        value: Option<&Value>,
+        object: &Value,
+        held: Held,
+    ) -> Result<(Revision, Option<Bytes>), CommitError> {
+        let stored = res.encode_for_store(object);
+        let revision = self.commit(key, expect, Some(stored.clone()), held).await?;
+        Ok((revision, splice_revision(&stored, revision)))
+    }
+
+    /// Writes, and waits until the watch cache has it. What is held is held until then, also when the client goes away
+    /// in the middle: the write happens all the same, and nobody else may get the same number before it shows.
+    async fn commit(
+        &self,
+        key: Bytes,
+        expect: Expect,
+        value: Option<Bytes>,
         held: Held,
     ) -> Result<Revision, CommitError> {
-        let value = value.map(|v| res.encode_for_store(v));
         let cache = self.cache().clone();
         let holds = !held.is_nothing();
         let work = async move {
@@ -461,10 +527,14 @@ fn misnamed(name: &str, at: &Target) -> Box<Status> {
     Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", at.name))
 }
 
-fn check_identity(res: &Resource, at: &Target, old: &Value, new: &Value) -> ApiResult<()> {
+/// The uid of a whole object is a precondition; that of a patch is a change, which validation refuses.
+fn check_identity(res: &Resource, at: &Target, old: &Value, new: &Value, is_patch: bool) -> ApiResult<()> {
     let name = new.str_at("/metadata/name").unwrap_or_default();
     if name != at.name {
         return Err(misnamed(name, at));
+    }
+    if is_patch {
+        return Ok(());
     }
     let (was, is) = (old.str_at("/metadata/uid"), new.str_at("/metadata/uid").unwrap_or_default());
     if !is.is_empty() && was != Some(is) {
@@ -476,38 +546,20 @@ fn check_identity(res: &Resource, at: &Target, old: &Value, new: &Value) -> ApiR
 }
 
 fn check_preconditions(res: &Resource, current: &Object, options: &DeleteOptions) -> ApiResult<()> {
-    let conflict = |what: &str, wanted: &str, found: &str| {
-        let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+    let conflict = |what: &str, wanted: &str, found: &str, perhaps: &str| {
+        let why = format!(
+            "the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). The object might have been {perhaps}"
+        );
         Err(Status::conflict(&res.info.stored.group, &res.info.gvk.kind, &current.meta.name, &why))
     };
     if let Some(uid) = options.uid.as_deref().filter(|u| *u != current.meta.uid) {
-        return conflict("UID", uid, &current.meta.uid);
+        return conflict("UID", uid, &current.meta.uid, "deleted and then recreated");
     }
     let revision = current.revision.to_string();
     match options.resource_version.as_deref().filter(|rv| *rv != revision) {
-        Some(rv) => conflict("ResourceVersion", rv, &revision),
+        Some(rv) => conflict("ResourceVersion", rv, &revision, "modified"),
         None => Ok(()),
     }
-}
-
-fn validate_delete_options(options: &DeleteOptions) -> ApiResult<()> {
-    let errs = FieldErrors::new();
-    if let Some(p) =
-        options.propagation.as_deref().filter(|p| !matches!(*p, "Orphan" | "Background" | "Foreground" | ""))
-    {
-        errs.at("propagationPolicy").not_supported(p, &["Background", "Foreground", "Orphan"]);
-    }
-    if options.orphan_and_policy {
-        let policy = options.propagation.as_deref().unwrap_or_default();
-        errs.at("propagationPolicy").invalid(policy, "orphanDependents and deletionPropagation cannot be both set");
-    }
-    if options.grace.is_some_and(|g| g < 0) && options.grace != Some(-1) {
-        errs.at("gracePeriodSeconds").invalid(options.grace.unwrap_or(0), "must be greater than or equal to 0");
-    }
-    if errs.is_empty() {
-        return Ok(());
-    }
-    Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", errs.take()))
 }
 
 /// Adds the finalizer that a propagation policy means, and takes away the other one.

@@ -4,7 +4,6 @@
 use std::path::PathBuf;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::harness::Cluster;
@@ -268,7 +267,7 @@ fn images_come_from_registries_that_let_us_in_and_others_hold_up_nobody() {
     }
 
     let data = cluster.data_dir().display().to_string();
-    let pull = |args: &[&str]| cluster.ctl(&[&["image", "pull", "--data-dir", &data], args].concat());
+    let pull = |args: &[&str]| cluster.ctl(&[&["image", "pull", "--data-dir", &data][..], args].concat());
     let pulled = pull(&[&at("locked"), "--creds", &format!("{user}:{password}")]);
     assert_eq!((pulled.code, pulled.stdout), (Some(0), format!("Pulled: {}\n", at("locked"))), "{}", pulled.stderr);
     let refused = pull(&[&at("locked")]);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
 mod allocator;
+mod api;
 mod cri_proto;
 mod dependencies;
 mod layering;

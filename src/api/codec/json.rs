@@ -190,9 +190,56 @@ impl<'de> Deserialize<'de> for Key {
     }
 }
 
+/// The same JSON in lines, two spaces for each level, as Go's `json.Indent` lays it out. The input must be valid.
+pub fn indent(json: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(json.len() * 2);
+    let line = |out: &mut Vec<u8>, depth: usize| {
+        out.push(b'\n');
+        out.resize(out.len() + 2 * depth, b' ');
+    };
+    let (mut depth, mut in_text, mut escaped, mut opened) = (0_usize, false, false, false);
+    for &b in json {
+        if in_text {
+            out.push(b);
+            (in_text, escaped) = (escaped || b != b'"', !escaped && b == b'\\');
+            continue;
+        }
+        let closes = matches!(b, b'}' | b']');
+        if b.is_ascii_whitespace() {
+            continue;
+        }
+        if std::mem::take(&mut opened) && !closes {
+            depth += 1;
+            line(&mut out, depth);
+        } else if closes && !matches!(out.last(), Some(b'{' | b'[')) {
+            depth = depth.saturating_sub(1);
+            line(&mut out, depth);
+        }
+        out.push(b);
+        match b {
+            b'"' => in_text = true,
+            b'{' | b'[' => opened = true,
+            b',' => line(&mut out, depth),
+            b':' => out.push(b' '),
+            _ => {}
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn indents_as_go_does() {
+        let compact = br#"{"a":[],"b":{"c":[1,"x,\"{y"],"d":{}},"e":null}"#;
+        let want = "{\n  \"a\": [],\n  \"b\": {\n    \"c\": [\n      1,\n      \"x,\\\"{y\"\n    ],\n    \"d\": {}\n  },\n  \"e\": null\n}";
+        assert_eq!(String::from_utf8(indent(compact)).unwrap(), want);
+        let value: serde_json::Value = serde_json::from_slice(compact).unwrap();
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(&indent(compact)).unwrap(), value);
+    }
+
     use serde_json::json;
 
     #[test]

@@ -1,7 +1,7 @@
 //! YAML as kubectl and the API server read and write it: YAML 1.1 scalars in, sorted block style out.
 //!
 //! Upstream: `sigs.k8s.io/yaml` over go-yaml v2: `0644` is octal, `yes` is true, merge keys work, keys become text.
-//! Duplicate keys are refused, and so are documents whose aliases expand without bound.
+//! Duplicate keys are refused (but by [`parse_last_wins`]), and so are documents whose aliases expand without bound.
 
 use std::cmp::Ordering;
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use serde::de::DeserializeSeed;
 use serde_json::Value;
 
-use super::json::Node;
+use super::json::{Node, Parsed};
 
 /// Events that the aliases of one text may expand to.
 const MAX_ALIAS_EVENTS: usize = 100_000;
@@ -21,13 +21,31 @@ pub struct YamlError(String);
 
 /// Parses all documents of a text; empty ones (a comment, `---` twice) are left out.
 pub fn parse_all(text: &str) -> Result<Vec<Value>, YamlError> {
+    let documents = documents(text, serde_saphyr::DuplicateKeyPolicy::Error)?;
+    // Keys that differ until they become text.
+    if let Some(path) = documents.iter().find_map(|d| d.duplicates.first()) {
+        return Err(YamlError(format!("key {path:?} already set in map")));
+    }
+    Ok(documents.into_iter().map(|d| d.value).filter(|v| !v.is_null()).collect())
+}
+
+fn documents(text: &str, duplicate_keys: serde_saphyr::DuplicateKeyPolicy) -> Result<Vec<Parsed>, YamlError> {
     let mut options = serde_saphyr::Options::default();
     options.legacy_octal_numbers = true;
     options.with_snippet = false;
     options.alias_limits.max_total_replayed_events = MAX_ALIAS_EVENTS;
+    options.duplicate_keys = duplicate_keys;
     let documents: Vec<Document> =
         serde_saphyr::from_multiple_with_options(text, options).map_err(|e| YamlError(worded(&e.to_string())))?;
-    Ok(documents.into_iter().map(|d| d.0).filter(|v| !v.is_null()).collect())
+    Ok(documents.into_iter().map(|d| d.0).collect())
+}
+
+/// Parses a body of one document as upstream's server does: of duplicate keys the last counts, and they are told.
+pub fn parse_last_wins(bytes: &[u8]) -> Result<Parsed, YamlError> {
+    let text = std::str::from_utf8(bytes).map_err(|e| YamlError(e.to_string()))?;
+    let documents = documents(text, serde_saphyr::DuplicateKeyPolicy::LastWins)?;
+    let first = documents.into_iter().find(|d| !d.value.is_null());
+    Ok(first.unwrap_or(Parsed { value: Value::Null, duplicates: Vec::new() }))
 }
 
 /// The parser's message as go-yaml writes it: the line in front, none for the first.
@@ -49,16 +67,13 @@ pub fn parse(bytes: &[u8]) -> Result<Value, YamlError> {
     Ok(parse_all(text)?.into_iter().next().unwrap_or(Value::Null))
 }
 
-struct Document(Value);
+struct Document(Parsed);
 
 impl<'de> serde::Deserialize<'de> for Document {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut duplicates = Vec::new();
         let value = Node { duplicates: &mut duplicates, depth: 0 }.deserialize(deserializer)?;
-        match duplicates.first() {
-            None => Ok(Document(value)),
-            Some(path) => Err(serde::de::Error::custom(format_args!("key {path:?} already set in map"))),
-        }
+        Ok(Document(Parsed { value, duplicates }))
     }
 }
 
@@ -302,6 +317,11 @@ mod tests {
     #[test]
     fn duplicates_and_bombs_are_refused() {
         assert!(parse_all("a: 1\nb: {c: 1, c: 2}\n").is_err());
+        assert!(parse_all("{1: a, \"1\": b}").is_err());
+        let told = parse_last_wins(b"a: 1\nb: {c: 1, c: 2}\n").unwrap();
+        assert_eq!((told.value, told.duplicates), (json!({"a": 1, "b": {"c": 2}}), vec!["b.c".into()]));
+        let merged = parse_last_wins(b"a: &x {k: 1}\nb: {<<: *x, k: 2}\n").unwrap();
+        assert_eq!((&merged.value["b"], merged.duplicates.len()), (&json!({"k": 2}), 0));
         let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
         for i in 1..9 {
             let _ = writeln!(bomb, "a{i}: &a{i} [{}]", vec![format!("*a{}", i - 1); 10].join(", "));

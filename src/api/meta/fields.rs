@@ -34,7 +34,7 @@ impl FieldSelector {
                 .map(|(f, v)| (f, v, false))
                 .or_else(|| part.split_once("==").map(|(f, v)| (f, v, true)))
                 .or_else(|| part.split_once('=').map(|(f, v)| (f, v, true)))
-                .ok_or_else(|| SelectorError(format!("invalid field selector: '{part}'; can't understand '{part}'")))?;
+                .ok_or_else(|| SelectorError(format!("invalid selector: '{text}'; can't understand '{part}'")))?;
             terms.push(Term { field: field.trim().to_owned(), value: unescape(value)?, equal });
         }
         Ok(Self(terms))

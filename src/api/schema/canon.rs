@@ -66,6 +66,14 @@ pub fn canonicalize(value: Value, def: &'static StructDef) -> Result<Canonical> 
     Ok(Canonical { value, unknown: walk.unknown })
 }
 
+/// What is left to do with the members of a struct.
+enum Order {
+    /// Nothing: they are as upstream writes them.
+    Canonical,
+    /// Putting them in order: where each belongs, none for those that are left out.
+    Other(Vec<Option<usize>>),
+}
+
 struct Walk {
     unknown: Vec<String>,
     /// Field names on the way, for messages.
@@ -76,46 +84,65 @@ struct Walk {
 
 impl Walk {
     fn of_struct(&mut self, value: Value, def: &'static StructDef) -> Result<Value> {
-        let members = match value {
+        let mut members = match value {
             Value::Object(members) => members,
             Value::Null => return Ok(zero_struct(def)),
             other => return Err(self.mismatch(&other, &Type::Struct(def))),
         };
         let owner = std::mem::replace(&mut self.owner, def);
-        let fields = def.fields();
-        let mut found: Vec<(usize, String, Value)> = Vec::with_capacity(members.len() + 2);
-        for (key, value) in members {
-            let Some(index) = fields.iter().position(|f| f.json == key) else {
+        let order = self.members(&mut members, def)?;
+        self.owner = owner;
+        Ok(Value::Object(match order {
+            Order::Canonical => members,
+            Order::Other(places) => rebuilt(members, &places, def),
+        }))
+    }
+
+    /// Canonicalizes the members of a struct where they stand; tells what else there is to do.
+    fn members(&mut self, members: &mut Map<String, Value>, def: &'static StructDef) -> Result<Order> {
+        let (fields, always) = (def.fields(), def.always_written());
+        let mut places: Vec<Option<usize>> = Vec::with_capacity(members.len());
+        // Always-written fields that were seen, and the place behind the last one: a canonical struct ascends.
+        let (mut written, mut next, mut canonical) = (0, 0, true);
+        for (key, value) in members.iter_mut() {
+            let Some(index) = find_field(fields, key, next) else {
                 if self.unknown.len() < MAX_STRICT_ERRORS {
-                    self.unknown.push(key);
+                    self.unknown.push(key.clone());
                 }
+                canonical = false;
+                places.push(None);
                 continue;
             };
             let field = &fields[index];
-            if value.is_null() && field.pointer {
-                continue;
+            if !value.is_null() {
+                self.member(field, value)?;
             }
-            let unknown_before = self.unknown.len();
-            self.path.push(field.go_path);
-            let value = if value.is_null() { Value::Null } else { self.of_type(value, &field.ty)? };
-            self.path.pop();
-            for path in &mut self.unknown[unknown_before..] {
-                let dot = if path.starts_with('[') { "" } else { "." };
-                path.insert_str(0, dot);
-                path.insert_str(0, field.json);
-            }
-            if !value.is_null() && !is_left_out(field, &value) {
-                found.push((index, key, value));
-            }
+            let kept = match value {
+                Value::Null => field.is_always_written() && absent(field).is_null(),
+                _ => !is_left_out(field, value),
+            };
+            written += usize::from(kept && field.is_always_written());
+            canonical &= kept && index >= next;
+            next = index + 1;
+            places.push(kept.then_some(index));
         }
-        self.owner = owner;
-        for &index in def.always_written() {
-            if !found.iter().any(|(i, ..)| *i == index) {
-                found.push((index, fields[index].json.to_owned(), absent(&fields[index])));
-            }
+        Ok(if canonical && written == always.len() { Order::Canonical } else { Order::Other(places) })
+    }
+
+    fn member(&mut self, field: &'static FieldDef, value: &mut Value) -> Result<()> {
+        if is_plain(&field.ty, value) {
+            return Ok(());
         }
-        found.sort_unstable_by_key(|(index, ..)| *index);
-        Ok(Value::Object(found.into_iter().map(|(_, key, value)| (key, value)).collect()))
+        let unknown_before = self.unknown.len();
+        self.path.push(field.go_path);
+        *value = self.of_type(value.take(), &field.ty)?;
+        self.path.pop();
+        for path in &mut self.unknown[unknown_before..] {
+            let dot = if path.starts_with('[') { "" } else { "." };
+            path.insert_str(0, dot);
+            path.insert_str(0, field.json);
+        }
+        Ok(())
     }
 
     /// Canonicalizes what is not null.
@@ -223,6 +250,34 @@ impl Walk {
         };
         DecodeError::Type { got, field, want: go_type(want) }
     }
+}
+
+/// The field of a member; mostly it is at `next` or a little behind.
+fn find_field(fields: &[FieldDef], name: &str, next: usize) -> Option<usize> {
+    let (before, behind) = fields.split_at(next);
+    let behind = behind.iter().position(|f| f.json == name).map(|i| i + next);
+    behind.or_else(|| before.iter().position(|f| f.json == name))
+}
+
+/// True for a value that canonicalization leaves as it is.
+fn is_plain(ty: &Type, value: &Value) -> bool {
+    matches!((ty, value), (Type::String, Value::String(_)) | (Type::Bool, Value::Bool(_)))
+}
+
+/// The members in the order of the fields, with what is always written.
+fn rebuilt(members: Map<String, Value>, places: &[Option<usize>], def: &'static StructDef) -> Map<String, Value> {
+    let (fields, always) = (def.fields(), def.always_written());
+    let mut found: Vec<(usize, String, Value)> = Vec::with_capacity(members.len() + always.len());
+    let kept = members.into_iter().zip(places).filter_map(|((key, value), place)| Some(((*place)?, key, value)));
+    found.extend(kept);
+    let written = found.len();
+    for &index in always {
+        if !found[..written].iter().any(|(i, ..)| *i == index) {
+            found.push((index, fields[index].json.to_owned(), absent(&fields[index])));
+        }
+    }
+    found.sort_unstable_by_key(|(index, ..)| *index);
+    found.into_iter().map(|(_, key, value)| (key, value)).collect()
 }
 
 fn schema_def() -> &'static StructDef {
@@ -412,6 +467,20 @@ mod tests {
         "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")]
     fn errors(value: Value, want: &str) {
         assert_eq!(canon("", "v1", value).unwrap_err().to_string(), want);
+    }
+
+    #[test_case(json!({"kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}]}, "status": {}}), true; "as it is")]
+    #[test_case(json!({"kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}]}}), false; "no status")]
+    #[test_case(json!({"metadata": {"name": "p"}, "kind": "Pod", "spec": {"containers": []}, "status": {}}), false; "in another order")]
+    #[test_case(json!({"kind": "Role", "metadata": {"name": "r"}, "rules": null}), true; "a null that is always written")]
+    #[test_case(json!({"kind": "Role", "metadata": {"name": "r"}, "rules": []}), false; "an empty list in its place")]
+    #[test_case(json!({"kind": "Role", "metadata": {"name": "r", "labels": null}, "rules": null}), false; "a null below")]
+    #[test_case(json!({"kind": "Role", "metadata": {"name": "r"}, "rules": null, "x": 1}), false; "an unknown field")]
+    fn only_what_is_canonical_stays_as_it_is(value: Value, stays: bool) {
+        let group = if value["kind"] == "Pod" { "" } else { "rbac.authorization.k8s.io" };
+        let made = canon(group, "v1", value.clone()).unwrap().value;
+        assert_eq!(made.to_string() == value.to_string(), stays);
+        assert_eq!(canon(group, "v1", made.clone()).unwrap().value.to_string(), made.to_string());
     }
 
     #[test]

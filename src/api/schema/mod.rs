@@ -42,6 +42,8 @@ pub use view::{Shape, View};
 pub struct StructDef {
     /// Short full name: `core.v1.PodSpec`, `meta.v1.ObjectMeta`, `apiextensions.v1.JSONSchemaProps`.
     pub name: &'static str,
+    /// Its place in [`Table::structs`].
+    pub place: usize,
     /// True when it starts with `kind` and `apiVersion`.
     pub kind: bool,
     /// True when apply treats the whole struct as one value (`x-kubernetes-map-type: atomic`).

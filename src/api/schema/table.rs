@@ -72,7 +72,8 @@ impl Table {
                 let flags: Vec<&str> = parts.collect();
                 let has = |flag: &str| flags.contains(&flag);
                 let (kind, atomic, published) = (has("kind"), has("atomic"), has("schema"));
-                structs.push(StructDef { name, kind, atomic, published, body: OnceLock::new() });
+                let place = structs.len();
+                structs.push(StructDef { name, place, kind, atomic, published, body: OnceLock::new() });
                 bodies.push(Vec::new());
             }
         }

@@ -84,8 +84,10 @@ fn bound(old: &Value, binding: &Value, node: &str, now: &str, at: &Target) -> Ap
     }
     let condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
     let mut conditions = old.items_at("/status/conditions").to_vec();
-    conditions.retain(|c| c["type"] != "PodScheduled");
-    conditions.push(condition);
+    match conditions.iter_mut().find(|c| c["type"] == "PodScheduled") {
+        Some(old) => *old = condition,
+        None => conditions.push(condition),
+    }
     new.set_at("/status/conditions", conditions);
     Ok(new)
 }

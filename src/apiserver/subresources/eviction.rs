@@ -46,7 +46,7 @@ impl Api {
         if let Some(budget) = self.budget_of(&pod, &at)? {
             self.take_from_budget(&cx, &budget, &pod).await?;
         }
-        self.registry.delete(pods, &cx, &at, &DeleteOptions::from_value(&asked)).await?;
+        self.registry.delete(pods, &cx, &at, &DeleteOptions::from_value(&asked)?).await?;
         let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
         Ok(verbs::finish(respond::encoded(201, &done, verbs::error_encoding(&call.headers)), &cx))
     }

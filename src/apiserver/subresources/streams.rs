@@ -23,7 +23,7 @@ impl Api {
         let options = log_options(call, self.clock.now())?;
         let Some(node) = self.node_of(&pod)? else {
             // Not scheduled yet: there is nothing to read, and that is no error.
-            return Ok(respond::text(200, ""));
+            return Ok(respond::nothing());
         };
         let parts = node.logs(&target, &options).await?;
         // An error in the middle can only end the answer: its code has been sent.

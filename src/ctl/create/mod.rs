@@ -14,7 +14,7 @@ use super::cx::{Cx, Done};
 use super::fail::{Failure, fail};
 use super::files::{FileFlags, Manifest};
 use super::print::PrintFlags;
-use super::write::{self, ValidateFlag, WriteFlags, Writer, with_last_applied};
+use super::write::{ValidateFlag, WriteFlags, Writer, as_typed, with_last_applied};
 use crate::api::value::ValueExt;
 
 /// The owner of what is created, as kubectl names it.
@@ -171,7 +171,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         rbac::fill_groups(cx, &mut object).await?;
     }
     let info = of_manifest(cx, Manifest { source: String::new(), object }).await?;
-    let info = Info { source: None, object: write::as_typed(info.object), ..info };
+    let info = Info { source: None, object: as_typed(info.object), ..info };
     one(cx, &info, common).await.map_err(|e| match e {
         Failure::Server { status, .. } => Failure::Server { status, doing: String::new() }.creating(&info),
         other => other,

@@ -24,12 +24,16 @@ const COLUMNS: &[Column] = &[
     cells::SELECTOR,
 ];
 
+/// Counts the templates, as a field of an older version did.
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
+
 /// The kind.
 pub fn kind() -> Resource {
     let info = KindInfo::namespaced("apps", "v1", "DaemonSet", "daemonsets", "daemonset")
         .short(&["ds"])
         .categories(&["all"])
         .subresources(STATUS_ONLY)
+        .derived_annotation(TEMPLATE_GENERATION)
         .columns(COLUMNS);
     Resource::new(info, Box::new(DaemonSets))
 }
@@ -85,15 +89,15 @@ impl Strategy for DaemonSets {
 
 /// An annotation counts the templates, as a field of an older version did.
 fn count_template(new: &mut Value, old: Option<&Value>) {
-    const AT: &str = "/metadata/annotations/deprecated.daemonset.template.generation";
+    let at = &format!("/metadata/annotations/{TEMPLATE_GENERATION}");
     let count = match old {
         None => 1,
         Some(old) => {
-            let was = old.str_at(AT).and_then(|t| t.parse::<i64>().ok()).unwrap_or(0);
+            let was = old.str_at(at).and_then(|t| t.parse::<i64>().ok()).unwrap_or(0);
             was + i64::from(new.pointer("/spec/template") != old.pointer("/spec/template"))
         }
     };
-    new.set_at(AT, count.to_string());
+    new.set_at(at, count.to_string());
     crate::registry::meta::order(crate::registry::meta::metadata(new));
 }
 

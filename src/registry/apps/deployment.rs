@@ -2,11 +2,12 @@
 
 use serde_json::{Value, json};
 
+use crate::api::patch::apply::FieldSet;
 use crate::api::scheme::{Column, KindInfo, SCALE, STATUS, Subresource};
 use crate::api::value::ValueExt;
 use crate::registry::core::templates::{always_restarted, counts};
 use crate::registry::errors::FieldErrors;
-use crate::registry::strategy::{Generation, HookCx, Op, Strategy};
+use crate::registry::strategy::{Generation, HookCx, Op, Strategy, resets};
 use crate::registry::validate::{self, Field, labels, warnings};
 use crate::registry::{Resource, cells};
 
@@ -39,6 +40,14 @@ struct Deployments;
 impl Strategy for Deployments {
     fn generation(&self) -> Generation {
         Generation::Spec
+    }
+
+    fn resets(&self, _: &KindInfo, subresource: Option<&str>) -> &'static FieldSet<'static> {
+        match subresource {
+            None => &resets::STATUS,
+            Some("status") => &resets::SPEC_AND_LABELS,
+            Some(_) => &resets::NOTHING,
+        }
     }
 
     fn prepare(&self, new: &mut Value, old: Option<&Value>, _: &HookCx<'_>) {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::api::scheme::{Column, KindInfo, SCALE, STATUS, Selectable, Subresource};
+use crate::api::scheme::{Column, KindInfo, SCALE, STATUS, Subresource};
 use crate::registry::core::templates::{always_restarted, counts};
 use crate::registry::errors::FieldErrors;
 use crate::registry::strategy::{Generation, HookCx, Op, Strategy};
@@ -10,7 +10,6 @@ use crate::registry::validate::{Field, labels, warnings};
 use crate::registry::{Resource, cells};
 
 const SUBRESOURCES: &[Subresource] = &[SCALE, STATUS];
-const FIELDS: &[Selectable] = &[Selectable::or("status.replicas", "/status/replicas", "0")];
 const COLUMNS: &[Column] = &[
     Column::NAME,
     Column::int("Desired", "/spec/replicas"),
@@ -28,7 +27,6 @@ pub fn kind() -> Resource {
         .short(&["rs"])
         .categories(&["all"])
         .subresources(SUBRESOURCES)
-        .selectable(FIELDS)
         .columns(COLUMNS);
     Resource::new(info, Box::new(ReplicaSets))
 }

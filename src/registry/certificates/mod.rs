@@ -66,7 +66,7 @@ const SIGNER_MAX: usize = 571;
 
 /// The rows of this group.
 pub fn kinds() -> Vec<Resource> {
-    let strategy = Common::NONE.prepare(prepare).check(check).check_subresource(check_conditions);
+    let strategy = Common::NONE.asked_once().prepare(prepare).check(check).check_subresource(check_subresource);
     vec![Resource::new(
         KindInfo::cluster(
             "certificates.k8s.io",
@@ -126,12 +126,20 @@ fn prepare(new: &mut Value, old: Option<&Value>, cx: &HookCx<'_>) {
             set_conditions(new, stamped(conditions, old, cx));
         }
         Op::Subresource(_) => {
-            // A signer changes neither approval nor denial.
-            let is_decision = |c: &Value| matches!(c.str_at("/type"), Some("Approved" | "Denied"));
-            let decided = old.items_at("/status/conditions").iter().filter(|c| is_decision(c)).cloned();
-            let own = stamped(conditions, old, cx).into_iter().filter(|c| !is_decision(c));
-            let all = decided.chain(own).collect();
+            // A signer changes neither approval nor denial: they stay as they were, to take or give one is refused.
+            let mut all = stamped(conditions, old, cx);
+            for kept in old.items_at("/status/conditions") {
+                if let (Some(kind @ ("Approved" | "Denied")), Some(own)) =
+                    (kept.str_at("/type"), all.iter_mut().find(|c| c["type"] == kept["type"]))
+                {
+                    debug_assert!(!kind.is_empty());
+                    *own = kept.clone();
+                }
+            }
             set_conditions(new, all);
+            if let (None, Some(issued)) = (new.pointer("/status/certificate"), old.pointer("/status/certificate")) {
+                new.set_at("/status/certificate", issued.clone());
+            }
         }
         _ => {}
     }
@@ -244,17 +252,53 @@ fn check_conditions(o: &Field<'_>, old: Option<&Value>, cx: &HookCx<'_>) {
             _ => "",
         };
         if seen.contains(&other) {
-            condition.errs.at("type").invalid(kind, "Approved and Denied conditions are mutually exclusive");
+            let why = "Approved and Denied conditions are mutually exclusive";
+            status.errs.at("conditions").invalid(kind, why);
         }
         seen.push(kind);
     }
-    if let (Some(old), Op::Subresource(_)) = (old, &cx.op) {
+    if let (Some(old), Op::Subresource(sub)) = (old, &cx.op) {
         let had = |kind: &str| old.items_at("/status/conditions").iter().any(|c| c.str_at("/type") == Some(kind));
         for kind in ["Approved", "Denied", "Failed"] {
-            if had(kind) && !seen.contains(&kind) {
-                let why = format!("updates may not remove a condition of type {kind:?}");
-                status.errs.at("conditions").forbidden(why);
-            }
+            let decides = kind != "Failed";
+            let how = match (had(kind), seen.contains(&kind)) {
+                (true, false) => "remove",
+                (false, true) if decides && sub != "approval" => "add",
+                _ => continue,
+            };
+            status.errs.at("conditions").forbidden(format!("updates may not {how} a condition of type {kind:?}"));
         }
     }
+}
+
+/// A write to `status` or `approval`.
+fn check_subresource(o: &Field<'_>, old: Option<&Value>, cx: &HookCx<'_>) {
+    check_conditions(o, old, cx);
+    let (status, was) = (o.at("status"), old.and_then(|o| o.str_at("/status/certificate")).unwrap_or_default());
+    let certificate = status.text("certificate");
+    if certificate == was {
+        return;
+    }
+    if !was.is_empty() {
+        status.errs.at("certificate").forbidden("updates may not modify existing certificate content");
+    }
+    if let Err(why) = certificates(certificate) {
+        status.errs.at("certificate").invalid("<certificate data>", why);
+    }
+}
+
+/// Base64 of PEM: certificates and nothing else.
+fn certificates(text: &str) -> Result<(), String> {
+    let none = || "must contain at least one CERTIFICATE PEM block".to_owned();
+    let bytes = base64::engine::general_purpose::STANDARD.decode(text).map_err(|_| none())?;
+    let mut found = false;
+    for block in x509_parser::pem::Pem::iter_from_buffer(&bytes) {
+        let block = block.map_err(|_| none())?;
+        if block.label != "CERTIFICATE" {
+            return Err(format!("only CERTIFICATE PEM blocks are allowed, found {:?}", block.label));
+        }
+        x509_parser::certificate::X509Certificate::from_der(&block.contents).map_err(|e| e.to_string())?;
+        found = true;
+    }
+    if found { Ok(()) } else { Err(none()) }
 }

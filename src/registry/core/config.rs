@@ -50,7 +50,8 @@ impl Strategy for ConfigMaps {
             }
         }
         if size > MAX_BYTES {
-            errs.too_long(MAX_BYTES);
+            // Upstream's path to the object as a whole.
+            errs.at("[]").too_long(MAX_BYTES);
         }
         if let Some(old) = old {
             frozen(new, old, &["data", "binaryData"], errs);

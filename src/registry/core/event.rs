@@ -47,6 +47,10 @@ impl Strategy for Events {
         true
     }
 
+    fn has_dependents(&self) -> bool {
+        false
+    }
+
     fn validate(&self, new: &Value, _: Option<&Value>, _: &HookCx<'_>, errs: &FieldErrors) {
         let event = Field::root(new, errs);
         let namespace = new.str_at("/metadata/namespace").unwrap_or_default();

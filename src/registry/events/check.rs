@@ -16,21 +16,19 @@ const NOTE_MAX: usize = 1024;
 
 /// Create and update of an event of this group.
 pub fn strict(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
-    let is_new = o.has("eventTime") || old.is_none();
     belongs(o);
-    if !is_new {
-        return;
+    if o.has("eventTime") {
+        words(o);
     }
-    if !o.has("eventTime") {
-        o.errs.at("eventTime").required("");
-    }
-    words(o);
-    if !matches!(o.text("type"), "Normal" | "Warning") {
-        o.errs.at("type").invalid(o.text("type"), "has invalid value: ");
-    }
-    series(o);
     match old {
         None => {
+            if !o.has("eventTime") {
+                o.errs.at("eventTime").required("");
+            }
+            if !matches!(o.text("type"), "Normal" | "Warning") {
+                o.errs.at("type").invalid(o.text("type"), "has invalid value: ");
+            }
+            series(o);
             for (field, told) in [
                 ("deprecatedFirstTimestamp", "firstTimestamp"),
                 ("deprecatedLastTimestamp", "lastTimestamp"),
@@ -48,7 +46,12 @@ pub fn strict(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
                 }
             }
         }
-        Some(old) => unchanged(o, old),
+        Some(old) => {
+            if o.value.get("series") != old.get("series") {
+                series(o);
+            }
+            unchanged(o, old);
+        }
     }
 }
 

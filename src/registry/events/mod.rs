@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::api::meta::names;
-use crate::api::scheme::{Column, KindInfo, age, object_age};
+use crate::api::scheme::{Column, KindInfo, Selectable, age, object_age};
 use crate::api::value::ValueExt;
 use crate::registry::Resource;
 use crate::registry::strategy::Common;
@@ -30,14 +30,34 @@ pub const COLUMNS: &[Column] = &[
     Column::NAME.wide(),
 ];
 
+/// The core group's selectable fields under this group's names, in the same places.
+const FIELDS: &[Selectable] = &[
+    Selectable::new("regarding.kind", "/regarding/kind"),
+    Selectable::new("regarding.namespace", "/regarding/namespace"),
+    Selectable::new("regarding.name", "/regarding/name"),
+    Selectable::new("regarding.uid", "/regarding/uid"),
+    Selectable::new("regarding.apiVersion", "/regarding/apiVersion"),
+    Selectable::new("regarding.resourceVersion", "/regarding/resourceVersion"),
+    Selectable::new("regarding.fieldPath", "/regarding/fieldPath"),
+    Selectable::new("reason", "/reason"),
+    Selectable::new("reportingController", "/reportingController"),
+    // `source` has no name here.
+    Selectable::new("", "/deprecatedSource/component"),
+    Selectable::new("type", "/type"),
+];
+
+const EVENTS: Common =
+    Common::NONE.create_on_update().owns_nothing().names(names::path_segment).check(check::strict).convert(convert);
+
 /// The rows of this group.
 pub fn kinds() -> Vec<Resource> {
     vec![Resource::new(
         KindInfo::namespaced("events.k8s.io", "v1", "Event", "events", "event")
             .short(&["ev"])
             .columns(COLUMNS)
+            .selectable(FIELDS)
             .stored_as("", "events", "v1"),
-        Box::new(Common::NONE.create_on_update().names(names::path_segment).check(check::strict).convert(convert)),
+        Box::new(EVENTS),
     )]
 }
 

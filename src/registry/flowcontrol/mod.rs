@@ -44,7 +44,7 @@ fn number(o: &serde_json::Value, pointer: &str) -> String {
 
 /// The rows of this group.
 pub fn kinds() -> Vec<Resource> {
-    let common = Common::NONE.generation(Generation::Spec).conditional_update();
+    let common = Common::NONE.generation(Generation::Spec);
     vec![
         Resource::new(
             KindInfo::cluster(GROUP, "v1", "FlowSchema", "flowschemas", "flowschema")

@@ -40,7 +40,7 @@ const POLICY_COLUMNS: &[Column] = &[
 
 // Upstream's rows have an age that has no column.
 const IP_ADDRESS_COLUMNS: &[Column] =
-    &[Column::NAME, Column::new("ParentRef", |o, _| addresses::parent_cell(o).into())];
+    &[Column::NAME, Column::new("ParentRef", |o, _| addresses::parent_cell(o).into()), Column::AGE.unlisted()];
 
 const CIDR_COLUMNS: &[Column] =
     &[Column::NAME, Column::new("CIDRs", |o, _| joined(o.items_at("/spec/cidrs")).into()), Column::AGE];

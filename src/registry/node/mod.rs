@@ -16,7 +16,7 @@ const COLUMNS: &[Column] = &[Column::NAME, Column::text("Handler", "/handler"), 
 pub fn kinds() -> Vec<Resource> {
     vec![Resource::new(
         KindInfo::cluster("node.k8s.io", "v1", "RuntimeClass", "runtimeclasses", "runtimeclass").columns(COLUMNS),
-        Box::new(Common::NONE.conditional_update().check(check)),
+        Box::new(Common::NONE.create_on_update().conditional_update().check(check)),
     )]
 }
 

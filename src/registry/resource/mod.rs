@@ -48,14 +48,13 @@ pub fn kinds() -> Vec<Resource> {
     vec![
         Resource::new(
             KindInfo::cluster(GROUP, "v1", "DeviceClass", "deviceclasses", "deviceclass").columns(NAME_AND_AGE),
-            // Upstream sees a change of the configuration in every update.
-            Box::new(common.generation(Generation::All).check(claim::check_class)),
+            Box::new(common.generation(Generation::Spec).check(claim::check_class)),
         ),
         Resource::new(
             KindInfo::namespaced(GROUP, "v1", "ResourceClaim", "resourceclaims", "resourceclaim")
                 .columns(CLAIM_COLUMNS)
                 .subresources(STATUS_ONLY),
-            Box::new(common.check(claim::check)),
+            Box::new(common.status_alone().check(claim::check)),
         ),
         Resource::new(
             KindInfo::namespaced(

@@ -290,15 +290,21 @@ impl Cache {
 }
 
 /// The object's JSON with `metadata.resourceVersion` set to `revision`: in the place of a present one, else after the
-/// uid, where upstream writes it, else first. None when there is no `metadata` object. One copy, one short scan.
+/// uid, where upstream writes it, else first. None when there is no `metadata` object. One copy, one short scan: nothing
+/// behind the member that follows the uid is looked at, because all that is stored has its resourceVersion there, or
+/// none.
 pub fn splice_revision(json: &[u8], revision: Revision) -> Option<Bytes> {
-    let metadata = scan::member(json, 0, "metadata").filter(|m| json[m.start] == b'{')?;
+    let metadata = scan::find(json, 0, "metadata").filter(|at| json.get(*at) == Some(&b'{'))?;
     let (mut after_uid, mut present, mut empty) = (None, None, true);
-    for m in scan::members(json, metadata.start) {
+    for m in scan::members(json, metadata) {
         empty = false;
         match &json[m.name] {
             b"uid" => after_uid = Some(m.value.end),
-            b"resourceVersion" => present = Some(m.value),
+            b"resourceVersion" => {
+                present = Some(m.value);
+                break;
+            }
+            _ if after_uid.is_some() => break,
             _ => {}
         }
     }
@@ -308,7 +314,7 @@ pub fn splice_revision(json: &[u8], revision: Revision) -> Option<Bytes> {
         (None, Some(at)) => (at, at, format!(",\"resourceVersion\":{quoted}")),
         (None, None) => {
             let comma = if empty { "" } else { "," };
-            (metadata.start + 1, metadata.start + 1, format!("\"resourceVersion\":{quoted}{comma}"))
+            (metadata + 1, metadata + 1, format!("\"resourceVersion\":{quoted}{comma}"))
         }
     };
     let mut out = Vec::with_capacity(json.len() - (to - from) + text.len());

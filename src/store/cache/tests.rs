@@ -200,7 +200,9 @@ async fn one_that_falls_off_the_ring_is_told_so() {
     assert!(gone.since == 0 && gone.oldest > 0, "{gone}");
     assert!(bed.pods.watch(Since::Revision(1)).is_err());
     assert!(bed.pods.watch(Since::Revision(bed.cache.revision())).is_ok());
-    assert!(bed.pods.bytes() < RING_BYTES + (3 << 20));
+    let held = bed.pods.figures();
+    assert!(held.objects == 1 && held.object_bytes > 1 << 20, "{held:?}");
+    assert!(held.event_bytes <= RING_BYTES, "{held:?}");
 }
 
 #[tokio::test]

@@ -478,18 +478,25 @@ pub fn same(a: &Value, b: &Value) -> bool {
 /// The set with the named fields on its way: `a.b.c` makes `a` a member where `a` is a struct's field.
 ///
 /// Upstream: `Set.EnsureNamedFieldsAreMembers`.
+///
+/// `metadata` itself is none: the identity in it stays whoever owns the rest.
 pub fn with_named<'a>(view: View<'_>, set: &FieldSet<'a>) -> FieldSet<'a> {
+    named(view, set, Level::Root)
+}
+
+fn named<'a>(view: View<'_>, set: &FieldSet<'a>, level: Level) -> FieldSet<'a> {
     let mut out = FieldSet::default();
     for (elem, node) in set.iter() {
-        let (named, below) = match elem {
+        let (is_named, below, under) = match elem {
             Elem::Field(name) => match view.known_field(name) {
-                Some(child) => (true, child),
-                None => (false, view.field(name)),
+                Some(child) => (true, child, level.child(name)),
+                None => (false, view.field(name), level.child(name)),
             },
-            _ => (false, view.element()),
+            _ => (false, view.element(), Level::Below),
         };
-        let member = node.member || (named && !node.children.is_empty());
-        out.push(elem.clone(), Node { member, children: with_named(below, &node.children) });
+        let member = node.member || (is_named && !node.children.is_empty());
+        let member = member && under != Level::Metadata;
+        out.push(elem.clone(), Node { member, children: named(below, &node.children, under) });
     }
     out
 }

@@ -68,8 +68,11 @@ pub fn print(set: &FieldSet<'_>) -> Value {
 }
 
 fn print_node(member: bool, children: &FieldSet<'_>) -> Value {
-    let mut map = Map::new();
-    if member && !children.is_empty() {
+    if children.is_empty() {
+        return Value::Object(Map::new());
+    }
+    let mut map = Map::with_capacity(children.iter().len() + usize::from(member));
+    if member {
         map.insert(".".into(), Value::Object(Map::new()));
     }
     for (elem, node) in children.iter() {
@@ -80,8 +83,21 @@ fn print_node(member: bool, children: &FieldSet<'_>) -> Value {
     Value::Object(map)
 }
 
+const INFALLIBLE: &str = "writing to a String does not fail";
+
+/// A JSON string; keys of lists are names and mostly need no escape.
+fn write_text(text: &str, out: &mut String) {
+    if text.bytes().all(|b| b >= b' ' && !matches!(b, b'"' | b'\\')) {
+        out.reserve(text.len() + 2);
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        write!(out, "{}", Value::from(text)).expect(INFALLIBLE);
+    }
+}
+
 fn write_elem(elem: &Elem<'_>, out: &mut String) {
-    const INFALLIBLE: &str = "writing to a String does not fail";
     match elem {
         Elem::Field(name) => {
             out.reserve_exact(name.len() + 2);
@@ -91,8 +107,15 @@ fn write_elem(elem: &Elem<'_>, out: &mut String) {
         Elem::Key(fields) => {
             out.push_str("k:{");
             for (i, (name, value)) in fields.iter().enumerate() {
-                let comma = if i > 0 { "," } else { "" };
-                write!(out, "{comma}{}:{value}", Value::from(name.as_ref())).expect(INFALLIBLE);
+                if i > 0 {
+                    out.push(',');
+                }
+                write_text(name, out);
+                out.push(':');
+                match value.as_str() {
+                    Some(text) => write_text(text, out),
+                    None => write!(out, "{value}").expect(INFALLIBLE),
+                }
             }
             out.push('}');
         }
@@ -149,6 +172,8 @@ mod tests {
     #[test_case(json!({"f:l": {"k:{\"a\":1,\"b\":\"x\"}": {".": {}, "f:v": {}}}}),
         &[".l[a=1,b=\"x\"]", ".l[a=1,b=\"x\"].v"]; "keys")]
     #[test_case(json!({"f:s": {"v:\"x\"": {}, "v:2": {}}}), &[".s[=2]", ".s[=\"x\"]"]; "sets, numbers first")]
+    #[test_case(json!({"f:l": {"k:{\"a\":\"x\\\"\\\\\\n\u{e9}\",\"b\":true}": {}}}),
+        &[".l[a=\"x\\\"\\\\\\n\u{e9}\",b=true]"]; "keys that need escapes")]
     fn reads_and_writes(fields: Value, paths: &[&str]) {
         let set = parse(&fields).unwrap();
         assert_eq!(set.paths(), paths);

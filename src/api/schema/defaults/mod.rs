@@ -13,7 +13,6 @@ mod hooks;
 mod hooks_core;
 mod rows;
 
-use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use serde_json::{Map, Value};
@@ -47,16 +46,25 @@ struct Hook {
     run: fn(&mut Members),
 }
 
-/// All that happens at one struct. Structs with nothing at or below them are not in the plan.
+/// All that happens at one struct.
 #[derive(Default)]
 struct Step {
     fields: Vec<(&'static str, Literal)>,
     hooks: Vec<fn(&mut Members)>,
+    /// Fields with something to do at or below them.
+    children: Vec<(&'static str, &'static Type)>,
 }
+
+/// The steps by [`StructDef::place`]; none for structs with nothing at or below them.
+type Plan = Vec<Option<Step>>;
 
 /// Fills in the defaults of a canonical object (or any struct) of the table.
 pub fn apply(value: &mut Value, def: &'static StructDef) {
-    let Some(step) = plan().get(def.name) else { return };
+    run(plan(), value, def);
+}
+
+fn run(plan: &Plan, value: &mut Value, def: &'static StructDef) {
+    let Some(step) = &plan[def.place] else { return };
     let Value::Object(members) = value else { return };
     for (field, literal) in &step.fields {
         set(members, field, || literal.value());
@@ -64,31 +72,24 @@ pub fn apply(value: &mut Value, def: &'static StructDef) {
     for hook in &step.hooks {
         hook(members);
     }
+    if step.children.is_empty() {
+        return;
+    }
     for (key, child) in members.iter_mut() {
-        if let Some(field) = def.field(key) {
-            apply_type(child, &field.ty);
+        if let Some((_, ty)) = step.children.iter().find(|(name, _)| name == key) {
+            run_type(plan, child, ty);
         }
     }
 }
 
-fn apply_type(value: &mut Value, ty: &Type) {
+fn run_type(plan: &Plan, value: &mut Value, ty: &Type) {
     match (ty, value) {
-        (Type::Struct(def), value) => apply(value, def),
-        (Type::List(element), Value::Array(items)) if holds_structs(element) => {
-            items.iter_mut().for_each(|item| apply_type(item, element));
-        }
-        (Type::Map(element), Value::Object(members)) if holds_structs(element) => {
-            members.values_mut().for_each(|item| apply_type(item, element));
+        (Type::Struct(def), value) => run(plan, value, def),
+        (Type::List(element), Value::Array(items)) => items.iter_mut().for_each(|item| run_type(plan, item, element)),
+        (Type::Map(element), Value::Object(members)) => {
+            members.values_mut().for_each(|item| run_type(plan, item, element));
         }
         _ => {}
-    }
-}
-
-fn holds_structs(ty: &Type) -> bool {
-    match ty {
-        Type::Struct(def) => plan().contains_key(def.name),
-        Type::List(inner) | Type::Map(inner) => holds_structs(inner),
-        _ => false,
     }
 }
 
@@ -115,37 +116,45 @@ impl Literal {
     }
 }
 
-/// The steps by struct name, for structs with something to do at or below them.
-fn plan() -> &'static HashMap<&'static str, Step> {
-    static PLAN: OnceLock<HashMap<&'static str, Step>> = OnceLock::new();
+fn plan() -> &'static Plan {
+    static PLAN: OnceLock<Plan> = OnceLock::new();
     PLAN.get_or_init(|| {
-        let mut plan: HashMap<&'static str, Step> = HashMap::new();
-        for row in rows::ROWS {
-            for name in row.structs {
-                plan.entry(name).or_default().fields.extend(row.fields);
+        let table = table();
+        let mut plan: Plan = table.structs().iter().map(|_| None).collect();
+        let mut step = |name: &str, change: &mut dyn FnMut(&mut Step)| {
+            if let Some(def) = table.by_name(name) {
+                change(plan[def.place].get_or_insert_default());
             }
+        };
+        for row in rows::ROWS {
+            row.structs.iter().for_each(|name| step(name, &mut |s| s.fields.extend(row.fields)));
         }
         for hook in hooks::HOOKS.iter().chain(hooks_core::HOOKS) {
-            for name in hook.structs {
-                plan.entry(name).or_default().hooks.push(hook.run);
-            }
+            hook.structs.iter().for_each(|name| step(name, &mut |s| s.hooks.push(hook.run)));
         }
         // Structs that lead to one with a step, until nothing is added.
         loop {
             let leads =
-                |def: &&StructDef| !plan.contains_key(def.name) && def.fields().iter().any(|f| leads_to(&f.ty, &plan));
-            let found: Vec<&'static str> = table().structs().iter().filter(leads).map(|d| d.name).collect();
+                |def: &&StructDef| plan[def.place].is_none() && def.fields().iter().any(|f| leads_to(&f.ty, &plan));
+            let found: Vec<usize> = table.structs().iter().filter(leads).map(|d| d.place).collect();
             if found.is_empty() {
-                return plan;
+                break;
             }
-            plan.extend(found.into_iter().map(|name| (name, Step::default())));
+            found.into_iter().for_each(|place| plan[place] = Some(Step::default()));
         }
+        for def in table.structs() {
+            let children = def.fields().iter().filter(|f| leads_to(&f.ty, &plan)).map(|f| (f.json, &f.ty)).collect();
+            if let Some(step) = &mut plan[def.place] {
+                step.children = children;
+            }
+        }
+        plan
     })
 }
 
-fn leads_to(ty: &Type, plan: &HashMap<&'static str, Step>) -> bool {
+fn leads_to(ty: &Type, plan: &Plan) -> bool {
     match ty {
-        Type::Struct(def) => plan.contains_key(def.name),
+        Type::Struct(def) => plan[def.place].is_some(),
         Type::List(inner) | Type::Map(inner) => leads_to(inner, plan),
         _ => false,
     }

@@ -254,6 +254,7 @@ mod tests {
             subresources: vec![STATUS, SCALE, stream].into(),
             columns: vec![].into(),
             row_conditions: None,
+            derived_annotation: None,
             deprecation: None,
             selectable: vec![].into(),
             stored: GroupResource::new(group, plural),
