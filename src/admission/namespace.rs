@@ -20,13 +20,14 @@ impl Plugin for NamespaceLifecycle {
         "NamespaceLifecycle"
     }
 
-    fn validate(&self, a: &Admission<'_>, new: Option<&Value>, _old: Option<&Value>, view: &dyn View) -> ApiResult<()> {
-        if a.operation == "DELETE" {
-            if a.is("", "namespaces") && IMMORTAL.contains(&a.target.name.as_str()) {
-                return Err(refuse(a, &a.target.name, "this namespace may not be deleted"));
-            }
-            return Ok(());
-        }
+    /// A deletion changes nothing, so it is only looked at here.
+    fn validate(&self, a: &Admission<'_>, _: Option<&Value>, _: Option<&Value>, _: &dyn View) -> ApiResult<()> {
+        let stays = a.operation == "DELETE" && a.is("", "namespaces") && IMMORTAL.contains(&a.target.name.as_str());
+        if stays { Err(refuse(a, &a.target.name, "this namespace may not be deleted")) } else { Ok(()) }
+    }
+
+    /// Before anybody looks at the object: that its namespace is missing is what its client has to know first.
+    fn mutate(&self, a: &Admission<'_>, new: &mut Value, _old: Option<&Value>, view: &dyn View) -> ApiResult<()> {
         if a.operation != "CREATE" || !a.resource.info.is_namespaced() {
             return Ok(());
         }
@@ -37,7 +38,7 @@ impl Plugin for NamespaceLifecycle {
         if !found.is_deleting() {
             return Ok(());
         }
-        let name = new.map(name_of).unwrap_or_default();
+        let name = name_of(new);
         let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
         let mut status = refuse(a, name, why);
         status.details["causes"] = json!([{

@@ -70,10 +70,12 @@ impl ReadCx<'_> {
         Ok(self.shaped(200, &self.value(&object)))
     }
 
-    /// An object in the request's version.
+    /// An object in the request's version. Partial metadata is the stored form's: a version adds nothing to it.
     pub fn value(&self, object: &Object) -> Value {
         let mut v = object.value();
-        self.resource.from_stored(&mut v);
+        if !matches!(self.form.shape, Shape::Partial { .. }) {
+            self.resource.from_stored(&mut v);
+        }
         v
     }
 
@@ -378,7 +380,9 @@ impl Teller {
         let columns = std::mem::replace(&mut self.columns_sent, true);
         let make = |columns: bool| {
             let mut value: Value = serde_json::from_slice(&event.json(kind)).unwrap_or(Value::Null);
-            self.resource.from_stored(&mut value);
+            if !matches!(self.form.shape, Shape::Partial { .. }) {
+                self.resource.from_stored(&mut value);
+            }
             self.frame(kind.as_str(), &self.shape(value, columns))
         };
         let form = match (self.form.shape, self.form.encoding) {

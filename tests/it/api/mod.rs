@@ -1,0 +1,168 @@
+//! The API over a store in memory: requests go through every layer below the sockets, answers are read as a client does.
+//!
+//! One test is one topic; a request and what its answer must hold stand on a line or two.
+
+mod deletes;
+mod reads;
+mod writes;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, header};
+use http_body_util::{BodyExt, Full};
+use orch::api::user::UserInfo;
+use orch::apiserver::health::Health;
+use orch::apiserver::serve::InProcess;
+use orch::apiserver::{Access, Api};
+use orch::cmd::CacheListers;
+use orch::pki::{Pki, PkiConfig};
+use orch::registry::{CacheView, Registry, Resources};
+use orch::store::Store;
+use orch::store::cache::Cache;
+use orch::store::memory::Memory;
+use orch::util::clock::{Clock, SystemClock};
+use orch::util::tasks::Shutdown;
+use serde_json::{Value, json};
+use tower::Service;
+
+const MERGE: &str = "application/merge-patch+json";
+const JSON: &str = "application/json";
+const APPLY: &str = "application/apply-patch+yaml";
+const TABLE: &str = "application/json;as=Table;g=meta.k8s.io;v=v1";
+
+/// A server without sockets, and its administrator.
+struct Server {
+    service: InProcess,
+    shutdown: Shutdown,
+    _dir: tempfile::TempDir,
+}
+
+/// What came back.
+struct Got {
+    code: u16,
+    content_type: String,
+    text: String,
+}
+
+impl Server {
+    /// With the namespace `n`.
+    async fn new() -> Self {
+        orch::pki::install_provider();
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Arc::new(SystemClock);
+        let config = PkiConfig {
+            node_name: "node".into(),
+            node_ips: vec![],
+            service_ips: vec![],
+            cluster_domain: "cluster.local".into(),
+            tls_sans: vec![],
+        };
+        let pki = Pki::open(dir.path(), &config, clock.now()).unwrap();
+        let store: Arc<dyn Store> = Arc::new(Memory::new());
+        let resources = Resources::builtin();
+        let cache = Cache::open(store, resources.clone()).await.unwrap();
+        let listers = Arc::new(CacheListers(cache.clone()));
+        let access = Arc::new(Access::new(&pki, listers.clone(), clock.clone(), "cluster.local").unwrap());
+        let plugins = orch::apiserver::auth::admission::plugins(access.clone(), listers);
+        let admission = orch::admission::chain(Arc::new(CacheView(cache.clone())), plugins);
+        let registry = Arc::new(Registry::new(resources, cache.clone(), admission.clone()));
+        admission.charge_through(&registry);
+        let shutdown = Shutdown::new();
+        let running = (cache, shutdown.clone());
+        tokio::spawn(async move { running.0.run(running.1).await });
+        let api = Api::new(registry, access, clock, shutdown.clone(), Health::new(|| Ok(()), || false));
+        let service = InProcess::new(api, UserInfo::authenticated("admin", &[UserInfo::MASTERS]));
+        let server = Self { service, shutdown, _dir: dir };
+        server.post("/api/v1/namespaces", json!({"metadata": {"name": "n"}})).await.is(201);
+        server.post("/api/v1/namespaces/n/serviceaccounts", json!({"metadata": {"name": "default"}})).await.is(201);
+        server
+    }
+
+    async fn send(&self, method: &str, path: &str, headers: &[(header::HeaderName, &str)], body: Bytes) -> Got {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        let answer = self.service.clone().call(request.body(Full::new(body)).unwrap()).await.unwrap();
+        let (parts, body) = answer.into_parts();
+        let content_type = parts.headers.get(header::CONTENT_TYPE).map(|v| v.to_str().unwrap().to_owned());
+        let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+        Got { code: parts.status.as_u16(), content_type: content_type.unwrap_or_default(), text }
+    }
+
+    async fn get(&self, path: &str) -> Got {
+        self.send("GET", path, &[], Bytes::new()).await
+    }
+
+    async fn get_as(&self, path: &str, accept: &str) -> Got {
+        self.send("GET", path, &[(header::ACCEPT, accept)], Bytes::new()).await
+    }
+
+    async fn with_body(&self, method: &str, path: &str, content_type: &str, body: Value) -> Got {
+        self.send(method, path, &[(header::CONTENT_TYPE, content_type)], body.to_string().into()).await
+    }
+
+    async fn post(&self, path: &str, body: Value) -> Got {
+        self.with_body("POST", path, JSON, body).await
+    }
+
+    async fn put(&self, path: &str, body: Value) -> Got {
+        self.with_body("PUT", path, JSON, body).await
+    }
+
+    async fn patch(&self, path: &str, content_type: &str, body: Value) -> Got {
+        self.with_body("PATCH", path, content_type, body).await
+    }
+
+    async fn delete(&self, path: &str, options: Value) -> Got {
+        self.with_body("DELETE", path, JSON, options).await
+    }
+
+    /// A ConfigMap `name` in `n`.
+    async fn config_map(&self, name: &str, metadata: Value) -> Got {
+        let mut body = json!({"metadata": {"name": name}});
+        body["metadata"].as_object_mut().unwrap().extend(metadata.as_object().unwrap().clone());
+        self.post(MAPS, body).await
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shutdown.trigger();
+    }
+}
+
+impl Got {
+    /// The body, when the code is this one.
+    #[track_caller]
+    fn is(&self, code: u16) -> Value {
+        assert_eq!(self.code, code, "{}", self.text);
+        serde_json::from_str(&self.text).unwrap_or(Value::Null)
+    }
+
+    /// Names of a list's items.
+    #[track_caller]
+    fn names(&self) -> Vec<String> {
+        let list = self.is(200);
+        list["items"].as_array().unwrap().iter().map(|i| i["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Events of a watch: type and name, or type and annotations for bookmarks.
+    #[track_caller]
+    fn events(&self) -> Vec<String> {
+        self.is(200);
+        let one = |line: &str| {
+            let event: Value = serde_json::from_str(line).unwrap();
+            let metadata = &event["object"]["metadata"];
+            let what = metadata["name"].as_str().unwrap_or(match metadata.get("annotations") {
+                Some(_) => "initial",
+                None => "",
+            });
+            format!("{} {what}", event["type"].as_str().unwrap())
+        };
+        self.text.lines().map(one).collect()
+    }
+}
+
+const MAPS: &str = "/api/v1/namespaces/n/configmaps";

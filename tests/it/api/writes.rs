@@ -1,0 +1,158 @@
+//! Create, update, patch and apply.
+
+use base64::Engine as _;
+use bytes::Bytes;
+use http::header;
+use serde_json::{Value, json};
+
+use super::{APPLY, MAPS, MERGE, Server, TABLE};
+
+#[tokio::test]
+async fn duplicates_in_yaml_are_warned_of() {
+    let s = Server::new().await;
+    let yaml = |query: &str| {
+        let path = format!("{MAPS}?dryRun=All&{query}");
+        let s = &s;
+        async move {
+            let body = Bytes::from_static(b"metadata: {name: c}\ndata: {a: x}\ndata: {a: z}\n");
+            s.send("POST", &path, &[(header::CONTENT_TYPE, "application/yaml")], body).await
+        }
+    };
+    assert_eq!(yaml("").await.is(201)["data"]["a"], "z");
+    yaml("fieldValidation=Strict").await.is(400);
+    s.config_map("c", json!({})).await.is(201);
+    let patch = json!([{"op": "add", "path": "/data", "value": {"a": "b"}, "oops": 1}]);
+    let c = format!("{MAPS}/c");
+    s.patch(&format!("{c}?fieldValidation=Strict"), "application/json-patch+json", patch.clone()).await.is(422);
+    s.patch(&c, "application/json-patch+json", patch).await.is(200);
+}
+
+#[tokio::test]
+async fn a_scale_is_applied_and_shown() {
+    let s = Server::new().await;
+    let d = json!({"metadata": {"name": "d"}, "spec": {"replicas": 1, "selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
+    s.post("/apis/apps/v1/namespaces/n/deployments?fieldManager=maker", d).await.is(201);
+    let scale = "/apis/apps/v1/namespaces/n/deployments/d/scale";
+    let config = |n: i64| json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "d"}, "spec": {"replicas": n}});
+    s.patch(scale, APPLY, config(2)).await.is(422);
+    let conflict = s.patch(&format!("{scale}?fieldManager=hpa"), APPLY, config(2)).await.is(409);
+    assert_eq!(conflict["details"]["causes"][0]["field"], ".spec.replicas");
+    assert_eq!(
+        s.patch(&format!("{scale}?fieldManager=hpa&force=true"), APPLY, config(2)).await.is(200)["spec"]["replicas"],
+        2
+    );
+    let table = s.get_as(scale, TABLE).await.is(200);
+    assert_eq!(table["rows"][0]["cells"].as_array().unwrap()[..2], [json!("d"), json!(2)]);
+}
+
+#[tokio::test]
+async fn an_apply_keeps_the_identity_and_says_what_it_is() {
+    let s = Server::new().await;
+    let c = format!("{MAPS}/c?fieldManager=a");
+    let config = |rest: Value| {
+        let mut all = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}});
+        all.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+        all
+    };
+    let labelled = json!({"metadata": {"name": "c", "labels": {"l": "1"}}, "data": {"a": "1"}});
+    s.patch(&c, APPLY, config(labelled)).await.is(201);
+    let bare = s.patch(&c, APPLY, config(json!({}))).await.is(200);
+    assert_eq!(
+        (&bare["metadata"]["name"], bare["metadata"].get("labels"), bare.get("data")),
+        (&json!("c"), None, None)
+    );
+    s.patch(&c, APPLY, json!({"kind": "ConfigMap", "metadata": {"name": "c"}})).await.is(400);
+    s.patch(&c, APPLY, json!({"apiVersion": "v1", "metadata": {"name": "c"}})).await.is(400);
+    let none = format!("{MAPS}/none?fieldManager=a");
+    s.patch(&none, APPLY, config(json!({"metadata": {"name": "none", "uid": "u"}}))).await.is(422);
+    s.patch(&none, APPLY, config(json!({"metadata": {"name": "none", "resourceVersion": "1"}}))).await.is(201);
+}
+
+#[tokio::test]
+async fn a_patch_cannot_move_an_object() {
+    let s = Server::new().await;
+    s.config_map("c", json!({})).await.is(201);
+    let c = format!("{MAPS}/c");
+    let refused = s.patch(&c, MERGE, json!({"metadata": {"uid": "other"}})).await.is(422);
+    assert_eq!(refused["details"]["causes"][0]["field"], "metadata.uid");
+    s.patch(&c, MERGE, json!({"metadata": {"namespace": "other"}})).await.is(400);
+    s.put(&c, json!({"metadata": {"name": "c", "uid": "other"}})).await.is(409);
+    assert_eq!(s.patch(&c, "text/plain", json!({})).await.is(415)["details"], json!({}));
+}
+
+#[tokio::test]
+async fn nobody_owns_what_a_write_leaves_alone() {
+    let s = Server::new().await;
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "x"}, "spec": {"unschedulable": true},
+        "status": {"capacity": {"cpu": "1"}}});
+    let applied = s.patch("/api/v1/nodes/x?fieldManager=a", APPLY, node).await.is(201);
+    assert_eq!(applied["status"]["capacity"]["cpu"], "1", "a node registers with its status");
+    assert_eq!(applied["metadata"]["managedFields"][0]["fieldsV1"], json!({"f:spec": {"f:unschedulable": {}}}));
+}
+
+#[tokio::test]
+async fn a_missing_namespace_is_told_first() {
+    let s = Server::new().await;
+    s.post("/api/v1/namespaces/none/configmaps", json!({"metadata": {"name": "Not Valid"}})).await.is(404);
+    let applied = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}});
+    s.patch("/api/v1/namespaces/none/configmaps/c?fieldManager=a", APPLY, applied).await.is(404);
+}
+
+#[tokio::test]
+async fn puts_that_need_no_revision() {
+    let s = Server::new().await;
+    let class = json!({"metadata": {"name": "r"}, "handler": "h"});
+    s.put("/apis/node.k8s.io/v1/runtimeclasses/r", class).await.is(201);
+    let schema = json!({"metadata": {"name": "f"}, "spec": {"priorityLevelConfiguration": {"name": "exempt"}}});
+    s.post("/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas", schema.clone()).await.is(201);
+    s.put("/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas/f", schema).await.is(200);
+    let lease =
+        json!({"metadata": {"name": "l"}, "spec": {"strategy": "OldestEmulationVersion", "preferredHolder": "x"}});
+    let made = s.post("/apis/coordination.k8s.io/v1/namespaces/n/leases", lease).await.is(201);
+    assert_eq!(made["spec"], json!({}));
+}
+
+#[tokio::test]
+async fn a_signer_neither_decides_nor_forgets() {
+    let s = Server::new().await;
+    let all = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let key = rcgen::KeyPair::generate().unwrap();
+    let pem = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+    let request = base64::engine::general_purpose::STANDARD.encode(pem);
+    let csr = json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": "c"},
+        "spec": {"request": request, "signerName": "example.com/x", "usages": ["client auth"]}});
+    let applied = s.patch(&format!("{all}/c?fieldManager=a"), APPLY, csr.clone()).await.is(201);
+    assert_eq!(applied["metadata"].get("managedFields"), None, "what is asked for once is nobody's");
+    let conditions = |kinds: &[&str]| {
+        let one = |kind: &&str| json!({"type": kind, "status": "True", "reason": "R"});
+        json!({"status": {"conditions": kinds.iter().map(one).collect::<Vec<_>>()}})
+    };
+    let at = |sub: &str| format!("{all}/c/{sub}");
+    s.patch(&at("status"), MERGE, conditions(&["Approved"])).await.is(422);
+    let both = s.patch(&at("approval"), MERGE, conditions(&["Approved", "Denied"])).await.is(422);
+    assert_eq!(both["details"]["causes"][0]["field"], "status.conditions");
+    s.patch(&at("approval"), MERGE, conditions(&["Approved"])).await.is(200);
+    s.patch(&at("status"), MERGE, conditions(&[])).await.is(422);
+    let junk = base64::engine::general_purpose::STANDARD.encode("no certificate");
+    let refused = s.patch(&at("status"), MERGE, json!({"status": {"certificate": junk}})).await.is(422);
+    assert_eq!(refused["details"]["causes"][0]["field"], "status.certificate");
+    let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap().pem();
+    let issued = json!({"status": {"certificate": base64::engine::general_purpose::STANDARD.encode(certificate)}});
+    let done = s.patch(&at("status"), MERGE, issued).await.is(200);
+    assert_eq!(done["status"]["conditions"][0]["type"], "Approved");
+}
+
+#[tokio::test]
+async fn limits_hold_for_new_amounts_of_a_running_pod() {
+    let s = Server::new().await;
+    let amounts = |cpu: &str| json!({"requests": {"cpu": "100m"}, "limits": {"cpu": cpu}});
+    let pod = |cpu: &str| json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i", "resources": amounts(cpu)}]}});
+    s.post("/api/v1/namespaces/n/pods", pod("200m")).await.is(201);
+    let range = json!({"metadata": {"name": "l"}, "spec": {"limits": [{"type": "Container", "max": {"cpu": "300m"}}]}});
+    s.post("/api/v1/namespaces/n/limitranges", range).await.is(201);
+    let resize = "/api/v1/namespaces/n/pods/p/resize";
+    let smp = "application/strategic-merge-patch+json";
+    s.patch(resize, smp, pod("400m")).await.is(403);
+    s.patch(resize, smp, pod("250m")).await.is(200);
+}
