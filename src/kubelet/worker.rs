@@ -297,9 +297,13 @@ impl Worker {
 
     async fn collect_garbage(&self, pod: &PodView, inventory: &PodInventory) {
         for c in sync::garbage(inventory) {
-            let removed = self.shared.runtime.remove_container(&c.id).await.map_err(text);
-            let config = &self.shared.config;
-            if let Err(e) = removed.and_then(|()| container::forget(config, pod, c).map_err(|e| e.to_string())) {
+            // What it left on the disk first: once it is gone nobody knows of that.
+            let forgotten = container::forget(&self.shared.config, pod, c).map_err(|e| e.to_string());
+            let removed = match forgotten {
+                Ok(()) => self.shared.runtime.remove_container(&c.id).await.map_err(text),
+                Err(e) => Err(e),
+            };
+            if let Err(e) = removed {
                 tracing::debug!(id = c.id, "cannot remove a dead container yet: {e}");
             }
         }
@@ -376,11 +380,11 @@ impl Worker {
             // Finished, and kept for its logs until somebody deletes it.
             return Ok(None);
         }
-        remove_all(&shared, &inventory).await.map_err(text)?;
         for c in &inventory.containers {
             container::forget(&shared.config, pod, c)
                 .map_err(|e| format!("cannot remove the log of {}: {e}", c.name))?;
         }
+        remove_all(&shared, &inventory).await.map_err(text)?;
         volumes::teardown(&dir).map_err(|e| format!("cannot remove the pod's directory: {e}"))?;
         volumes::teardown(&container::log_dir(&shared.config, pod))
             .map_err(|e| format!("cannot remove its logs: {e}"))?;
