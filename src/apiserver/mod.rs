@@ -10,6 +10,7 @@ mod access;
 pub mod auth;
 mod body;
 mod connect;
+mod cork;
 mod deletion;
 pub mod discovery;
 pub mod health;

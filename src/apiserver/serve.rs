@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use crate::api::user::UserInfo;
 use crate::util::tasks::Shutdown;
 
+use super::cork::{Corked, Driven};
 use super::respond::{Answer, Body};
 use super::{Api, Identity};
 
@@ -114,16 +115,20 @@ async fn connection(
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(tls), service);
-    let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        end = connection.as_mut() => return end.map_err(|e| anyhow::anyhow!(e)),
-        () = stop.wait() => {}
-        () = busy.is_idle(IDLE) => {}
-    }
-    // Takes no more requests, and ends with the last one that it has.
-    connection.as_mut().graceful_shutdown();
-    connection.await.map_err(|e| anyhow::anyhow!(e))
+    let (stream, output) = Corked::pair(tls);
+    let serving = async {
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            end = connection.as_mut() => return end,
+            () = stop.wait() => {}
+            () = busy.is_idle(IDLE) => {}
+        }
+        // Takes no more requests, and ends with the last one that it has.
+        connection.as_mut().graceful_shutdown();
+        connection.await
+    };
+    Driven::new(serving, output).await.map_err(|e| anyhow::anyhow!(e))
 }
 
 /// Small writes go out at once; a peer that is gone without a word is noticed.

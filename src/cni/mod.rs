@@ -245,7 +245,7 @@ pub async fn execute(request: &Request, input: &[u8]) -> Result<Value> {
     match request.command.as_str() {
         "VERSION" => Ok(json!({"cniVersion": "1.0.0", "supportedVersions": VERSIONS})),
         "ADD" => add(request, &NetConfig::parse(input)?).await,
-        "DEL" => delete(request, &NetConfig::parse(input)?).await,
+        "DEL" => delete(request, &NetConfig::parse_for_removal(input)?).await,
         "CHECK" => check(request, &NetConfig::parse(input)?).await,
         "STATUS" => NetConfig::parse(input).and_then(|c| Pool::open(&c)).map(|_| Value::Null),
         "GC" => garbage(input).await,

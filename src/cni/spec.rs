@@ -77,20 +77,21 @@ impl Error {
 /// Result of a CNI step.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// A port of the host that leads to the pod.
+/// A port of the host that leads to the pod. containerd writes the fields with capitals: programs in Go take either.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PortMapping {
     /// On the host; 0 for none.
-    #[serde(default)]
+    #[serde(default, alias = "HostPort")]
     pub host_port: u16,
     /// In the pod.
+    #[serde(alias = "ContainerPort")]
     pub container_port: u16,
     /// `tcp`, `udp`, `sctp` in any case.
-    #[serde(default = "tcp")]
+    #[serde(default = "tcp", alias = "Protocol")]
     pub protocol: String,
     /// Address of the host; empty or 0.0.0.0 for all.
-    #[serde(default, rename = "hostIP")]
+    #[serde(default, rename = "hostIP", alias = "HostIP")]
     pub host_ip: String,
 }
 
@@ -173,6 +174,16 @@ impl NetConfig {
             }
         }
         Ok(config)
+    }
+
+    /// The same for DEL, which needs nothing of what the runtime adds: a pod whose ports make no sense can be removed.
+    pub fn parse_for_removal(bytes: &[u8]) -> Result<Self> {
+        let mut config: Value = serde_json::from_slice(bytes)
+            .map_err(|e| Error::new(Code::Decode, format!("cannot read the network configuration: {e}")))?;
+        if let Some(fields) = config.as_object_mut() {
+            fields.remove("runtimeConfig");
+        }
+        Self::parse(config.to_string().as_bytes())
     }
 
     /// The bridge's address.
@@ -291,6 +302,28 @@ mod tests {
     #[test_case("JUMP", "a1", "eth0", false; "an unknown command")]
     fn checks_the_environment(command: &str, container: &str, interface: &str, good: bool) {
         assert_eq!(request(command, container, interface).is_ok(), good);
+    }
+
+    #[test_case(json!({"hostPort": 80, "containerPort": 8080, "protocol": "UDP", "hostIP": "192.0.2.1"}); "as the convention writes it")]
+    #[test_case(json!({"HostPort": 80, "ContainerPort": 8080, "Protocol": "udp", "HostIP": "192.0.2.1"}); "as containerd writes it")]
+    fn reads_port_mappings(mapping: Value) {
+        let config = json!({"cniVersion": "1.0.0", "name": "orch", "type": "orch-cni", "bridge": "orch0",
+            "subnet": "10.42.0.0/24", "clusterCIDR": "10.42.0.0/16", "table": "orch-cni", "dataDir": "/nowhere",
+            "runtimeConfig": {"portMappings": [mapping]}});
+        let config = NetConfig::parse(config.to_string().as_bytes()).unwrap();
+        let got = &config.port_mappings()[0];
+        assert_eq!((got.host_port, got.container_port, got.protocol()), (80, 8080, Protocol::parse("UDP")));
+        assert_eq!(got.address(), Some(Ipv4Addr::new(192, 0, 2, 1)));
+    }
+
+    #[test]
+    fn removal_does_not_look_at_ports() {
+        let config = json!({"cniVersion": "1.0.0", "name": "orch", "type": "orch-cni", "bridge": "orch0",
+            "subnet": "10.42.0.0/24", "clusterCIDR": "10.42.0.0/16", "table": "orch-cni", "dataDir": "/nowhere",
+            "runtimeConfig": {"portMappings": [{"strange": true}]}});
+        let bytes = config.to_string();
+        assert!(NetConfig::parse(bytes.as_bytes()).is_err());
+        assert_eq!(NetConfig::parse_for_removal(bytes.as_bytes()).unwrap().port_mappings(), []);
     }
 
     #[test_case("2.0.0", "10.42.0.0/24", Some(Code::IncompatibleVersion); "a future version")]

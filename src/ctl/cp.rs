@@ -51,6 +51,9 @@ fn place(text: &str) -> Done<Place> {
 pub async fn run(cx: &Cx, args: Args) -> Done {
     match (place(&args.from)?, place(&args.to)?) {
         (Place::Here(from), Place::There { ns, pod, path }) => {
+            if !from.exists() {
+                fail!("{} doesn't exist in local filesystem", from.display());
+            }
             let (pod, container) = find(cx, ns, &pod, &args).await?;
             upload(cx, &pod, &container, &from, &path).await
         }

@@ -41,7 +41,11 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         let phase = pod.object["status"]["phase"].as_str().unwrap_or_default();
         fail!("cannot exec into a container in a completed pod; current phase is {phase}");
     }
-    let container = pods::container(&pod.object, args.container.as_deref(), args.quiet)?;
+    // A container that is named is the server's to find.
+    let container = match &args.container {
+        Some(named) => named.clone(),
+        None => pods::container(&pod.object, None, args.quiet)?,
+    };
     let mut path = pod.path(Some("exec"));
     for word in &args.command {
         append_command(&mut path, word);

@@ -98,10 +98,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     let mapper = cx.mapper().await?;
     let mut path: Vec<&str> = args.what.split('.').collect();
     // `deployments.apps` or `deployments.v1.apps` name a group; what they do not, are fields.
-    let resource = mapper.find(path[0]).map_err(|e| match e {
-        Failure::Plain(text) => Failure::Verbatim(text),
-        other => other,
-    })?;
+    let resource = mapper.find(path[0]).map_err(Failure::verbatim)?;
     path.remove(0);
     let resource = match &args.api_version {
         None => resource,
@@ -159,8 +156,14 @@ fn explain(schemas: &Schemas, root: &Value, path: &[&str], recursive: bool) -> D
     }
     if let Some((name, kind)) = &field_type {
         out += &format!("FIELD: {name} <{kind}>\n");
-        out += &enums(schemas.resolve(schema), 0);
-        out += "\n\n";
+        let values = values(schemas.resolve(schema));
+        if values.is_empty() {
+            out.push('\n');
+        } else {
+            out += "ENUM:\n";
+            values.iter().for_each(|v| out += &format!("    {v}\n"));
+        }
+        out.push('\n');
     }
     out += "DESCRIPTION:\n";
     let own = described.str_at("/description").unwrap_or_default();
@@ -177,13 +180,21 @@ fn explain(schemas: &Schemas, root: &Value, path: &[&str], recursive: bool) -> D
     let fields = schemas.fields(schema);
     if fields["properties"].is_object() {
         out += "FIELDS:\n";
-        fields_of(schemas, fields, &mut out, 2, recursive, 0);
+        fields_of(schemas, fields, &mut out, 2, recursive, &mut Vec::new());
     }
     out.push('\n');
     Ok(out)
 }
 
-fn fields_of(schemas: &Schemas, schema: &Value, out: &mut String, indent: usize, recursive: bool, depth: usize) {
+/// `trail`: the types that this one stands within.
+fn fields_of<'a>(
+    schemas: &'a Schemas,
+    schema: &'a Value,
+    out: &mut String,
+    indent: usize,
+    recursive: bool,
+    trail: &mut Vec<&'a Value>,
+) {
     let required: Vec<&str> = schema.items_at("/required").iter().filter_map(Value::as_str).collect();
     let mut fields: Vec<_> = schema["properties"].as_object().into_iter().flatten().collect();
     fields.sort_by(|a, b| a.0.cmp(b.0));
@@ -194,8 +205,11 @@ fn fields_of(schemas: &Schemas, schema: &Value, out: &mut String, indent: usize,
         if recursive {
             let below = schemas.fields(field);
             // JSONSchemaProps refer to themselves: a type within itself is not shown again.
-            if below["properties"].is_object() && depth < MAX_DEPTH && !std::ptr::eq(below, schema) {
-                fields_of(schemas, below, out, indent + 2, recursive, depth + 1);
+            let within_itself = trail.iter().any(|t| std::ptr::eq(*t, below));
+            if below["properties"].is_object() && trail.len() < MAX_DEPTH && !within_itself {
+                trail.push(below);
+                fields_of(schemas, below, out, indent + 2, recursive, trail);
+                trail.pop();
             }
         } else {
             let text = field.str_at("/description").or_else(|| schemas.resolve(field).str_at("/description"));
@@ -205,34 +219,52 @@ fn fields_of(schemas: &Schemas, schema: &Value, out: &mut String, indent: usize,
     }
 }
 
+/// The values that a schema allows, as they are shown.
+fn values(schema: &Value) -> Vec<&str> {
+    let texts = schema.items_at("/enum").iter().filter_map(Value::as_str);
+    texts.map(|v| if v.is_empty() { "\"\"" } else { v }).collect()
+}
+
+/// The values in one line below a field.
 fn enums(schema: &Value, indent: usize) -> String {
-    let values: Vec<&str> = schema.items_at("/enum").iter().filter_map(Value::as_str).collect();
+    /// Values of a field that its line shows.
+    const SHOWN: usize = 4;
+    let values = values(schema);
     if values.is_empty() {
         return String::new();
     }
-    let pad = " ".repeat(indent);
-    format!("{pad}enum: {}\n", values.join(", "))
+    let more = if values.len() > SHOWN { ", ...." } else { "" };
+    format!("{}enum: {}{more}\n", " ".repeat(indent), values[..values.len().min(SHOWN)].join(", "))
 }
 
-/// Wraps a text, each line indented.
+/// Wraps a text, each line indented. Blanks stay as they are, but where a line breaks.
 fn paragraphs(text: &str, indent: usize) -> String {
     let pad = " ".repeat(indent);
-    let mut out = String::new();
-    for line in text.split('\n') {
-        let mut at = String::new();
-        for word in line.split_whitespace() {
-            if !at.is_empty() && at.chars().count() + 1 + word.chars().count() > WIDTH - indent {
-                out += &format!("{pad}{at}\n");
-                at.clear();
-            }
-            if !at.is_empty() {
-                at.push(' ');
-            }
-            at.push_str(word);
+    text.split('\n').flat_map(|line| wrap(line, WIDTH - indent)).map(|line| format!("{pad}{line}\n")).collect()
+}
+
+/// Breaks a line before words that would go beyond `limit`; a word longer than that stands alone.
+fn wrap(line: &str, limit: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut current = String::new();
+    let mut rest = line;
+    while !rest.is_empty() {
+        let word_at = rest.find(|c: char| !c.is_whitespace()).unwrap_or(rest.len());
+        let (blanks, behind) = rest.split_at(word_at);
+        let (word, behind) = behind.split_at(behind.find(char::is_whitespace).unwrap_or(behind.len()));
+        let wide = |text: &str| text.chars().count();
+        // As much of a word that is too long as decides it.
+        let word_width = wide(word).min(limit.saturating_sub(1));
+        if wide(&current) + wide(blanks) + word_width > limit && !word.is_empty() {
+            lines.push(std::mem::take(&mut current));
+        } else {
+            current.push_str(blanks);
         }
-        out += &format!("{pad}{at}\n");
+        current.push_str(word);
+        rest = behind;
     }
-    out
+    lines.push(current);
+    lines
 }
 
 #[cfg(test)]
@@ -267,6 +299,21 @@ mod tests {
             "{tree}"
         );
         assert!(explain(&s, root, &["nope"], false).is_err());
+    }
+
+    #[test]
+    fn blanks_stay_but_where_a_line_breaks() {
+        assert_eq!(wrap(" - `a`  b", 20), [" - `a`  b"]);
+        assert_eq!(wrap("one two  three", 8), ["one two", "three"]);
+        assert_eq!(wrap("a verylongword b", 6), ["a", "verylongword", "b"]);
+        assert_eq!(wrap("", 6), [""]);
+    }
+
+    #[test]
+    fn few_values_stand_in_a_line() {
+        let schema = json!({"enum": ["", "a", "b", "c", "d"]});
+        assert_eq!(enums(&schema, 2), "  enum: \"\", a, b, c, ....\n");
+        assert_eq!(values(&schema).len(), 5);
     }
 
     #[test]

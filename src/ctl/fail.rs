@@ -38,6 +38,14 @@ impl Failure {
         }
     }
 
+    /// Without `error:` in front, as kubectl tells some.
+    pub fn verbatim(self) -> Self {
+        match self {
+            Self::Plain(text) => Self::Verbatim(text),
+            other => other,
+        }
+    }
+
     /// The reason the server gave.
     pub fn reason(&self) -> Option<Reason> {
         match self {

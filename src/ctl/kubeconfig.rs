@@ -65,12 +65,10 @@ fn overlay(config: &mut Kubeconfig, globals: &Globals) -> Done {
     let pick = |flag: &Option<String>, key: &str| {
         flag.clone().unwrap_or_else(|| context[key].as_str().unwrap_or_default().to_owned())
     };
-    let (cluster_name, user_name) = (pick(&globals.cluster, "cluster"), pick(&globals.user, "user"));
-    for (list, given, what) in [("clusters", &globals.cluster, "cluster"), ("users", &globals.user, "auth info")] {
-        let known = |name: &String| root[list].as_array().into_iter().flatten().any(|e| e["name"] == **name);
-        if let Some(name) = given.as_ref().filter(|name| !known(name)) {
-            fail!("{what} {name:?} does not exist");
-        }
+    let (cluster_name, user_name) = (pick(&globals.cluster, "cluster"), pick(&None, "user"));
+    let known = |name: &str| root["clusters"].as_array().into_iter().flatten().any(|e| e["name"] == name);
+    if let Some(name) = globals.cluster.as_ref().filter(|name| !known(name)) {
+        fail!("cluster {name:?} does not exist");
     }
     let mut cluster = find("clusters", &cluster_name, "cluster");
     let mut user = find("users", &user_name, "user");

@@ -80,9 +80,6 @@ pub struct Globals {
     /// Bearer token
     #[arg(long, global = true, hide_env_values = true)]
     token: Option<String>,
-    /// User of the kubeconfig
-    #[arg(long, global = true)]
-    user: Option<String>,
     /// User to impersonate
     #[arg(long = "as", global = true, value_name = "USER")]
     as_user: Option<String>,
@@ -236,11 +233,16 @@ async fn run_verb(globals: &Globals, verb: Verb, images: &dyn image::Images) -> 
         _ => {}
     }
     let cx = kubeconfig::connect(globals).await?;
+    // The limit is for requests: streams go on as long as they are wanted.
+    let streams = matches!(
+        verb,
+        Verb::Attach(_) | Verb::Cp(_) | Verb::Edit(_) | Verb::Exec(_) | Verb::PortForward(_) | Verb::Run(_)
+    );
     // A watch ends with its time, and that is no failure.
     let watches = matches!(&verb, Verb::Get(args) if args.watches());
     let work = dispatch(&cx, verb);
     match write::duration(&globals.request_timeout)? {
-        Some(limit) if !limit.is_zero() => tokio::time::timeout(limit, work)
+        Some(limit) if !limit.is_zero() && !streams => tokio::time::timeout(limit, work)
             .await
             .unwrap_or_else(|_| if watches { Ok(()) } else { Err(too_slow(limit)) })?,
         _ => work.await?,

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::builder::Query;
+use super::builder::{Info, Query};
 use super::cx::{Cx, Done};
 use super::fail::{Failure, fail, os};
 use super::files::FileFlags;
@@ -11,6 +11,8 @@ use super::print::{DryRun, PrintFlags, omit_managed_fields};
 use super::write::{JSON, MERGE, STRATEGIC, WriteFlags};
 use crate::api::codec::yaml;
 use crate::api::meta::gvk;
+use crate::api::patch::{json, merge, strategic};
+use crate::api::schema::{View, table};
 use crate::api::value::ValueExt;
 
 /// Change fields of a resource
@@ -59,35 +61,44 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     if args.resources.is_empty() && args.files.is_empty() {
         fail!("must specify one of -f and -k, or a resource as TYPE NAME");
     }
-    let writer = args.write.writer("kubectl-patch");
     let query = Query { args: &args.resources, files: Some(&args.files), fetch: true, ..Query::default() };
     for info in query.infos(cx).await? {
-        match writer.patch(cx, &info, args.subresource.as_deref(), media, &patch).await {
-            Err(failure) => cx.report(&failure),
-            Ok(object) => {
-                let version = |o: &Value| o.str_at("/metadata/resourceVersion").map(str::to_owned);
-                let same = version(&object) == version(&info.object) && !writer.dry_run.is_client();
-                // A try stores nothing, so that the versions say nothing.
-                let tried = writer.dry_run == DryRun::Server;
-                let same = same && (!tried || without_version(&object) == without_version(&info.object));
-                let verb = if same { "patched (no change)" } else { "patched" };
-                match cx.mapper().await?.of_kind(text_at(&object, "/apiVersion"), text_at(&object, "/kind")) {
-                    // A subresource answers with a kind of its own.
-                    None if args.subresource.is_some() => {
-                        let kind = gvk::split(text_at(&object, "/apiVersion")).0;
-                        let kind = mapper::kind_name(kind, text_at(&object, "/kind"));
-                        args.print.done_as(&kind, &object, verb, writer.dry_run)?;
-                    }
-                    _ => args.print.done(&info.resource, &object, verb, writer.dry_run)?,
-                }
-            }
+        if let Err(failure) = one(cx, &info, &args, media, &patch).await {
+            cx.report(&failure);
         }
     }
     Ok(())
 }
 
-fn text_at<'a>(object: &'a Value, path: &str) -> &'a str {
-    object.str_at(path).unwrap_or_default()
+async fn one(cx: &Cx, info: &Info, args: &Args, media: &str, patch: &Value) -> Done {
+    let writer = args.write.writer("kubectl-patch");
+    let object = if writer.dry_run.is_client() {
+        patched(&info.object, media, patch)?
+    } else {
+        writer.patch(cx, info, args.subresource.as_deref(), media, patch).await?
+    };
+    // A try stores nothing, so that versions say nothing.
+    let same = match writer.dry_run {
+        DryRun::None => object["metadata"]["resourceVersion"] == info.object["metadata"]["resourceVersion"],
+        _ => without_version(&object) == without_version(&info.object),
+    };
+    // A subresource answers with a kind of its own. That nothing was stored is not told: kubectl does not.
+    let (group, _) = gvk::split(object.str_at("/apiVersion").unwrap_or_default());
+    let kind = mapper::kind_name(group, object.str_at("/kind").unwrap_or_default());
+    args.print.done_as(&kind, &object, if same { "patched (no change)" } else { "patched" }, DryRun::None)
+}
+
+/// What a patch makes of an object, without a server.
+fn patched(object: &Value, media: &str, patch: &Value) -> Done<Value> {
+    let (group, version) = gvk::split(object.str_at("/apiVersion").unwrap_or_default());
+    let def = table().kind(group, version, object.str_at("/kind").unwrap_or_default());
+    let (object, patch) = (object.clone(), patch.clone());
+    Ok(match (media, def) {
+        (JSON, _) => json::apply(object, patch)?,
+        (STRATEGIC, Some(def)) => strategic::apply(object, patch, View::of(def))?,
+        (STRATEGIC, None) => fail!("strategic merge patch is not supported for this kind; use --type merge"),
+        _ => merge::apply(object, patch)?,
+    })
 }
 
 /// What is compared where a write was only tried.
@@ -97,4 +108,19 @@ fn without_version(object: &Value) -> Value {
     object.remove_at("/metadata/resourceVersion");
     object.remove_at("/metadata/generation");
     object
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use test_case::test_case;
+
+    #[test_case(STRATEGIC, json!({"spec": {"containers": [{"name": "b"}]}}), json!([{"name": "b"}, {"name": "a"}]); "by key")]
+    #[test_case(MERGE, json!({"spec": {"containers": [{"name": "b"}]}}), json!([{"name": "b"}]); "merge replaces lists")]
+    #[test_case(JSON, json!([{"op": "remove", "path": "/spec/containers/0"}]), json!([]); "operations")]
+    fn patches_without_a_server(media: &str, patch: Value, want: Value) {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "a"}]}});
+        assert_eq!(patched(&pod, media, &patch).unwrap()["spec"]["containers"], want);
+    }
 }

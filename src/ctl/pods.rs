@@ -142,6 +142,12 @@ pub fn exit_code(pod: &Value, container: &str) -> i64 {
     status.and_then(|s| s.int_at("/state/terminated/exitCode")).unwrap_or(0)
 }
 
+/// Why a container ended, as `Error`.
+pub fn end_reason<'a>(pod: &'a Value, container: &str) -> &'a str {
+    let status = pod.items_at("/status/containerStatuses").iter().find(|s| s["name"] == container);
+    status.and_then(|s| s.str_at("/state/terminated/reason")).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -78,7 +78,11 @@ fn resolve(remote: &str, of: &Value, pod: &Value) -> Done<u16> {
             None => p["name"] == remote,
         });
         let Some(port) = port else {
-            fail!("Service {} does not have a service port {remote}", of.str_at("/metadata/name").unwrap_or_default())
+            let name = of.str_at("/metadata/name").unwrap_or_default();
+            if by_number.is_none() {
+                fail!("Service '{name}' does not have a named port '{remote}'");
+            }
+            fail!("Service {name} does not have a service port {remote}")
         };
         let headless = of.str_at("/spec/clusterIP") == Some("None");
         let target = match &port["targetPort"] {
@@ -186,7 +190,6 @@ async fn connection(cx: &Cx, pod: &Info, mut local: TcpStream, port: u16) -> Don
     let connection = cx.client.kube().connect(request).await.map_err(streams::refused)?;
     let can_close = connection.supports_stream_close();
     let (mut sink, mut stream) = connection.into_stream().split();
-    let lost = |e: tokio_tungstenite::tungstenite::Error| Failure::Plain(format!("the connection broke: {e}"));
     let (mut from, mut to) = local.split();
     let mut buffer = vec![0; CHUNK];
     let mut reading = true;
@@ -195,7 +198,7 @@ async fn connection(cx: &Cx, pod: &Info, mut local: TcpStream, port: u16) -> Don
         tokio::select! {
             message = stream.next() => match message {
                 None | Some(Ok(Message::Close(_))) => return Ok(()),
-                Some(Err(e)) => return Err(lost(e)),
+                Some(Err(e)) => return Err(streams::lost(&e)),
                 Some(Ok(message)) => match message.into_data().split_first() {
                     // The first message of a channel repeats the port.
                     Some((&channel, _)) if (channel == DATA || channel == ERROR) && !begun[channel as usize] => begun[channel as usize] = true,
@@ -208,15 +211,15 @@ async fn connection(cx: &Cx, pod: &Info, mut local: TcpStream, port: u16) -> Don
             read = from.read(&mut buffer), if reading => match read? {
                 0 if can_close => {
                     reading = false;
-                    sink.send(Message::binary(vec![CLOSE, DATA])).await.map_err(lost)?;
+                    sink.send(Message::binary(vec![CLOSE, DATA])).await.map_err(|e| streams::lost(&e))?;
                 }
                 // v4 knows no half-closed streams: the end of one side is the end.
-                0 => return sink.close().await.map_err(lost),
+                0 => return sink.close().await.map_err(|e| streams::lost(&e)),
                 n => {
                     let mut data = Vec::with_capacity(n + 1);
                     data.push(DATA);
                     data.extend_from_slice(&buffer[..n]);
-                    sink.send(Message::binary(data)).await.map_err(lost)?;
+                    sink.send(Message::binary(data)).await.map_err(|e| streams::lost(&e))?;
                 }
             },
         }

@@ -45,10 +45,8 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
 async fn one(cx: &Cx, info: &Info, writer: &Writer, args: &Args) -> Done {
     let mut object = if args.save_config { with_last_applied(&info.object) } else { info.object.clone() };
     if args.force && !writer.dry_run.is_client() {
-        if writer.dry_run.query().is_empty() {
-            if delete::and_wait(cx, info).await? {
-                say(format!("{} {:?} deleted", info.resource.kind_name(), info.name))?;
-            }
+        if writer.dry_run.query().is_empty() && delete::and_wait(cx, info).await? {
+            say(format!("{} {:?} deleted", info.resource.kind_name(), info.name))?;
         }
         object.remove_at("/metadata/resourceVersion");
         let made = writer.create(cx, &info.resource.res, &info.ns, &object).await?;

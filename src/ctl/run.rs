@@ -214,7 +214,16 @@ async fn follow(cx: &Cx, args: &Args, info: &Info) -> Done {
         if !args.quiet {
             eprintln!("If you don't see a command prompt, try pressing enter.");
         }
-        attach::to(cx, info, &args.name, args.stdin, args.tty).await?;
+        match attach::to(cx, info, &args.name, args.stdin, args.tty).await {
+            // It ended before it was attached to: what it wrote is in its log.
+            Err(failure @ (Failure::Plain(_) | Failure::Server { .. })) => {
+                let why = failure.to_string();
+                let why = why.strip_prefix("error: ").unwrap_or(&why);
+                eprintln!("warning: couldn't attach to pod/{}, falling back to streaming logs: {why}", info.name);
+                logs::whole(cx, info, &args.name).await?;
+            }
+            ended => ended?,
+        }
     }
     if args.restart == "Always" {
         return Ok(());
@@ -222,7 +231,13 @@ async fn follow(cx: &Cx, args: &Args, info: &Info) -> Done {
     let pod = pods::until_finished(cx, info).await?;
     match pods::exit_code(&pod, &args.name) {
         0 => Ok(()),
-        code => Err(Failure::Exit(u8::try_from(code).unwrap_or(1))),
+        code => {
+            if !args.quiet {
+                let reason = pods::end_reason(&pod, &args.name);
+                eprintln!("pod {}/{} terminated ({reason})", info.ns, info.name);
+            }
+            Err(Failure::Exit(u8::try_from(code).unwrap_or(1)))
+        }
     }
 }
 

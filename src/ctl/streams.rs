@@ -10,10 +10,10 @@ use http::Request;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::cx::{Cx, Done};
-use super::fail::Failure;
+use super::fail::{Failure, os};
 use crate::api::status::Status;
 use crate::api::value::ValueExt;
 
@@ -63,14 +63,13 @@ where
     let (mut sink, mut stream) = connection.into_stream().split();
     let mut buffer = vec![0; STDIN_CHUNK];
     let mut status = None;
-    let lost = |e: tokio_tungstenite::tungstenite::Error| Failure::Plain(format!("the connection broke: {e}"));
     loop {
         tokio::select! {
             message = stream.next() => match message {
                 None | Some(Ok(Message::Close(_))) => break,
                 // Servers end the connection behind the status, some of them roughly.
                 Some(Err(_)) if status.is_some() => break,
-                Some(Err(e)) => return Err(lost(e)),
+                Some(Err(e)) => return Err(lost(&e)),
                 Some(Ok(message)) => match message.into_data().split_first() {
                     Some((&STDOUT, data)) => write(&mut ends.stdout, data).await?,
                     Some((&STDERR, data)) => write(&mut ends.stderr, data).await?,
@@ -87,13 +86,13 @@ where
                 if n == 0 {
                     ends.stdin = None;
                     if can_close {
-                        sink.send(Message::binary(vec![CLOSE, STDIN])).await.map_err(lost)?;
+                        sink.send(Message::binary(vec![CLOSE, STDIN])).await.map_err(|e| lost(&e))?;
                     }
                 } else {
                     let mut data = Vec::with_capacity(n + 1);
                     data.push(STDIN);
                     data.extend_from_slice(&buffer[..n]);
-                    sink.send(Message::binary(data)).await.map_err(lost)?;
+                    sink.send(Message::binary(data)).await.map_err(|e| lost(&e))?;
                 }
             }
             size = next(&mut ends.sizes) => match size {
@@ -101,7 +100,7 @@ where
                 Some((columns, rows)) => {
                     let mut data = vec![RESIZE];
                     data.extend(json!({"Width": columns, "Height": rows}).to_string().bytes());
-                    sink.send(Message::binary(data)).await.map_err(lost)?;
+                    sink.send(Message::binary(data)).await.map_err(|e| lost(&e))?;
                 }
             },
         }
@@ -109,6 +108,17 @@ where
     ends.stdout.flush().await?;
     ends.stderr.flush().await?;
     outcome(status.as_ref())
+}
+
+/// A connection that ended before its time.
+pub fn lost(error: &tungstenite::Error) -> Failure {
+    Failure::Plain(match error {
+        tungstenite::Error::Io(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+            "the server closed the connection".into()
+        }
+        tungstenite::Error::Io(e) => format!("the connection to the server broke: {}", os(e)),
+        other => format!("the connection to the server broke: {other}"),
+    })
 }
 
 async fn write(to: &mut (impl AsyncWrite + Unpin), data: &[u8]) -> Done {

@@ -91,7 +91,7 @@ pub fn sandbox(
         namespace: pod.namespace.clone(),
         uid: pod.uid.clone(),
         attempt,
-        hostname: network::hostname(pod, &config.node_name, &config.cluster_domain)?,
+        hostname: network::hostname(pod, &config.cluster_domain)?,
         log_directory: log_dir(config, pod).to_string_lossy().into_owned(),
         dns_servers: dns.servers,
         dns_searches: dns.searches,
@@ -217,7 +217,7 @@ fn mounts(making: &Making<'_>, lookup: impl Fn(&str) -> Option<String>) -> Resul
         out.push(Mount {
             host_path: host.to_string_lossy().into_owned(),
             container_path: absolute(&m.mount_path),
-            read_only: m.read_only.unwrap_or(false),
+            read_only: volume.read_only || m.read_only.unwrap_or(false),
             propagation: match m.mount_propagation.as_deref() {
                 Some("Bidirectional") => Propagation::Bidirectional,
                 Some("HostToContainer") => Propagation::HostToContainer,
@@ -331,7 +331,8 @@ mod tests {
         let config = Config::for_tests(dir.path());
         let pod = pod();
         let facts = Facts { pod_ips: vec!["10.0.0.1".into()], ..Facts::default() };
-        let volumes = HashMap::from([("v".to_owned(), Prepared { path: "/v".into(), refresh: None })]);
+        let volumes =
+            HashMap::from([("v".to_owned(), Prepared { path: "/v".into(), refresh: None, read_only: false })]);
         let image = Image { id: "sha256:x".into(), ..Image::default() };
         let sources = FakeSources::default();
         let making = Making {

@@ -35,10 +35,10 @@ pub fn name_and_domain(pod: &PodView, cluster_domain: &str) -> (String, String) 
     (name, domain)
 }
 
-/// What `hostname` says inside; `node` with host network.
-pub fn hostname(pod: &PodView, node: &str, cluster_domain: &str) -> Result<String, String> {
-    if pod.host_network() && pod.spec.hostname_override.is_none() {
-        return Ok(node.to_owned());
+/// What `hostname` says inside; empty with host network, where the node's name is not the pod's to set.
+pub fn hostname(pod: &PodView, cluster_domain: &str) -> Result<String, String> {
+    if pod.host_network() {
+        return Ok(String::new());
     }
     let (name, domain) = name_and_domain(pod, cluster_domain);
     if pod.spec.set_hostname_as_fqdn != Some(true) || domain.is_empty() {
@@ -171,15 +171,15 @@ mod tests {
     #[test_case(json!({}), "web-0"; "the name")]
     #[test_case(json!({"hostname": "h", "subdomain": "s"}), "h"; "its own")]
     #[test_case(json!({"hostname": "h", "subdomain": "s", "setHostnameAsFQDN": true}), "h.s.n.svc.cluster.local"; "whole")]
-    #[test_case(json!({"hostNetwork": true}), "node"; "the node's")]
+    #[test_case(json!({"hostNetwork": true}), ""; "the node's is left alone")]
     fn hostnames(spec: Value, want: &str) {
-        assert_eq!(hostname(&pod(spec), "node", "cluster.local").unwrap(), want);
+        assert_eq!(hostname(&pod(spec), "cluster.local").unwrap(), want);
     }
 
     #[test]
     fn a_long_whole_name_is_refused() {
         let spec = json!({"hostname": "h".repeat(60), "subdomain": "s", "setHostnameAsFQDN": true});
-        assert!(hostname(&pod(spec), "node", "cluster.local").unwrap_err().contains("too long"));
+        assert!(hostname(&pod(spec), "cluster.local").unwrap_err().contains("too long"));
     }
 
     #[test]

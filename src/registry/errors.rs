@@ -33,6 +33,11 @@ impl FieldErrors {
         }
     }
 
+    /// The same collection for the object as a whole, as upstream writes that path, unlike the root's.
+    pub fn whole(&self) -> Self {
+        Self { causes: self.causes.clone(), path: "[]".to_owned() }
+    }
+
     /// The same collection at an element of a list.
     pub fn index(&self, i: usize) -> Self {
         let mut digits = [0; 20];
@@ -98,6 +103,11 @@ impl FieldErrors {
             let _ = write!(message, ": supported values: {}", quoted.join(", "));
         }
         self.push("FieldValueNotSupported", message);
+    }
+
+    /// `Invalid value: …` of the wrong type.
+    pub fn type_invalid(&self, value: impl Into<Value>, detail: impl fmt::Display) {
+        self.push("FieldValueTypeInvalid", with_detail(format!("Invalid value: {}", show(&value.into())), detail));
     }
 
     /// `Too long: …`.

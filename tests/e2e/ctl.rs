@@ -128,7 +128,6 @@ const LINES: &[&str] = &[
     "get cm --output-watch-events",
     "get --raw /version -o yaml",
     "get cm --cluster=nope",
-    "get cm --user=nope",
     "auth can-i create pods",
     "auth can-i get pods --as=jane --as-group=nobodies",
     "api-versions",

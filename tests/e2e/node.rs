@@ -274,3 +274,34 @@ fn images_come_from_registries_that_let_us_in_and_others_hold_up_nobody() {
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(refused.stderr.contains("the registry wants other credentials"), "{refused:?}");
 }
+
+#[test]
+fn ports_and_the_network_of_the_host_are_a_pods_for_the_asking() {
+    let cluster = Cluster::with_node();
+    cluster.import_web("v1");
+    let pod = |name: &str, more: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  nodeName: box\n  terminationGracePeriodSeconds: 1\n{more}  \
+             containers:\n  - {{name: main, image: localhost/orch/web:v1, env: [{{name: POD_NAME, value: {name}}}]"
+        )
+    };
+    let with_port = |name: &str| format!("{}, ports: [{{containerPort: 8080, hostPort: 8081}}]}}\n", pod(name, ""));
+    let answers = |port: u16, name: &str| {
+        cluster.ask(&format!("198.51.100.1:{port}")).is_ok_and(|said| said == format!("from {name} (v1)"))
+    };
+    cluster.apply(&with_port("first"));
+    cluster.eventually("the port leads to the pod", || answers(8081, "first"));
+    cluster.apply(&with_port("second"));
+    cluster.eventually("a port has one pod, and the other is told why", || {
+        cluster.k(&["get", "events"]).contains("host port 8081 is in use")
+    });
+    cluster.k(&["delete", "pod", "first", "--timeout=60s"]);
+    cluster.eventually("the next one gets it", || answers(8081, "second"));
+
+    let host = pod("host", "  hostNetwork: true\n  dnsPolicy: ClusterFirstWithHostNet\n");
+    cluster.apply(&format!("{host}}}\n"));
+    cluster.eventually("it answers at the node's address", || answers(8080, "host"));
+    assert_eq!(cluster.field("pod", "host", "/status/podIP"), "198.51.100.1");
+    cluster.k(&["delete", "pod", "second", "host", "--timeout=60s"]);
+    cluster.eventually("nothing is left of them", || kept(&cluster).is_empty());
+}

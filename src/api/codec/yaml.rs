@@ -285,6 +285,14 @@ mod tests {
     use serde_json::json;
     use test_case::test_case;
 
+    #[test]
+    fn errors_are_worded_as_go_yaml_words_them() {
+        let said = |text: &str| parse_all(text).unwrap_err().to_string();
+        assert_eq!(said("a: 1\na: 2\n"), "error converting YAML to JSON: yaml: line 2: key \"a\" already set in map");
+        let first = said("a: b: c\n");
+        assert_eq!(first, "error converting YAML to JSON: yaml: mapping values are not allowed in this context");
+    }
+
     #[test_case("0644", json!(420); "octal")]
     #[test_case("0o644", json!(420))]
     #[test_case("0x1F", json!(31))]

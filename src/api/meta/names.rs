@@ -47,6 +47,17 @@ pub fn dns1123_subdomain(s: &str) -> Vec<String> {
     check(s, SUBDOMAIN_MAX, s.split('.').all(is_dns_label), DNS1123_SUBDOMAIN)
 }
 
+/// The same where a label may start with an underscore and have more inside, as in `_http._tcp.my.name`.
+pub fn dns1123_subdomain_with_underscore(s: &str) -> Vec<String> {
+    let is_label = |l: &str| {
+        let l = l.strip_prefix('_').unwrap_or(l);
+        let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let ends = l.bytes().next().is_some_and(plain) && l.bytes().next_back().is_some_and(plain);
+        ends && l.bytes().all(|c| plain(c) || matches!(c, b'-' | b'_'))
+    };
+    check(s, SUBDOMAIN_MAX, s.split('.').all(is_label), DNS1123_SUBDOMAIN)
+}
+
 /// `my-name` that starts with a letter, at most 63 bytes.
 pub fn dns1035_label(s: &str) -> Vec<String> {
     check(s, LABEL_MAX, is_dns_label(s) && s.as_bytes()[0].is_ascii_lowercase(), DNS1035_LABEL)
@@ -107,6 +118,10 @@ mod tests {
     #[test]
     fn names() {
         assert!(dns1123_subdomain("a.b-c.d").is_empty());
+        assert!(dns1123_subdomain_with_underscore("_http._tcp.a_b").is_empty());
+        assert!(
+            !dns1123_subdomain_with_underscore("a_").is_empty() && !dns1123_subdomain_with_underscore("").is_empty()
+        );
         assert_eq!(dns1123_subdomain("A").len(), 1);
         assert_eq!(dns1123_label(&"a".repeat(64)), ["must be no more than 63 bytes"]);
         assert!(!dns1035_label("1a").is_empty());

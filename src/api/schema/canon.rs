@@ -169,7 +169,13 @@ impl Walk {
             },
             (Type::FieldsV1 | Type::RawExtension | Type::Json, value) => Ok(value),
             (Type::Items, value @ Value::Array(_)) => self.of_type(value, &Type::List(&Type::String)),
-            (Type::Schema(or), value) => self.of_schema(value, *or),
+            (Type::Schema(or), value) => {
+                // Upstream reads these types by functions of their own, which do not tell of unknown fields.
+                let told = self.unknown.len();
+                let out = self.of_schema(value, *or);
+                self.unknown.truncate(told);
+                out
+            }
             (Type::Struct(def), value) => self.of_struct(value, def),
             (Type::List(element), Value::Array(items)) => self.of_list(items, element),
             (Type::Map(element), Value::Object(members)) => self.of_map(members, element),
@@ -373,6 +379,7 @@ fn moment(
 ) -> Result<Value> {
     match time::parse_rfc3339(&text, fraction) {
         Some(t) if time::is_zero(t) => Ok(Value::Null),
+        Some(_) if time::is_canonical(&text, fraction.unwrap_or(0)) => Ok(Value::String(text)),
         Some(t) => Ok(format(t).into()),
         None => Err(DecodeError::Time(text, layout)),
     }

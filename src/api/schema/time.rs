@@ -47,14 +47,21 @@ pub fn parse_rfc3339(text: &str, fraction: Option<usize>) -> Option<Timestamp> {
     text.parse().ok()
 }
 
+/// True for a time, one that [`parse_rfc3339`] has read, that stands there as it would be written: in UTC, with so many
+/// digits behind the seconds. No leap second: that is written as the one before.
+pub fn is_canonical(text: &str, digits: usize) -> bool {
+    let length = if digits == 0 { 20 } else { 21 + digits };
+    text.len() == length && text.ends_with('Z') && text.get(17..19) != Some("60")
+}
+
 /// `2006-01-02T15:04:05Z`: what `metav1.Time` writes, whole seconds in UTC.
 pub fn format_seconds(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    crate::util::clock::rfc3339(time)
 }
 
 /// `2006-01-02T15:04:05.000000Z`: what `metav1.MicroTime` writes.
 pub fn format_micros(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+    crate::util::clock::rfc3339_micro(time)
 }
 
 /// True for Go's zero time, 0001-01-01T00:00:00Z, which is written as null.
@@ -154,14 +161,18 @@ mod tests {
     #[test_case("2026-01-02T03:04:05Z", "2026-01-02T03:04:05Z")]
     #[test_case("2026-01-02T03:04:05.999Z", "2026-01-02T03:04:05Z"; "fractions are cut off")]
     #[test_case("2026-01-02T03:04:05+01:30", "2026-01-02T01:34:05Z"; "in UTC")]
+    #[test_case("2026-01-02T03:04:60Z", "2026-01-02T03:04:59Z"; "a leap second")]
     fn times(text: &str, want: &str) {
-        assert_eq!(format_seconds(parse_rfc3339(text, None).unwrap()), want);
+        let time = parse_rfc3339(text, None).unwrap();
+        assert_eq!(format_seconds(time), want);
+        assert_eq!(is_canonical(text, 0), text == want);
     }
 
     #[test]
     fn micro_times_have_six_digits() {
         let t = parse_rfc3339("2026-01-02T03:04:05.000120Z", Some(6)).unwrap();
         assert_eq!(format_micros(t), "2026-01-02T03:04:05.000120Z");
+        assert!(is_canonical("2026-01-02T03:04:05.000120Z", 6) && !is_canonical("2026-01-02T03:04:05.000120+01:00", 6));
         assert!(parse_rfc3339("2026-01-02T03:04:05Z", Some(6)).is_none());
     }
 

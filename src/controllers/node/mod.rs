@@ -57,8 +57,9 @@ impl Reconciler for Lifecycle {
                 _ => Vec::new(),
             })
             .mapped(&res::PODS, |pod, cx| {
-                let value = pod.value();
-                let node = value.str_at("/spec/nodeName").and_then(|n| cx.lister(&res::NODES).get("", n));
+                // Most pods that come have no node yet.
+                let node = Some(pod.text_at("/spec/nodeName")).filter(|n| !n.is_empty());
+                let node = node.and_then(|n| cx.lister(&res::NODES).get("", &n));
                 let tainted = node.filter(|n| has_no_execute(&n.value()));
                 tainted.map(|n| ObjectKey::from(&n.meta)).into_iter().collect()
             })

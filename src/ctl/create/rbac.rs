@@ -4,10 +4,27 @@ use serde_json::{Value, json};
 
 use super::{Generate, object, set_unless_empty};
 use crate::ctl::cx::{Cx, Done};
-use crate::ctl::fail::fail;
+use crate::ctl::fail::{Failure, fail};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 const API: &str = "rbac.authorization.k8s.io/v1";
+
+/// Verbs that a rule is expected to name.
+const VERBS: [&str; 13] = [
+    "get",
+    "delete",
+    "list",
+    "create",
+    "update",
+    "patch",
+    "watch",
+    "proxy",
+    "deletecollection",
+    "use",
+    "bind",
+    "escalate",
+    "impersonate",
+];
 
 /// What a rule is made of.
 #[derive(Debug, Clone, clap::Args)]
@@ -28,6 +45,9 @@ impl RuleFlags {
     fn rules(&self) -> Done<Vec<Value>> {
         if self.verb.is_empty() {
             fail!("at least one verb must be specified");
+        }
+        for verb in self.verb.iter().filter(|v| *v != "*" && !VERBS.contains(&v.as_str())) {
+            eprintln!("Warning: '{verb}' is not a standard resource verb");
         }
         let verbs: Vec<&str> =
             if self.verb.iter().any(|v| v == "*") { vec!["*"] } else { self.verb.iter().map(String::as_str).collect() };
@@ -57,7 +77,8 @@ pub async fn fill_groups(cx: &Cx, object: &mut Value) -> Done {
                 ("*".to_owned(), "*".to_owned())
             } else {
                 let (bare, sub) = resource.split_once('/').map_or((resource, None), |(b, s)| (b, Some(s)));
-                let found = &cx.mapper().await?.find(bare)?.res;
+                let found = cx.mapper().await?.find(bare).map_err(Failure::verbatim)?;
+                let found = &found.res;
                 (found.group.to_string(), sub.map_or(found.plural.to_string(), |s| format!("{}/{s}", found.plural)))
             };
             match by_group.iter_mut().find(|(g, _)| *g == group) {

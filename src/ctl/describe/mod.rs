@@ -79,8 +79,9 @@ impl Out {
         pairs.sort();
         let mut lines = pairs.into_iter().map(|(k, v)| format!("{k}{separator}{v}"));
         self.field(level, name, lines.next().as_deref().unwrap_or("<none>"));
+        // Only the tab: templates of past revisions are shown unaligned.
         for line in lines {
-            self.line(level, format!("\t{line}"));
+            self.line(0, format!("\t{line}"));
         }
     }
 

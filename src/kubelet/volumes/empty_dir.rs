@@ -26,7 +26,7 @@ pub fn prepare(cx: &Cx<'_>, name: &str, source: &EmptyDirVolumeSource) -> Result
     }
     // The root tells whether it was done: a crash comes in between, and a reboot leaves memory empty.
     ownership::apply_once(cx.pod, &path).map_err(|e| VolumeError::io(&path, e))?;
-    Ok(Prepared { path, refresh: None })
+    Ok(Prepared { path, refresh: None, read_only: false })
 }
 
 /// Mounts a tmpfs there, unless one is mounted already. `limit` is in bytes.

@@ -20,7 +20,7 @@ pub fn prepare(source: &HostPathVolumeSource) -> Result<Prepared, VolumeError> {
         create(&path, kind).map_err(|e| VolumeError::io(&path, e))?;
     }
     check(&path, kind)?;
-    Ok(Prepared { path, refresh: None })
+    Ok(Prepared { path, refresh: None, read_only: false })
 }
 
 /// Makes a directory and those above it for everybody to read, whatever our own mask is.

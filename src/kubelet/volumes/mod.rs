@@ -95,6 +95,8 @@ pub struct Prepared {
     pub path: PathBuf,
     /// When it has to be prepared again at the latest.
     pub refresh: Option<Timestamp>,
+    /// Containers may only read it, whatever they ask for: it is the API's.
+    pub read_only: bool,
 }
 
 /// Makes one volume of the pod, or brings it up to date.
@@ -132,7 +134,7 @@ pub async fn prepare(cx: &mut Cx<'_>, volume: &Volume) -> Result<Prepared, Volum
         }
     }
     atomic::write(&path, &payload, ownership::group(cx.pod)).map_err(|e| VolumeError::io(&path, e))?;
-    Ok(Prepared { path, refresh })
+    Ok(Prepared { path, refresh, read_only: true })
 }
 
 /// Which objects a pod's volumes and environment are made of: what has to change for them to change.

@@ -77,6 +77,7 @@ async fn config_maps_become_files_and_follow_changes() {
     let volume = json!({"name": "v", "configMap": {"name": "cm", "items": [{"key": "a", "path": "d/x", "mode": 256}]}});
     let p = bench.prepare(json!({}), volume.clone(), 0).await.unwrap();
     assert_eq!(read(&p, "d/x"), "1");
+    assert!(p.read_only, "what the API says is not for containers to change");
     assert_eq!(std::fs::metadata(p.path.join("d/x")).unwrap().mode() & 0o777, 0o400);
     bench.sources = FakeSources::default().with(Kind::ConfigMap, "n", "cm", &[("a", "9")]);
     let p = bench.prepare(json!({}), volume, 1).await.unwrap();
@@ -170,6 +171,7 @@ async fn an_empty_dir_keeps_what_is_in_it() {
     let volume = json!({"name": "v", "emptyDir": {}});
     let p = bench.prepare(json!({}), volume.clone(), 0).await.unwrap();
     assert_eq!(std::fs::metadata(&p.path).unwrap().mode() & 0o777, 0o777);
+    assert!(!p.read_only);
     std::fs::write(p.path.join("x"), "1").unwrap();
     let p = bench.prepare(json!({}), volume, 1).await.unwrap();
     assert_eq!(read(&p, "x"), "1");

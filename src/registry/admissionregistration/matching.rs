@@ -4,10 +4,28 @@
 
 use crate::api::meta::names;
 use crate::registry::validate::Field;
-use crate::registry::validate::labels::{Values, selector};
+use crate::registry::validate::cel::{self, Kind, Scope};
+use crate::registry::validate::labels::selector;
 
 /// Conditions of one webhook or policy.
 const CONDITIONS_MAX: usize = 64;
+/// What every expression about a request may name.
+pub const OBJECTS: &[&str] = &["object", "oldObject", "request"];
+/// What a request says of itself.
+pub const REQUEST: &[&str] = &[
+    "kind",
+    "resource",
+    "subResource",
+    "requestKind",
+    "requestResource",
+    "requestSubResource",
+    "name",
+    "namespace",
+    "operation",
+    "userInfo",
+    "dryRun",
+    "options",
+];
 const OPERATIONS: &[&str] = &["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
 /// Stands for everything.
 const ALL: &str = "*";
@@ -36,21 +54,24 @@ pub fn rule(r: &Field<'_>) {
     r.optional_one_of("scope", &["*", "Cluster", "Namespaced"]);
 }
 
-/// Resources that another entry of the same rule covers.
+/// Resources that an earlier entry of the same rule covers.
 fn overlapping(r: &Field<'_>) {
     let all: Vec<&str> = r.items("resources").map(|v| v.as_text()).collect();
+    for (i, value) in r.items("resources").enumerate() {
+        let Some((resource, sub)) = value.as_text().split_once('/') else { continue };
+        let earlier = |by: &str| all[..i].contains(&by);
+        if earlier(&format!("{resource}/*")) || earlier(&format!("*/{sub}")) {
+            value.invalid("is covered by an earlier resource of this rule");
+        }
+    }
     if all.len() > 1 && all.contains(&"*/*") {
         r.at("resources").invalid("if '*/*' is present, must not specify other resources");
-        return;
     }
-    for value in r.items("resources") {
-        let (resource, sub) = value.as_text().split_once('/').unwrap_or((value.as_text(), ""));
-        let covered = |by: &str| value.as_text() != by && all.contains(&by);
-        if (!sub.is_empty() && (covered(&format!("{resource}/*")) || covered(&format!("*/{sub}"))))
-            || (sub.is_empty() && covered(ALL))
-        {
-            value.invalid("is covered by another resource of this rule");
-        }
+    // Upstream looks at the last of the plain ones.
+    let last_plain = all.iter().rfind(|v| !v.is_empty() && !v.contains('/'));
+    if all.contains(&ALL) && last_plain.is_some_and(|v| *v != ALL) {
+        let why = "if '*' is present, must not specify other resources without subresources";
+        r.at("resources").invalid(why);
     }
 }
 
@@ -69,9 +90,15 @@ pub fn named_rule(r: &Field<'_>) {
 
 /// `matchConstraints` and `matchResources` of policies and bindings.
 pub fn resources(m: &Field<'_>, rules_needed: bool) {
-    m.optional_one_of("matchPolicy", &["Equivalent", "Exact"]);
+    match m.has("matchPolicy") {
+        true => m.one_of("matchPolicy", &["Equivalent", "Exact"]),
+        false => m.errs.at("matchPolicy").required(""),
+    }
     for member in ["namespaceSelector", "objectSelector"] {
-        selector(&m.at(member), Values::Checked);
+        match m.has(member) {
+            true => selector(&m.at(member)),
+            false => m.errs.at(member).required(""),
+        }
     }
     if rules_needed && m.count("resourceRules") == 0 {
         m.errs.at("resourceRules").required("");
@@ -81,14 +108,17 @@ pub fn resources(m: &Field<'_>, rules_needed: bool) {
     }
 }
 
-/// `matchConditions`.
-pub fn conditions(o: &Field<'_>) {
+/// `matchConditions`, whose expressions may name what all of them may, and more.
+pub fn conditions(o: &Field<'_>, more: &[&str]) {
+    let names = [OBJECTS, &["namespaceObject", "authorizer"], more].concat();
+    let members = [("request", REQUEST.to_vec())];
+    let scope = Scope { names: &names, members: &members, result: &[Kind::Bool] };
     if o.count("matchConditions") > CONDITIONS_MAX {
         o.errs.at("matchConditions").too_many(o.count("matchConditions"), CONDITIONS_MAX);
     }
     let mut seen = Vec::new();
     for condition in o.items("matchConditions") {
-        expression(&condition);
+        expression(&condition, &scope);
         let name = condition.text("name");
         if condition.needs("name") {
             condition.at("name").reasons(names::qualified_name(name));
@@ -101,8 +131,10 @@ pub fn conditions(o: &Field<'_>) {
 }
 
 /// A member `expression` that says something.
-pub fn expression(o: &Field<'_>) {
+pub fn expression(o: &Field<'_>, scope: &Scope<'_>) {
     if o.text("expression").trim().is_empty() {
         o.errs.at("expression").required("expression is not specified");
+    } else {
+        cel::check(&o.at("expression"), scope);
     }
 }

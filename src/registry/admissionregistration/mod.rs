@@ -11,6 +11,8 @@ mod matching;
 mod policy;
 mod webhook;
 
+pub use webhook::client as webhook_client;
+
 const GROUP: &str = "admissionregistration.k8s.io";
 const UNSET: &str = "<unset>";
 
@@ -119,7 +121,7 @@ pub fn kinds() -> Vec<Resource> {
                 VALIDATING_COLUMNS,
             )
             .subresources(STATUS_ONLY),
-            Box::new(spec.status_alone().check(policy::validating)),
+            Box::new(spec.status_alone().check(policy::validating).check_subresource(policy::validating_status)),
         ),
         Resource::new(
             row(

@@ -1,4 +1,4 @@
-//! Admission policies and their bindings. Expressions are looked at when they are used.
+//! Admission policies and their bindings.
 //!
 //! Rules: upstream `pkg/apis/admissionregistration/validation`.
 
@@ -6,50 +6,146 @@ use serde_json::Value;
 
 use crate::api::meta::names;
 use crate::registry::strategy::HookCx;
-use crate::registry::validate::Field;
-use crate::registry::validate::labels::{Values, selector};
+use crate::registry::validate::cel::{self, Kind, Scope};
+use crate::registry::validate::labels::selector;
+use crate::registry::validate::{Field, conditions};
 
-use super::matching;
+use super::matching::{self, OBJECTS, REQUEST};
 
 /// Why a validation may refuse.
-const REASONS: &[&str] = &["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
+const REASONS: &[&str] = &["Forbidden", "Invalid", "RequestEntityTooLarge"];
+/// Annotations of one policy.
+const ANNOTATIONS_MAX: usize = 20;
+/// Longest expression of an annotation, bytes.
+const VALUE_EXPRESSION_MAX: usize = 5 * 1024;
 
 /// Create and update of a ValidatingAdmissionPolicy.
 pub fn validating(o: &Field<'_>, _old: Option<&Value>, _cx: &HookCx<'_>) {
     let spec = o.at("spec");
     common(&spec);
+    let names = Names::of(&spec);
     if spec.count("validations") == 0 && spec.count("auditAnnotations") == 0 {
         for list in ["validations", "auditAnnotations"] {
             spec.errs.at(list).required("validations or auditAnnotations must contain at least one item");
         }
     }
     for validation in spec.items("validations") {
-        matching::expression(&validation);
-        if validation.has("messageExpression") && validation.text("messageExpression").trim().is_empty() {
-            validation.at("messageExpression").invalid("must be non-empty if specified");
-        }
+        matching::expression(&validation, &names.scope(&[Kind::Bool]));
+        message(&validation, &names);
         validation.optional_one_of("reason", REASONS);
+    }
+    if spec.count("auditAnnotations") > ANNOTATIONS_MAX {
+        let why = format!("must not have more than {ANNOTATIONS_MAX} auditAnnotations");
+        spec.at("auditAnnotations").invalid(why);
     }
     let mut seen = Vec::new();
     for annotation in spec.items("auditAnnotations") {
+        audit_annotation(&annotation, o.at("metadata").text("name"), &names);
         let key = annotation.text("key");
-        if annotation.needs("key") {
-            annotation.at("key").reasons(names::qualified_name(key));
-        }
         if seen.contains(&key) {
             annotation.errs.at("key").duplicate(key);
         }
         seen.push(key);
-        if annotation.text("valueExpression").trim().is_empty() {
-            annotation.errs.at("valueExpression").required("valueExpression is not specified");
+    }
+}
+
+/// What the expressions of a policy may name.
+struct Names<'a> {
+    names: Vec<&'a str>,
+    members: Vec<(&'a str, Vec<&'a str>)>,
+}
+
+impl<'a> Names<'a> {
+    /// All variables of a policy.
+    fn of(spec: &Field<'a>) -> Self {
+        let mut names = [OBJECTS, &["namespaceObject", "authorizer", "variables"]].concat();
+        if spec.has("paramKind") {
+            names.push("params");
+        }
+        let said = |v: &Field<'_>| !v.text("expression").trim().is_empty();
+        let variables = spec.items("variables").filter(said).map(|v| v.text("name")).collect();
+        Self { names, members: vec![("request", REQUEST.to_vec()), ("variables", variables)] }
+    }
+
+    /// The same without a variable and those that follow it.
+    fn before(&self, variable: &str) -> Self {
+        let mut members = self.members.clone();
+        if let Some((_, variables)) = members.last_mut() {
+            let at = variables.iter().position(|v| *v == variable).unwrap_or(variables.len());
+            variables.truncate(at);
+        }
+        Self { names: self.names.clone(), members }
+    }
+
+    fn with(mut self, names: &[&'a str]) -> Self {
+        self.names.extend(names);
+        self
+    }
+
+    /// The same without a name.
+    fn without(&self, name: &str) -> Self {
+        let names = self.names.iter().copied().filter(|n| *n != name).collect();
+        Self { names, members: self.members.clone() }
+    }
+
+    fn scope<'s>(&'s self, result: &'s [Kind]) -> Scope<'s> {
+        Scope { names: &self.names, members: &self.members, result }
+    }
+}
+
+fn message(validation: &Field<'_>, names: &Names<'_>) {
+    let blank = |name: &str| !validation.text(name).is_empty() && validation.text(name).trim().is_empty();
+    for name in ["message", "messageExpression"] {
+        if blank(name) {
+            validation.at(name).invalid("must be non-empty if specified");
         }
     }
+    if validation.text("message").trim().contains(['\n', '\r']) {
+        validation.at("message").invalid("must not contain line breaks");
+    }
+    let expression = validation.at("messageExpression");
+    if !expression.as_text().trim().is_empty() {
+        // What a message says must not depend on what its reader may do.
+        cel::check(&expression, &names.without("authorizer").scope(&[Kind::Text]));
+    }
+}
+
+/// The key in the audit log is the policy's name and the annotation's key.
+fn audit_annotation(annotation: &Field<'_>, policy: &str, all: &Names<'_>) {
+    let key = annotation.text("key");
+    match policy {
+        "" => annotation.errs.at("key").invalid(key, "requires metadata.name be non-empty"),
+        _ => annotation.errs.at("key").all_invalid(key, names::qualified_name(&format!("{policy}/{key}"))),
+    }
+    let expression = annotation.text("valueExpression").trim();
+    let at = annotation.errs.at("valueExpression");
+    if expression.is_empty() {
+        at.required("valueExpression is not specified");
+    } else if expression.len() > VALUE_EXPRESSION_MAX {
+        at.required(format!("must not exceed {VALUE_EXPRESSION_MAX} bytes in length"));
+    } else {
+        cel::check(&annotation.at("valueExpression"), &all.scope(&[Kind::Text, Kind::Null]));
+    }
+}
+
+/// A write to a ValidatingAdmissionPolicy's `status`.
+pub fn validating_status(o: &Field<'_>, _old: Option<&Value>, _cx: &HookCx<'_>) {
+    let status = o.at("status");
+    for warning in status.at("typeChecking").items("expressionWarnings") {
+        for member in ["warning", "fieldRef"] {
+            if warning.text(member).trim().is_empty() {
+                warning.errs.at(member).required("");
+            }
+        }
+    }
+    conditions::conditions(&status);
 }
 
 /// Create and update of a MutatingAdmissionPolicy.
 pub fn mutating(o: &Field<'_>, _old: Option<&Value>, _cx: &HookCx<'_>) {
     let spec = o.at("spec");
     common(&spec);
+    let names = Names::of(&spec).with(&["Object", "JSONPatch"]);
     let rules = spec.at("matchConstraints");
     for rule in rules.items("resourceRules") {
         for operation in rule.items("operations") {
@@ -68,13 +164,13 @@ pub fn mutating(o: &Field<'_>, _old: Option<&Value>, _cx: &HookCx<'_>) {
     }
     for mutation in spec.items("mutations") {
         mutation.needs_one_of("patchType", &["ApplyConfiguration", "JSONPatch"]);
-        let own = match mutation.text("patchType") {
-            "ApplyConfiguration" => "applyConfiguration",
-            "JSONPatch" => "jsonPatch",
+        let (own, result) = match mutation.text("patchType") {
+            "ApplyConfiguration" => ("applyConfiguration", Kind::Map),
+            "JSONPatch" => ("jsonPatch", Kind::List),
             _ => continue,
         };
         if mutation.has(own) {
-            matching::expression(&mutation.at(own));
+            matching::expression(&mutation.at(own), &names.scope(&[result]));
         } else {
             mutation
                 .errs
@@ -105,24 +201,17 @@ fn common(spec: &Field<'_>) {
     } else {
         matching::resources(&matching, true);
     }
-    matching::conditions(spec);
-    let mut seen = Vec::new();
+    matching::conditions(spec, &["params"]);
+    let names = Names::of(spec);
     for variable in spec.items("variables") {
         let name = variable.text("name");
-        if variable.needs("name") && !is_identifier(name) {
+        if name.trim().is_empty() {
+            variable.errs.at("name").required("name is not specified");
+        } else if !cel::is_identifier(name) {
             variable.at("name").invalid("must be a valid CEL identifier");
         }
-        if seen.contains(&name) {
-            variable.errs.at("name").duplicate(name);
-        }
-        seen.push(name);
-        matching::expression(&variable);
+        matching::expression(&variable, &names.before(name).scope(&[]));
     }
-}
-
-fn is_identifier(text: &str) -> bool {
-    let first = text.bytes().next().is_some_and(|c| c.is_ascii_alphabetic() || c == b'_');
-    first && text.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_')
 }
 
 fn param_kind(kind: &Field<'_>) {
@@ -182,14 +271,94 @@ fn binding(spec: &Field<'_>) {
     if param.value.is_null() {
         return;
     }
-    match (param.text("name"), param.has("selector")) {
-        ("", false) => param.errs.required("one of name or selector must be specified"),
-        ("", true) => selector(&param.at("selector"), Values::Checked),
-        (_, true) => param.errs.at("name").forbidden("name and selector are mutually exclusive"),
-        (name, false) => param.at("name").reasons(names::path_segment(name)),
-    }
-    if !param.text("namespace").is_empty() {
-        param.at("namespace").reasons(names::dns1123_label(param.text("namespace")));
+    let (name, by_label) = (param.text("name"), param.has("selector"));
+    param.at("name").reasons(names::path_segment(name));
+    selector(&param.at("selector"));
+    match (name.is_empty(), by_label) {
+        (true, false) => param.errs.required("one of name or selector must be specified"),
+        (false, true) => {
+            for member in ["name", "selector"] {
+                param.errs.at(member).forbidden("name and selector are mutually exclusive");
+            }
+        }
+        _ => {}
     }
     param.needs_one_of("parameterNotFoundAction", &["Allow", "Deny"]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::errors::FieldErrors;
+    use serde_json::json;
+    use test_case::test_case;
+
+    fn paths(errs: &FieldErrors) -> Vec<String> {
+        errs.take().into_iter().map(|c| c.field).collect()
+    }
+
+    #[test_case(json!({"name": "a", "selector": {}}), &["name", "selector"]; "both ways")]
+    #[test_case(json!({}), &["<nil>"]; "no way")]
+    #[test_case(json!({"name": "a", "namespace": "A B"}), &[]; "a namespace is not looked at")]
+    fn parameters(mut param: Value, want: &[&str]) {
+        param["parameterNotFoundAction"] = "Deny".into();
+        let (value, errs) = (json!({"policyName": "p", "paramRef": param}), FieldErrors::new());
+        binding(&Field::root(&value, &errs));
+        let want: Vec<String> =
+            want.iter().map(|p| if *p == "<nil>" { "paramRef".into() } else { format!("paramRef.{p}") }).collect();
+        assert_eq!(paths(&errs), want);
+    }
+
+    #[test]
+    fn expressions_name_earlier_variables_and_declared_parameters() {
+        let expression = |text: &str| json!({"name": "b", "expression": text});
+        for (text, with_params, fine) in [
+            ("variables.a", false, true),
+            ("variables.b", false, false),
+            ("params.x", false, false),
+            ("params.x", true, true),
+            ("request.userInfo", false, true),
+            ("request.users", false, false),
+        ] {
+            let mut spec = json!({"failurePolicy": "Fail", "variables": [{"name": "a", "expression": "1"}, expression(text)],
+                "matchConstraints": {"resourceRules": [{"operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"],
+                    "resources": ["pods"]}], "matchPolicy": "Exact", "namespaceSelector": {}, "objectSelector": {}}});
+            if with_params {
+                spec["paramKind"] = json!({"apiVersion": "v1", "kind": "ConfigMap"});
+            }
+            let errs = FieldErrors::new();
+            common(&Field::root(&spec, &errs));
+            let want: &[&str] = if fine { &[] } else { &["variables[1].expression"] };
+            assert_eq!(paths(&errs), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn messages_are_one_line() {
+        let (value, errs) = (json!({"message": "a\nb", "messageExpression": " "}), FieldErrors::new());
+        let spec = json!({});
+        let unused = FieldErrors::new();
+        message(&Field::root(&value, &errs), &Names::of(&Field::root(&spec, &unused)));
+        assert_eq!(paths(&errs), ["messageExpression", "message"]);
+    }
+
+    #[test]
+    fn keys_of_annotations_stand_behind_the_policys_name() {
+        let (value, errs) = (json!({"key": "a/b", "valueExpression": "'x'"}), FieldErrors::new());
+        let names = Names::of(&Field::root(&value, &errs));
+        audit_annotation(&Field::root(&value, &errs), "p.example.com", &names);
+        audit_annotation(&Field::root(&value, &errs), "", &names);
+        assert_eq!(paths(&errs), ["key", "key"]);
+    }
+
+    #[test_case(&["pods", "pods/*", "pods/log"], &["resources[2]"]; "covered by an earlier one")]
+    #[test_case(&["pods/log", "pods/*"], &[]; "a later one does not count")]
+    #[test_case(&["*", "pods"], &["resources"]; "all, and one of them")]
+    #[test_case(&["*/*", "pods"], &["resources"]; "all of all, and more")]
+    fn resources(all: &[&str], want: &[&str]) {
+        let rule = json!({"operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"], "resources": all});
+        let errs = FieldErrors::new();
+        matching::rule(&Field::root(&rule, &errs));
+        assert_eq!(paths(&errs), want);
+    }
 }

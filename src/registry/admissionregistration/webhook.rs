@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::api::meta::names;
 use crate::registry::strategy::HookCx;
-use crate::registry::validate::labels::{Values, selector};
+use crate::registry::validate::labels::selector;
 use crate::registry::validate::{Field, port_number};
 
 use super::matching;
@@ -52,7 +52,7 @@ fn one(w: &Field<'_>) {
         }
     }
     for member in ["namespaceSelector", "objectSelector"] {
-        selector(&w.at(member), Values::Checked);
+        selector(&w.at(member));
     }
     if w.has("sideEffects") {
         w.one_of("sideEffects", &["None", "NoneOnDryRun"]);
@@ -65,7 +65,7 @@ fn one(w: &Field<'_>) {
     versions(w);
     w.items("rules").for_each(|r| matching::rule(&r));
     client(&w.at("clientConfig"));
-    matching::conditions(w);
+    matching::conditions(w, &[]);
 }
 
 fn versions(w: &Field<'_>) {

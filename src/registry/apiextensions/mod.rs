@@ -1,4 +1,14 @@
 //! Kinds of the API group `apiextensions.k8s.io`.
+//!
+//! The rules for a definition are in `definition`, those for its schemas in `schema`, `structural` and `defaults`.
+
+mod defaults;
+mod definition;
+mod path;
+mod schema;
+mod structural;
+#[cfg(test)]
+mod tests;
 
 use serde_json::Value;
 
@@ -20,7 +30,14 @@ pub fn kinds() -> Vec<Resource> {
         .short(&["crd", "crds"])
         .categories(&["api-extensions"])
         .subresources(STATUS_ONLY),
-        Box::new(Common::NONE.prepare(prepare).conditional_update().generation(Generation::Spec)),
+        Box::new(
+            Common::NONE
+                .prepare(prepare)
+                .check(definition::check)
+                .check_subresource(definition::check_status)
+                .conditional_update()
+                .generation(Generation::Spec),
+        ),
     )]
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::api::scheme::{Column, KindInfo, STATUS_ONLY};
 use crate::api::value::ValueExt;
-use crate::registry::core::templates::always_restarted;
+use crate::registry::core::templates::{always_restarted, collisions};
 use crate::registry::errors::FieldErrors;
 use crate::registry::strategy::{Generation, HookCx, Op, Strategy};
 use crate::registry::validate::{self, Field, labels, warnings};
@@ -73,7 +73,7 @@ impl Strategy for DaemonSets {
         if matches!(&cx.op, Op::Subresource(sub) if sub == "status") {
             let status = set.at("status");
             COUNTS.iter().chain(&MORE_COUNTS).for_each(|c| status.not_negative(c));
-            return;
+            return collisions(&status, old);
         }
         let spec = set.at("spec");
         labels::of_daemon_set(&spec);

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::api::patch::apply::FieldSet;
 use crate::api::scheme::{Column, KindInfo, SCALE, STATUS, Subresource};
 use crate::api::value::ValueExt;
-use crate::registry::core::templates::{always_restarted, counts};
+use crate::registry::core::templates::{always_restarted, collisions, counts};
 use crate::registry::errors::FieldErrors;
 use crate::registry::strategy::{Generation, HookCx, Op, Strategy, resets};
 use crate::registry::validate::{self, Field, labels, warnings};
@@ -77,8 +77,9 @@ impl Strategy for Deployments {
         for number in ["replicas", "minReadySeconds", "revisionHistoryLimit"] {
             spec.not_negative(number);
         }
-        labels::of_workload(&spec, "deployment");
-        always_restarted(&spec.at("template"));
+        if labels::of_workload(&spec, "deployment") {
+            always_restarted(&spec.at("template"));
+        }
         strategy(&spec.at("strategy"));
         spec.not_negative("progressDeadlineSeconds");
         if let Some(deadline) = spec.int("progressDeadlineSeconds")
@@ -123,16 +124,9 @@ fn status(status: &Field<'_>, old: Option<&Value>) {
         "readyReplicas",
         "availableReplicas",
         "unavailableReplicas",
+        "terminatingReplicas",
         "observedGeneration",
     ];
     counts(status, &all);
-    if status.int("updatedReplicas").unwrap_or(0) > status.int("replicas").unwrap_or(0) {
-        status.at("updatedReplicas").invalid("cannot be greater than status.replicas");
-    }
-    let was = old.and_then(|o| o.int_at("/status/collisionCount"));
-    if let Some(was) = was
-        && status.int("collisionCount").is_none_or(|now| now < was)
-    {
-        status.at("collisionCount").invalid("cannot be decremented");
-    }
+    collisions(status, old);
 }

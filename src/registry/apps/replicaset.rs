@@ -51,14 +51,22 @@ impl Strategy for ReplicaSets {
     fn validate(&self, new: &Value, old: Option<&Value>, cx: &HookCx<'_>, errs: &FieldErrors) {
         let set = Field::root(new, errs);
         if matches!(&cx.op, Op::Subresource(sub) if sub == "status") {
-            let all = ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"];
+            let all = [
+                "replicas",
+                "fullyLabeledReplicas",
+                "readyReplicas",
+                "availableReplicas",
+                "terminatingReplicas",
+                "observedGeneration",
+            ];
             return counts(&set.at("status"), &all);
         }
         let spec = set.at("spec");
         spec.not_negative("replicas");
         spec.not_negative("minReadySeconds");
-        labels::of_workload(&spec, "replicaset");
-        always_restarted(&spec.at("template"));
+        if labels::of_workload(&spec, "replicaset") {
+            always_restarted(&spec.at("template"));
+        }
         if let Some(old) = old {
             spec.immutable("selector", &old["spec"]);
         }

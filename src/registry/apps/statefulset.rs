@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::api::scheme::{Column, KindInfo, SCALE, STATUS, Subresource};
 use crate::api::value::ValueExt;
-use crate::registry::core::templates::{always_restarted, counts};
+use crate::registry::core::templates::{always_restarted, collisions, counts};
 use crate::registry::errors::FieldErrors;
 use crate::registry::strategy::{Generation, HookCx, Op, Strategy};
 use crate::registry::validate::{self, Field, claims, labels, warnings};
@@ -76,7 +76,8 @@ impl Strategy for StatefulSets {
                 "availableReplicas",
                 "observedGeneration",
             ];
-            return counts(&set.at("status"), &all);
+            counts(&set.at("status"), &all);
+            return collisions(&set.at("status"), old);
         }
         let spec = set.at("spec");
         spec.one_of("podManagementPolicy", &["OrderedReady", "Parallel"]);
@@ -86,12 +87,14 @@ impl Strategy for StatefulSets {
         spec.not_negative("minReadySeconds");
         spec.not_negative("revisionHistoryLimit");
         spec.at("ordinals").not_negative("start");
-        labels::of_workload(&spec, "statefulset");
+        let selects = labels::of_workload(&spec, "statefulset");
         for claim in spec.items("volumeClaimTemplates").filter(|_| cx.op == Op::Create) {
             claims::spec(&claim.at("spec"));
         }
-        let template = with_claims(&spec);
-        always_restarted(&Field { value: &template, errs: spec.errs.at("template") });
+        if selects {
+            let template = with_claims(&spec);
+            always_restarted(&Field { value: &template, errs: spec.errs.at("template") });
+        }
         if let Some(old) = old {
             update(&spec, &old["spec"]);
         }

@@ -8,7 +8,7 @@ use crate::api::meta::names;
 use crate::api::meta::quantity::Quantity;
 use crate::registry::strategy::HookCx;
 use crate::registry::validate::Field;
-use crate::registry::validate::labels::{Values, selector};
+use crate::registry::validate::labels::selector;
 
 use super::convert;
 
@@ -152,7 +152,7 @@ fn identifier(metric: &Field<'_>) {
     if metric.needs("name") {
         metric.at("name").reasons(names::path_segment(metric.text("name")));
     }
-    selector(&metric.at("selector"), Values::Any);
+    selector(&metric.at("selector"));
 }
 
 fn amounts(target: &Field<'_>) {

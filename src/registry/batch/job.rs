@@ -10,7 +10,7 @@ use crate::api::status::ApiResult;
 use crate::api::value::ValueExt;
 use crate::registry::errors::FieldErrors;
 use crate::registry::strategy::{Generation, Held, HookCx, Op, Strategy};
-use crate::registry::validate::{Field, labels, pod_spec, warnings};
+use crate::registry::validate::{Field, domain_prefixed_path, labels, pod_spec, resources, warnings};
 use crate::registry::{Resource, cells};
 
 use super::job_policy;
@@ -30,6 +30,10 @@ const COLUMNS: &[Column] = &[
 const MANAGED_BY_MAX: usize = 63;
 /// Most pods at once of an indexed job.
 const PARALLELISM_MAX: i64 = 100_000;
+/// Above so many indexes the next bound holds.
+const MANY_INDEXES: i64 = 100_000;
+/// Most pods at once, and most failures, of a job with that many indexes.
+const OF_MANY_MAX: i64 = 10_000;
 const TEMPLATE_LABELS: &str = "/spec/template/metadata/labels";
 
 /// The kind.
@@ -132,41 +136,46 @@ impl Strategy for Jobs {
             return;
         }
         let spec = job.at("spec");
-        // A job names its pods: with an index they carry it, and must still be host names.
-        if spec.text("completionMode") == "Indexed" && cx.op == Op::Create {
-            let last = format!(
-                "{}-{}",
-                new.str_at("/metadata/name").unwrap_or_default(),
-                spec.int("completions").unwrap_or(1) - 1
-            );
-            if last.len() > names::LABEL_MAX {
-                errs.at("metadata")
-                    .at("name")
-                    .invalid(last, format!("must be no more than {} bytes", names::LABEL_MAX));
-            }
+        if old.is_none() {
+            host_names(&job);
         }
         job_spec(&spec);
-        let before = errs.len();
-        labels::selector(&spec.at("selector"), labels::Values::Checked);
-        let well_formed = errs.len() == before;
-        if spec.has("selector") {
-            let field = spec.at("template").at("metadata").at("labels");
-            match Selector::from_label_selector(spec.at("selector").value) {
-                Ok(s) if well_formed && !s.matches_value(Some(field.value)) => {
-                    field.invalid("`selector` does not match template `labels`")
-                }
-                Ok(_) => {}
-                Err(_) => spec.at("selector").invalid("invalid label selector"),
-            }
-        } else {
-            spec.errs.at("selector").required("");
-            let labels = spec.at("template").at("metadata").at("labels");
-            labels.invalid("`selector` does not match template `labels`");
-        }
+        selector(&spec);
         generated_selector(new, old, &spec);
         if let Some(old) = old {
             update(&spec, &old["spec"], old);
         }
+    }
+}
+
+/// An indexed job's pods carry the index in their host names, which must be labels still.
+fn host_names(job: &Field<'_>) {
+    let spec = job.at("spec");
+    let name = job.at("metadata").text("name");
+    if let (Some(n @ 1..), "Indexed") = (spec.int("completions"), spec.text("completionMode")) {
+        let last = format!("{name}-{}", n - 1);
+        for why in names::dns1123_label(&last) {
+            job.errs.at("metadata").at("name").invalid(name, format!("{last:?} would be a pod's host name: {why}"));
+        }
+    }
+}
+
+/// The selector is there, well formed, and matches the template. None matches nothing.
+fn selector(spec: &Field<'_>) {
+    let field = spec.at("selector");
+    let before = field.errs.len();
+    if field.value.is_null() {
+        field.errs.required("");
+    } else {
+        labels::selector(&field);
+        if field.errs.len() > before {
+            return;
+        }
+    }
+    let labels = spec.at("template").at("metadata").at("labels");
+    let matches = |s: Selector| !field.value.is_null() && s.matches_value(Some(labels.value));
+    if !Selector::from_label_selector(field.value).is_ok_and(matches) {
+        labels.invalid("`selector` does not match template `labels`");
     }
 }
 
@@ -215,10 +224,11 @@ fn generated_selector(job: &Value, old: Option<&Value>, spec: &Field<'_>) {
             Some(_) => {}
         }
     }
-    let selected = |key: &str| spec.value.pointer("/selector/matchLabels").and_then(|m| m.get(key)?.as_str());
-    let expected =
-        ["batch.kubernetes.io/controller-uid", "controller-uid"].into_iter().any(|k| selected(k) == Some(uid));
-    if !expected {
+    let name = job.str_at("/metadata/name").unwrap_or_default();
+    let of_job = json!({"batch.kubernetes.io/controller-uid": uid, "controller-uid": uid,
+        "batch.kubernetes.io/job-name": name, "job-name": name});
+    let selector = Selector::from_label_selector(spec.at("selector").value);
+    if !selector.is_ok_and(|s| s.matches_value(Some(&of_job))) {
         spec.at("selector").invalid("`selector` not auto-generated");
     }
 }
@@ -237,7 +247,10 @@ pub fn job_spec(spec: &Field<'_>) {
         spec.not_negative(number);
     }
     if spec.has("managedBy") {
-        managed_by(&spec.at("managedBy"));
+        domain_prefixed_path(&spec.at("managedBy"));
+        if spec.text("managedBy").len() > MANAGED_BY_MAX {
+            spec.errs.at("managedBy").too_long(MANAGED_BY_MAX);
+        }
     }
     completion_mode(spec);
     job_policy::failure(spec);
@@ -248,7 +261,7 @@ pub fn job_spec(spec: &Field<'_>) {
         spec.one_of("podReplacementPolicy", allowed);
     }
     let template = spec.at("template");
-    pod_spec::template(&template, pod_spec::Options::default());
+    pod_spec::template(&template);
     let pod = template.at("spec");
     match pod.text("restartPolicy") {
         // Upstream tells of the default as of something left out.
@@ -261,50 +274,56 @@ pub fn job_spec(spec: &Field<'_>) {
     }
 }
 
-fn managed_by(field: &Field<'_>) {
-    let name = field.as_text();
-    match name.split_once('/') {
-        _ if name.is_empty() => field.errs.required(""),
-        Some((domain, path)) if names::dns1123_subdomain(domain).is_empty() && !path.is_empty() => {}
-        _ => field.invalid("must be a domain-prefixed path (such as \"acme.io/foo\")"),
-    }
-    if name.len() > MANAGED_BY_MAX {
-        field.errs.too_long(MANAGED_BY_MAX);
-    }
-}
-
 fn completion_mode(spec: &Field<'_>) {
-    let indexed = spec.text("completionMode") == "Indexed";
     spec.optional_one_of("completionMode", &["Indexed", "NonIndexed"]);
-    if indexed {
-        if !spec.has("completions") {
-            spec.errs.at("completions").required("when completion mode is Indexed");
+    match spec.text("completionMode") {
+        "Indexed" => indexed(spec),
+        "" | "NonIndexed" => {
+            for field in ["backoffLimitPerIndex", "maxFailedIndexes"].iter().filter(|f| spec.has(f)) {
+                spec.at(field).invalid("requires indexed completion mode");
+            }
         }
-        if spec.int("parallelism").is_some_and(|n| n > PARALLELISM_MAX) {
-            spec.at("parallelism")
-                .invalid(format!("must be less than or equal to {PARALLELISM_MAX} when completion mode is Indexed"));
-        }
-        let (completions, failed) = (spec.int("completions"), spec.int("maxFailedIndexes"));
-        if let (Some(all), Some(failed)) = (completions, failed)
-            && failed > all
-        {
-            spec.at("maxFailedIndexes").invalid("must be less than or equal to completions");
-        }
-    } else if spec.has("backoffLimitPerIndex") {
-        spec.at("backoffLimitPerIndex").invalid("requires indexed completion mode");
+        _ => {}
     }
     if spec.has("maxFailedIndexes") && !spec.has("backoffLimitPerIndex") {
         spec.errs.at("backoffLimitPerIndex").required("when maxFailedIndexes is specified");
     }
 }
 
+/// An indexed job's numbers. With very many indexes, counted one by one, less of them may run and fail at once.
+fn indexed(spec: &Field<'_>) {
+    if !spec.has("completions") {
+        spec.errs.at("completions").required("when completion mode is Indexed");
+    }
+    let at_most = |field: &str, max: i64| {
+        if spec.int(field).is_some_and(|n| n > max) {
+            spec.at(field).invalid(format!("must be less than or equal to {max} when completion mode is Indexed"));
+        }
+    };
+    at_most("parallelism", PARALLELISM_MAX);
+    at_most("maxFailedIndexes", PARALLELISM_MAX);
+    let completions = spec.int("completions");
+    if let Some(all) = completions {
+        at_most("maxFailedIndexes", all);
+    }
+    if completions.is_some_and(|n| n > MANY_INDEXES) && spec.has("backoffLimitPerIndex") {
+        if !spec.has("maxFailedIndexes") {
+            spec.errs.at("maxFailedIndexes").required(format!("when completions is above {MANY_INDEXES}"));
+        }
+        at_most("parallelism", OF_MANY_MAX);
+        at_most("maxFailedIndexes", OF_MANY_MAX);
+    }
+}
+
 /// What of a job stays. Of a suspended one that never ran the scheduling directives may change.
 fn update(spec: &Field<'_>, old: &Value, whole: &Value) {
-    let elastic = spec.text("completionMode") == "Indexed"
-        && spec.int("completions") == spec.int("parallelism")
-        && old.int_at("/completions") == old.int_at("/parallelism");
-    if !elastic {
+    if spec.text("completionMode") != "Indexed" {
         spec.immutable("completions", old);
+    } else if spec.int("completions") != old.int_at("/completions")
+        && spec.has("completions")
+        && spec.int("completions") != spec.int("parallelism")
+    {
+        spec.at("completions").invalid("can only be modified in tandem with spec.parallelism");
     }
     spec.immutable("selector", old);
     let directives = [
@@ -318,6 +337,7 @@ fn update(spec: &Field<'_>, old: &Value, whole: &Value) {
     let suspended = old.get("suspend") == Some(&true.into()) && whole.pointer("/status/startTime").is_none();
     let strip = |template: &Value| {
         let mut template = template.clone();
+        resources::settle(&mut template["spec"]);
         for at in directives.iter().filter(|_| suspended) {
             template.remove_at(at);
         }

@@ -8,12 +8,11 @@ use serde_json::{Value, json};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
-use crate::api::meta::names;
 use crate::api::scheme::{Column, KindInfo, STATUS, Selectable, Subresource, Verbs, human_duration};
 use crate::api::table::text_or;
 use crate::api::value::ValueExt;
 use crate::registry::strategy::{Common, HookCx, Op, Plain};
-use crate::registry::validate::Field;
+use crate::registry::validate::{Field, signer};
 use crate::registry::{Resource, meta};
 use crate::util::clock::rfc3339;
 
@@ -61,8 +60,6 @@ const USAGES: &[&str] = &[
 ];
 /// Shortest life that may be asked for, seconds.
 const EXPIRATION_MIN: i64 = 600;
-/// Longest signer name, bytes: a domain and a path.
-const SIGNER_MAX: usize = 571;
 
 /// The rows of this group.
 pub fn kinds() -> Vec<Resource> {
@@ -190,35 +187,11 @@ fn check(o: &Field<'_>, old: Option<&Value>, cx: &HookCx<'_>) {
         }
         seen.push(usage.as_text());
     }
-    signer(&spec);
+    signer::name(&spec.at("signerName"));
     if spec.int("expirationSeconds").is_some_and(|s| s < EXPIRATION_MIN) {
         spec.at("expirationSeconds").invalid("may not specify a duration less than 600 seconds (10 minutes)");
     }
     check_conditions(o, old, cx);
-}
-
-/// `domain/path`.
-fn signer(spec: &Field<'_>) {
-    if !spec.needs("signerName") {
-        return;
-    }
-    let (field, text) = (spec.at("signerName"), spec.text("signerName"));
-    if text.len() > SIGNER_MAX {
-        field.errs.too_long(SIGNER_MAX);
-    }
-    let Some((domain, path)) = text.split_once('/') else {
-        field.invalid("must be a fully qualified domain and path of the form 'example.com/signer-name'");
-        return;
-    };
-    field.reasons(names::dns1123_subdomain(domain));
-    if !domain.contains('.') {
-        field.invalid("should be a domain with at least two segments separated by dots");
-    }
-    if path.contains('/') {
-        field.invalid("must be a fully qualified domain and path of the form 'example.com/signer-name'");
-    } else {
-        field.reasons(names::dns1123_subdomain(path));
-    }
 }
 
 /// `request` is base64 of PEM.

@@ -42,16 +42,15 @@ impl Strategy for ConfigMaps {
         for map in ["data", "binaryData"] {
             for (key, value) in new.get(map).and_then(Value::as_object).into_iter().flatten() {
                 errs.at(map).key(key).all_invalid(key, config_key(key));
-                if map == "binaryData" && new.get("data").and_then(|d| d.get(key)).is_some() {
-                    errs.at(map).key(key).invalid(key.clone(), "duplicate of key present in data");
+                if map == "data" && new.get("binaryData").and_then(|d| d.get(key)).is_some() {
+                    errs.at(map).key(key).invalid(key.clone(), "duplicate of key present in binaryData");
                 }
                 let text = value.as_str().unwrap_or_default();
                 size += if map == "data" { text.len() } else { decoded_len(text) };
             }
         }
         if size > MAX_BYTES {
-            // Upstream's path to the object as a whole.
-            errs.at("[]").too_long(MAX_BYTES);
+            errs.whole().too_long(MAX_BYTES);
         }
         if let Some(old) = old {
             frozen(new, old, &["data", "binaryData"], errs);

@@ -67,12 +67,19 @@ impl Strategy for Namespaces {
             }
             return;
         }
+        // An update keeps them. Upstream tells of one only where they are the matter.
+        let list = errs.at("spec").at("finalizers");
+        let at = |i: usize| match &cx.op {
+            Op::Create => Some(list.clone()),
+            Op::Subresource(sub) if sub == "finalize" => Some(list.index(i)),
+            _ => None,
+        };
         for (i, finalizer) in new.items_at(FINALIZERS).iter().filter_map(Value::as_str).enumerate() {
-            let mut reasons = names::qualified_name(finalizer);
-            if reasons.is_empty() && !finalizer.contains('/') && finalizer != "kubernetes" {
-                reasons.push("name is neither a standard finalizer name nor is it fully qualified".to_owned());
+            let Some(errs) = at(i) else { return };
+            errs.all_invalid(finalizer, names::qualified_name(finalizer));
+            if !finalizer.contains('/') && !matches!(finalizer, "kubernetes" | "orphan" | "foregroundDeletion") {
+                errs.invalid(finalizer, "name is neither a standard finalizer name nor is it fully qualified");
             }
-            errs.at("spec").at("finalizers").index(i).all_invalid(finalizer, reasons);
         }
     }
 

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::api::meta::Gvk;
+use crate::api::meta::{Gvk, names};
 use crate::api::scheme::{Column, KindInfo, STATUS, Selectable, Subresource, Verbs};
 use crate::api::value::ValueExt;
 use crate::registry::errors::FieldErrors;
@@ -121,14 +121,51 @@ impl Strategy for Nodes {
                 resources::value(name, &Field { value: amount, errs: at.at(name) });
             }
         }
-        for cidr in spec.items("podCIDRs") {
-            if validate::parse_cidr(cidr.as_text()).is_none() {
-                cidr.invalid("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
-            }
-        }
+        annotations(&node.at("metadata").at("annotations"));
+        pod_cidrs(&spec);
         if let Some(old) = old {
             update(&spec, &status, old);
         }
+    }
+}
+
+/// One network of a family, and valid ones.
+fn pod_cidrs(spec: &Field<'_>) {
+    let list = spec.at("podCIDRs");
+    let count = spec.count("podCIDRs");
+    let mut families = Vec::new();
+    let mut seen: Vec<&str> = Vec::new();
+    for cidr in spec.items("podCIDRs") {
+        match validate::parse_cidr(cidr.as_text()) {
+            Some((address, _)) => families.push(address.is_ipv4()),
+            None => cidr.invalid(validate::NOT_A_CIDR),
+        }
+        if seen.contains(&cidr.as_text()) {
+            cidr.errs.duplicate(cidr.as_text());
+        }
+        seen.push(cidr.as_text());
+    }
+    if count < 2 {
+        return;
+    }
+    if families.len() < count {
+        list.errs.internal("failed to check for dual stack: not all of them are networks");
+    }
+    if families.len() < count || count > 2 || families[0] == families[1] {
+        list.invalid("may specify no more than one CIDR for each IP family");
+    }
+}
+
+/// Taints in the form that they had before there was a field.
+fn annotations(field: &Field<'_>) {
+    const TAINTS: &str = "scheduler.alpha.kubernetes.io/taints";
+    let Some(text) = field.value.get(TAINTS).and_then(Value::as_str).filter(|t| !t.is_empty()) else { return };
+    match serde_json::from_str::<Value>(text) {
+        Ok(list) if list.is_array() => {
+            let holder = serde_json::json!({ TAINTS: list });
+            scheduling::taint_list(Field { value: &holder, errs: field.errs.clone() }.items(TAINTS));
+        }
+        _ => field.errs.invalid(TAINTS, "is no list of taints"),
     }
 }
 
@@ -148,5 +185,73 @@ fn update(spec: &Field<'_>, status: &Field<'_>, old: &Value) {
     let was = old.str_at("/spec/providerID").unwrap_or_default();
     if !was.is_empty() && spec.text("providerID") != was {
         spec.errs.at("providerID").forbidden("node updates may not change providerID except from \"\" to valid");
+    }
+    if spec.text("externalID") != old.str_at("/spec/externalID").unwrap_or_default() {
+        spec.errs.at("externalID").forbidden("may not be updated");
+    }
+    if spec.has("configSource") {
+        config_source(&spec.at("configSource"), false);
+    }
+    for used in ["assigned", "active", "lastKnownGood"].iter().map(|u| status.at("config").at(u)) {
+        if !used.value.is_null() {
+            config_source(&used, true);
+        }
+    }
+}
+
+/// Where a kubelet's configuration was to come from, once. What is used has an identity, what is asked for has none.
+fn config_source(source: &Field<'_>, used: bool) {
+    let map = source.at("configMap");
+    if map.value.is_null() {
+        source.invalid("exactly one reference subfield must be non-nil");
+        return;
+    }
+    for identity in ["uid", "resourceVersion"] {
+        match (used, map.text(identity).is_empty()) {
+            (true, true) => map.errs.at(identity).required("must be set in status"),
+            (false, false) => map.errs.at(identity).forbidden("must not be set in spec"),
+            _ => {}
+        }
+    }
+    let rules: [(&str, fn(&str) -> Vec<String>); 3] = [
+        ("namespace", names::dns1123_label),
+        ("name", names::dns1123_subdomain),
+        ("kubeletConfigKey", validate::config_key),
+    ];
+    for (member, rule) in rules {
+        if map.needs(member) {
+            map.at(member).reasons(rule(map.text(member)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use test_case::test_case;
+
+    fn paths(errs: &FieldErrors) -> Vec<String> {
+        errs.take().into_iter().map(|c| c.field).collect()
+    }
+
+    #[test_case(json!(["10.0.0.0/24", "2001:db8::/64"]), &[]; "one of each family")]
+    #[test_case(json!(["10.0.0.0/24", "10.0.1.0/24"]), &["podCIDRs"]; "two of a family")]
+    #[test_case(json!(["10.0.0.0/24", "10.0.0.0/24"]), &["podCIDRs[1]", "podCIDRs"]; "one twice")]
+    #[test_case(json!(["x"]), &["podCIDRs[0]"]; "no network")]
+    fn networks(list: Value, want: &[&str]) {
+        let (spec, errs) = (json!({ "podCIDRs": list }), FieldErrors::new());
+        pod_cidrs(&Field::root(&spec, &errs));
+        assert_eq!(paths(&errs), want);
+    }
+
+    #[test]
+    fn what_is_asked_for_has_no_identity() {
+        let source = json!({"configMap": {"uid": "u", "namespace": "n", "name": "m"}});
+        let errs = FieldErrors::new();
+        config_source(&Field::root(&source, &errs), false);
+        config_source(&Field::root(&source, &errs), true);
+        let key = "configMap.kubeletConfigKey";
+        assert_eq!(paths(&errs), ["configMap.uid", key, "configMap.resourceVersion", key]);
     }
 }

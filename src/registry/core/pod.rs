@@ -12,7 +12,7 @@ use crate::api::scheme::{Column, KindInfo, STATUS, Selectable, Subresource, Verb
 use crate::api::value::ValueExt;
 use crate::registry::errors::FieldErrors;
 use crate::registry::strategy::{Generation, HookCx, Op, Strategy, keep_all_but};
-use crate::registry::validate::{Field, pod_spec, pod_update, warnings};
+use crate::registry::validate::{Field, pod_annotations, pod_spec, pod_status, pod_update, warnings};
 use crate::registry::{Resource, cells};
 use crate::util::clock::rfc3339;
 
@@ -141,21 +141,30 @@ impl Strategy for Pods {
     fn validate(&self, new: &Value, old: Option<&Value>, cx: &HookCx<'_>, errs: &FieldErrors) {
         let pod = Field::root(new, errs);
         let spec = pod.at("spec");
+        let annotations = pod.at("metadata").at("annotations");
         if let Op::Subresource(sub) = &cx.op
             && let Some(old) = old
         {
             match &**sub {
-                "status" => return pod_update::status(&pod, old),
-                "ephemeralcontainers" => pod_update::ephemeral(&spec, &old["spec"]),
+                "status" => {
+                    pod_annotations::check_update(&annotations, old);
+                    return pod_status::status(&pod, old);
+                }
+                "ephemeralcontainers" => pod_update::ephemeral(&pod, old),
                 "resize" => {
                     let classes = (qos::class(&new["spec"]), old.str_at("/status/qosClass").unwrap_or_default());
-                    pod_update::resize(&spec, &old["spec"], classes);
+                    pod_update::resize(&pod, old, classes);
                 }
                 // A binding changes what an update may not.
                 _ => return,
             }
         }
-        pod_spec::pod_spec(&spec, pod_spec::Options { is_pod: true });
+        pod_spec::pod(&pod);
+        if let Some(old) = old {
+            pod_annotations::check_update(&annotations, old);
+        } else {
+            pod_annotations::agree(annotations.value, &spec);
+        }
         match (&cx.op, old) {
             (Op::Create, _) if spec.count("ephemeralContainers") > 0 => {
                 spec.errs.at("ephemeralContainers").forbidden("cannot be set on create");

@@ -124,16 +124,16 @@ impl Strategy for Quotas {
 
 fn amounts(parent: &Field<'_>, list: &str) {
     for (name, field) in parent.entries(list) {
-        field.errs.all_invalid(name, names::qualified_name(name));
-        if !name.contains('/') && !STANDARD.contains(&name) && !hugepages(name) {
+        resources::any_name(name, &field.errs);
+        if !name.contains('/') && !is_standard(name) {
             field.errs.invalid(name, "must be a standard resource for quota");
         }
         resources::value(name, &field);
     }
 }
 
-fn hugepages(name: &str) -> bool {
-    resources::is_huge_page(name) || name.starts_with("requests.hugepages-")
+fn is_standard(name: &str) -> bool {
+    STANDARD.contains(&name) || resources::is_quota_huge_page(name)
 }
 
 fn scopes(spec: &Field<'_>) {
@@ -144,7 +144,7 @@ fn scopes(spec: &Field<'_>) {
         if !SCOPES.contains(scope) {
             at.invalid("unsupported scope");
         }
-        if hard.iter().any(|name| !counts(scope, name)) {
+        if hard.iter().any(|name| is_standard(name) && !counts(scope, name)) {
             at.invalid("unsupported scope applied to resource");
         }
     }
@@ -160,7 +160,7 @@ fn scopes(spec: &Field<'_>) {
         if !SCOPES.contains(&scope) {
             errs.at("scopeName").invalid(scope, "unsupported scope");
         }
-        if hard.iter().any(|name| !counts(scope, name)) {
+        if hard.iter().any(|name| is_standard(name) && !counts(scope, name)) {
             errs.invalid(r.value.clone(), "unsupported scope applied to resource");
         }
         let exists_only = SCOPES.contains(&scope) && !matches!(scope, "PriorityClass" | "VolumeAttributesClass");
@@ -187,7 +187,7 @@ fn counts(scope: &str, resource: &str) -> bool {
     match scope {
         "BestEffort" => resource == "pods",
         "Terminating" | "NotTerminating" | "NotBestEffort" | "PriorityClass" | "CrossNamespacePodAffinity" => {
-            POD_RESOURCES.contains(&resource) || hugepages(resource)
+            POD_RESOURCES.contains(&resource) || resources::is_quota_huge_page(resource)
         }
         "VolumeAttributesClass" => {
             resource.ends_with("persistentvolumeclaims") || resource.ends_with("requests.storage")
@@ -218,11 +218,12 @@ impl Strategy for LimitRanges {
         for limit in Field::root(new, errs).at("spec").items("limits") {
             let kind = limit.text("type");
             let at = limit.errs.at("type");
-            at.all_invalid(kind, names::qualified_name(kind));
-            if !kind.is_empty() && !kind.contains('/') && !matches!(kind, "Pod" | "Container" | "PersistentVolumeClaim")
-            {
+            let reasons = names::qualified_name(kind);
+            let standard = matches!(kind, "Pod" | "Container" | "PersistentVolumeClaim");
+            if reasons.is_empty() && !kind.contains('/') && !standard {
                 at.invalid(kind, "must be a standard limit type or fully qualified");
             }
+            at.all_invalid(kind, reasons);
             if seen.contains(&kind) {
                 at.duplicate(kind);
             }
@@ -242,15 +243,11 @@ fn limit_item(limit: &Field<'_>, kind: &str) {
             continue;
         }
         for (name, field) in limit.entries(list) {
-            field.errs.all_invalid(name, names::qualified_name(name));
-            let known = match kind {
-                "Pod" | "Container" => {
-                    matches!(name, "cpu" | "memory" | "ephemeral-storage") || resources::is_huge_page(name)
+            match kind {
+                "Pod" | "Container" => resources::container_name(name, &field.errs),
+                _ => {
+                    resources::any_name(name, &field.errs);
                 }
-                _ => STANDARD.contains(&name) || name == "storage" || resources::is_huge_page(name),
-            };
-            if !name.contains('/') && !known {
-                field.errs.invalid(name, "must be a standard limit resource");
             }
         }
     }
@@ -263,19 +260,22 @@ fn limit_item(limit: &Field<'_>, kind: &str) {
                 .required("either minimum or maximum storage value is required, but neither was provided");
         }
     }
-    let mut all: Vec<&str> = lists.iter().flat_map(|list| limit.entries(list)).map(|(name, _)| name).collect();
+    // Defaults of pods are refused above, and not looked at again.
+    let looked_at = lists.iter().filter(|list| kind != "Pod" || !list.starts_with("default"));
+    let mut all: Vec<&str> = looked_at.flat_map(|list| limit.entries(list)).map(|(name, _)| name).collect();
     all.sort_unstable();
     all.dedup();
     for name in all {
-        bounds(limit, name);
+        bounds(limit, kind, name);
     }
 }
 
 /// The five amounts of one resource among each other.
-fn bounds(limit: &Field<'_>, name: &str) {
+fn bounds(limit: &Field<'_>, kind: &str, name: &str) {
     let get = |list: &str| limit.at(list).value.get(name).map(amount);
-    let (max, min, default, request, ratio) =
-        (get("max"), get("min"), get("default"), get("defaultRequest"), get("maxLimitRequestRatio"));
+    let default_of = |list: &str| get(list).filter(|_| kind != "Pod");
+    let (max, min, ratio) = (get("max"), get("min"), get("maxLimitRequestRatio"));
+    let (default, request) = (default_of("default"), default_of("defaultRequest"));
     let tell = |list: &str, why: String| {
         let shown = get(list).map_or_else(String::new, |q| q.to_string());
         limit.errs.at(list).key(name).invalid(shown, why);
@@ -294,21 +294,72 @@ fn bounds(limit: &Field<'_>, name: &str) {
             tell(list, format!("{what} value {value} is greater than max value {max}"));
         }
     }
-    if let (Some(request), Some(default)) = (request, default)
-        && request > default
-    {
-        tell(
-            "defaultRequest",
-            format!("default request value {request} is greater than default limit value {default}"),
-        );
+    if let (Some(request), Some(default)) = (request, default) {
+        if request > default {
+            let why = format!("default request value {request} is greater than default limit value {default}");
+            tell("defaultRequest", why);
+        }
+        if request != default && !resources::may_overcommit(name) {
+            tell(
+                "defaultRequest",
+                format!("default value {default} must equal to defaultRequest value {request} in {name}"),
+            );
+        }
     }
     let Some(ratio) = ratio else { return };
     if ratio < Quantity::units(1) {
         tell("maxLimitRequestRatio", format!("ratio {ratio} is less than 1"));
     }
-    if let (Some(min), Some(max)) = (min.filter(|m| m.nanos() > 0), max)
-        && ratio.nanos().saturating_mul(min.nanos()) / 1_000_000_000 > max.nanos()
+    if let (Some(min), Some(max)) = (min, max)
+        && exceeds(ratio, max, min)
     {
         tell("maxLimitRequestRatio", format!("ratio {ratio} is greater than max/min = {max}/{min}"));
+    }
+}
+
+/// True when a ratio is above that of the two amounts, of which upstream looks at thousandths. Nothing divided by nothing
+/// is no number, and above no other.
+fn exceeds(ratio: Quantity, max: Quantity, min: Quantity) -> bool {
+    let milli = |q: Quantity| i128::from(q.milli_value());
+    match (milli(max), milli(min)) {
+        (_, 0) => false,
+        (max, min) if min > 0 => milli(ratio) * min > max * 1000,
+        (max, min) => milli(ratio) * min < max * 1000,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use test_case::test_case;
+
+    fn paths(errs: &FieldErrors) -> Vec<String> {
+        errs.take().into_iter().map(|c| c.field).collect()
+    }
+
+    #[test_case(json!({"hard": {"requests.hugepages-2Mi": "1", "count/x.y": "1", "example.com/gpu": "1"}}), &[]; "known and foreign")]
+    #[test_case(json!({"hard": {"storage": "1"}}), &["hard[storage]"]; "a resource that has no quota")]
+    #[test_case(json!({"hard": {"example.com/gpu": "1"}, "scopes": ["BestEffort"]}), &[]; "foreign ones go with every scope")]
+    #[test_case(json!({"hard": {"cpu": "1"}, "scopes": ["BestEffort"]}), &["scopes"]; "processors have no best effort")]
+    fn quotas(spec: Value, want: &[&str]) {
+        let errs = FieldErrors::new();
+        let spec = Field::root(&spec, &errs);
+        amounts(&spec, "hard");
+        scopes(&spec);
+        assert_eq!(paths(&errs), want);
+    }
+
+    #[test_case(json!({"max": {"cpu": "1", "bogus": "1"}}), "Container", &["max[bogus]", "max[bogus]"]; "no resource of containers")]
+    #[test_case(json!({"max": {"pods": "1"}}), "example.com/x", &[]; "any resource for another type")]
+    #[test_case(json!({"default": {"cpu": "2"}, "max": {"cpu": "1"}}), "Pod", &["default"]; "pods have no defaults")]
+    #[test_case(json!({"default": {"hugepages-2Mi": "4Mi"}, "defaultRequest": {"hugepages-2Mi": "2Mi"}}), "Container",
+        &["defaultRequest[hugepages-2Mi]"]; "what cannot be overcommitted")]
+    #[test_case(json!({"max": {"cpu": "1"}, "min": {"cpu": "500m"}, "maxLimitRequestRatio": {"cpu": "3"}}), "Container",
+        &["maxLimitRequestRatio[cpu]"]; "more than the limits allow")]
+    fn limits(limit: Value, kind: &str, want: &[&str]) {
+        let errs = FieldErrors::new();
+        limit_item(&Field::root(&limit, &errs), kind);
+        assert_eq!(paths(&errs), want);
     }
 }

@@ -81,8 +81,11 @@ impl Strategy for Services {
         }
     }
 
-    fn validate(&self, new: &Value, old: Option<&Value>, _: &HookCx<'_>, errs: &FieldErrors) {
-        validate::service(new, errs);
+    fn validate(&self, new: &Value, old: Option<&Value>, cx: &HookCx<'_>, errs: &FieldErrors) {
+        if matches!(cx.op, Op::Subresource(_)) {
+            return validate::status(new, errs);
+        }
+        validate::service(new, old, errs);
         if let Some(old) = old {
             validate::update(new, old, errs);
         }

@@ -2,17 +2,15 @@
 
 use serde_json::{Value, json};
 
-use crate::api::meta::names;
 use crate::api::meta::quantity::Quantity;
 use crate::api::scheme::{Column, KindInfo, STATUS_ONLY};
 use crate::api::value::ValueExt;
 use crate::registry::Resource;
 use crate::registry::errors::FieldErrors;
 use crate::registry::strategy::{HookCx, Op, Strategy};
-use crate::registry::validate::claims::{self, VOLUME_MODES};
-use crate::registry::validate::resources::{self, amount};
-use crate::registry::validate::volume_sources::{self as sources, Check};
-use crate::registry::validate::{Field, affinity, no_backsteps};
+use crate::registry::validate::claims;
+use crate::registry::validate::resources::amount;
+use crate::registry::validate::{Field, persistent};
 use crate::util::clock::rfc3339;
 
 /// The class in an annotation, from before there was a field.
@@ -96,69 +94,6 @@ fn access_modes(object: &Value, at: &str) -> Value {
     SHORT.iter().filter(|(m, _)| modes.iter().any(|x| x == m)).map(|(_, s)| *s).collect::<Vec<_>>().join(",").into()
 }
 
-/// Sources of volumes, in upstream's order.
-const SOURCES: &[(&str, Check)] = &[
-    ("hostPath", sources::host_path),
-    ("gcePersistentDisk", sources::gce_disk),
-    ("awsElasticBlockStore", sources::aws_disk),
-    ("glusterfs", |f| {
-        f.needs("endpoints");
-        f.needs("path");
-    }),
-    ("flocker", |_| {}),
-    ("nfs", sources::nfs),
-    ("rbd", sources::rbd),
-    ("quobyte", |_| {}),
-    ("cephfs", sources::ceph),
-    ("iscsi", sources::iscsi),
-    ("cinder", |f| needs(f, "volumeID")),
-    ("fc", sources::fibre_channel),
-    ("azureFile", |f| {
-        f.needs("secretName");
-        f.needs("shareName");
-    }),
-    ("vsphereVolume", |f| needs(f, "volumePath")),
-    ("photonPersistentDisk", |f| needs(f, "pdID")),
-    ("portworxVolume", |f| needs(f, "volumeID")),
-    ("azureDisk", |f| {
-        f.needs("diskName");
-        f.needs("diskURI");
-    }),
-    ("scaleIO", |f| {
-        f.needs("gateway");
-        f.needs("system");
-        f.needs("volumeName");
-    }),
-    ("local", |f| {
-        if f.needs("path") {
-            no_backsteps(&f.at("path"));
-        }
-    }),
-    ("storageos", |_| {}),
-    ("csi", csi),
-];
-
-fn needs(field: &Field<'_>, name: &str) {
-    field.needs(name);
-}
-
-fn csi(field: &Field<'_>) {
-    sources::csi_driver(field);
-    field.needs("volumeHandle");
-    for name in
-        ["controllerPublishSecretRef", "controllerExpandSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef"]
-    {
-        if !field.has(name) {
-            continue;
-        }
-        let secret = field.at(name);
-        secret.needs("name");
-        if secret.needs("namespace") {
-            secret.at("namespace").reasons(names::dns1123_label(secret.text("namespace")));
-        }
-    }
-}
-
 struct Volumes;
 
 impl Strategy for Volumes {
@@ -198,80 +133,16 @@ impl Strategy for Volumes {
             return;
         }
         let spec = volume.at("spec");
-        volume_spec(&spec);
+        persistent::spec(&spec, volume.at("metadata").text("name"));
         if let Some(old) = old {
             volume_update(&spec, old, errs);
         }
     }
 }
 
-fn volume_spec(spec: &Field<'_>) {
-    if spec.count("accessModes") == 0 {
-        spec.errs.at("accessModes").required("");
-    }
-    claims::access_modes(spec);
-    let capacity = spec.at("capacity");
-    let names_found: Vec<&str> = capacity.value.as_object().into_iter().flatten().map(|(k, _)| k.as_str()).collect();
-    if names_found.is_empty() {
-        capacity.errs.required("");
-    }
-    if names_found != ["storage"] {
-        capacity.errs.not_supported(capacity.value.clone(), &["storage"]);
-    }
-    for (name, field) in spec.entries("capacity") {
-        resources::value(name, &field);
-        if amount(field.value) <= Quantity::units(0) {
-            field.invalid("must be greater than zero");
-        }
-    }
-    spec.optional_one_of("persistentVolumeReclaimPolicy", &["Delete", "Recycle", "Retain"]);
-    if spec.has("nodeAffinity") {
-        let node = spec.at("nodeAffinity");
-        if node.has("required") {
-            affinity::node_selector(&node.at("required"), true);
-        } else {
-            node.errs.at("required").required("must specify required node constraints");
-        }
-    } else if spec.has("local") {
-        spec.errs.at("nodeAffinity").required("Local volume requires node affinity");
-    }
-    let mut found = 0;
-    for (name, check) in SOURCES.iter().filter(|(name, _)| spec.has(name)) {
-        found += 1;
-        if found > 1 {
-            spec.errs.at(name).forbidden("may not specify more than one volume type");
-        } else {
-            check(&spec.at(name));
-        }
-    }
-    if found == 0 {
-        spec.errs.required("must specify a volume type");
-    }
-    if spec.text("persistentVolumeReclaimPolicy") == "Recycle" && spec.at("hostPath").text("path") == "/" {
-        spec.errs.at("persistentVolumeReclaimPolicy").forbidden("may not be 'recycle' for a hostPath mount of '/'");
-    }
-    for class in ["storageClassName", "volumeAttributesClassName"] {
-        if !spec.text(class).is_empty() {
-            spec.at(class).reasons(names::dns1123_subdomain(spec.text(class)));
-        }
-    }
-    spec.optional_one_of("volumeMode", VOLUME_MODES);
-}
-
 /// Source, mode and node stay. A few secrets' references may be added later.
 fn volume_update(spec: &Field<'_>, old: &Value, errs: &FieldErrors) {
-    let source = |of: &Value| -> Vec<(&str, Value)> {
-        let mut all: Vec<_> = SOURCES.iter().filter_map(|(n, _)| Some((*n, of.get(n)?.clone()))).collect();
-        for (_, csi) in all.iter_mut().filter(|(n, _)| *n == "csi") {
-            for late in ["controllerExpandSecretRef", "nodeExpandSecretRef"] {
-                if old.pointer(&format!("/spec/csi/{late}")).is_none() {
-                    csi.remove_at(&format!("/{late}"));
-                }
-            }
-        }
-        all
-    };
-    if source(spec.value) != source(&old["spec"]) {
+    if persistent::source_differs(spec.value, &old["spec"]) {
         spec.errs.at("persistentvolumesource").forbidden("spec.persistentvolumesource is immutable after creation");
     }
     let (mode, was) = (spec.value.get("volumeMode"), old.pointer("/spec/volumeMode"));
@@ -279,10 +150,13 @@ fn volume_update(spec: &Field<'_>, old: &Value, errs: &FieldErrors) {
         errs.at("volumeMode").invalid(spec.at("volumeMode").value.clone(), "field is immutable");
     }
     if let Some(was) = old.pointer("/spec/nodeAffinity")
-        && spec.value.get("nodeAffinity") != Some(was)
+        && !persistent::same_nodes(spec.at("nodeAffinity").value, was)
     {
         let why = "field is immutable, except for updating from beta label to GA";
         errs.at("nodeAffinity").invalid(spec.at("nodeAffinity").value.clone(), why);
+    }
+    if old.pointer("/spec/volumeAttributesClassName").is_some() && !spec.has("volumeAttributesClassName") {
+        spec.errs.at("volumeAttributesClassName").forbidden("update from non-nil value to nil is forbidden");
     }
 }
 
@@ -293,7 +167,10 @@ impl Strategy for Claims {
         true
     }
 
-    fn default(&self, new: &mut Value, _: &HookCx<'_>) {
+    fn default(&self, new: &mut Value, cx: &HookCx<'_>) {
+        if cx.op == Op::Create {
+            drop_odd_source(new);
+        }
         mirror_sources(new);
     }
 
@@ -306,16 +183,22 @@ impl Strategy for Claims {
     fn validate(&self, new: &Value, old: Option<&Value>, cx: &HookCx<'_>, errs: &FieldErrors) {
         let claim = Field::root(new, errs);
         if matches!(cx.op, Op::Subresource(_)) {
-            for (name, field) in claim.at("status").entries("capacity") {
-                resources::value(name, &field);
-            }
-            return;
+            return claims::status(&claim);
         }
         let spec = claim.at("spec");
         claims::spec(&spec);
         if let Some(old) = old {
             claim_update(&spec, new, old, errs);
         }
+    }
+}
+
+/// Of old, `dataSource` was dropped where it named neither a claim nor a snapshot; `dataSourceRef` is checked instead.
+fn drop_odd_source(claim: &mut Value) {
+    let Some(source) = claim.pointer("/spec/dataSource") else { return };
+    let of = (source.str_at("/apiGroup").unwrap_or_default(), source.str_at("/kind").unwrap_or_default());
+    if !matches!(of, ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")) {
+        claim.remove_at("/spec/dataSource");
     }
 }
 
@@ -336,6 +219,7 @@ fn mirror_sources(claim: &mut Value) {
 /// A claim stays what it is; a bound one may grow, and change its attributes.
 fn claim_update(spec: &Field<'_>, new: &Value, old: &Value, errs: &FieldErrors) {
     const STORAGE: &str = "/resources/requests/storage";
+    const ATTRIBUTES: &str = "/volumeAttributesClassName";
     let was = &old["spec"];
     let mut compared = spec.value.clone();
     if was.str_at("/volumeName").unwrap_or_default().is_empty() {
@@ -344,15 +228,15 @@ fn claim_update(spec: &Field<'_>, new: &Value, old: &Value, errs: &FieldErrors) 
             compared["volumeName"] = name.clone();
         }
     }
-    if was.get("storageClassName").is_none() && old.pointer(CLASS_ANNOTATION).is_none() {
-        compared.remove_at("/storageClassName");
-    }
-    if new.str_at("/status/phase") == Some("Bound") {
-        for field in [STORAGE, "/volumeAttributesClassName"] {
-            match was.pointer(field) {
-                Some(v) => compared.set_at(field, v.clone()),
-                None => drop(compared.remove_at(field)),
-            }
+    class_update(spec, &mut compared, new, old, errs);
+    let bound = new.str_at("/status/phase") == Some("Bound");
+    for field in [STORAGE, ATTRIBUTES] {
+        if !bound || compared.pointer(field).is_none() {
+            continue;
+        }
+        match was.pointer(field) {
+            Some(v) => compared.set_at(field, v.clone()),
+            None => drop(compared.remove_at(field)),
         }
     }
     if compared != *was {
@@ -362,11 +246,43 @@ fn claim_update(spec: &Field<'_>, new: &Value, old: &Value, errs: &FieldErrors) 
     }
     let size = |v: &Value, at: &str| v.pointer(at).map_or(Quantity::units(0), amount);
     let (now, before) = (size(spec.value, STORAGE), size(was, STORAGE));
-    let granted = size(old, "/status/capacity/storage");
-    if now < before && (granted == Quantity::units(0) || now < granted) {
+    if now < before && now <= size(old, "/status/capacity/storage") {
         spec.errs.at("resources").at("requests").at("storage").forbidden("field can not be less than status.capacity");
     }
     if spec.value.get("volumeMode") != was.get("volumeMode") {
         errs.at("volumeMode").invalid(spec.at("volumeMode").value.clone(), "field is immutable");
+    }
+}
+
+/// A class may be named later, and may move from its old annotation to its field.
+fn class_update(spec: &Field<'_>, compared: &mut Value, new: &Value, old: &Value, errs: &FieldErrors) {
+    let (is, was) = (new.str_at(CLASS_ANNOTATION), old.str_at(CLASS_ANNOTATION));
+    let named = spec.has("storageClassName") && old.pointer("/spec/storageClassName").is_none();
+    let as_before = was.is_none_or(|was| was == spec.text("storageClassName"));
+    let moves = named && was.is_some() && as_before && (is.is_none() || is == was);
+    if !moves && is.unwrap_or_default() != was.unwrap_or_default() {
+        errs.at("metadata")
+            .at("annotations")
+            .at("volume.beta.kubernetes.io/storage-class")
+            .invalid(is.unwrap_or_default(), "field is immutable");
+    }
+    if named && as_before {
+        compared.remove_at("/storageClassName");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use test_case::test_case;
+
+    #[test_case(json!({"kind": "PersistentVolumeClaim", "name": "a"}), true; "a claim")]
+    #[test_case(json!({"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": "a"}), true; "a snapshot")]
+    #[test_case(json!({"apiGroup": "", "kind": "VolumeSnapshot", "name": "a"}), false; "of no group")]
+    #[test_case(json!({"apiGroup": "example.com", "kind": "X", "name": "a"}), false; "anything else")]
+    fn sources(source: Value, kept: bool) {
+        let mut claim = json!({"spec": {"dataSource": source}});
+        drop_odd_source(&mut claim);
+        assert_eq!(claim.pointer("/spec/dataSource").is_some(), kept);
     }
 }

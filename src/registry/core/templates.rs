@@ -64,7 +64,7 @@ impl Strategy for PodTemplates {
     }
 
     fn validate(&self, new: &Value, _: Option<&Value>, _: &HookCx<'_>, errs: &FieldErrors) {
-        pod_spec::template(&Field::root(new, errs).at("template"), pod_spec::Options::default());
+        pod_spec::template(&Field::root(new, errs).at("template"));
     }
 }
 
@@ -117,13 +117,26 @@ impl Strategy for Controllers {
     }
 }
 
+/// Numbers that are parts of `replicas`.
+const PARTS: [&str; 5] =
+    ["fullyLabeledReplicas", "readyReplicas", "availableReplicas", "updatedReplicas", "currentReplicas"];
+
+/// A count that only grows.
+pub fn collisions(status: &Field<'_>, old: Option<&Value>) {
+    status.not_negative("collisionCount");
+    let was = old.and_then(|o| o.int_at("/status/collisionCount"));
+    if was.is_some_and(|was| status.int("collisionCount").is_none_or(|now| now < was)) {
+        status.at("collisionCount").invalid("cannot be decremented");
+    }
+}
+
 /// Numbers of a status that are not below zero, and not above `replicas`, the first of them.
 pub fn counts(status: &Field<'_>, names: &[&str]) {
     for name in names {
         status.not_negative(name);
     }
     let all = status.int("replicas").unwrap_or(0);
-    for name in ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"].iter().filter(|n| names.contains(n)) {
+    for name in PARTS.iter().filter(|n| names.contains(n)) {
         if status.int(name).unwrap_or(0) > all {
             status.at(name).invalid("cannot be greater than status.replicas");
         }
@@ -138,10 +151,10 @@ pub fn counts(status: &Field<'_>, names: &[&str]) {
 
 /// A template of pods that run until their controller ends them.
 pub fn always_restarted(template: &Field<'_>) {
-    pod_spec::template(template, pod_spec::Options::default());
+    pod_spec::template(template);
     let spec = template.at("spec");
     let policy = spec.text("restartPolicy");
-    if policy != "Always" && !policy.is_empty() {
+    if policy != "Always" {
         spec.errs.at("restartPolicy").not_supported(policy, &["Always"]);
     }
     if spec.value.int_at("/activeDeadlineSeconds").is_some() {

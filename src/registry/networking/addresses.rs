@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::api::meta::names;
 use crate::api::value::ValueExt;
 use crate::registry::strategy::HookCx;
-use crate::registry::validate::{Field, parse_cidr};
+use crate::registry::validate::{Field, strict_cidr};
 
 /// Ranges of a dual-stack cluster.
 const CIDRS_MAX: usize = 2;
@@ -87,12 +87,9 @@ fn families(o: &Field<'_>) {
         cidrs.invalid("may only hold up to 2 values");
         return;
     }
-    let parsed: Vec<Option<(IpAddr, u8)>> = all.iter().map(|c| parse_cidr(c.as_text())).collect();
-    for (cidr, _) in all.iter().zip(&parsed).filter(|(_, p)| p.is_none()) {
-        cidr.invalid("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
-    }
-    if let [Some((a, _)), Some((b, _))] = parsed[..]
-        && a.is_ipv4() == b.is_ipv4()
+    let parsed: Vec<Option<ipnet::IpNet>> = all.iter().map(strict_cidr).collect();
+    if let [Some(a), Some(b)] = parsed[..]
+        && a.addr().is_ipv4() == b.addr().is_ipv4()
     {
         cidrs.invalid("may specify no more than one IP for each IP family");
     }

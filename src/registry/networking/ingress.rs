@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::api::meta::names;
 use crate::api::value::ValueExt;
 use crate::registry::strategy::HookCx;
-use crate::registry::validate::{Field, parse_ip, port_name, port_number};
+use crate::registry::validate::{Field, domain_prefixed_path, parse_ip, port_name, port_number};
 
 use super::super::cells::NONE;
 
@@ -22,7 +22,7 @@ const CONTROLLER_MAX: usize = 250;
 const HOSTS_SHOWN: usize = 3;
 
 /// Create and update of an Ingress.
-pub fn check(o: &Field<'_>, _old: Option<&Value>, _cx: &HookCx<'_>) {
+pub fn check(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
     let spec = o.at("spec");
     if spec.count("rules") == 0 && !spec.has("defaultBackend") {
         spec.invalid("either `defaultBackend` or `rules` must be specified");
@@ -41,7 +41,7 @@ pub fn check(o: &Field<'_>, _old: Option<&Value>, _cx: &HookCx<'_>) {
         }
     }
     for tls in spec.items("tls") {
-        tls.items("hosts").for_each(|h| host(&h));
+        tls.items("hosts").for_each(|h| host_name(&h));
         if !tls.text("secretName").is_empty() {
             tls.at("secretName").reasons(names::dns1123_subdomain(tls.text("secretName")));
         }
@@ -50,7 +50,7 @@ pub fn check(o: &Field<'_>, _old: Option<&Value>, _cx: &HookCx<'_>) {
         let class = spec.at("ingressClassName");
         class.reasons(names::dns1123_subdomain(class.as_text()));
         let old_way = o.value["metadata"]["annotations"][CLASS_ANNOTATION].as_str();
-        if let Some(other) = old_way.filter(|other| *other != class.as_text()) {
+        if let Some(other) = old_way.filter(|other| old.is_none() && *other != class.as_text()) {
             o.errs
                 .at("annotations")
                 .at(CLASS_ANNOTATION)
@@ -84,6 +84,12 @@ fn host(field: &Field<'_>) {
     if parse_ip(host).is_some() {
         field.invalid("must be a DNS name, not an IP address");
     }
+    host_name(field);
+}
+
+/// A name, or a wildcard for one label.
+fn host_name(field: &Field<'_>) {
+    let host = field.as_text();
     match host.strip_prefix("*.") {
         Some(rest) if host.contains('*') => field.reasons(names::dns1123_subdomain(rest)),
         _ if host.contains('*') => field.invalid("a wildcard DNS-1123 subdomain must start with '*.'"),
@@ -134,7 +140,7 @@ fn backend(b: &Field<'_>) {
 fn service_backend(b: &Field<'_>) {
     let service = b.at("service");
     if service.needs("name") {
-        service.at("name").reasons(names::dns1035_label(service.text("name")));
+        service.at("name").reasons(names::dns1123_label(service.text("name")));
     }
     let port = service.at("port");
     let (name, number) = (port.text("name"), port.int("number").unwrap_or(0));
@@ -195,25 +201,6 @@ pub fn check_class(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
         }
         Some("Cluster") => {}
         Some(other) => parameters.errs.at("scope").not_supported(other, &["Cluster", "Namespace"]),
-    }
-}
-
-/// `example.com/something`.
-fn domain_prefixed_path(field: &Field<'_>) {
-    let text = field.as_text();
-    if text.is_empty() {
-        field.errs.required("");
-        return;
-    }
-    match text.split_once('/') {
-        Some((domain, path)) if !domain.is_empty() && !path.is_empty() => {
-            field.errs.all_invalid(domain, names::dns1123_subdomain(domain));
-            let ok = |c: u8| c.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:@".contains(&c);
-            if !path.bytes().all(ok) {
-                field.errs.invalid(path, "invalid path");
-            }
-        }
-        _ => field.invalid("must be a domain-prefixed path (such as \"acme.io/foo\")"),
     }
 }
 

@@ -5,13 +5,13 @@
 use serde_json::Value;
 
 use crate::registry::strategy::HookCx;
-use crate::registry::validate::labels::{Values, selector};
+use crate::registry::validate::labels::selector;
 use crate::registry::validate::{Field, parse_cidr, port_name, port_number};
 
 /// Create and update.
 pub fn check(o: &Field<'_>, _old: Option<&Value>, _cx: &HookCx<'_>) {
     let spec = o.at("spec");
-    selector(&spec.at("podSelector"), Values::Any);
+    selector(&spec.at("podSelector"));
     for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
         for rule in spec.items(direction) {
             rule.items("ports").for_each(|p| port(&p));
@@ -66,7 +66,7 @@ fn peer(p: &Field<'_>) {
     for key in &given {
         match *key {
             "ipBlock" => ip_block(&p.at(key)),
-            key => selector(&p.at(key), Values::Any),
+            key => selector(&p.at(key)),
         }
     }
     match given.len() {

@@ -8,7 +8,7 @@ use crate::api::meta::names;
 use crate::api::scheme::{Column, KindInfo};
 use crate::registry::Resource;
 use crate::registry::strategy::{Common, HookCx};
-use crate::registry::validate::{Field, labels, scheduling};
+use crate::registry::validate::{Field, labels, resources, scheduling};
 
 const COLUMNS: &[Column] = &[Column::NAME, Column::text("Handler", "/handler"), Column::AGE];
 
@@ -24,6 +24,9 @@ fn check(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
     if o.needs("handler") {
         o.at("handler").reasons(names::dns1123_label(o.text("handler")));
     }
+    let fixed = o.at("overhead").at("podFixed");
+    let as_limits = serde_json::json!({"limits": fixed.value});
+    resources::of_container(&Field { value: &as_limits, errs: fixed.errs }, &[]);
     let rules = o.at("scheduling");
     labels::labels(&rules.at("nodeSelector"));
     scheduling::tolerations(&rules);

@@ -7,8 +7,8 @@ use serde_json::Value;
 use crate::api::scheme::{Column, KindInfo, STATUS_ONLY};
 use crate::registry::Resource;
 use crate::registry::strategy::{Common, Generation, HookCx};
-use crate::registry::validate::labels::{Values, selector};
-use crate::registry::validate::{Field, at_most_all, int_or_percent};
+use crate::registry::validate::labels::selector;
+use crate::registry::validate::{Field, at_most_all, conditions, int_or_percent};
 
 const COLUMNS: &[Column] = &[
     Column::NAME,
@@ -49,7 +49,7 @@ fn check(o: &Field<'_>, _old: Option<&Value>, _cx: &HookCx<'_>) {
         int_or_percent(&field);
         at_most_all(&field);
     }
-    selector(&spec.at("selector"), Values::Checked);
+    selector(&spec.at("selector"));
     spec.optional_one_of("unhealthyPodEvictionPolicy", &["AlwaysAllow", "IfHealthyBudget"]);
 }
 
@@ -58,4 +58,5 @@ fn check_status(o: &Field<'_>, _old: Option<&Value>, _cx: &HookCx<'_>) {
     for count in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
         status.not_negative(count);
     }
+    conditions::conditions(&status);
 }

@@ -10,7 +10,7 @@ use crate::api::value::ValueExt;
 use crate::registry::Resource;
 use crate::registry::strategy::{Common, HookCx};
 use crate::registry::validate::Field;
-use crate::registry::validate::labels::{Values, selector};
+use crate::registry::validate::labels::selector;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -68,7 +68,7 @@ fn check_role(o: &Field<'_>, _old: Option<&Value>, cx: &HookCx<'_>) {
     }
     for s in aggregation.items("clusterRoleSelectors") {
         let before = s.errs.len();
-        selector(&s, Values::Checked);
+        selector(&s);
         if s.errs.len() > before {
             s.invalid("invalid label selector");
         }

@@ -1,19 +1,26 @@
 //! Claims of devices, their templates, and classes of devices.
 //!
-//! Rules: upstream `pkg/apis/resource/validation`. Expressions are looked at when they are used.
+//! Rules: upstream `pkg/apis/resource/validation`.
 
 use serde_json::Value;
 
 use crate::api::meta::names;
+use crate::registry::errors::FieldErrors;
 use crate::registry::strategy::HookCx;
-use crate::registry::validate::Field;
+use crate::registry::validate::cel::{self, Kind, Scope};
+use crate::registry::validate::volume_sources::csi_driver;
+use crate::registry::validate::{Field, meta, resources};
 
 /// Requests, constraints and configurations of one claim.
 const LIST_MAX: usize = 32;
+/// What expressions may ask of a device.
+const DEVICE: &[&str] = &["driver", "attributes", "capacity", "allowMultipleAllocations"];
 /// Choices of one request.
 const CHOICES_MAX: usize = 8;
 /// Longest name of a driver, bytes.
 const DRIVER_MAX: usize = 63;
+/// Longest name of an attribute, bytes, less its domain.
+const IDENTIFIER_MAX: usize = 32;
 /// Longest configuration for a driver, bytes.
 const PARAMETERS_MAX_BYTES: usize = 10 * 1024;
 
@@ -27,6 +34,7 @@ pub fn check(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
 
 /// Create and update of a ResourceClaimTemplate.
 pub fn check_template(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
+    meta::of_template(&o.at("spec").at("metadata"));
     spec(&o.at("spec").at("spec"));
     if let Some(old) = old {
         o.immutable("spec", old);
@@ -39,6 +47,9 @@ pub fn check_class(o: &Field<'_>, _old: Option<&Value>, _cx: &HookCx<'_>) {
     selectors(&spec);
     bounded(&spec, "config", LIST_MAX);
     spec.items("config").for_each(|c| opaque(&c));
+    if spec.has("extendedResourceName") && !resources::is_extended(spec.text("extendedResourceName")) {
+        spec.at("extendedResourceName").invalid("must be a valid extended resource name");
+    }
 }
 
 fn bounded(o: &Field<'_>, list: &str, max: usize) {
@@ -61,7 +72,7 @@ fn spec(spec: &Field<'_>) {
         match (constraint.has("matchAttribute"), constraint.has("distinctAttribute")) {
             (true, _) => attribute(&constraint.at("matchAttribute")),
             (_, true) => attribute(&constraint.at("distinctAttribute")),
-            _ => constraint.errs.at("matchAttribute").required("name required"),
+            _ => constraint.errs.required("exactly one of `matchAttribute` or `distinctAttribute` is required"),
         }
     }
     for config in devices.items("config") {
@@ -72,19 +83,42 @@ fn spec(spec: &Field<'_>) {
 
 /// `domain/name`.
 fn attribute(field: &Field<'_>) {
-    match field.as_text().split_once('/') {
-        Some((domain, name)) => {
-            field.reasons(names::dns1123_subdomain(domain));
-            c_identifier(field, name);
-        }
-        None => field.invalid("must include the domain"),
+    qualified(field.as_text(), &field.errs);
+    if !field.as_text().contains('/') {
+        field.invalid("a fully qualified name must be a domain and a name separated by a slash");
     }
 }
 
-fn c_identifier(field: &Field<'_>, name: &str) {
+/// `name` or `domain/name`, where the name is an identifier of C. Errors stand at one place, the parts are not told apart.
+pub fn qualified(text: &str, errs: &FieldErrors) {
+    match text.split('/').collect::<Vec<_>>()[..] {
+        [name] => identifier(name, errs),
+        [domain, name] => {
+            if domain.is_empty() {
+                errs.invalid("", "the domain must not be empty");
+            } else {
+                if domain.len() > DRIVER_MAX {
+                    errs.too_long(DRIVER_MAX);
+                }
+                errs.all_invalid(domain, names::dns1123_subdomain(&domain.to_lowercase()));
+            }
+            if name.is_empty() {
+                errs.invalid("", "the name must not be empty");
+            } else {
+                identifier(name, errs);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn identifier(name: &str, errs: &FieldErrors) {
+    if name.len() > IDENTIFIER_MAX {
+        errs.too_long(IDENTIFIER_MAX);
+    }
     let first = name.bytes().next().is_some_and(|c| c.is_ascii_alphabetic() || c == b'_');
     if !first || !name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_') {
-        field.invalid("a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric characters or '_'");
+        errs.invalid(name, "a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric characters or '_'");
     }
 }
 
@@ -139,12 +173,7 @@ fn device(d: &Field<'_>) {
                 t.at("value").invalid("must be empty for operator `Exists`");
             }
             "Exists" => {}
-            "Equal" => {
-                if key.is_empty() {
-                    t.errs.at("operator").invalid("Equal", "operator must be Exists when `key` is empty");
-                }
-                t.errs.at("value").all_invalid(t.text("value"), names::label_value(t.text("value")));
-            }
+            "Equal" => t.errs.at("value").all_invalid(t.text("value"), names::label_value(t.text("value"))),
             "" => t.errs.at("operator").required(""),
             other => t.errs.at("operator").not_supported(other, &["Equal", "Exists"]),
         }
@@ -156,12 +185,14 @@ fn device(d: &Field<'_>) {
 
 fn selectors(o: &Field<'_>) {
     bounded(o, "selectors", LIST_MAX);
+    let members = [("device", DEVICE.to_vec())];
+    let scope = Scope { names: &["device"], members: &members, result: &[Kind::Bool] };
     for s in o.items("selectors") {
         let cel = s.at("cel");
         if cel.value.is_null() {
             cel.errs.required("");
-        } else if cel.text("expression").trim().is_empty() {
-            cel.errs.at("expression").invalid(cel.text("expression"), "compilation failed: there is no expression");
+        } else {
+            cel::check(&cel.at("expression"), &scope);
         }
     }
 }
@@ -172,10 +203,11 @@ fn references(o: &Field<'_>, known: &[String]) {
     let mut seen = Vec::new();
     for r in o.items("requests") {
         let text = r.as_text();
-        for part in text.split('/') {
-            r.reasons(names::dns1123_label(part));
+        let parts = text.split('/').count();
+        if parts <= 2 {
+            text.split('/').for_each(|part| r.reasons(names::dns1123_label(part)));
         }
-        if !known.iter().any(|k| k == text) {
+        if parts > 2 || !known.iter().any(|k| k == text) {
             r.invalid(
                 "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'",
             );
@@ -194,7 +226,7 @@ fn opaque(config: &Field<'_>) {
         o.errs.required("");
         return;
     }
-    driver(&o);
+    csi_driver(&o, "driver");
     let parameters = o.at("parameters");
     match parameters.value {
         Value::Null => parameters.errs.required(""),
@@ -204,16 +236,5 @@ fn opaque(config: &Field<'_>) {
             }
         }
         _ => parameters.invalid("must be a valid JSON object"),
-    }
-}
-
-/// A member `driver`.
-pub fn driver(o: &Field<'_>) {
-    if o.needs("driver") {
-        let name = o.text("driver");
-        if name.len() > DRIVER_MAX {
-            o.errs.at("driver").too_long(DRIVER_MAX);
-        }
-        o.at("driver").reasons(names::dns1123_subdomain(name));
     }
 }

@@ -6,6 +6,7 @@ use crate::registry::Resource;
 use crate::registry::strategy::{Common, Generation};
 
 mod claim;
+mod device;
 mod slice;
 
 const GROUP: &str = "resource.k8s.io";

@@ -6,40 +6,49 @@ use serde_json::Value;
 
 use crate::api::meta::names;
 use crate::registry::strategy::HookCx;
-use crate::registry::validate::Field;
+use crate::registry::validate::volume_sources::csi_driver;
+use crate::registry::validate::{Field, affinity};
 
-use super::claim::driver;
+use super::device;
 
 /// Longest name of a pool, bytes.
 const POOL_MAX: usize = 253;
-/// Devices of one slice.
-const DEVICES_MAX: usize = 128;
-/// Longest text or version of an attribute, bytes.
-const ATTRIBUTE_MAX: usize = 64;
+/// Sets of counters of one slice.
+const COUNTER_SETS_MAX: usize = 8;
 
 /// Create and update.
 pub fn check(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
     let spec = o.at("spec");
-    driver(&spec);
+    csi_driver(&spec, "driver");
     pool(&spec.at("pool"));
     placement(&spec);
-    if spec.count("devices") > DEVICES_MAX {
-        spec.errs.at("devices").too_many(spec.count("devices"), DEVICES_MAX);
+    if spec.count("sharedCounters") > 0 && spec.count("devices") > 0 {
+        spec.errs.invalid("", "only one of `sharedCounters` or `devices` is allowed");
     }
-    let mut seen = Vec::new();
-    for device in spec.items("devices") {
-        let name = device.text("name");
-        device.errs.at("name").all_invalid(name, names::dns1123_label(name));
-        if seen.contains(&name) {
-            device.errs.at("name").duplicate(name);
-        }
-        seen.push(name);
-        device.entries("attributes").for_each(|(_, a)| attribute(&a));
-    }
+    device::devices(&spec, old);
+    counter_sets(&spec);
     if let Some(old) = old {
         spec.immutable("driver", &old["spec"]);
         spec.at("pool").immutable("name", &old["spec"]["pool"]);
         spec.immutable("nodeName", &old["spec"]);
+    }
+}
+
+/// `sharedCounters`: what devices of the pool share.
+fn counter_sets(spec: &Field<'_>) {
+    let count = spec.count("sharedCounters");
+    if count > COUNTER_SETS_MAX {
+        spec.errs.at("sharedCounters").too_many(count, COUNTER_SETS_MAX);
+        return;
+    }
+    let mut seen = Vec::new();
+    for set in spec.items("sharedCounters") {
+        device::counters(&set, "name");
+        let name = set.text("name");
+        if seen.contains(&name) {
+            set.errs.duplicate(name);
+        }
+        seen.push(name);
     }
 }
 
@@ -73,7 +82,14 @@ fn placement(spec: &Field<'_>) {
             node.reasons(names::dns1123_subdomain(node.as_text()));
         }
     }
-    given += usize::from(spec.has("nodeSelector"));
+    let selector = spec.at("nodeSelector");
+    if !selector.value.is_null() {
+        given += 1;
+        affinity::node_selector(&selector, true);
+        if selector.count("nodeSelectorTerms") != 1 {
+            selector.at("nodeSelectorTerms").invalid("must have exactly one node selector term");
+        }
+    }
     for switch in ["allNodes", "perDeviceNodeSelection"] {
         match spec.value.get(switch) {
             Some(Value::Bool(true)) => given += 1,
@@ -83,54 +99,8 @@ fn placement(spec: &Field<'_>) {
     }
     let which = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
     match given {
-        0 if spec.count("sharedCounters") == 0 => spec.errs.required(which),
-        0 | 1 => {}
-        _ => spec.invalid(which),
-    }
-}
-
-fn attribute(a: &Field<'_>) {
-    let kinds = ["bool", "int", "string", "version"];
-    match kinds.iter().filter(|k| a.has(k)).count() {
+        0 => spec.errs.required(which),
         1 => {}
-        _ => a.invalid("exactly one value must be specified"),
-    }
-    if a.text("string").len() > ATTRIBUTE_MAX {
-        a.errs.at("string").too_long(ATTRIBUTE_MAX);
-    }
-    if a.has("version") {
-        let version = a.text("version");
-        if !is_semantic(version) {
-            a.at("version").invalid("must be a string compatible with semver.org spec 2.0.0");
-        }
-        if version.len() > ATTRIBUTE_MAX {
-            a.errs.at("version").too_long(ATTRIBUTE_MAX);
-        }
-    }
-}
-
-/// `1.2.3-pre.1+build`.
-fn is_semantic(version: &str) -> bool {
-    let (rest, build) = version.split_once('+').map_or((version, None), |(a, b)| (a, Some(b)));
-    let (core, pre) = rest.split_once('-').map_or((rest, None), |(a, b)| (a, Some(b)));
-    let numeric = |t: &str| !t.is_empty() && t.bytes().all(|c| c.is_ascii_digit()) && (t == "0" || !t.starts_with('0'));
-    let words =
-        |t: &str| t.split('.').all(|w| !w.is_empty() && w.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-'));
-    let parts: Vec<&str> = core.split('.').collect();
-    parts.len() == 3 && parts.into_iter().all(numeric) && pre.is_none_or(words) && build.is_none_or(words)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_semantic;
-    use test_case::test_case;
-
-    #[test_case("1.2.3", true)]
-    #[test_case("1.2.3-rc.1+x", true)]
-    #[test_case("1.2", false)]
-    #[test_case("01.2.3", false)]
-    #[test_case("", false)]
-    fn versions(text: &str, want: bool) {
-        assert_eq!(is_semantic(text), want);
+        _ => spec.invalid(which),
     }
 }

@@ -6,16 +6,13 @@ use serde_json::Value;
 
 use crate::api::meta::names;
 use crate::registry::strategy::HookCx;
-use crate::registry::validate::Field;
-
-use super::csi::needs_driver;
-
-const ACCESS_MODES: &[&str] = &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+use crate::registry::validate::volume_sources::csi_driver;
+use crate::registry::validate::{Field, persistent};
 
 /// Create and update.
 pub fn check(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
     let spec = o.at("spec");
-    needs_driver(&spec, "attacher");
+    csi_driver(&spec, "attacher");
     source(&spec.at("source"));
     let node = spec.text("nodeName");
     spec.errs.at("nodeName").all_invalid(node, names::dns1123_subdomain(node));
@@ -35,26 +32,6 @@ fn source(s: &Field<'_>) {
             }
             volume.reasons(names::dns1123_subdomain(volume.as_text()));
         }
-        (true, false) => inline(&s.at("inlineVolumeSpec")),
+        (true, false) => persistent::inline(&s.at("inlineVolumeSpec")),
     }
-}
-
-/// A volume given in place: of a CSI driver.
-fn inline(v: &Field<'_>) {
-    if v.count("accessModes") == 0 {
-        v.errs.at("accessModes").required("");
-    }
-    for mode in v.items("accessModes") {
-        if !ACCESS_MODES.contains(&mode.as_text()) {
-            v.errs.at("accessModes").not_supported(mode.as_text(), ACCESS_MODES);
-        }
-    }
-    let csi = v.at("csi");
-    if csi.value.is_null() {
-        csi.errs.required("");
-        v.errs.required("must specify a volume type");
-        return;
-    }
-    needs_driver(&csi, "driver");
-    csi.needs("volumeHandle");
 }

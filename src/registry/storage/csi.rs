@@ -9,37 +9,15 @@ use crate::api::meta::quantity::Quantity;
 use crate::api::value::ValueExt;
 use crate::registry::strategy::HookCx;
 use crate::registry::validate::Field;
-use crate::registry::validate::labels::{Values, selector};
+use crate::registry::validate::labels::selector;
+use crate::registry::validate::volume_sources::csi_driver;
 
-/// Longest name of a driver, bytes.
-const DRIVER_NAME_MAX: usize = 63;
 /// Longest id of a node within a driver, bytes.
 const NODE_ID_MAX: usize = 192;
 /// Shortest and longest life of a token, seconds.
 const TOKEN_SECONDS: (i64, i64) = (600, 1 << 32);
 /// Shortest time between two reports of what a node can attach, seconds.
 const UPDATE_SECONDS_MIN: i64 = 10;
-
-/// Why a text is not the name of a CSIDriver: a DNS subdomain of at most 63 bytes.
-pub fn driver_name(name: &str) -> Vec<String> {
-    let mut out = Vec::new();
-    if name.len() > DRIVER_NAME_MAX {
-        out.push(format!("must be no more than {DRIVER_NAME_MAX} bytes"));
-    }
-    out.extend(names::dns1123_subdomain(name));
-    out
-}
-
-/// A member that names a driver.
-pub fn needs_driver(o: &Field<'_>, member: &str) {
-    if o.needs(member) {
-        let name = o.text(member);
-        if name.len() > DRIVER_NAME_MAX {
-            o.errs.at(member).too_long(DRIVER_NAME_MAX);
-        }
-        o.at(member).reasons(names::dns1123_subdomain(&name.to_lowercase()));
-    }
-}
 
 /// Tokens that drivers get among the attributes of volumes end in logs.
 pub fn warn_driver(o: &Value) -> Vec<String> {
@@ -99,7 +77,7 @@ pub fn check_node(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
     let spec = o.at("spec");
     let mut seen = Vec::new();
     for driver in spec.items("drivers") {
-        needs_driver(&driver, "name");
+        csi_driver(&driver, "name");
         if driver.needs("nodeID") && driver.text("nodeID").len() > NODE_ID_MAX {
             driver.at("nodeID").invalid(format!("must be {NODE_ID_MAX} characters or less"));
         }
@@ -141,7 +119,7 @@ pub fn check_node(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
 
 /// Create and update of a CSIStorageCapacity.
 pub fn check_capacity(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
-    selector(&o.at("nodeTopology"), Values::Checked);
+    selector(&o.at("nodeTopology"));
     o.errs
         .at("storageClassName")
         .all_invalid(o.text("storageClassName"), names::dns1123_subdomain(o.text("storageClassName")));

@@ -63,7 +63,6 @@ pub fn kinds() -> Vec<Resource> {
                     .warn(csi::warn_driver)
                     .returns_deleted()
                     .conditional_update()
-                    .names(csi::driver_name)
                     .check(csi::check_driver),
             ),
         ),

@@ -92,26 +92,68 @@ fn node_term(term: &Field<'_>, check_values: bool) {
 }
 
 fn pod_term(term: &Field<'_>) {
-    labels::selector(&term.at("labelSelector"), labels::Values::Any);
-    labels::selector(&term.at("namespaceSelector"), labels::Values::Checked);
+    labels::selector(&term.at("labelSelector"));
+    labels::selector(&term.at("namespaceSelector"));
     for name in term.items("namespaces") {
         term.errs.at("namespace").all_invalid(name.as_text(), names::dns1123_label(name.as_text()));
     }
-    for list in ["matchLabelKeys", "mismatchLabelKeys"] {
-        if term.count(list) > 0 && !term.has("labelSelector") {
-            term.errs.at(list).forbidden("must not be specified when labelSelector is not set");
-        }
-        for key in term.items(list) {
-            key.reasons(names::qualified_name(key.as_text()));
-        }
-    }
+    label_keys(term, "matchLabelKeys");
+    label_keys(term, "mismatchLabelKeys");
+    keys_named_twice(term);
     let mismatch: Vec<&Value> = term.items("mismatchLabelKeys").map(|k| k.value).collect();
     for key in term.items("matchLabelKeys").filter(|k| mismatch.contains(&k.value)) {
         key.invalid("exists in both matchLabelKeys and mismatchLabelKeys");
     }
-    let key = term.text("topologyKey");
-    if key.is_empty() {
-        term.errs.at("topologyKey").required("can not be empty");
+    if term.needs("topologyKey") {
+        term.at("topologyKey").reasons(names::qualified_name(term.text("topologyKey")));
+    } else {
+        term.errs.at("topologyKey").all_invalid("", names::qualified_name(""));
     }
-    term.errs.at("topologyKey").all_invalid(key, names::qualified_name(key));
+}
+
+/// Keys of labels whose values a selector takes from the pod; there must be a selector for that.
+pub fn label_keys(term: &Field<'_>, list: &str) {
+    if term.count(list) > 0 && !term.has("labelSelector") {
+        term.errs.at(list).forbidden("must not be specified when labelSelector is not set");
+        return;
+    }
+    for key in term.items(list) {
+        key.reasons(names::qualified_name(key.as_text()));
+    }
+}
+
+/// Keys of `matchLabelKeys` that the selector names itself. In a pod each of them has become an expression already, so
+/// that a second mention counts; upstream tells of it at the term, by the key's place in the list.
+pub fn keys_named_twice(term: &Field<'_>) {
+    let keys: Vec<&str> = term.items("matchLabelKeys").map(|k| k.as_text()).collect();
+    let selector = term.at("labelSelector");
+    let mut named: Vec<&str> = selector.entries("matchLabels").map(|(key, _)| key).collect();
+    for expression in selector.items("matchExpressions") {
+        let key = expression.text("key");
+        if let Some(i) = keys.iter().rposition(|k| *k == key).filter(|_| named.contains(&key)) {
+            term.errs.index(i).invalid(key, "exists in both matchLabelKeys and labelSelector");
+        }
+        named.push(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::errors::FieldErrors;
+    use serde_json::json;
+    use test_case::test_case;
+
+    #[test_case(json!({"topologyKey": "k", "matchLabelKeys": ["A b"]}), &["matchLabelKeys"]; "keys without a selector")]
+    #[test_case(json!({"topologyKey": "k", "matchLabelKeys": ["a", "b"], "labelSelector": {"matchLabels": {"b": "1"},
+        "matchExpressions": [{"key": "b", "operator": "In", "values": ["1"]}]}}), &["[1]"]; "a key that is named already")]
+    #[test_case(json!({"topologyKey": "k", "labelSelector": {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b c"]}]}}),
+        &["labelSelector.matchExpressions[0].values[0]"]; "no label's value")]
+    #[test_case(json!({"matchLabelKeys": ["a"], "mismatchLabelKeys": ["a"], "labelSelector": {}}),
+        &["matchLabelKeys[0]", "topologyKey", "topologyKey", "topologyKey"]; "both ways, and nowhere")]
+    fn terms(term: Value, paths: &[&str]) {
+        let errs = FieldErrors::new();
+        pod_term(&Field::root(&term, &errs));
+        assert_eq!(errs.take().into_iter().map(|c| c.field).collect::<Vec<_>>(), paths);
+    }
 }

@@ -49,7 +49,9 @@ pub fn init_containers(spec: &Field<'_>, cx: &PodCx<'_>) {
     let mut seen: Vec<&str> = spec.items("containers").map(|c| c.text("name")).collect();
     for c in spec.items("initContainers") {
         common(&c, cx);
-        unique_name(&c, &mut seen);
+        if !c.text("name").is_empty() {
+            unique_name(&c, &mut seen);
+        }
         restart_policy(&c, &["Always", "Never", "OnFailure"]);
         if c.text("restartPolicy") == "Always" {
             if c.has("lifecycle") {
@@ -94,6 +96,7 @@ pub fn ephemeral_containers(spec: &Field<'_>, cx: &PodCx<'_>) {
     for c in spec.items("ephemeralContainers") {
         common(&c, cx);
         unique_name(&c, &mut seen);
+        trimmed_image(&c);
         let target = c.text("targetContainerName");
         if !target.is_empty() && !others.contains(&target) {
             c.errs.at("targetContainerName").not_found(target);
@@ -116,9 +119,6 @@ pub fn ephemeral_containers(spec: &Field<'_>, cx: &PodCx<'_>) {
 
 fn unique_name<'a>(c: &Field<'a>, seen: &mut Vec<&'a str>) {
     let name = c.text("name");
-    if name.is_empty() {
-        return;
-    }
     if seen.contains(&name) {
         c.errs.at("name").duplicate(name);
     } else {
@@ -166,11 +166,9 @@ fn common(c: &Field<'_>, cx: &PodCx<'_>) {
     if c.needs("name") {
         c.at("name").reasons(names::dns1123_label(c.text("name")));
     }
-    let image = c.text("image");
-    if image.is_empty() {
-        c.errs.at("image").required("");
-    } else if cx.is_pod && image.trim() != image {
-        c.at("image").invalid("must not have leading or trailing whitespace");
+    c.needs("image");
+    if cx.is_pod {
+        trimmed_image(c);
     }
     c.needs_one_of("terminationMessagePolicy", &["File", "FallbackToLogsOnError"]);
     c.needs_one_of("imagePullPolicy", &["Always", "IfNotPresent", "Never"]);
@@ -186,13 +184,19 @@ fn common(c: &Field<'_>, cx: &PodCx<'_>) {
     pod_security::of_container(&c.at("securityContext"), cx.host_users);
 }
 
+fn trimmed_image(c: &Field<'_>) {
+    if c.text("image").trim() != c.text("image") {
+        c.at("image").invalid("must not have leading or trailing whitespace");
+    }
+}
+
 fn resize_policy(c: &Field<'_>, pod_restart: &str) {
     let list = c.errs.at("resizePolicy");
     let mut seen = Vec::new();
     for policy in c.items("resizePolicy") {
         let resource = policy.text("resourceName");
         if seen.contains(&resource) {
-            list.duplicate(resource);
+            policy.errs.duplicate(resource);
         }
         seen.push(resource);
         match resource {
@@ -205,14 +209,16 @@ fn resize_policy(c: &Field<'_>, pod_restart: &str) {
             "" => list.required(""),
             other => list.not_supported(other, &["NotRequired", "RestartContainer"]),
         }
-        let restarts = policy.text("restartPolicy") == "RestartContainer";
+        let restarts = policy.text("restartPolicy") != "NotRequired";
         if restarts && pod_restart == "Never" && c.text("restartPolicy").is_empty() {
-            list.invalid("RestartContainer", "must be 'NotRequired' when `restartPolicy` is 'Never'");
+            list.invalid(policy.text("restartPolicy"), "must be 'NotRequired' when `restartPolicy` is 'Never'");
         }
     }
 }
 
+/// Mounts. Upstream tells of much of them at the list, without the element.
 fn mounts(c: &Field<'_>, cx: &PodCx<'_>, devices: &[(&str, &str)]) {
+    let list = c.errs.at("volumeMounts");
     let mut paths = Vec::new();
     for m in c.items("volumeMounts") {
         let (name, path) = (m.text("name"), m.text("mountPath"));
@@ -225,36 +231,33 @@ fn mounts(c: &Field<'_>, cx: &PodCx<'_>, devices: &[(&str, &str)]) {
             m.at("mountPath").invalid("must be unique");
         }
         paths.push(path);
-        if !name.is_empty() && devices.iter().any(|(n, _)| *n == name) {
+        if devices.iter().any(|(n, _)| *n == name) {
             m.at("name").invalid("must not already exist in volumeDevices");
         }
-        if !path.is_empty() && devices.iter().any(|(_, p)| *p == path) {
+        if devices.iter().any(|(_, p)| *p == path) {
             m.at("mountPath").invalid("must not already exist as a path in volumeDevices");
         }
         for sub in ["subPath", "subPathExpr"].iter().filter(|s| !m.text(s).is_empty()) {
-            local_descending_path(&m.at(sub));
+            local_descending_path(&Field { value: m.at(sub).value, errs: list.at(sub) });
         }
         if !m.text("subPath").is_empty() && !m.text("subPathExpr").is_empty() {
             m.at("subPathExpr").invalid("subPathExpr and subPath are mutually exclusive");
         }
-        propagation(&m, c);
-        read_only(&m, &c.errs.at("volumeMounts"));
+        propagation(&m, c, &list);
+        read_only(&m, &list);
     }
 }
 
-fn propagation(m: &Field<'_>, c: &Field<'_>) {
-    if !m.has("mountPropagation") {
-        return;
-    }
-    m.one_of("mountPropagation", &["Bidirectional", "HostToContainer", "None"]);
+fn propagation(m: &Field<'_>, c: &Field<'_>, list: &super::FieldErrors) {
+    let here = Field { value: m.value, errs: list.clone() };
+    here.optional_one_of("mountPropagation", &["Bidirectional", "HostToContainer", "None"]);
     if m.text("mountPropagation") == "Bidirectional" && !c.at("securityContext").flag("privileged") {
-        m.errs
-            .at("mountPropagation")
+        list.at("mountPropagation")
             .forbidden("Bidirectional mount propagation is available only to privileged containers");
     }
 }
 
-/// Recursive read-only mounts; upstream tells of them at the list, without the element.
+/// Recursive read-only mounts.
 fn read_only(m: &Field<'_>, list: &super::FieldErrors) {
     if !m.has("recursiveReadOnly") {
         return;
@@ -291,17 +294,16 @@ fn volume_devices(c: &Field<'_>, cx: &PodCx<'_>) {
             }
             Some(_) => {}
         }
-        if d.needs("devicePath") {
-            if paths.contains(&path) {
-                d.at("devicePath").invalid("must be unique");
-            }
-            super::no_backsteps(&d.at("devicePath"));
+        d.needs("devicePath");
+        if paths.contains(&path) {
+            d.at("devicePath").invalid("must be unique");
         }
+        super::no_backsteps(&d.at("devicePath"));
         paths.push(path);
-        if mounted.iter().any(|(n, _)| *n == name && !n.is_empty()) {
+        if mounted.iter().any(|(n, _)| *n == name) {
             d.at("name").invalid("must not already exist in volumeMounts");
         }
-        if mounted.iter().any(|(_, p)| *p == path && !p.is_empty()) {
+        if mounted.iter().any(|(_, p)| *p == path) {
             d.at("devicePath").invalid("must not already exist as a path in volumeMounts");
         }
     }

@@ -42,8 +42,9 @@ const KNOWN: &[&str] = &[
     "status.hostIPs",
     "status.podIP",
     "status.podIPs",
-    "spec.host",
 ];
+/// How old clients name the field of the node's name.
+const NODE_NAME_OF_OLD: &str = "spec.host";
 
 /// `env` and `envFrom` of a container. `file_volumes` are the names of the volumes that file keys may come from.
 pub fn of_container(container: &Field<'_>, empty_dirs: &[&str]) {
@@ -53,19 +54,18 @@ pub fn of_container(container: &Field<'_>, empty_dirs: &[&str]) {
         }
         value_from(&var, empty_dirs);
     }
+    let list = container.errs.at("envFrom");
     for source in container.items("envFrom") {
         if !source.text("prefix").is_empty() {
             source.at("prefix").reasons(env_name(source.text("prefix")));
         }
-        let mut count = 0;
-        for kind in ["configMapRef", "secretRef"].iter().filter(|k| source.has(k)) {
-            object_name(&source.at(kind), "name");
-            count += 1;
-        }
+        let kinds = ["configMapRef", "secretRef"].iter().filter(|k| source.has(k));
+        let count = kinds.map(|kind| object_name(&source.at(kind), "name")).count();
+        // Upstream tells of the list.
         match count {
-            0 => source.errs.invalid("", "must specify one of: `configMapRef` or `secretRef`"),
+            0 => list.invalid("", "must specify one of: `configMapRef` or `secretRef`"),
             1 => {}
-            _ => source.errs.invalid("", "may not have more than one field specified at a time"),
+            _ => list.invalid("", "may not have more than one field specified at a time"),
         }
     }
 }
@@ -128,44 +128,78 @@ pub fn field_ref(field: &Field<'_>, allowed: &[&str]) {
     if !field.needs("fieldPath") {
         return;
     }
-    let path = field.text("fieldPath");
+    let (version, path) = (field.text("apiVersion"), field.text("fieldPath"));
     let at = field.at("fieldPath");
-    match path.split_once("['").and_then(|(map, rest)| Some((map, rest.strip_suffix("']")?))) {
-        Some(("metadata.annotations", key)) => at.reasons(names::qualified_name(&key.to_lowercase())),
-        Some(("metadata.labels", key)) => at.reasons(names::qualified_name(key)),
+    if version != "v1" {
+        at.invalid(format!("error converting fieldPath: unsupported pod version: {version}"));
+        return;
+    }
+    let subscript = path.strip_suffix("']").and_then(|p| p.split_once("['")).filter(|(map, _)| !map.is_empty());
+    match subscript {
+        // Upstream tells of keys at the reference.
+        Some(("metadata.annotations", key)) => {
+            field.errs.all_invalid(&key.to_lowercase(), names::qualified_name(&key.to_lowercase()));
+        }
+        Some(("metadata.labels", key)) => field.errs.all_invalid(key, names::qualified_name(key)),
         Some((map, _)) => {
             at.invalid(format!("error converting fieldPath: field label does not support subscript: {map}"))
         }
-        None if !KNOWN.contains(&path) => {
-            at.invalid(format!("error converting fieldPath: field label not supported: {path}"));
+        None => {
+            let known = if path == NODE_NAME_OF_OLD { "spec.nodeName" } else { path };
+            if !KNOWN.contains(&known) {
+                at.invalid(format!("error converting fieldPath: field label not supported: {path}"));
+            } else if !allowed.contains(&known) {
+                at.errs.not_supported(path, allowed);
+            }
         }
-        None if !allowed.contains(&path) => at.errs.not_supported(path, allowed),
-        None => {}
     }
 }
 
 /// A reference to a container's resource. In volumes the container must be named.
 pub fn resource_ref(field: &Field<'_>, in_volume: bool) {
-    if in_volume && !field.needs("containerName") {
-        return;
-    }
     let resource = field.text("resource");
-    if !field.needs("resource") {
-        return;
-    }
     let huge = resource.starts_with("limits.hugepages-") || resource.starts_with("requests.hugepages-");
-    if !RESOURCES.contains(&resource) && !huge {
+    if (!in_volume || field.needs("containerName"))
+        && field.needs("resource")
+        && !RESOURCES.contains(&resource)
+        && !huge
+    {
         field.errs.at("resource").not_supported(resource, RESOURCES);
     }
     let divisor = field.value.get("divisor").map_or(Quantity::units(0), super::resources::amount);
-    if divisor == Quantity::units(0) {
-        return;
-    }
-    let allowed: &[&str] = match resource.rsplit_once('.').map_or(resource, |(_, name)| name) {
-        "cpu" => &["1m", "1"],
-        _ => &["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"],
+    let allowed: &[&str] = match resource {
+        _ if divisor == Quantity::units(0) => return,
+        "limits.cpu" | "requests.cpu" => &["1m", "1"],
+        _ if huge || RESOURCES.contains(&resource) => {
+            &["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"]
+        }
+        _ => return,
     };
     if !allowed.contains(&divisor.to_string().as_str()) {
         field.at("divisor").invalid(format!("only divisor's values {} are supported", allowed.join(", ")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::errors::FieldErrors;
+    use serde_json::{Value, json};
+    use test_case::test_case;
+
+    #[test_case(json!({"env": [{"name": "A", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "spec.host"}}}]}), &[]; "an old name of a field")]
+    #[test_case(json!({"env": [{"name": "A", "valueFrom": {"fieldRef": {"apiVersion": "v2", "fieldPath": "spec.nodeName"}}}]}),
+        &["env[0].valueFrom.fieldRef.fieldPath"]; "a version that is none")]
+    #[test_case(json!({"env": [{"name": "A", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.labels['a b']"}}}]}),
+        &["env[0].valueFrom.fieldRef"]; "a label that is none")]
+    #[test_case(json!({"env": [{"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "bogus", "divisor": "3"}}}]}),
+        &["env[0].valueFrom.resourceFieldRef.resource"]; "what is no resource has no divisor")]
+    #[test_case(json!({"env": [{"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "1k"}}}]}),
+        &["env[0].valueFrom.resourceFieldRef.divisor"]; "processors in thousands")]
+    #[test_case(json!({"envFrom": [{"prefix": "P"}]}), &["envFrom"]; "from nowhere")]
+    fn variables(container: Value, paths: &[&str]) {
+        let errs = FieldErrors::new();
+        of_container(&Field::root(&container, &errs), &[]);
+        assert_eq!(errs.take().into_iter().map(|c| c.field).collect::<Vec<_>>(), paths);
     }
 }

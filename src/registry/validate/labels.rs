@@ -6,27 +6,18 @@ use crate::api::meta::{labels::Selector, names};
 
 use super::Field;
 
-/// What a selector's rules may differ in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Values {
-    /// Values must be label values.
-    Checked,
-    /// Old objects may have others.
-    Any,
-}
-
 /// A `metav1.LabelSelector`; an absent one is valid.
-pub fn selector(field: &Field<'_>, values: Values) {
+pub fn selector(field: &Field<'_>) {
     if field.value.is_null() {
         return;
     }
     labels(&field.at("matchLabels"));
     for requirement in field.items("matchExpressions") {
-        expression(&requirement, values);
+        expression(&requirement);
     }
 }
 
-fn expression(r: &Field<'_>, rule: Values) {
+fn expression(r: &Field<'_>) {
     let count = r.count("values");
     match r.text("operator") {
         "In" | "NotIn" if count == 0 => {
@@ -39,10 +30,8 @@ fn expression(r: &Field<'_>, rule: Values) {
         other => r.errs.at("operator").invalid(other, "not a valid selector operator"),
     }
     r.at("key").errs.all_invalid(r.text("key"), names::qualified_name(r.text("key")));
-    if rule == Values::Checked {
-        for value in r.items("values") {
-            value.reasons(names::label_value(value.as_text()));
-        }
+    for value in r.items("values") {
+        value.reasons(names::label_value(value.as_text()));
     }
 }
 
@@ -66,30 +55,32 @@ pub fn is_empty(selector: &Value) -> bool {
 }
 
 /// A workload's selector over its template's labels: present, not empty, and matching them. `kind` is for the message.
-pub fn of_workload(spec: &Field<'_>, kind: &str) {
+/// False for one that cannot be understood: upstream looks no further then.
+pub fn of_workload(spec: &Field<'_>, kind: &str) -> bool {
     let field = spec.at("selector");
     let before = field.errs.len();
     if field.value.is_null() {
         field.errs.required("");
     } else {
-        selector(&field, Values::Checked);
+        selector(&field);
         if field.errs.len() > before {
             field.invalid("invalid label selector");
-            return;
+            return false;
         }
         if is_empty(field.value) {
             field.invalid(format!("empty selector is invalid for {kind}"));
-            return;
+            return true;
         }
     }
     matches_template(spec, &field);
+    true
 }
 
 /// A DaemonSet's: upstream asks less of it.
 pub fn of_daemon_set(spec: &Field<'_>) {
     let field = spec.at("selector");
     let before = field.errs.len();
-    selector(&field, Values::Checked);
+    selector(&field);
     if field.errs.len() == before {
         matches_template(spec, &field);
     }

@@ -6,17 +6,27 @@
 //! **Invariant:** validators only look; who calls them decides which rules hold for a create, an update or a template.
 
 pub mod affinity;
+pub mod cel;
+mod cel_lexer;
 pub mod claims;
+pub mod conditions;
 pub mod containers;
 pub mod env;
+pub mod iscsi;
 pub mod labels;
+pub mod meta;
+pub mod persistent;
+pub mod pod_annotations;
 pub mod pod_security;
 pub mod pod_spec;
+pub mod pod_status;
 pub mod pod_update;
 pub mod ports;
 pub mod probes;
+pub mod projections;
 pub mod resources;
 pub mod scheduling;
+pub mod signer;
 pub mod volume_sources;
 pub mod volumes;
 pub mod warnings;
@@ -72,6 +82,13 @@ impl<'a> Field<'a> {
     pub fn entries(&self, name: &str) -> impl Iterator<Item = (&'a str, Self)> + use<'a> {
         let errs = self.errs.at(name);
         let map = self.value.get(name).and_then(Value::as_object);
+        map.into_iter().flatten().map(move |(k, value)| (k.as_str(), Self { value, errs: errs.key(k) }))
+    }
+
+    /// The entries of this map itself, each at its key.
+    pub fn entries_here(&self) -> impl Iterator<Item = (&'a str, Self)> + use<'a> {
+        let errs = self.errs.clone();
+        let map = self.value.as_object();
         map.into_iter().flatten().map(move |(k, value)| (k.as_str(), Self { value, errs: errs.key(k) }))
     }
 
@@ -292,7 +309,7 @@ pub fn local_descending_path(field: &Field<'_>) {
 
 /// A path without `..`.
 pub fn no_backsteps(field: &Field<'_>) {
-    if field.as_text().replace('\\', "/").split('/').any(|part| part == "..") {
+    if field.as_text().split('/').any(|part| part == "..") {
         field.invalid("must not contain '..'");
     }
 }
@@ -303,6 +320,42 @@ pub fn object_name(parent: &Field<'_>, member: &str) {
         parent.at(member).reasons(names::dns1123_subdomain(parent.text(member)));
     }
 }
+
+/// `example.com/something`, at this field.
+pub fn domain_prefixed_path(field: &Field<'_>) {
+    let text = field.as_text();
+    if text.is_empty() {
+        field.errs.required("");
+        return;
+    }
+    match text.split_once('/') {
+        Some((domain, path)) if !domain.is_empty() && !path.is_empty() => {
+            field.errs.all_invalid(domain, names::dns1123_subdomain(domain));
+            let ok = |c: u8| c.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&c);
+            if !path.bytes().all(ok) {
+                field.errs.invalid(path, "invalid path");
+            }
+        }
+        _ => field.invalid("must be a domain-prefixed path (such as \"acme.io/foo\")"),
+    }
+}
+
+/// A network as new APIs want it: in prefix notation, in its one canonical form, no bits set beyond the prefix.
+pub fn strict_cidr(field: &Field<'_>) -> Option<ipnet::IpNet> {
+    let text = field.as_text();
+    let net: Option<ipnet::IpNet> = text.parse().ok();
+    match net {
+        None => field.invalid(NOT_A_CIDR),
+        Some(net) if net.trunc().to_string() != text => {
+            field.invalid(format!("must be in canonical form ({:?})", net.trunc().to_string()));
+        }
+        Some(_) => {}
+    }
+    net
+}
+
+/// What is told of a text that is no network.
+pub const NOT_A_CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
 
 /// Why a text cannot be an environment variable's name: printable ASCII without `=`.
 pub fn env_name(name: &str) -> Vec<String> {
@@ -361,42 +414,4 @@ pub fn texts<'a>(value: &'a Value, pointer: &str) -> Vec<&'a str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use test_case::test_case;
-
-    #[test_case("10.0.0.1", true)]
-    #[test_case("010.0.0.1", true; "leading zeros are decimal")]
-    #[test_case("10.0.0", false)]
-    #[test_case("10.0.0.256", false)]
-    #[test_case("::1", true)]
-    #[test_case("", false; "empty")]
-    fn addresses(text: &str, ok: bool) {
-        assert_eq!(parse_ip(text).is_some(), ok);
-    }
-
-    #[test_case("http", 0)]
-    #[test_case("-a-", 1; "hyphens at the ends")]
-    #[test_case("80", 1; "no letter")]
-    #[test_case("UPPER", 2; "no capitals, and so no letter")]
-    #[test_case("abcdefghijklmnop", 1; "too long")]
-    fn port_names(name: &str, errors: usize) {
-        assert_eq!(port_name(name).len(), errors);
-    }
-
-    #[test]
-    fn descending_paths_stay_below() {
-        let judge = |path: &str| {
-            let (value, errs) = (Value::from(path), FieldErrors::new());
-            local_descending_path(&Field::root(&value, &errs));
-            errs.len()
-        };
-        assert_eq!((judge("a/b"), judge("/a"), judge("a/../b"), judge("a..b")), (0, 1, 1, 0));
-    }
-
-    #[test]
-    fn percentages() {
-        assert_eq!((percent("10%"), percent("%"), percent("-1%"), percent("1")), (Some(10), None, None, None));
-        assert!(is_zero(Some(&"0%".into())) && !is_zero(Some(&1.into())) && is_zero(None));
-    }
-}
+mod tests;

@@ -3,7 +3,7 @@
 use super::{Field, local_descending_path, windows};
 
 /// Longest profile path, bytes.
-const PROFILE_MAX: usize = 4095 - "localhost/".len();
+const PROFILE_MAX: usize = 4095;
 
 /// `securityContext` of a pod; `spec` has the host switches.
 pub fn of_pod(spec: &Field<'_>) {
@@ -85,10 +85,10 @@ fn app_armor(field: &Field<'_>) {
     match field.text("type") {
         "Localhost" => {
             let text = profile.as_text();
-            if text.trim().is_empty() {
-                profile.errs.required("must be set when AppArmor type is Localhost");
-            } else if text.trim() != text {
+            if text.trim() != text {
                 profile.invalid("must not be padded with whitespace");
+            } else if text.is_empty() {
+                profile.errs.required("must be set when AppArmor type is Localhost");
             }
             if text.len() > PROFILE_MAX {
                 profile.errs.too_long(PROFILE_MAX);
@@ -117,7 +117,8 @@ fn sysctls(field: &Field<'_>, host_network: bool, host_ipc: bool) {
         }
         seen.push(name);
         let dotted = name.replace('/', ".");
-        let ipc = ["kernel.sem", "kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|p| dotted.starts_with(p));
+        let ipc =
+            dotted == "kernel.sem" || ["kernel.shm", "kernel.msg", "fs.mqueue."].iter().any(|p| dotted.starts_with(p));
         if host_network && dotted.starts_with("net.") {
             s.at("name").invalid("may not be set with hostNetwork enabled");
         }

@@ -7,37 +7,41 @@ use serde_json::Value;
 use crate::api::meta::names;
 
 use super::containers::{self, PodCx};
-use super::{Field, affinity, labels, pod_security, ports, resources, scheduling, volumes, windows};
+use super::{
+    Field, affinity, labels, meta, pod_annotations, pod_security, ports, resources, scheduling, volumes, windows,
+};
 
 /// Seconds that a pod may be active at most.
 const DEADLINE_MAX: i64 = i32::MAX as i64;
 
 /// What the caller is.
 #[derive(Clone, Copy, Default)]
-pub struct Options {
+pub struct Options<'a> {
     /// A pod, not a template.
     pub is_pod: bool,
+    /// The pod's name; empty for templates.
+    pub name: &'a str,
 }
 
 /// A pod template at its field: labels, annotations, spec.
-pub fn template(field: &Field<'_>, options: Options) {
+pub fn template(field: &Field<'_>) {
     let metadata = field.at("metadata");
     // Upstream's paths leave `metadata` out here.
     labels::labels(&Field { value: metadata.at("labels").value, errs: field.errs.at("labels") });
-    let annotations = field.errs.at("annotations");
-    for (key, _) in metadata.entries("annotations") {
-        annotations.all_invalid(key, names::qualified_name(&key.to_lowercase()));
-    }
+    let annotations = Field { value: metadata.at("annotations").value, errs: field.errs.at("annotations") };
+    meta::annotations(&annotations);
     let spec = field.at("spec");
-    pod_spec(&spec, options);
+    pod_annotations::check(&annotations, &spec);
+    pod_spec(&spec, Options::default());
+    pod_annotations::agree(annotations.value, &spec);
     if spec.count("ephemeralContainers") > 0 {
         spec.errs.at("ephemeralContainers").forbidden("ephemeral containers not allowed in pod template");
     }
 }
 
 /// A pod's specification.
-pub fn pod_spec(spec: &Field<'_>, options: Options) {
-    let valid = volumes::volumes(spec);
+pub fn pod_spec(spec: &Field<'_>, options: Options<'_>) {
+    let valid = volumes::volumes(spec, options);
     resource_claims(spec);
     let cx = PodCx {
         volumes: valid,
@@ -62,7 +66,7 @@ pub fn pod_spec(spec: &Field<'_>, options: Options) {
     pod_security::of_pod(spec);
     affinity::affinity(&spec.at("affinity"));
     scheduling::gates(spec);
-    scheduling::spread(spec, options.is_pod);
+    scheduling::spread(spec);
     scheduling::tolerations(spec);
     scheduling::host_aliases(spec);
     windows::os(spec);
@@ -75,10 +79,20 @@ pub fn pod_spec(spec: &Field<'_>, options: Options) {
     if spec.has("overhead") {
         overhead(spec);
     }
-    resources::of_pod(
-        &spec.at("resources"),
-        spec.value.get("containers").and_then(Value::as_array).map_or(&[], Vec::as_slice),
-    );
+    resources::of_pod(spec, &containers::claim_names(spec.value));
+}
+
+/// What is asked of pods beyond their specification's own rules: annotations, and tokens for an account.
+pub fn pod(pod: &Field<'_>) {
+    let spec = pod.at("spec");
+    pod_annotations::check(&pod.at("metadata").at("annotations"), &spec);
+    pod_spec(&spec, Options { is_pod: true, name: pod.at("metadata").text("name") });
+    if spec.text("serviceAccountName").is_empty() {
+        let sources = spec.items("volumes").flat_map(|v| v.at("projected").items("sources"));
+        for source in sources.filter(|s| s.has("serviceAccountToken")) {
+            source.errs.at("serviceAccountToken").forbidden("must not be specified when serviceAccountName is not set");
+        }
+    }
 }
 
 /// Names of other objects, and the pod's own.
@@ -130,12 +144,13 @@ fn resource_claims(spec: &Field<'_>) {
     for claim in spec.items("resourceClaims") {
         let name = claim.text("name");
         if claim.needs("name") {
-            claim.at("name").reasons(names::dns1123_label(name));
             if seen.contains(&name) {
                 claim.errs.at("name").duplicate(name);
+            } else {
+                claim.at("name").reasons(names::dns1123_label(name));
             }
+            seen.push(name);
         }
-        seen.push(name);
         match (claim.has("resourceClaimName"), claim.has("resourceClaimTemplateName")) {
             (true, true) => {
                 claim.invalid("at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified")
@@ -176,11 +191,23 @@ mod tests {
         &["topologySpreadConstraints[0].maxSkew"]; "no skew")]
     #[test_case(|s| s["securityContext"] = json!({"fsGroup": -1, "seccompProfile": {"type": "Localhost"}}),
         &["securityContext.fsGroup", "securityContext.seccompProfile.localhostProfile"]; "security")]
+    #[test_case(|s| s["volumes"] = json!([{"name": "e", "ephemeral": {"volumeClaimTemplate": {"metadata": {"name": "x"},
+            "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1"}}}}}},
+            {"name": "c", "persistentVolumeClaim": {"claimName": "p-e"}}]),
+        &["volumes[0].ephemeral.volumeClaimTemplate.metadata.name", "volumes[1].persistentVolumeClaim.claimName"]; "a claim of its own making")]
+    #[test_case(|s| { s["volumes"] = json!([{"name": "v", "emptyDir": {}}]);
+            s["containers"][0]["volumeMounts"] = json!([{"name": "v", "mountPath": "/a", "subPath": "/x", "mountPropagation": "Bidirectional"}]); },
+        &["containers[0].volumeMounts.subPath", "containers[0].volumeMounts.mountPropagation"]; "mounts are told of at the list")]
+    #[test_case(|s| s["topologySpreadConstraints"] = json!([{"maxSkew": 1, "topologyKey": "a b", "whenUnsatisfiable": "ScheduleAnyway"},
+            {"maxSkew": 2, "topologyKey": "a b", "whenUnsatisfiable": "ScheduleAnyway"}]),
+        &["topologySpreadConstraints[0].{topologyKey, whenUnsatisfiable}"]; "the first of two is told of")]
+    #[test_case(|s| s["schedulingGates"] = json!([{"name": "a b"}]), &["schedulingGates[0]"]; "no gate's name")]
+    #[test_case(|s| s["dnsConfig"] = json!({"searches": ["", ".", "_a.b"]}), &["dnsConfig.searches[0]"]; "an empty domain")]
     #[test_case(|s| s["volumes"] = json!([{"name": "a", "emptyDir": {}, "hostPath": {"path": "/"}}]),
         &["volumes[0].hostPath"]; "two sources")]
     fn specs(change: fn(&mut Value), paths: &[&str]) {
         let (spec, errs) = (pod(change), FieldErrors::new());
-        pod_spec(&Field::root(&spec, &errs), Options { is_pod: true });
+        pod_spec(&Field::root(&spec, &errs), Options { is_pod: true, name: "p" });
         assert_eq!(errs.take().into_iter().map(|c| c.field).collect::<Vec<_>>(), paths);
     }
 }

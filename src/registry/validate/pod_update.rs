@@ -1,15 +1,13 @@
-//! What of a stored pod may change: by an update, by `resize`, by `ephemeralcontainers`, by `status`.
+//! What of a stored pod may change: by an update, by `resize`, by `ephemeralcontainers`.
 //!
-//! Rules: upstream `ValidatePodUpdate`, `ValidatePodResize`, `ValidatePodEphemeralContainersUpdate`, `ValidatePodStatusUpdate`.
-
-use std::net::IpAddr;
+//! Rules: upstream `ValidatePodUpdate`, `ValidatePodResize`, `ValidatePodEphemeralContainersUpdate`.
 
 use serde_json::{Map, Value};
 
-use crate::api::meta::names;
 use crate::api::value::ValueExt;
 
-use super::Field;
+use super::pod_annotations::MIRROR;
+use super::{Field, resources};
 
 const MAY_CHANGE: &str = "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 const ADDITIONS: &str = "only additions are allowed (no mutations or deletions)";
@@ -23,14 +21,10 @@ pub fn update(spec: &Field<'_>, old: &Value) {
             return;
         }
     }
-    deadline(spec, old);
-    if let Some(gate) = added_gate(spec, old) {
-        let errs = spec.errs.at("schedulingGates").index(gate).at("name");
-        errs.forbidden(format!(
-            "only deletion is allowed, but found new scheduling gate '{}'",
-            spec.value.items_at("/schedulingGates")[gate].str_at("/name").unwrap_or_default()
-        ));
+    if !deadline(spec, old) {
+        return;
     }
+    added_gates(spec, old);
     let added = tolerations(spec, old);
     if !added {
         spec.errs.at("tolerations").forbidden("existing toleration can not be modified except its tolerationSeconds");
@@ -45,22 +39,33 @@ pub fn update(spec: &Field<'_>, old: &Value) {
     }
 }
 
-fn deadline(spec: &Field<'_>, old: &Value) {
-    let (new, was) = (spec.int("activeDeadlineSeconds"), old.int_at("/activeDeadlineSeconds"));
-    match (new, was) {
+/// A deadline may come, and come nearer. False where upstream looks no further.
+fn deadline(spec: &Field<'_>, old: &Value) -> bool {
+    let at = spec.at("activeDeadlineSeconds");
+    match (spec.int("activeDeadlineSeconds"), old.int_at("/activeDeadlineSeconds")) {
+        (Some(n), _) if !(0..=i64::from(i32::MAX)).contains(&n) => {
+            at.invalid(format!("must be between 0 and {}, inclusive", i32::MAX));
+            false
+        }
         (Some(n), Some(o)) if n > o => {
-            spec.at("activeDeadlineSeconds").invalid("must be less than or equal to previous value")
+            at.invalid("must be less than or equal to previous value");
+            false
         }
         (None, Some(_)) => {
-            spec.at("activeDeadlineSeconds").invalid("must not update from a positive integer to nil value")
+            at.invalid("must not update from a positive integer to nil value");
+            true
         }
-        _ => {}
+        _ => true,
     }
 }
 
-fn added_gate(spec: &Field<'_>, old: &Value) -> Option<usize> {
+/// Gates only go.
+fn added_gates(spec: &Field<'_>, old: &Value) {
     let was = old.items_at("/schedulingGates");
-    spec.value.items_at("/schedulingGates").iter().position(|gate| !was.contains(gate))
+    for gate in spec.items("schedulingGates").filter(|g| !was.contains(g.value)) {
+        let name = gate.text("name");
+        gate.errs.at("name").forbidden(format!("only deletion is allowed, but found new scheduling gate '{name}'"));
+    }
 }
 
 /// True when every old toleration is still there, but for its seconds.
@@ -101,7 +106,10 @@ fn node_affinity(spec: &Field<'_>, old: &Value) {
             let (new, old) = (new.items_at(list), old.items_at(list));
             new.len() >= old.len() && new[..old.len()] == *old
         };
-        if !keeps("/matchExpressions") || !keeps("/matchFields") {
+        // A term without requirements matches nothing, and would match more with some.
+        let size = |term: &Value| term.items_at("/matchExpressions").len() + term.items_at("/matchFields").len();
+        let wakes = size(old) == 0 && size(new) > 0;
+        if wakes || !keeps("/matchExpressions") || !keeps("/matchFields") {
             terms.errs.index(i).invalid(new.clone(), ADDITIONS);
         }
     }
@@ -110,6 +118,7 @@ fn node_affinity(spec: &Field<'_>, old: &Value) {
 /// The specification without what may change, or with the old value of it.
 fn munged(spec: &Value, old: &Value, gated: bool) -> Value {
     let mut spec = spec.clone();
+    resources::settle(&mut spec);
     for list in ["containers", "initContainers"] {
         for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             container.remove_at("/image");
@@ -132,11 +141,16 @@ fn munged(spec: &Value, old: &Value, gated: bool) -> Value {
     spec
 }
 
-/// Ephemeral containers are added, never changed or removed.
-pub fn ephemeral(spec: &Field<'_>, old: &Value) {
+/// Ephemeral containers are added, never changed or removed; `pod` is the new one.
+pub fn ephemeral(pod: &Field<'_>, old: &Value) {
+    if is_static(old) {
+        pod.errs.whole().forbidden("static pods do not support ephemeral containers");
+        return;
+    }
+    let spec = pod.at("spec");
     let errs = spec.errs.at("ephemeralContainers");
     let new = spec.value.items_at("/ephemeralContainers");
-    for was in old.items_at("/ephemeralContainers") {
+    for was in old.items_at("/spec/ephemeralContainers") {
         let name = was.str_at("/name").unwrap_or_default();
         match new.iter().find(|c| c.str_at("/name") == Some(name)) {
             None => errs.forbidden(format!("existing ephemeral containers {name:?} may not be removed")),
@@ -148,108 +162,122 @@ pub fn ephemeral(spec: &Field<'_>, old: &Value) {
     }
 }
 
-/// Amounts of processor and memory, and nothing else.
-pub fn resize(spec: &Field<'_>, old: &Value, qos: (&str, &str)) {
+/// True for pods that a node runs without the server's doing.
+fn is_static(pod: &Value) -> bool {
+    pod.get("metadata").and_then(|m| m.get("annotations")?.get(MIRROR)).is_some()
+}
+
+/// Amounts of processor and memory, and nothing else; `pod` is the new one. `qos` are the new class and the old one.
+pub fn resize(pod: &Field<'_>, old: &Value, qos: (&str, &str)) {
+    if is_static(old) {
+        return pod.errs.whole().forbidden("static pods cannot be resized");
+    }
+    if old.str_at("/spec/os/name") == Some("windows") {
+        return pod.errs.whole().forbidden("windows pods cannot be resized");
+    }
+    let (spec, was) = (pod.at("spec"), &old["spec"]);
     if qos.0 != qos.1 {
         spec.errs.invalid(qos.0, "Pod QOS Class may not change as a result of resizing");
     }
-    for list in ["containers", "initContainers"] {
-        for (new, old) in spec.items(list).zip(old.items_at(&format!("/{list}"))) {
-            let resources = new.at("resources");
-            for kind in ["requests", "limits"] {
-                let was = old.pointer(&format!("/resources/{kind}")).and_then(Value::as_object);
-                let is = resources.value.get(kind);
-                let gone =
-                    |name: &str| was.is_some_and(|m| m.contains_key(name)) && is.and_then(|m| m.get(name)).is_none();
-                if gone("cpu") || gone("memory") {
-                    resources.errs.at(kind).forbidden(format!("resource {kind} cannot be removed"));
+    let running = old.items_at("/status/containerStatuses").iter().find(|c| c.pointer("/state/running").is_some());
+    if running.is_some_and(|c| c.get("resources").is_none()) {
+        spec.errs.forbidden("Pod running on node without support for resize");
+    }
+    for list in ["initContainers", "containers"] {
+        for (new, old) in spec.items(list).zip(was.items_at(&format!("/{list}"))) {
+            if list == "containers" || new.text("restartPolicy") == "Always" {
+                resize_container(&new, old);
+                if without_amounts(new.value) != without_amounts(old) {
+                    spec.errs.forbidden("only cpu and memory resources are mutable");
                 }
+            } else if new.value != old {
+                spec.errs.forbidden("resources for non-sidecar init containers are immutable");
             }
         }
     }
-    if spec.errs.is_empty() && without_amounts(spec.value) != without_amounts(old) {
+    if spec.errs.is_empty() && all_without_amounts(spec.value) != all_without_amounts(was) {
         spec.errs.forbidden("only cpu and memory resources are mutable");
     }
 }
 
-fn without_amounts(spec: &Value) -> Value {
+/// Nothing that was asked for or limited is given up.
+fn resize_container(new: &Field<'_>, old: &Value) {
+    let resources = new.at("resources");
+    for kind in ["requests", "limits"] {
+        let was = old.pointer(&format!("/resources/{kind}")).and_then(Value::as_object);
+        let is = resources.value.get(kind);
+        if was.into_iter().flatten().any(|(name, _)| is.and_then(|m| m.get(name)).is_none()) {
+            resources.errs.at(kind).forbidden(format!("resource {kind} cannot be removed"));
+        }
+    }
+}
+
+fn all_without_amounts(spec: &Value) -> Value {
     let mut spec = spec.clone();
     for list in ["containers", "initContainers"] {
         for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
-            for kind in ["requests", "limits"] {
-                for name in ["cpu", "memory"] {
-                    container.remove_at(&format!("/resources/{kind}/{name}"));
-                }
-                if container
-                    .pointer(&format!("/resources/{kind}"))
-                    .and_then(Value::as_object)
-                    .is_some_and(Map::is_empty)
-                {
-                    container.remove_at(&format!("/resources/{kind}"));
-                }
-            }
+            *container = without_amounts(container);
         }
     }
     spec
 }
 
-/// `status` as it is written: conditions, addresses, states.
-pub fn status(pod: &Field<'_>, old: &Value) {
-    let status = pod.at("status");
-    for condition in status.items("conditions") {
-        let kind = condition.text("type");
-        // Kinds of Kubernetes' own are not qualified names of a domain, and need not be.
-        if kind.contains('/') {
-            condition.errs.at("type").all_invalid(kind, names::qualified_name(kind));
+/// A container without what may be resized.
+fn without_amounts(container: &Value) -> Value {
+    let mut container = container.clone();
+    for kind in ["requests", "limits"] {
+        for name in ["cpu", "memory"] {
+            container.remove_at(&format!("/resources/{kind}/{name}"));
+        }
+        if container.pointer(&format!("/resources/{kind}")).and_then(Value::as_object).is_some_and(Map::is_empty) {
+            container.remove_at(&format!("/resources/{kind}"));
         }
     }
-    if let Some(was) = old.pointer("/status/qosClass").and_then(Value::as_str)
-        && status.text("qosClass") != was
-    {
-        status.errs.at("qosClass").invalid(status.text("qosClass"), "field is immutable");
-    }
-    let now = status.text("nominatedNodeName");
-    if let Some(was) = old.str_at("/status/nominatedNodeName")
-        && !now.is_empty()
-        && now != was
-    {
-        status.errs.at("nominatedNodeName").all_invalid(now, names::dns1123_subdomain(now));
-    }
-    addresses(&status, "podIPs");
-    addresses(&status, "hostIPs");
-    terminated_stay(&status, old, pod.at("spec").text("restartPolicy"));
+    container
 }
 
-/// One address of a family, and valid ones.
-fn addresses(status: &Field<'_>, list: &str) {
-    let mut families: Vec<IpAddr> = Vec::new();
-    for entry in status.items(list) {
-        let at = Field { value: entry.value.get("ip").unwrap_or(&Value::Null), errs: entry.errs.clone() };
-        if let Some(ip) = super::ip(&at) {
-            families.push(ip);
-        }
-    }
-    let v4 = families.iter().filter(|ip| ip.is_ipv4()).count();
-    if v4 > 1 || families.len() - v4 > 1 || families.len() > 2 {
-        status.at(list).invalid("may specify no more than one IP for each IP family");
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::errors::FieldErrors;
+    use serde_json::json;
+    use test_case::test_case;
 
-/// What has terminated does not run again, where the restart policy says so.
-fn terminated_stay(status: &Field<'_>, old: &Value, policy: &str) {
-    if policy == "Always" {
-        return;
+    fn paths(errs: &FieldErrors) -> Vec<String> {
+        errs.take().into_iter().map(|c| c.field).collect()
     }
-    for was in old.items_at("/status/containerStatuses") {
-        let Some(code) = was.int_at("/state/terminated/exitCode") else { continue };
-        if policy == "OnFailure" && code != 0 {
-            continue;
-        }
-        let name = was.str_at("/name").unwrap_or_default();
-        let again =
-            status.items("containerStatuses").find(|c| c.text("name") == name && !c.at("state").has("terminated"));
-        if let Some(again) = again {
-            again.errs.at("state").forbidden("may not be transitioned to non-terminated state");
-        }
+
+    #[test_case(|s| s["containers"][0]["image"] = json!("other"), &[]; "an image")]
+    #[test_case(|s| s["containers"] = json!([]), &["spec.containers"]; "a container less")]
+    #[test_case(|s| s["activeDeadlineSeconds"] = json!(11), &["spec.activeDeadlineSeconds"]; "a later deadline")]
+    #[test_case(|s| s["activeDeadlineSeconds"] = json!(9), &[]; "a nearer deadline")]
+    #[test_case(|s| s["nodeSelector"] = json!({"a": "b", "c": "d"}), &[]; "a gated pod's selector gets narrower")]
+    #[test_case(|s| s["nodeSelector"] = json!({}), &["spec.nodeSelector"]; "and not wider")]
+    #[test_case(|s| s["schedulingGates"] = json!([{"name": "x"}, {"name": "y"}]),
+        &["spec.schedulingGates[0].name", "spec.schedulingGates[1].name"]; "new gates")]
+    #[test_case(|s| s["hostname"] = json!("h"), &["spec"]; "anything else")]
+    #[test_case(|s| s["containers"][0]["resources"]["requests"]["memory"] = json!("64Mi"), &[]; "the same amount")]
+    #[test_case(|s| s["containers"][0]["resources"]["requests"]["memory"] = json!("65Mi"), &["spec"]; "another amount")]
+    fn updates(change: fn(&mut Value), want: &[&str]) {
+        let old = json!({"containers": [{"name": "c", "image": "i", "resources": {"requests": {"memory": "67108864"}}}],
+            "activeDeadlineSeconds": 10, "nodeSelector": {"a": "b"},
+            "schedulingGates": [{"name": "g"}]});
+        let mut new = json!({ "spec": old });
+        change(&mut new["spec"]);
+        let errs = FieldErrors::new();
+        update(&Field::root(&new, &errs).at("spec"), &old);
+        assert_eq!(paths(&errs), want);
+    }
+
+    #[test_case(json!({"limits": {"cpu": "2"}}), json!({}), &[]; "more of it")]
+    #[test_case(json!({}), json!({}), &["spec.containers[0].resources.limits"]; "a limit less")]
+    #[test_case(json!({"limits": {"cpu": "1", "example.com/x": "1"}}), json!({}), &["spec"]; "something else")]
+    #[test_case(json!({"limits": {"cpu": "2"}}), json!({"annotations": {"kubernetes.io/config.mirror": "x"}}), &["[]"]; "of a static pod")]
+    fn resizes(resources: Value, metadata: Value, want: &[&str]) {
+        let pod = |resources: Value| json!({"metadata": metadata, "spec": {"containers": [{"name": "c", "resources": resources}]}});
+        let (old, new) = (pod(json!({"limits": {"cpu": "1"}})), pod(resources));
+        let errs = FieldErrors::new();
+        resize(&Field::root(&new, &errs), &old, ("Burstable", "Burstable"));
+        assert_eq!(paths(&errs), want);
     }
 }

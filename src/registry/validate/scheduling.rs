@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::api::meta::names;
 
+use super::affinity::{keys_named_twice, label_keys};
 use super::{Field, ip, labels};
 
 const EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
@@ -14,17 +15,14 @@ const SEARCHES_MAX: usize = 32;
 /// All search domains together, characters.
 const SEARCHES_MAX_CHARS: usize = 2048;
 
-/// A taint's or toleration's effect, where it is there.
-fn effect(field: &Field<'_>, name: &str, optional: bool) {
-    if optional && field.text(name).is_empty() {
-        return;
-    }
-    field.one_of(name, EFFECTS);
-}
-
 /// `tolerations`.
 pub fn tolerations(spec: &Field<'_>) {
-    for t in spec.items("tolerations") {
+    toleration_list(spec.items("tolerations"));
+}
+
+/// Tolerations one by one.
+pub fn toleration_list<'a>(all: impl Iterator<Item = Field<'a>>) {
+    for t in all {
         let key = t.text("key");
         if !key.is_empty() {
             t.at("key").reasons(names::qualified_name(key));
@@ -47,19 +45,26 @@ pub fn tolerations(spec: &Field<'_>) {
             "Exists" => {}
             other => t.errs.at("operator").not_supported(other, &["Equal", "Exists"]),
         }
-        effect(&t, "effect", true);
+        if !t.text("effect").is_empty() {
+            t.one_of("effect", EFFECTS);
+        }
     }
 }
 
 /// Taints of a node. Upstream tells of them below `metadata.taints`.
 pub fn taints(node: &Value, errs: &super::FieldErrors) {
     let renamed = Field { value: node.get("spec").unwrap_or(&Value::Null), errs: errs.at("metadata") };
+    taint_list(renamed.items("taints"));
+}
+
+/// Taints one by one: valid ones, each key once with an effect.
+pub fn taint_list<'a>(all: impl Iterator<Item = Field<'a>>) {
     let mut seen: Vec<(&str, &str)> = Vec::new();
-    for t in renamed.items("taints") {
+    for t in all {
         let (key, value) = (t.text("key"), t.text("value"));
         t.errs.at("key").all_invalid(key, names::qualified_name(key));
         t.errs.at("value").all_invalid(value, names::label_value(value));
-        effect(&t, "effect", false);
+        t.needs_one_of("effect", EFFECTS);
         if seen.contains(&(key, t.text("effect"))) {
             t.errs.duplicate(t.value.clone());
         }
@@ -68,22 +73,20 @@ pub fn taints(node: &Value, errs: &super::FieldErrors) {
 }
 
 /// `topologySpreadConstraints`.
-pub fn spread(spec: &Field<'_>, is_pod: bool) {
-    let mut seen: Vec<(&str, &str)> = Vec::new();
-    for c in spec.items("topologySpreadConstraints") {
+pub fn spread(spec: &Field<'_>) {
+    let kinds: Vec<(&str, &str)> =
+        spec.items("topologySpreadConstraints").map(|c| (c.text("topologyKey"), c.text("whenUnsatisfiable"))).collect();
+    for (i, c) in spec.items("topologySpreadConstraints").enumerate() {
         if c.int("maxSkew").unwrap_or(0) <= 0 {
             c.errs.at("maxSkew").invalid(c.int("maxSkew").unwrap_or(0), "must be greater than zero");
         }
-        let (key, when) = (c.text("topologyKey"), c.text("whenUnsatisfiable"));
-        if key.is_empty() {
-            c.errs.at("topologyKey").required("can not be empty");
-        }
-        c.errs.at("topologyKey").all_invalid(key, names::qualified_name(key));
+        let (key, when) = kinds[i];
+        c.needs("topologyKey");
         c.one_of("whenUnsatisfiable", &["DoNotSchedule", "ScheduleAnyway"]);
-        if seen.contains(&(key, when)) {
+        // Upstream tells of the first of two.
+        if kinds[i + 1..].contains(&(key, when)) {
             c.errs.at("{topologyKey, whenUnsatisfiable}").duplicate(format!("{{{key}, {when}}}"));
         }
-        seen.push((key, when));
         if let Some(domains) = c.int("minDomains") {
             if domains <= 0 {
                 c.at("minDomains").invalid("must be greater than zero");
@@ -96,27 +99,9 @@ pub fn spread(spec: &Field<'_>, is_pod: bool) {
         for policy in ["nodeAffinityPolicy", "nodeTaintsPolicy"] {
             c.optional_one_of(policy, &["Honor", "Ignore"]);
         }
-        match_label_keys(&c, is_pod);
-        labels::selector(&c.at("labelSelector"), labels::Values::Any);
-    }
-}
-
-/// Keys whose values the selector takes from the pod's labels. In a pod that has already happened, once for each key.
-fn match_label_keys(c: &Field<'_>, is_pod: bool) {
-    let list = "matchLabelKeys";
-    let selector = c.at("labelSelector");
-    for (i, key) in c.items(list).enumerate() {
-        let named = selector.at("matchLabels").value.get(key.as_text()).is_some();
-        let listed = selector.items("matchExpressions").filter(|e| e.text("key") == key.as_text()).count();
-        if usize::from(named) + listed > usize::from(is_pod) {
-            c.errs.index(i).invalid(key.as_text(), "exists in both matchLabelKeys and labelSelector");
-        }
-    }
-    if c.count(list) > 0 && !c.has("labelSelector") {
-        c.errs.at(list).forbidden("must not be specified when labelSelector is not set");
-    }
-    for key in c.items(list) {
-        key.reasons(names::qualified_name(key.as_text()));
+        label_keys(&c, "matchLabelKeys");
+        keys_named_twice(&c);
+        labels::selector(&c.at("labelSelector"));
     }
 }
 
@@ -153,10 +138,10 @@ pub fn dns(spec: &Field<'_>) {
             .invalid(format!("must not have more than {SEARCHES_MAX_CHARS} characters (including spaces)"));
     }
     for search in config.items("searches") {
-        let domain = search.as_text().strip_suffix('.').unwrap_or(search.as_text());
-        // A lone dot is the root; underscores are allowed as in the names of services.
-        if !search.as_text().is_empty() && search.as_text() != "." {
-            search.reasons(names::dns1123_subdomain(&domain.replace('_', "a")));
+        // A lone dot is the root.
+        if search.as_text() != "." {
+            let domain = search.as_text().strip_suffix('.').unwrap_or(search.as_text());
+            search.reasons(names::dns1123_subdomain_with_underscore(domain));
         }
     }
     for option in config.items("options") {
@@ -186,7 +171,7 @@ pub fn gates(spec: &Field<'_>) {
     let mut seen = Vec::new();
     for gate in spec.items("schedulingGates") {
         let name = gate.text("name");
-        gate.errs.at("name").all_invalid(name, names::qualified_name(name));
+        gate.errs.all_invalid(name, names::qualified_name(name));
         if seen.contains(&name) {
             gate.errs.duplicate(name);
         }

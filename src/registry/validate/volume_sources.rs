@@ -1,49 +1,98 @@
 //! Sources of volumes: one check each, for pods and (where they share it) persistent volumes.
 
 use crate::api::meta::names;
-use crate::api::value::ValueExt;
 
-use super::env::{VOLUME_FIELDS, field_ref, resource_ref};
-use super::{Field, claims, config_key, local_descending_path, no_backsteps, resources};
+use super::iscsi::iscsi;
+use super::projections::{downward, key_items, projected};
+use super::{Field, claims, local_descending_path, meta, no_backsteps, resources};
+
+/// Longest name of a driver, bytes.
+const DRIVER_MAX: usize = 63;
 
 /// A check of one source.
 pub type Check = fn(&Field<'_>);
 
-/// Sources of a pod's volumes, in upstream's order: of several, the first is judged and the rest are refused.
-pub const SOURCES: &[(&str, Check)] = &[
-    ("emptyDir", empty_dir),
-    ("hostPath", host_path),
-    ("gitRepo", git_repo),
-    ("gcePersistentDisk", gce_disk),
-    ("awsElasticBlockStore", aws_disk),
-    ("secret", |f| key_items(f, "secretName")),
-    ("nfs", nfs),
-    ("iscsi", iscsi),
-    ("glusterfs", |f| all_needed(f, &["endpoints", "path"])),
-    ("flocker", flocker),
-    ("persistentVolumeClaim", |f| all_needed(f, &["claimName"])),
-    ("rbd", rbd),
-    ("flexVolume", |f| all_needed(f, &["driver"])),
-    ("cinder", |f| all_needed(f, &["volumeID"])),
-    ("cephfs", ceph),
-    ("quobyte", quobyte),
-    ("downwardAPI", |f| downward(f)),
-    ("fc", fibre_channel),
-    ("configMap", |f| key_items(f, "name")),
-    ("azureFile", |f| all_needed(f, &["secretName", "shareName"])),
-    ("vsphereVolume", |f| all_needed(f, &["volumePath"])),
-    ("photonPersistentDisk", |f| all_needed(f, &["pdID"])),
-    ("portworxVolume", |f| all_needed(f, &["volumeID"])),
-    ("azureDisk", azure_disk),
-    ("storageos", |_| {}),
-    ("projected", projected),
-    ("scaleIO", |f| all_needed(f, &["gateway", "system", "volumeName"])),
-    ("csi", inline_csi),
-    ("ephemeral", ephemeral),
-    ("image", image),
+/// One sort of volume.
+pub struct Source {
+    /// The member that says it.
+    pub name: &'static str,
+    /// What is asked of it.
+    pub check: Check,
+    /// The member's name in errors, which upstream does not always spell as in the API.
+    pub shown: &'static str,
+    /// The same where it is one sort too many.
+    pub shown_twice: &'static str,
+}
+
+/// A row whose errors stand where one expects them.
+pub const fn source(name: &'static str, check: Check) -> Source {
+    Source { name, check, shown: name, shown_twice: name }
+}
+
+/// Judges the one source that a volume has: of several, the first is judged and the rest are refused.
+pub fn one_of(volume: &Field<'_>, sources: &[Source]) {
+    let mut found = 0;
+    for source in sources.iter().filter(|s| volume.has(s.name)) {
+        found += 1;
+        if found > 1 {
+            volume.errs.at(source.shown_twice).forbidden("may not specify more than one volume type");
+        } else {
+            let value = volume.at(source.name).value;
+            (source.check)(&Field { value, errs: volume.errs.at(source.shown) });
+        }
+    }
+    if found == 0 {
+        volume.errs.required("must specify a volume type");
+    }
+}
+
+/// Sources of a pod's volumes, in upstream's order.
+pub const SOURCES: &[Source] = &[
+    source("emptyDir", empty_dir),
+    source("hostPath", host_path),
+    source("gitRepo", git_repo),
+    GCE_DISK,
+    source("awsElasticBlockStore", aws_disk),
+    source("secret", |f| key_items(f, "secretName")),
+    source("nfs", nfs),
+    source("iscsi", iscsi),
+    source("glusterfs", |f| all_needed(f, &["endpoints", "path"])),
+    source("flocker", flocker),
+    source("persistentVolumeClaim", |f| all_needed(f, &["claimName"])),
+    source("rbd", rbd),
+    source("cinder", |f| {
+        f.needs("volumeID");
+        secret_name(f);
+    }),
+    CEPH,
+    source("quobyte", quobyte),
+    Source { shown_twice: "downwarAPI", ..source("downwardAPI", downward) },
+    source("fc", fibre_channel),
+    source("flexVolume", flex),
+    source("configMap", |f| key_items(f, "name")),
+    source("azureFile", |f| all_needed(f, &["secretName", "shareName"])),
+    source("vsphereVolume", |f| all_needed(f, &["volumePath"])),
+    source("photonPersistentDisk", |f| all_needed(f, &["pdID"])),
+    source("portworxVolume", |f| all_needed(f, &["volumeID"])),
+    source("azureDisk", azure_disk),
+    source("storageos", |f| {
+        storage_os(f);
+        secret_name(f);
+    }),
+    source("projected", projected),
+    source("scaleIO", scale_io),
+    source("csi", inline_csi),
+    source("ephemeral", ephemeral),
+    source("image", |f| f.needs_one_of("pullPolicy", &["Always", "IfNotPresent", "Never"])),
 ];
 
-fn all_needed(field: &Field<'_>, names: &[&str]) {
+/// A Google disk.
+pub const GCE_DISK: Source = Source { shown: "persistentDisk", ..source("gcePersistentDisk", gce_disk) };
+/// A Ceph file system.
+pub const CEPH: Source = Source { shown_twice: "cephFS", ..source("cephfs", monitors) };
+
+/// Members that must not be empty.
+pub fn all_needed(field: &Field<'_>, names: &[&str]) {
     for name in names {
         field.needs(name);
     }
@@ -57,9 +106,10 @@ fn empty_dir(field: &Field<'_>) {
 
 /// A path on the node.
 pub fn host_path(field: &Field<'_>) {
-    if field.needs("path") {
-        no_backsteps(&field.at("path"));
+    if !field.needs("path") {
+        return;
     }
+    no_backsteps(&field.at("path"));
     let types = ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
     field.optional_one_of("type", &types);
 }
@@ -69,8 +119,7 @@ fn git_repo(field: &Field<'_>) {
     local_descending_path(&field.at("directory"));
 }
 
-/// A Google disk.
-pub fn gce_disk(field: &Field<'_>) {
+fn gce_disk(field: &Field<'_>) {
     field.needs("pdName");
     field.in_range("partition", 0, 255);
 }
@@ -90,54 +139,8 @@ pub fn nfs(field: &Field<'_>) {
     }
 }
 
-/// An iSCSI target.
-pub fn iscsi(field: &Field<'_>) {
-    field.needs("targetPortal");
-    let iqn = field.text("iqn");
-    if field.needs("iqn") {
-        if !["iqn", "eui", "naa"].iter().any(|p| iqn.starts_with(p)) {
-            field.at("iqn").invalid("must be valid format starting with iqn, eui, or naa");
-        } else if !is_iqn(iqn) {
-            field.at("iqn").invalid("must be valid format");
-        }
-    }
-    field.in_range("lun", 0, 255);
-    if (field.flag("chapAuthDiscovery") || field.flag("chapAuthSession")) && !field.has("secretRef") {
-        field.errs.at("secretRef").required("");
-    }
-    if field.has("initiatorName") {
-        let name = field.text("initiatorName");
-        if !["iqn", "eui", "naa"].iter().any(|p| name.starts_with(p)) || !is_iqn(name) {
-            field.at("initiatorName").invalid("must be valid format");
-        }
-    }
-}
-
-/// `iqn.yyyy-mm.reversed.domain[:name]`, `eui.` and 16 hex digits, or `naa.` and 16 or 32.
-fn is_iqn(name: &str) -> bool {
-    let hex =
-        |rest: &str, lengths: &[usize]| lengths.contains(&rest.len()) && rest.bytes().all(|c| c.is_ascii_hexdigit());
-    if let Some(rest) = name.strip_prefix("eui.") {
-        return hex(rest, &[16]);
-    }
-    if let Some(rest) = name.strip_prefix("naa.") {
-        return hex(rest, &[16, 32]);
-    }
-    let Some(rest) = name.strip_prefix("iqn.") else { return false };
-    let b = rest.as_bytes();
-    let digits = |range: std::ops::Range<usize>| b.get(range).is_some_and(|d| d.iter().all(u8::is_ascii_digit));
-    digits(0..4)
-        && b.get(4) == Some(&b'-')
-        && digits(5..7)
-        && b.get(7) == Some(&b'.')
-        && rest
-            .split_once(':')
-            .map_or(&rest[8..], |(head, _)| &head[8.min(head.len())..])
-            .starts_with(char::is_alphabetic)
-        && !rest.contains(char::is_whitespace)
-}
-
-fn flocker(field: &Field<'_>) {
+/// A Flocker dataset.
+pub fn flocker(field: &Field<'_>) {
     let (name, id) = (field.text("datasetName"), field.text("datasetUUID"));
     if name.is_empty() && id.is_empty() {
         field.errs.required("one of datasetName and datasetUUID is required");
@@ -145,25 +148,46 @@ fn flocker(field: &Field<'_>) {
     if !name.is_empty() && !id.is_empty() {
         field.errs.invalid("resource", "datasetName and datasetUUID can not be specified simultaneously");
     }
+    if name.contains('/') {
+        field.at("datasetName").invalid("must not contain '/'");
+    }
+}
+
+fn monitors(field: &Field<'_>) {
+    if field.count("monitors") == 0 {
+        field.errs.at("monitors").required("");
+    }
 }
 
 /// A Ceph block device.
 pub fn rbd(field: &Field<'_>) {
-    if field.count("monitors") == 0 {
-        field.errs.at("monitors").required("");
-    }
+    monitors(field);
     field.needs("image");
 }
 
-/// A Ceph file system.
-pub fn ceph(field: &Field<'_>) {
-    if field.count("monitors") == 0 {
-        field.errs.at("monitors").required("");
+/// A Quobyte volume: servers as `host:port`, separated by commas.
+pub fn quobyte(field: &Field<'_>) {
+    const WHY: &str = "must be a host:port pair or multiple pairs separated by commas";
+    let registry = field.text("registry");
+    if registry.is_empty() {
+        field.errs.at("registry").required(WHY);
+    } else if field.text("tenant").len() > 64 {
+        field.errs.at("tenant").required("must be a UUID and may not exceed a length of 64 characters");
+    } else if !registry.split(',').all(is_host_and_port) {
+        field.at("registry").invalid(WHY);
     }
+    field.needs("volume");
 }
 
-fn quobyte(field: &Field<'_>) {
-    all_needed(field, &["registry", "volume"]);
+/// `host:port`, where a host with colons stands in brackets.
+fn is_host_and_port(pair: &str) -> bool {
+    match pair.rsplit_once(':') {
+        Some((host, _)) => match host.strip_prefix('[') {
+            Some(inner) => inner.strip_suffix(']').is_some_and(|h| !h.contains(['[', ']'])),
+            None => !host.contains([':', '[', ']']),
+        },
+        None => false,
+    }
 }
 
 /// A Fibre Channel target: by world wide names and LUN, or by world wide identifiers.
@@ -184,166 +208,79 @@ pub fn fibre_channel(field: &Field<'_>) {
     }
 }
 
-fn azure_disk(field: &Field<'_>) {
+/// An Azure disk. What its address looks like depends on its kind.
+pub fn azure_disk(field: &Field<'_>) {
     all_needed(field, &["diskName", "diskURI"]);
     field.optional_one_of("cachingMode", &["None", "ReadOnly", "ReadWrite"]);
     field.optional_one_of("kind", &["Dedicated", "Managed", "Shared"]);
-}
-
-/// Files out of a ConfigMap or Secret.
-fn key_items(field: &Field<'_>, name: &str) {
-    field.needs(name);
-    mode(field, "defaultMode");
-    keys(field);
-}
-
-fn keys(field: &Field<'_>) {
-    for item in field.items("items") {
-        if item.needs("key") {
-            item.at("key").reasons(config_key(item.text("key")));
-        }
-        if item.needs("path") {
-            descending_file(&item.at("path"));
-        }
-        mode(&item, "mode");
-    }
-}
-
-/// A file's path inside a volume: below it, and not one of the names that updates use.
-fn descending_file(field: &Field<'_>) {
-    local_descending_path(field);
-    if field.as_text().starts_with("..") && !field.as_text().starts_with("../") {
-        field.invalid("must not start with '..'");
-    }
-}
-
-fn mode(field: &Field<'_>, name: &str) {
-    if field.int(name).is_some_and(|m| !(0..=0o777).contains(&m)) {
-        field.at(name).invalid("must be a number between 0 and 0777 (octal), both inclusive");
-    }
-}
-
-fn downward(field: &Field<'_>) {
-    mode(field, "defaultMode");
-    for item in field.items("items") {
-        downward_file(&item, field);
-    }
-}
-
-/// One file. Upstream tells of its references at the volume, without the item.
-fn downward_file(item: &Field<'_>, volume: &Field<'_>) {
-    if item.text("path").is_empty() {
-        volume.errs.at("path").required("");
-    } else {
-        descending_file(&Field { value: &item.value["path"], errs: volume.errs.at("path") });
-    }
-    let at = |name: &str| Field {
-        value: item.value.get(name).unwrap_or(&serde_json::Value::Null),
-        errs: volume.errs.at(name),
-    };
-    match (item.has("fieldRef"), item.has("resourceFieldRef")) {
-        (true, both) => {
-            field_ref(&at("fieldRef"), VOLUME_FIELDS);
-            if both {
-                volume.errs.invalid("resource", "fieldRef and resourceFieldRef can not be specified simultaneously");
-            }
-        }
-        (false, true) => resource_ref(&at("resourceFieldRef"), true),
-        (false, false) => volume.errs.required("one of fieldRef and resourceFieldRef is required"),
-    }
-    mode(item, "mode");
-}
-
-fn projected(field: &Field<'_>) {
-    mode(field, "defaultMode");
-    let mut paths: Vec<String> = Vec::new();
-    for source in field.items("sources") {
-        let mut found = 0;
-        for kind in
-            ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"]
-        {
-            if !source.has(kind) {
-                continue;
-            }
-            found += 1;
-            let one = source.at(kind);
-            if found > 1 {
-                one.errs.forbidden("may not specify more than 1 volume type per source");
-                continue;
-            }
-            match kind {
-                "secret" | "configMap" => {
-                    one.needs("name");
-                    keys(&one);
-                }
-                "downwardAPI" => {
-                    for item in one.items("items") {
-                        downward_file(&item, &one);
-                    }
-                }
-                "serviceAccountToken" => token(&one),
-                "clusterTrustBundle" => trust_bundle(&one),
-                _ => {
-                    one.needs("signerName");
-                    one.needs("keyType");
-                }
-            }
-            let listed = one.items("items").map(|i| i.text("path").to_owned());
-            let own =
-                (kind == "serviceAccountToken" || kind == "clusterTrustBundle").then(|| one.text("path").to_owned());
-            for path in listed.chain(own).filter(|p| !p.is_empty()) {
-                if paths.contains(&path) {
-                    field.errs.invalid(path, "conflicting duplicate paths");
-                } else {
-                    paths.push(path);
-                }
-            }
+    if field.has("kind") {
+        let (prefix, example) = match field.text("kind") {
+            "Managed" => (
+                "/subscriptions/",
+                "/subscriptions/{sub-id}/resourcegroups/{group-name}/providers/microsoft.compute/disks/{disk-id}",
+            ),
+            _ => ("https://", "https://{account-name}.blob.core.windows.net/{container-name}/{disk-name}.vhd"),
+        };
+        if !field.text("diskURI").starts_with(prefix) {
+            field.errs.at("diskURI").not_supported(field.text("diskURI"), &[example]);
         }
     }
 }
 
-fn token(field: &Field<'_>) {
-    let seconds = field.int("expirationSeconds").unwrap_or(0);
-    if seconds < 600 {
-        field.at("expirationSeconds").invalid("may not specify a duration less than 10 minutes");
-    }
-    if seconds > 1 << 32 {
-        field.at("expirationSeconds").invalid("may not specify a duration larger than 2^32 seconds");
-    }
-    if field.needs("path") {
-        descending_file(&field.at("path"));
+/// A volume by a driver on the node; names of Kubernetes' domains are not for its options.
+pub fn flex(field: &Field<'_>) {
+    field.needs("driver");
+    for (key, option) in field.entries("options") {
+        let domain = format!(".{}", key.split_once('/').map_or(key, |(domain, _)| domain).to_lowercase());
+        if domain.ends_with(".kubernetes.io") || domain.ends_with(".k8s.io") {
+            option.errs.invalid(key, "kubernetes.io and k8s.io namespaces are reserved");
+        }
     }
 }
 
-fn trust_bundle(field: &Field<'_>) {
-    let (name, signer) = (field.text("name"), field.text("signerName"));
-    match (name.is_empty(), signer.is_empty()) {
-        (true, true) => field.errs.required("either name or signerName must be specified"),
-        (false, false) => field.errs.invalid("", "only one of name and signerName may be specified"),
-        _ => {}
+/// A StorageOS volume, but for its secret.
+pub fn storage_os(field: &Field<'_>) {
+    if field.needs("volumeName") {
+        field.at("volumeName").reasons(names::dns1123_label(field.text("volumeName")));
     }
-    if field.needs("path") {
-        descending_file(&field.at("path"));
+    if !field.text("volumeNamespace").is_empty() {
+        field.at("volumeNamespace").reasons(names::dns1123_label(field.text("volumeNamespace")));
+    }
+}
+
+/// A ScaleIO volume.
+pub fn scale_io(field: &Field<'_>) {
+    all_needed(field, &["gateway", "system", "volumeName"]);
+}
+
+/// A secret of the same namespace, where one is referred to.
+fn secret_name(field: &Field<'_>) {
+    if field.has("secretRef") {
+        field.at("secretRef").needs("name");
     }
 }
 
 /// A driver's name.
-pub fn csi_driver(field: &Field<'_>) {
-    let driver = field.text("driver");
-    if driver.is_empty() {
-        field.errs.at("driver").required("");
+pub fn csi_driver(field: &Field<'_>, name: &str) {
+    if !field.needs(name) {
         return;
     }
-    if driver.len() > 63 {
-        field.errs.at("driver").too_long(63);
+    let driver = field.text(name);
+    if driver.len() > DRIVER_MAX {
+        field.errs.at(name).too_long(DRIVER_MAX);
     }
-    field.at("driver").reasons(names::dns1123_subdomain(&driver.to_lowercase()));
+    field.at(name).reasons(names::dns1123_subdomain(&driver.to_lowercase()));
 }
 
 fn inline_csi(field: &Field<'_>) {
-    csi_driver(field);
-    if field.has("nodePublishSecretRef") && field.at("nodePublishSecretRef").text("name").is_empty() {
-        field.errs.at("nodePublishSecretRef").at("name").required("");
+    csi_driver(field, "driver");
+    if field.has("nodePublishSecretRef") {
+        let secret = field.at("nodePublishSecretRef");
+        if secret.needs("name") {
+            // Upstream's path leaves the reference out.
+            let name = secret.text("name");
+            field.errs.at("name").all_invalid(name, names::dns1123_subdomain(name));
+        }
     }
 }
 
@@ -353,31 +290,34 @@ fn ephemeral(field: &Field<'_>) {
         template.errs.required("");
         return;
     }
-    for key in template.value.items_at("/metadata/finalizers") {
-        template.errs.at("metadata").at("finalizers").invalid(key.clone(), "must not be set");
-    }
-    super::labels::labels(&template.at("metadata").at("labels"));
+    meta::of_template(&template.at("metadata"));
     claims::spec(&template.at("spec"));
-}
-
-fn image(field: &Field<'_>) {
-    if field.text("reference").is_empty() {
-        field.errs.at("reference").required("");
-    }
-    field.one_of("pullPolicy", &["Always", "IfNotPresent", "Never"]);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::errors::FieldErrors;
+    use serde_json::{Value, json};
     use test_case::test_case;
 
-    #[test_case("iqn.2001-04.com.example:storage", true)]
-    #[test_case("iqn.2001-4.com.example", false; "a short month")]
-    #[test_case("eui.0123456789abcdef", true)]
-    #[test_case("naa.01", false; "a short number")]
-    #[test_case("iqn.", false; "nothing behind")]
-    fn qualified_names(name: &str, ok: bool) {
-        assert_eq!(is_iqn(name), ok);
+    #[test_case(json!({"gcePersistentDisk": {"partition": 256}}), &["persistentDisk.pdName", "persistentDisk.partition"]; "as upstream calls it")]
+    #[test_case(json!({"emptyDir": {}, "cephfs": {}}), &["cephFS"]; "and calls it otherwise where it is one too many")]
+    #[test_case(json!({"quobyte": {"registry": "a:1,b", "volume": "v"}}), &["quobyte.registry"]; "a server without port")]
+    #[test_case(json!({"azureDisk": {"diskName": "d", "diskURI": "https://x", "kind": "Managed"}}), &["azureDisk.diskURI"]; "an address of another kind")]
+    #[test_case(json!({"flexVolume": {"driver": "d", "options": {"x.k8s.io/a": "1", "b": "2"}}}), &["flexVolume.options[x.k8s.io/a]"]; "reserved options")]
+    #[test_case(json!({"flocker": {"datasetName": "a/b"}}), &["flocker.datasetName"]; "a dataset with a slash")]
+    #[test_case(json!({"csi": {"driver": "", "nodePublishSecretRef": {"name": "A"}}}), &["csi.driver", "csi.name"]; "no driver, a bad secret")]
+    #[test_case(json!({"downwardAPI": {"items": [{"path": "../a", "resourceFieldRef": {"resource": "bogus", "containerName": "c", "divisor": "7m"}}]}}),
+        &["downwardAPI.path", "downwardAPI.resourceFieldRef.resource"]; "files are told of at the volume")]
+    #[test_case(json!({"projected": {"sources": [{"serviceAccountToken": {"expirationSeconds": 600}}, {"secret": {"name": "s"}, "configMap": {"name": "c"}}]}}),
+        &["projected.path", "projected.sources[1]"]; "a token without path, two sources in one")]
+    #[test_case(json!({"projected": {"sources": [{"clusterTrustBundle": {"name": "example.com:b", "path": "p"}}, {"clusterTrustBundle": {"signerName": "x", "path": "p"}}]}}),
+        &["projected.sources[1].clusterTrustBundle.signerName", "projected"]; "a path twice")]
+    #[test_case(json!({}), &["<nil>"]; "nothing")]
+    fn volumes(volume: Value, paths: &[&str]) {
+        let errs = FieldErrors::new();
+        one_of(&Field::root(&volume, &errs), SOURCES);
+        assert_eq!(errs.take().into_iter().map(|c| c.field).collect::<Vec<_>>(), paths);
     }
 }

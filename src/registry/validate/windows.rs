@@ -37,32 +37,27 @@ pub fn options(field: &Field<'_>) {
 
 fn user_name(field: &Field<'_>) {
     let text = field.as_text();
-    if text.is_empty() {
-        field.invalid("runAsUserName cannot be an empty string");
-        return;
-    }
-    if text.chars().any(char::is_control) {
-        field.invalid("runAsUserName cannot contain control characters");
-    }
-    let mut parts = text.splitn(3, '\\');
-    let (first, second, third) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
-    if third.is_some() {
-        field.invalid("runAsUserName cannot contain more than one backslash");
-        return;
-    }
-    let (domain, user) = second.map_or((None, first), |user| (Some(first), user));
+    let parts: Vec<&str> = text.split('\\').collect();
+    let (domain, user) = match parts[..] {
+        _ if text.is_empty() => return field.invalid("runAsUserName cannot be an empty string"),
+        _ if text.chars().any(|c| c.is_ascii_control()) => {
+            return field.invalid("runAsUserName cannot contain control characters");
+        }
+        [user] => (None, user),
+        [domain, user] => (Some(domain), user),
+        _ => return field.invalid("runAsUserName cannot contain more than one backslash"),
+    };
     if let Some(domain) = domain {
-        if domain.is_empty() || domain.chars().count() >= DOMAIN_MAX {
-            field.invalid(format!("the Domain length must be between 1 and {DOMAIN_MAX} characters"));
+        if domain.len() >= DOMAIN_MAX {
+            field.invalid(format!("the Domain length must be under {DOMAIN_MAX} characters"));
         }
-        if domain.starts_with('.') || domain.chars().any(|c| "\\/:*?\"<>|".contains(c)) {
-            field.invalid("the Domain does not match a NetBIOS or DNS name");
+        if !is_net_bios(domain) && !is_dns(domain) {
+            field.invalid("the Domain matches neither the NetBIOS nor the DNS format");
         }
     }
-    let length = user.chars().count();
-    if length == 0 {
+    if user.is_empty() {
         field.invalid("the User cannot be empty");
-    } else if length > USER_MAX {
+    } else if user.len() > USER_MAX {
         field.invalid(format!("the User length must not be longer than {USER_MAX} characters"));
     }
     if !user.is_empty() && user.chars().all(|c| c == '.' || c == ' ') {
@@ -71,6 +66,17 @@ fn user_name(field: &Field<'_>) {
     if user.chars().any(|c| "\"/\\[]:;|=,+*?<>@".contains(c)) {
         field.invalid("the User cannot contain the following characters: \"/\\:;|=,+*?<>@[]");
     }
+}
+
+fn is_net_bios(domain: &str) -> bool {
+    (1..=15).contains(&domain.chars().count())
+        && !domain.starts_with('.')
+        && !domain.chars().any(|c| "\\/:*?\"<>|".contains(c))
+}
+
+/// Like a DNS subdomain, in either case.
+fn is_dns(domain: &str) -> bool {
+    domain.split('.').all(|label| names::dns1123_label(&label.to_ascii_lowercase()).is_empty())
 }
 
 const CONTAINER_LISTS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
@@ -105,8 +111,9 @@ fn windows(spec: &Field<'_>) {
     };
     let context = spec.at("securityContext");
     for name in ["hostPID", "hostIPC"].iter().filter(|n| spec.flag(n)) {
-        context.errs.at(name).forbidden("cannot be set for a windows pod");
+        spec.errs.at(name).forbidden("cannot be set for a windows pod");
     }
+    forbid(spec, &["hostUsers", "shareProcessNamespace"]);
     forbid(
         &context,
         &[
@@ -120,14 +127,9 @@ fn windows(spec: &Field<'_>) {
             "runAsGroup",
             "supplementalGroups",
             "supplementalGroupsPolicy",
+            "seLinuxChangePolicy",
         ],
     );
-    if spec.has("hostUsers") {
-        context.errs.at("hostUsers").forbidden("cannot be set for a windows pod");
-    }
-    if spec.has("shareProcessNamespace") {
-        context.errs.at("shareProcessNamespace").forbidden("cannot be set for a windows pod");
-    }
     for container in CONTAINER_LISTS.iter().flat_map(|list| spec.items(list)) {
         forbid(
             &container.at("securityContext"),
@@ -149,31 +151,64 @@ fn windows(spec: &Field<'_>) {
 
 /// Host-process pods: all containers or none, on the host's network.
 pub fn host_process(spec: &Field<'_>) {
-    let asked =
-        |context: Field<'_>| context.at("windowsOptions").value.get("hostProcess").and_then(serde_json::Value::as_bool);
-    let pod = asked(spec.at("securityContext"));
-    let containers: Vec<Option<bool>> =
-        CONTAINER_LISTS.iter().flat_map(|list| spec.items(list)).map(|c| asked(c.at("securityContext"))).collect();
-    let host = containers.iter().filter(|c| c.or(pod) == Some(true)).count();
-    if pod.is_some() && containers.iter().any(|c| c.is_some() && *c != pod) {
-        spec.errs
-            .at("securityContext")
-            .at("windowsOptions")
-            .at("hostProcess")
-            .invalid(pod.unwrap_or(false), "containers must not differ from the pod in hostProcess");
+    let asked = |owner: &Field<'_>| {
+        let options = owner.at("securityContext").at("windowsOptions");
+        options.has("hostProcess").then(|| options.flag("hostProcess"))
+    };
+    let pod = asked(spec);
+    let (mut all, mut host) = (0, 0);
+    for container in CONTAINER_LISTS.iter().flat_map(|list| spec.items(list)) {
+        let own = asked(&container);
+        if pod.is_some() && own.is_some() && own != pod {
+            let at = container.at("securityContext").at("windowsOptions").at("hostProcess");
+            at.invalid("must be identical to the pod's if both are specified");
+        }
+        all += 1;
+        host += usize::from(own.or(pod) == Some(true));
     }
     if host == 0 {
         return;
     }
-    if !spec.flag("hostNetwork") {
-        spec.errs
-            .at("hostNetwork")
-            .invalid(false, "hostNetwork must be true if pod contains any hostProcess containers");
+    if host != all {
+        let why = "If pod contains any hostProcess containers then all containers must be HostProcess containers";
+        spec.errs.invalid("", why);
     }
-    if host != containers.len() {
-        spec.errs.invalid(
-            "",
-            "If pod contains any hostProcess containers then all containers must be HostProcess containers",
-        );
+    if !spec.flag("hostNetwork") {
+        let why = "hostNetwork must be true if pod contains any hostProcess containers";
+        spec.errs.at("hostNetwork").invalid(false, why);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::errors::FieldErrors;
+    use serde_json::{Value, json};
+    use test_case::test_case;
+
+    #[test_case("ContainerUser", 0)]
+    #[test_case("DOMAIN\\user", 0; "NetBIOS")]
+    #[test_case("a-domain.of.dns.names\\user", 0; "DNS")]
+    #[test_case(".D\\user", 1; "a domain that starts with a dot")]
+    #[test_case("\\user", 1; "no domain")]
+    #[test_case("a\\b\\c", 1; "two backslashes")]
+    #[test_case("a\tb", 1; "a control character")]
+    #[test_case("..", 1; "only dots")]
+    #[test_case("", 1; "empty")]
+    fn user_names(name: &str, errors: usize) {
+        let (value, errs) = (Value::from(name), FieldErrors::new());
+        user_name(&Field::root(&value, &errs));
+        assert_eq!(errs.len(), errors);
+    }
+
+    #[test]
+    fn windows_has_no_hosts_namespaces() {
+        let spec = json!({"os": {"name": "windows"}, "hostPID": true, "hostUsers": true, "hostIPC": false, "containers": [{}],
+            "securityContext": {"fsGroup": 1, "windowsOptions": {"hostProcess": true}}});
+        let errs = FieldErrors::new();
+        os(&Field::root(&spec, &errs));
+        host_process(&Field::root(&spec, &errs));
+        let found: Vec<String> = errs.take().into_iter().map(|c| c.field).collect();
+        assert_eq!(found, ["hostPID", "hostUsers", "securityContext.fsGroup", "hostNetwork"]);
     }
 }

@@ -258,6 +258,10 @@ async fn an_event_is_encoded_once_and_seen_through_selectors() {
     r#"{"spec":{"metadata":{"uid":"no"}},"metadata":{"resourceVersion":"12","name":"a"}}"#; "only on top")]
 #[test_case(r#"{"metadata":{"resourceVersion":"3","uid":"u"}}"#, r#"{"metadata":{"resourceVersion":"12","uid":"u"}}"#; "in place")]
 #[test_case(r#"{"a":"\"metadata\":{","metadata":{}}"#, r#"{"a":"\"metadata\":{","metadata":{"resourceVersion":"12"}}"#; "empty")]
+#[test_case(r#"{"metadata":{"uid":"u","resourceVersion":"3","labels":{}}}"#,
+    r#"{"metadata":{"uid":"u","resourceVersion":"12","labels":{}}}"#; "in place after the uid")]
+#[test_case(r#"{"metadata":{"uid":"u","generation":1,"labels":{"#,
+    r#"{"metadata":{"uid":"u","resourceVersion":"12","generation":1,"labels":{"#; "what follows is not looked at")]
 fn the_revision_is_spliced_in(json: &str, want: &str) {
     assert_eq!(splice_revision(json.as_bytes(), 12).unwrap(), want);
 }

@@ -84,7 +84,7 @@ pub fn text<'a>(entry: &'a Value, field: &str) -> &'a str {
 }
 
 fn stamp(time: Timestamp) -> Value {
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into()
+    crate::util::clock::rfc3339(time).into()
 }
 
 /// True for an entry of a server-side apply.

@@ -11,6 +11,7 @@ pub(super) static HOOKS: &[Hook] = &[
     Hook { structs: &["core.v1.PodSpec"], run: pod_spec },
     Hook { structs: &["core.v1.Container", "core.v1.EphemeralContainer"], run: container },
     Hook { structs: &["core.v1.Volume"], run: volume },
+    Hook { structs: &["core.v1.ImageVolumeSource"], run: |m| pull_policy(m, "reference", "pullPolicy") },
     Hook { structs: &["core.v1.ServiceSpec"], run: service_spec },
     Hook { structs: &["core.v1.ServicePort"], run: service_port },
     Hook { structs: &["core.v1.Secret"], run: secret },
@@ -82,8 +83,13 @@ fn pod_spec(spec: &mut Members) {
 }
 
 fn container(container: &mut Members) {
-    let policy = if image_tag(text(container, "image")) == "latest" { "Always" } else { "IfNotPresent" };
-    set(container, "imagePullPolicy", || policy);
+    pull_policy(container, "image", "imagePullPolicy");
+}
+
+/// The tag `latest` moves; what has another one is pulled once.
+fn pull_policy(members: &mut Members, image: &str, field: &str) {
+    let policy = if image_tag(text(members, image)) == "latest" { "Always" } else { "IfNotPresent" };
+    set(members, field, || policy);
 }
 
 /// The tag of an image reference; `latest` where it names neither tag nor digest; empty when there is none to tell.
@@ -115,6 +121,9 @@ fn volume(volume: &mut Members) {
 
 fn service_spec(spec: &mut Members) {
     let kind = text(spec, "type").to_owned();
+    if text(spec, "sessionAffinity") == "None" {
+        spec.remove("sessionAffinityConfig");
+    }
     if text(spec, "sessionAffinity") == "ClientIP" {
         set(spec, "sessionAffinityConfig", || json!({"clientIP": {}}));
         let seconds = &mut spec["sessionAffinityConfig"];

@@ -67,6 +67,11 @@ fn run(plan: &Plan, value: &mut Value, def: &'static StructDef) {
     let Some(step) = &plan[def.place] else { return };
     let Value::Object(members) = value else { return };
     for (field, literal) in &step.fields {
+        // A text that is no pointer cannot be absent in upstream: empty is unset.
+        let is_text = matches!(literal, Literal::Text(_)) && def.field(field).is_some_and(|f| !f.pointer);
+        if is_text && members.get(*field).is_some_and(|v| *v == "") {
+            members.insert((*field).to_owned(), literal.value());
+        }
         set(members, field, || literal.value());
     }
     for hook in &step.hooks {

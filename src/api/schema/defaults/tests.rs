@@ -52,6 +52,12 @@ fn the_schemas_defaults_are_applied() {
     json!(null); "a work queue has no completions")]
 #[test_case(json!({"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"strategy": {"type": "Recreate"}}}), "/spec/strategy",
     json!({"type": "Recreate"}); "recreate has no rolling update")]
+#[test_case(json!({"apiVersion": "v1", "kind": "Service", "spec": {"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 1}}}}),
+    "/spec/sessionAffinityConfig", json!(null); "no affinity, no configuration of it")]
+#[test_case(json!({"apiVersion": "v1", "kind": "Pod", "spec": {"volumes": [{"name": "v", "image": {"reference": "a/b:v1"}}]}}),
+    "/spec/volumes/0/image/pullPolicy", json!("IfNotPresent"); "a volume's image")]
+#[test_case(json!({"apiVersion": "batch/v1", "kind": "Job", "spec": {"podFailurePolicy": {"rules": [{"onPodConditions":
+    [{"type": "x", "status": ""}]}]}}}), "/spec/podFailurePolicy/rules/0/onPodConditions/0/status", json!("True"); "empty is unset")]
 fn defaults(value: Value, at: &str, want: Value) {
     assert_eq!(prepared(value).pointer(at).cloned().unwrap_or_default(), want);
 }

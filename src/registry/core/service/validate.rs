@@ -12,24 +12,24 @@ use crate::registry::validate::{self, Field, labels, port_number, port_or_name};
 use super::{is_headless, kind_of, needs_cluster_ip, needs_health_check, reachable_from_outside};
 
 const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
-/// A port of every node that must not be shown to the world.
-const KUBELET_PORT: i64 = 10250;
 /// A day, seconds: longest session affinity.
 const AFFINITY_MAX: i64 = 86400;
 
-/// A Service as it is.
-pub fn service(object: &Value, errs: &FieldErrors) {
+/// A Service as it is. What the old one had already is not told again.
+pub fn service(object: &Value, old: Option<&Value>, errs: &FieldErrors) {
     let service = Field::root(object, errs);
     let spec = service.at("spec");
-    if spec.count("ports") == 0 && !is_headless(object) && kind_of(object) != "ExternalName" {
+    let may_be_bare = is_headless(object) || old.is_some_and(is_headless) || kind_of(object) == "ExternalName";
+    if spec.count("ports") == 0 && !may_be_bare {
         spec.errs.at("ports").required("");
     }
+    topology_annotations(&service.at("metadata").at("annotations"));
     by_type(object, &spec);
     ports(object, &spec);
     labels::labels(&spec.at("selector"));
     affinity(&spec);
     if kind_of(object) != "ExternalName" {
-        addresses(object, &spec);
+        addresses(object, old.map_or(&[][..], |o| o.items_at("/spec/clusterIPs")), &spec);
     }
     for ip in spec.items("externalIPs") {
         if let Some(why) = validate::ip(&ip).and_then(validate::endpoint_ip) {
@@ -41,21 +41,23 @@ pub fn service(object: &Value, errs: &FieldErrors) {
     traffic(object, &spec);
 }
 
+/// An annotation by its old and its new name says the same.
+fn topology_annotations(field: &Field<'_>) {
+    const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+    const MODE: &str = "service.kubernetes.io/topology-mode";
+    if let (Some(hints), Some(mode)) = (field.value.get(HINTS), field.value.get(MODE))
+        && hints != mode
+    {
+        field.errs.key(MODE).invalid(mode.clone(), format!("must match annotations[{HINTS}] when both are specified"));
+    }
+}
+
 fn by_type(object: &Value, spec: &Field<'_>) {
     let kind = kind_of(object);
     match kind {
-        "LoadBalancer" | "NodePort" => {
-            if kind == "LoadBalancer" {
-                for port in spec.items("ports").filter(|p| p.int("port") == Some(KUBELET_PORT)) {
-                    port.at("port").invalid("may not expose port 10250 externally since it is used by kubelet");
-                }
-            }
-            if is_headless(object) {
-                spec.errs
-                    .at("clusterIPs")
-                    .index(0)
-                    .invalid("None", format!("may not be set to 'None' for {kind} services"));
-            }
+        "LoadBalancer" | "NodePort" if is_headless(object) => {
+            let why = format!("may not be set to 'None' for {kind} services");
+            spec.errs.at("clusterIPs").index(0).invalid("None", why);
         }
         "ExternalName" => {
             for list in ["clusterIPs", "ipFamilies"].iter().filter(|l| spec.count(l) > 0) {
@@ -64,7 +66,8 @@ fn by_type(object: &Value, spec: &Field<'_>) {
             if spec.has("ipFamilyPolicy") {
                 spec.errs.at("ipFamilyPolicy").forbidden("may not be set for ExternalName services");
             }
-            let name = spec.text("externalName").trim_end_matches('.');
+            let name = spec.text("externalName");
+            let name = name.strip_suffix('.').unwrap_or(name);
             if name.is_empty() {
                 spec.errs.at("externalName").required("");
             } else {
@@ -147,14 +150,15 @@ fn affinity(spec: &Field<'_>) {
 }
 
 /// `clusterIP`, `clusterIPs`, `ipFamilies` and `ipFamilyPolicy` among each other.
-fn addresses(object: &Value, spec: &Field<'_>) {
+fn addresses(object: &Value, old: &[Value], spec: &Field<'_>) {
     let list = spec.at("clusterIPs");
     let ips: Vec<&str> = spec.items("clusterIPs").map(|ip| ip.as_text()).collect();
     let first = spec.text("clusterIP");
-    if first.is_empty() && !ips.is_empty() {
-        list.invalid("must be empty when `clusterIP` is not specified");
-    } else if !first.is_empty() && ips.first() != Some(&first) {
-        list.invalid("first value must match `clusterIP`");
+    match (first.is_empty(), ips.first()) {
+        (true, Some(_)) => list.invalid("must be empty when `clusterIP` is not specified"),
+        (false, None) => list.errs.required(""),
+        (false, Some(listed)) if *listed != first => list.invalid("first value must match `clusterIP`"),
+        _ => {}
     }
     spec.optional_one_of("ipFamilyPolicy", &["PreferDualStack", "RequireDualStack", "SingleStack"]);
     let mut families: Vec<&str> = Vec::new();
@@ -170,10 +174,13 @@ fn addresses(object: &Value, spec: &Field<'_>) {
     }
     let mut parsed: Vec<Option<IpAddr>> = Vec::new();
     for (i, ip) in spec.items("clusterIPs").enumerate() {
-        if ip.as_text() == "None" {
-            if i > 0 || ips.len() > 1 {
+        if i == 0 && ip.as_text() == "None" {
+            if ips.len() > 1 {
                 list.invalid("'None' must be the first and only value");
+                parsed.push(None);
             }
+        } else if old.contains(ip.value) {
+            parsed.push(validate::parse_ip(ip.as_text()));
         } else {
             parsed.push(validate::ip(&ip));
         }
@@ -221,7 +228,8 @@ fn balancer(object: &Value, service: &Field<'_>, spec: &Field<'_>) {
         let at = service.errs.at("metadata").at("annotations").key(ANNOTATION);
         if !is_balancer {
             at.forbidden(ONLY);
-        } else if !text.trim().is_empty() && text.split(',').any(|r| validate::parse_cidr(r.trim()).is_none()) {
+        }
+        if !text.trim().is_empty() && text.split(',').any(|r| validate::parse_cidr(r.trim()).is_none()) {
             at.invalid(text, "must be a comma separated list of CIDRs e.g. 192.168.0.0/16,10.0.0.0/8");
         }
     }
@@ -248,8 +256,9 @@ fn traffic(object: &Value, spec: &Field<'_>) {
     }
     let port = spec.int("healthCheckNodePort").unwrap_or(0);
     if needs_health_check(object) {
-        if port < 0 {
-            spec.at("healthCheckNodePort").invalid("must be a valid port number");
+        // None yet: one is taken later.
+        if let Some(why) = Some(port).filter(|p| *p != 0).and_then(port_number) {
+            spec.at("healthCheckNodePort").invalid(why);
         }
     } else if port != 0 {
         let why = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
@@ -271,25 +280,72 @@ pub fn update(new: &Value, old: &Value, errs: &FieldErrors) {
         spec.errs.at("healthCheckNodePort").forbidden("field is immutable");
     }
     if needs_cluster_ip(new) && needs_cluster_ip(old) {
-        for (list, what) in [("clusterIPs", "primary clusterIP"), ("ipFamilies", "primary ipFamily")] {
-            let first = |o: &Value| o.str_at(&format!("/spec/{list}/0")).unwrap_or_default().to_owned();
-            let (is, was) = (first(new), first(old));
-            let at = spec.errs.at(list).index(0);
-            match (is.is_empty(), was.is_empty()) {
-                (_, true) => {}
-                // Families that are left out are filled in with the old ones later.
-                (true, false) if list == "ipFamilies" => {}
-                // Where there are addresses, those tell.
-                (false, false) if list == "ipFamilies" && !is_headless(new) => {}
-                (true, false) => at.invalid(spec.at(list).value.clone(), format!("{what} can not be unset")),
-                (false, false) if is != was => at.invalid(spec.at(list).value.clone(), "may not change once set"),
-                _ => {}
-            }
-        }
+        cluster_ips_update(&spec, new, old);
+        families_update(&spec, new, old);
     }
     let both = kind_of(new) == "LoadBalancer" && kind_of(old) == "LoadBalancer";
     if both && new.pointer("/spec/loadBalancerClass") != old.pointer("/spec/loadBalancerClass") {
         spec.at("loadBalancerClass").invalid("may not change once set");
+    }
+}
+
+/// Addresses stay. A second one may come, and go where one is enough.
+fn cluster_ips_update(spec: &Field<'_>, new: &Value, old: &Value) {
+    if is_headless(new) && is_headless(old) {
+        return;
+    }
+    let list = spec.at("clusterIPs");
+    let (is, was) = (new.items_at("/spec/clusterIPs"), old.items_at("/spec/clusterIPs"));
+    let tell = |i: usize, why: &str| list.errs.index(i).invalid(list.value.clone(), why);
+    if is.is_empty() && !was.is_empty() {
+        tell(0, "primary clusterIP can not be unset");
+    }
+    let compared = if is.len() == was.len() { was.len() } else { 1 };
+    for i in (0..compared.min(is.len()).min(was.len())).filter(|i| is[*i] != was[*i]) {
+        tell(i, "may not change once set");
+    }
+    single_again(spec, is.len(), was.len(), "clusterIP");
+}
+
+/// So do families. Those that are left out are filled in with the old ones later, and where there are addresses, those tell.
+fn families_update(spec: &Field<'_>, new: &Value, old: &Value) {
+    let (is, was) = (new.items_at("/spec/ipFamilies"), old.items_at("/spec/ipFamilies"));
+    if is_headless(new) || is_headless(old) || is.is_empty() {
+        return;
+    }
+    single_again(spec, is.len(), was.len(), "ipFamily");
+}
+
+fn single_again(spec: &Field<'_>, is: usize, was: usize, what: &str) {
+    if was > is && is == 1 && spec.text("ipFamilyPolicy") != "SingleStack" {
+        spec.at("ipFamilyPolicy").invalid(format!("must be set to 'SingleStack' when releasing the secondary {what}"));
+    }
+}
+
+/// A write to `status`: what a balancer says of itself.
+pub fn status(object: &Value, errs: &FieldErrors) {
+    let balancer = Field::root(object, errs).at("status").at("loadBalancer");
+    if kind_of(object) != "LoadBalancer" && balancer.count("ingress") > 0 {
+        balancer.errs.at("ingress").forbidden("may only be used when `spec.type` is 'LoadBalancer'");
+        return;
+    }
+    for ingress in balancer.items("ingress") {
+        let ip = ingress.text("ip");
+        if !ip.is_empty() {
+            validate::ip(&ingress.at("ip"));
+        }
+        match (ip.is_empty(), ingress.has("ipMode")) {
+            (false, false) => ingress.errs.at("ipMode").required("must be specified when `ip` is set"),
+            (true, true) => ingress.errs.at("ipMode").forbidden("may not be specified when `ip` is not set"),
+            _ => ingress.optional_one_of("ipMode", &["Proxy", "VIP"]),
+        }
+        let name = ingress.text("hostname");
+        if !name.is_empty() {
+            ingress.at("hostname").reasons(names::dns1123_subdomain(name));
+            if validate::parse_ip(name).is_some() {
+                ingress.at("hostname").invalid("must be a DNS name, not an IP address");
+            }
+        }
     }
 }
 
@@ -311,3 +367,6 @@ pub fn warnings(object: &Value) -> Vec<String> {
     }
     out
 }
+
+#[cfg(test)]
+mod tests;
