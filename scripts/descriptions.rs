@@ -75,7 +75,7 @@ fn read_kinds(g: &mut SchemaGenerator) {
         }
         apiextensions_apiserver::pkg::apis::apiextensions::v1 { CustomResourceDefinition }
         apimachinery::pkg::apis::meta::v1 {
-            APIGroup APIGroupList APIResourceList APIVersions DeleteOptions ListMeta MicroTime Patch Status Time
+            APIGroup APIGroupList APIResourceList APIVersions DeleteOptions GroupResource ListMeta MicroTime Patch Status Time
         }
         apimachinery::pkg::api::resource { Quantity }
         apimachinery::pkg::runtime { RawExtension }

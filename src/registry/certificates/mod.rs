@@ -125,11 +125,9 @@ fn prepare(new: &mut Value, old: Option<&Value>, cx: &HookCx<'_>) {
         Op::Subresource(_) => {
             // A signer changes neither approval nor denial: they stay as they were, to take or give one is refused.
             let mut all = stamped(conditions, old, cx);
-            for kept in old.items_at("/status/conditions") {
-                if let (Some(kind @ ("Approved" | "Denied")), Some(own)) =
-                    (kept.str_at("/type"), all.iter_mut().find(|c| c["type"] == kept["type"]))
-                {
-                    debug_assert!(!kind.is_empty());
+            let is_decision = |c: &&Value| matches!(c.str_at("/type"), Some("Approved" | "Denied"));
+            for kept in old.items_at("/status/conditions").iter().filter(is_decision) {
+                if let Some(own) = all.iter_mut().find(|c| c["type"] == kept["type"]) {
                     *own = kept.clone();
                 }
             }

@@ -30,6 +30,7 @@ pub fn kinds(allocators: &Allocators) -> Vec<Resource> {
         ),
         Resource::new(
             KindInfo::cluster("", "v1", "ComponentStatus", "componentstatuses", "componentstatus")
+                .deprecated("v1 ComponentStatus is deprecated in v1.19+")
                 .short(&["cs"])
                 .verbs(Verbs::GET.and(Verbs::LIST)),
             Box::new(Common::NONE),

@@ -42,6 +42,7 @@ struct Server {
 struct Got {
     code: u16,
     content_type: String,
+    warnings: usize,
     text: String,
 }
 
@@ -88,7 +89,8 @@ impl Server {
         let (parts, body) = answer.into_parts();
         let content_type = parts.headers.get(header::CONTENT_TYPE).map(|v| v.to_str().unwrap().to_owned());
         let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
-        Got { code: parts.status.as_u16(), content_type: content_type.unwrap_or_default(), text }
+        let warnings = parts.headers.get_all(header::WARNING).iter().count();
+        Got { code: parts.status.as_u16(), content_type: content_type.unwrap_or_default(), warnings, text }
     }
 
     async fn get(&self, path: &str) -> Got {

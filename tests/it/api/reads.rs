@@ -95,6 +95,8 @@ async fn what_is_not_served_is_told_in_its_form() {
     assert_eq!(s.get_as(MAPS, "application/json;as=Nonsense;g=meta.k8s.io;v=v1").await.is(406).get("details"), None);
     s.get_as("/apis", "application/json;g=apidiscovery.k8s.io;v=v9;as=APIGroupDiscoveryList").await.is(406);
     s.get_as("/openid/v1/jwks", JSON).await.is(406);
+    let unwatched = s.get("/api/v1/componentstatuses?watch=1").await;
+    assert_eq!((unwatched.code, unwatched.warnings), (405, 1), "deprecated, whatever the answer");
     s.get_as("/openid/v1/jwks", "*/*").await.is(200);
     let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
     s.post("/api/v1/namespaces/n/pods", pod).await.is(201);
@@ -109,7 +111,8 @@ async fn each_form_of_an_event_is_whole() {
     s.post("/api/v1/namespaces/n/events", event).await.is(201);
     let other = "/apis/events.k8s.io/v1/namespaces/n/events";
     let shown = s.get(&format!("{other}/e")).await.is(200);
-    assert_eq!((&shown["reportingController"], &shown["reportingInstance"]), (&json!(""), &json!("")));
+    assert_eq!((&shown["regarding"]["name"], shown.get("reportingController")), (&json!("p"), None));
+    assert_eq!(s.get("/api/v1/namespaces/n/events/e").await.is(200)["reportingComponent"], "");
     let untimed = json!({"metadata": {"name": "f"}, "regarding": {"kind": "Pod", "name": "p", "namespace": "n"}});
     let refused = s.post(other, untimed).await.is(422);
     let fields = refused["details"]["causes"].as_array().unwrap().iter().map(|c| c["field"].as_str().unwrap());
