@@ -82,10 +82,14 @@ fn a_body_of_four_megabytes_is_too_much_and_a_wrong_token_is_nobody() {
         "{{\"apiVersion\":\"v1\",\"kind\":\"ConfigMap\",\"metadata\":{{\"name\":\"big\"}},\"data\":{{\"k\":\"{}\"}}}}",
         "x".repeat(4 << 20)
     );
-    let (code, status) = cluster.post(path, None, body.as_bytes());
-    assert_eq!((code, status.contains("RequestEntityTooLarge")), (413, true), "{status}");
-    let (code, status) = cluster.post(path, Some("not-a-token"), GOOD.as_bytes());
-    assert_eq!((code, status.contains("\"reason\":\"Unauthorized\"")), (401, true), "{status}");
+    let reason = |(code, status): (u16, String)| {
+        let status: Value = serde_json::from_str(&status).unwrap_or_else(|e| panic!("{e}: {status}"));
+        assert_eq!((&status["kind"], &status["code"]), (&"Status".into(), &code.into()), "{status}");
+        (code, status["reason"].as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(reason(cluster.post(path, None, body.as_bytes())), (413, "RequestEntityTooLarge".to_owned()));
+    let wrong = cluster.post(path, Some("not-a-token"), GOOD.as_bytes());
+    assert_eq!(reason(wrong), (401, "Unauthorized".to_owned()));
     assert_eq!(cluster.k(&["get", "configmaps", "-o", "name"]), "configmap/kube-root-ca.crt");
 }
 
@@ -151,8 +155,12 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
         stored += 1;
     };
     assert!(stored > 5, "the disk had room for some: {refusal:?}");
-    assert!(refusal.0 >= 500 && refusal.1.contains("\"kind\":\"Status\""), "{refusal:?}");
-    assert!(refusal.1.contains("read-only") && refusal.1.contains("No space left"), "{refusal:?}");
+    let status: Value = serde_json::from_str(&refusal.1).unwrap_or_else(|e| panic!("{e}: {refusal:?}"));
+    assert_eq!((refusal.0, &status["kind"], &status["reason"]), (500, &"Status".into(), &"InternalError".into()));
+    let why = status["message"].as_str().unwrap();
+    assert!(why.contains("read-only") && why.contains("No space left"), "{why}");
+    assert_ne!(cluster.kubectl(&["get", "--raw", "/readyz"]).code, Some(0), "it is not ready to write");
+    assert_eq!(cluster.k(&["get", "--raw", "/livez"]), "ok", "and a restart would not help");
 
     let names = |cluster: &Cluster| {
         let all = cluster.k(&["get", "configmaps", "-o", "name"]);

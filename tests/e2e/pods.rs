@@ -52,7 +52,7 @@ spec:
     command: [sh, -c]
     args:
     - |
-      echo "$COLOUR $CFG_size $password $(GREETING) $$(GREETING)"
+      echo "$COLOUR $CFG_size $password $(GREETING)" '$$(GREETING)'
       echo "$NAME $CPU $MEMORY $TIER"
       echo "$IP" ; hostname
       cat /shared/word /config/c /secret/password; echo
@@ -60,7 +60,7 @@ spec:
       cat /token/namespace; echo
       test -s /token/token && test -s /token/ca.crt && echo has-token
       test -s /var/run/secrets/kubernetes.io/serviceaccount/token && echo has-account
-      echo no >/config/c 2>/dev/null || echo read-only
+      (echo no >/config/c) 2>/dev/null || echo read-only
       echo "$KUBERNETES_SERVICE_HOST $KUBERNETES_SERVICE_PORT"
     env:
     - {{name: COLOUR, valueFrom: {{configMapKeyRef: {{name: settings, key: colour}}}}}}
@@ -84,7 +84,7 @@ spec:
     - {{name: token, mountPath: /token}}
   volumes:
   - {{name: shared, emptyDir: {{}}}}
-  - {{name: config, configMap: {{name: settings, items: [{{key: colour, path: c, mode: 0640}}]}}}}
+  - {{name: config, configMap: {{name: settings, items: [{{key: colour, path: c, mode: 0444}}]}}}}
   - {{name: secret, secret: {{secretName: hidden}}}}
   - {{name: pod, downwardAPI: {{items: [{{path: labels, fieldRef: {{fieldPath: metadata.labels}}}}]}}}}
   - name: token
