@@ -225,7 +225,9 @@ mod tests {
         }
     }
 
-    fn recorder(room: usize) -> (Arc<Mutex<Vec<Vec<u8>>>>, Corked<Recorder>, Corked<Recorder>) {
+    type Writes = Arc<Mutex<Vec<Vec<u8>>>>;
+
+    fn recorder(room: usize) -> (Writes, Corked<Recorder>, Corked<Recorder>) {
         let writes = Arc::new(Mutex::new(Vec::new()));
         let (a, b) = Corked::pair(Recorder { writes: writes.clone(), room });
         (writes, a, b)
@@ -244,9 +246,9 @@ mod tests {
             stream.write_all(b"d").await.unwrap();
         };
         let mut driven = Driven::new(serving, output);
-        poll_fn(|cx| Poll::Ready(assert!(Pin::new(&mut driven).poll(cx).is_pending()))).await;
+        assert!(poll_fn(|cx| Poll::Ready(Pin::new(&mut driven).poll(cx).is_pending())).await);
         assert!(writes.lock().is_empty(), "the others have their turn first");
-        poll_fn(|cx| Poll::Ready(assert!(Pin::new(&mut driven).poll(cx).is_pending()))).await;
+        assert!(poll_fn(|cx| Poll::Ready(Pin::new(&mut driven).poll(cx).is_pending())).await);
         assert_eq!(*writes.lock(), [b"abc".to_vec()]);
         drop(go);
         driven.await;

@@ -150,7 +150,7 @@ mod tests {
         let home = file(".kube/config");
         let list = std::env::join_paths([&one, &dir.path().join("gone"), &two]).unwrap();
         let at = Some(dir.path().to_owned());
-        assert_eq!(files(Some(&flag), Some(list.clone()), at.clone()).unwrap(), [flag.clone()]);
+        assert_eq!(files(Some(&flag), Some(list.clone()), at.clone()).unwrap(), std::slice::from_ref(&flag));
         assert_eq!(files(None, Some(list), at.clone()).unwrap(), [one, two]);
         assert_eq!(files(None, None, at).unwrap(), [home]);
         assert!(files(Some(&dir.path().join("gone")), None, None).is_err());

@@ -57,6 +57,12 @@ pub struct Cluster {
     pub clock: Arc<ManualClock>,
 }
 
+impl Default for Cluster {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Cluster {
     /// An empty one.
     pub fn new() -> Self {

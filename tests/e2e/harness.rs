@@ -346,7 +346,7 @@ impl Cluster {
     /// The containerd of this cluster.
     pub fn containerd(&self) -> Option<Pid> {
         let config = format!("{}/agent/containerd/config.toml", self.data_dir().display());
-        self.process(|arguments| arguments.iter().any(|a| *a == config))
+        self.process(|arguments| arguments.contains(&config))
     }
 
     /// The shim that holds a pod.

@@ -486,7 +486,8 @@ mod tests {
     fn only_what_is_canonical_stays_as_it_is(value: Value, stays: bool) {
         let group = if value["kind"] == "Pod" { "" } else { "rbac.authorization.k8s.io" };
         let made = canon(group, "v1", value.clone()).unwrap().value;
-        assert_eq!(made.to_string() == value.to_string(), stays);
+        let (before, after) = (value.to_string(), made.to_string());
+        assert_eq!(after == before, stays, "{after}");
         assert_eq!(canon(group, "v1", made.clone()).unwrap().value.to_string(), made.to_string());
     }
 

@@ -48,7 +48,8 @@ fn file_name(path: &Path) -> String {
 impl Sources {
     /// Keys and contents, each key once.
     pub fn read(&self, of: &str) -> Done<Vec<(String, Vec<u8>)>> {
-        if !self.from_env_file.is_empty() && !(self.from_file.is_empty() && self.from_literal.is_empty()) {
+        let others = !self.from_file.is_empty() || !self.from_literal.is_empty();
+        if !self.from_env_file.is_empty() && others {
             fail!("from-env-file cannot be combined with from-file or from-literal");
         }
         let mut all: Vec<(String, Vec<u8>)> = Vec::new();

@@ -45,8 +45,7 @@ pub fn check(o: &Field<'_>, old: Option<&Value>, cx: &HookCx<'_>) {
     check_names(&o.at("status").at("acceptedNames"));
     stored_versions(o);
     approval(o, old);
-    if spec.flag("preserveUnknownFields")
-        && !old.is_some_and(|o| o.bool_at("/spec/preserveUnknownFields") == Some(true))
+    if spec.flag("preserveUnknownFields") && old.is_none_or(|o| o.bool_at("/spec/preserveUnknownFields") != Some(true))
     {
         spec.at("preserveUnknownFields")
             .invalid("cannot set to true, use x-kubernetes-preserve-unknown-fields instead");

@@ -121,7 +121,8 @@ fn definitions_say_what_versions_share_at_the_spec() {
         "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}],
     });
     let other = json!({"name": "v2", "schema": {"openAPIV3Schema": {"type": "string"}}});
-    let rows: &[(&str, Value, &[(&str, &str)])] = &[
+    type Causes = &'static [(&'static str, &'static str)];
+    let rows: &[(&str, Value, Causes)] = &[
         ("/scope", json!("Cluster"), &[]),
         ("/scope", json!("Galaxy"), &[("NotSupported", "scope")]),
         ("/group", json!("example"), &[("Invalid", "group")]),
@@ -171,7 +172,8 @@ fn definitions_say_what_versions_share_at_the_spec() {
 #[test]
 fn stored_versions_stay_among_the_versions() {
     let v1 = json!({"name": "v1", "storage": true});
-    let rows: &[(Value, Value, &[(&str, &str)])] = &[
+    type Causes = &'static [(&'static str, &'static str)];
+    let rows: &[(Value, Value, Causes)] = &[
         (json!([v1]), json!(["v1"]), &[]),
         (json!([v1]), json!([]), &[("Invalid", "status.storedVersions")]),
         (json!([v1]), json!(["v1", "v0"]), &[("Invalid", "status.storedVersions[1]")]),

@@ -213,7 +213,8 @@ fn config_source(source: &Field<'_>, used: bool) {
             _ => {}
         }
     }
-    let rules: [(&str, fn(&str) -> Vec<String>); 3] = [
+    type Rule = fn(&str) -> Vec<String>;
+    let rules: [(&str, Rule); 3] = [
         ("namespace", names::dns1123_label),
         ("name", names::dns1123_subdomain),
         ("kubeletConfigKey", validate::config_key),

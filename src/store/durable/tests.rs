@@ -101,7 +101,7 @@ impl History {
         let mut keys: Vec<Key> = (0..6).map(|k| Key::from(format!("/k{k}"))).collect();
         let mut pick =
             |n: usize| -> Vec<Key> { (0..n).map(|_| keys.swap_remove(random.random_range(0..keys.len()))).collect() };
-        let (puts, deletes) = (pick(1 + id % 3), pick(usize::from(id % 4 == 0)));
+        let (puts, deletes) = (pick(1 + id % 3), pick(usize::from(id.is_multiple_of(4))));
         let value = Bytes::from(format!("{id:0>width$}", width = 1 + id * 37 % 300));
         let put = |k: &Key| Write { key: k.clone(), expect: Expect::Any, value: Some(value.clone()) };
         let delete = |k: &Key| Write { key: k.clone(), expect: Expect::Any, value: None };

@@ -180,11 +180,8 @@ fn torn(file: &File, random: &mut StdRng) -> Vec<u8> {
     for start in (0..len).step_by(SECTOR) {
         let end = (start + SECTOR).min(len);
         if random.random_bool(keep) {
-            for at in start..end {
-                if let Some(byte) = file.bytes.get(at) {
-                    out[at] = *byte;
-                }
-            }
+            let there = start.min(file.bytes.len())..end.min(file.bytes.len());
+            out[there.clone()].copy_from_slice(&file.bytes[there]);
         }
     }
     out
