@@ -136,7 +136,7 @@ impl Sum {
 
 struct SledState {
     home: SledHome,
-    /// None only while it is being opened again, and after that failed.
+    /// None while it is being opened again, and after it failed.
     db: Option<sled::Db>,
     rows: HashMap<Key, Row>,
     sum: Sum,
@@ -162,14 +162,28 @@ impl SledState {
     }
 
     fn db(&self) -> Result<&sled::Db, String> {
-        self.db.as_ref().ok_or_else(|| "it was closed and did not open again".to_owned())
+        self.db.as_ref().ok_or_else(|| "it failed before".to_owned())
+    }
+
+    /// Lets go of a database that failed. Dropping it would flush it, and after an error of the disk that waits for a
+    /// write that nobody does any more. So its memory is lost, and its lock stays until the process ends.
+    fn checked<T>(&mut self, done: Result<T, String>) -> Result<T, String> {
+        if done.is_err() {
+            std::mem::forget(self.db.take());
+        }
+        done
     }
 
     /// Closes the database and opens it again, so that it holds nothing in memory. No iterator may be left of it.
     fn reopen(&mut self) -> Result<(), String> {
         self.held = 0;
-        let old = self.db.take().ok_or("it is closed")?;
-        guarded("close", || old.flush().map(|_| drop(old)).map_err(|e| e.to_string()))?;
+        let flushed = guarded("close", || self.db()?.flush().map_err(|e| e.to_string()));
+        self.checked(flushed)?;
+        let old = self.db.take();
+        guarded("close", || {
+            drop(old);
+            Ok(())
+        })?;
         let started = Instant::now();
         loop {
             match guarded("open", || self.home.config().open().map_err(|e| e.to_string())) {
@@ -270,7 +284,8 @@ impl State for SledState {
         }
         let summary = [revision.to_le_bytes(), self.sum.count.to_le_bytes(), self.sum.digest.to_le_bytes()].concat();
         batch.insert(SUMMARY, summary);
-        guarded("write", || self.db()?.apply_batch(batch).map_err(|e| e.to_string()))?;
+        let written = guarded("write", || self.db()?.apply_batch(batch).map_err(|e| e.to_string()));
+        self.checked(written)?;
         if self.held > HELD_MAX { self.reopen() } else { Ok(()) }
     }
 
@@ -287,7 +302,8 @@ impl State for SledState {
     }
 
     fn flush(&mut self) -> Result<(), String> {
-        guarded("flush", || self.db()?.flush().map(drop).map_err(|e| e.to_string()))
+        let flushed = guarded("flush", || self.db()?.flush().map(drop).map_err(|e| e.to_string()));
+        self.checked(flushed)
     }
 }
 

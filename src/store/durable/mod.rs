@@ -54,6 +54,9 @@ const QUEUE_COMMITS: usize = 4096;
 const KEEPER_GROUPS: usize = 16;
 /// Changes kept in memory for followers that have not read them, bytes; older ones are read from the journal.
 const TAIL_BYTES: usize = 8 << 20;
+/// How long closing waits for the threads. What was acknowledged is in the journal before; a state that its disk lets
+/// down must not keep the process.
+const CLOSE_LIMIT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 /// How long journal segments are kept by default, for history and restore to a point in time.
 pub const RETAIN: Duration = Duration::from_secs(24 * 3600);
 
@@ -281,7 +284,10 @@ impl Store for Durable {
         async move {
             let threads = self.stop();
             // Only the pool's own shutdown can fail this, and then nobody waits.
-            let _ = tokio::task::spawn_blocking(move || join(threads)).await;
+            let ended = tokio::task::spawn_blocking(move || join(threads));
+            if tokio::time::timeout(CLOSE_LIMIT, ended).await.is_err() {
+                tracing::error!("the store does not close; what is missing in its state is in the journal");
+            }
         }
         .boxed()
     }
