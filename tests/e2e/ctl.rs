@@ -87,7 +87,8 @@ const LINES: &[&str] = &[
     "set image deploy/d2 x=nginx:3",
     "set env deploy/d2 A=b",
     "expose deploy d2 --name=web2 --port=81 --target-port=80",
-    "describe cm cm1",
+    // Of one key: kubectl writes them in no order.
+    "describe cm cm2",
     "describe secret s1",
     "wait --for=jsonpath={.data.z}=2 cm/cm1",
     "wait --for=condition=Ready cm/cm1 --timeout=1s",

@@ -245,7 +245,9 @@ fn images_come_from_registries_that_let_us_in_and_others_hold_up_nobody() {
     }
     cluster.apply(&pod("open", &at("open"), ""));
     cluster.apply(&pod("known", &at("locked"), "  imagePullSecrets: [{name: good}]\n"));
-    cluster.apply(&pod("unknown", &at("locked"), "  imagePullSecrets: [{name: bad}]\n"));
+    // It asks the registry, even when the image is here already.
+    let unknown = pod("unknown", &at("locked"), "  imagePullSecrets: [{name: bad}]\n");
+    cluster.apply(&unknown.replace("command:", "imagePullPolicy: Always, command:"));
     cluster.apply(&pod("broken", &at("broken"), ""));
     cluster.apply(&pod("missing", &at("nobody").replace("v1", "v2"), ""));
     cluster.apply(&pod("invalid", "Not/A/Name", ""));
