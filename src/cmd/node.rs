@@ -5,13 +5,15 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use ipnet::{IpNet, Ipv4Net};
 
+use super::cluster::Cluster;
+use super::flags::NodeFlags;
 use crate::api::services::Protocol;
 use crate::client::Client;
 use crate::cni::{self, CniConfig};
@@ -25,6 +27,7 @@ use crate::proxy::{self, Proxy};
 use crate::runtime::Listers;
 use crate::util::backoff::Backoff;
 use crate::util::clock::SharedClock;
+use crate::util::files;
 use crate::util::tasks::{OnEnd, Shutdown, Tasks};
 
 /// Port of DNS.
@@ -48,43 +51,63 @@ pub struct NodeConfig {
     pub labels: Vec<(String, String)>,
     /// Taints at registration.
     pub taints: Vec<String>,
-    /// Pod addresses of the cluster.
-    pub cluster_cidr: IpNet,
-    /// Service addresses of the cluster.
-    pub service_cidr: IpNet,
-    /// Address of the cluster's DNS.
-    pub cluster_dns: IpAddr,
-    /// Cluster domain.
-    pub cluster_domain: String,
-    /// Another runtime's socket.
-    pub runtime_endpoint: Option<String>,
-    /// Image of sandboxes.
-    pub pause_image: Option<String>,
+    /// Its cluster.
+    pub cluster: Cluster,
+    /// Port of the node's HTTPS server.
+    pub kubelet_port: u16,
 }
 
-/// The runtime of a node: found, not started.
-pub struct NodeParts {
-    config: NodeConfig,
+/// The container runtime of a node: found, not started.
+pub struct FoundRuntime {
     containerd: Option<Arc<Containerd>>,
     socket: PathBuf,
+    /// Keeps a second orch from the same directory.
+    _lock: std::fs::File,
+}
+
+impl FoundRuntime {
+    /// Finds it: what is missing is told before anything starts.
+    pub fn find(data_dir: &Path, flags: &NodeFlags) -> anyhow::Result<Self> {
+        let lock = lock(&data_dir.join("agent"))?;
+        match &flags.container_runtime_endpoint {
+            Some(endpoint) => Ok(Self { containerd: None, socket: socket_path(endpoint)?, _lock: lock }),
+            None => {
+                let mut options = Options::for_data_dir(data_dir);
+                options.pause_image = flags.pause_image.clone();
+                let containerd = Arc::new(Containerd::prepare(&options)?);
+                let socket = containerd.socket().to_owned();
+                Ok(Self { containerd: Some(containerd), socket, _lock: lock })
+            }
+        }
+    }
+}
+
+/// Takes the node's directory for this process.
+fn lock(dir: &Path) -> anyhow::Result<std::fs::File> {
+    files::create_dir_durable(dir)
+        .with_context(|| format!("cannot create {}; choose another place with --data-dir", dir.display()))?;
+    let path = dir.join("lock");
+    let file = std::fs::File::options().create(true).append(true).open(&path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            bail!("another orch runs a node in {}; stop it, or choose another --data-dir", dir.display())
+        }
+        Err(std::fs::TryLockError::Error(e)) => Err(e).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+/// The parts of a node, not started.
+pub struct NodeParts {
+    config: NodeConfig,
+    runtime: FoundRuntime,
 }
 
 impl NodeParts {
-    /// Finds the container runtime: what is missing is told before anything starts.
-    pub fn prepare(config: NodeConfig) -> anyhow::Result<Self> {
-        match &config.runtime_endpoint {
-            Some(endpoint) => {
-                let socket = socket_path(endpoint)?;
-                Ok(Self { config, containerd: None, socket })
-            }
-            None => {
-                let mut options = Options::for_data_dir(&config.data_dir);
-                options.pause_image = config.pause_image.clone();
-                let containerd = Arc::new(Containerd::prepare(&options)?);
-                let socket = containerd.socket().to_owned();
-                Ok(Self { config, containerd: Some(containerd), socket })
-            }
-        }
+    /// Of these.
+    pub fn new(config: NodeConfig, runtime: FoundRuntime) -> Self {
+        Self { config, runtime }
     }
 
     /// The kubelet, for the API server's streams.
@@ -92,21 +115,22 @@ impl NodeParts {
         let c = &self.config;
         let mut config = Config::new(&c.name, &c.data_dir);
         config.node_ips = vec![c.ip.to_string()];
-        config.cluster_dns = vec![c.cluster_dns.to_string()];
-        config.cluster_domain = c.cluster_domain.clone();
+        config.cluster_dns = vec![c.cluster.cluster_dns.to_string()];
+        config.cluster_domain = c.cluster.cluster_domain.clone();
+        config.port = c.kubelet_port;
         config.node_labels = c.labels.clone();
         config.node_taints = c.taints.clone();
-        if c.data_dir != std::path::Path::new("/var/lib/orch") {
+        if c.data_dir != Path::new("/var/lib/orch") {
             config.pod_logs = c.data_dir.join("agent/pod-logs");
             config.container_logs = c.data_dir.join("agent/container-logs");
         }
-        let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(&self.socket));
+        let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(&self.runtime.socket));
         Kubelet::new(config, runtime, listers, client, clock)
     }
 
     /// Starts all parts as tasks.
     pub fn start(self, tasks: &mut Tasks, kubelet: Arc<Kubelet>, listers: Arc<dyn Listers>) {
-        let Self { config, containerd, socket } = self;
+        let Self { config, runtime: FoundRuntime { containerd, socket, _lock: lock } } = self;
         let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(&socket));
         if let Some(containerd) = containerd {
             tasks.own_restarting("containerd", Backoff::RESTART, move |stop| {
@@ -131,6 +155,7 @@ impl NodeParts {
         });
         tasks.own("kubelet", OnEnd::StopAll, move |stop| async move {
             kubelet.run(stop).await;
+            drop(lock);
             Ok(())
         });
     }
@@ -144,9 +169,13 @@ async fn network(
     runtime: &dyn Runtime,
     stop: Shutdown,
 ) -> anyhow::Result<()> {
-    let IpNet::V4(cluster_cidr) = config.cluster_cidr else { bail!("pods have IPv4 addresses only, so far") };
-    let IpNet::V4(service_cidr) = config.service_cidr else { bail!("Services have IPv4 addresses only, so far") };
-    let IpAddr::V4(cluster_dns) = config.cluster_dns else { bail!("cluster DNS has an IPv4 address only, so far") };
+    let IpNet::V4(cluster_cidr) = config.cluster.cluster_cidr else { bail!("pods have IPv4 addresses only, so far") };
+    let IpNet::V4(service_cidr) = config.cluster.service_cidr else {
+        bail!("Services have IPv4 addresses only, so far")
+    };
+    let IpAddr::V4(cluster_dns) = config.cluster.cluster_dns else {
+        bail!("cluster DNS has an IPv4 address only, so far")
+    };
     let agent = config.data_dir.join("agent");
     let cni_config = CniConfig {
         bridge: "orch0".into(),
@@ -162,8 +191,8 @@ async fn network(
     let gateway: Ipv4Addr = subnet.hosts().next().context("the pod range is empty")?;
     let dns_config = dns::Config {
         listen: vec![std::net::SocketAddr::from((gateway, DNS_PORT))],
-        domain: config.cluster_domain.clone(),
-        networks: vec![config.cluster_cidr, config.service_cidr],
+        domain: config.cluster.cluster_domain.clone(),
+        networks: vec![config.cluster.cluster_cidr, config.cluster.service_cidr],
         upstreams: dns::forward::Upstreams::host(),
     };
     let dns = Dns::new(dns_config, listers)?.bind().await?;
