@@ -235,7 +235,10 @@ mod tests {
     fn authorizers_see_what_a_collection_is_narrowed_to() {
         let narrowed = |method, path, query| RequestInfo::parse(method, path, query).attributes.field_selector;
         assert_eq!(narrowed(&Method::GET, "/api/v1/pods", "fieldSelector=spec.nodeName%3Dn"), "spec.nodeName=n");
-        assert_eq!(narrowed(&Method::GET, "/api/v1/pods", "watch=1&fieldSelector=spec.nodeName%3Dn"), "spec.nodeName=n");
+        assert_eq!(
+            narrowed(&Method::GET, "/api/v1/pods", "watch=1&fieldSelector=spec.nodeName%3Dn"),
+            "spec.nodeName=n"
+        );
         assert_eq!(narrowed(&Method::GET, "/api/v1/namespaces/d/pods/p", "fieldSelector=spec.nodeName%3Dn"), "");
         assert_eq!(narrowed(&Method::GET, "/api/v1/pods", "fieldSelector=%3D%3D%3D"), "");
     }

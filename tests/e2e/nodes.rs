@@ -181,15 +181,22 @@ fn an_agent_comes_back(cluster: &Cluster, a: &mut Agent) {
 }
 
 fn a_server_comes_back(cluster: &mut Cluster, a: &Agent) {
+    let token = cluster.ctl(&["token", "create"]).stdout.trim().to_owned();
     let address = cluster.k(&["get", "pod", "on-a", "-o", "jsonpath={.status.podIP}"]);
     cluster.end_server(Signal::SIGKILL);
     let asked = a.machine.run(|| http_get(&format!("{address}:8080"), "/"));
     assert_eq!(asked.as_deref(), Ok("from on-a (v1)"), "pods run on without a server");
+    // One that would join waits until there is a server.
+    let mut late = Agent::beside(cluster, "late", 14);
+    late.join(SERVER, &token);
+    cluster.eventually("it says that it waits", || late.log_text().contains("cannot join yet, trying again"));
     cluster.start();
     cluster.eventually("the agent has connected by itself", || {
         cluster.kubectl(&["exec", "on-a", "--", "cat", "/page/page"]).code == Some(0)
     });
-    a.wait_until_ready(cluster);
+    for agent in [a, &late] {
+        agent.wait_until_ready(cluster);
+    }
     cluster.apply(&pod("later", "a"));
     cluster.k(&["wait", "--for=condition=Ready", "pod/later", "--timeout=80s"]);
     assert_eq!(cluster.field("pod", "on-a", "/status/containerStatuses/0/restartCount"), 0);
