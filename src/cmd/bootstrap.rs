@@ -7,12 +7,12 @@ use anyhow::Context;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use serde_json::Value;
 
+use crate::api::node_identity::{self, NAMESPACE};
 use crate::api::status::{ApiResult, Reason};
 use crate::api::value::ValueExt;
 use crate::apiserver::auth::rbac::bootstrap::{Reconcile, objects, reconcile};
 use crate::client::{Client, Res, optional, res};
 use crate::controllers::bootstrap::{ApiServer, ensure};
-use crate::controllers::certificates::{self, NAMESPACE};
 use crate::ctl::token as ctl_token;
 use crate::pki::token::{self, JoinToken};
 
@@ -56,7 +56,7 @@ pub async fn run(client: &Client, server: &ApiServer, first: &First) -> anyhow::
 async fn write_cluster(client: &Client, first: &First) -> anyhow::Result<()> {
     put(client, &res::CONFIG_MAPS, &first.cluster.to_config_map(&first.client_ca_pem), "data").await?;
     if let Some(node) = &first.own_node {
-        put(client, &res::CONFIG_MAPS, &certificates::record(node, &first.own_key_hash), "data").await?;
+        put(client, &res::CONFIG_MAPS, &node_identity::record(node, &first.own_key_hash), "data").await?;
     }
     Ok(())
 }
