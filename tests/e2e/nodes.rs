@@ -151,6 +151,16 @@ fn names_and_tokens_are_guarded(cluster: &Cluster, a: &mut Agent) {
     // Nodes that joined with the token stay.
     a.wait_until_ready(cluster);
     stranger.end(Signal::SIGTERM);
+    // A name is free again when its node is deleted, for another machine and with a token that was used before.
+    let mut other = Agent::beside(cluster, "c", 15);
+    other.join(SERVER, &made);
+    assert!(other.refusal(cluster).contains("node c exists"));
+    cluster.k(&["delete", "node", "c"]);
+    other.join(SERVER, &made);
+    other.wait_until_ready(cluster);
+    // The first machine's certificate is worth nothing now.
+    stranger.start(&[]);
+    assert!(stranger.refusal(cluster).contains("another machine has its name"));
     cluster.k(&["delete", "node", "c"]);
 }
 
