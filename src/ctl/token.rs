@@ -60,8 +60,8 @@ enum What {
     #[command(alias = "renew")]
     Rotate {
         /// Id, or the whole token
-        #[arg(default_value = token::DEFAULT_ID)]
-        token: String,
+        #[arg(value_name = "TOKEN", default_value = token::DEFAULT_ID)]
+        id: String,
         /// Data directory of the server, whose token file gets the new token when this is its machine
         #[arg(long, value_name = "DIR", default_value = "/var/lib/orch")]
         data_dir: PathBuf,
@@ -93,7 +93,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
             let secrets = cx.items(&SECRETS, NAMESPACE, "", &format!("type={TYPE}")).await?;
             put(&table(&secrets, Timestamp::now()))
         }
-        What::Rotate { token, data_dir } => rotate(cx, &id_of(&token), &data_dir.join("server")).await,
+        What::Rotate { id, data_dir } => rotate(cx, &id_of(&id), &data_dir.join("server")).await,
         What::Delete { tokens } => {
             for text in &tokens {
                 let id = id_of(text);
