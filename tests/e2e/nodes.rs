@@ -136,12 +136,15 @@ fn names_and_tokens_are_guarded(cluster: &Cluster, a: &mut Agent) {
 
     let short = cluster.ctl(&["token", "create", "--ttl", "1s"]).stdout.trim().to_owned();
     let made = cluster.ctl(&["token", "create", "--description", "for c"]).stdout.trim().to_owned();
+    let data = cluster.data_dir().display().to_string();
+    let rotated = cluster.ctl(&["token", "rotate", "--data-dir", &data]).stdout.trim().to_owned();
+    assert!(rotated != token && rotated == cluster.token(), "the token file has the new secret");
     assert_eq!(cluster.ctl(&["token", "delete", "server"]).code, Some(0));
     let id = short.rsplit(':').nth(1).unwrap().to_owned();
     cluster.eventually("an expired token is removed", || {
         cluster.kubectl(&["get", "secret", "-n", "kube-system", &format!("bootstrap-token-{id}")]).code == Some(1)
     });
-    for revoked in [&token, &short] {
+    for revoked in [&token, &rotated, &short] {
         stranger.join(SERVER, revoked);
         let told = stranger.refusal(cluster);
         assert!(told.contains("does not know the join token") && told.contains("orch token create"), "{told}");
