@@ -78,7 +78,8 @@ ip netns add $tag-s
 fresh_agent
 
 step "A server without a node"
-on s "$binary" server --data-dir "$work/server" --disable-agent --node-ip 198.51.100.1 --quiet >"$work/server.log" 2>&1 &
+# The process is orch itself, not a shell around it.
+nsenter --net="/var/run/netns/$tag-s" "$binary" server --data-dir "$work/server" --disable-agent --node-ip 198.51.100.1 --quiet >"$work/server.log" 2>&1 &
 server=$!
 wait_for "the server is ready" answers
 token=$(cat "$work/server/server/token")
@@ -87,7 +88,7 @@ for ((round = 1; round <= rounds; round++)); do
   step "Join, round $round"
   [ "$round" -eq 1 ] || fresh_agent
   from=$(now_ms)
-  on a "$binary" agent --data-dir "$work/agent-$round" --node-name "n$round" --node-ip 198.51.100.2 --quiet \
+  nsenter --net="/var/run/netns/$tag-a" "$binary" agent --data-dir "$work/agent-$round" --node-name "n$round" --node-ip 198.51.100.2 --quiet \
     --join https://198.51.100.1:6443 --token "$token" >"$work/agent.log" 2>&1 &
   agent=$!
   wait_for "node n$round is Ready" ready "n$round"
