@@ -1,4 +1,4 @@
-//! The node of this process: container runtime, network, DNS, Service rules, kubelet.
+//! The node of this process: container runtime, network, overlay, DNS, Service rules, kubelet.
 //!
 //! Order matters and is the order below: the kubelet registers the Node, the controllers give it a pod range, the range
 //! gives the bridge its address, and only then pods can have a network and DNS an address to listen on.
@@ -11,9 +11,11 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use ipnet::{IpNet, Ipv4Net};
+use tokio::sync::watch;
 
 use crate::api::services::Protocol;
 use crate::client::Client;
+use crate::cni::overlay::{self, Backend, Overlay};
 use crate::cni::{self, CniConfig};
 use crate::dns::{self, Dns};
 use crate::kubelet::containerd::{Containerd, Options};
@@ -42,8 +44,10 @@ pub struct NodeConfig {
     pub data_dir: PathBuf,
     /// Node name.
     pub name: String,
-    /// Node address.
-    pub ip: IpAddr,
+    /// Node address, and its changes.
+    pub address: watch::Receiver<IpAddr>,
+    /// How packets get to other nodes.
+    pub backend: Backend,
     /// Labels at registration.
     pub labels: Vec<(String, String)>,
     /// Taints at registration.
@@ -91,7 +95,7 @@ impl NodeParts {
     pub fn kubelet(&self, listers: Arc<dyn Listers>, client: Client, clock: SharedClock) -> Arc<Kubelet> {
         let c = &self.config;
         let mut config = Config::new(&c.name, &c.data_dir);
-        config.node_ips = vec![c.ip.to_string()];
+        config.node_ips = vec![c.address.borrow().to_string()];
         config.cluster_dns = vec![c.cluster_dns.to_string()];
         config.cluster_domain = c.cluster_domain.clone();
         config.node_labels = c.labels.clone();
@@ -117,6 +121,14 @@ impl NodeParts {
                 })
             });
         }
+        let (mut address, addressed) = (config.address.clone(), kubelet.clone());
+        tasks.own("node-address", OnEnd::Fine, move |stop| async move {
+            while let Some(Ok(())) = stop.or(address.changed()).await {
+                let ip = address.borrow_and_update().to_string();
+                addressed.set_node_ips(&[ip]);
+            }
+            Ok(())
+        });
         let cidrs = kubelet.pod_cidrs();
         tasks.own_restarting("network", Backoff::RESTART, move |stop| {
             let (config, listers, mut cidrs) = (config.clone(), listers.clone(), cidrs.clone());
@@ -148,12 +160,13 @@ async fn network(
     let IpNet::V4(service_cidr) = config.service_cidr else { bail!("Services have IPv4 addresses only, so far") };
     let IpAddr::V4(cluster_dns) = config.cluster_dns else { bail!("cluster DNS has an IPv4 address only, so far") };
     let agent = config.data_dir.join("agent");
+    let address = *config.address.borrow();
     let cni_config = CniConfig {
         bridge: "orch0".into(),
         subnet,
         cluster_cidr,
         service_cidr: Some(service_cidr),
-        mtu: 0,
+        mtu: overlay::pod_mtu(config.backend, address).await?,
         table: "orch-cni".into(),
         data_dir: agent.join("cni/state"),
         bin_dir: agent.join("cni/bin"),
@@ -180,8 +193,13 @@ async fn network(
         local_services: vec![local(Protocol::Udp), local(Protocol::Tcp)],
     };
     let proxy = Proxy::new(proxy::Config { table: "orch".into(), context }, listers);
+    let overlay_config =
+        overlay::Config { backend: config.backend, node_name: config.name.clone(), range: subnet, cluster_cidr };
+    let overlay = Overlay::new(overlay_config, listers, config.address.clone());
+    let overlaid = overlay.applied();
     // Pods may start only when their network and DNS are there: the runtime is not ready without this file.
-    if let Some(other) = cni::write_conf(&agent.join("cni/net.d"), &cni_config)? {
+    let conf_dir = agent.join("cni/net.d");
+    if let Some(other) = cni::write_conf(&conf_dir, &cni_config)? {
         tracing::info!("{} comes before orch's own network configuration", other.display());
     }
     tracing::info!(%subnet, "pod network is ready");
@@ -189,9 +207,31 @@ async fn network(
         async { anyhow::Ok(cni::run(cni_config.clone(), stop.clone()).await?) },
         async { Ok(dns.run(stop.clone()).await?) },
         async { Ok(proxy.run(stop.clone()).await?) },
+        async { Ok(overlay.run(stop.clone()).await?) },
+        follow_mtu(&conf_dir, cni_config.clone(), overlaid, &stop),
         collect_garbage(&cni_config, runtime, &stop),
     )?;
     anyhow::Ok(())
+}
+
+/// Pods that come after a change of the MTU get the new one.
+async fn follow_mtu(
+    dir: &std::path::Path,
+    mut config: CniConfig,
+    mut overlaid: watch::Receiver<overlay::Applied>,
+    stop: &Shutdown,
+) -> anyhow::Result<()> {
+    loop {
+        let mtu = config.mtu;
+        let Some(Ok(applied)) = stop.or(overlaid.wait_for(|a| a.passes > 0 && a.pod_mtu != mtu)).await else {
+            stop.wait().await;
+            return Ok(());
+        };
+        config.mtu = applied.pod_mtu;
+        drop(applied);
+        cni::write_conf(dir, &config)?;
+        tracing::info!(mtu = config.mtu, "new pods have another MTU");
+    }
 }
 
 /// Gives back, now and then, what sandboxes left behind that the runtime does not know any more.

@@ -14,6 +14,7 @@ use clap::ArgAction;
 use futures::FutureExt;
 use ipnet::IpNet;
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 use crate::api::meta::names;
 use crate::api::user::UserInfo;
@@ -21,6 +22,7 @@ use crate::apiserver::health::Health;
 use crate::apiserver::serve::{InProcess, serve};
 use crate::apiserver::{Access, Api};
 use crate::client::Client;
+use crate::cni::overlay::Backend;
 use crate::controllers::bootstrap::ApiServer;
 use crate::controllers::{self, ClientFor};
 use crate::pki::{Pki, PkiConfig, kubeconfig, tls::SwappableCert, token};
@@ -32,6 +34,7 @@ use crate::scheduler::{self, Scheduler};
 use crate::store::Store;
 use crate::store::cache::Cache;
 use crate::store::durable::{Durable, Options};
+use crate::util::address::Address;
 use crate::util::backoff::Backoff;
 use crate::util::clock::{SharedClock, SystemClock};
 use crate::util::tasks::{OnEnd, Shutdown, Tasks};
@@ -107,6 +110,9 @@ pub struct Args {
     /// Taints of the node when it registers
     #[arg(long, value_name = "KEY=VALUE:EFFECT", value_delimiter = ',', action = ArgAction::Append)]
     pub node_taint: Vec<String>,
+    /// How pods of different nodes reach each other: vxlan, host-gw, or none
+    #[arg(long, value_name = "BACKEND", default_value = "vxlan")]
+    pub flannel_backend: Backend,
     /// Socket of another container runtime than orch's own containerd
     #[arg(long, value_name = "SOCKET")]
     pub container_runtime_endpoint: Option<String>,
@@ -157,6 +163,7 @@ pub struct Bound {
     clock: SharedClock,
     node: Option<NodeParts>,
     config: Config,
+    node_address: Arc<Address>,
     identity: Identity,
     metrics: MetricsRegistry,
     listener: tokio::net::TcpListener,
@@ -168,6 +175,8 @@ pub struct Bound {
 /// What the parts of the server are told of the cluster.
 struct Config {
     api: ApiServer,
+    /// Where the server is was told; its node's address does not matter then.
+    advertised: bool,
     cluster_cidr: IpNet,
     root_ca_pem: String,
     node_name: String,
@@ -187,10 +196,14 @@ pub async fn build(mut args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> 
     let address = listener.local_addr()?;
     let clock: SharedClock = Arc::new(SystemClock);
     let node_name = node_name(&args)?;
-    let node_ip = args.node_ip.unwrap_or_else(default_address);
+    let node_address = Address::new(args.node_ip, vec![args.cluster_cidr, args.service_cidr]);
+    let node_ip = node_address.now();
     let service_ip = args.service_cidr.hosts().next().context("the service range is empty")?;
-    let node =
-        if args.disable_agent { None } else { Some(NodeParts::prepare(node_config(&args, &node_name, node_ip)?)?) };
+    let node = if args.disable_agent {
+        None
+    } else {
+        Some(NodeParts::prepare(node_config(&args, &node_name, &node_address)?)?)
+    };
     let server_dir = args.data_dir.join("server");
     files::create_dir_durable(&server_dir)
         .with_context(|| format!("cannot create {}; choose another place with --data-dir", server_dir.display()))?;
@@ -224,11 +237,17 @@ pub async fn build(mut args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> 
     let tls = crate::pki::tls::server_config(serving.clone(), &[&pki.client_ca.cert, &pki.request_header_ca.cert])?;
     let config = Config {
         api: ApiServer { service_ip, address: args.advertise_address.unwrap_or(node_ip), port: address.port() },
+        advertised: args.advertise_address.is_some(),
         cluster_cidr: args.cluster_cidr,
         root_ca_pem: pki.server_ca.cert_pem.clone(),
         node_name,
     };
-    let identity = Identity { pki, serving, kubeconfig: KubeconfigTarget::of(&args, address)? };
+    let identity = Identity {
+        pki,
+        serving,
+        advertised: args.advertise_address,
+        kubeconfig: KubeconfigTarget::of(&args, address)?,
+    };
     identity.kubeconfig.write(&identity.pki)?;
     let store = store as Arc<dyn Store>;
     Ok(Bound {
@@ -240,6 +259,7 @@ pub async fn build(mut args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> 
         clock,
         node,
         config,
+        node_address: Arc::new(node_address),
         identity,
         metrics,
         listener,
@@ -273,8 +293,17 @@ impl Bound {
         });
         // Dropped when all roles are known: nobody is refused because the server is still loading.
         let _ = roles.await;
-        let (identity, clock) = (self.identity, self.clock.clone());
-        tasks.own("certificates", OnEnd::Fine, |stop| identity.keep_fresh(clock, stop));
+        let (identity, clock, moves) = (self.identity, self.clock.clone(), self.node_address.watch());
+        tasks.own("certificates", OnEnd::Fine, |stop| identity.keep_fresh(clock, moves, stop));
+        let address = self.node_address.clone();
+        tasks.own_restarting("address", Backoff::RESTART, move |stop| {
+            let address = address.clone();
+            async move { Ok(address.follow(stop).await?) }.boxed()
+        });
+        if !self.config.advertised {
+            let (moves, api) = (self.node_address.watch(), self.config.api.clone());
+            tasks.own("server-address", OnEnd::Fine, |stop| tell_address(admin, api, moves, stop));
+        }
         let (api, listener, tls) = (self.api.clone(), self.listener, self.tls);
         tasks.own("apiserver", OnEnd::StopAll, |stop| serve(api, listener, tls, stop));
         tracing::info!(address = %self.address, "serving the Kubernetes API");
@@ -309,6 +338,32 @@ impl Bound {
     }
 }
 
+/// Tells clients inside the cluster where the server is when its node has another address.
+async fn tell_address(
+    client: Client,
+    mut server: ApiServer,
+    mut moves: watch::Receiver<IpAddr>,
+    stop: Shutdown,
+) -> anyhow::Result<()> {
+    let mut failures = 0;
+    loop {
+        if failures == 0 && !matches!(stop.or(moves.changed()).await, Some(Ok(()))) {
+            return Ok(());
+        }
+        server.address = *moves.borrow_and_update();
+        match controllers::bootstrap::ensure(&client, &server).await {
+            Ok(()) => failures = 0,
+            Err(e) => {
+                failures += 1;
+                tracing::warn!(address = %server.address, "cannot tell where the API server is, trying again: {e}");
+                if stop.or(tokio::time::sleep(Backoff::RESTART.delay(failures))).await.is_none() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
 /// The identity of a controller, as upstream's controller manager gives each its own.
 fn service_account(name: &str) -> UserInfo {
     let account = match name {
@@ -323,7 +378,7 @@ fn service_account(name: &str) -> UserInfo {
     )
 }
 
-fn node_config(args: &Args, name: &str, ip: IpAddr) -> anyhow::Result<NodeConfig> {
+fn node_config(args: &Args, name: &str, address: &Address) -> anyhow::Result<NodeConfig> {
     let labels = args.node_label.iter().map(|l| {
         let (key, value) = l.split_once('=').unwrap_or((l, ""));
         let why = names::qualified_name(key).into_iter().chain(names::label_value(value)).next();
@@ -339,7 +394,8 @@ fn node_config(args: &Args, name: &str, ip: IpAddr) -> anyhow::Result<NodeConfig
     Ok(NodeConfig {
         data_dir: args.data_dir.clone(),
         name: name.to_owned(),
-        ip,
+        address: address.watch(),
+        backend: args.flannel_backend,
         labels: labels.collect::<anyhow::Result<_>>()?,
         taints: args.node_taint.clone(),
         cluster_cidr: args.cluster_cidr,
@@ -367,16 +423,6 @@ fn node_name(args: &Args) -> anyhow::Result<String> {
         Some(why) => bail!("node name {name:?}: {why}; choose another with --node-name"),
         None => Ok(name),
     }
-}
-
-/// The address that the default route leaves from; loopback where there is none. Nothing is sent.
-fn default_address() -> IpAddr {
-    let probe = || -> std::io::Result<IpAddr> {
-        let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
-        Ok(socket.local_addr()?.ip())
-    };
-    probe().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
 fn token_of(args: &Args) -> anyhow::Result<Option<String>> {
@@ -411,21 +457,37 @@ fn health(store: &Arc<Durable>, shutdown: &Shutdown) -> Health {
 struct Identity {
     pki: Pki,
     serving: Arc<SwappableCert>,
+    /// What `--advertise-address` says.
+    advertised: Option<IpAddr>,
     kubeconfig: KubeconfigTarget,
 }
 
 impl Identity {
-    /// Renews certificates long before they end; connections that are open keep what they have.
-    async fn keep_fresh(mut self, clock: SharedClock, stop: Shutdown) -> anyhow::Result<()> {
-        while stop.or(tokio::time::sleep(CERTIFICATE_LOOK)).await.is_some() {
-            let now = clock.now();
-            if self.pki.is_due(now)
-                && let Err(e) = self.renew(now)
-            {
-                tracing::error!("cannot renew certificates, trying again: {e:#}");
+    /// Renews certificates long before they end, and the serving one when the node has another address; connections that
+    /// are open keep what they have.
+    async fn keep_fresh(
+        mut self,
+        clock: SharedClock,
+        mut moves: watch::Receiver<IpAddr>,
+        stop: Shutdown,
+    ) -> anyhow::Result<()> {
+        let mut owed = false;
+        loop {
+            tokio::select! {
+                () = stop.wait() => return Ok(()),
+                () = tokio::time::sleep(CERTIFICATE_LOOK) => {}
+                Ok(()) = moves.changed() => {}
+            }
+            let (now, address) = (clock.now(), *moves.borrow_and_update());
+            owed |= self.pki.answer_at(self.advertised.into_iter().chain([address]).collect()) || self.pki.is_due(now);
+            if !owed {
+                continue;
+            }
+            match self.renew(now) {
+                Ok(()) => owed = false,
+                Err(e) => tracing::error!("cannot renew certificates, trying again: {e:#}"),
             }
         }
-        Ok(())
     }
 
     fn renew(&mut self, now: Timestamp) -> anyhow::Result<()> {
