@@ -368,7 +368,8 @@ async fn tell_address(
 fn service_account(name: &str) -> UserInfo {
     let account = match name {
         "kube-controller-manager" => return UserInfo::authenticated("system:kube-controller-manager", &[]),
-        "node-ipam-controller" => "node-controller",
+        // As upstream: the role of this one is enough.
+        "node-ipam-controller" | "taint-eviction-controller" => "node-controller",
         "root-ca-certificate-publisher" => "root-ca-cert-publisher",
         name => name,
     };

@@ -55,6 +55,7 @@ pub const CONTROLLERS: &[Controller] = &[
     R(|_| endpoints::slices()),
     R(|_| endpoints::endpoints()),
     R(|_| node::lifecycle()),
+    R(|_| node::eviction::controller()),
     R(|c| node::ipam::Ipam::over(c.cluster_cidrs.clone())),
     Loop("generic-garbage-collector", |cx, stop| garbage::run(cx, stop).boxed()),
     R(|_| garbage::pods::controller()),
