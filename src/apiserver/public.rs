@@ -27,6 +27,7 @@ impl Api {
                 self.health.one(at, &check.join("/")).unwrap_or_else(|| respond::text(404, "404 page not found\n"))
             }
             ["metrics"] => respond::answer(200, "text/plain; version=0.0.4", respond::full(self.metrics.render())),
+            ["cacerts"] => respond::answer(200, "text/plain", respond::full(self.access.server_ca_pem.clone())),
             ["version"] => respond::json(200, &version()),
             ["openapi", "v2"] => self.openapi_v2(&call).await,
             ["openapi", "v3"] => self.openapi_index(),

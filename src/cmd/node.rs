@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +13,11 @@ use anyhow::{Context, bail};
 use ipnet::{IpNet, Ipv4Net};
 use tokio::sync::watch;
 
+use super::cluster::Cluster;
+use super::flags::NodeFlags;
 use crate::api::services::Protocol;
 use crate::client::Client;
-use crate::cni::overlay::{self, Backend, Overlay};
+use crate::cni::overlay::{self, Overlay};
 use crate::cni::{self, CniConfig};
 use crate::dns::{self, Dns};
 use crate::kubelet::containerd::{Containerd, Options};
@@ -27,6 +29,7 @@ use crate::proxy::{self, Proxy};
 use crate::runtime::Listers;
 use crate::util::backoff::Backoff;
 use crate::util::clock::SharedClock;
+use crate::util::files;
 use crate::util::tasks::{OnEnd, Shutdown, Tasks};
 
 /// Port of DNS.
@@ -46,49 +49,67 @@ pub struct NodeConfig {
     pub name: String,
     /// Node address, and its changes.
     pub address: watch::Receiver<IpAddr>,
-    /// How packets get to other nodes.
-    pub backend: Backend,
     /// Labels at registration.
     pub labels: Vec<(String, String)>,
     /// Taints at registration.
     pub taints: Vec<String>,
-    /// Pod addresses of the cluster.
-    pub cluster_cidr: IpNet,
-    /// Service addresses of the cluster.
-    pub service_cidr: IpNet,
-    /// Address of the cluster's DNS.
-    pub cluster_dns: IpAddr,
-    /// Cluster domain.
-    pub cluster_domain: String,
-    /// Another runtime's socket.
-    pub runtime_endpoint: Option<String>,
-    /// Image of sandboxes.
-    pub pause_image: Option<String>,
+    /// Its cluster.
+    pub cluster: Cluster,
+    /// Port of the node's HTTPS server.
+    pub kubelet_port: u16,
 }
 
-/// The runtime of a node: found, not started.
-pub struct NodeParts {
-    config: NodeConfig,
+/// The container runtime of a node: found, not started.
+pub struct FoundRuntime {
     containerd: Option<Arc<Containerd>>,
     socket: PathBuf,
+    /// Keeps a second orch from the same directory.
+    _lock: std::fs::File,
+}
+
+impl FoundRuntime {
+    /// Finds it: what is missing is told before anything starts.
+    pub fn find(data_dir: &Path, flags: &NodeFlags) -> anyhow::Result<Self> {
+        let lock = lock(&data_dir.join("agent"))?;
+        match &flags.container_runtime_endpoint {
+            Some(endpoint) => Ok(Self { containerd: None, socket: socket_path(endpoint)?, _lock: lock }),
+            None => {
+                let mut options = Options::for_data_dir(data_dir);
+                options.pause_image = flags.pause_image.clone();
+                let containerd = Arc::new(Containerd::prepare(&options)?);
+                let socket = containerd.socket().to_owned();
+                Ok(Self { containerd: Some(containerd), socket, _lock: lock })
+            }
+        }
+    }
+}
+
+/// Takes the node's directory for this process.
+fn lock(dir: &Path) -> anyhow::Result<std::fs::File> {
+    files::create_dir_durable(dir)
+        .with_context(|| format!("cannot create {}; choose another place with --data-dir", dir.display()))?;
+    let path = dir.join("lock");
+    let file = std::fs::File::options().create(true).append(true).open(&path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            bail!("another orch runs a node in {}; stop it, or choose another --data-dir", dir.display())
+        }
+        Err(std::fs::TryLockError::Error(e)) => Err(e).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+/// The parts of a node, not started.
+pub struct NodeParts {
+    config: NodeConfig,
+    runtime: FoundRuntime,
 }
 
 impl NodeParts {
-    /// Finds the container runtime: what is missing is told before anything starts.
-    pub fn prepare(config: NodeConfig) -> anyhow::Result<Self> {
-        match &config.runtime_endpoint {
-            Some(endpoint) => {
-                let socket = socket_path(endpoint)?;
-                Ok(Self { config, containerd: None, socket })
-            }
-            None => {
-                let mut options = Options::for_data_dir(&config.data_dir);
-                options.pause_image = config.pause_image.clone();
-                let containerd = Arc::new(Containerd::prepare(&options)?);
-                let socket = containerd.socket().to_owned();
-                Ok(Self { config, containerd: Some(containerd), socket })
-            }
-        }
+    /// Of these.
+    pub fn new(config: NodeConfig, runtime: FoundRuntime) -> Self {
+        Self { config, runtime }
     }
 
     /// The kubelet, for the API server's streams.
@@ -96,21 +117,22 @@ impl NodeParts {
         let c = &self.config;
         let mut config = Config::new(&c.name, &c.data_dir);
         config.node_ips = vec![c.address.borrow().to_string()];
-        config.cluster_dns = vec![c.cluster_dns.to_string()];
-        config.cluster_domain = c.cluster_domain.clone();
+        config.cluster_dns = vec![c.cluster.cluster_dns.to_string()];
+        config.cluster_domain = c.cluster.cluster_domain.clone();
+        config.port = c.kubelet_port;
         config.node_labels = c.labels.clone();
         config.node_taints = c.taints.clone();
-        if c.data_dir != std::path::Path::new("/var/lib/orch") {
+        if c.data_dir != Path::new("/var/lib/orch") {
             config.pod_logs = c.data_dir.join("agent/pod-logs");
             config.container_logs = c.data_dir.join("agent/container-logs");
         }
-        let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(&self.socket));
+        let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(&self.runtime.socket));
         Kubelet::new(config, runtime, listers, client, clock)
     }
 
     /// Starts all parts as tasks.
     pub fn start(self, tasks: &mut Tasks, kubelet: Arc<Kubelet>, listers: Arc<dyn Listers>) {
-        let Self { config, containerd, socket } = self;
+        let Self { config, runtime: FoundRuntime { containerd, socket, _lock: lock } } = self;
         let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(&socket));
         if let Some(containerd) = containerd {
             tasks.own_restarting("containerd", Backoff::RESTART, move |stop| {
@@ -143,6 +165,7 @@ impl NodeParts {
         });
         tasks.own("kubelet", OnEnd::StopAll, move |stop| async move {
             kubelet.run(stop).await;
+            drop(lock);
             Ok(())
         });
     }
@@ -156,9 +179,13 @@ async fn network(
     runtime: &dyn Runtime,
     stop: Shutdown,
 ) -> anyhow::Result<()> {
-    let IpNet::V4(cluster_cidr) = config.cluster_cidr else { bail!("pods have IPv4 addresses only, so far") };
-    let IpNet::V4(service_cidr) = config.service_cidr else { bail!("Services have IPv4 addresses only, so far") };
-    let IpAddr::V4(cluster_dns) = config.cluster_dns else { bail!("cluster DNS has an IPv4 address only, so far") };
+    let IpNet::V4(cluster_cidr) = config.cluster.cluster_cidr else { bail!("pods have IPv4 addresses only, so far") };
+    let IpNet::V4(service_cidr) = config.cluster.service_cidr else {
+        bail!("Services have IPv4 addresses only, so far")
+    };
+    let IpAddr::V4(cluster_dns) = config.cluster.cluster_dns else {
+        bail!("cluster DNS has an IPv4 address only, so far")
+    };
     let agent = config.data_dir.join("agent");
     let address = *config.address.borrow();
     let cni_config = CniConfig {
@@ -166,7 +193,7 @@ async fn network(
         subnet,
         cluster_cidr,
         service_cidr: Some(service_cidr),
-        mtu: overlay::pod_mtu(config.backend, address).await?,
+        mtu: overlay::pod_mtu(config.cluster.backend, address).await?,
         table: "orch-cni".into(),
         data_dir: agent.join("cni/state"),
         bin_dir: agent.join("cni/bin"),
@@ -175,8 +202,8 @@ async fn network(
     let gateway: Ipv4Addr = subnet.hosts().next().context("the pod range is empty")?;
     let dns_config = dns::Config {
         listen: vec![std::net::SocketAddr::from((gateway, DNS_PORT))],
-        domain: config.cluster_domain.clone(),
-        networks: vec![config.cluster_cidr, config.service_cidr],
+        domain: config.cluster.cluster_domain.clone(),
+        networks: vec![config.cluster.cluster_cidr, config.cluster.service_cidr],
         upstreams: dns::forward::Upstreams::host(),
     };
     let dns = Dns::new(dns_config, listers)?.bind().await?;
@@ -194,7 +221,7 @@ async fn network(
     };
     let proxy = Proxy::new(proxy::Config { table: "orch".into(), context }, listers);
     let overlay_config =
-        overlay::Config { backend: config.backend, node_name: config.name.clone(), range: subnet, cluster_cidr };
+        overlay::Config { backend: config.cluster.backend, node_name: config.name.clone(), range: subnet, cluster_cidr };
     let overlay = Overlay::new(overlay_config, listers, config.address.clone());
     let overlaid = overlay.applied();
     // Pods may start only when their network and DNS are there: the runtime is not ready without this file.

@@ -16,7 +16,6 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use crate::api::meta::names;
 use crate::api::user::UserInfo;
 use crate::apiserver::health::Health;
 use crate::apiserver::serve::{InProcess, serve};
@@ -37,10 +36,12 @@ use crate::store::durable::{Durable, Options};
 use crate::util::address::Address;
 use crate::util::backoff::Backoff;
 use crate::util::clock::{SharedClock, SystemClock};
+use crate::util::files;
 use crate::util::tasks::{OnEnd, Shutdown, Tasks};
-use crate::util::{files, telemetry};
 
-use super::node::{NodeConfig, NodeParts};
+use super::cluster::Cluster;
+use super::flags::{Common, NodeFlags, TokenFlags};
+use super::node::{FoundRuntime, NodeParts};
 
 /// Between two looks at the certificates' ends: short, because a clock that is set moves them at once.
 const CERTIFICATE_LOOK: Duration = Duration::from_secs(60);
@@ -50,12 +51,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(20);
 /// Flags of `orch server`; the names are k3s's where k3s has the same thing.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Configuration file: any flag by its name
-    #[arg(short, long, value_name = "FILE", env = "ORCH_CONFIG_FILE")]
-    pub config: Option<PathBuf>,
-    /// Where all state is kept
-    #[arg(short, long, value_name = "DIR", default_value = "/var/lib/orch")]
-    pub data_dir: PathBuf,
+    #[command(flatten)]
+    pub common: Common,
     /// Port of the Kubernetes API
     #[arg(long, value_name = "PORT", default_value_t = 6443)]
     pub https_listen_port: u16,
@@ -89,57 +86,21 @@ pub struct Args {
     /// Mode of that file
     #[arg(long, value_name = "MODE", default_value = "0600")]
     pub write_kubeconfig_mode: String,
-    /// Token that agents join with; made on the first start when not given
-    #[arg(short, long, value_name = "TOKEN", env = "ORCH_TOKEN", hide_env_values = true)]
-    pub token: Option<String>,
-    /// File that holds the token
-    #[arg(long, value_name = "FILE", env = "ORCH_TOKEN_FILE")]
-    pub token_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub token: TokenFlags,
     /// Run no node here
     #[arg(long)]
     pub disable_agent: bool,
-    /// Name of the node; the host's when not given
-    #[arg(long, value_name = "NAME", env = "ORCH_NODE_NAME")]
-    pub node_name: Option<String>,
-    /// Address of the node; that of the default route when not given
-    #[arg(short = 'i', long, value_name = "IP")]
-    pub node_ip: Option<IpAddr>,
-    /// Labels of the node when it registers
-    #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', action = ArgAction::Append)]
-    pub node_label: Vec<String>,
-    /// Taints of the node when it registers
-    #[arg(long, value_name = "KEY=VALUE:EFFECT", value_delimiter = ',', action = ArgAction::Append)]
-    pub node_taint: Vec<String>,
     /// How pods of different nodes reach each other: vxlan, host-gw, or none
     #[arg(long, value_name = "BACKEND", default_value = "vxlan")]
     pub flannel_backend: Backend,
-    /// Socket of another container runtime than orch's own containerd
-    #[arg(long, value_name = "SOCKET")]
-    pub container_runtime_endpoint: Option<String>,
-    /// Image of pod sandboxes; orch's own when not given
-    #[arg(long, value_name = "IMAGE")]
-    pub pause_image: Option<String>,
-    /// Log more: debug
-    #[arg(long)]
-    pub debug: bool,
-    /// Log as JSON
-    #[arg(long)]
-    pub log_json: bool,
-    /// Log only errors
-    #[arg(short, long, conflicts_with = "debug")]
-    pub quiet: bool,
+    #[command(flatten)]
+    pub node: NodeFlags,
 }
 
 /// Runs until a signal or a failure.
 pub fn main(args: Args) -> anyhow::Result<ExitCode> {
-    let level = if args.debug {
-        "orch=debug,info"
-    } else if args.quiet {
-        "error"
-    } else {
-        "orch=info,warn"
-    };
-    telemetry::init(level, args.log_json);
+    args.common.log();
     crate::pki::install_provider();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
@@ -177,15 +138,14 @@ struct Config {
     api: ApiServer,
     /// Where the server is was told; its node's address does not matter then.
     advertised: bool,
-    cluster_cidr: IpNet,
-    root_ca_pem: String,
+    first: super::bootstrap::First,
+    controllers: controllers::Config,
     node_name: String,
 }
 
 /// Binds, opens, loads.
-pub async fn build(mut args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
-    // Other programs get paths below it, and they run elsewhere.
-    args.data_dir = std::path::absolute(&args.data_dir).context("cannot tell the present directory")?;
+pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
+    let data_dir = args.common.data_dir()?;
     if !args.disable_agent && !nix::unistd::geteuid().is_root() {
         bail!("a node needs root; run as root, or with --disable-agent for a control plane alone");
     }
@@ -195,16 +155,18 @@ pub async fn build(mut args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> 
         .with_context(|| format!("cannot listen on {bind}; choose another port with --https-listen-port"))?;
     let address = listener.local_addr()?;
     let clock: SharedClock = Arc::new(SystemClock);
-    let node_name = node_name(&args)?;
-    let node_address = Address::new(args.node_ip, vec![args.cluster_cidr, args.service_cidr]);
+    let node_name = args.node.name()?;
+    let cluster = cluster(&args)?;
+    let node_address = args.node.address(None, &cluster);
     let node_ip = node_address.now();
     let service_ip = args.service_cidr.hosts().next().context("the service range is empty")?;
     let node = if args.disable_agent {
         None
     } else {
-        Some(NodeParts::prepare(node_config(&args, &node_name, &node_address)?)?)
+        let config = args.node.config(&data_dir, &node_name, node_address.watch(), &cluster)?;
+        Some(NodeParts::new(config, FoundRuntime::find(&data_dir, &args.node)?))
     };
-    let server_dir = args.data_dir.join("server");
+    let server_dir = data_dir.join("server");
     files::create_dir_durable(&server_dir)
         .with_context(|| format!("cannot create {}; choose another place with --data-dir", server_dir.display()))?;
     // First of all what is in the data directory: its lock keeps two servers from changing each other's files.
@@ -217,8 +179,8 @@ pub async fn build(mut args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> 
         tls_sans: args.tls_san.clone(),
     };
     let pki = Pki::open(&server_dir.join("tls"), &pki_config, clock.now())?;
-    let given = token_of(&args)?;
-    token::open(&server_dir.join("token"), &pki.server_ca.sha256(), given.as_deref())?;
+    let given = args.token.read()?;
+    let token = token::open(&server_dir.join("token"), &pki.server_ca.sha256(), given.as_deref())?;
     let IpNet::V4(services) = args.service_cidr else { bail!("Services have IPv4 addresses only, so far") };
     let ports = port_range(&args.service_node_port_range)?;
     let resources = Resources::with(&Allocators::new((services.network(), services.prefix_len()), ports));
@@ -238,16 +200,26 @@ pub async fn build(mut args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> 
     let config = Config {
         api: ApiServer { service_ip, address: args.advertise_address.unwrap_or(node_ip), port: address.port() },
         advertised: args.advertise_address.is_some(),
-        cluster_cidr: args.cluster_cidr,
-        root_ca_pem: pki.server_ca.cert_pem.clone(),
+        first: super::bootstrap::First {
+            cluster,
+            client_ca_pem: pki.client_ca.cert_pem.clone(),
+            own_node: (!args.disable_agent).then(|| node_name.clone()),
+            own_key_hash: crate::pki::request::key_hash(&pki.kubelet.key_pem)?,
+            token,
+            token_mark: server_dir.join("token.registered"),
+        },
+        controllers: controllers::Config {
+            cluster_cidrs: vec![args.cluster_cidr],
+            root_ca_pem: pki.server_ca.cert_pem.clone(),
+            signing: Some(controllers::certificates::Signing {
+                client_ca: pki.client_ca.clone(),
+                server_ca: pki.server_ca.clone(),
+            }),
+        },
         node_name,
     };
-    let identity = Identity {
-        pki,
-        serving,
-        advertised: args.advertise_address,
-        kubeconfig: KubeconfigTarget::of(&args, address)?,
-    };
+    let kubeconfig = KubeconfigTarget::of(&args, &data_dir, address)?;
+    let identity = Identity { pki, serving, advertised: args.advertise_address, kubeconfig };
     identity.kubeconfig.write(&identity.pki)?;
     let store = store as Arc<dyn Store>;
     Ok(Bound {
@@ -279,7 +251,7 @@ impl Bound {
         let api = self.api.clone();
         let client = move |user: UserInfo| Client::in_process(InProcess::new(api.clone(), user));
         let admin = client(UserInfo::authenticated("system:apiserver", &[UserInfo::MASTERS])).named("orch");
-        if let Err(error) = super::bootstrap::run(&admin, &self.config.api).await {
+        if let Err(error) = super::bootstrap::run(&admin, &self.config.api, &self.config.first).await {
             shutdown.trigger();
             tasks.join_in_reverse(STOP_DEADLINE).await;
             self.store.close().await;
@@ -311,9 +283,14 @@ impl Bound {
             let client = client.clone();
             Arc::new(move |name| client(service_account(name)))
         };
-        let controllers =
-            controllers::Config { cluster_cidrs: vec![self.config.cluster_cidr], root_ca_pem: self.config.root_ca_pem };
-        controllers::start(&mut tasks, &controllers, &client_for, &self.listers, &self.clock, &self.metrics);
+        controllers::start(
+            &mut tasks,
+            &self.config.controllers,
+            &client_for,
+            &self.listers,
+            &self.clock,
+            &self.metrics,
+        );
         let (listers, clock) = (self.listers.clone(), self.clock.clone());
         let scheduler = client(UserInfo::authenticated("system:kube-scheduler", &[]));
         tasks.own_restarting("scheduler", Backoff::RESTART, move |stop| {
@@ -368,6 +345,9 @@ async fn tell_address(
 fn service_account(name: &str) -> UserInfo {
     let account = match name {
         "kube-controller-manager" => return UserInfo::authenticated("system:kube-controller-manager", &[]),
+        "certificate-signing-controller" | "certificate-cleaner" | "node-identity-controller" => {
+            "certificate-controller"
+        }
         // As upstream: the role of this one is enough.
         "node-ipam-controller" | "taint-eviction-controller" => "node-controller",
         "root-ca-certificate-publisher" => "root-ca-cert-publisher",
@@ -379,33 +359,15 @@ fn service_account(name: &str) -> UserInfo {
     )
 }
 
-fn node_config(args: &Args, name: &str, address: &Address) -> anyhow::Result<NodeConfig> {
-    let labels = args.node_label.iter().map(|l| {
-        let (key, value) = l.split_once('=').unwrap_or((l, ""));
-        let why = names::qualified_name(key).into_iter().chain(names::label_value(value)).next();
-        match why {
-            Some(why) => bail!("--node-label {l:?}: {why}"),
-            None => Ok((key.to_owned(), value.to_owned())),
-        }
-    });
-    let dns = match args.cluster_dns {
+/// What the flags say of the cluster.
+fn cluster(args: &Args) -> anyhow::Result<Cluster> {
+    let cluster_dns = match args.cluster_dns {
         Some(ip) => ip,
         None => args.service_cidr.hosts().nth(9).context("the service range has no tenth address for DNS")?,
     };
-    Ok(NodeConfig {
-        data_dir: args.data_dir.clone(),
-        name: name.to_owned(),
-        address: address.watch(),
-        backend: args.flannel_backend,
-        labels: labels.collect::<anyhow::Result<_>>()?,
-        taints: args.node_taint.clone(),
-        cluster_cidr: args.cluster_cidr,
-        service_cidr: args.service_cidr,
-        cluster_dns: dns,
-        cluster_domain: args.cluster_domain.clone(),
-        runtime_endpoint: args.container_runtime_endpoint.clone(),
-        pause_image: args.pause_image.clone(),
-    })
+    let (cluster_cidr, service_cidr) = (args.cluster_cidr, args.service_cidr);
+    let (cluster_domain, backend) = (args.cluster_domain.clone(), args.flannel_backend);
+    Ok(Cluster { cluster_cidr, service_cidr, cluster_dns, cluster_domain, backend })
 }
 
 /// Opens the store off the runtime's threads: it reads the journal.
@@ -413,29 +375,6 @@ async fn open_store(dir: PathBuf) -> anyhow::Result<Arc<Durable>> {
     let what = format!("cannot open the store in {}", dir.display());
     let open = move || Durable::open(&Options::new(dir));
     Ok(Arc::new(tokio::task::spawn_blocking(open).await?.context(what)?))
-}
-
-fn node_name(args: &Args) -> anyhow::Result<String> {
-    let name = match &args.node_name {
-        Some(name) => name.clone(),
-        None => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),
-    };
-    match names::dns1123_subdomain(&name).into_iter().next() {
-        Some(why) => bail!("node name {name:?}: {why}; choose another with --node-name"),
-        None => Ok(name),
-    }
-}
-
-fn token_of(args: &Args) -> anyhow::Result<Option<String>> {
-    match (&args.token, &args.token_file) {
-        (Some(token), _) => Ok(Some(token.clone())),
-        (None, Some(file)) => {
-            let text = std::fs::read_to_string(file)
-                .with_context(|| format!("cannot read the token file {}", file.display()))?;
-            Ok(Some(text.trim().to_owned()))
-        }
-        _ => Ok(None),
-    }
 }
 
 /// `30000-32767`.
@@ -508,7 +447,7 @@ struct KubeconfigTarget {
 }
 
 impl KubeconfigTarget {
-    fn of(args: &Args, address: SocketAddr) -> anyhow::Result<Self> {
+    fn of(args: &Args, data_dir: &Path, address: SocketAddr) -> anyhow::Result<Self> {
         let mode = u32::from_str_radix(args.write_kubeconfig_mode.trim_start_matches("0o"), 8).with_context(|| {
             format!("--write-kubeconfig-mode {:?} is not an octal mode", args.write_kubeconfig_mode)
         })?;
@@ -516,12 +455,12 @@ impl KubeconfigTarget {
         // The well-known place belongs to the usual data directory; others have theirs beside their data.
         let other = match &args.write_kubeconfig {
             Some(path) => Some((path.clone(), mode)),
-            None if args.data_dir == Path::new("/var/lib/orch") => Some((PathBuf::from("/etc/orch/orch.yaml"), mode)),
+            None if data_dir == Path::new("/var/lib/orch") => Some((PathBuf::from("/etc/orch/orch.yaml"), mode)),
             None => None,
         };
         Ok(Self {
             server: format!("https://{}", SocketAddr::new(host, address.port())),
-            own: args.data_dir.join("server/admin.kubeconfig"),
+            own: data_dir.join("server/admin.kubeconfig"),
             other,
         })
     }

@@ -4,6 +4,7 @@
 //! the one list; [`start`] runs it. What a cluster has from the start is in [`bootstrap`].
 
 pub mod bootstrap;
+pub mod certificates;
 pub mod common;
 pub mod deployment;
 pub mod endpoints;
@@ -11,6 +12,7 @@ pub mod garbage;
 pub mod namespace;
 pub mod node;
 pub mod replicaset;
+pub mod tokens;
 
 use std::sync::Arc;
 
@@ -32,6 +34,8 @@ pub struct Config {
     pub cluster_cidrs: Vec<IpNet>,
     /// The CA that signed the API server's certificate, PEM.
     pub root_ca_pem: String,
+    /// What signs certificates; none signs none.
+    pub signing: Option<certificates::Signing>,
 }
 
 /// A row of the list.
@@ -59,6 +63,11 @@ pub const CONTROLLERS: &[Controller] = &[
     R(|c| node::ipam::Ipam::over(c.cluster_cidrs.clone())),
     Loop("generic-garbage-collector", |cx, stop| garbage::run(cx, stop).boxed()),
     R(|_| garbage::pods::controller()),
+    R(|_| certificates::approving()),
+    R(|c| certificates::signing(c.signing.clone())),
+    R(|_| certificates::cleaner()),
+    R(|_| certificates::names()),
+    R(|_| tokens::cleaner()),
 ];
 
 /// Gives the client of a controller, by its name; so each can be who it is upstream,

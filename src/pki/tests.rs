@@ -175,14 +175,14 @@ fn a_request_gets_what_the_profile_says_and_not_what_it_asks_for() {
     let mut asked = rcgen::CertificateParams::new(vec!["evil.example.com".into()]).unwrap();
     asked.distinguished_name.push(rcgen::DnType::OrganizationName, "system:masters");
     let request = asked.serialize_request(&key).unwrap().pem().unwrap();
-    let pem = pki.client_ca.sign_request(&request, &Profile::kubelet_client("n2"), t0()).unwrap();
+    let pem = pki.client_ca.sign_request(&request, &Profile::kubelet_client("n2"), None, t0()).unwrap();
     let pair = Pair { cert_pem: pem, key_pem: key.serialize_pem() };
     let chain = pair.chain().unwrap();
     let (_, cert) = X509Certificate::from_der(&chain[0]).unwrap();
     assert_eq!(profile::subject(&cert), ("system:node:n2".into(), vec!["system:nodes".into()]));
     assert!(profile::sans(&cert).is_empty());
     assert!(tls::ClientVerifier::new(&pki.client_ca.cert).unwrap().accepts(&chain, t0()));
-    pki.client_ca.sign_request("junk", &Profile::kubelet_client("n2"), t0()).unwrap_err();
+    pki.client_ca.sign_request("junk", &Profile::kubelet_client("n2"), None, t0()).unwrap_err();
 }
 
 #[test]

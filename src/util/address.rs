@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** an address is kept while the machine has it: a VPN that comes and goes moves no node.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -20,20 +20,27 @@ use super::tasks::Shutdown;
 /// Time for a machine to finish what it has begun, as an address that is removed before the next one is added.
 const SETTLE: Duration = Duration::from_millis(500);
 
+/// Stands for the world: an address of a range for documentation, which only the default route leads to.
+const WORLD: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
 /// An address, fixed or followed.
 #[derive(Debug)]
 pub struct Address {
     now: watch::Sender<IpAddr>,
     fixed: bool,
+    /// Whom the machine is to be seen by; the world when nobody is named.
+    peer: IpAddr,
     /// Networks that are the cluster's own: an address of them is not how others reach this machine.
     inner: Vec<IpNet>,
 }
 
 impl Address {
-    /// The given one, or that of the default route; loopback while there is none. Addresses in `inner` do not count.
-    pub fn new(given: Option<IpAddr>, inner: Vec<IpNet>) -> Self {
-        let first = given.or_else(of_default_route).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        Self { now: watch::Sender::new(first), fixed: given.is_some(), inner }
+    /// The given one, or the one that `peer` (or the world) sees; loopback while there is none. Addresses in `inner` do not
+    /// count.
+    pub fn new(given: Option<IpAddr>, peer: Option<IpAddr>, inner: Vec<IpNet>) -> Self {
+        let peer = peer.unwrap_or(WORLD);
+        let first = given.or_else(|| towards(peer)).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        Self { now: watch::Sender::new(first), fixed: given.is_some(), peer, inner }
     }
 
     /// The address now.
@@ -72,7 +79,7 @@ impl Address {
         let conn = Connection::<Route>::new()?;
         let all = conn.get_addresses().await?;
         let present: Vec<IpAddr> = all.iter().filter_map(|a| a.primary_address().copied()).collect();
-        let next = choose(self.now(), of_default_route(), &present, &self.inner);
+        let next = choose(self.now(), towards(self.peer), &present, &self.inner);
         let moved = |now: &mut IpAddr| std::mem::replace(now, next) != next;
         if self.now.send_if_modified(moved) {
             tracing::info!(address = %next, "this machine has another address");
@@ -102,7 +109,7 @@ async fn next_change(events: &mut nlink::netlink::OwnedEventStream<Route>) -> bo
 }
 
 /// The address to go on with.
-fn choose(now: IpAddr, default_route: Option<IpAddr>, present: &[IpAddr], inner: &[IpNet]) -> IpAddr {
+fn choose(now: IpAddr, seen: Option<IpAddr>, present: &[IpAddr], inner: &[IpNet]) -> IpAddr {
     let outer = |a: &IpAddr| {
         let local = matches!(a, IpAddr::V4(v4) if v4.is_link_local()) || a.is_loopback() || a.is_ipv6();
         !local && !inner.iter().any(|net| net.contains(a))
@@ -110,13 +117,14 @@ fn choose(now: IpAddr, default_route: Option<IpAddr>, present: &[IpAddr], inner:
     if present.contains(&now) && !now.is_loopback() {
         return now;
     }
-    default_route.filter(outer).or_else(|| present.iter().copied().find(outer)).unwrap_or(now)
+    seen.filter(outer).or_else(|| present.iter().copied().find(outer)).unwrap_or(now)
 }
 
-/// The address that packets to the world leave from. Nothing is sent: the address is from a range for documentation.
-fn of_default_route() -> Option<IpAddr> {
-    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+/// The address that packets to `peer` leave from. Nothing is sent.
+fn towards(peer: IpAddr) -> Option<IpAddr> {
+    let any = if peer.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((peer, 9)).ok()?;
     Some(socket.local_addr().ok()?.ip())
 }
 
@@ -133,17 +141,17 @@ mod tests {
     #[test_case("192.0.2.1", None, &[NONE, "10.42.0.1", "169.254.1.1", "2001:db8::1"], "192.0.2.1"; "none is better, so the old one is told")]
     #[test_case(NONE, Some("192.0.2.1"), &[NONE, "192.0.2.1"], "192.0.2.1"; "a network that comes after the start")]
     #[test_case(NONE, None, &[NONE], NONE; "no network")]
-    fn choices(now: &str, default_route: Option<&str>, present: &[&str], want: &str) {
+    fn choices(now: &str, seen: Option<&str>, present: &[&str], want: &str) {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         let present: Vec<IpAddr> = present.iter().map(|p| ip(p)).collect();
         let inner = ["10.42.0.0/16".parse().unwrap()];
-        assert_eq!(choose(ip(now), default_route.map(ip), &present, &inner), ip(want));
+        assert_eq!(choose(ip(now), seen.map(ip), &present, &inner), ip(want));
     }
 
     #[tokio::test]
     async fn a_given_address_stays() {
         let given: IpAddr = "192.0.2.1".parse().unwrap();
-        let address = Address::new(Some(given), Vec::new());
+        let address = Address::new(Some(given), None, Vec::new());
         let stop = Shutdown::new();
         stop.trigger();
         address.follow(stop).await.unwrap();
