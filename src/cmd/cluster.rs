@@ -51,7 +51,10 @@ impl Cluster {
             service_cidr: text("service-cidr")?.parse().with_context(|| bad("service-cidr"))?,
             cluster_dns: text("cluster-dns")?.parse().with_context(|| bad("cluster-dns"))?,
             cluster_domain: text("cluster-domain")?.to_owned(),
-            backend: text("flannel-backend")?.parse().map_err(anyhow::Error::msg).with_context(|| bad("flannel-backend"))?,
+            backend: text("flannel-backend")?
+                .parse()
+                .map_err(anyhow::Error::msg)
+                .with_context(|| bad("flannel-backend"))?,
         };
         Ok((cluster, text("client-ca.crt")?.to_owned()))
     }

@@ -220,8 +220,12 @@ async fn network(
         local_services: vec![local(Protocol::Udp), local(Protocol::Tcp)],
     };
     let proxy = Proxy::new(proxy::Config { table: "orch".into(), context }, listers);
-    let overlay_config =
-        overlay::Config { backend: config.cluster.backend, node_name: config.name.clone(), range: subnet, cluster_cidr };
+    let overlay_config = overlay::Config {
+        backend: config.cluster.backend,
+        node_name: config.name.clone(),
+        range: subnet,
+        cluster_cidr,
+    };
     let overlay = Overlay::new(overlay_config, listers, config.address.clone());
     let overlaid = overlay.applied();
     // Pods may start only when their network and DNS are there: the runtime is not ready without this file.

@@ -88,6 +88,9 @@ pub struct Args {
     pub write_kubeconfig_mode: String,
     #[command(flatten)]
     pub token: TokenFlags,
+    /// Setting of a controller, as upstream's controller manager has it; node-monitor-grace-period is known
+    #[arg(long, value_name = "NAME=VALUE", value_parser = controller_setting, action = ArgAction::Append)]
+    pub kube_controller_manager_arg: Vec<ControllerSetting>,
     /// Run no node here
     #[arg(long)]
     pub disable_agent: bool,
@@ -211,6 +214,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
         controllers: controllers::Config {
             cluster_cidrs: vec![args.cluster_cidr],
             root_ca_pem: pki.server_ca.cert_pem.clone(),
+            node_grace_seconds: args.kube_controller_manager_arg.last().map(|ControllerSetting::NodeGrace(s)| *s),
             signing: Some(controllers::certificates::Signing {
                 client_ca: pki.client_ca.clone(),
                 server_ca: pki.server_ca.clone(),
@@ -377,6 +381,29 @@ async fn open_store(dir: PathBuf) -> anyhow::Result<Arc<Durable>> {
     Ok(Arc::new(tokio::task::spawn_blocking(open).await?.context(what)?))
 }
 
+/// What `--kube-controller-manager-arg` can set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ControllerSetting {
+    /// Seconds after which a node that is not heard of is taken for lost.
+    NodeGrace(i64),
+}
+
+fn controller_setting(text: &str) -> Result<ControllerSetting, String> {
+    let (name, value) = text.trim_start_matches("--").split_once('=').ok_or("must be of the form NAME=VALUE")?;
+    match name {
+        "node-monitor-grace-period" => {
+            let period: jiff::SignedDuration = value.parse().map_err(|e| format!("{name}: {e}"))?;
+            // The lease is renewed that often: less would make every node silent between two renewals.
+            let least = crate::kubelet::node::RENEW.as_secs() as i64;
+            match period.as_secs() {
+                seconds if seconds > least => Ok(ControllerSetting::NodeGrace(seconds)),
+                _ => Err(format!("{name} must be more than {least}s, which is how often nodes are heard of")),
+            }
+        }
+        _ => Err(format!("{name} cannot be set; node-monitor-grace-period can")),
+    }
+}
+
 /// `30000-32767`.
 fn port_range(text: &str) -> anyhow::Result<RangeInclusive<u16>> {
     let parts = text.split_once('-').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
@@ -474,5 +501,25 @@ impl KubeconfigTarget {
         }
         kubeconfig::write_if_changed(path, &text, Some(*mode))?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use test_case::test_case;
+
+    #[test_case("node-monitor-grace-period=15s", Ok(15))]
+    #[test_case("--node-monitor-grace-period=1m", Ok(60))]
+    #[test_case("node-monitor-grace-period=10s", Err("must be more than 10s"))]
+    #[test_case("node-monitor-grace-period=soon", Err("node-monitor-grace-period: "))]
+    #[test_case("node-monitor-grace-period", Err("NAME=VALUE"))]
+    #[test_case("pod-eviction-timeout=1s", Err("pod-eviction-timeout cannot be set"))]
+    fn controller_settings(text: &str, want: Result<i64, &str>) {
+        match (controller_setting(text), want) {
+            (Ok(got), want) => assert_eq!(Ok(got), want.map(ControllerSetting::NodeGrace)),
+            (Err(why), Err(part)) => assert!(why.contains(part), "{why}"),
+            (Err(why), Ok(_)) => panic!("{why}"),
+        }
     }
 }

@@ -27,16 +27,22 @@ use zones::{Turn, Zones};
 /// Where nodes renew their leases.
 pub const LEASE_NAMESPACE: &str = "kube-node-lease";
 
-/// Health and taints, for the list of controllers.
-pub fn lifecycle() -> Box<dyn Reconciler> {
-    Box::new(Lifecycle::default())
+/// Health and taints, for the list of controllers; a node is silent after so many seconds, or upstream's number of them.
+pub fn lifecycle(grace_seconds: Option<i64>) -> Box<dyn Reconciler> {
+    Box::new(Lifecycle { grace_seconds: grace_seconds.unwrap_or(plan::GRACE_SECONDS), ..Lifecycle::default() })
 }
 
 /// What is known of each node beside its object.
-#[derive(Default)]
 struct Lifecycle {
+    grace_seconds: i64,
     known: Mutex<HashMap<String, Known>>,
     zones: Mutex<Zones>,
+}
+
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Self { grace_seconds: plan::GRACE_SECONDS, known: Mutex::default(), zones: Mutex::default() }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -76,7 +82,7 @@ impl Reconciler for Lifecycle {
         };
         let now = cx.now();
         let mut value = node.value();
-        let left = self.heard_at(cx, key, &value, now).as_second() + plan::GRACE_SECONDS - now.as_second();
+        let left = self.heard_at(cx, key, &value, now).as_second() + self.grace_seconds - now.as_second();
         if left <= 0
             && let Some(conditions) = plan::silenced(&value, now)
         {

@@ -10,8 +10,6 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value;
 
-use crate::api::value::ValueExt;
-
 /// Seconds between two nodes of a zone that lose their pods. Upstream: `--node-eviction-rate` 0.1.
 pub const TURN_SECONDS: i64 = 10;
 /// The same while much of a large zone is silent. Upstream: `--secondary-node-eviction-rate` 0.01.
