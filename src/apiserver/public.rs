@@ -19,6 +19,9 @@ impl Api {
         if !matches!(call.method, Method::GET | Method::HEAD) {
             return Err(method_not_allowed());
         }
+        if path == crate::runtime::tunnel::PATH {
+            return self.take_tunnel(call);
+        }
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         Ok(match parts.as_slice() {
             [""] => respond::json(200, &json!({"paths": self.paths()})),

@@ -15,9 +15,11 @@ use futures::{FutureExt, StreamExt};
 use http::Uri;
 use rand::Rng;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::api::value::ValueExt;
 use crate::client::{Client, Credentials, Servers, res};
+use crate::kubelet::serve::taker;
 use crate::pki::tls::SwappableCert;
 use crate::pki::token::{self, JoinToken};
 use crate::runtime::node_listers::{Connect, NodeListers};
@@ -64,7 +66,7 @@ pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     let done = runtime.block_on(async {
         let shutdown = Shutdown::new();
         super::signals::stop_on_signals(&shutdown)?;
-        let mut agent = Agent::build(args)?;
+        let mut agent = Agent::build(args).await?;
         match shutdown.or(agent.join()).await {
             Some(node) => agent.run(node?, shutdown).await,
             None => Ok(()),
@@ -82,6 +84,7 @@ struct Agent {
     servers: Arc<Servers>,
     files: Files,
     runtime: FoundRuntime,
+    port: tokio::net::TcpListener,
     clock: SharedClock,
 }
 
@@ -91,11 +94,12 @@ struct Member {
     client: Client,
     cert: Arc<SwappableCert>,
     cluster: Cluster,
+    client_ca_pem: String,
 }
 
 impl Agent {
     /// Looks at flags and files; nothing is sent.
-    fn build(args: Args) -> anyhow::Result<Self> {
+    async fn build(args: Args) -> anyhow::Result<Self> {
         if !nix::unistd::geteuid().is_root() {
             bail!("a node needs root; run as root");
         }
@@ -103,6 +107,7 @@ impl Agent {
         let name = args.node.name()?;
         let token = args.token.read()?.map(|t| token::parse(&t)).transpose()?;
         let runtime = FoundRuntime::find(&data_dir, &args.node)?;
+        let port = super::node::bind_port(args.node.kubelet_port).await?;
         let files = Files::open(data_dir.join("agent"))?;
         let mut known = state_servers(&state(&files)?);
         if let Some(server) = &args.server {
@@ -113,7 +118,7 @@ impl Agent {
         if known.is_empty() {
             bail!("this machine has not joined yet: name a server with --server https://HOST:6443, and its --token");
         }
-        Ok(Self { args, name, token, servers: Servers::new(known), files, runtime, clock: Arc::new(SystemClock) })
+        Ok(Self { args, name, token, servers: Servers::new(known), files, runtime, port, clock: Arc::new(SystemClock) })
     }
 
     /// Becomes a node, or finds out that it is one. Ends early only when somebody has to change something.
@@ -147,8 +152,8 @@ impl Agent {
         let cert = SwappableCert::new(certified);
         let client = Client::tls_any(self.servers.clone(), ca_pem.as_bytes(), Credentials::Rotating(cert.clone()))
             .map_err(|e| JoinError::Final(e.to_string()))?;
-        let cluster = self.settings(&client).await?;
-        Ok(Member { ca_pem, client, cert, cluster })
+        let (cluster, client_ca_pem) = self.settings(&client).await?;
+        Ok(Member { ca_pem, client, cert, cluster, client_ca_pem })
     }
 
     /// A certificate for the token.
@@ -178,7 +183,7 @@ impl Agent {
     }
 
     /// What the node has to know of its cluster: from a server, or as it was told last.
-    async fn settings(&self, client: &Client) -> Result<Cluster, JoinError> {
+    async fn settings(&self, client: &Client) -> Result<(Cluster, String), JoinError> {
         let known = state(&self.files)?;
         let asking = client.get(&res::CONFIG_MAPS, cluster::NAMESPACE, cluster::NAME);
         let kept = known.get("settings").and_then(|s| Cluster::from_config_map(s).ok());
@@ -193,13 +198,12 @@ impl Agent {
         });
         match (read, kept) {
             (Ok((cluster, client_ca, map)), _) => {
-                self.files.write(super::identity::CLIENT_CA, &client_ca)?;
                 save(&self.files, &self.servers, &map)?;
-                Ok(cluster)
+                Ok((cluster, client_ca))
             }
-            (Err(why), Some((cluster, _))) => {
+            (Err(why), Some(kept)) => {
                 tracing::warn!("starting with what the servers said last: {why}");
-                Ok(cluster)
+                Ok(kept)
             }
             (Err(why), None) => Err(JoinError::Again(why)),
         }
@@ -233,21 +237,35 @@ impl Agent {
             node: self.name.clone(),
             address: address.watch(),
             servers: self.servers.clone(),
-            ca_pem: member.ca_pem,
-            client: member.client,
-            client_cert: member.cert,
+            ca_pem: member.ca_pem.clone(),
+            client: member.client.clone(),
+            client_cert: member.cert.clone(),
             token: self.token,
             clock: self.clock,
             serving: Default::default(),
         };
+        let serving = identity.serving.subscribe();
         tasks.own("certificates", OnEnd::Fine, move |stop| identity.keep_fresh(stop));
         tasks.own_restarting("address", Backoff::RESTART, move |stop| {
             let address = address.clone();
             async move { Ok(address.follow(stop).await?) }.boxed()
         });
+        parts.serve(&mut tasks, &kubelet, self.port, serving, (member.client_ca_pem, member.client));
+        let (told, known) = watch::channel(self.servers.list().to_vec());
+        let take = taker(Arc::new(kubelet.clone()));
+        let (ca, cert) = (member.ca_pem, member.cert);
+        tasks.own("connections", OnEnd::StopAll, move |stop| async move {
+            let dial = |server: &Uri| {
+                let servers = Servers::new(vec![server.clone()]);
+                Client::tls_any(servers, ca.as_bytes(), Credentials::Rotating(cert.clone()))
+                    .expect("the same has made a client before")
+            };
+            super::tunnels::run(known, dial, take, &stop).await;
+            Ok(())
+        });
         let (servers, slices) = (self.servers, listers.clone());
         tasks.own("servers", OnEnd::Fine, move |stop| async move {
-            stop.or(follow_servers(&*slices, &servers, first, &files)).await;
+            stop.or(follow_servers(&*slices, &servers, first, &files, told)).await;
             Ok(())
         });
         parts.start(&mut tasks, kubelet, listers);
@@ -284,7 +302,13 @@ fn save(files: &Files, servers: &Servers, settings: &Value) -> Result<(), JoinEr
 
 /// Keeps the list of servers as the Service `kubernetes` has it, here and on the disk; `first` is the one that was named,
 /// which may be the address of them all.
-async fn follow_servers(listers: &dyn Listers, servers: &Servers, first: Option<Uri>, files: &Files) {
+async fn follow_servers(
+    listers: &dyn Listers,
+    servers: &Servers,
+    first: Option<Uri>,
+    files: &Files,
+    told: watch::Sender<Vec<Uri>>,
+) {
     let mut deltas = listers.lister("discovery.k8s.io", "endpointslices").deltas();
     while let Some(delta) = deltas.next().await {
         let Delta::Upsert { new, .. } = delta else { continue };
@@ -292,6 +316,9 @@ async fn follow_servers(listers: &dyn Listers, servers: &Servers, first: Option<
             continue;
         }
         let mut list = endpoints(&new.value());
+        if !list.is_empty() {
+            told.send_if_modified(|old| std::mem::replace(old, list.clone()) != list);
+        }
         list.extend(first.iter().filter(|f| !list.contains(f)).cloned().collect::<Vec<_>>());
         if servers.replace(list) {
             let settings = state(files).map(|s| s["settings"].clone());

@@ -18,8 +18,6 @@ use crate::util::tasks::Shutdown;
 
 use super::join::{self, Asker, Files, JoinError};
 
-/// The CA of clients of the node's server.
-pub const CLIENT_CA: &str = "client-ca.crt";
 /// Between two looks at the certificates' ends: short, because a clock that is set moves them at once.
 const LOOK: Duration = Duration::from_secs(60);
 /// Between attempts to get a certificate. One that is refused today may be given tomorrow.

@@ -16,6 +16,7 @@ mod listers;
 mod node;
 mod server;
 mod signals;
+mod tunnels;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -4,13 +4,16 @@
 //! gives the bridge its address, and only then pods can have a network and DNS an address to listen on.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use ipnet::{IpNet, Ipv4Net};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::cluster::Cluster;
@@ -23,10 +26,13 @@ use crate::dns::{self, Dns};
 use crate::kubelet::containerd::{Containerd, Options};
 use crate::kubelet::cri::{CriRuntime, socket_path};
 use crate::kubelet::runtime::Runtime;
+use crate::kubelet::serve::{Guard, listen};
 use crate::kubelet::{Kubelet, config::Config};
+use crate::pki::tls::SwappableCert;
 use crate::proxy::model::{Context as ProxyContext, LocalService};
 use crate::proxy::{self, Proxy};
 use crate::runtime::Listers;
+use crate::runtime::node_api::NodeApi;
 use crate::util::backoff::Backoff;
 use crate::util::clock::SharedClock;
 use crate::util::files;
@@ -84,6 +90,14 @@ impl FoundRuntime {
     }
 }
 
+/// Takes the node's port.
+pub async fn bind_port(port: u16) -> anyhow::Result<TcpListener> {
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}; choose another port with --kubelet-port"))
+}
+
 /// Takes the node's directory for this process.
 fn lock(dir: &Path) -> anyhow::Result<std::fs::File> {
     files::create_dir_durable(dir)
@@ -128,6 +142,27 @@ impl NodeParts {
         }
         let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(&self.runtime.socket));
         Kubelet::new(config, runtime, listers, client, clock)
+    }
+
+    /// Serves the node's own port, once there is a certificate for it. `client_ca_pem` knows the clients.
+    pub fn serve(
+        &self,
+        tasks: &mut Tasks,
+        kubelet: &Arc<Kubelet>,
+        listener: TcpListener,
+        serving: watch::Receiver<Option<Arc<SwappableCert>>>,
+        (client_ca_pem, client): (String, Client),
+    ) {
+        let node: Arc<dyn NodeApi> = Arc::new(kubelet.clone());
+        let guard = Arc::new(Guard::new(&self.config.name, client));
+        tasks.own("node-port", OnEnd::Fine, move |stop| async move {
+            let mut serving = serving;
+            let Some(cert) = stop.or(serving.wait_for(Option::is_some)).await else { return Ok(()) };
+            let cert = cert.ok().and_then(|c| c.clone()).context("the node has no certificate for its port")?;
+            let ca = CertificateDer::from_pem_slice(client_ca_pem.as_bytes()).context("the CA of clients is no PEM")?;
+            let tls = crate::pki::tls::server_config(cert, &[&ca])?;
+            listen(node, guard, listener, tls, stop).await
+        });
     }
 
     /// Starts all parts as tasks.
@@ -201,7 +236,7 @@ async fn network(
     cni::setup(&cni_config).await?;
     let gateway: Ipv4Addr = subnet.hosts().next().context("the pod range is empty")?;
     let dns_config = dns::Config {
-        listen: vec![std::net::SocketAddr::from((gateway, DNS_PORT))],
+        listen: vec![SocketAddr::from((gateway, DNS_PORT))],
         domain: config.cluster.cluster_domain.clone(),
         networks: vec![config.cluster.cluster_cidr, config.cluster.service_cidr],
         upstreams: dns::forward::Upstreams::host(),

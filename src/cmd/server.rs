@@ -125,7 +125,7 @@ pub struct Bound {
     cache: Arc<Cache>,
     store: Arc<dyn Store>,
     clock: SharedClock,
-    node: Option<NodeParts>,
+    node: Option<(NodeParts, tokio::net::TcpListener)>,
     config: Config,
     node_address: Arc<Address>,
     identity: Identity,
@@ -167,7 +167,8 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
         None
     } else {
         let config = args.node.config(&data_dir, &node_name, node_address.watch(), &cluster)?;
-        Some(NodeParts::new(config, FoundRuntime::find(&data_dir, &args.node)?))
+        let port = super::node::bind_port(args.node.kubelet_port).await?;
+        Some((NodeParts::new(config, FoundRuntime::find(&data_dir, &args.node)?), port))
     };
     let server_dir = data_dir.join("server");
     files::create_dir_durable(&server_dir)
@@ -222,8 +223,9 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
         },
         node_name,
     };
+    let node_serving = SwappableCert::new(pki.kubelet_serving.certified()?);
     let kubeconfig = KubeconfigTarget::of(&args, &data_dir, address)?;
-    let identity = Identity { pki, serving, advertised: args.advertise_address, kubeconfig };
+    let identity = Identity { pki, serving, node_serving, advertised: args.advertise_address, kubeconfig };
     identity.kubeconfig.write(&identity.pki)?;
     let store = store as Arc<dyn Store>;
     Ok(Bound {
@@ -270,6 +272,7 @@ impl Bound {
         // Dropped when all roles are known: nobody is refused because the server is still loading.
         let _ = roles.await;
         let (identity, clock, moves) = (self.identity, self.clock.clone(), self.node_address.watch());
+        let (_, node_serving) = watch::channel(Some(identity.node_serving.clone()));
         tasks.own("certificates", OnEnd::Fine, |stop| identity.keep_fresh(clock, moves, stop));
         let address = self.node_address.clone();
         tasks.own_restarting("address", Backoff::RESTART, move |stop| {
@@ -306,9 +309,11 @@ impl Bound {
             }
             .boxed()
         });
-        if let Some(node) = self.node {
+        if let Some((node, port)) = self.node {
             let user = UserInfo::authenticated(format!("system:node:{}", self.config.node_name), &["system:nodes"]);
-            let kubelet = node.kubelet(self.listers.clone(), client(user), self.clock.clone());
+            let user = client(user);
+            let kubelet = node.kubelet(self.listers.clone(), user.clone(), self.clock.clone());
+            node.serve(&mut tasks, &kubelet, port, node_serving, (self.config.first.client_ca_pem, user));
             self.api.attach_node(&self.config.node_name, Arc::new(kubelet.clone()));
             node.start(&mut tasks, kubelet, self.listers.clone());
         }
@@ -424,6 +429,7 @@ fn health(store: &Arc<Durable>, shutdown: &Shutdown) -> Health {
 struct Identity {
     pki: Pki,
     serving: Arc<SwappableCert>,
+    node_serving: Arc<SwappableCert>,
     /// What `--advertise-address` says.
     advertised: Option<IpAddr>,
     kubeconfig: KubeconfigTarget,
@@ -460,6 +466,7 @@ impl Identity {
     fn renew(&mut self, now: Timestamp) -> anyhow::Result<()> {
         let pki = self.pki.renewed(now)?;
         self.serving.swap(pki.serving_key()?);
+        self.node_serving.swap(pki.kubelet_serving.certified()?);
         self.kubeconfig.write(&pki)?;
         self.pki = pki;
         Ok(())

@@ -38,6 +38,7 @@ pub mod probes;
 pub mod pull;
 pub mod runtime;
 pub mod security;
+pub mod serve;
 mod server;
 pub mod shared;
 pub mod sources;

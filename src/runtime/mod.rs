@@ -16,6 +16,8 @@ pub mod objects;
 pub mod queue;
 pub mod reconciler;
 pub mod references;
+pub mod remote_node;
+pub mod tunnel;
 
 pub use events::Recorder;
 pub use lister::{Delta, Lister, Listers};
