@@ -246,6 +246,14 @@ impl Agent {
         };
         let serving = identity.serving.subscribe();
         tasks.own("certificates", OnEnd::Fine, move |stop| identity.keep_fresh(stop));
+        let (mut moves, servers) = (address.watch(), self.servers.clone());
+        tasks.own("moves", OnEnd::Fine, move |stop| async move {
+            while let Some(Ok(())) = stop.or(moves.changed()).await {
+                // What was connected from the old address hangs until somebody gives up waiting.
+                servers.reconnect();
+            }
+            Ok(())
+        });
         tasks.own_restarting("address", Backoff::RESTART, move |stop| {
             let address = address.clone();
             async move { Ok(address.follow(stop).await?) }.boxed()

@@ -77,7 +77,12 @@ pub struct Cluster {
 impl Cluster {
     /// A control plane and a node, both ready.
     pub fn with_node() -> Self {
-        let mut cluster = Self::prepare(&["--node-name", "box"]);
+        Self::with_node_and(&[])
+    }
+
+    /// The same with more flags.
+    pub fn with_node_and(more: &[&str]) -> Self {
+        let mut cluster = Self::prepare(&[&["--node-name", "box"][..], more].concat());
         cluster.start();
         cluster.wait_for_node();
         cluster

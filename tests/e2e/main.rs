@@ -10,6 +10,7 @@ mod main_job;
 mod net;
 mod node;
 mod nodes;
+mod overlay;
 mod pods;
 mod registry;
 mod runtime;

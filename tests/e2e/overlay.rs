@@ -125,7 +125,8 @@ fn an_address_changes(cluster: &Cluster, b: &Agent, near: &str) {
     cluster.eventually("its pod is reached there", || {
         cluster.machine.run(|| http_get(&format!("{address}:8080"), "/")).is_ok()
     });
-    cluster.eventually("and reaches others", || fetch(cluster, near, "http://far.default.svc.cluster.local/").is_some());
+    cluster
+        .eventually("and reaches others", || fetch(cluster, near, "http://far.default.svc.cluster.local/").is_some());
 }
 
 /// One packet of ten is lost: everything is slower, and nothing is given up.
