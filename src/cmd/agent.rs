@@ -254,21 +254,22 @@ impl Agent {
             }
             Ok(())
         });
+        let followed = address.clone();
         tasks.own_restarting("address", Backoff::RESTART, move |stop| {
-            let address = address.clone();
+            let address = followed.clone();
             async move { Ok(address.follow(stop).await?) }.boxed()
         });
         parts.serve(&mut tasks, &kubelet, self.port, serving, (member.client_ca_pem, member.client));
         let (told, known) = watch::channel(self.servers.list().to_vec());
         let take = taker(Arc::new(kubelet.clone()));
-        let (ca, cert) = (member.ca_pem, member.cert);
+        let (ca, cert, moves) = (member.ca_pem, member.cert, address.watch());
         tasks.own("connections", OnEnd::StopAll, move |stop| async move {
             let dial = |server: &Uri| {
                 let servers = Servers::new(vec![server.clone()]);
                 Client::tls_any(servers, ca.as_bytes(), Credentials::Rotating(cert.clone()))
                     .expect("the same has made a client before")
             };
-            super::tunnels::run(known, dial, take, &stop).await;
+            super::tunnels::run(known, moves, dial, take, &stop).await;
             Ok(())
         });
         let (servers, slices) = (self.servers, listers.clone());

@@ -195,7 +195,17 @@ impl NodeParts {
                 let cidr = found.context("the kubelet ended")?.first().cloned().unwrap_or_default();
                 let subnet: Ipv4Net =
                     cidr.parse().with_context(|| format!("the node's pod range {cidr:?} is no IPv4 range"))?;
-                network(&config, subnet, &*listers, &*runtime, stop).await
+                // A Node that was deleted and registered anew may get another range: then all of this begins again.
+                let other = async {
+                    match cidrs.wait_for(|c| c.first().is_some_and(|now| *now != cidr)).await {
+                        Ok(now) => bail!("this node has another pod range: {} after {cidr}", now[0]),
+                        Err(_) => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    ended = network(&config, subnet, &*listers, &*runtime, stop) => ended,
+                    other = other => other,
+                }
             })
         });
         tasks.own("kubelet", OnEnd::StopAll, move |stop| async move {
@@ -273,7 +283,10 @@ async fn network(
         async { anyhow::Ok(cni::run(cni_config.clone(), stop.clone()).await?) },
         async { Ok(dns.run(stop.clone()).await?) },
         async { Ok(proxy.run(stop.clone()).await?) },
-        async { Ok(overlay.run(stop.clone()).await?) },
+        async {
+            overlay.run(stop.clone()).await;
+            Ok(())
+        },
         follow_mtu(&conf_dir, cni_config.clone(), overlaid, &stop),
         collect_garbage(&cni_config, runtime, &stop),
     )?;

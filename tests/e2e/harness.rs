@@ -153,7 +153,8 @@ impl Cluster {
     pub fn server_command(&self, more: &[&str]) -> Command {
         let mut command = orch_command();
         command.arg("server").arg("--data-dir").arg(self.data_dir());
-        command.args(["--https-listen-port", &PORT.to_string(), "--node-ip", ADDRESS]);
+        // Its address is found and followed.
+        command.args(["--https-listen-port", &PORT.to_string()]);
         command.args(&self.flags).args(more).env_remove("ORCH_CONFIG_FILE");
         command
     }

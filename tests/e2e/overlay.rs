@@ -90,8 +90,8 @@ impl Drop for Faults<'_> {
 #[test]
 fn pods_of_three_nodes_are_one_network_and_outlive_a_node() {
     let (cluster, mut a, b) = lab();
-    cluster.apply(&deployment("far", 1, "a", 1));
-    cluster.apply(&deployment("near", 1, "b", 1));
+    cluster.apply(&deployment("far", 1, "a", 300));
+    cluster.apply(&deployment("near", 1, "b", 300));
     cluster.settled("far", 1);
     cluster.settled("near", 1);
     let (far, near) = (only_pod(&cluster, "far"), only_pod(&cluster, "near"));
@@ -113,12 +113,31 @@ fn reach_each_other(cluster: &Cluster, far: &str, near: &str) {
     assert_eq!(cluster.ask(&format!("{service}:80")), Ok(says), "and its Service");
 }
 
-/// The machine gets another address, as from DHCP; nobody restarts anything.
-fn an_address_changes(cluster: &Cluster, b: &Agent, near: &str) {
-    let m = b.machine.name.as_str();
-    ip(&["-n", m, "addr", "add", "198.51.100.77/24", "dev", "up0"]);
-    ip(&["-n", m, "addr", "del", &format!("{}/24", b.address), "dev", "up0"]);
+/// A machine gets another address, as from DHCP; nobody restarts anything.
+fn readdress(machine: &Ns, from: &str, to: &str) {
+    let m = machine.name.as_str();
+    ip(&["-n", m, "addr", "del", &format!("{from}/24"), "dev", "up0"]);
+    ip(&["-n", m, "addr", "add", &format!("{to}/24"), "dev", "up0"]);
     ip(&["-n", m, "route", "replace", "default", "via", "198.51.100.2"]);
+}
+
+#[test]
+fn a_server_that_moves_is_reached_at_its_new_address() {
+    let cluster = Cluster::without_node();
+    let told = || cluster.k(&["get", "endpointslice", "kubernetes", "-o", "jsonpath={.endpoints[0].addresses[0]}"]);
+    assert_eq!(told(), "198.51.100.1");
+    readdress(&cluster.machine, "198.51.100.1", "198.51.100.78");
+    cluster.eventually("the Service kubernetes leads to the new address", || told() == "198.51.100.78");
+    let mut curl = Command::new("curl");
+    curl.args(["-s", "--cacert"]).arg(cluster.data_dir().join("server/tls/server-ca.crt"));
+    curl.arg("https://198.51.100.78:6443/readyz");
+    cluster.eventually("the certificate has it", || {
+        cluster.machine.run(|| curl.output()).is_ok_and(|out| out.status.success() && out.stdout == b"ok")
+    });
+}
+
+fn an_address_changes(cluster: &Cluster, b: &Agent, near: &str) {
+    readdress(&b.machine, &b.address, "198.51.100.77");
     let told = || cluster.field("node", "b", "/status/addresses/0/address");
     cluster.eventually_or("the Node has the new address", || b.log_text(), || told() == "198.51.100.77");
     let address = cluster.k(&["get", "pod", near, "-o", "jsonpath={.status.podIP}"]);

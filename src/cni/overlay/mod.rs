@@ -102,7 +102,7 @@ impl Overlay {
     }
 
     /// Works until told to stop. What is in the kernel stays: so do the pods' connections.
-    pub async fn run(mut self, stop: Shutdown) -> Result<(), Error> {
+    pub async fn run(mut self, stop: Shutdown) {
         let mut events = Events::Lost;
         let mut failures = 0;
         loop {
@@ -113,13 +113,13 @@ impl Overlay {
                 }
             };
             let due = tokio::select! {
-                () = stop.wait() => return Ok(()),
+                () = stop.wait() => return,
                 delta = self.nodes.next() => match delta {
                     Some(delta) => self.take(delta),
                     // The source has stopped, and so will this.
-                    None => { stop.wait().await; return Ok(()) }
+                    None => return stop.wait().await,
                 },
-                changed = self.address.changed() => changed.is_ok(),
+                () = moved(&mut self.address) => true,
                 () = events.next(&self.config, self.link) => true,
                 () = retry => true,
             };
@@ -206,6 +206,13 @@ impl Overlay {
             tracing::warn!(backend = %self.config.backend, "{note}");
         }
         self.told = notes;
+    }
+}
+
+/// Waits for another address; for ever when nobody is left to tell of one.
+async fn moved(address: &mut watch::Receiver<IpAddr>) {
+    if address.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -9,7 +9,7 @@ pub mod ipam;
 pub mod plan;
 pub mod zones;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -37,11 +37,19 @@ struct Lifecycle {
     grace_seconds: i64,
     known: Mutex<HashMap<String, Known>>,
     zones: Mutex<Zones>,
+    /// Pods of silent nodes that were marked as not ready, by node: once in a silence. A kubelet that still speaks for its
+    /// pods but not for its node has the last word.
+    marked: Mutex<HashMap<String, HashSet<String>>>,
 }
 
 impl Default for Lifecycle {
     fn default() -> Self {
-        Self { grace_seconds: plan::GRACE_SECONDS, known: Mutex::default(), zones: Mutex::default() }
+        Self {
+            grace_seconds: plan::GRACE_SECONDS,
+            known: Mutex::default(),
+            zones: Mutex::default(),
+            marked: Mutex::default(),
+        }
     }
 }
 
@@ -77,6 +85,7 @@ impl Reconciler for Lifecycle {
     async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
         let Some(node) = cx.get(&res::NODES, key) else {
             self.known.lock().remove(&key.name);
+            self.marked.lock().remove(&key.name);
             self.note(cx, &key.name, None, false).await?;
             return Ok(Requeue::Never);
         };
@@ -93,8 +102,10 @@ impl Reconciler for Lifecycle {
         let ready = plan::ready(&value) == "True";
         self.note(cx, &key.name, zones::zone_of(&value), ready).await?;
         let turn = self.taint(cx, &value, now).await?;
-        if !ready && left <= 0 {
-            mark_pods_not_ready(cx, &key.name, now).await?;
+        if ready {
+            self.marked.lock().remove(&key.name);
+        } else if left <= 0 {
+            self.mark_pods_not_ready(cx, &key.name, now).await?;
         }
         let watch = if left > 0 { Requeue::after_seconds(Some(left)) } else { Requeue::Never };
         Ok(watch.sooner(match turn {
@@ -170,6 +181,30 @@ impl Lifecycle {
             other => other.map(|_| turn),
         }
     }
+
+    /// Pods of a silent node no longer answer for Services.
+    async fn mark_pods_not_ready(&self, cx: &Cx, node: &str, now: Timestamp) -> Result<(), Error> {
+        for pod in cx.lister(&res::PODS).by_index("spec.nodeName", node) {
+            if self.marked.lock().get(node).is_some_and(|m| m.contains(&pod.meta.uid)) {
+                continue;
+            }
+            let mut value = pod.value();
+            let mut all = value.items_at("/status/conditions").to_vec();
+            match all.iter_mut().find(|c| c.str_at("/type") == Some("Ready")) {
+                Some(c) if c.str_at("/status") == Some("True") => {
+                    c["status"] = "False".into();
+                    c["lastTransitionTime"] = rfc3339(now).into();
+                }
+                _ => continue,
+            }
+            value["status"]["conditions"] = all.into();
+            let (ns, name) = (&pod.meta.namespace, &pod.meta.name);
+            optional(cx.client.update(&res::PODS, ns, name, Some("status"), &value).await)?;
+            self.marked.lock().entry(node.to_owned()).or_default().insert(pod.meta.uid.clone());
+            cx.events.warning(&pod, "NodeNotReady", "Node is not ready");
+        }
+        Ok(())
+    }
 }
 
 /// Writes the taints a node should have, where it has others; gives back the node.
@@ -179,26 +214,6 @@ async fn set_taints(cx: &Cx, node: Value, evict: bool, now: Timestamp) -> Result
     let body =
         json!({"metadata": {"resourceVersion": node["metadata"]["resourceVersion"]}, "spec": {"taints": taints}});
     Ok(cx.client.patch(&res::NODES, "", name, None, Patch::Merge(&body)).await?)
-}
-
-/// Pods of a silent node no longer answer for Services.
-async fn mark_pods_not_ready(cx: &Cx, node: &str, now: Timestamp) -> Result<(), Error> {
-    for pod in cx.lister(&res::PODS).by_index("spec.nodeName", node) {
-        let mut value = pod.value();
-        let mut all = value.items_at("/status/conditions").to_vec();
-        match all.iter_mut().find(|c| c.str_at("/type") == Some("Ready")) {
-            Some(c) if c.str_at("/status") == Some("True") => {
-                c["status"] = "False".into();
-                c["lastTransitionTime"] = rfc3339(now).into();
-            }
-            _ => continue,
-        }
-        value["status"]["conditions"] = all.into();
-        let (ns, name) = (&pod.meta.namespace, &pod.meta.name);
-        optional(cx.client.update(&res::PODS, ns, name, Some("status"), &value).await)?;
-        cx.events.warning(&pod, "NodeNotReady", "Node is not ready");
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -243,6 +258,13 @@ mod tests {
         assert_eq!(requeue, Requeue::Never);
         let pod = cluster.get(&res::PODS, "n", "p").unwrap();
         assert_eq!(pod.str_at("/status/conditions/0/status"), Some("False"));
+        // A kubelet that still speaks for its pod is not contradicted again and again.
+        let mut alive = pod.clone();
+        alive["status"]["conditions"][0]["status"] = "True".into();
+        cluster.put(alive);
+        cluster.reconcile(&controller, "", "a").await.unwrap();
+        let pod = cluster.get(&res::PODS, "n", "p").unwrap();
+        assert_eq!(pod.str_at("/status/conditions/0/status"), Some("True"));
         let eviction = eviction::controller();
         assert_eq!(cluster.reconcile(&*eviction, "", "a").await.unwrap(), Requeue::after_seconds(Some(300)));
         cluster.clock.advance(301);

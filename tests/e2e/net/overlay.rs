@@ -110,7 +110,7 @@ impl Node {
         let (stop, ns) = (shutdown.clone(), self.machine.ns.try_clone().unwrap());
         let thread = std::thread::spawn(move || {
             let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            ns.run(|| runtime().block_on(overlay.run(stop)).unwrap()).unwrap();
+            ns.run(|| runtime().block_on(overlay.run(stop))).unwrap();
         });
         self.running = Some(Working { applied, shutdown, thread: Some(thread) });
     }
@@ -144,6 +144,11 @@ impl Node {
         let before = self.running.as_ref().unwrap().applied.borrow().passes;
         change();
         self.wait("a pass", |a| a.passes > before && done());
+    }
+
+    /// Tells the node's own parts that it has another address.
+    fn move_to(&self, address: IpAddr) {
+        self.address.send_replace(address);
     }
 
     fn pod(&self, name: &str) -> (Ns, String) {
@@ -249,7 +254,7 @@ fn nodes_come_go_and_move(backend: Backend) {
     ip(&["-n", &moved.machine.name, "addr", "add", "192.0.2.77/24", "dev", "eth0"]);
     let at_home =
         || backend == Backend::HostGw || moved.show(&["-d", "link", "show", DEVICE]).contains("local 192.0.2.77");
-    moved.after(|| drop(moved.address.send_replace([192, 0, 2, 77].into())), at_home);
+    moved.after(|| moved.move_to([192, 0, 2, 77].into()), at_home);
     nodes[0].after(|| lan.cluster.node("node2", "192.0.2.77", "10.42.2.0/24"), || true);
     nodes.iter().for_each(|n| n.wait_for_ranges(&[1, 2]));
     assert_eq!(a.ask_tcp(&to).unwrap().0, "b", "by its new address");
