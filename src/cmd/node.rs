@@ -197,9 +197,10 @@ impl NodeParts {
                     cidr.parse().with_context(|| format!("the node's pod range {cidr:?} is no IPv4 range"))?;
                 // A Node that was deleted and registered anew may get another range: then all of this begins again.
                 let other = async {
-                    match cidrs.wait_for(|c| c.first().is_some_and(|now| *now != cidr)).await {
-                        Ok(now) => bail!("this node has another pod range: {} after {cidr}", now[0]),
-                        Err(_) => std::future::pending().await,
+                    let now = cidrs.wait_for(|c| c.first().is_some_and(|now| *now != cidr)).await;
+                    match now.ok().map(|c| c[0].clone()) {
+                        Some(now) => bail!("this node has another pod range: {now} after {cidr}"),
+                        None => std::future::pending().await,
                     }
                 };
                 tokio::select! {

@@ -397,7 +397,7 @@ fn controller_setting(text: &str) -> Result<ControllerSetting, String> {
     let (name, value) = text.trim_start_matches("--").split_once('=').ok_or("must be of the form NAME=VALUE")?;
     match name {
         "node-monitor-grace-period" => {
-            let period: jiff::SignedDuration = value.parse().map_err(|e| format!("{name}: {e}"))?;
+            let period = value.parse::<jiff::SignedDuration>().map_err(|e| format!("{name}: {e}"))?;
             // The lease is renewed that often: less would make every node silent between two renewals.
             let least = crate::kubelet::node::RENEW.as_secs() as i64;
             match period.as_secs() {

@@ -157,7 +157,7 @@ impl Lifecycle {
             self.known.lock().values_mut().for_each(|k| k.at = now);
         }
         if is_dark && !was_dark {
-            for other in cx.lister(&res::NODES).list(None) {
+            for other in cx.lister(&res::NODES).list(None).iter().filter(|o| o.meta.name != name) {
                 set_taints(cx, other.value(), false, now).await?;
             }
         }

@@ -86,17 +86,18 @@ impl Zones {
         if self.nodes.get(node).map(|(z, r)| (z.as_str(), *r)) == zone.as_deref().map(|z| (z, ready)) {
             return;
         }
-        if let Some((zone, ready)) = self.nodes.remove(node)
+        let before = self.nodes.remove(node);
+        if let Some(zone) = zone {
+            *self.zones.entry(zone.clone()).or_default().count(ready) += 1;
+            self.nodes.insert(node.to_owned(), (zone, ready));
+        }
+        if let Some((zone, ready)) = before
             && let Some(known) = self.zones.get_mut(&zone)
         {
             *known.count(ready) -= 1;
             if known.ready + known.silent == 0 {
                 self.zones.remove(&zone);
             }
-        }
-        if let Some(zone) = zone {
-            *self.zones.entry(zone.clone()).or_default().count(ready) += 1;
-            self.nodes.insert(node.to_owned(), (zone, ready));
         }
     }
 
@@ -178,6 +179,16 @@ mod tests {
         assert_eq!(zone_of(&node(json!({EXCLUDED: ""}))), None);
         assert_eq!(zone_of(&node(json!({"topology.kubernetes.io/zone": "z"}))), Some(":z".into()));
         assert_eq!(zone_of(&json!({})), Some(":".into()));
+    }
+
+    #[test]
+    fn a_node_that_comes_and_goes_keeps_its_zones_pace() {
+        let mut zones = zones(0, 1);
+        zones.note("elsewhere", Some("y".into()), true);
+        assert_eq!(zones.turn("z", 0), Turn::Now);
+        zones.note("n0", Some("z".into()), true);
+        zones.note("n0", Some("z".into()), false);
+        assert_eq!(zones.turn("z", 5), Turn::In(5));
     }
 
     #[test]
