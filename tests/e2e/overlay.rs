@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use nix::sys::signal::Signal;
+use nlink::netlink::namespace::Netns;
 use orch::cni::overlay::DEVICE;
 use serde_json::Value;
 
@@ -65,10 +66,10 @@ fn ready_endpoints(cluster: &Cluster, service: &str) -> Vec<String> {
 }
 
 /// Rules in a machine's namespace that drop what comes and goes over its wire; lifted when dropped.
-struct Faults<'a>(&'a Ns);
+struct Faults(Netns);
 
-impl<'a> Faults<'a> {
-    fn new(machine: &'a Ns, matches: &str) -> Self {
+impl Faults {
+    fn new(machine: &Ns, matches: &str) -> Self {
         let rules = format!(
             "table inet faults {{\n chain in {{\n type filter hook prerouting priority -300;\n iifname up0 {matches} drop\n \
              }}\n chain out {{\n type filter hook postrouting priority 300;\n oifname up0 {matches} drop\n }}\n}}\n"
@@ -77,11 +78,11 @@ impl<'a> Faults<'a> {
         std::fs::write(file.path(), rules).unwrap();
         let status = machine.run(|| Command::new("nft").arg("-f").arg(file.path()).status()).unwrap();
         assert!(status.success());
-        Self(machine)
+        Self(machine.ns.try_clone().unwrap())
     }
 }
 
-impl Drop for Faults<'_> {
+impl Drop for Faults {
     fn drop(&mut self) {
         let _ = self.0.run(|| Command::new("nft").args(["delete", "table", "inet", "faults"]).status());
     }
