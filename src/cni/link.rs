@@ -59,10 +59,8 @@ pub async fn ensure_bridge(config: &NetConfig) -> Result<()> {
     let name = config.bridge.as_str();
     let failed = |e| Error::network(format!("set up bridge {name}"), e);
     if conn.get_link_by_name(name).await.map_err(failed)?.is_none() {
-        let mut bridge = BridgeLink::new(name).address(mac(config.gateway()));
-        if config.mtu != 0 {
-            bridge = bridge.mtu(config.mtu);
-        }
+        // It has the least MTU of its ports, unless somebody sets one: the bridge drops what is too large for a pod, silently.
+        let bridge = BridgeLink::new(name).address(mac(config.gateway()));
         match conn.add_link(bridge).await {
             Err(e) if e.is_already_exists() => {}
             other => other.map_err(failed)?,

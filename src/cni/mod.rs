@@ -10,6 +10,7 @@
 pub mod ipam;
 pub mod link;
 pub mod nat;
+pub mod overlay;
 pub mod spec;
 
 use std::io::Read;

@@ -1,7 +1,8 @@
-//! Small things every layer needs: tasks and shutdown, backoff, clock, files, nftables.
+//! Small things every layer needs: tasks and shutdown, backoff, clock, files, nftables, the machine's address.
 //!
 //! **Invariant:** nothing here knows of Kubernetes.
 
+pub mod address;
 pub mod backoff;
 pub mod clock;
 pub mod files;

@@ -2,12 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
+mod agent;
 mod bad_input;
 mod ctl;
 mod harness;
 mod main_job;
 mod net;
 mod node;
+mod nodes;
+mod overlay;
 mod pods;
 mod registry;
 mod runtime;

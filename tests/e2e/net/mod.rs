@@ -2,6 +2,7 @@
 
 pub mod lab;
 mod objects;
+mod overlay;
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
@@ -40,8 +41,12 @@ impl Running {
     }
 
     fn start_with(node: &Ns, cluster: &Arc<Cluster>, local_services: Vec<LocalService>) -> Self {
+        Self::start_as("node", node, cluster, local_services)
+    }
+
+    fn start_as(name: &str, node: &Ns, cluster: &Arc<Cluster>, local_services: Vec<LocalService>) -> Self {
         let context =
-            Context { node_name: "node".into(), cluster_cidr: Some("10.42.0.0/16".parse().unwrap()), local_services };
+            Context { node_name: name.into(), cluster_cidr: Some("10.42.0.0/16".parse().unwrap()), local_services };
         let proxy = Proxy::new(proxy::Config { table: "orch".into(), context }, &**cluster);
         let (applied, shutdown) = (proxy.applied(), Shutdown::new());
         let (stop, ns) = (shutdown.clone(), node.ns.try_clone().unwrap());
