@@ -51,24 +51,25 @@ impl Reconciler for PodGc {
 
     async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
         let Some(pod) = cx.get(&res::PODS, key) else { return Ok(Requeue::Never) };
-        let node = pod.text_at("/spec/nodeName");
+        let pods = cx.lister(&res::PODS);
+        let (node, phase) = (pods.field(&pod, "spec.nodeName"), pods.field(&pod, "status.phase"));
         if node.is_empty() {
             if pod.is_deleting() {
                 force(cx, &pod).await?;
             }
             return Ok(Requeue::Never);
         }
-        if let Some(there) = cx.lister(&res::NODES).get("", &node) {
-            self.missed.lock().remove(&node);
+        if let Some(there) = cx.lister(&res::NODES).get("", node) {
+            self.missed.lock().remove(node);
             if pod.is_deleting() && is_given_up(&there.value()) {
                 fail(cx, &pod, None).await?;
                 force(cx, &pod).await?;
                 return Ok(Requeue::Never);
             }
-            return thin_out(cx, &pod.text_at("/status/phase")).await;
+            return thin_out(cx, phase).await;
         }
         let now = cx.now().as_second();
-        let since = *self.missed.lock().entry(node).or_insert(now);
+        let since = *self.missed.lock().entry(node.to_owned()).or_insert(now);
         let left = since + QUARANTINE_SECONDS - now;
         if left > 0 {
             return Ok(Requeue::after_seconds(Some(left)));

@@ -41,8 +41,9 @@ impl Reconciler for TaintEviction {
     fn watches(&self) -> Watches {
         Watches::own(&res::NODES).mapped(&res::PODS, |pod, cx| {
             // Most pods that come have no node yet.
-            let node = Some(pod.text_at("/spec/nodeName")).filter(|n| !n.is_empty());
-            let node = node.and_then(|n| cx.lister(&res::NODES).get("", &n));
+            let lister = cx.lister(&res::PODS);
+            let node = Some(lister.field(pod, "spec.nodeName")).filter(|n| !n.is_empty());
+            let node = node.and_then(|n| cx.lister(&res::NODES).get("", n));
             let tainted = node.filter(|n| plan::has_no_execute(&n.value()));
             tainted.map(|n| ObjectKey::from(&n.meta)).into_iter().collect()
         })

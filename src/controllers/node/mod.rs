@@ -75,8 +75,9 @@ impl Reconciler for Lifecycle {
             })
             .mapped(&res::PODS, |pod, cx| {
                 // Most pods that come have no node yet.
-                let node = Some(pod.text_at("/spec/nodeName")).filter(|n| !n.is_empty());
-                let node = node.and_then(|n| cx.lister(&res::NODES).get("", &n));
+                let lister = cx.lister(&res::PODS);
+                let node = Some(lister.field(pod, "spec.nodeName")).filter(|n| !n.is_empty());
+                let node = node.and_then(|n| cx.lister(&res::NODES).get("", n));
                 let troubled = node.filter(|n| plan::ready(&n.value()) != "True");
                 troubled.map(|n| ObjectKey::from(&n.meta)).into_iter().collect()
             })

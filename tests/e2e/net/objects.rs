@@ -50,6 +50,10 @@ impl Lister for Objects {
         Vec::new()
     }
 
+    fn field<'o>(&self, _: &'o Object, _: &str) -> &'o str {
+        ""
+    }
+
     fn deltas(&self) -> BoxStream<'static, Delta> {
         let (to, from) = mpsc::unbounded();
         let mut all = self.0.lock().unwrap();
