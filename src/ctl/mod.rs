@@ -214,6 +214,21 @@ pub async fn main(args: Args, images: &dyn image::Images) -> anyhow::Result<Exit
     Ok(ExitCode::from(code))
 }
 
+/// `orch token`: the verb of the same name, without `ctl` in front.
+#[derive(Debug, Clone, clap::Args)]
+pub struct TokenArgs {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(flatten)]
+    args: token::Args,
+}
+
+impl From<TokenArgs> for Args {
+    fn from(TokenArgs { globals, args }: TokenArgs) -> Self {
+        Self(Raw { globals, verb: Verb::Token(args) })
+    }
+}
+
 /// Tells why the words behind `orch ctl` cannot be read, as kubectl tells it.
 pub fn refuse(error: &clap::Error, words: &[String]) -> ExitCode {
     match usage::tell(error, words) {
