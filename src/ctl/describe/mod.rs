@@ -13,9 +13,9 @@ mod workload;
 
 use serde_json::Value;
 
-use super::age;
 use super::builder::{Info, Query, SelectorFlags, Wanted, of_object, parse};
 use super::cx::{Cx, Done, put};
+use super::events;
 use super::fail::{Failure, fail};
 use super::files::FileFlags;
 use super::print::tab;
@@ -33,6 +33,9 @@ pub struct Args {
     files: FileFlags,
     #[command(flatten)]
     select: SelectorFlags,
+    /// Items of one page; 0 for all at once
+    #[arg(long, default_value_t = 500)]
+    chunk_size: u32,
     /// In all namespaces
     #[arg(short = 'A', long)]
     all_namespaces: bool,
@@ -149,6 +152,7 @@ const WITHOUT_EVENTS: [&str; 6] = ["Secret", "Namespace", "Role", "ClusterRole",
 
 /// Runs the verb.
 pub async fn run(cx: &Cx, args: Args) -> Done {
+    cx.page_by(args.chunk_size);
     if args.resources.is_empty() && args.files.is_empty() {
         return Err(Failure::Verbatim(
             "error: You must specify the type of resource to describe. Use \"kubectl api-resources\" for a complete list of supported resources.".into(),
@@ -196,7 +200,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         let mut out = Out::new();
         describe(cx, &mut out, info).await?;
         if args.show_events && !WITHOUT_EVENTS.contains(&&*info.resource.res.kind) {
-            events(cx, &mut out, info).await;
+            show_events(cx, &mut out, info).await;
         }
         put(&format!("{}{}", if std::mem::take(&mut first) { "" } else { between }, out.text()))?;
     }
@@ -233,7 +237,7 @@ async fn describe(cx: &Cx, out: &mut Out, info: &Info) -> Done {
 }
 
 /// The events of an object, the oldest first. That they cannot be read is no reason not to show the rest.
-async fn events(cx: &Cx, out: &mut Out, info: &Info) {
+async fn show_events(cx: &Cx, out: &mut Out, info: &Info) {
     let object = &info.object;
     let text = |path: &str| object.str_at(path).unwrap_or_default();
     let mut parts =
@@ -249,24 +253,14 @@ async fn events(cx: &Cx, out: &mut Out, info: &Info) {
     if all.is_empty() {
         return out.field(0, "Events", "<none>");
     }
-    let last = |e: &Value| {
-        let times = ["/lastTimestamp", "/series/lastObservedTime", "/eventTime", "/firstTimestamp"];
-        times.iter().find_map(|p| e.str_at(p)).unwrap_or_default().to_owned()
-    };
-    all.sort_by_key(last);
+    all.sort_by(|a, b| events::last_seen(a).cmp(events::last_seen(b)));
     let now = jiff::Timestamp::now();
     out.line(0, "Events:");
     out.line(1, "Type\tReason\tAge\tFrom\tMessage");
     out.line(1, "----\t------\t----\t----\t-------");
     for event in &all {
         let text = |path: &str| event.str_at(path).unwrap_or_default();
-        let count = event.int_at("/series/count").or(event.int_at("/count")).unwrap_or(1);
-        let mut when = age::since(&last(event), now);
-        if count > 1 {
-            let first =
-                [text("/firstTimestamp"), text("/eventTime")].into_iter().find(|t| !t.is_empty()).unwrap_or_default();
-            when = format!("{when} (x{count} over {})", age::since(first, now));
-        }
+        let when = events::when(event, now);
         let from = [text("/source/component"), text("/reportingComponent")].into_iter().find(|t| !t.is_empty());
         let from = from.unwrap_or_default();
         out.line(1, format!("{}\t{}\t{when}\t{from}\t{}", text("/type"), text("/reason"), text("/message").trim()));

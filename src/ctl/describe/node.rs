@@ -2,10 +2,11 @@
 
 use serde_json::Value;
 
-use super::{Out, age, annotations, text, time};
+use super::{Out, annotations, text, time};
 use crate::api::meta::quantity::Quantity;
 use crate::api::value::ValueExt;
 use crate::client::res::{LEASES, PODS};
+use crate::ctl::age;
 use crate::ctl::cx::{Cx, Done};
 
 /// Describes a node.
