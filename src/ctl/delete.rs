@@ -232,6 +232,11 @@ pub struct Removal {
 }
 
 impl Removal {
+    /// Deletes what is to be made anew at once.
+    pub fn at_once() -> Self {
+        Self { force: true, cascade: Propagation::Background, grace_period: -1, timeout: "0s".into(), wait: true }
+    }
+
     /// Refuses what has no meaning without `--force`.
     pub fn check(&self) -> Done {
         if self.grace_period >= 0 && !self.force {

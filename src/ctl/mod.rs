@@ -42,6 +42,7 @@ mod pods;
 mod port_forward;
 mod print;
 mod raw;
+mod reconcile;
 mod replace;
 mod rollout;
 mod run;

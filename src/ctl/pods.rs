@@ -89,7 +89,8 @@ fn rank(pod: &Value) -> u8 {
     }
 }
 
-fn map_query(map: &Value) -> String {
+/// A map of labels in query form.
+pub fn map_query(map: &Value) -> String {
     let pairs = map.as_object().into_iter().flatten();
     pairs.map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect::<Vec<_>>().join(",")
 }

@@ -3,12 +3,16 @@
 //! A describer is a function from an object (and what it may look up) to lines; kinds without one get the generic form.
 //! Layout: kubectl's.
 
+mod batch;
 mod generic;
+mod network;
 mod node;
 mod pod;
+mod policy;
 mod rbac;
 mod service;
 mod simple;
+mod storage;
 mod workload;
 
 use serde_json::Value;
@@ -107,6 +111,14 @@ pub fn time(text: &str) -> String {
     )
 }
 
+/// Name, namespace, labels and annotations.
+fn head(out: &mut Out, object: &Value) {
+    out.field(0, "Name", text(&object["metadata"]["name"]));
+    out.field(0, "Namespace", text(&object["metadata"]["namespace"]));
+    out.map(0, "Labels", &object["metadata"]["labels"], "=");
+    annotations(out, 0, object);
+}
+
 /// A scalar as text.
 pub fn text(value: &Value) -> String {
     match value {
@@ -148,7 +160,17 @@ pub fn annotations(out: &mut Out, level: usize, object: &Value) {
 }
 
 /// Kinds that kubectl describes without events.
-const WITHOUT_EVENTS: [&str; 6] = ["Secret", "Namespace", "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"];
+const WITHOUT_EVENTS: [&str; 9] = [
+    "Secret",
+    "Namespace",
+    "Role",
+    "ClusterRole",
+    "RoleBinding",
+    "ClusterRoleBinding",
+    "ResourceQuota",
+    "LimitRange",
+    "NetworkPolicy",
+];
 
 /// Runs the verb.
 pub async fn run(cx: &Cx, args: Args) -> Done {
@@ -231,6 +253,23 @@ async fn describe(cx: &Cx, out: &mut Out, info: &Info) -> Done {
         ("apps", "ReplicaSet") => workload::replica_set(cx, out, object).await?,
         ("apps", "StatefulSet") => workload::stateful_set(cx, out, object).await?,
         ("apps", "DaemonSet") => workload::daemon_set(cx, out, object).await?,
+        ("", "ReplicationController") => workload::replica_set(cx, out, object).await?,
+        ("", "PersistentVolumeClaim") => storage::claim(cx, out, object).await?,
+        ("", "PersistentVolume") => storage::volume(out, object),
+        ("", "Endpoints") => network::old_endpoints(out, object),
+        ("", "ResourceQuota") => policy::quota(out, object),
+        ("", "LimitRange") => policy::limits(out, object),
+        ("autoscaling", "HorizontalPodAutoscaler") => policy::autoscaler(out, object),
+        ("batch", "Job") => batch::job(out, object),
+        ("batch", "CronJob") => batch::cron_job(out, object),
+        ("certificates.k8s.io", "CertificateSigningRequest") => policy::certificate(out, object),
+        ("discovery.k8s.io", "EndpointSlice") => network::slice(out, object),
+        ("networking.k8s.io", "Ingress") => network::ingress(cx, out, object).await?,
+        ("networking.k8s.io", "IngressClass") => network::ingress_class(out, object),
+        ("networking.k8s.io", "NetworkPolicy") => network::policy(out, object),
+        ("policy", "PodDisruptionBudget") => policy::budget(out, object),
+        ("scheduling.k8s.io", "PriorityClass") => policy::priority_class(out, object),
+        ("storage.k8s.io", "StorageClass") => storage::storage_class(out, object),
         _ => generic::describe(out, object),
     }
     Ok(())
@@ -270,7 +309,10 @@ async fn show_events(cx: &Cx, out: &mut Out, info: &Info) {
 /// The pods of a selector, counted by phase.
 pub async fn pods_status(cx: &Cx, object: &Value) -> Done<String> {
     let ns = object.str_at("/metadata/namespace").unwrap_or_default();
-    let labels = super::pods::selector_query(&object["spec"]["selector"]);
+    let labels = match object.str_at("/kind") {
+        Some("ReplicationController") => super::pods::map_query(&object["spec"]["selector"]),
+        _ => super::pods::selector_query(&object["spec"]["selector"]),
+    };
     if labels.is_empty() {
         fail!("{} has no selector", object.str_at("/metadata/name").unwrap_or_default());
     }
