@@ -52,23 +52,30 @@ wait_for() {
   shift
   from=$(now_ms)
   until [ "$("$@")" = True ]; do
-    [ $(($(now_ms) - from)) -lt 60000 ] || fail "$what: not within a minute"
+    [ $(($(now_ms) - from)) -lt 60000 ] || fail "$what: not within a minute; $(tail -3 "$work"/agent*.log 2>/dev/null)"
     sleep 0.02
   done
 }
 answers() { ctl get --raw /readyz >/dev/null 2>&1 && echo True; }
 
+# machine SIDE NUMBER: an address and a way for one end of the wire.
+machine() {
+  ip -n "$tag-$1" link set lo up
+  ip -n "$tag-$1" addr add "198.51.100.$2/24" dev up0
+  ip -n "$tag-$1" link set up0 up
+  ip -n "$tag-$1" route add default dev up0
+}
+# fresh_agent: a machine that was never a node.
+fresh_agent() {
+  ip netns del $tag-a 2>/dev/null || true
+  ip netns add $tag-a
+  ip -n $tag-s link del up0 2>/dev/null || true
+  ip -n $tag-s link add up0 type veth peer name up0 netns $tag-a
+  machine s 1
+  machine a 2
+}
 ip netns add $tag-s
-ip netns add $tag-a
-ip -n $tag-s link add up0 type veth peer name up0 netns $tag-a
-number=1
-for side in s a; do
-  ip -n $tag-$side link set lo up
-  ip -n $tag-$side addr add 198.51.100.$number/24 dev up0
-  ip -n $tag-$side link set up0 up
-  ip -n $tag-$side route add default dev up0
-  number=$((number + 1))
-done
+fresh_agent
 
 step "A server without a node"
 on s "$binary" server --data-dir "$work/server" --disable-agent --node-ip 198.51.100.1 --quiet >"$work/server.log" 2>&1 &
@@ -78,6 +85,7 @@ token=$(cat "$work/server/server/token")
 
 for ((round = 1; round <= rounds; round++)); do
   step "Join, round $round"
+  [ "$round" -eq 1 ] || fresh_agent
   from=$(now_ms)
   on a "$binary" agent --data-dir "$work/agent-$round" --node-name "n$round" --node-ip 198.51.100.2 --quiet \
     --join https://198.51.100.1:6443 --token "$token" >"$work/agent.log" 2>&1 &
@@ -87,7 +95,7 @@ for ((round = 1; round <= rounds; round++)); do
   [ "$round" -eq "$rounds" ] && break
   kill $agent
   wait $agent 2>/dev/null || true
-  stop_containers "$work"
+  stop_containers "$work/agent-$round"
 done
 
 step "Idle agent, $idle_seconds s"

@@ -34,6 +34,10 @@ pub const PROTOCOL: &str = "orch-tunnel/1";
 pub const KUBELET: &str = "kubelet:10250";
 /// Streams at one time on one connection.
 const MAX_STREAMS: u32 = 1000;
+/// Bytes on their way that nobody has read yet, of a stream and of all together. So many streams that nobody reads hold up
+/// the others: the second by the first.
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 /// A connection on which nothing comes is asked whether it lives after so long, and given up after [`PATIENCE`] more.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -52,6 +56,8 @@ impl Tunnel {
     {
         let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new());
+        builder.initial_stream_window_size(STREAM_WINDOW_BYTES);
+        builder.initial_connection_window_size(CONNECTION_WINDOW_BYTES);
         builder.keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(PATIENCE).keep_alive_while_idle(true);
         let (sender, connection) = builder.handshake(TokioIo::new(io)).await.map_err(io::Error::other)?;
         Ok((Self(sender), connection))
@@ -103,6 +109,7 @@ where
     });
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     builder.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
+    builder.initial_stream_window_size(STREAM_WINDOW_BYTES).initial_connection_window_size(CONNECTION_WINDOW_BYTES);
     builder.keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(PATIENCE);
     let connection = builder.serve_connection(TokioIo::new(io), service);
     match shutdown.or(connection).await {
@@ -139,11 +146,15 @@ mod tests {
     #[tokio::test]
     async fn streams_carry_bytes_both_ways_side_by_side() {
         let (tunnel, _stop) = pair(echo()).await;
-        // One that nobody reads holds up nobody.
-        let mut stuck = TokioIo::new(tunnel.open(KUBELET).await.unwrap());
-        let big = vec![7; 1 << 20];
-        let writing = tokio::time::timeout(Duration::from_millis(200), stuck.write_all(&big)).await;
-        assert!(writing.is_err(), "flow control holds back what nobody reads");
+        // Some that nobody reads hold up nobody.
+        let big = vec![7; 4 << 20];
+        let mut stuck = Vec::new();
+        for _ in 0..4 {
+            let mut one = TokioIo::new(tunnel.open(KUBELET).await.unwrap());
+            let writing = tokio::time::timeout(Duration::from_millis(100), one.write_all(&big)).await;
+            assert!(writing.is_err(), "flow control holds back what nobody reads");
+            stuck.push(one);
+        }
         let mut stream = TokioIo::new(tunnel.open(KUBELET).await.unwrap());
         stream.write_all(b"hello").await.unwrap();
         stream.shutdown().await.unwrap();
