@@ -291,6 +291,17 @@ pub struct Inventory {
     pub sandboxes: Vec<SandboxStatus>,
     /// Containers.
     pub containers: Vec<ContainerStatus>,
+    /// What was listed but would not tell its status: what is known of its pod is not the whole truth.
+    pub unclear: Vec<Unclear>,
+}
+
+/// A sandbox or container that is there and does not tell how it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Unclear {
+    /// Uid of its pod.
+    pub pod_uid: String,
+    /// Why, in the runtime's words.
+    pub why: String,
 }
 
 /// An image the runtime has.

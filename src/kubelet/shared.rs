@@ -72,13 +72,26 @@ impl Shared {
         container::pod_dir(&self.config, uid)
     }
 
-    /// What the runtime has of a pod right now, last words included.
-    pub async fn inventory(&self, uid: &str) -> PodInventory {
-        let mut inventory = (*self.pleg.fresh().await.pod(uid)).clone();
+    /// What the runtime has of a pod right now, last words included. An error when it does not tell all: who acted on half
+    /// of the truth would start what runs already.
+    pub async fn inventory(&self, uid: &str) -> Result<PodInventory, String> {
+        self.whole(uid, &*self.pleg.fresh().await.pod(uid))
+    }
+
+    /// The same as it was last listed.
+    pub fn last_inventory(&self, uid: &str) -> Result<PodInventory, String> {
+        self.whole(uid, &*self.pleg.latest().pod(uid))
+    }
+
+    fn whole(&self, uid: &str, listed: &PodInventory) -> Result<PodInventory, String> {
+        if let Some(why) = &listed.unclear {
+            return Err(format!("cannot tell what runs of it: {why}"));
+        }
+        let mut inventory = listed.clone();
         for c in inventory.containers.iter_mut().filter(|c| c.state == State::Exited && c.message.is_empty()) {
             c.message = container::last_words(&self.config, uid, c);
         }
-        inventory
+        Ok(inventory)
     }
 
     /// Records an event of a pod, or of one of its containers.

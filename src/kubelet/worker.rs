@@ -189,7 +189,7 @@ impl Worker {
     }
 
     async fn sync(&mut self, pod: &PodView) -> Result<Option<Duration>, String> {
-        let inventory = self.shared.inventory(&pod.uid).await;
+        let inventory = self.shared.inventory(&pod.uid).await?;
         if !self.adopted {
             self.prober.adopt(pod, &inventory);
             self.adopted = true;
@@ -267,7 +267,7 @@ impl Worker {
         if let Some(attempt) = plan.create_sandbox {
             self.clear_dead_sandboxes(&inventory).await;
             sandbox = Some(start::sandbox(&shared, pod, attempt).await?);
-            inventory = shared.inventory(&pod.uid).await;
+            inventory = shared.inventory(&pod.uid).await?;
             self.report(pod, &inventory, false).await?;
         }
         for kill in &plan.kill {
@@ -276,7 +276,7 @@ impl Worker {
             stop::container(&shared, pod, c, how, &address, std::future::ready(())).await.map_err(text)?;
         }
         if !plan.kill.is_empty() {
-            inventory = shared.inventory(&pod.uid).await;
+            inventory = shared.inventory(&pod.uid).await?;
         }
         let Some(sandbox) = sandbox.filter(|_| !plan.start.is_empty()) else { return Ok(inventory) };
         let ips = shared.facts_of(pod, &inventory).pod_ips;
@@ -284,7 +284,7 @@ impl Worker {
         for member in plan.start.iter().filter_map(|name| pod.member(name)) {
             start::container(&shared, pod, &inventory, &sandbox, member, &mut self.memory).await;
         }
-        Ok(shared.inventory(&pod.uid).await)
+        shared.inventory(&pod.uid).await
     }
 
     fn watch_health(&mut self, pod: &PodView, inventory: &PodInventory) {
@@ -326,25 +326,47 @@ impl Worker {
 
     async fn terminate(&mut self, pod: &PodView, gone: bool) -> Result<Option<Duration>, String> {
         let shared = self.shared.clone();
-        let inventory = shared.inventory(&pod.uid).await;
+        let inventory = shared.inventory(&pod.uid).await?;
         if !gone {
             self.report(pod, &inventory, false).await?;
         }
         let grace = pod.deletion_grace();
         let mut desired = self.desired.clone();
-        let shorter = desired.wait_for(|d| match (d.pod.deletion_grace(), grace) {
-            (Some(new), Some(old)) => new < old,
-            (Some(_), None) => true,
-            (None, _) => false,
-        });
-        tokio::select! {
-            biased;
-            // A second deletion may leave less time: begin anew, hooks have had their chance.
-            _ = shorter => {
-                self.failures = 0;
-                return Ok(Some(Duration::ZERO));
+        let shorter = async {
+            let less = |d: &Desired| match (d.pod.deletion_grace(), grace) {
+                (Some(new), Some(old)) => new < old,
+                (Some(_), None) => true,
+                (None, _) => false,
+            };
+            // Nothing changes any more once the sender is gone.
+            if desired.wait_for(less).await.is_err() {
+                std::future::pending::<()>().await;
             }
-            stopped = stop::pod(&shared, pod, &inventory, self.failures > 0) => stopped.map_err(text)?,
+        };
+        let stopping = stop::pod(&shared, pod, &inventory, self.failures > 0);
+        tokio::pin!(shorter, stopping);
+        // What is on its way out is not started again, but clients may still be served: upstream goes on asking for that.
+        self.prober.only_readiness();
+        loop {
+            tokio::select! {
+                biased;
+                // A second deletion may leave less time: begin anew, hooks have had their chance.
+                () = &mut shorter => {
+                    self.failures = 0;
+                    return Ok(Some(Duration::ZERO));
+                }
+                stopped = &mut stopping => {
+                    stopped.map_err(text)?;
+                    break;
+                }
+                // Each container's end is told as it comes, not with the last one's.
+                () = self.wake.notified(), if !gone => {
+                    self.tell_unhealthy(pod);
+                    if let Ok(now) = shared.last_inventory(&pod.uid) {
+                        self.report(pod, &now, false).await?;
+                    }
+                }
+            }
         }
         self.phase = Phase::Terminated;
         Ok(None)
@@ -353,7 +375,7 @@ impl Worker {
     async fn clean_up(&mut self, pod: &PodView, desired: &Desired) -> Result<Option<Duration>, String> {
         let shared = self.shared.clone();
         self.prober.stop();
-        let inventory = shared.inventory(&pod.uid).await;
+        let inventory = shared.inventory(&pod.uid).await?;
         if inventory.is_running() {
             // Something came up late: a sandbox whose making was cut off.
             self.phase = Phase::Terminating;
