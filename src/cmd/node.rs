@@ -18,6 +18,7 @@ use crate::cni::{self, CniConfig};
 use crate::dns::{self, Dns};
 use crate::kubelet::containerd::{Containerd, Options};
 use crate::kubelet::cri::{CriRuntime, socket_path};
+use crate::kubelet::registries::{Registries, Rewrites};
 use crate::kubelet::runtime::Runtime;
 use crate::kubelet::{Kubelet, config::Config};
 use crate::proxy::model::{Context as ProxyContext, LocalService};
@@ -60,6 +61,8 @@ pub struct NodeConfig {
     pub runtime_endpoint: Option<String>,
     /// Image of sandboxes.
     pub pause_image: Option<String>,
+    /// The registries file that was asked for; none for the usual one.
+    pub private_registry: Option<PathBuf>,
 }
 
 /// The runtime of a node: found, not started.
@@ -67,6 +70,7 @@ pub struct NodeParts {
     config: NodeConfig,
     containerd: Option<Arc<Containerd>>,
     socket: PathBuf,
+    rewrites: Rewrites,
 }
 
 impl NodeParts {
@@ -74,15 +78,22 @@ impl NodeParts {
     pub fn prepare(config: NodeConfig) -> anyhow::Result<Self> {
         match &config.runtime_endpoint {
             Some(endpoint) => {
+                if config.private_registry.is_some() {
+                    bail!(
+                        "--private-registry is for orch's own containerd; configure the runtime at {endpoint} itself"
+                    );
+                }
                 let socket = socket_path(endpoint)?;
-                Ok(Self { config, containerd: None, socket })
+                Ok(Self { config, containerd: None, socket, rewrites: Rewrites::default() })
             }
             None => {
                 let mut options = Options::for_data_dir(&config.data_dir);
                 options.pause_image = config.pause_image.clone();
+                options.registries = Registries::load(config.private_registry.as_deref())?;
+                let rewrites = Rewrites::of(&options.registries);
                 let containerd = Arc::new(Containerd::prepare(&options)?);
                 let socket = containerd.socket().to_owned();
-                Ok(Self { config, containerd: Some(containerd), socket })
+                Ok(Self { config, containerd: Some(containerd), socket, rewrites })
             }
         }
     }
@@ -100,13 +111,13 @@ impl NodeParts {
             config.pod_logs = c.data_dir.join("agent/pod-logs");
             config.container_logs = c.data_dir.join("agent/container-logs");
         }
-        let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(&self.socket));
+        let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(&self.socket).with_rewrites(self.rewrites.clone()));
         Kubelet::new(config, runtime, listers, client, clock)
     }
 
     /// Starts all parts as tasks.
     pub fn start(self, tasks: &mut Tasks, kubelet: Arc<Kubelet>, listers: Arc<dyn Listers>) {
-        let Self { config, containerd, socket } = self;
+        let Self { config, containerd, socket, .. } = self;
         let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(&socket));
         if let Some(containerd) = containerd {
             tasks.own_restarting("containerd", Backoff::RESTART, move |stop| {

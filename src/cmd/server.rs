@@ -113,6 +113,9 @@ pub struct Args {
     /// Image of pod sandboxes; orch's own when not given
     #[arg(long, value_name = "IMAGE")]
     pub pause_image: Option<String>,
+    /// Mirrors, credentials and CAs of registries; /etc/orch/registries.yaml when not given, if it is there
+    #[arg(long, value_name = "FILE")]
+    pub private_registry: Option<PathBuf>,
     /// Log more: debug
     #[arg(long)]
     pub debug: bool,
@@ -348,6 +351,7 @@ fn node_config(args: &Args, name: &str, ip: IpAddr) -> anyhow::Result<NodeConfig
         cluster_domain: args.cluster_domain.clone(),
         runtime_endpoint: args.container_runtime_endpoint.clone(),
         pause_image: args.pause_image.clone(),
+        private_registry: args.private_registry.clone(),
     })
 }
 

@@ -17,8 +17,10 @@ pub mod config;
 pub mod container;
 pub mod containerd;
 pub mod cri;
+pub mod disk;
 pub mod downward;
 pub mod env;
+pub mod eviction;
 pub mod expand;
 #[cfg(test)]
 pub mod fake;
@@ -36,6 +38,7 @@ pub mod pod;
 mod pods;
 pub mod probes;
 pub mod pull;
+pub mod registries;
 pub mod runtime;
 pub mod security;
 mod server;

@@ -319,6 +319,8 @@ pub struct Image {
     pub uid: Option<i64>,
     /// User name the image runs as, where it says so in letters.
     pub username: String,
+    /// The runtime itself wants it kept.
+    pub pinned: bool,
 }
 
 /// Credentials for a registry.
@@ -363,6 +365,8 @@ pub struct ContainerUsage {
     pub cpu_nanos: u64,
     /// Working set, bytes.
     pub memory_working_set: u64,
+    /// What it wrote into its root file system, bytes.
+    pub disk_bytes: u64,
 }
 
 /// What became ready or ended; where the runtime has events.

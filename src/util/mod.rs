@@ -1,4 +1,4 @@
-//! Small things every layer needs: tasks and shutdown, backoff, clock, files, nftables.
+//! Small things every layer needs: tasks and shutdown, backoff, clock, files, nftables, words.
 //!
 //! **Invariant:** nothing here knows of Kubernetes.
 
@@ -9,3 +9,4 @@ pub mod nft;
 pub mod sys;
 pub mod tasks;
 pub mod telemetry;
+pub mod words;

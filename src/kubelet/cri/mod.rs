@@ -22,7 +22,9 @@ use self::inventory::Cache;
 use self::proto::runtime as pb;
 use self::proto::runtime::image_service_client::ImageServiceClient;
 use self::proto::runtime::runtime_service_client::RuntimeServiceClient;
+use crate::kubelet::images;
 use crate::kubelet::pod::keys;
+use crate::kubelet::registries::Rewrites;
 use crate::kubelet::runtime::*;
 
 /// Deadline of an ordinary call; upstream's `--runtime-request-timeout`.
@@ -71,6 +73,7 @@ pub struct CriRuntime {
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
     cache: Cache,
+    rewrites: Rewrites,
 }
 
 impl CriRuntime {
@@ -82,7 +85,26 @@ impl CriRuntime {
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
             images: ImageServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES),
             cache: Cache::default(),
+            rewrites: Rewrites::default(),
         }
+    }
+
+    /// Images are first asked for at mirrors that have other names for them. Only for a containerd: CRI cannot name images.
+    pub fn with_rewrites(self, rewrites: Rewrites) -> Self {
+        Self { rewrites, ..self }
+    }
+
+    async fn pull(&self, reference: &str, auth: Option<&Auth>) -> Result<String> {
+        let auth = auth.map(|a| pb::AuthConfig { username: a.username.clone(), password: a.password.clone() });
+        let asked = pb::PullImageRequest { image: Some(pb::ImageSpec { image: reference.into() }), auth };
+        Ok(call("pull image", PULL_TIMEOUT, self.images.clone().pull_image(asked)).await?.image_ref)
+    }
+
+    /// Pulls what a mirror calls `theirs` and names it `ours`.
+    async fn pull_as(&self, theirs: &str, ours: &str, auth: Option<&Auth>) -> Result<String> {
+        let id = self.pull(theirs, auth).await?;
+        images::rename(&self.socket, theirs, ours, &id).await?;
+        Ok(id)
     }
 
     /// Where the runtime listens.
@@ -321,9 +343,22 @@ impl Runtime for CriRuntime {
     }
 
     async fn pull_image(&self, reference: &str, auth: Option<&Auth>) -> Result<String> {
-        let auth = auth.map(|a| pb::AuthConfig { username: a.username.clone(), password: a.password.clone() });
-        let asked = pb::PullImageRequest { image: Some(pb::ImageSpec { image: reference.into() }), auth };
-        Ok(call("pull image", PULL_TIMEOUT, self.images.clone().pull_image(asked)).await?.image_ref)
+        // A name that cannot be made whole is refused by the runtime, in its words.
+        let whole = images::normalize(reference).unwrap_or_else(|_| reference.to_owned());
+        let mut tried = String::new();
+        for candidate in self.rewrites.candidates(&whole) {
+            match self.pull_as(&candidate, &whole, auth).await {
+                Ok(id) => return Ok(id),
+                Err(error) => tried.push_str(&format!("; before that, from the mirror: {error}")),
+            }
+        }
+        self.pull(reference, auth).await.map_err(|error| match error {
+            RuntimeError::NotFound(text) if !tried.is_empty() => {
+                RuntimeError::Failed(format!("{text} not found{tried}"))
+            }
+            RuntimeError::Failed(text) => RuntimeError::Failed(text + &tried),
+            other => other,
+        })
     }
 
     async fn remove_image(&self, reference: &str) -> Result<()> {

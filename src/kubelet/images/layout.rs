@@ -1,4 +1,4 @@
-//! Reads image archives: OCI layouts and `docker save`, plain or gzipped. No network, no runtime.
+//! Reads image archives: OCI layouts and `docker save`, plain, gzipped or with zstd. No network, no runtime.
 //!
 //! **Invariant:** blobs stay in the file; only documents (indexes, manifests, configurations) are read into memory.
 
@@ -88,7 +88,10 @@ impl Layout {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let mut file = File::open(path)?;
         if starts_with_gzip(&file, 0)? {
-            file = unzip(file)?;
+            file = unpack(flate2::read::MultiGzDecoder::new(file))?;
+        } else if starts_with(&file, 0, &ZSTD)? {
+            let decoder = ruzstd::decoding::StreamingDecoder::new(file).map_err(|e| format(e.to_string()))?;
+            file = unpack(decoder)?;
         }
         let mut files = HashMap::new();
         let mut archive = tar::Archive::new(&file);
