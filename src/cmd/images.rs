@@ -21,7 +21,7 @@ pub(super) struct Local;
 fn socket(place: &Place) -> anyhow::Result<PathBuf> {
     let socket = match &place.container_runtime_endpoint {
         Some(endpoint) => socket_path(endpoint)?,
-        None => Options::for_data_dir(&std::path::absolute(&place.data_dir)?).run_dir.join("containerd.sock"),
+        None => Options::for_data_dir(&std::path::absolute(&place.data_dir)?).socket(),
     };
     anyhow::ensure!(
         socket.exists(),

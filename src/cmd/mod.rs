@@ -4,9 +4,11 @@
 
 mod bench;
 mod bootstrap;
+mod components;
 mod config;
 mod figures;
 mod images;
+mod kubelet_args;
 mod listers;
 mod node;
 mod server;

@@ -63,6 +63,10 @@ pub struct NodeConfig {
     pub pause_image: Option<String>,
     /// The registries file that was asked for; none for the usual one.
     pub private_registry: Option<PathBuf>,
+    /// Flags for the kubelet, as `name=value`.
+    pub kubelet_args: Vec<String>,
+    /// Whether this node answers for the cluster's DNS.
+    pub serve_dns: bool,
 }
 
 /// The runtime of a node: found, not started.
@@ -71,11 +75,14 @@ pub struct NodeParts {
     containerd: Option<Arc<Containerd>>,
     socket: PathBuf,
     rewrites: Rewrites,
+    kubelet: Config,
 }
 
 impl NodeParts {
     /// Finds the container runtime: what is missing is told before anything starts.
     pub fn prepare(config: NodeConfig) -> anyhow::Result<Self> {
+        let mut kubelet = kubelet_config(&config);
+        super::kubelet_args::apply(&mut kubelet, &config.kubelet_args)?;
         match &config.runtime_endpoint {
             Some(endpoint) => {
                 if config.private_registry.is_some() {
@@ -84,7 +91,7 @@ impl NodeParts {
                     );
                 }
                 let socket = socket_path(endpoint)?;
-                Ok(Self { config, containerd: None, socket, rewrites: Rewrites::default() })
+                Ok(Self { config, containerd: None, socket, rewrites: Rewrites::default(), kubelet })
             }
             None => {
                 let mut options = Options::for_data_dir(&config.data_dir);
@@ -93,23 +100,17 @@ impl NodeParts {
                 let rewrites = Rewrites::of(&options.registries);
                 let containerd = Arc::new(Containerd::prepare(&options)?);
                 let socket = containerd.socket().to_owned();
-                Ok(Self { config, containerd: Some(containerd), socket, rewrites })
+                Ok(Self { config, containerd: Some(containerd), socket, rewrites, kubelet })
             }
         }
     }
 
     /// The kubelet, for the API server's streams.
     pub fn kubelet(&self, listers: Arc<dyn Listers>, client: Client, clock: SharedClock) -> Arc<Kubelet> {
-        let c = &self.config;
-        let mut config = Config::new(&c.name, &c.data_dir);
-        config.node_ips = vec![c.ip.to_string()];
-        config.cluster_dns = vec![c.cluster_dns.to_string()];
-        config.cluster_domain = c.cluster_domain.clone();
-        config.node_labels = c.labels.clone();
-        config.node_taints = c.taints.clone();
-        if c.data_dir != std::path::Path::new("/var/lib/orch") {
-            config.pod_logs = c.data_dir.join("agent/pod-logs");
-            config.container_logs = c.data_dir.join("agent/container-logs");
+        let mut config = self.kubelet.clone();
+        if let Some(containerd) = &self.containerd {
+            config.containerd = Some(self.socket.clone());
+            config.pinned_images = vec![containerd.pause_image().to_owned()];
         }
         let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(&self.socket).with_rewrites(self.rewrites.clone()));
         Kubelet::new(config, runtime, listers, client, clock)
@@ -147,6 +148,20 @@ impl NodeParts {
     }
 }
 
+fn kubelet_config(c: &NodeConfig) -> Config {
+    let mut config = Config::new(&c.name, &c.data_dir);
+    config.node_ips = vec![c.ip.to_string()];
+    config.cluster_dns = vec![c.cluster_dns.to_string()];
+    config.cluster_domain = c.cluster_domain.clone();
+    config.node_labels = c.labels.clone();
+    config.node_taints = c.taints.clone();
+    if c.data_dir != std::path::Path::new("/var/lib/orch") {
+        config.pod_logs = c.data_dir.join("agent/pod-logs");
+        config.container_logs = c.data_dir.join("agent/container-logs");
+    }
+    config
+}
+
 /// Bridge, CNI configuration, Service rules and DNS, once the pod range is known.
 async fn network(
     config: &NodeConfig,
@@ -177,7 +192,7 @@ async fn network(
         networks: vec![config.cluster_cidr, config.service_cidr],
         upstreams: dns::forward::Upstreams::host(),
     };
-    let dns = Dns::new(dns_config, listers)?.bind().await?;
+    let dns = if config.serve_dns { Some(Dns::new(dns_config, listers)?.bind().await?) } else { None };
     let local = |protocol| LocalService {
         name: "dns".into(),
         address: cluster_dns,
@@ -188,7 +203,7 @@ async fn network(
     let context = ProxyContext {
         node_name: config.name.clone(),
         cluster_cidr: Some(cluster_cidr),
-        local_services: vec![local(Protocol::Udp), local(Protocol::Tcp)],
+        local_services: if config.serve_dns { vec![local(Protocol::Udp), local(Protocol::Tcp)] } else { Vec::new() },
     };
     let proxy = Proxy::new(proxy::Config { table: "orch".into(), context }, listers);
     // Pods may start only when their network and DNS are there: the runtime is not ready without this file.
@@ -198,7 +213,12 @@ async fn network(
     tracing::info!(%subnet, "pod network is ready");
     tokio::try_join!(
         async { anyhow::Ok(cni::run(cni_config.clone(), stop.clone()).await?) },
-        async { Ok(dns.run(stop.clone()).await?) },
+        async {
+            match dns {
+                Some(dns) => Ok(dns.run(stop.clone()).await?),
+                None => Ok(stop.wait().await),
+            }
+        },
         async { Ok(proxy.run(stop.clone()).await?) },
         collect_garbage(&cni_config, runtime, &stop),
     )?;

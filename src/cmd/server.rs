@@ -22,7 +22,7 @@ use crate::apiserver::serve::{InProcess, serve};
 use crate::apiserver::{Access, Api};
 use crate::client::Client;
 use crate::controllers::bootstrap::ApiServer;
-use crate::controllers::{self, ClientFor};
+use crate::controllers::{self, ClientFor, addons};
 use crate::pki::{Pki, PkiConfig, kubeconfig, tls::SwappableCert, token};
 use crate::registry::allocators::Allocators;
 use crate::registry::{Registry, Resources};
@@ -37,6 +37,7 @@ use crate::util::clock::{SharedClock, SystemClock};
 use crate::util::tasks::{OnEnd, Shutdown, Tasks};
 use crate::util::{files, telemetry};
 
+use super::components::disabled;
 use super::node::{NodeConfig, NodeParts};
 
 /// Between two looks at the certificates' ends: short, because a clock that is set moves them at once.
@@ -116,6 +117,12 @@ pub struct Args {
     /// Mirrors, credentials and CAs of registries; /etc/orch/registries.yaml when not given, if it is there
     #[arg(long, value_name = "FILE")]
     pub private_registry: Option<PathBuf>,
+    /// Parts to leave out, and add-ons of <data-dir>/server/manifests to treat as not there
+    #[arg(long, value_name = "NAME", value_delimiter = ',', action = ArgAction::Append)]
+    pub disable: Vec<String>,
+    /// Flags of the kubelet: eviction-hard, image-gc-high-threshold, image-gc-low-threshold, minimum-image-ttl-duration, max-pods
+    #[arg(long, value_name = "NAME=VALUE", action = ArgAction::Append)]
+    pub kubelet_arg: Vec<String>,
     /// Log more: debug
     #[arg(long)]
     pub debug: bool,
@@ -174,6 +181,7 @@ struct Config {
     cluster_cidr: IpNet,
     root_ca_pem: String,
     node_name: String,
+    addons: addons::Config,
 }
 
 /// Binds, opens, loads.
@@ -191,9 +199,14 @@ pub async fn build(mut args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> 
     let clock: SharedClock = Arc::new(SystemClock);
     let node_name = node_name(&args)?;
     let node_ip = args.node_ip.unwrap_or_else(default_address);
+    let manifests = args.data_dir.join("server/manifests");
+    let disabled = disabled(&args.disable, &manifests)?;
     let service_ip = args.service_cidr.hosts().next().context("the service range is empty")?;
-    let node =
-        if args.disable_agent { None } else { Some(NodeParts::prepare(node_config(&args, &node_name, node_ip)?)?) };
+    let node = if args.disable_agent {
+        None
+    } else {
+        Some(NodeParts::prepare(node_config(&args, &node_name, node_ip, !disabled.dns)?)?)
+    };
     let server_dir = args.data_dir.join("server");
     files::create_dir_durable(&server_dir)
         .with_context(|| format!("cannot create {}; choose another place with --data-dir", server_dir.display()))?;
@@ -229,6 +242,7 @@ pub async fn build(mut args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> 
         api: ApiServer { service_ip, address: args.advertise_address.unwrap_or(node_ip), port: address.port() },
         cluster_cidr: args.cluster_cidr,
         root_ca_pem: pki.server_ca.cert_pem.clone(),
+        addons: addons::Config { dir: manifests, server: node_name.clone(), disabled: disabled.addons },
         node_name,
     };
     let identity = Identity { pki, serving, kubeconfig: KubeconfigTarget::of(&args, address)? };
@@ -288,6 +302,8 @@ impl Bound {
         let controllers =
             controllers::Config { cluster_cidrs: vec![self.config.cluster_cidr], root_ca_pem: self.config.root_ca_pem };
         controllers::start(&mut tasks, &controllers, &client_for, &self.listers, &self.clock, &self.metrics);
+        let addons = client(UserInfo::authenticated(super::bootstrap::ADDONS_USER, &[]));
+        addons::start(&mut tasks, self.config.addons, addons, &self.listers, &self.clock, &self.metrics);
         let (listers, clock) = (self.listers.clone(), self.clock.clone());
         let scheduler = client(UserInfo::authenticated("system:kube-scheduler", &[]));
         tasks.own_restarting("scheduler", Backoff::RESTART, move |stop| {
@@ -326,7 +342,7 @@ fn service_account(name: &str) -> UserInfo {
     )
 }
 
-fn node_config(args: &Args, name: &str, ip: IpAddr) -> anyhow::Result<NodeConfig> {
+fn node_config(args: &Args, name: &str, ip: IpAddr, serve_dns: bool) -> anyhow::Result<NodeConfig> {
     let labels = args.node_label.iter().map(|l| {
         let (key, value) = l.split_once('=').unwrap_or((l, ""));
         let why = names::qualified_name(key).into_iter().chain(names::label_value(value)).next();
@@ -352,6 +368,8 @@ fn node_config(args: &Args, name: &str, ip: IpAddr) -> anyhow::Result<NodeConfig
         runtime_endpoint: args.container_runtime_endpoint.clone(),
         pause_image: args.pause_image.clone(),
         private_registry: args.private_registry.clone(),
+        kubelet_args: args.kubelet_arg.clone(),
+        serve_dns,
     })
 }
 

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-use super::images;
+use super::images::{self, Pins};
 use super::pod::{Member, PodView};
 use super::runtime::{Auth, Image, Runtime, RuntimeError};
 use super::sources::{Kind, Sources};
@@ -133,6 +133,8 @@ pub struct Cx<'a> {
     pub clock: &'a dyn crate::util::clock::Clock,
     /// Bounds pulls at the same time. What is there already waits for nobody.
     pub pulls: &'a Semaphore,
+    /// Images that the node has from the start, once they are imported.
+    pub pins: &'a Pins,
 }
 
 fn waiting(reason: &str, message: String) -> Waiting {
@@ -147,12 +149,18 @@ pub async fn ensure(cx: &mut Cx<'_>, pod: &PodView, member: &Member) -> Result<I
         cx.listener.tell(member, true, "InspectFailed", message.clone());
         return Err(waiting("InvalidImageName", message));
     }
-    let present = cx
-        .runtime
-        .image(image)
-        .await
-        .map_err(|e| waiting("ImageInspectError", format!("Failed to inspect image \"{image}\": {e}")))?;
-    match (Policy::of(member), present) {
+    let inspect = async || {
+        let found = cx.runtime.image(image).await;
+        found.map_err(|e| waiting("ImageInspectError", format!("Failed to inspect image \"{image}\": {e}")))
+    };
+    let policy = Policy::of(member);
+    let mut present = inspect().await?;
+    if present.is_none() {
+        // It may be among those that are just being imported.
+        cx.pins.imported().await;
+        present = inspect().await?;
+    }
+    match (policy, present) {
         (Policy::IfNotPresent | Policy::Never, Some(found)) => {
             let message = format!("Container image \"{image}\" already present on machine");
             cx.listener.tell(member, false, "Pulled", message);
@@ -270,6 +278,13 @@ mod tests {
         .unwrap()
     }
 
+    /// Nothing is to be imported.
+    fn imported() -> Pins {
+        let pins = Pins::new(Vec::new());
+        pins.finish();
+        pins
+    }
+
     #[test_case("", "web", Policy::Always)]
     #[test_case("", "host:5000/web", Policy::Always; "a port is no tag")]
     #[test_case("", "web:v1", Policy::IfNotPresent)]
@@ -296,6 +311,7 @@ mod tests {
                 listener: &told,
                 clock: &*clock,
                 pulls: &Semaphore::new(1),
+                pins: &imported(),
             };
             reasons.push(ensure(&mut cx, &missing, &missing.members[0]).await.unwrap_err().reason);
         }
@@ -311,6 +327,7 @@ mod tests {
                 listener: &told,
                 clock: &*clock,
                 pulls: &Semaphore::new(1),
+                pins: &imported(),
             };
             ensure(&mut cx, &there, &there.members[0]).await.unwrap();
             assert_eq!(runtime.calls().last().unwrap(), want);
@@ -332,6 +349,7 @@ mod tests {
             listener: &told,
             clock: &clock,
             pulls: &Semaphore::new(1),
+            pins: &imported(),
         };
         assert_eq!(ensure(&mut cx, &p, &p.members[0]).await.unwrap_err().reason, want);
     }
@@ -352,6 +370,7 @@ mod tests {
             listener: &told,
             clock: &clock,
             pulls: &pulls,
+            pins: &imported(),
         };
         let (there, other) = (pod("web:v1", "IfNotPresent"), pod("other:v1", "IfNotPresent"));
         ensure(&mut cx, &there, &there.members[0]).now_or_never().expect("it does not wait").unwrap();

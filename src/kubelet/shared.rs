@@ -5,20 +5,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::ask::Asker;
 use super::cgroups::Tree;
 use super::config::Config;
 use super::container;
 use super::downward::Facts;
+use super::eviction::Pressure;
+use super::images::Pins;
 use super::pleg::Pleg;
 use super::pod::{Member, PodInventory, PodView, Role};
 use super::pull;
 use super::runtime::{Runtime, State};
 use super::sources::Sources;
 use super::volumes::Tokens;
+use crate::api::value::ValueExt;
 use crate::client::Client;
+use crate::runtime::Listers;
 use crate::runtime::events::{EventType, Recorder, Regarding};
 use crate::util::clock::SharedClock;
 
@@ -53,6 +57,12 @@ pub struct Shared {
     pub cgroups: Option<Tree>,
     /// Bounds pulls.
     pub pulls: Semaphore,
+    /// Images that stay, and whether all are there that should be from the start.
+    pub pins: Arc<Pins>,
+    /// What the node runs short of.
+    pub pressure: watch::Sender<Vec<Pressure>>,
+    /// Nodes, pods, RuntimeClasses.
+    pub listers: Arc<dyn Listers>,
 }
 
 impl Shared {
@@ -92,6 +102,30 @@ impl Shared {
             c.message = container::last_words(&self.config, uid, c);
         }
         Ok(inventory)
+    }
+
+    /// The runtime handler that the pod's RuntimeClass names; empty for the default one.
+    pub fn runtime_handler(&self, pod: &PodView) -> Result<String, String> {
+        let Some(class) = pod.spec.runtime_class_name.as_deref().filter(|c| !c.is_empty()) else {
+            return Ok(String::new());
+        };
+        let found = self.listers.lister("node.k8s.io", "runtimeclasses").get("", class);
+        let found = found.ok_or_else(|| format!("RuntimeClass.node.k8s.io \"{class}\" not found"))?;
+        Ok(found.value().str_at("/handler").unwrap_or_default().to_owned())
+    }
+
+    /// Records a warning about the node.
+    pub fn node_event(&self, reason: &str, message: impl Into<String>) {
+        let name = &self.config.node_name;
+        let about = Regarding {
+            api_version: "v1".into(),
+            kind: "Node".into(),
+            name: name.clone(),
+            // Upstream's kubelet knows no other: its events are found by this one.
+            uid: name.clone(),
+            ..Regarding::default()
+        };
+        self.events.event(about, EventType::Warning, reason, message);
     }
 
     /// Records an event of a pod, or of one of its containers.

@@ -19,7 +19,7 @@ use super::probes::Prober;
 use super::runtime::{RuntimeError, State};
 use super::shared::Shared;
 use super::start::{self, Memory};
-use super::status::{self, Waiting};
+use super::status::{self, Failure, FailureKind, Waiting};
 use super::stop::{self, How};
 use super::sync::{self, Plan, Seen};
 use super::{container, pull, volumes};
@@ -35,6 +35,8 @@ const RETRY: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::fr
 const CGROUP_PATIENCE: u32 = 5;
 /// Reason and message of a pod that ran too long.
 const DEADLINE: (&str, &str) = ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
+/// The grace of a pod that the node wants to be rid of at once. Upstream: of hard eviction thresholds.
+const NO_GRACE: i64 = 0;
 
 /// What the API wants.
 #[derive(Debug, Clone)]
@@ -43,11 +45,13 @@ pub struct Desired {
     pub pod: Arc<PodView>,
     /// The API has forgotten it.
     pub gone: bool,
+    /// The node does not want it, or not any more.
+    pub failure: Option<Arc<Failure>>,
 }
 
 impl Desired {
     fn ends(&self) -> bool {
-        self.gone || self.pod.deleting()
+        self.gone || self.pod.deleting() || self.failure.is_some()
     }
 }
 
@@ -84,7 +88,7 @@ pub struct Worker {
     prober: Prober,
     memory: Memory,
     adopted: bool,
-    failure: Option<(&'static str, &'static str)>,
+    failure: Option<Arc<Failure>>,
     /// The last status that the API took, with its revision.
     reported: Option<(u64, Value)>,
     refresh: Option<Timestamp>,
@@ -139,6 +143,9 @@ impl Worker {
     async fn step(&mut self, desired: &Desired) -> Option<Duration> {
         let pod = self.with_reported_status(&desired.pod);
         let before = self.phase;
+        if self.failure.is_none() && self.phase == Phase::Syncing {
+            self.failure.clone_from(&desired.failure);
+        }
         let result = match self.phase {
             Phase::Syncing if desired.ends() || pod.is_terminal() => {
                 self.phase = Phase::Terminating;
@@ -198,7 +205,8 @@ impl Worker {
         let deadline = deadline(pod);
         if deadline.is_some_and(|d| d <= now) {
             self.shared.event(pod, None, EventType::Normal, DEADLINE.0, DEADLINE.1);
-            self.failure = Some(DEADLINE);
+            let (reason, message) = (DEADLINE.0.to_owned(), DEADLINE.1.to_owned());
+            self.failure = Some(Arc::new(Failure { reason, message, kind: FailureKind::Stopped }));
         }
         if self.failure.is_some() || status::is_done(pod, &inventory) {
             self.phase = Phase::Terminating;
@@ -330,6 +338,11 @@ impl Worker {
         if !gone {
             self.report(pod, &inventory, false).await?;
         }
+        let mut hurried = pod.clone();
+        if self.failure.as_ref().is_some_and(|f| f.kind == FailureKind::Disruption) {
+            hurried.pod.metadata.deletion_grace_period_seconds = Some(NO_GRACE);
+        }
+        let pod = &hurried;
         let grace = pod.deletion_grace();
         let mut desired = self.desired.clone();
         let shorter = async {
@@ -398,7 +411,7 @@ impl Worker {
             }
             tracing::warn!(pod = pod.name, namespace = pod.namespace, "{why}; it stays");
         }
-        if !desired.ends() {
+        if !(desired.gone || pod.deleting()) {
             // Finished, and kept for its logs until somebody deletes it.
             return Ok(None);
         }
@@ -427,6 +440,10 @@ impl Worker {
     /// Tells the API the status, if it is news.
     async fn report(&mut self, pod: &PodView, inventory: &PodInventory, ended: bool) -> Result<(), String> {
         let pod = self.with_reported_status(&Arc::new(pod.clone()));
+        // An orch before this one rejected it; there is nothing to add.
+        if pod.is_terminal() && inventory.is_empty() && pod.status.get("containerStatuses").is_none() {
+            return Ok(());
+        }
         let (results, facts) = (self.prober.results(), self.shared.facts.load());
         let runtime_name = self.shared.runtime_name.load();
         let input = status::Input {
@@ -435,7 +452,7 @@ impl Worker {
             probes: &results,
             waiting: &self.memory.waiting,
             ended,
-            failure: self.failure,
+            failure: self.failure.as_deref(),
             host_ips: &facts.host_ips,
             runtime_name: &runtime_name,
             now: self.shared.clock.now(),

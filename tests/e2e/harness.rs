@@ -70,7 +70,8 @@ pub struct Cluster {
 impl Cluster {
     /// A control plane and a node, both ready.
     pub fn with_node() -> Self {
-        let mut cluster = Self::prepare(&["--node-name", "box"]);
+        // The disk of the machine that runs the tests may be as full as it likes.
+        let mut cluster = Self::prepare(&["--node-name", "box", "--kubelet-arg=eviction-hard="]);
         cluster.start();
         cluster.wait_for_node();
         cluster
@@ -147,6 +148,14 @@ impl Cluster {
             }
             self.kubeconfig().exists() && self.kubectl(&["get", "--raw", "/readyz"]).code == Some(0)
         });
+    }
+
+    /// Starts the server that has ended with more flags than before; they replace those of the last time.
+    pub fn restart_with(&mut self, more: &[String]) {
+        let before = self.flags.len();
+        self.flags.extend_from_slice(more);
+        self.start();
+        self.flags.truncate(before);
     }
 
     /// Asks the process table: the child is borrowed, and `try_wait` would need it alone.

@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
+mod addons;
 mod bad_input;
 mod ctl;
 mod harness;
+mod images;
 mod main_job;
 mod net;
 mod node;

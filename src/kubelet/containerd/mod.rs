@@ -116,6 +116,11 @@ impl Options {
             systemd_cgroup: false,
         }
     }
+
+    /// Where it serves.
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join("containerd.sock")
+    }
 }
 
 /// A private containerd that was started or adopted.
@@ -144,7 +149,7 @@ impl Containerd {
         let settings = Settings {
             root: options.dir.join("root"),
             state: options.run_dir.join("state"),
-            socket: options.run_dir.join("containerd.sock"),
+            socket: options.socket(),
             pause_image: options.pause_image.clone().unwrap_or_else(|| pause::IMAGE.to_owned()),
             cni_bin_dir: options.cni_bin_dir.clone(),
             cni_conf_dir: options.cni_conf_dir.clone(),
@@ -181,6 +186,11 @@ impl Containerd {
     /// Where it serves CRI and its own API.
     pub fn socket(&self) -> &Path {
         &self.settings.socket
+    }
+
+    /// Image of sandboxes.
+    pub fn pause_image(&self) -> &str {
+        &self.settings.pause_image
     }
 
     /// Pid of the process in charge.

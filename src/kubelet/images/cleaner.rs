@@ -63,9 +63,10 @@ impl Cleaner {
                 match self.collect().await {
                     Ok(Plan { short_by: 0, .. }) => {}
                     Ok(done) => failed(format!(
-                        "Failed to garbage collect required amount of images. {} bytes more have to be freed, and no \
-                         other image may be removed.",
-                        done.short_by
+                        "Failed to garbage collect required amount of images. Attempted to free {} bytes, but only found \
+                         {} bytes eligible to free.",
+                        done.wanted,
+                        done.wanted - done.short_by
                     )),
                     Err(e) => tracing::warn!("cannot collect unused images: {e}"),
                 }
@@ -84,9 +85,11 @@ impl Cleaner {
         Ok(plan)
     }
 
-    /// Removes all that nobody uses, the disk being in need of it.
+    /// Removes all that nobody uses, the disk being in need of it; nothing while it is not known what has to stay.
     pub async fn free(&self) {
-        self.pins.complete().await;
+        if !self.pins.are_complete() {
+            return;
+        }
         let everything = GcPolicy { high_percent: 0, low_percent: 0, ..self.policy };
         match self.look().await {
             Ok(images) => self.remove(&plan(everything, u64::MAX, 0, &images, self.clock.now())).await,
@@ -140,12 +143,12 @@ mod tests {
     async fn what_is_used_or_pinned_or_new_stays() {
         let clock = Arc::new(ManualClock::at(1000));
         let runtime = Arc::new(["used", "idle", "pause"].iter().fold(FakeRuntime::default(), |r, i| r.with_image(i)));
-        let (sandbox, container) = (SandboxConfig::default(), ContainerConfig { image: "used".into(), ..Default::default() });
+        let (sandbox, container) =
+            (SandboxConfig::default(), ContainerConfig { image: "used".into(), ..Default::default() });
         runtime.create_container("s", &container, &sandbox).await.unwrap();
         let pins = Arc::new(Pins::new(vec!["pause".into()]));
         pins.finish();
-        let cleaner =
-            Cleaner::new(runtime.clone(), pins, clock.clone(), GcPolicy::default(), "/".into());
+        let cleaner = Cleaner::new(runtime.clone(), pins, clock.clone(), GcPolicy::default(), "/".into());
         cleaner.free().await;
         assert_eq!(runtime.images().await.unwrap().len(), 3, "too young");
         clock.advance(120);

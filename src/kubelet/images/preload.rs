@@ -69,6 +69,11 @@ impl Pins {
         self.wait_for(Stage::Done).await;
     }
 
+    /// True when all pins are known.
+    pub fn are_complete(&self) -> bool {
+        *self.stage.borrow() == Stage::Done
+    }
+
     /// There is nothing to import.
     pub fn finish(&self) {
         self.stage.send_replace(Stage::Done);
