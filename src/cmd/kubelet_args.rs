@@ -40,8 +40,27 @@ fn percent(text: &str) -> anyhow::Result<u8> {
     }
 }
 
-/// Puts the arguments into the kubelet's configuration.
-pub(super) fn apply(config: &mut Config, args: &[String]) -> anyhow::Result<()> {
+/// Arguments that are known to be good.
+#[derive(Debug, Clone, Default)]
+pub(super) struct KubeletArgs(Vec<String>);
+
+/// Checks the arguments.
+pub(super) fn parse(args: &[String]) -> anyhow::Result<KubeletArgs> {
+    // Nothing in it depends on what stands there before.
+    apply(&mut Config::new("", ""), args)?;
+    Ok(KubeletArgs(args.to_vec()))
+}
+
+impl KubeletArgs {
+    /// Puts them into the kubelet's configuration.
+    pub(super) fn apply(&self, config: &mut Config) {
+        if let Err(e) = apply(config, &self.0) {
+            tracing::error!("{e:#}");
+        }
+    }
+}
+
+fn apply(config: &mut Config, args: &[String]) -> anyhow::Result<()> {
     for arg in args {
         let (name, value) = arg.split_once('=').with_context(|| format!("--kubelet-arg {arg:?} is not NAME=VALUE"))?;
         let Some((_, set)) = ARGS.iter().find(|(n, _)| *n == name) else {

@@ -292,7 +292,7 @@ impl Runtime for FakeRuntime {
     }
 
     async fn remove_image(&self, reference: &str) -> Result<()> {
-        self.inner.lock().images.remove(reference);
+        self.inner.lock().images.retain(|name, image| name != reference && image.id != reference);
         Ok(())
     }
 

@@ -42,6 +42,7 @@ pub mod pull;
 pub mod registries;
 pub mod runtime;
 pub mod security;
+pub mod serve;
 mod server;
 pub mod shared;
 pub mod sources;
@@ -92,6 +93,7 @@ pub struct Kubelet {
     node: Node,
     pods: Pods,
     cidrs: watch::Sender<Vec<String>>,
+    ips: watch::Sender<Vec<String>>,
     cleaner: Arc<Cleaner>,
     eviction: Eviction,
     writer: Mutex<Option<EventWriter>>,
@@ -136,15 +138,17 @@ impl Kubelet {
         let (policy, root) = (config.image_gc, config.image_root.clone());
         let cleaner = Arc::new(Cleaner::new(runtime.clone(), pins, clock.clone(), policy, root));
         let eviction = Eviction::new(shared.clone(), cleaner.clone());
-        let node = Node { config, client, runtime, clock, pressure: short_of };
+        let ips = watch::Sender::new(config.node_ips.clone());
+        let node = Node { config, client, runtime, clock, ips: ips.subscribe(), pressure: short_of };
         Arc::new(Self {
             shared,
             listers,
             node,
             pods,
+            cidrs: watch::Sender::default(),
+            ips,
             cleaner,
             eviction,
-            cidrs: watch::Sender::default(),
             writer: Mutex::new(Some(writer)),
         })
     }
@@ -152,6 +156,16 @@ impl Kubelet {
     /// The node's pod ranges, as they become known: what the network needs.
     pub fn pod_cidrs(&self) -> watch::Receiver<Vec<String>> {
         self.cidrs.subscribe()
+    }
+
+    /// The node has other addresses, the main one first: its status says so at once, and so do pods on the host's network.
+    pub fn set_node_ips(&self, ips: &[String]) {
+        let changed = |now: &mut Vec<String>| std::mem::replace(now, ips.to_vec()) != ips;
+        if !self.ips.send_if_modified(changed) {
+            return;
+        }
+        self.shared.facts.rcu(|facts| downward::Facts { host_ips: ips.to_vec(), ..(**facts).clone() });
+        self.pods.look_all();
     }
 
     /// Works until the shutdown. Containers run on.

@@ -53,6 +53,8 @@ pub struct Input<'a> {
     pub config: &'a Config,
     /// The machine.
     pub machine: &'a Machine,
+    /// The node's addresses, the main one first.
+    pub ips: &'a [String],
     /// Name and version of the runtime, as `containerd://1.6.20`; empty when it is not known.
     pub runtime: &'a str,
     /// Why the node is not ready.
@@ -127,8 +129,7 @@ pub fn status(input: Input<'_>) -> Value {
         json!({"cpu": cpu, "ephemeral-storage": disk, "hugepages-1Gi": "0", "hugepages-2Mi": "0", "memory": kib(memory),
             "pods": config.max_pods.to_string()})
     };
-    let mut addresses: Vec<Value> =
-        config.node_ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
+    let mut addresses: Vec<Value> = input.ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
     addresses.push(json!({"type": "Hostname", "address": config.node_name}));
     let (usable_memory, usable_disk) = usable(config, machine);
     let mut out = json!({
@@ -252,7 +253,9 @@ pub struct Node {
     pub runtime: Arc<dyn Runtime>,
     /// The clock.
     pub clock: SharedClock,
-    /// What the node runs short of.
+    /// The node's addresses, the main one first; a change is reported at once.
+    pub ips: watch::Receiver<Vec<String>>,
+    /// What the node runs short of; told at once: until then pods keep coming.
     pub pressure: watch::Receiver<Vec<Pressure>>,
 }
 
@@ -261,6 +264,7 @@ impl Node {
         let machine = Machine::read(&self.config.data_dir);
         let version = self.runtime.version().await.unwrap_or_default();
         let images = self.runtime.images().await.unwrap_or_default();
+        let ips = self.ips.borrow().clone();
         let not_ready = match self.runtime.not_ready().await {
             Ok(why) => why,
             Err(e) => Some(format!("container runtime is down: {e}")),
@@ -268,6 +272,7 @@ impl Node {
         with(Input {
             config: &self.config,
             machine: &machine,
+            ips: &ips,
             runtime: &version,
             not_ready: not_ready.as_deref(),
             pressures: &self.pressure.borrow().clone(),
@@ -347,16 +352,20 @@ impl Node {
             }
         };
         let reporting = async {
-            let mut pause = LOOK_UNREADY;
-            let mut pressure = self.pressure.clone();
+            let (mut pause, mut ips, mut pressure) = (LOOK_UNREADY, self.ips.clone(), self.pressure.clone());
             loop {
-                // A shortage is told at once: until then pods keep coming. Without a sender there is none.
-                let changed = async {
-                    if pressure.changed().await.is_err() {
-                        std::future::pending().await
+                // An error means that nobody is left to tell of changes.
+                let news = async {
+                    tokio::select! {
+                        Ok(()) = ips.changed() => {}
+                        Ok(()) = pressure.changed() => {}
+                        else => std::future::pending().await,
                     }
                 };
-                let _ = tokio::time::timeout(pause, changed).await;
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = news => {}
+                }
                 pause = match self.report().await {
                     Ok(false) => LOOK_UNREADY,
                     Ok(true) => LOOK,
@@ -420,14 +429,20 @@ mod tests {
     }
 
     fn made(machine: &Machine, not_ready: Option<&str>, pressures: &[Pressure], old: &Value, second: i64) -> Value {
-        let config = Config {
-            node_labels: vec![("a".into(), "b".into())],
-            node_ips: vec!["192.0.2.1".into()],
-            ..Config::new("n", "/")
-        };
+        let config = Config { node_labels: vec![("a".into(), "b".into())], ..Config::new("n", "/") };
         let now = Timestamp::from_second(second).unwrap();
-        let runtime = "containerd://1.7";
-        object(Input { config: &config, machine, runtime, not_ready, pressures, images: &[], old, now })
+        let ips = ["192.0.2.1".to_owned()];
+        object(Input {
+            config: &config,
+            machine,
+            ips: &ips,
+            runtime: "containerd://1.7",
+            not_ready,
+            pressures,
+            images: &[],
+            old,
+            now,
+        })
     }
 
     #[test]
@@ -494,6 +509,7 @@ mod tests {
             client: cluster.client(),
             runtime: Arc::new(FakeRuntime::default()),
             clock: cluster.clock.clone(),
+            ips: watch::Sender::new(vec!["192.0.2.1".to_owned()]).subscribe(),
             pressure: watch::channel(Vec::new()).1,
         };
         node.register().await.unwrap();

@@ -65,6 +65,13 @@ impl Pods {
         !self.entries.lock().is_empty()
     }
 
+    /// All workers look again: something of the node has changed.
+    pub fn look_all(&self) {
+        for entry in self.entries.lock().values() {
+            entry.handle.wake.notify_one();
+        }
+    }
+
     /// Pods changed in the runtime.
     pub fn changed(&self, uids: BTreeSet<String>) {
         self.news.lock().extend(uids);
@@ -160,7 +167,10 @@ impl Pods {
         let node = shared.listers.lister("", "nodes").get("", name).map(|n| n.value());
         let site = Site { node, pressures: shared.pressure.borrow().clone() };
         // Those that were started by an orch before this one may not have been seen by this one yet.
-        let bound = shared.listers.lister("", "pods").by_index("spec.nodeName", name);
+        let bound = match self.complete.load(Ordering::SeqCst) {
+            true => Vec::new(),
+            false => shared.listers.lister("", "pods").by_index("spec.nodeName", name),
+        };
         let mut others: HashMap<String, Arc<PodView>> = bound
             .iter()
             .filter_map(|o| PodView::from_object(o).ok())

@@ -1,7 +1,8 @@
-//! Small things every layer needs: tasks and shutdown, backoff, clock, files, nftables, words.
+//! Small things every layer needs: tasks and shutdown, backoff, clock, files, nftables, the machine's address, words.
 //!
 //! **Invariant:** nothing here knows of Kubernetes.
 
+pub mod address;
 pub mod backoff;
 pub mod clock;
 pub mod files;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
 mod addons;
+mod agent;
 mod bad_input;
 mod ctl;
 mod harness;
@@ -10,6 +11,8 @@ mod images;
 mod main_job;
 mod net;
 mod node;
+mod nodes;
+mod overlay;
 mod pods;
 mod registry;
 mod runtime;

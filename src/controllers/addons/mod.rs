@@ -355,11 +355,11 @@ mod tests {
     const TWO: &str = "
 apiVersion: v1
 kind: ConfigMap
-metadata: {name: a, namespace: n}
+metadata: {name: a, namespace: space}
 ---
 apiVersion: v1
 kind: ConfigMap
-metadata: {name: b, namespace: n}
+metadata: {name: b, namespace: space}
 ";
 
     struct Bench {
@@ -404,25 +404,25 @@ metadata: {name: b, namespace: n}
     async fn what_a_file_has_is_there_and_what_it_loses_goes() {
         let bench = Bench::new();
         assert_eq!(bench.look(&[("x.yaml", TWO)]).await, 0);
-        assert_eq!(bench.names("n"), ["a", "b"]);
+        assert_eq!(bench.names("space"), ["a", "b"]);
         assert_eq!((bench.record().objects.len(), bench.record().source.as_str()), (2, "x.yaml"));
         let one = TWO.split("---").next().unwrap();
         bench.look(&[("x.yaml", one)]).await;
-        assert_eq!(bench.names("n"), ["a"]);
+        assert_eq!(bench.names("space"), ["a"]);
         bench.look(&[("x.yaml", "a: [")]).await;
-        assert_eq!(bench.names("n"), ["a"], "a broken file changes nothing");
+        assert_eq!(bench.names("space"), ["a"], "a broken file changes nothing");
         bench.look(&[]).await;
-        assert_eq!((bench.names("n").len(), bench.names(NAMESPACE).len()), (0, 0));
+        assert_eq!((bench.names("space").len(), bench.names(NAMESPACE).len()), (0, 0));
     }
 
     #[tokio::test]
     async fn what_somebody_else_has_made_since_is_left_alone() {
         let bench = Bench::new();
         bench.look(&[("x.yaml", TWO)]).await;
-        let a = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "n"}});
+        let a = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "space"}});
         bench.cluster.put(a);
         bench.look(&[]).await;
-        assert_eq!(bench.names("n"), ["a"]);
+        assert_eq!(bench.names("space"), ["a"]);
     }
 
     #[tokio::test]
@@ -432,7 +432,7 @@ metadata: {name: b, namespace: n}
         let one = TWO.split("---").next().unwrap();
         let more = format!("{one}\n---\napiVersion: x.example/v1\nkind: Thing\nmetadata: {{name: t}}\n");
         assert_eq!(bench.look(&[("x.yaml", &more)]).await, 1, "it is to be tried again");
-        assert_eq!(bench.names("n"), ["a", "b"]);
+        assert_eq!(bench.names("space"), ["a", "b"]);
         let record = bench.record();
         assert_eq!((record.checksum.as_str(), record.objects.len()), ("", 2), "the record says that it is not done");
     }

@@ -269,14 +269,14 @@ items:
 ---
 kind: Service
 apiVersion: v1
-metadata: {name: y}
+metadata: {name: w}
 ---
 kind: Namespace
 apiVersion: v1
-metadata: {name: n}
+metadata: {name: space}
 ";
         let names: Vec<Value> = objects(text).unwrap().into_iter().map(|o| o["metadata"]["name"].clone()).collect();
-        assert_eq!(names, ["n", "a", "z", "y"]);
+        assert_eq!(names, ["space", "a", "z", "w"]);
         assert!(objects("# nothing\n---\n").unwrap().is_empty());
     }
 

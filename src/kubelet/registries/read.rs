@@ -221,7 +221,7 @@ mod tests {
     #[test_case("mirror: {}" => Err("the file: unknown key \"mirror\"; did you mean \"mirrors\"?".into()); "section")]
     #[test_case("mirrors: {r: {endpont: []}}" => Err("mirrors.r: unknown key \"endpont\"; did you mean \"endpoint\"?".into()); "mirror")]
     #[test_case("configs: {r: {tls: {cafile: /x}}}" => Err("configs.r.tls: unknown key \"cafile\"; did you mean \"ca_file\"?".into()); "tls")]
-    #[test_case("configs: {r: {auth: {user: x}}}" => Err("configs.r.auth: unknown key \"user\"; did you mean \"auth\"?".into()); "auth")]
+    #[test_case("configs: {r: {auth: {user: x}}}" => Err("configs.r.auth: unknown key \"user\"; did you mean \"username\"?".into()); "auth")]
     #[test_case("configs: {r: {auth: {username: x}}}" => Err("configs.r.auth: username and password go together".into()); "half a pair")]
     #[test_case("configs: {r: {tls: {ca_file: ca.crt}}}" => Err("configs.r.tls.ca_file: must be an absolute path".into()); "relative")]
     #[test_case("configs: {r: {tls: {insecure_skip_verify: 1}}}" => Err("configs.r.tls.insecure_skip_verify: must be true or false".into()); "no flag")]
