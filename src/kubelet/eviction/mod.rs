@@ -106,13 +106,15 @@ impl Eviction {
     }
 
     async fn evict(&self, met: Met, pods: &Pods) {
-        let usage = match self.shared.runtime.usage().await {
+        let usage: HashMap<String, ContainerUsage> = match self.shared.runtime.usage().await {
             Ok(usage) => usage.into_iter().map(|u| (u.id.clone(), u)).collect(),
             Err(e) => return tracing::warn!("cannot tell what containers use: {e}"),
         };
         let active: Vec<Arc<PodView>> = pods.active().into_iter().filter(|p| !is_critical(p)).collect();
-        let mut candidates: Vec<Candidate> =
-            active.iter().map(|p| candidate(&self.shared, p, met.signal, &usage)).collect();
+        // Volumes are counted file by file, which may take a while.
+        let (shared, all) = (self.shared.clone(), active.clone());
+        let count = move || all.iter().map(|p| candidate(&shared, p, met.signal, &usage)).collect::<Vec<_>>();
+        let Ok(mut candidates) = tokio::task::spawn_blocking(count).await else { return };
         plan::rank(&mut candidates);
         let Some((chosen, pod)) = candidates.first().and_then(|c| Some((c, active.iter().find(|p| p.uid == c.uid)?)))
         else {
