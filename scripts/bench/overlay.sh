@@ -23,18 +23,30 @@ first=192.0.2.1 second=192.0.2.2
 work=$(mktemp -d /tmp/orch-bench.XXXXXX)
 one=orch-bench-$$-1 two=orch-bench-$$-2
 pids=()
-cleanup() {
+# halt: ends server and agent, and their containers.
+halt() {
   local pid
-  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null; done
+  for pid in "${pids[@]}"; do
+    kill "$pid" 2>/dev/null || true
+    wait "$pid" 2>/dev/null || true
+  done
+  pids=()
   stop_containers "$work"
-  ip netns del $one 2>/dev/null
-  ip netns del $two 2>/dev/null
+}
+cleanup() {
+  halt
+  ip netns del $one 2>/dev/null || true
+  ip netns del $two 2>/dev/null || true
   rm -rf "$work"
 }
 trap cleanup EXIT
 
-# on NAMESPACE COMMAND...: without `ip netns exec`, which hides the cgroups.
-on() { nsenter --net="/var/run/netns/$1" "${@:2}"; }
+# on NAMESPACE COMMAND...: without `ip netns exec`, which hides the cgroups. In the background the command is the job itself.
+on() {
+  local ns=$1
+  shift
+  if [ "$BASHPID" = $$ ]; then nsenter --net="/var/run/netns/$ns" "$@"; else exec nsenter --net="/var/run/netns/$ns" "$@"; fi
+}
 
 # machines: two namespaces and a wire between them.
 machines() {
@@ -76,7 +88,7 @@ cluster() {
   until [ -n "$range" ]; do
     tries=$((tries + 1))
     [ $tries -lt 300 ] || fail "the second machine is no node: $(tail -1 "$work/$1-2.log")"
-    range=$("${ctl[@]}" get node two -o jsonpath='{.spec.podCIDR}' 2>/dev/null || true)
+    range=$("${ctl[@]}" get node two -o jsonpath='{.spec.podCIDR}' 2>/dev/null) || true
     sleep 0.2
   done
   address=${range%0/*}1
@@ -87,7 +99,5 @@ carry bare_link $second
 for backend in vxlan host-gw; do
   cluster $backend
   carry "overlay_$backend" "$address"
-  for pid in "${pids[@]}"; do kill "$pid" && wait "$pid" 2>/dev/null; done
-  pids=()
-  stop_containers "$work"
+  halt
 done

@@ -4,6 +4,7 @@
 
 pub mod codec;
 pub mod meta;
+pub mod node_identity;
 pub mod object;
 pub mod patch;
 pub mod scan;

@@ -55,8 +55,9 @@ impl Access {
             audiences: tokens.api_audiences().to_vec(),
         });
         let proxy = FrontProxy { allowed_names: vec!["system:auth-proxy".into()], clock: clock.clone() };
+        let certificates = ClientCertificates { clock: clock.clone(), records: lookup.clone() };
         Ok(Self {
-            chain: Chain(vec![Arc::new(proxy), Arc::new(ClientCertificates(clock.clone())), bearer.clone()]),
+            chain: Chain(vec![Arc::new(proxy), Arc::new(certificates), bearer.clone()]),
             authorizer: Union(vec![Arc::new(NodeAuthorizer::new(lookup)), rbac.clone()]),
             rbac,
             bearer,

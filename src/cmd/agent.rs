@@ -17,6 +17,7 @@ use rand::Rng;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use crate::api::status::Reason;
 use crate::api::value::ValueExt;
 use crate::client::{Client, Credentials, Servers, res};
 use crate::kubelet::serve::taker;
@@ -191,6 +192,15 @@ impl Agent {
             true => tokio::time::timeout(SETTINGS_WAIT, asking).await.map_err(|_| "no server answers".to_owned()),
             false => Ok(asking.await),
         };
+        if let Ok(Err(e)) = &asked
+            && e.reason == Reason::Unauthorized
+        {
+            return Err(JoinError::Final(format!(
+                "the servers do not take the certificate of node {}: another machine has its name by now; join again with \
+                 another --node-name and a --token",
+                self.name
+            )));
+        }
         let asked = asked.and_then(|a| a.map_err(|e| e.message.clone()));
         let read = asked.and_then(|map| {
             let (cluster, client_ca) = Cluster::from_config_map(&map).map_err(|e| format!("{e:#}"))?;

@@ -7,15 +7,14 @@ use anyhow::Context;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
+use crate::api::node_identity::{self, NAMESPACE};
 use crate::api::status::{ApiResult, Reason};
 use crate::api::value::ValueExt;
 use crate::apiserver::auth::rbac::bootstrap::{Reconcile, objects, reconcile};
 use crate::client::{Client, Res, optional, res};
 use crate::controllers::bootstrap::{ApiServer, ensure};
-use crate::controllers::certificates::{self, NAMESPACE};
 use crate::ctl::token as ctl_token;
 use crate::pki::token::{self, JoinToken};
-use crate::util::files;
 
 use super::cluster::Cluster;
 
@@ -47,9 +46,8 @@ pub struct First {
     pub own_key_hash: String,
     /// The token of the token file.
     pub token: JoinToken,
-    /// A file that holds the hash of a token that was written to the cluster once: one that is not there any more was
-    /// revoked, and stays so.
-    pub token_mark: PathBuf,
+    /// `<data-dir>/server`, where the token file is.
+    pub server_dir: PathBuf,
 }
 
 /// Writes what is missing; changes what an older version wrote.
@@ -71,7 +69,7 @@ pub async fn run(client: &Client, server: &ApiServer, first: &First) -> anyhow::
 async fn write_cluster(client: &Client, first: &First) -> anyhow::Result<()> {
     put(client, &res::CONFIG_MAPS, &first.cluster.to_config_map(&first.client_ca_pem), "data").await?;
     if let Some(node) = &first.own_node {
-        put(client, &res::CONFIG_MAPS, &certificates::record(node, &first.own_key_hash), "data").await?;
+        put(client, &res::CONFIG_MAPS, &node_identity::record(node, &first.own_key_hash), "data").await?;
     }
     Ok(())
 }
@@ -79,10 +77,9 @@ async fn write_cluster(client: &Client, first: &First) -> anyhow::Result<()> {
 /// The token of the token file, as a Secret with its hash.
 async fn register_token(client: &Client, first: &First) -> anyhow::Result<()> {
     let JoinToken { id, secret, .. } = &first.token;
-    let mark = std::fs::read_to_string(&first.token_mark).unwrap_or_default();
     let name = format!("bootstrap-token-{id}");
     let known = optional(client.get(&res::SECRETS, NAMESPACE, &name).await)?;
-    if token::verify(secret, mark.trim()) {
+    if token::is_registered(&first.server_dir, secret) {
         if known.is_none() {
             tracing::info!("the server's join token was revoked; `orch token create` makes another");
         }
@@ -92,8 +89,7 @@ async fn register_token(client: &Client, first: &First) -> anyhow::Result<()> {
     let description = "made with the server";
     let wanted = ctl_token::secret(id, &hash, None, description, &[ctl_token::GROUP.to_owned()]);
     put(client, &res::SECRETS, &wanted, "data").await?;
-    files::write_atomic(&first.token_mark, hash.as_bytes(), files::SECRET_MODE)
-        .with_context(|| format!("cannot write {}", first.token_mark.display()))
+    Ok(token::set_registered(&first.server_dir, &hash)?)
 }
 
 /// Creates an object of `kube-system`, or makes one field of the present one as it should be.

@@ -40,7 +40,8 @@ impl Common {
         let level = match (self.debug, self.quiet) {
             (true, _) => "orch=debug,info",
             (_, true) => "error",
-            _ => "orch=info,warn",
+            // It warns of every look for an interface that is not there.
+            _ => "orch=info,nlink=error,warn",
         };
         telemetry::init(level, self.log_json);
     }

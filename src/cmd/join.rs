@@ -171,9 +171,14 @@ async fn shown(server: &Uri) -> Joined<Shown> {
         return Err(Final(format!("{server} is no server of orch: it shows no CA at /cacerts (status {code})")));
     }
     let date = answer.headers().get(http::header::DATE).and_then(|d| d.to_str().ok());
-    let date = date.and_then(|d| jiff::fmt::rfc2822::parse(d).ok()).map(|d| d.timestamp());
-    let skew = date.map(|d| d.as_second() - Timestamp::now().as_second());
+    let skew = date.and_then(|d| skew(d, Timestamp::now()));
     Ok(Shown { server: server.clone(), ca_pem, skew })
+}
+
+/// The clock of a `Date` header less this one, seconds.
+fn skew(date: &str, now: Timestamp) -> Option<i64> {
+    let date = jiff::fmt::rfc2822::parse(date).ok()?;
+    Some(date.timestamp().as_second() - now.as_second())
 }
 
 impl Shown {
@@ -327,5 +332,54 @@ mod tests {
         assert_eq!(denied.unwrap_err().to_string(), "the server refuses this node: taken");
         let issued = decided(&csr(json!({"certificate": STANDARD.encode("pem")}))).unwrap();
         assert_eq!(issued.unwrap(), "pem");
+    }
+
+    #[test]
+    fn the_date_of_an_answer_tells_of_the_other_clock() {
+        let now = "2026-01-01T00:00:00Z".parse().unwrap();
+        assert_eq!(skew("Thu, 01 Jan 2026 01:02:00 GMT", now), Some(3720));
+        assert_eq!(skew("soon", now), None);
+    }
+
+    fn ca_of(cluster: &str) -> (String, JoinToken) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let ca = ca::Ca::new(cluster, key, "2026-01-01T00:00:00Z".parse().unwrap()).unwrap();
+        (ca.cert_pem.clone(), crate::pki::token::generate(&ca.sha256(), "server"))
+    }
+
+    #[tokio::test]
+    async fn a_directory_belongs_to_one_cluster() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::open(dir.path().join("agent")).unwrap();
+        let servers = Servers::new(vec!["https://127.0.0.1:1".parse().unwrap()]);
+        let ((ours, token), (_, other)) = (ca_of("ours"), ca_of("other"));
+        let told = trust(&files, &servers, None).await.unwrap_err().to_string();
+        assert!(told.contains("has not joined yet") && told.contains("--token"), "{told}");
+        assert!(matches!(trust(&files, &servers, Some(&token)).await, Err(Again(_))), "nobody answers there");
+        files.write(SERVER_CA, &ours).unwrap();
+        assert_eq!(trust(&files, &servers, Some(&token)).await.unwrap(), ours);
+        assert_eq!(trust(&files, &servers, None).await.unwrap(), ours);
+        let told = trust(&files, &servers, Some(&other)).await.unwrap_err().to_string();
+        assert!(told.contains("another cluster") && told.contains("--data-dir"), "{told}");
+    }
+
+    #[test]
+    fn a_ca_that_is_not_the_tokens_is_refused_before_anything_is_sent() {
+        let ((ca_pem, token), (_, other)) = (ca_of("ours"), ca_of("other"));
+        let shown = Shown { server: "https://s".parse().unwrap(), ca_pem, skew: None };
+        shown.check(&token).unwrap();
+        let told = shown.check(&other).unwrap_err().to_string();
+        assert!(told.contains("https://s") && told.contains("--server"), "{told}");
+    }
+
+    #[test]
+    fn what_was_kept_is_for_nobody_else() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::open(dir.path().join("agent")).unwrap();
+        let key = files.key("client-kubelet.key").unwrap();
+        assert_eq!(files.key("client-kubelet.key").unwrap(), key, "made once");
+        let mode = |path: PathBuf| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(files.path("client-kubelet.key")), mode(files.path(""))), (0o600, 0o700));
     }
 }

@@ -47,6 +47,8 @@ enum Command {
     /// Manage the cluster, as kubectl does
     #[command(visible_alias = "kubectl")]
     Ctl(Box<crate::ctl::Args>),
+    /// Make, list, replace and revoke the tokens that machines join with
+    Token(Box<crate::ctl::TokenArgs>),
     /// The CNI plugin; containerd calls it
     #[command(hide = true)]
     Cni,
@@ -82,16 +84,19 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Server(args) => server::main(*args),
         Command::Agent(args) => agent::main(*args),
         Command::Bench(args) => bench::main(args),
-        Command::Ctl(args) => {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(crate::ctl::main(*args, &images::Local))
-        }
+        Command::Ctl(args) => ctl(*args),
+        Command::Token(args) => ctl((*args).into()),
         Command::Cni => Ok(crate::cni::main()),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "orch", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+fn ctl(args: crate::ctl::Args) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(crate::ctl::main(args, &images::Local))
 }
 
 /// Tells what is wrong with the command line; `ctl` words it as kubectl does.

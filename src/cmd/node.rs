@@ -321,7 +321,7 @@ async fn network(
     anyhow::Ok(())
 }
 
-/// Pods that come after a change of the MTU get the new one.
+/// Pods that come after a change of the MTU get the new one; while the node's address is on no interface it stays.
 async fn follow_mtu(
     dir: &std::path::Path,
     mut config: CniConfig,
@@ -330,7 +330,7 @@ async fn follow_mtu(
 ) -> anyhow::Result<()> {
     loop {
         let mtu = config.mtu;
-        let Some(Ok(applied)) = stop.or(overlaid.wait_for(|a| a.passes > 0 && a.pod_mtu != mtu)).await else {
+        let Some(Ok(applied)) = stop.or(overlaid.wait_for(|a| a.pod_mtu != 0 && a.pod_mtu != mtu)).await else {
             stop.wait().await;
             return Ok(());
         };

@@ -217,7 +217,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
             own_node: (!args.disable_agent).then(|| node_name.clone()),
             own_key_hash: crate::pki::request::key_hash(&pki.kubelet.key_pem)?,
             token,
-            token_mark: server_dir.join("token.registered"),
+            server_dir: server_dir.clone(),
         },
         addons: addons::Config { dir: manifests, server: node_name.clone(), disabled: disabled.addons },
         controllers: controllers::Config {

@@ -1,6 +1,11 @@
 //! `token`: join tokens, kept as Secrets `kube-system/bootstrap-token-<id>`.
 //!
+//! That is upstream's form, so that kubeadm's users and tools find what they know; but for `token-secret`, in whose place
+//! `token-secret-hash` stands: who reads the cluster's Secrets or a backup of its store cannot join with what he finds.
+//!
 //! **Invariant:** the secret is printed once, when it is made; the cluster keeps its hash only.
+
+use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -51,6 +56,16 @@ enum What {
     /// List tokens, without their secrets
     #[command(alias = "ls")]
     List,
+    /// Give a token another secret and print it; the old one is refused from now on
+    #[command(alias = "renew")]
+    Rotate {
+        /// Id, or the whole token
+        #[arg(value_name = "TOKEN", default_value = token::DEFAULT_ID)]
+        id: String,
+        /// Data directory of the server, whose token file gets the new token when this is its machine
+        #[arg(long, value_name = "DIR", default_value = "/var/lib/orch")]
+        data_dir: PathBuf,
+    },
     /// Revoke tokens
     #[command(alias = "rm")]
     Delete {
@@ -78,6 +93,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
             let secrets = cx.items(&SECRETS, NAMESPACE, "", &format!("type={TYPE}")).await?;
             put(&table(&secrets, Timestamp::now()))
         }
+        What::Rotate { id, data_dir } => rotate(cx, &id_of(&id), &data_dir.join("server")).await,
         What::Delete { tokens } => {
             for text in &tokens {
                 let id = id_of(text);
@@ -108,6 +124,21 @@ async fn create(cx: &Cx, expires: Option<Timestamp>, description: &str, groups: 
     let made = token::generate(&ca_hash(cx).await?, &id);
     let secret = secret(&id, &token::hash(&made.secret), expires, description, groups);
     cx.call(Call::new(Method::POST, SECRETS.collection(NAMESPACE)).body(&secret)).await?;
+    say(made.to_string())
+}
+
+/// Another secret for a token. The server's own, with which it was made, stands in a file as well.
+async fn rotate(cx: &Cx, id: &str, server_dir: &Path) -> Done {
+    let path = SECRETS.object(NAMESPACE, &format!("{PREFIX}{id}"), None);
+    let made = token::generate(&ca_hash(cx).await?, id);
+    let hash = token::hash(&made.secret);
+    let patch = json!({"data": {"token-secret-hash": STANDARD.encode(&hash), "token-secret": null}});
+    let call = Call::new(Method::PATCH, path).media("application/merge-patch+json");
+    cx.call(call.body(&patch)).await?;
+    match token::replace(server_dir, &made, &hash) {
+        Ok(()) => {}
+        Err(e) => eprintln!("warning: {e}"),
+    }
     say(made.to_string())
 }
 

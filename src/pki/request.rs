@@ -48,7 +48,8 @@ pub fn key_hash(key_pem: &str) -> Result<String, PkiError> {
     Ok(hash(&key.subject_public_key_info()))
 }
 
-fn hash(spki: &[u8]) -> String {
+/// SHA-256 of a SubjectPublicKeyInfo (DER), hexadecimal.
+pub fn hash(spki: &[u8]) -> String {
     hex(digest::digest(&digest::SHA256, spki).as_ref())
 }
 

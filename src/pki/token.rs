@@ -146,6 +146,32 @@ pub fn open(path: &Path, ca_hash: &str, given: Option<&str>) -> Result<JoinToken
     Ok(token)
 }
 
+/// The operator's token file, in `<data-dir>/server`.
+pub const FILE: &str = "token";
+/// Beside it the hash of a token that was written to the cluster: one that is not there any more was revoked.
+const REGISTERED: &str = "token.registered";
+
+/// True when this token was written to the cluster before.
+pub fn is_registered(server_dir: &Path, secret: &str) -> bool {
+    matches!(read(&server_dir.join(REGISTERED)), Ok(Some(hash)) if verify(secret, hash.trim()))
+}
+
+/// Remembers that the token with this [`hash`] was written to the cluster.
+pub fn set_registered(server_dir: &Path, hash: &str) -> Result<(), PkiError> {
+    write_secret(&server_dir.join(REGISTERED), hash)
+}
+
+/// Puts a rotated token where its predecessor stands, if that is here.
+pub fn replace(server_dir: &Path, token: &JoinToken, hash: &str) -> Result<(), PkiError> {
+    let path = server_dir.join(FILE);
+    let known = read(&path)?.and_then(|text| parse(&text).ok());
+    if known.is_some_and(|k| k.id == token.id && k.ca_hash == token.ca_hash) {
+        set_registered(server_dir, hash)?;
+        store_if_changed(&path, token)?;
+    }
+    Ok(())
+}
+
 fn store_if_changed(path: &Path, token: &JoinToken) -> Result<(), PkiError> {
     let text = format!("{token}\n");
     if read(path)?.as_deref() == Some(&text) {

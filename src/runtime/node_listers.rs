@@ -297,3 +297,82 @@ impl Sink for One {
         self.tell();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::fake::FakeApi;
+    use serde_json::json;
+
+    fn gate() -> Gate {
+        let made = || Objects::new(&[]);
+        let api = FakeApi::new(|_, _, _| {});
+        Gate {
+            pods: made(),
+            named: HashMap::from([("configmaps", made()), ("secrets", made())]),
+            followed: HashMap::new(),
+            waiting: BTreeMap::new(),
+            by_pod: BTreeMap::new(),
+            connect: Arc::new(move || api.client()),
+            clients: Vec::new(),
+            all_told: false,
+        }
+    }
+
+    fn pod(name: &str, secrets: &[&str]) -> Arc<Object> {
+        let pulls: Vec<_> = secrets.iter().map(|s| json!({"name": s})).collect();
+        let pod = json!({"metadata": {"name": name, "namespace": "n"}, "spec": {"imagePullSecrets": pulls}});
+        Arc::new(Object::from_value(&pod, &[]))
+    }
+
+    fn secret(name: &str) -> Reference {
+        Reference { plural: "secrets", namespace: "n".into(), name: name.into() }
+    }
+
+    fn visible(gate: &Gate) -> Vec<String> {
+        gate.pods.list(None).iter().map(|p| p.meta.name.clone()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_pod_is_seen_once_what_it_names_was_looked_for() {
+        let mut gate = gate();
+        let names = |follow: &[(Reference, Client, Shutdown)]| -> Vec<String> {
+            follow.iter().map(|f| f.0.name.clone()).collect()
+        };
+        assert_eq!(names(&gate.upsert(pod("a", &["s", "t"]))), ["s", "t"]);
+        assert_eq!(names(&gate.upsert(pod("b", &["s"]))), [] as [&str; 0], "followed already");
+        assert_eq!(names(&gate.upsert(pod("c", &[]))), [] as [&str; 0]);
+        assert_eq!(visible(&gate), ["c"]);
+        gate.seen(&secret("s"));
+        assert_eq!(visible(&gate), ["b", "c"]);
+        gate.seen(&secret("t"));
+        assert_eq!(visible(&gate), ["a", "b", "c"]);
+        assert_eq!(names(&gate.upsert(pod("d", &["s"]))), [] as [&str; 0]);
+        assert_eq!(visible(&gate), ["a", "b", "c", "d"], "known already");
+    }
+
+    #[tokio::test]
+    async fn what_no_pod_names_any_more_is_forgotten() {
+        let mut gate = gate();
+        let followed = gate.upsert(pod("a", &["s"]));
+        gate.upsert(pod("b", &["s"]));
+        let object = json!({"metadata": {"name": "s", "namespace": "n"}});
+        gate.named["secrets"].upsert(Arc::new(Object::from_value(&object, &[])));
+        gate.delete(pod("a", &["s"]));
+        assert!(!followed[0].2.is_triggered() && gate.named["secrets"].get("n", "s").is_some());
+        // Another state of the pod, which names it no more.
+        gate.upsert(pod("b", &[]));
+        assert!(followed[0].2.is_triggered() && gate.named["secrets"].get("n", "s").is_none());
+        assert_eq!((visible(&gate), gate.clients[0].1), (vec!["b".to_owned()], 0));
+    }
+
+    #[tokio::test]
+    async fn many_watches_have_connections_enough() {
+        let mut gate = gate();
+        let names: Vec<String> = (0..=PER_CONNECTION).map(|n| format!("s{n}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        gate.upsert(pod("a", &names));
+        let watches: Vec<usize> = gate.clients.iter().map(|c| c.1).collect();
+        assert_eq!(watches, [PER_CONNECTION, 1]);
+    }
+}

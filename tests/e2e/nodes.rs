@@ -136,12 +136,15 @@ fn names_and_tokens_are_guarded(cluster: &Cluster, a: &mut Agent) {
 
     let short = cluster.ctl(&["token", "create", "--ttl", "1s"]).stdout.trim().to_owned();
     let made = cluster.ctl(&["token", "create", "--description", "for c"]).stdout.trim().to_owned();
+    let data = cluster.data_dir().display().to_string();
+    let rotated = cluster.ctl(&["token", "rotate", "--data-dir", &data]).stdout.trim().to_owned();
+    assert!(rotated != token && rotated == cluster.token(), "the token file has the new secret");
     assert_eq!(cluster.ctl(&["token", "delete", "server"]).code, Some(0));
     let id = short.rsplit(':').nth(1).unwrap().to_owned();
     cluster.eventually("an expired token is removed", || {
         cluster.kubectl(&["get", "secret", "-n", "kube-system", &format!("bootstrap-token-{id}")]).code == Some(1)
     });
-    for revoked in [&token, &short] {
+    for revoked in [&token, &rotated, &short] {
         stranger.join(SERVER, revoked);
         let told = stranger.refusal(cluster);
         assert!(told.contains("does not know the join token") && told.contains("orch token create"), "{told}");
@@ -151,6 +154,16 @@ fn names_and_tokens_are_guarded(cluster: &Cluster, a: &mut Agent) {
     // Nodes that joined with the token stay.
     a.wait_until_ready(cluster);
     stranger.end(Signal::SIGTERM);
+    // A name is free again when its node is deleted, for another machine and with a token that was used before.
+    let mut other = Agent::beside(cluster, "c", 15);
+    other.join(SERVER, &made);
+    assert!(other.refusal(cluster).contains("node c exists"));
+    cluster.k(&["delete", "node", "c"]);
+    other.join(SERVER, &made);
+    other.wait_until_ready(cluster);
+    // The first machine's certificate is worth nothing now.
+    stranger.start(&[]);
+    assert!(stranger.refusal(cluster).contains("another machine has its name"));
     cluster.k(&["delete", "node", "c"]);
 }
 
@@ -181,15 +194,22 @@ fn an_agent_comes_back(cluster: &Cluster, a: &mut Agent) {
 }
 
 fn a_server_comes_back(cluster: &mut Cluster, a: &Agent) {
+    let token = cluster.ctl(&["token", "create"]).stdout.trim().to_owned();
     let address = cluster.k(&["get", "pod", "on-a", "-o", "jsonpath={.status.podIP}"]);
     cluster.end_server(Signal::SIGKILL);
     let asked = a.machine.run(|| http_get(&format!("{address}:8080"), "/"));
     assert_eq!(asked.as_deref(), Ok("from on-a (v1)"), "pods run on without a server");
+    // One that would join waits until there is a server.
+    let mut late = Agent::beside(cluster, "late", 14);
+    late.join(SERVER, &token);
+    cluster.eventually("it says that it waits", || late.log_text().contains("cannot join yet, trying again"));
     cluster.start();
     cluster.eventually("the agent has connected by itself", || {
         cluster.kubectl(&["exec", "on-a", "--", "cat", "/page/page"]).code == Some(0)
     });
-    a.wait_until_ready(cluster);
+    for agent in [a, &late] {
+        agent.wait_until_ready(cluster);
+    }
     cluster.apply(&pod("later", "a"));
     cluster.k(&["wait", "--for=condition=Ready", "pod/later", "--timeout=80s"]);
     assert_eq!(cluster.field("pod", "on-a", "/status/containerStatuses/0/restartCount"), 0);

@@ -46,7 +46,7 @@ fn lab() -> (Cluster, Agent, Agent) {
 
 /// What a pod gets from an address.
 fn fetch(cluster: &Cluster, from: &str, url: &str) -> Option<String> {
-    let ran = cluster.kubectl(&["exec", from, "--", "wget", "-T", "2", "-qO-", url]);
+    let ran = cluster.kubectl(&["exec", from, "--", "busybox", "timeout", "3", "wget", "-qO-", url]);
     (ran.code == Some(0)).then(|| ran.stdout.trim().to_owned())
 }
 

@@ -17,6 +17,7 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::lookup::ObjectLookup;
+use crate::api::node_identity;
 use crate::api::status::{Reason, Status};
 use crate::api::user::UserInfo;
 use crate::api::value::ValueExt;
@@ -55,6 +56,8 @@ pub enum Peer {
         groups: Vec<String>,
         /// SHA-256 of the certificate.
         fingerprint: String,
+        /// SHA-256 of its key.
+        key_hash: String,
         /// Its end, seconds since the epoch.
         not_after: i64,
     },
@@ -84,7 +87,8 @@ impl Peer {
         if proxies.accepts(chain, now) {
             Self::Proxy { name, not_after }
         } else if clients.accepts(chain, now) {
-            Self::Client { name, groups, fingerprint: crate::pki::ca::fingerprint(leaf), not_after }
+            let key_hash = crate::pki::request::hash(cert.public_key().raw);
+            Self::Client { name, groups, fingerprint: crate::pki::ca::fingerprint(leaf), key_hash, not_after }
         } else {
             Self::Unknown
         }
@@ -177,8 +181,22 @@ pub fn bearer_token(headers: &HeaderMap) -> Option<String> {
     Some(String::from_utf8(bytes).unwrap_or_default())
 }
 
-/// Users by client certificate: common name and organizations.
-pub struct ClientCertificates(pub SharedClock);
+/// Users by client certificate: common name and organizations. A node is let in with the key that its name belongs to.
+pub struct ClientCertificates {
+    /// Now.
+    pub clock: SharedClock,
+    /// Whose the nodes' names are.
+    pub records: Arc<dyn ObjectLookup>,
+}
+
+impl ClientCertificates {
+    /// True when the node's name belongs to another key: its Node was deleted, and another machine has joined since.
+    fn is_replaced(&self, user: &UserInfo, key: &str) -> bool {
+        let Some(node) = super::node::identity(user) else { return false };
+        let record = self.records.get("", "configmaps", node_identity::NAMESPACE, &node_identity::name_of(node));
+        record.is_some_and(|r| node_identity::key_hash(&r.value()) != key)
+    }
+}
 
 #[async_trait]
 impl Authenticator for ClientCertificates {
@@ -186,18 +204,18 @@ impl Authenticator for ClientCertificates {
         match credentials.peer {
             Peer::None | Peer::Proxy { .. } => Ok(None),
             Peer::Unknown => Err(AuthError::new("x509: certificate signed by unknown authority")),
-            Peer::Client { not_after, .. } if *not_after < self.0.now().as_second() => {
+            Peer::Client { not_after, .. } if *not_after < self.clock.now().as_second() => {
                 Err(AuthError::new("x509: certificate has expired or is not yet valid"))
             }
             Peer::Client { name, .. } if name.is_empty() => Ok(None),
-            Peer::Client { name, groups, fingerprint, .. } => {
+            Peer::Client { name, groups, fingerprint, key_hash, .. } => {
                 let extra = [(CREDENTIAL_ID.to_owned(), vec![format!("X509SHA256={fingerprint}")])];
-                Ok(Some(UserInfo {
-                    name: name.clone(),
-                    groups: groups.clone(),
-                    extra: extra.into(),
-                    ..UserInfo::default()
-                }))
+                let (name, groups, extra) = (name.clone(), groups.clone(), extra.into());
+                let user = UserInfo { name, groups, extra, ..UserInfo::default() };
+                if self.is_replaced(&user, key_hash) {
+                    return Err(AuthError(format!("{} is another machine by now", user.name)));
+                }
+                Ok(Some(user))
             }
         }
     }

@@ -227,14 +227,24 @@ fn join_tokens_are_checked(text: &str, expires: Option<i64>, valid: bool) {
 }
 
 fn client(not_after: i64) -> Peer {
-    Peer::Client { name: "jane".into(), groups: vec!["devs".into()], fingerprint: "f".into(), not_after }
+    let (name, groups) = ("jane".into(), vec!["devs".into()]);
+    Peer::Client { name, groups, fingerprint: "f".into(), key_hash: "k".into(), not_after }
+}
+
+/// A node's certificate, which is of the key `k`.
+fn node(name: &str) -> Peer {
+    let (name, groups) = (format!("system:node:{name}"), vec!["system:nodes".into()]);
+    Peer::Client { name, groups, fingerprint: "f".into(), key_hash: "k".into(), not_after: NOW + 1 }
 }
 
 fn chain() -> Chain {
     let clock = Arc::new(ManualClock::at(NOW));
+    let record = |node: &str, key: &str| ("", "configmaps", crate::api::node_identity::record(node, key));
+    let records = [record("own", "k"), record("replaced", "another")];
+    let records = records.into_iter().fold(Objects::default(), |all, (g, r, o)| all.with(g, r, o));
     Chain(vec![
         Arc::new(FrontProxy { allowed_names: vec!["system:auth-proxy".into()], clock: clock.clone() }),
-        Arc::new(ClientCertificates(clock)),
+        Arc::new(ClientCertificates { clock, records: Arc::new(records) }),
         Arc::new(bearer(vec![join_tokens(None)])),
     ])
 }
@@ -247,6 +257,9 @@ fn proxy(name: &str) -> Peer {
 #[test_case(client(NOW + 1), &[], Ok("jane"); "a certificate")]
 #[test_case(client(NOW - 1), &[], Err(()); "an expired certificate on a living connection")]
 #[test_case(Peer::Unknown, &[], Err(()); "a stranger's certificate")]
+#[test_case(node("own"), &[], Ok("system:node:own"); "a node")]
+#[test_case(node("unknown"), &[], Ok("system:node:unknown"); "a node of which nothing was written down")]
+#[test_case(node("replaced"), &[], Err(()); "a node whose name another machine has")]
 #[test_case(Peer::None, &[("authorization", "Bearer abcdef.0123456789abcdef")], Ok("system:bootstrap:abcdef"); "a token")]
 #[test_case(Peer::None, &[("authorization", "Bearer wrong")], Err(()); "a wrong token is not anonymous")]
 #[test_case(Peer::None, &[("sec-websocket-protocol", "base64url.bearer.authorization.k8s.io.YWJjZGVmLjAxMjM0NTY3ODlhYmNkZWY, v5.channel.k8s.io")], Ok("system:bootstrap:abcdef"); "a token of a websocket")]

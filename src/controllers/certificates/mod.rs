@@ -3,7 +3,8 @@
 //! A node's name belongs to the machine that joined under it first: to its key, whose hash is kept in the ConfigMap
 //! `kube-system/<node>.node-identity`. A key is what every request proves anyway; so, other than with k3s's node password,
 //! there is no second secret to send and to keep, and the machine that comes back with its data directory is known by it.
-//! The ConfigMap is owned by the Node, once that is there, and goes with it: deleting the Node frees the name.
+//! The ConfigMap is owned by the Node, once that is there, and goes with it: deleting the Node frees the name. A machine
+//! whose name another one has got is not let in any more, whatever its certificate says (`apiserver::auth::authn`).
 //!
 //! **Invariant:** nothing is approved whose sender may not have it: a SubjectAccessReview says so, as upstream's.
 //! **Invariant:** one worker decides over names: two machines never get the same.
@@ -17,30 +18,13 @@ use async_trait::async_trait;
 use base64::Engine;
 use serde_json::{Value, json};
 
+use crate::api::node_identity::{self, NAMESPACE};
 use crate::api::object::ObjectKey;
 use crate::api::value::ValueExt;
 use crate::client::{DeleteOptions, optional, res};
 use crate::pki::Ca;
 use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
 use plan::{Owner, Record, View, What, Wish};
-
-/// Where owners of names are kept.
-pub const NAMESPACE: &str = "kube-system";
-/// Behind a node's name in the name of its record.
-const SUFFIX: &str = ".node-identity";
-/// Key of the record: the hash of the machine's key.
-pub const KEY_HASH: &str = "public-key-sha256";
-
-/// Name of the record of a node.
-pub fn record_name(node: &str) -> String {
-    format!("{node}{SUFFIX}")
-}
-
-/// The record of a node.
-pub fn record(node: &str, key_hash: &str) -> Value {
-    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": record_name(node), "namespace": NAMESPACE},
-        "data": {KEY_HASH: key_hash}})
-}
 
 /// The CAs that sign, for the list of controllers.
 #[derive(Debug, Clone)]
@@ -133,15 +117,15 @@ async fn allowed(csr: &Value, subresource: &str, cx: &Cx) -> Result<bool, Error>
 
 /// Writes down whose the name is; why it cannot be this machine's.
 async fn own(wish: &Wish, cx: &Cx) -> Result<Option<String>, Error> {
-    let name = record_name(&wish.node);
+    let name = node_identity::name_of(&wish.node);
     let known = optional(cx.client.get(&res::CONFIG_MAPS, NAMESPACE, &name).await)?;
     let record_of = |v: &Value| Record {
-        key_hash: v["data"].get(KEY_HASH).and_then(Value::as_str).unwrap_or_default().to_owned(),
+        key_hash: node_identity::key_hash(v).to_owned(),
         since: v.str_at("/metadata/creationTimestamp").and_then(|t| t.parse().ok()).unwrap_or_default(),
         registered: !v.items_at("/metadata/ownerReferences").is_empty(),
     };
     let exists = cx.lister(&res::NODES).get("", &wish.node).is_some();
-    let new = || record(&wish.node, &wish.key_hash);
+    let new = || node_identity::record(&wish.node, &wish.key_hash);
     match plan::owner(wish, known.as_ref().map(record_of).as_ref(), exists, cx.now()) {
         Owner::Same => {}
         Owner::Other(why) => return Ok(Some(why)),
@@ -255,14 +239,14 @@ impl Reconciler for Names {
 
     fn watches(&self) -> Watches {
         Watches::own(&res::NODES).mapped(&res::CONFIG_MAPS, |map, _| {
-            let node = map.meta.name.strip_suffix(SUFFIX).filter(|_| map.meta.namespace == NAMESPACE);
+            let node = node_identity::node_of(&map.meta.name).filter(|_| map.meta.namespace == NAMESPACE);
             node.map(|n| ObjectKey::new("", n)).into_iter().collect()
         })
     }
 
     async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
         let Some(node) = cx.get(&res::NODES, key) else { return Ok(Requeue::Never) };
-        let Some(record) = cx.lister(&res::CONFIG_MAPS).get(NAMESPACE, &record_name(&key.name)) else {
+        let Some(record) = cx.lister(&res::CONFIG_MAPS).get(NAMESPACE, &node_identity::name_of(&key.name)) else {
             return Ok(Requeue::Never);
         };
         let owners = json!([{"apiVersion": "v1", "kind": "Node", "name": key.name, "uid": node.meta.uid}]);

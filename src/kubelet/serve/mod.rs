@@ -7,6 +7,8 @@
 
 mod auth;
 mod routes;
+#[cfg(test)]
+mod tests;
 
 use std::convert::Infallible;
 use std::future::Future;

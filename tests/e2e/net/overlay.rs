@@ -136,7 +136,7 @@ impl Node {
     fn wait_for_ranges(&self, of: &[u8]) {
         let others = of.iter().filter(|n| **n != self.number);
         let want = others.map(|n| format!("10.42.{n}.0/24").parse().unwrap()).collect();
-        self.wait("routes", |a| a.routed == want);
+        self.wait("routes", |a| a.passes > 0 && a.routed == want);
     }
 
     /// Waits until the kernel's state has been looked at since `change`, and what `done` asks for is there.
