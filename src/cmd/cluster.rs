@@ -27,6 +27,8 @@ pub struct Cluster {
     pub cluster_domain: String,
     /// How packets get from node to node.
     pub backend: Backend,
+    /// Whether nodes answer for the cluster's DNS; if not, the cluster brings its own.
+    pub serve_dns: bool,
 }
 
 impl Cluster {
@@ -35,7 +37,7 @@ impl Cluster {
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME, "namespace": NAMESPACE}, "data": {
             "cluster-cidr": self.cluster_cidr.to_string(), "service-cidr": self.service_cidr.to_string(),
             "cluster-dns": self.cluster_dns.to_string(), "cluster-domain": self.cluster_domain,
-            "flannel-backend": self.backend.to_string(),
+            "flannel-backend": self.backend.to_string(), "serve-dns": self.serve_dns.to_string(),
             "client-ca.crt": client_ca_pem}})
     }
 
@@ -55,6 +57,8 @@ impl Cluster {
                 .parse()
                 .map_err(anyhow::Error::msg)
                 .with_context(|| bad("flannel-backend"))?,
+            // Servers before this setting always did.
+            serve_dns: map["data"]["serve-dns"] != "false",
         };
         Ok((cluster, text("client-ca.crt")?.to_owned()))
     }
@@ -72,6 +76,7 @@ mod tests {
             cluster_dns: "10.43.0.10".parse().unwrap(),
             cluster_domain: "cluster.local".into(),
             backend: Backend::HostGw,
+            serve_dns: false,
         };
         let mut map = cluster.to_config_map("pem");
         assert_eq!(Cluster::from_config_map(&map).unwrap(), (cluster, "pem".into()));

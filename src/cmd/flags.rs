@@ -8,6 +8,7 @@ use clap::ArgAction;
 use tokio::sync::watch;
 
 use super::cluster::Cluster;
+use super::kubelet_args;
 use super::node::NodeConfig;
 use crate::api::meta::names;
 use crate::util::address::Address;
@@ -98,6 +99,12 @@ pub struct NodeFlags {
     /// Image of pod sandboxes; orch's own when not given
     #[arg(long, value_name = "IMAGE")]
     pub pause_image: Option<String>,
+    /// Mirrors, credentials and CAs of registries; /etc/orch/registries.yaml when not given, if it is there
+    #[arg(long, value_name = "FILE")]
+    pub private_registry: Option<PathBuf>,
+    /// Flags of the kubelet: eviction-hard, image-gc-high-threshold, image-gc-low-threshold, minimum-image-ttl-duration, max-pods
+    #[arg(long, value_name = "NAME=VALUE", action = ArgAction::Append)]
+    pub kubelet_arg: Vec<String>,
     /// Port of the node's own HTTPS server
     #[arg(long, value_name = "PORT", default_value_t = 10250)]
     pub kubelet_port: u16,
@@ -145,6 +152,7 @@ impl NodeFlags {
             taints: self.node_taint.clone(),
             cluster: cluster.clone(),
             kubelet_port: self.kubelet_port,
+            kubelet_args: kubelet_args::parse(&self.kubelet_arg)?,
         })
     }
 }

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use super::cluster::Cluster;
 use super::flags::NodeFlags;
+use super::kubelet_args::KubeletArgs;
 use crate::api::services::Protocol;
 use crate::client::Client;
 use crate::cni::overlay::{self, Overlay};
@@ -25,6 +26,7 @@ use crate::cni::{self, CniConfig};
 use crate::dns::{self, Dns};
 use crate::kubelet::containerd::{Containerd, Options};
 use crate::kubelet::cri::{CriRuntime, socket_path};
+use crate::kubelet::registries::{Registries, Rewrites};
 use crate::kubelet::runtime::Runtime;
 use crate::kubelet::serve::{Guard, listen};
 use crate::kubelet::{Kubelet, config::Config};
@@ -63,12 +65,15 @@ pub struct NodeConfig {
     pub cluster: Cluster,
     /// Port of the node's HTTPS server.
     pub kubelet_port: u16,
+    /// Flags for the kubelet.
+    pub(super) kubelet_args: KubeletArgs,
 }
 
 /// The container runtime of a node: found, not started.
 pub struct FoundRuntime {
     containerd: Option<Arc<Containerd>>,
     socket: PathBuf,
+    rewrites: Rewrites,
     /// Keeps a second orch from the same directory.
     _lock: std::fs::File,
 }
@@ -78,13 +83,23 @@ impl FoundRuntime {
     pub fn find(data_dir: &Path, flags: &NodeFlags) -> anyhow::Result<Self> {
         let lock = lock(&data_dir.join("agent"))?;
         match &flags.container_runtime_endpoint {
-            Some(endpoint) => Ok(Self { containerd: None, socket: socket_path(endpoint)?, _lock: lock }),
+            Some(endpoint) => {
+                if flags.private_registry.is_some() {
+                    bail!(
+                        "--private-registry is for orch's own containerd; configure the runtime at {endpoint} itself"
+                    );
+                }
+                let (socket, rewrites) = (socket_path(endpoint)?, Rewrites::default());
+                Ok(Self { containerd: None, socket, rewrites, _lock: lock })
+            }
             None => {
                 let mut options = Options::for_data_dir(data_dir);
                 options.pause_image = flags.pause_image.clone();
+                options.registries = Registries::load(flags.private_registry.as_deref())?;
+                let rewrites = Rewrites::of(&options.registries);
                 let containerd = Arc::new(Containerd::prepare(&options)?);
                 let socket = containerd.socket().to_owned();
-                Ok(Self { containerd: Some(containerd), socket, _lock: lock })
+                Ok(Self { containerd: Some(containerd), socket, rewrites, _lock: lock })
             }
         }
     }
@@ -140,7 +155,13 @@ impl NodeParts {
             config.pod_logs = c.data_dir.join("agent/pod-logs");
             config.container_logs = c.data_dir.join("agent/container-logs");
         }
-        let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(&self.runtime.socket));
+        let FoundRuntime { containerd, socket, rewrites, .. } = &self.runtime;
+        if let Some(containerd) = containerd {
+            config.containerd = Some(socket.clone());
+            config.pinned_images = vec![containerd.pause_image().to_owned()];
+        }
+        c.kubelet_args.apply(&mut config);
+        let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(socket).with_rewrites(rewrites.clone()));
         Kubelet::new(config, runtime, listers, client, clock)
     }
 
@@ -167,7 +188,7 @@ impl NodeParts {
 
     /// Starts all parts as tasks.
     pub fn start(self, tasks: &mut Tasks, kubelet: Arc<Kubelet>, listers: Arc<dyn Listers>) {
-        let Self { config, runtime: FoundRuntime { containerd, socket, _lock: lock } } = self;
+        let Self { config, runtime: FoundRuntime { containerd, socket, _lock: lock, .. } } = self;
         let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(&socket));
         if let Some(containerd) = containerd {
             tasks.own_restarting("containerd", Backoff::RESTART, move |stop| {
@@ -252,7 +273,8 @@ async fn network(
         networks: vec![config.cluster.cluster_cidr, config.cluster.service_cidr],
         upstreams: dns::forward::Upstreams::host(),
     };
-    let dns = Dns::new(dns_config, listers)?.bind().await?;
+    let serve_dns = config.cluster.serve_dns;
+    let dns = if serve_dns { Some(Dns::new(dns_config, listers)?.bind().await?) } else { None };
     let local = |protocol| LocalService {
         name: "dns".into(),
         address: cluster_dns,
@@ -263,7 +285,7 @@ async fn network(
     let context = ProxyContext {
         node_name: config.name.clone(),
         cluster_cidr: Some(cluster_cidr),
-        local_services: vec![local(Protocol::Udp), local(Protocol::Tcp)],
+        local_services: if serve_dns { vec![local(Protocol::Udp), local(Protocol::Tcp)] } else { Vec::new() },
     };
     let proxy = Proxy::new(proxy::Config { table: "orch".into(), context }, listers);
     let overlay_config = overlay::Config {
@@ -282,7 +304,12 @@ async fn network(
     tracing::info!(%subnet, "pod network is ready");
     tokio::try_join!(
         async { anyhow::Ok(cni::run(cni_config.clone(), stop.clone()).await?) },
-        async { Ok(dns.run(stop.clone()).await?) },
+        async {
+            match dns {
+                Some(dns) => Ok(dns.run(stop.clone()).await?),
+                None => Ok(stop.wait().await),
+            }
+        },
         async { Ok(proxy.run(stop.clone()).await?) },
         async {
             overlay.run(stop.clone()).await;

@@ -23,7 +23,7 @@ use crate::apiserver::{Access, Api};
 use crate::client::Client;
 use crate::cni::overlay::Backend;
 use crate::controllers::bootstrap::ApiServer;
-use crate::controllers::{self, ClientFor};
+use crate::controllers::{self, ClientFor, addons};
 use crate::pki::{Pki, PkiConfig, kubeconfig, tls::SwappableCert, token};
 use crate::registry::allocators::Allocators;
 use crate::registry::{Registry, Resources};
@@ -40,6 +40,7 @@ use crate::util::files;
 use crate::util::tasks::{OnEnd, Shutdown, Tasks};
 
 use super::cluster::Cluster;
+use super::components::disabled;
 use super::flags::{Common, NodeFlags, TokenFlags};
 use super::node::{FoundRuntime, NodeParts};
 
@@ -97,6 +98,9 @@ pub struct Args {
     /// How pods of different nodes reach each other: vxlan, host-gw, or none
     #[arg(long, value_name = "BACKEND", default_value = "vxlan")]
     pub flannel_backend: Backend,
+    /// Parts to leave out, and add-ons of <data-dir>/server/manifests to treat as not there
+    #[arg(long, value_name = "NAME", value_delimiter = ',', action = ArgAction::Append)]
+    pub disable: Vec<String>,
     #[command(flatten)]
     pub node: NodeFlags,
 }
@@ -143,6 +147,7 @@ struct Config {
     advertised: bool,
     first: super::bootstrap::First,
     controllers: controllers::Config,
+    addons: addons::Config,
     node_name: String,
 }
 
@@ -159,7 +164,9 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let address = listener.local_addr()?;
     let clock: SharedClock = Arc::new(SystemClock);
     let node_name = args.node.name()?;
-    let cluster = cluster(&args)?;
+    let manifests = data_dir.join("server/manifests");
+    let disabled = disabled(&args.disable, &manifests)?;
+    let cluster = cluster(&args, !disabled.dns)?;
     let node_address = args.node.address(None, &cluster);
     let node_ip = node_address.now();
     let service_ip = args.service_cidr.hosts().next().context("the service range is empty")?;
@@ -212,6 +219,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
             token,
             server_dir: server_dir.clone(),
         },
+        addons: addons::Config { dir: manifests, server: node_name.clone(), disabled: disabled.addons },
         controllers: controllers::Config {
             cluster_cidrs: vec![args.cluster_cidr],
             root_ca_pem: pki.server_ca.cert_pem.clone(),
@@ -298,6 +306,8 @@ impl Bound {
             &self.clock,
             &self.metrics,
         );
+        let addons = client(UserInfo::authenticated(super::bootstrap::ADDONS_USER, &[]));
+        addons::start(&mut tasks, self.config.addons, addons, &self.listers, &self.clock, &self.metrics);
         let (listers, clock) = (self.listers.clone(), self.clock.clone());
         let scheduler = client(UserInfo::authenticated("system:kube-scheduler", &[]));
         tasks.own_restarting("scheduler", Backoff::RESTART, move |stop| {
@@ -369,14 +379,14 @@ fn service_account(name: &str) -> UserInfo {
 }
 
 /// What the flags say of the cluster.
-fn cluster(args: &Args) -> anyhow::Result<Cluster> {
+fn cluster(args: &Args, serve_dns: bool) -> anyhow::Result<Cluster> {
     let cluster_dns = match args.cluster_dns {
         Some(ip) => ip,
         None => args.service_cidr.hosts().nth(9).context("the service range has no tenth address for DNS")?,
     };
     let (cluster_cidr, service_cidr) = (args.cluster_cidr, args.service_cidr);
     let (cluster_domain, backend) = (args.cluster_domain.clone(), args.flannel_backend);
-    Ok(Cluster { cluster_cidr, service_cidr, cluster_dns, cluster_domain, backend })
+    Ok(Cluster { cluster_cidr, service_cidr, cluster_dns, cluster_domain, backend, serve_dns })
 }
 
 /// Opens the store off the runtime's threads: it reads the journal.

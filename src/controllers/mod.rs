@@ -3,6 +3,7 @@
 //! One folder each: `plan.rs` decides (pure), `mod.rs` reads through listers and acts through the client. [`CONTROLLERS`] is
 //! the one list; [`start`] runs it. What a cluster has from the start is in [`bootstrap`].
 
+pub mod addons;
 pub mod bootstrap;
 pub mod certificates;
 pub mod common;

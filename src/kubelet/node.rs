@@ -14,6 +14,8 @@ use tokio::sync::watch;
 
 use super::config::Config;
 use super::downward::Facts;
+use super::eviction::Pressure;
+use super::eviction::plan::Signal;
 use super::machine::{Machine, architecture};
 use super::runtime::{Image, Runtime};
 use crate::api::meta::quantity::Quantity;
@@ -37,10 +39,6 @@ const LOOK: Duration = Duration::from_secs(10);
 const LOOK_UNREADY: Duration = Duration::from_millis(200);
 /// Between heartbeats of a status that does not change.
 const REPORT_SECONDS: i64 = 300;
-/// Bytes of memory that are kept free. Upstream: `evictionHard` of memory.available.
-const MEMORY_RESERVE: u64 = 100 << 20;
-/// Percent of the disk that is kept free, as k3s sets it.
-const DISK_RESERVE_PERCENT: u64 = 5;
 /// Images told at most. Upstream: `nodeStatusMaxImages`.
 const MAX_IMAGES: usize = 50;
 /// Names told of one image at most. Upstream: `maxNamesPerImageInNodeStatus`.
@@ -61,6 +59,8 @@ pub struct Input<'a> {
     pub runtime: &'a str,
     /// Why the node is not ready.
     pub not_ready: Option<&'a str>,
+    /// What it runs short of.
+    pub pressures: &'a [Pressure],
     /// What the runtime has.
     pub images: &'a [Image],
     /// The status as the API has it.
@@ -104,9 +104,15 @@ pub fn object(input: Input<'_>) -> Value {
     })
 }
 
+/// Bytes of memory and disk that pods may have: all but what eviction keeps free.
+fn usable(config: &Config, machine: &Machine) -> (u64, u64) {
+    let left = |signal, all: u64| all.saturating_sub(config.eviction.reserve(signal, all));
+    (left(Signal::MemoryAvailable, machine.memory), left(Signal::NodefsAvailable, machine.disk))
+}
+
 /// What a node with this machine can give to pods.
-pub fn allocatable(machine: &Machine) -> Facts {
-    let memory = machine.memory.saturating_sub(MEMORY_RESERVE);
+pub fn allocatable(config: &Config, machine: &Machine) -> Facts {
+    let (memory, _) = usable(config, machine);
     Facts {
         cpu_milli: i64::try_from(machine.cpus * 1000).unwrap_or(i64::MAX),
         memory: i64::try_from(memory).unwrap_or(i64::MAX),
@@ -125,11 +131,11 @@ pub fn status(input: Input<'_>) -> Value {
     };
     let mut addresses: Vec<Value> = input.ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
     addresses.push(json!({"type": "Hostname", "address": config.node_name}));
-    let usable_disk = machine.disk / 100 * (100 - DISK_RESERVE_PERCENT);
+    let (usable_memory, usable_disk) = usable(config, machine);
     let mut out = json!({
         "addresses": addresses,
         "capacity": resources(machine.memory, kib(machine.disk)),
-        "allocatable": resources(machine.memory.saturating_sub(MEMORY_RESERVE), usable_disk.to_string()),
+        "allocatable": resources(usable_memory, usable_disk.to_string()),
         "conditions": conditions(input),
         "images": images(input.images),
         "nodeInfo": {
@@ -154,31 +160,31 @@ fn images(all: &[Image]) -> Vec<Value> {
 }
 
 fn conditions(input: Input<'_>) -> Vec<Value> {
-    let m = input.machine;
-    let low_memory = m.memory > 0 && m.memory_available < MEMORY_RESERVE;
-    let low_disk = m.disk > 0 && m.disk_available < m.disk / 100 * DISK_RESERVE_PERCENT;
+    let short_of = |what: Pressure, yes: (&'static str, &str), no: (&'static str, &str)| {
+        let short = input.pressures.contains(&what);
+        let (reason, message) = if short { yes } else { no };
+        (what.condition(), (short, reason, message.to_owned()))
+    };
     let ready = match input.not_ready {
         None => (true, "KubeletReady", "kubelet is posting ready status".to_owned()),
         Some(why) => (false, "KubeletNotReady", why.to_owned()),
     };
     [
-        (
-            "MemoryPressure",
-            if low_memory {
-                (true, "KubeletHasInsufficientMemory", "kubelet has insufficient memory available".to_owned())
-            } else {
-                (false, "KubeletHasSufficientMemory", "kubelet has sufficient memory available".to_owned())
-            },
+        short_of(
+            Pressure::Memory,
+            ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+            ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         ),
-        (
-            "DiskPressure",
-            if low_disk {
-                (true, "KubeletHasDiskPressure", "kubelet has disk pressure".to_owned())
-            } else {
-                (false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure".to_owned())
-            },
+        short_of(
+            Pressure::Disk,
+            ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+            ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
         ),
-        ("PIDPressure", (false, "KubeletHasSufficientPID", "kubelet has sufficient PID available".to_owned())),
+        short_of(
+            Pressure::Pid,
+            ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+            ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ),
         ("Ready", ready),
     ]
     .into_iter()
@@ -249,6 +255,8 @@ pub struct Node {
     pub clock: SharedClock,
     /// The node's addresses, the main one first; a change is reported at once.
     pub ips: watch::Receiver<Vec<String>>,
+    /// What the node runs short of; told at once: until then pods keep coming.
+    pub pressure: watch::Receiver<Vec<Pressure>>,
 }
 
 impl Node {
@@ -267,6 +275,7 @@ impl Node {
             ips: &ips,
             runtime: &version,
             not_ready: not_ready.as_deref(),
+            pressures: &self.pressure.borrow().clone(),
             images: &images,
             old,
             now: self.clock.now(),
@@ -343,17 +352,19 @@ impl Node {
             }
         };
         let reporting = async {
-            let (mut pause, mut ips) = (LOOK_UNREADY, self.ips.clone());
+            let (mut pause, mut ips, mut pressure) = (LOOK_UNREADY, self.ips.clone(), self.pressure.clone());
             loop {
                 // An error means that nobody is left to tell of changes.
-                let moved = async {
-                    if ips.changed().await.is_err() {
-                        std::future::pending::<()>().await;
+                let news = async {
+                    tokio::select! {
+                        Ok(()) = ips.changed() => {}
+                        Ok(()) = pressure.changed() => {}
+                        else => std::future::pending().await,
                     }
                 };
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
-                    () = moved => {}
+                    () = news => {}
                 }
                 pause = match self.report().await {
                     Ok(false) => LOOK_UNREADY,
@@ -414,6 +425,10 @@ mod tests {
     }
 
     fn make(machine: &Machine, not_ready: Option<&str>, old: &Value, second: i64) -> Value {
+        made(machine, not_ready, &[], old, second)
+    }
+
+    fn made(machine: &Machine, not_ready: Option<&str>, pressures: &[Pressure], old: &Value, second: i64) -> Value {
         let config = Config { node_labels: vec![("a".into(), "b".into())], ..Config::new("n", "/") };
         let now = Timestamp::from_second(second).unwrap();
         let ips = ["192.0.2.1".to_owned()];
@@ -423,6 +438,7 @@ mod tests {
             ips: &ips,
             runtime: "containerd://1.7",
             not_ready,
+            pressures,
             images: &[],
             old,
             now,
@@ -458,7 +474,7 @@ mod tests {
 
     #[test]
     fn pressure_and_failures_are_told() {
-        let node = make(&Machine { memory_available: 1, disk_available: 1, ..machine() }, Some("cni"), &Value::Null, 0);
+        let node = made(&machine(), Some("cni"), &[Pressure::Memory, Pressure::Disk], &Value::Null, 0);
         let words: Vec<_> = node.items_at("/status/conditions").iter().filter_map(|c| c.str_at("/status")).collect();
         assert_eq!(words, ["True", "True", "False", "False"]);
     }
@@ -494,6 +510,7 @@ mod tests {
             runtime: Arc::new(FakeRuntime::default()),
             clock: cluster.clock.clone(),
             ips: watch::Sender::new(vec!["192.0.2.1".to_owned()]).subscribe(),
+            pressure: watch::channel(Vec::new()).1,
         };
         node.register().await.unwrap();
         node.register().await.unwrap();

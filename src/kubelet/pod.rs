@@ -312,6 +312,8 @@ pub struct PodInventory {
     pub sandboxes: Vec<SandboxStatus>,
     /// Containers of all sandboxes, newest first.
     pub containers: Vec<ContainerStatus>,
+    /// Why this is not all: something of the pod does not tell its status.
+    pub unclear: Option<String>,
 }
 
 impl PodInventory {

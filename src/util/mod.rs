@@ -1,4 +1,4 @@
-//! Small things every layer needs: tasks and shutdown, backoff, clock, files, nftables, the machine's address.
+//! Small things every layer needs: tasks and shutdown, backoff, clock, files, nftables, the machine's address, words.
 //!
 //! **Invariant:** nothing here knows of Kubernetes.
 
@@ -10,3 +10,4 @@ pub mod nft;
 pub mod sys;
 pub mod tasks;
 pub mod telemetry;
+pub mod words;

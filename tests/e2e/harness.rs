@@ -82,7 +82,9 @@ impl Cluster {
 
     /// The same with more flags.
     pub fn with_node_and(more: &[&str]) -> Self {
-        let mut cluster = Self::prepare(&[&["--node-name", "box"][..], more].concat());
+        // The disk of the machine that runs the tests may be as full as it likes.
+        let always = ["--node-name", "box", "--kubelet-arg=eviction-hard="];
+        let mut cluster = Self::prepare(&[&always[..], more].concat());
         cluster.start();
         cluster.wait_for_node();
         cluster
@@ -171,6 +173,14 @@ impl Cluster {
             }
             self.kubeconfig().exists() && self.kubectl(&["get", "--raw", "/readyz"]).code == Some(0)
         });
+    }
+
+    /// Starts the server that has ended with more flags than before; they replace those of the last time.
+    pub fn restart_with(&mut self, more: &[String]) {
+        let before = self.flags.len();
+        self.flags.extend_from_slice(more);
+        self.start();
+        self.flags.truncate(before);
     }
 
     /// Asks the process table: the child is borrowed, and `try_wait` would need it alone.
