@@ -12,7 +12,7 @@
 # What must be found, and the package that has it.
 build=(gcc:gcc make:make /usr/include/stdio.h:libc6-dev)
 node=(containerd:containerd runc:runc busybox:busybox-static curl:curl ip:iproute2)
-test=(nft:nftables nsenter:util-linux)
+test=(nft:nftables nsenter:util-linux docker-registry:docker-registry)
 
 present() {
   case $1 in

@@ -13,6 +13,7 @@ use crate::api::meta::quantity::Quantity;
 use crate::api::status::{ApiResult, Status};
 use crate::api::user::UserInfo;
 use crate::api::value::ValueExt;
+use crate::registry::validate::resources::OF_PODS;
 use crate::registry::{Admission, Op, Registry, RequestCx, Target, View};
 
 use super::usage::{self, Amounts, amounts};
@@ -20,20 +21,6 @@ use super::{is_resize, name_of, refuse};
 
 /// Resources of pods that a quota may name without a prefix, meaning requests.
 const PLAIN: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
-/// Resources that every container must ask for when a quota limits them.
-const DEMANDED: [&str; 10] = [
-    "cpu",
-    "memory",
-    "ephemeral-storage",
-    "requests.cpu",
-    "requests.memory",
-    "requests.ephemeral-storage",
-    "limits.cpu",
-    "limits.memory",
-    "limits.ephemeral-storage",
-    "pods",
-];
-
 /// Charges the new object to the quotas of its namespace, or refuses it. Without a registry nothing is written.
 pub async fn charge(
     a: &Admission<'_>,
@@ -208,7 +195,7 @@ fn demand(a: &Admission<'_>, pod: &Value, quota: &str, hard: &Amounts) -> ApiRes
         return Ok(());
     }
     let mut missing: Vec<(String, Vec<&str>)> = Vec::new();
-    for name in DEMANDED.iter().filter(|n| **n != "pods" && hard.contains_key(**n)) {
+    for name in OF_PODS.iter().filter(|n| **n != "pods" && hard.contains_key(**n)) {
         let (which, resource) = name.split_once('.').unwrap_or(("requests", name));
         let at_pod = pod["spec"]["resources"][which].get(resource).is_some();
         let lacks = |c: &&Value| c["resources"][which].get(resource).is_none();

@@ -117,6 +117,11 @@ impl FakeApi {
             Method::GET => old.ok_or_else(missing),
             Method::POST => self.create(&mut state, &target, body),
             Method::PUT => self.write(&mut state, &target, old.ok_or_else(missing)?, body),
+            Method::PATCH if media == "application/apply-patch+yaml" && old.is_none() => {
+                let mut new = body;
+                new["metadata"]["name"] = target.name.as_str().into();
+                self.create(&mut state, &target, new)
+            }
             Method::PATCH => {
                 let old = old.ok_or_else(missing)?;
                 let mut new = old.clone();

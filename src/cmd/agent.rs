@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use http::Uri;
 use rand::Rng;
 use serde_json::{Value, json};
@@ -222,8 +222,8 @@ impl Agent {
     async fn run(self, member: Member, shutdown: Shutdown) -> anyhow::Result<()> {
         let data_dir = self.args.common.data_dir()?;
         let peer = self.servers.list().first().and_then(|s| s.host()?.trim_matches(['[', ']']).parse().ok());
-        let ip: IpAddr = self.args.node.ip(peer);
-        let node = self.args.node.config(&data_dir, &self.name, ip, &member.cluster)?;
+        let address = Arc::new(self.args.node.address(peer, &member.cluster));
+        let node = self.args.node.config(&data_dir, &self.name, address.watch(), &member.cluster)?;
         let parts = NodeParts::new(node, self.runtime);
         let mut tasks = Tasks::new(shutdown);
         let connect: Connect = {
@@ -245,7 +245,7 @@ impl Agent {
         let identity = Identity {
             files: files.clone(),
             node: self.name.clone(),
-            ips: vec![ip],
+            address: address.watch(),
             servers: self.servers.clone(),
             ca_pem: member.ca_pem.clone(),
             client: member.client.clone(),
@@ -256,17 +256,30 @@ impl Agent {
         };
         let serving = identity.serving.subscribe();
         tasks.own("certificates", OnEnd::Fine, move |stop| identity.keep_fresh(stop));
+        let (mut moves, servers) = (address.watch(), self.servers.clone());
+        tasks.own("moves", OnEnd::Fine, move |stop| async move {
+            while let Some(Ok(())) = stop.or(moves.changed()).await {
+                // What was connected from the old address hangs until somebody gives up waiting.
+                servers.reconnect();
+            }
+            Ok(())
+        });
+        let followed = address.clone();
+        tasks.own_restarting("address", Backoff::RESTART, move |stop| {
+            let address = followed.clone();
+            async move { Ok(address.follow(stop).await?) }.boxed()
+        });
         parts.serve(&mut tasks, &kubelet, self.port, serving, (member.client_ca_pem, member.client));
         let (told, known) = watch::channel(self.servers.list().to_vec());
         let take = taker(Arc::new(kubelet.clone()));
-        let (ca, cert) = (member.ca_pem, member.cert);
+        let (ca, cert, moves) = (member.ca_pem, member.cert, address.watch());
         tasks.own("connections", OnEnd::StopAll, move |stop| async move {
             let dial = |server: &Uri| {
                 let servers = Servers::new(vec![server.clone()]);
                 Client::tls_any(servers, ca.as_bytes(), Credentials::Rotating(cert.clone()))
                     .expect("the same has made a client before")
             };
-            super::tunnels::run(known, dial, take, &stop).await;
+            super::tunnels::run(known, moves, dial, take, &stop).await;
             Ok(())
         });
         let (servers, slices) = (self.servers, listers.clone());

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::api::node_identity::{self, NAMESPACE};
 use crate::api::status::{ApiResult, Reason};
@@ -21,6 +21,18 @@ use super::cluster::Cluster;
 const GROUP: &str = "rbac.authorization.k8s.io";
 /// Objects written at a time: those that wait for the store share its sync.
 const AT_ONCE: usize = 128;
+
+/// Who applies the manifests of the server's directory. Whoever may write there is root on the server, and what they write
+/// may be anything, roles too; so this user may do everything. An administrator may narrow it: without the binding's
+/// `autoupdate` annotation it is left as it is.
+pub(super) const ADDONS_USER: &str = "system:orch:addons";
+
+fn addons_binding() -> Value {
+    json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+        "metadata": {"name": ADDONS_USER, "annotations": {"rbac.authorization.kubernetes.io/autoupdate": "true"}},
+        "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"apiGroup": GROUP, "kind": "User", "name": ADDONS_USER}]})
+}
 
 /// What the server itself has to say of its cluster.
 pub struct First {
@@ -41,7 +53,8 @@ pub struct First {
 /// Writes what is missing; changes what an older version wrote.
 pub async fn run(client: &Client, server: &ApiServer, first: &First) -> anyhow::Result<()> {
     ensure(client, server).await.context("cannot create the first namespaces and Services")?;
-    let (roles, others) = (objects(), crate::registry::first_objects());
+    let (mut roles, others) = (objects(), crate::registry::first_objects());
+    roles.push(addons_binding());
     let roles = roles.iter().map(|wanted| (wanted, one(client, wanted).boxed()));
     let others = others.iter().map(|(plural, wanted)| (wanted, create(client, plural, wanted).boxed()));
     let writes = stream::iter(roles.chain(others)).map(|(wanted, write)| async move {

@@ -7,6 +7,8 @@ use anyhow::{Context, bail};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
+use crate::cni::overlay::Backend;
+
 /// Namespace of the ConfigMap.
 pub const NAMESPACE: &str = "kube-system";
 /// Its name.
@@ -23,6 +25,10 @@ pub struct Cluster {
     pub cluster_dns: IpAddr,
     /// Domain.
     pub cluster_domain: String,
+    /// How packets get from node to node.
+    pub backend: Backend,
+    /// Whether nodes answer for the cluster's DNS; if not, the cluster brings its own.
+    pub serve_dns: bool,
 }
 
 impl Cluster {
@@ -31,6 +37,7 @@ impl Cluster {
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME, "namespace": NAMESPACE}, "data": {
             "cluster-cidr": self.cluster_cidr.to_string(), "service-cidr": self.service_cidr.to_string(),
             "cluster-dns": self.cluster_dns.to_string(), "cluster-domain": self.cluster_domain,
+            "flannel-backend": self.backend.to_string(), "serve-dns": self.serve_dns.to_string(),
             "client-ca.crt": client_ca_pem}})
     }
 
@@ -46,6 +53,12 @@ impl Cluster {
             service_cidr: text("service-cidr")?.parse().with_context(|| bad("service-cidr"))?,
             cluster_dns: text("cluster-dns")?.parse().with_context(|| bad("cluster-dns"))?,
             cluster_domain: text("cluster-domain")?.to_owned(),
+            backend: text("flannel-backend")?
+                .parse()
+                .map_err(anyhow::Error::msg)
+                .with_context(|| bad("flannel-backend"))?,
+            // Servers before this setting always did.
+            serve_dns: map["data"]["serve-dns"] != "false",
         };
         Ok((cluster, text("client-ca.crt")?.to_owned()))
     }
@@ -62,6 +75,8 @@ mod tests {
             service_cidr: "10.43.0.0/16".parse().unwrap(),
             cluster_dns: "10.43.0.10".parse().unwrap(),
             cluster_domain: "cluster.local".into(),
+            backend: Backend::HostGw,
+            serve_dns: false,
         };
         let mut map = cluster.to_config_map("pem");
         assert_eq!(Cluster::from_config_map(&map).unwrap(), (cluster, "pem".into()));

@@ -10,6 +10,8 @@ use anyhow::{Context, bail};
 use clap::parser::ValueSource;
 use serde_yaml::Value;
 
+use crate::util::words::nearest;
+
 /// Where the file is when `--config` and `ORCH_CONFIG_FILE` say nothing.
 pub const DEFAULT_FILE: &str = "/etc/orch/config.yaml";
 
@@ -68,8 +70,7 @@ fn entries(text: &str, flags: &[Flag]) -> anyhow::Result<Vec<String>> {
     for (key, value) in map {
         let Value::String(key) = key else { bail!("a key must be a flag's name") };
         let Some(Flag { takes_value, given, .. }) = flags.iter().find(|f| f.name == key) else {
-            let nearest = flags.iter().map(|f| &f.name).min_by_key(|f| strsim::damerau_levenshtein(f, &key));
-            bail!("unknown key {key:?}; did you mean {:?}?", nearest.map_or("", String::as_str));
+            bail!("unknown key {key:?}; did you mean {:?}?", nearest(flags.iter().map(|f| f.name.as_str()), &key));
         };
         if *given {
             continue;

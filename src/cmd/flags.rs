@@ -1,14 +1,17 @@
 //! Flags that `orch server` and `orch agent` both have; the names are k3s's where k3s has the same thing.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::ArgAction;
+use tokio::sync::watch;
 
 use super::cluster::Cluster;
+use super::kubelet_args;
 use super::node::NodeConfig;
 use crate::api::meta::names;
+use crate::util::address::Address;
 use crate::util::telemetry;
 
 /// Where things are, and how much is told.
@@ -37,7 +40,8 @@ impl Common {
         let level = match (self.debug, self.quiet) {
             (true, _) => "orch=debug,info",
             (_, true) => "error",
-            _ => "orch=info,warn",
+            // It warns of every look for an interface that is not there.
+            _ => "orch=info,nlink=error,warn",
         };
         telemetry::init(level, self.log_json);
     }
@@ -95,6 +99,12 @@ pub struct NodeFlags {
     /// Image of pod sandboxes; orch's own when not given
     #[arg(long, value_name = "IMAGE")]
     pub pause_image: Option<String>,
+    /// Mirrors, credentials and CAs of registries; /etc/orch/registries.yaml when not given, if it is there
+    #[arg(long, value_name = "FILE")]
+    pub private_registry: Option<PathBuf>,
+    /// Flags of the kubelet: eviction-hard, image-gc-high-threshold, image-gc-low-threshold, minimum-image-ttl-duration, max-pods
+    #[arg(long, value_name = "NAME=VALUE", action = ArgAction::Append)]
+    pub kubelet_arg: Vec<String>,
     /// Port of the node's own HTTPS server
     #[arg(long, value_name = "PORT", default_value_t = 10250)]
     pub kubelet_port: u16,
@@ -113,13 +123,19 @@ impl NodeFlags {
         }
     }
 
-    /// The node's address, seen from `peer` where that is known.
-    pub fn ip(&self, peer: Option<IpAddr>) -> IpAddr {
-        self.node_ip.unwrap_or_else(|| address_towards(peer.unwrap_or(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)))))
+    /// The node's address, seen from `peer` where that is known, and its changes.
+    pub fn address(&self, peer: Option<IpAddr>, cluster: &Cluster) -> Address {
+        Address::new(self.node_ip, peer, vec![cluster.cluster_cidr, cluster.service_cidr])
     }
 
     /// All that the node's parts are told.
-    pub fn config(&self, data_dir: &Path, name: &str, ip: IpAddr, cluster: &Cluster) -> anyhow::Result<NodeConfig> {
+    pub fn config(
+        &self,
+        data_dir: &Path,
+        name: &str,
+        address: watch::Receiver<IpAddr>,
+        cluster: &Cluster,
+    ) -> anyhow::Result<NodeConfig> {
         let labels = self.node_label.iter().map(|l| {
             let (key, value) = l.split_once('=').unwrap_or((l, ""));
             let why = names::qualified_name(key).into_iter().chain(names::label_value(value)).next();
@@ -131,22 +147,12 @@ impl NodeFlags {
         Ok(NodeConfig {
             data_dir: data_dir.to_owned(),
             name: name.to_owned(),
-            ip,
+            address,
             labels: labels.collect::<anyhow::Result<_>>()?,
             taints: self.node_taint.clone(),
             cluster: cluster.clone(),
             kubelet_port: self.kubelet_port,
+            kubelet_args: kubelet_args::parse(&self.kubelet_arg)?,
         })
     }
-}
-
-/// The address that packets to `peer` leave from; loopback where there is no way. Nothing is sent.
-fn address_towards(peer: IpAddr) -> IpAddr {
-    let probe = || -> std::io::Result<IpAddr> {
-        let any = if peer.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { "::".parse().expect("an address") };
-        let socket = std::net::UdpSocket::bind((any, 0))?;
-        socket.connect(SocketAddr::new(peer, 9))?;
-        Ok(socket.local_addr()?.ip())
-    };
-    probe().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }

@@ -32,8 +32,8 @@ pub struct Identity {
     pub files: Arc<Files>,
     /// The node.
     pub node: String,
-    /// Its addresses.
-    pub ips: Vec<IpAddr>,
+    /// Its address, and its changes.
+    pub address: watch::Receiver<IpAddr>,
     /// Whom to ask.
     pub servers: Arc<Servers>,
     /// The CA of servers.
@@ -52,7 +52,7 @@ pub struct Identity {
 
 impl Identity {
     /// Looks after both certificates until the shutdown.
-    pub async fn keep_fresh(self, stop: Shutdown) -> anyhow::Result<()> {
+    pub async fn keep_fresh(mut self, stop: Shutdown) -> anyhow::Result<()> {
         let mut failures = 0;
         loop {
             let done = async {
@@ -72,8 +72,10 @@ impl Identity {
                     delay
                 }
             };
-            if stop.or(tokio::time::sleep(pause)).await.is_none() {
-                return Ok(());
+            tokio::select! {
+                () = stop.wait() => return Ok(()),
+                () = tokio::time::sleep(pause) => {}
+                Ok(()) = self.address.changed() => {}
             }
         }
     }
@@ -98,7 +100,7 @@ impl Identity {
     }
 
     async fn renew_serving(&self) -> Result<(), JoinError> {
-        let profile = Profile::kubelet_server(&self.node, &self.ips);
+        let profile = Profile::kubelet_server(&self.node, &[*self.address.borrow()]);
         let kept = self.files.pair(join::SERVING)?;
         let pair = match kept.filter(|p| p.mismatch(&profile, self.clock.now()).is_none()) {
             Some(_) if self.serving.borrow().is_some() => return Ok(()),

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::ctl::image::{Credentials, ImageRow, Images, Place, Progress};
+use crate::ctl::image::{ImageRow, Images, Origin, Place, Progress};
 use crate::kubelet::containerd::Options;
 use crate::kubelet::cri::{CriRuntime, socket_path};
 use crate::kubelet::images::{PullFailure, import, normalize, progress as downloads};
+use crate::kubelet::registries::{Registries, Rewrites};
 use crate::kubelet::runtime::{Auth, Runtime};
 
 /// Between two looks at how far a pull has come.
@@ -20,7 +21,7 @@ pub(super) struct Local;
 fn socket(place: &Place) -> anyhow::Result<PathBuf> {
     let socket = match &place.container_runtime_endpoint {
         Some(endpoint) => socket_path(endpoint)?,
-        None => Options::for_data_dir(&std::path::absolute(&place.data_dir)?).run_dir.join("containerd.sock"),
+        None => Options::for_data_dir(&std::path::absolute(&place.data_dir)?).socket(),
     };
     anyhow::ensure!(
         socket.exists(),
@@ -37,18 +38,17 @@ impl Images for Local {
         Ok(imported.into_iter().flat_map(|i| i.names).collect())
     }
 
-    async fn pull(
-        &self,
-        place: &Place,
-        image: &str,
-        credentials: Option<&Credentials>,
-        progress: Progress<'_>,
-    ) -> anyhow::Result<String> {
+    async fn pull(&self, place: &Place, image: &str, from: &Origin, progress: Progress<'_>) -> anyhow::Result<String> {
         let socket = socket(place)?;
         let name = normalize(image).map_err(anyhow::Error::msg)?;
-        let runtime = CriRuntime::new(&socket);
-        let auth =
-            credentials.map(|(username, password)| Auth { username: username.clone(), password: password.clone() });
+        // Credentials and CAs are in containerd's configuration since the server's start; names at mirrors are not.
+        let rewrites = match place.container_runtime_endpoint {
+            Some(_) => Rewrites::default(),
+            None => Rewrites::of(&Registries::load(from.private_registry.as_deref())?),
+        };
+        let runtime = CriRuntime::new(&socket).with_rewrites(rewrites);
+        let auth = from.credentials.as_ref();
+        let auth = auth.map(|(username, password)| Auth { username: username.clone(), password: password.clone() });
         let pull = runtime.pull_image(&name, auth.as_ref());
         tokio::pin!(pull);
         let mut look = tokio::time::interval(LOOK);

@@ -1,4 +1,4 @@
-//! The node of this process: container runtime, network, DNS, Service rules, kubelet.
+//! The node of this process: container runtime, network, overlay, DNS, Service rules, kubelet.
 //!
 //! Order matters and is the order below: the kubelet registers the Node, the controllers give it a pod range, the range
 //! gives the bridge its address, and only then pods can have a network and DNS an address to listen on.
@@ -18,12 +18,15 @@ use tokio::sync::watch;
 
 use super::cluster::Cluster;
 use super::flags::NodeFlags;
+use super::kubelet_args::KubeletArgs;
 use crate::api::services::Protocol;
 use crate::client::Client;
+use crate::cni::overlay::{self, Overlay};
 use crate::cni::{self, CniConfig};
 use crate::dns::{self, Dns};
 use crate::kubelet::containerd::{Containerd, Options};
 use crate::kubelet::cri::{CriRuntime, socket_path};
+use crate::kubelet::registries::{Registries, Rewrites};
 use crate::kubelet::runtime::Runtime;
 use crate::kubelet::serve::{Guard, listen};
 use crate::kubelet::{Kubelet, config::Config};
@@ -52,8 +55,8 @@ pub struct NodeConfig {
     pub data_dir: PathBuf,
     /// Node name.
     pub name: String,
-    /// Node address.
-    pub ip: IpAddr,
+    /// Node address, and its changes.
+    pub address: watch::Receiver<IpAddr>,
     /// Labels at registration.
     pub labels: Vec<(String, String)>,
     /// Taints at registration.
@@ -62,12 +65,15 @@ pub struct NodeConfig {
     pub cluster: Cluster,
     /// Port of the node's HTTPS server.
     pub kubelet_port: u16,
+    /// Flags for the kubelet.
+    pub(super) kubelet_args: KubeletArgs,
 }
 
 /// The container runtime of a node: found, not started.
 pub struct FoundRuntime {
     containerd: Option<Arc<Containerd>>,
     socket: PathBuf,
+    rewrites: Rewrites,
     /// Keeps a second orch from the same directory.
     _lock: std::fs::File,
 }
@@ -77,13 +83,23 @@ impl FoundRuntime {
     pub fn find(data_dir: &Path, flags: &NodeFlags) -> anyhow::Result<Self> {
         let lock = lock(&data_dir.join("agent"))?;
         match &flags.container_runtime_endpoint {
-            Some(endpoint) => Ok(Self { containerd: None, socket: socket_path(endpoint)?, _lock: lock }),
+            Some(endpoint) => {
+                if flags.private_registry.is_some() {
+                    bail!(
+                        "--private-registry is for orch's own containerd; configure the runtime at {endpoint} itself"
+                    );
+                }
+                let (socket, rewrites) = (socket_path(endpoint)?, Rewrites::default());
+                Ok(Self { containerd: None, socket, rewrites, _lock: lock })
+            }
             None => {
                 let mut options = Options::for_data_dir(data_dir);
                 options.pause_image = flags.pause_image.clone();
+                options.registries = Registries::load(flags.private_registry.as_deref())?;
+                let rewrites = Rewrites::of(&options.registries);
                 let containerd = Arc::new(Containerd::prepare(&options)?);
                 let socket = containerd.socket().to_owned();
-                Ok(Self { containerd: Some(containerd), socket, _lock: lock })
+                Ok(Self { containerd: Some(containerd), socket, rewrites, _lock: lock })
             }
         }
     }
@@ -129,7 +145,7 @@ impl NodeParts {
     pub fn kubelet(&self, listers: Arc<dyn Listers>, client: Client, clock: SharedClock) -> Arc<Kubelet> {
         let c = &self.config;
         let mut config = Config::new(&c.name, &c.data_dir);
-        config.node_ips = vec![c.ip.to_string()];
+        config.node_ips = vec![c.address.borrow().to_string()];
         config.cluster_dns = vec![c.cluster.cluster_dns.to_string()];
         config.cluster_domain = c.cluster.cluster_domain.clone();
         config.port = c.kubelet_port;
@@ -139,7 +155,13 @@ impl NodeParts {
             config.pod_logs = c.data_dir.join("agent/pod-logs");
             config.container_logs = c.data_dir.join("agent/container-logs");
         }
-        let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(&self.runtime.socket));
+        let FoundRuntime { containerd, socket, rewrites, .. } = &self.runtime;
+        if let Some(containerd) = containerd {
+            config.containerd = Some(socket.clone());
+            config.pinned_images = vec![containerd.pause_image().to_owned()];
+        }
+        c.kubelet_args.apply(&mut config);
+        let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(socket).with_rewrites(rewrites.clone()));
         Kubelet::new(config, runtime, listers, client, clock)
     }
 
@@ -166,7 +188,7 @@ impl NodeParts {
 
     /// Starts all parts as tasks.
     pub fn start(self, tasks: &mut Tasks, kubelet: Arc<Kubelet>, listers: Arc<dyn Listers>) {
-        let Self { config, runtime: FoundRuntime { containerd, socket, _lock: lock } } = self;
+        let Self { config, runtime: FoundRuntime { containerd, socket, _lock: lock, .. } } = self;
         let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(&socket));
         if let Some(containerd) = containerd {
             tasks.own_restarting("containerd", Backoff::RESTART, move |stop| {
@@ -177,6 +199,14 @@ impl NodeParts {
                 })
             });
         }
+        let (mut address, addressed) = (config.address.clone(), kubelet.clone());
+        tasks.own("node-address", OnEnd::Fine, move |stop| async move {
+            while let Some(Ok(())) = stop.or(address.changed()).await {
+                let ip = address.borrow_and_update().to_string();
+                addressed.set_node_ips(&[ip]);
+            }
+            Ok(())
+        });
         let cidrs = kubelet.pod_cidrs();
         tasks.own_restarting("network", Backoff::RESTART, move |stop| {
             let (config, listers, mut cidrs) = (config.clone(), listers.clone(), cidrs.clone());
@@ -186,7 +216,18 @@ impl NodeParts {
                 let cidr = found.context("the kubelet ended")?.first().cloned().unwrap_or_default();
                 let subnet: Ipv4Net =
                     cidr.parse().with_context(|| format!("the node's pod range {cidr:?} is no IPv4 range"))?;
-                network(&config, subnet, &*listers, &*runtime, stop).await
+                // A Node that was deleted and registered anew may get another range: then all of this begins again.
+                let other = async {
+                    let now = cidrs.wait_for(|c| c.first().is_some_and(|now| *now != cidr)).await;
+                    match now.ok().map(|c| c[0].clone()) {
+                        Some(now) => bail!("this node has another pod range: {now} after {cidr}"),
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    ended = network(&config, subnet, &*listers, &*runtime, stop) => ended,
+                    other = other => other,
+                }
             })
         });
         tasks.own("kubelet", OnEnd::StopAll, move |stop| async move {
@@ -213,12 +254,13 @@ async fn network(
         bail!("cluster DNS has an IPv4 address only, so far")
     };
     let agent = config.data_dir.join("agent");
+    let address = *config.address.borrow();
     let cni_config = CniConfig {
         bridge: "orch0".into(),
         subnet,
         cluster_cidr,
         service_cidr: Some(service_cidr),
-        mtu: 0,
+        mtu: overlay::pod_mtu(config.cluster.backend, address).await?,
         table: "orch-cni".into(),
         data_dir: agent.join("cni/state"),
         bin_dir: agent.join("cni/bin"),
@@ -231,7 +273,8 @@ async fn network(
         networks: vec![config.cluster.cluster_cidr, config.cluster.service_cidr],
         upstreams: dns::forward::Upstreams::host(),
     };
-    let dns = Dns::new(dns_config, listers)?.bind().await?;
+    let serve_dns = config.cluster.serve_dns;
+    let dns = if serve_dns { Some(Dns::new(dns_config, listers)?.bind().await?) } else { None };
     let local = |protocol| LocalService {
         name: "dns".into(),
         address: cluster_dns,
@@ -242,21 +285,60 @@ async fn network(
     let context = ProxyContext {
         node_name: config.name.clone(),
         cluster_cidr: Some(cluster_cidr),
-        local_services: vec![local(Protocol::Udp), local(Protocol::Tcp)],
+        local_services: if serve_dns { vec![local(Protocol::Udp), local(Protocol::Tcp)] } else { Vec::new() },
     };
     let proxy = Proxy::new(proxy::Config { table: "orch".into(), context }, listers);
+    let overlay_config = overlay::Config {
+        backend: config.cluster.backend,
+        node_name: config.name.clone(),
+        range: subnet,
+        cluster_cidr,
+    };
+    let overlay = Overlay::new(overlay_config, listers, config.address.clone());
+    let overlaid = overlay.applied();
     // Pods may start only when their network and DNS are there: the runtime is not ready without this file.
-    if let Some(other) = cni::write_conf(&agent.join("cni/net.d"), &cni_config)? {
+    let conf_dir = agent.join("cni/net.d");
+    if let Some(other) = cni::write_conf(&conf_dir, &cni_config)? {
         tracing::info!("{} comes before orch's own network configuration", other.display());
     }
     tracing::info!(%subnet, "pod network is ready");
     tokio::try_join!(
         async { anyhow::Ok(cni::run(cni_config.clone(), stop.clone()).await?) },
-        async { Ok(dns.run(stop.clone()).await?) },
+        async {
+            match dns {
+                Some(dns) => Ok(dns.run(stop.clone()).await?),
+                None => Ok(stop.wait().await),
+            }
+        },
         async { Ok(proxy.run(stop.clone()).await?) },
+        async {
+            overlay.run(stop.clone()).await;
+            Ok(())
+        },
+        follow_mtu(&conf_dir, cni_config.clone(), overlaid, &stop),
         collect_garbage(&cni_config, runtime, &stop),
     )?;
     anyhow::Ok(())
+}
+
+/// Pods that come after a change of the MTU get the new one; while the node's address is on no interface it stays.
+async fn follow_mtu(
+    dir: &std::path::Path,
+    mut config: CniConfig,
+    mut overlaid: watch::Receiver<overlay::Applied>,
+    stop: &Shutdown,
+) -> anyhow::Result<()> {
+    loop {
+        let mtu = config.mtu;
+        let Some(Ok(applied)) = stop.or(overlaid.wait_for(|a| a.pod_mtu != 0 && a.pod_mtu != mtu)).await else {
+            stop.wait().await;
+            return Ok(());
+        };
+        config.mtu = applied.pod_mtu;
+        drop(applied);
+        cni::write_conf(dir, &config)?;
+        tracing::info!(mtu = config.mtu, "new pods have another MTU");
+    }
 }
 
 /// Gives back, now and then, what sandboxes left behind that the runtime does not know any more.

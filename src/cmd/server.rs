@@ -14,14 +14,16 @@ use clap::ArgAction;
 use futures::FutureExt;
 use ipnet::IpNet;
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 use crate::api::user::UserInfo;
 use crate::apiserver::health::Health;
 use crate::apiserver::serve::{InProcess, serve};
 use crate::apiserver::{Access, Api};
 use crate::client::Client;
+use crate::cni::overlay::Backend;
 use crate::controllers::bootstrap::ApiServer;
-use crate::controllers::{self, ClientFor};
+use crate::controllers::{self, ClientFor, addons};
 use crate::pki::{Pki, PkiConfig, kubeconfig, tls::SwappableCert, token};
 use crate::registry::allocators::Allocators;
 use crate::registry::{Registry, Resources};
@@ -31,12 +33,14 @@ use crate::scheduler::{self, Scheduler};
 use crate::store::Store;
 use crate::store::cache::Cache;
 use crate::store::durable::{Durable, Options};
+use crate::util::address::Address;
 use crate::util::backoff::Backoff;
 use crate::util::clock::{SharedClock, SystemClock};
 use crate::util::files;
 use crate::util::tasks::{OnEnd, Shutdown, Tasks};
 
 use super::cluster::Cluster;
+use super::components::disabled;
 use super::flags::{Common, NodeFlags, TokenFlags};
 use super::node::{FoundRuntime, NodeParts};
 
@@ -85,9 +89,18 @@ pub struct Args {
     pub write_kubeconfig_mode: String,
     #[command(flatten)]
     pub token: TokenFlags,
+    /// Setting of a controller, as upstream's controller manager has it; node-monitor-grace-period is known
+    #[arg(long, value_name = "NAME=VALUE", value_parser = controller_setting, action = ArgAction::Append)]
+    pub kube_controller_manager_arg: Vec<ControllerSetting>,
     /// Run no node here
     #[arg(long)]
     pub disable_agent: bool,
+    /// How pods of different nodes reach each other: vxlan, host-gw, or none
+    #[arg(long, value_name = "BACKEND", default_value = "vxlan")]
+    pub flannel_backend: Backend,
+    /// Parts to leave out, and add-ons of <data-dir>/server/manifests to treat as not there
+    #[arg(long, value_name = "NAME", value_delimiter = ',', action = ArgAction::Append)]
+    pub disable: Vec<String>,
     #[command(flatten)]
     pub node: NodeFlags,
 }
@@ -118,6 +131,7 @@ pub struct Bound {
     clock: SharedClock,
     node: Option<(NodeParts, tokio::net::TcpListener)>,
     config: Config,
+    node_address: Arc<Address>,
     identity: Identity,
     metrics: MetricsRegistry,
     listener: tokio::net::TcpListener,
@@ -129,8 +143,11 @@ pub struct Bound {
 /// What the parts of the server are told of the cluster.
 struct Config {
     api: ApiServer,
+    /// Where the server is was told; its node's address does not matter then.
+    advertised: bool,
     first: super::bootstrap::First,
     controllers: controllers::Config,
+    addons: addons::Config,
     node_name: String,
 }
 
@@ -147,13 +164,16 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let address = listener.local_addr()?;
     let clock: SharedClock = Arc::new(SystemClock);
     let node_name = args.node.name()?;
-    let node_ip = args.node.ip(None);
-    let cluster = cluster(&args)?;
+    let manifests = data_dir.join("server/manifests");
+    let disabled = disabled(&args.disable, &manifests)?;
+    let cluster = cluster(&args, !disabled.dns)?;
+    let node_address = args.node.address(None, &cluster);
+    let node_ip = node_address.now();
     let service_ip = args.service_cidr.hosts().next().context("the service range is empty")?;
     let node = if args.disable_agent {
         None
     } else {
-        let config = args.node.config(&data_dir, &node_name, node_ip, &cluster)?;
+        let config = args.node.config(&data_dir, &node_name, node_address.watch(), &cluster)?;
         let port = super::node::bind_port(args.node.kubelet_port).await?;
         Some((NodeParts::new(config, FoundRuntime::find(&data_dir, &args.node)?), port))
     };
@@ -190,6 +210,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let tls = crate::pki::tls::server_config(serving.clone(), &[&pki.client_ca.cert, &pki.request_header_ca.cert])?;
     let config = Config {
         api: ApiServer { service_ip, address: args.advertise_address.unwrap_or(node_ip), port: address.port() },
+        advertised: args.advertise_address.is_some(),
         first: super::bootstrap::First {
             cluster,
             client_ca_pem: pki.client_ca.cert_pem.clone(),
@@ -198,9 +219,11 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
             token,
             server_dir: server_dir.clone(),
         },
+        addons: addons::Config { dir: manifests, server: node_name.clone(), disabled: disabled.addons },
         controllers: controllers::Config {
             cluster_cidrs: vec![args.cluster_cidr],
             root_ca_pem: pki.server_ca.cert_pem.clone(),
+            node_grace_seconds: args.kube_controller_manager_arg.last().map(|ControllerSetting::NodeGrace(s)| *s),
             signing: Some(controllers::certificates::Signing {
                 client_ca: pki.client_ca.clone(),
                 server_ca: pki.server_ca.clone(),
@@ -209,8 +232,8 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
         node_name,
     };
     let node_serving = SwappableCert::new(pki.kubelet_serving.certified()?);
-    let identity =
-        Identity { pki, serving, node_serving, kubeconfig: KubeconfigTarget::of(&args, &data_dir, address)? };
+    let kubeconfig = KubeconfigTarget::of(&args, &data_dir, address)?;
+    let identity = Identity { pki, serving, node_serving, advertised: args.advertise_address, kubeconfig };
     identity.kubeconfig.write(&identity.pki)?;
     let store = store as Arc<dyn Store>;
     Ok(Bound {
@@ -222,6 +245,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
         clock,
         node,
         config,
+        node_address: Arc::new(node_address),
         identity,
         metrics,
         listener,
@@ -255,9 +279,18 @@ impl Bound {
         });
         // Dropped when all roles are known: nobody is refused because the server is still loading.
         let _ = roles.await;
-        let (identity, clock) = (self.identity, self.clock.clone());
-        let (_, node_serving) = tokio::sync::watch::channel(Some(identity.node_serving.clone()));
-        tasks.own("certificates", OnEnd::Fine, |stop| identity.keep_fresh(clock, stop));
+        let (identity, clock, moves) = (self.identity, self.clock.clone(), self.node_address.watch());
+        let (_, node_serving) = watch::channel(Some(identity.node_serving.clone()));
+        tasks.own("certificates", OnEnd::Fine, |stop| identity.keep_fresh(clock, moves, stop));
+        let address = self.node_address.clone();
+        tasks.own_restarting("address", Backoff::RESTART, move |stop| {
+            let address = address.clone();
+            async move { Ok(address.follow(stop).await?) }.boxed()
+        });
+        if !self.config.advertised {
+            let (moves, api) = (self.node_address.watch(), self.config.api.clone());
+            tasks.own("server-address", OnEnd::Fine, |stop| tell_address(admin, api, moves, stop));
+        }
         let (api, listener, tls) = (self.api.clone(), self.listener, self.tls);
         tasks.own("apiserver", OnEnd::StopAll, |stop| serve(api, listener, tls, stop));
         tracing::info!(address = %self.address, "serving the Kubernetes API");
@@ -273,6 +306,8 @@ impl Bound {
             &self.clock,
             &self.metrics,
         );
+        let addons = client(UserInfo::authenticated(super::bootstrap::ADDONS_USER, &[]));
+        addons::start(&mut tasks, self.config.addons, addons, &self.listers, &self.clock, &self.metrics);
         let (listers, clock) = (self.listers.clone(), self.clock.clone());
         let scheduler = client(UserInfo::authenticated("system:kube-scheduler", &[]));
         tasks.own_restarting("scheduler", Backoff::RESTART, move |stop| {
@@ -299,6 +334,32 @@ impl Bound {
     }
 }
 
+/// Tells clients inside the cluster where the server is when its node has another address.
+async fn tell_address(
+    client: Client,
+    mut server: ApiServer,
+    mut moves: watch::Receiver<IpAddr>,
+    stop: Shutdown,
+) -> anyhow::Result<()> {
+    let mut failures = 0;
+    loop {
+        if failures == 0 && !matches!(stop.or(moves.changed()).await, Some(Ok(()))) {
+            return Ok(());
+        }
+        server.address = *moves.borrow_and_update();
+        match controllers::bootstrap::ensure(&client, &server).await {
+            Ok(()) => failures = 0,
+            Err(e) => {
+                failures += 1;
+                tracing::warn!(address = %server.address, "cannot tell where the API server is, trying again: {e}");
+                if stop.or(tokio::time::sleep(Backoff::RESTART.delay(failures))).await.is_none() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
 /// The identity of a controller, as upstream's controller manager gives each its own.
 fn service_account(name: &str) -> UserInfo {
     let account = match name {
@@ -306,7 +367,8 @@ fn service_account(name: &str) -> UserInfo {
         "certificate-signing-controller" | "certificate-cleaner" | "node-identity-controller" => {
             "certificate-controller"
         }
-        "node-ipam-controller" => "node-controller",
+        // As upstream: the role of this one is enough.
+        "node-ipam-controller" | "taint-eviction-controller" => "node-controller",
         "root-ca-certificate-publisher" => "root-ca-cert-publisher",
         name => name,
     };
@@ -317,13 +379,14 @@ fn service_account(name: &str) -> UserInfo {
 }
 
 /// What the flags say of the cluster.
-fn cluster(args: &Args) -> anyhow::Result<Cluster> {
+fn cluster(args: &Args, serve_dns: bool) -> anyhow::Result<Cluster> {
     let cluster_dns = match args.cluster_dns {
         Some(ip) => ip,
         None => args.service_cidr.hosts().nth(9).context("the service range has no tenth address for DNS")?,
     };
     let (cluster_cidr, service_cidr) = (args.cluster_cidr, args.service_cidr);
-    Ok(Cluster { cluster_cidr, service_cidr, cluster_dns, cluster_domain: args.cluster_domain.clone() })
+    let (cluster_domain, backend) = (args.cluster_domain.clone(), args.flannel_backend);
+    Ok(Cluster { cluster_cidr, service_cidr, cluster_dns, cluster_domain, backend, serve_dns })
 }
 
 /// Opens the store off the runtime's threads: it reads the journal.
@@ -331,6 +394,29 @@ async fn open_store(dir: PathBuf) -> anyhow::Result<Arc<Durable>> {
     let what = format!("cannot open the store in {}", dir.display());
     let open = move || Durable::open(&Options::new(dir));
     Ok(Arc::new(tokio::task::spawn_blocking(open).await?.context(what)?))
+}
+
+/// What `--kube-controller-manager-arg` can set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ControllerSetting {
+    /// Seconds after which a node that is not heard of is taken for lost.
+    NodeGrace(i64),
+}
+
+fn controller_setting(text: &str) -> Result<ControllerSetting, String> {
+    let (name, value) = text.trim_start_matches("--").split_once('=').ok_or("must be of the form NAME=VALUE")?;
+    match name {
+        "node-monitor-grace-period" => {
+            let period = value.parse::<jiff::SignedDuration>().map_err(|e| format!("{name}: {e}"))?;
+            // The lease is renewed that often: less would make every node silent between two renewals.
+            let least = crate::kubelet::node::RENEW.as_secs() as i64;
+            match period.as_secs() {
+                seconds if seconds > least => Ok(ControllerSetting::NodeGrace(seconds)),
+                _ => Err(format!("{name} must be more than {least}s, which is how often nodes are heard of")),
+            }
+        }
+        _ => Err(format!("{name} cannot be set; node-monitor-grace-period can")),
+    }
 }
 
 /// `30000-32767`.
@@ -354,21 +440,37 @@ struct Identity {
     pki: Pki,
     serving: Arc<SwappableCert>,
     node_serving: Arc<SwappableCert>,
+    /// What `--advertise-address` says.
+    advertised: Option<IpAddr>,
     kubeconfig: KubeconfigTarget,
 }
 
 impl Identity {
-    /// Renews certificates long before they end; connections that are open keep what they have.
-    async fn keep_fresh(mut self, clock: SharedClock, stop: Shutdown) -> anyhow::Result<()> {
-        while stop.or(tokio::time::sleep(CERTIFICATE_LOOK)).await.is_some() {
-            let now = clock.now();
-            if self.pki.is_due(now)
-                && let Err(e) = self.renew(now)
-            {
-                tracing::error!("cannot renew certificates, trying again: {e:#}");
+    /// Renews certificates long before they end, and the serving one when the node has another address; connections that
+    /// are open keep what they have.
+    async fn keep_fresh(
+        mut self,
+        clock: SharedClock,
+        mut moves: watch::Receiver<IpAddr>,
+        stop: Shutdown,
+    ) -> anyhow::Result<()> {
+        let mut owed = false;
+        loop {
+            tokio::select! {
+                () = stop.wait() => return Ok(()),
+                () = tokio::time::sleep(CERTIFICATE_LOOK) => {}
+                Ok(()) = moves.changed() => {}
+            }
+            let (now, address) = (clock.now(), *moves.borrow_and_update());
+            owed |= self.pki.answer_at(self.advertised.into_iter().chain([address]).collect()) || self.pki.is_due(now);
+            if !owed {
+                continue;
+            }
+            match self.renew(now) {
+                Ok(()) => owed = false,
+                Err(e) => tracing::error!("cannot renew certificates, trying again: {e:#}"),
             }
         }
-        Ok(())
     }
 
     fn renew(&mut self, now: Timestamp) -> anyhow::Result<()> {
@@ -416,5 +518,25 @@ impl KubeconfigTarget {
         }
         kubeconfig::write_if_changed(path, &text, Some(*mode))?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use test_case::test_case;
+
+    #[test_case("node-monitor-grace-period=15s", Ok(15))]
+    #[test_case("--node-monitor-grace-period=1m", Ok(60))]
+    #[test_case("node-monitor-grace-period=10s", Err("must be more than 10s"))]
+    #[test_case("node-monitor-grace-period=soon", Err("node-monitor-grace-period: "))]
+    #[test_case("node-monitor-grace-period", Err("NAME=VALUE"))]
+    #[test_case("pod-eviction-timeout=1s", Err("pod-eviction-timeout cannot be set"))]
+    fn controller_settings(text: &str, want: Result<i64, &str>) {
+        match (controller_setting(text), want) {
+            (Ok(got), want) => assert_eq!(Ok(got), want.map(ControllerSetting::NodeGrace)),
+            (Err(why), Err(part)) => assert!(why.contains(part), "{why}"),
+            (Err(why), Ok(_)) => panic!("{why}"),
+        }
     }
 }

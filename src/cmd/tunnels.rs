@@ -1,6 +1,7 @@
 //! The agent's connections to the servers: one each, kept open, made again with backoff when it breaks.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -20,9 +21,11 @@ use crate::util::tasks::Shutdown;
 /// Between attempts to connect to a server.
 const RETRY: Backoff = Backoff { base: Duration::from_millis(500), cap: Duration::from_secs(30) };
 
-/// Keeps a connection to each of `servers`, as the list changes, until the shutdown.
+/// Keeps a connection to each of `servers`, as the list changes, until the shutdown. All are made anew when this machine has
+/// another address: what was connected from the old one hangs until somebody gives up waiting.
 pub async fn run(
     mut servers: watch::Receiver<Vec<Uri>>,
+    mut address: watch::Receiver<IpAddr>,
     dial: impl Fn(&Uri) -> Client,
     take: Taker,
     shutdown: &Shutdown,
@@ -56,6 +59,10 @@ pub async fn run(
                     // Nobody will tell of more: the list stays as it is.
                     Err(_) => shutdown.wait().await,
                 },
+                Ok(()) = address.changed() => {
+                    kept.drain().for_each(|(_, stop)| stop.trigger());
+                    break;
+                }
                 Some(()) = running.next(), if !running.is_empty() => {}
             }
         }

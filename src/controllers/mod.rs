@@ -3,6 +3,7 @@
 //! One folder each: `plan.rs` decides (pure), `mod.rs` reads through listers and acts through the client. [`CONTROLLERS`] is
 //! the one list; [`start`] runs it. What a cluster has from the start is in [`bootstrap`].
 
+pub mod addons;
 pub mod bootstrap;
 pub mod certificates;
 pub mod common;
@@ -34,6 +35,8 @@ pub struct Config {
     pub cluster_cidrs: Vec<IpNet>,
     /// The CA that signed the API server's certificate, PEM.
     pub root_ca_pem: String,
+    /// Seconds without a heartbeat after which a node counts as silent; upstream's when none are given.
+    pub node_grace_seconds: Option<i64>,
     /// What signs certificates; none signs none.
     pub signing: Option<certificates::Signing>,
 }
@@ -58,7 +61,8 @@ pub const CONTROLLERS: &[Controller] = &[
     R(|_| replicaset::Replicas::of_controllers()),
     R(|_| endpoints::slices()),
     R(|_| endpoints::endpoints()),
-    R(|_| node::lifecycle()),
+    R(|c| node::lifecycle(c.node_grace_seconds)),
+    R(|_| node::eviction::controller()),
     R(|c| node::ipam::Ipam::over(c.cluster_cidrs.clone())),
     Loop("generic-garbage-collector", |cx, stop| garbage::run(cx, stop).boxed()),
     R(|_| garbage::pods::controller()),

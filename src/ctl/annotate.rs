@@ -2,12 +2,12 @@
 
 use serde_json::{Map, Value, json};
 
-use super::builder::{Info, Query, SelectorFlags};
+use super::builder::{Info, LocalFlag, Query, SelectorFlags};
 use super::cx::{Cx, Done, say};
 use super::fail::{Failure, fail};
 use super::files::FileFlags;
 use super::print::PrintFlags;
-use super::write::{MERGE, WriteFlags};
+use super::write::{MERGE, WriteFlags, Writer};
 use crate::api::meta::names;
 
 /// Flags of both verbs.
@@ -23,6 +23,8 @@ pub struct Flags {
     print: PrintFlags,
     #[command(flatten)]
     write: WriteFlags,
+    #[command(flatten)]
+    local: LocalFlag,
     /// Change values that are there
     #[arg(long)]
     overwrite: bool,
@@ -101,6 +103,9 @@ fn parse(changes: &[String], field: &Field) -> Done<Change> {
     let mut change = Change::default();
     for text in changes {
         match text.split_once('=') {
+            Some((_, value)) if value.contains('=') && field.name == LABELS.name => {
+                fail!("invalid label spec: {text}");
+            }
             Some((key, value)) => {
                 // Of keys the server tells.
                 let why = (field.check)(value);
@@ -115,15 +120,22 @@ fn parse(changes: &[String], field: &Field) -> Done<Change> {
             },
         }
     }
-    if let Some(both) = change.remove.iter().find(|k| change.set.contains_key(*k)) {
-        fail!("can not both modify and remove a {} in the same command: {both}", field.singular);
+    if change.remove.iter().any(|k| change.set.contains_key(k)) {
+        fail!("can not both modify and remove a {} in the same command", field.singular);
     }
     Ok(change)
 }
 
 async fn run(cx: &Cx, flags: Flags, field: &Field) -> Done {
     let (resources, changes) = part(&flags.args);
+    if resources.is_empty() && flags.files.is_empty() {
+        fail!("one or more resources must be specified as <resource> <name> or <resource>/<name>");
+    }
     let change = parse(changes, field)?;
+    let dry_run = flags.local.over(flags.write.dry_run)?;
+    if flags.local.local && flags.files.is_empty() {
+        fail!("can only use local files by -f pod.yaml or --filename=pod.json when --local=true is set");
+    }
     if changes.is_empty() && !flags.list {
         fail!("at least one {} update is required", field.singular);
     }
@@ -135,20 +147,23 @@ async fn run(cx: &Cx, flags: Flags, field: &Field) -> Done {
         all: flags.all,
         all_namespaces: flags.all_namespaces,
         fetch: true,
+        local: flags.local.local,
         ..Query::default()
     };
-    if resources.is_empty() && flags.files.is_empty() {
-        fail!("one or more resources must be specified as <resource> <name> or <resource>/<name>");
+    let infos = query.infos(cx).await?;
+    if infos.len() > 1 && !flags.resource_version.is_empty() {
+        fail!("--resource-version may only be used with a single resource");
     }
-    for info in query.infos(cx).await? {
-        if let Err(failure) = one(cx, &info, &change, &flags, field).await {
+    let writer = Writer { dry_run, ..flags.write.writer(field.manager) };
+    for info in infos {
+        if let Err(failure) = one(cx, &info, &change, &flags, &writer, field).await {
             cx.report(&failure);
         }
     }
     Ok(())
 }
 
-async fn one(cx: &Cx, info: &Info, change: &Change, flags: &Flags, field: &Field) -> Done {
+async fn one(cx: &Cx, info: &Info, change: &Change, flags: &Flags, writer: &Writer, field: &Field) -> Done {
     let empty = Map::new();
     let now = info.object["metadata"][field.name].as_object().unwrap_or(&empty);
     if flags.list {
@@ -168,7 +183,6 @@ async fn one(cx: &Cx, info: &Info, change: &Change, flags: &Flags, field: &Field
     let mut patch = change.set.clone();
     patch.extend(change.remove.iter().filter(|k| now.contains_key(*k)).map(|k| (k.clone(), Value::Null)));
     let same = patch.iter().all(|(k, v)| if v.is_null() { !now.contains_key(k) } else { now.get(k) == Some(v) });
-    let writer = flags.write.writer(field.manager);
     let object = if writer.dry_run.is_client() {
         let mut object = info.object.clone();
         let mut all = now.clone();
@@ -176,7 +190,7 @@ async fn one(cx: &Cx, info: &Info, change: &Change, flags: &Flags, field: &Field
         change.remove.iter().for_each(|k| drop(all.shift_remove(k)));
         object["metadata"][field.name] = all.into();
         object
-    } else if same && field.name == LABELS.name {
+    } else if same && field.name == LABELS.name && flags.resource_version.is_empty() {
         info.object.clone()
     } else {
         let mut body = json!({"metadata": {field.name: patch}});

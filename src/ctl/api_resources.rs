@@ -30,7 +30,7 @@ pub struct Resources {
     #[arg(long, default_value = "", hide_default_value = true)]
     sort_by: String,
     /// Taken for kubectl's sake; nothing is cached
-    #[arg(long, hide = true)]
+    #[arg(long)]
     cached: bool,
 }
 
@@ -53,7 +53,7 @@ pub async fn resources(cx: &Cx, args: Resources) -> Done {
         "name" => all.sort_by(|a, b| a.res.plural.cmp(&b.res.plural)),
         "kind" => all.sort_by(|a, b| a.res.kind.cmp(&b.res.kind)),
         "" => all.sort_by(|a, b| (&a.res.group, &a.res.plural).cmp(&(&b.res.group, &b.res.plural))),
-        other => fail!("--sort-by accepts only name or kind, not {other:?}"),
+        _ => fail!("--sort-by accepts only name or kind"),
     }
     if args.output == "name" {
         let mut names: Vec<String> = all.iter().map(|r| r.qualified() + "\n").collect();

@@ -4,7 +4,7 @@ use super::builder::Info;
 use super::cx::{Cx, Done};
 use super::exec;
 use super::fail::{Failure, fail};
-use super::pods;
+use super::pods::{self, RunningFlag};
 use crate::api::value::ValueExt;
 
 /// Attach to a running container
@@ -24,11 +24,13 @@ pub struct Args {
     /// No messages of our own
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    running: RunningFlag,
 }
 
 /// Runs the verb.
 pub async fn run(cx: &Cx, args: Args) -> Done {
-    let pod = pods::one(cx, &args.target).await?;
+    let pod = pods::one(cx, &args.target, &args.running).await?;
     if pods::is_finished(&pod.object) {
         let phase = pod.object["status"]["phase"].as_str().unwrap_or_default();
         fail!("cannot attach a container in a completed pod; current phase is {phase}");

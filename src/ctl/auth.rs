@@ -7,6 +7,7 @@ use super::cx::{Call, Cx, Done, put, say};
 use super::fail::{Failure, fail};
 use super::print::PrintFlags;
 use super::print::tab;
+use super::reconcile;
 use crate::api::value::ValueExt;
 
 /// Ask about authorization
@@ -20,6 +21,7 @@ pub struct Args {
 enum What {
     /// May the user do this: VERB TYPE[/NAME] or VERB /path
     CanI(CanI),
+    Reconcile(reconcile::Args),
     /// Who the server takes the user for
     Whoami(WhoAmI),
 }
@@ -51,13 +53,35 @@ struct WhoAmI {
     print: PrintFlags,
 }
 
+/// Verbs that rules are expected to name.
+const VERBS: [&str; 14] = [
+    "*",
+    "get",
+    "list",
+    "watch",
+    "create",
+    "update",
+    "patch",
+    "delete",
+    "deletecollection",
+    "use",
+    "bind",
+    "impersonate",
+    "escalate",
+    "proxy",
+];
+
 const API: &str = "authorization.k8s.io/v1";
 
 /// Runs the verb.
 pub async fn run(cx: &Cx, args: Args) -> Done {
     match args.what {
+        What::CanI(args) if args.list && !args.words.is_empty() => {
+            fail!("list option must be specified with no arguments")
+        }
         What::CanI(args) if args.list => list(cx, &args).await,
         What::CanI(args) => can_i(cx, &args).await,
+        What::Reconcile(args) => reconcile::run(cx, &args).await,
         What::Whoami(args) => whoami(cx, &args).await,
     }
 }
@@ -83,6 +107,9 @@ async fn can_i(cx: &Cx, args: &CanI) -> Done {
                 }
                 Err(_) => eprintln!("Warning: the server doesn't have a resource type '{kind}'\n"),
             }
+        }
+        if !VERBS.contains(&verb.as_str()) {
+            eprintln!("Warning: verb '{verb}' is not a known verb\n");
         }
         if !namespaced && !args.all_namespaces {
             let scope = if group.is_empty() { String::new() } else { format!(" in group '{group}'") };
@@ -116,8 +143,10 @@ async fn list(cx: &Cx, args: &CanI) -> Done {
         let items: Vec<&str> = value.items_at(path).iter().filter_map(Value::as_str).collect();
         format!("[{}]", items.join(" "))
     };
-    let mut rows = Vec::new();
+    // Rules stand in the order of their texts in Go: verbs, groups, resources, names, paths.
+    let mut rows: Vec<([String; 5], String)> = Vec::new();
     for rule in answer.items_at("/status/resourceRules") {
+        let (verbs, names) = (words(rule, "/verbs"), words(rule, "/resourceNames"));
         for group in rule.items_at("/apiGroups").iter().filter_map(Value::as_str) {
             for resource in rule.items_at("/resources").iter().filter_map(Value::as_str) {
                 let (bare, sub) = resource.split_once('/').map_or((resource, None), |(b, s)| (b, Some(s)));
@@ -125,25 +154,23 @@ async fn list(cx: &Cx, args: &CanI) -> Done {
                 if let Some(sub) = sub {
                     name += &format!("/{sub}");
                 }
-                rows.push(format!("{name}\t[]\t{}\t{}\n", words(rule, "/resourceNames"), words(rule, "/verbs")));
+                let key = [verbs.clone(), format!("[{group}]"), format!("[{resource}]"), names.clone(), "[]".into()];
+                rows.push((key, format!("{name}\t[]\t{names}\t{verbs}\n")));
             }
         }
     }
-    // kubectl orders by group first, and paths as they stand in brackets.
-    rows.sort_by_key(|row: &String| {
-        let name = row.split('\t').next().unwrap_or_default();
-        let (resource, group) = name.split_once('.').unwrap_or((name, ""));
-        (group.to_owned(), resource.to_owned())
-    });
-    let mut paths = Vec::new();
     for rule in answer.items_at("/status/nonResourceRules") {
-        let urls = rule.items_at("/nonResourceURLs").iter().filter_map(Value::as_str);
-        paths.extend(urls.map(|url| format!("\t[{url}]\t[]\t{}\n", words(rule, "/verbs"))));
+        let verbs = words(rule, "/verbs");
+        for url in rule.items_at("/nonResourceURLs").iter().filter_map(Value::as_str) {
+            let none = || "[]".to_owned();
+            let key = [verbs.clone(), none(), none(), none(), format!("[{url}]")];
+            rows.push((key, format!("\t[{url}]\t[]\t{verbs}\n")));
+        }
     }
-    paths.sort();
-    rows.extend(paths);
+    rows.sort();
+    let rows: String = rows.into_iter().map(|(_, row)| row).collect();
     let header = if args.no_headers { "" } else { "Resources\tNon-Resource URLs\tResource Names\tVerbs\n" };
-    put(&tab::align(&(header.to_owned() + &rows.concat()), tab::GET))
+    put(&tab::align(&(header.to_owned() + &rows), tab::GET))
 }
 
 async fn whoami(cx: &Cx, args: &WhoAmI) -> Done {

@@ -5,13 +5,13 @@
 use serde_json::Value;
 
 use super::cx::{Call, Cx, Done};
-use super::fail::{Failure, fail};
+use super::fail::{Failure, NOTHING_NAMED, fail};
 use super::files::{FileFlags, Manifest};
 use super::mapper::Resource;
+use super::print::DryRun;
+use super::write::as_typed;
+use crate::api::meta::labels::Selector;
 use crate::api::value::ValueExt;
-
-/// Items of one page of a list.
-pub const CHUNK: &str = "500";
 
 /// What to select of a type.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -22,6 +22,27 @@ pub struct SelectorFlags {
     /// Field selector: metadata.name=a,status.phase!=Running
     #[arg(long, default_value = "", hide_default_value = true)]
     pub field_selector: String,
+}
+
+/// The flag of verbs that can work on files alone.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct LocalFlag {
+    /// Work on the files alone, without asking the server
+    #[arg(long)]
+    pub local: bool,
+}
+
+impl LocalFlag {
+    /// What it makes of `--dry-run`.
+    pub fn over(&self, dry_run: DryRun) -> Done<DryRun> {
+        match (self.local, dry_run) {
+            (false, dry_run) => Ok(dry_run),
+            (true, DryRun::Server) => {
+                fail!("cannot specify --local and --dry-run=server - did you mean --dry-run=client?")
+            }
+            (true, _) => Ok(DryRun::Local),
+        }
+    }
 }
 
 /// What the arguments name.
@@ -37,7 +58,7 @@ pub enum Wanted {
 pub fn parse(args: &[String]) -> Done<Wanted> {
     if args.iter().any(|a| a.contains('/')) {
         let mut objects = Vec::new();
-        for (i, arg) in args.iter().enumerate() {
+        for arg in args {
             match arg.split_once('/') {
                 Some((kind, name)) if !kind.is_empty() && !name.is_empty() && !name.contains('/') => {
                     objects.push((kind.to_owned(), name.to_owned()));
@@ -48,10 +69,6 @@ pub fn parse(args: &[String]) -> Done<Wanted> {
                 Some(_) => {
                     fail!("arguments in resource/name form must have a single resource and name")
                 }
-                None if i == 0 => fail!(
-                    "there is no need to specify a resource type as a separate argument when passing arguments in resource/name form \
-                     (e.g. 'kubectl get resource/<resource_name>' instead of 'kubectl get resource resource/<resource_name>'"
-                ),
                 None => fail!(
                     "there is no need to specify a resource type as a separate argument when passing arguments in resource/name form (e.g. 'kubectl get resource/<resource_name>' instead of 'kubectl get resource resource/<resource_name>'"
                 ),
@@ -59,8 +76,8 @@ pub fn parse(args: &[String]) -> Done<Wanted> {
         }
         return Ok(Wanted::Objects(objects));
     }
-    let Some((types, names)) = args.split_first() else { fail!("You must specify the type of resource to get.") };
-    let types: Vec<String> = types.split(',').filter(|t| !t.is_empty()).map(str::to_owned).collect();
+    let Some((types, names)) = args.split_first() else { fail!("{NOTHING_NAMED}") };
+    let types: Vec<String> = types.split(',').map(str::to_owned).collect();
     if names.is_empty() {
         return Ok(Wanted::Types(types));
     }
@@ -124,6 +141,8 @@ pub struct Query<'a> {
     pub all: bool,
     /// Read the objects that are only named from the server.
     pub fetch: bool,
+    /// Only files, and no server.
+    pub local: bool,
     /// The verb, for what says that there was nothing to do; empty where the verb says it itself.
     pub verb: &'a str,
 }
@@ -131,6 +150,11 @@ pub struct Query<'a> {
 impl Query<'_> {
     /// The objects. What fails is reported to `cx`, and the rest goes on.
     pub async fn infos(&self, cx: &Cx) -> Done<Vec<Info>> {
+        if self.local && self.files.is_none_or(FileFlags::is_empty) {
+            fail!(
+                "you must specify resources by --filename when --local is set.\nExample resource specifications include:\n   '-f rsrc.yaml'\n   '--filename=rsrc.json'"
+            );
+        }
         if let Some(files) = self.files.filter(|f| !f.is_empty()) {
             if !self.args.is_empty() {
                 fail!(
@@ -140,11 +164,14 @@ impl Query<'_> {
             return self.of_files(cx, files).await;
         }
         match parse(self.args)? {
+            Wanted::Types(_) if self.all && !self.labels.is_empty() => {
+                fail!("setting 'all' parameter but found a non empty selector. ")
+            }
             Wanted::Types(types) => self.of_types(cx, &types).await,
             Wanted::Objects(_) if self.all => {
                 fail!("name cannot be provided when a selector is specified")
             }
-            Wanted::Objects(_) if !self.labels.is_empty() => {
+            Wanted::Objects(_) if !self.labels.is_empty() || !self.fields.is_empty() => {
                 fail!("name cannot be provided when a selector is specified")
             }
             Wanted::Objects(_) if self.all_namespaces => {
@@ -155,7 +182,7 @@ impl Query<'_> {
     }
 
     async fn of_files(&self, cx: &Cx, files: &FileFlags) -> Done<Vec<Info>> {
-        let (manifests, failures) = files.read();
+        let (manifests, failures) = files.read().await;
         failures.iter().for_each(|f| cx.report(f));
         if manifests.is_empty() && failures.is_empty() {
             if self.verb.is_empty() {
@@ -165,8 +192,10 @@ impl Query<'_> {
         }
         let mut infos = Vec::new();
         for manifest in manifests {
-            match of_manifest(cx, manifest).await {
+            let found = if self.local { Ok(of_file(manifest)) } else { of_manifest(cx, manifest).await };
+            match found {
                 Err(failure) => cx.report(&failure),
+                Ok(info) if self.local => infos.push(info),
                 Ok(mut info) if self.fetch => match info.fetch(cx).await {
                     Ok(object) => {
                         info.object = object;
@@ -220,6 +249,13 @@ impl Query<'_> {
     }
 }
 
+/// Those with the labels.
+pub fn selected(infos: Vec<Info>, labels: &str) -> Done<Vec<Info>> {
+    let selector = Selector::parse(labels)
+        .map_err(|e| Failure::Plain(format!("the provided selector {labels:?} is not valid: {e}")))?;
+    Ok(infos.into_iter().filter(|i| selector.matches_value(i.object.pointer("/metadata/labels"))).collect())
+}
+
 /// An object of a list or an answer.
 pub fn of_object(resource: &Resource, object: Value) -> Info {
     let text = |path: &str| object.str_at(path).unwrap_or_default().to_owned();
@@ -229,6 +265,18 @@ pub fn of_object(resource: &Resource, object: Value) -> Info {
         resource: resource.clone(),
         object,
         source: None,
+    }
+}
+
+/// An object of a file as it stands, where no server is asked what its kind is.
+fn of_file(manifest: Manifest) -> Info {
+    let text = |path: &str| manifest.object.str_at(path).unwrap_or_default().to_owned();
+    Info {
+        resource: Resource::unasked(&text("/apiVersion"), &text("/kind")),
+        ns: text("/metadata/namespace"),
+        name: text("/metadata/name"),
+        object: manifest.object,
+        source: Some(manifest.source),
     }
 }
 
@@ -247,6 +295,17 @@ pub async fn of_manifest(cx: &Cx, manifest: Manifest) -> Done<Info> {
     let name = object.str_at("/metadata/name").unwrap_or_default().to_owned();
     let ns = if resource.res.namespaced { namespace_of(cx, &mut object)? } else { String::new() };
     Ok(Info { resource, ns, name, object, source: Some(source) })
+}
+
+/// An object that flags made, as Go's types would have it. A namespace that was not asked for does not show where
+/// nothing is sent.
+pub async fn of_flags(cx: &Cx, object: Value, dry_run: DryRun) -> Done<Info> {
+    let info = of_manifest(cx, Manifest { source: String::new(), object }).await?;
+    let mut object = as_typed(info.object);
+    if dry_run.is_client() && !cx.ns_given {
+        object.remove_at("/metadata/namespace");
+    }
+    Ok(Info { source: None, object, ..info })
 }
 
 fn namespace_of(cx: &Cx, object: &mut Value) -> Done<String> {

@@ -6,7 +6,7 @@ use super::builder::{Info, Query};
 use super::cx::{Cx, Done, say};
 use super::fail::fail;
 use super::print::DryRun;
-use super::write::{STRATEGIC, WriteFlags};
+use super::write::{DryRunFlag, STRATEGIC, WriteFlags};
 use crate::api::value::ValueExt;
 
 /// Flags of both verbs.
@@ -18,7 +18,7 @@ pub struct Flags {
     #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
     selector: String,
     #[command(flatten)]
-    write: WriteFlags,
+    dry_run: DryRunFlag,
 }
 
 /// Give a node no new pods
@@ -47,7 +47,7 @@ pub async fn uncordon(cx: &Cx, args: Uncordon) -> Done {
 
 async fn run(cx: &Cx, flags: Flags, unschedulable: bool) -> Done {
     for info in nodes(cx, &flags.nodes, &flags.selector).await? {
-        if let Err(failure) = set(cx, &info, unschedulable, flags.write.dry_run).await {
+        if let Err(failure) = set(cx, &info, unschedulable, flags.dry_run.dry_run).await {
             cx.report(&failure);
         }
     }

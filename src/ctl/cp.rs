@@ -44,6 +44,9 @@ fn place(text: &str) -> Done<Place> {
         fail!("filepath can not be empty");
     }
     let (ns, pod) = head.split_once('/').map_or((None, head), |(ns, pod)| (Some(ns.to_owned()), pod));
+    if pod.is_empty() || pod.contains('/') {
+        fail!("filespec must match the canonical format: [[namespace/]pod:]file/path");
+    }
     Ok(Place::There { ns, pod: pod.to_owned(), path: path.to_owned() })
 }
 

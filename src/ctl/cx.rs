@@ -15,10 +15,14 @@ use tokio::sync::OnceCell;
 use super::fail::Failure;
 use super::mapper::Mapper;
 use crate::api::status::{Reason, Status};
+use crate::api::value::ValueExt;
 use crate::client::{Client, Res, res};
 
 /// A result of a verb.
 pub type Done<T = ()> = Result<T, Failure>;
+
+/// Items of one page of a list, where the user does not say.
+pub const PAGE: u32 = 500;
 
 const JSON: &str = "application/json";
 
@@ -87,6 +91,7 @@ pub struct Cx {
     pub ns_given: bool,
     mapper: OnceCell<Mapper>,
     failed: Cell<u8>,
+    chunk: Cell<u32>,
     warned: RefCell<HashSet<String>>,
 }
 
@@ -102,6 +107,7 @@ impl Cx {
             ns_given,
             mapper: OnceCell::new(),
             failed: Cell::new(0),
+            chunk: Cell::new(PAGE),
             warned: RefCell::new(HashSet::new()),
         }
     }
@@ -130,7 +136,21 @@ impl Cx {
                 value.to_string().into()
             }
         };
-        let answer = self.client.raw(call.method, &call.path, headers, body).await?;
+        self.exchange(call.method, &call.path, headers, body).await
+    }
+
+    /// Sends bytes as they are, as `--raw` does.
+    pub async fn raw(&self, method: Method, path: &str, body: Bytes) -> Done<Bytes> {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static(JSON));
+        if !body.is_empty() {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(JSON));
+        }
+        self.exchange(method, path, headers, body).await
+    }
+
+    async fn exchange(&self, method: Method, path: &str, headers: HeaderMap, body: Bytes) -> Done<Bytes> {
+        let answer = self.client.raw(method, path, headers, body).await?;
         for warning in answer.headers().get_all(WARNING) {
             self.warn(warning.to_str().unwrap_or_default());
         }
@@ -164,9 +184,32 @@ impl Cx {
 
     /// The items of a collection; an empty `ns` means all.
     pub async fn items(&self, res: &Res, ns: &str, labels: &str, fields: &str) -> Done<Vec<Value>> {
-        let call = Call::get(res.collection(ns)).query("labelSelector", labels).query("fieldSelector", fields);
-        let mut list = self.call(call).await?;
-        Ok(super::builder::items_of(&mut list))
+        let mut path = res.collection(ns);
+        append_query(&mut path, "labelSelector", labels);
+        append_query(&mut path, "fieldSelector", fields);
+        let (mut items, mut next) = (Vec::new(), String::new());
+        let mut limit = Some(self.chunk.get()).filter(|n| *n > 0).map_or(String::new(), |n| n.to_string());
+        loop {
+            let call = Call::get(path.clone()).query("limit", &limit).query("continue", &next);
+            let mut page = match self.call(call).await {
+                // The pages took longer than the server keeps them: once more, all at once.
+                Err(e) if !next.is_empty() && e.reason() == Some(Reason::Expired) => {
+                    (items, next, limit) = (Vec::new(), String::new(), String::new());
+                    continue;
+                }
+                page => page?,
+            };
+            next = page.str_at("/metadata/continue").unwrap_or_default().to_owned();
+            items.append(&mut super::builder::items_of(&mut page));
+            if next.is_empty() {
+                return Ok(items);
+            }
+        }
+    }
+
+    /// Items of one page from now on; 0 asks for all at once.
+    pub fn page_by(&self, items: u32) {
+        self.chunk.set(items);
     }
 
     /// Tells an error and goes on; the process will end with its code.
@@ -177,6 +220,11 @@ impl Cx {
         if self.failed.get() == 0 {
             self.failed.set(failure.code());
         }
+    }
+
+    /// How many warnings the server gave.
+    pub fn warnings(&self) -> usize {
+        self.warned.borrow().len()
     }
 
     /// The code to end with: that of the first error that was told.

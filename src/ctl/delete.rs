@@ -8,10 +8,11 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use super::builder::{Info, Query, SelectorFlags};
-use super::cx::{Call, Cx, Done, say};
+use super::cx::{Call, Cx, Done, put, say};
 use super::fail::{Failure, NOTHING_NAMED, fail};
 use super::files::FileFlags;
 use super::print::DryRun;
+use super::raw::{self, Beside};
 use super::write;
 use crate::api::status::Reason;
 use crate::api::value::ValueExt;
@@ -51,7 +52,7 @@ pub struct Args {
     #[arg(long, default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
     wait: bool,
     /// How long to wait; 0 for as long as it takes
-    #[arg(long, default_value = "0s", hide_default_value = true)]
+    #[arg(long, default_value = "0s", hide_default_value = true, value_parser = crate::ctl::write::duration_text)]
     timeout: String,
     /// What is not there is no error
     #[arg(long)]
@@ -59,6 +60,12 @@ pub struct Args {
     /// name
     #[arg(short, long, default_value = "", hide_default_value = true)]
     output: String,
+    /// Ask before deleting
+    #[arg(short, long)]
+    interactive: bool,
+    /// Send a DELETE to any path of the server instead
+    #[arg(long)]
+    raw: Option<String>,
     /// none, client or server
     #[arg(long, value_parser = DryRun::parse, num_args = 0..=1, require_equals = true, default_value = "none", default_missing_value = "unchanged", hide_default_value = true)]
     dry_run: DryRun,
@@ -78,10 +85,11 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     if !matches!(args.output.as_str(), "" | "name") {
         fail!("unexpected -o output mode: {}. We only support '-o name'", args.output);
     }
-    let grace = grace(&args)?;
-    if args.all && !args.select.selector.is_empty() {
-        fail!("cannot set --all and --selector at the same time");
+    if let Some(path) = &args.raw {
+        let beside = Beside { args: &args.resources, output: Some(&args.output) };
+        return raw::call(cx, Method::DELETE, path, Some(&args.files), &beside).await;
     }
+    let grace = grace(&args)?;
     if args.force && grace == Some(0) {
         eprintln!(
             "Warning: Immediate deletion does not wait for confirmation that the running resource has been terminated. \
@@ -107,6 +115,9 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     }
     if cx.ns_given && infos.iter().any(|i| !i.resource.res.namespaced) {
         eprintln!("Warning: deleting cluster-scoped resources, not scoped to the provided namespace");
+    }
+    if args.interactive && !confirmed(&infos)? {
+        return Ok(());
     }
     let ignore = args.ignore_not_found || args.all || !args.select.selector.is_empty();
     let mut going = Vec::new();
@@ -138,6 +149,20 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     Ok(())
 }
 
+/// Asks whether these shall go.
+fn confirmed(infos: &[Info]) -> Done<bool> {
+    say(format!("You are about to delete the following {} resource(s):", infos.len()))?;
+    infos.iter().try_for_each(|info| say(info.title()))?;
+    put("Do you want to continue? (y/n): ")?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    let yes = matches!(answer.trim(), "y" | "Y" | "yes");
+    if !yes {
+        say("deletion is cancelled")?;
+    }
+    Ok(yes)
+}
+
 fn grace(args: &Args) -> Done<Option<i64>> {
     if args.now && args.grace_period >= 0 {
         fail!("--now and --grace-period cannot be specified together");
@@ -153,6 +178,15 @@ fn grace(args: &Args) -> Done<Option<i64>> {
         n if n < 0 => Ok(None),
         n => Ok(Some(n)),
     }
+}
+
+/// Deletes what a file no longer names.
+pub async fn prune(cx: &Cx, info: &Info, how: &Removal, dry: DryRun) -> Done {
+    if dry.is_client() {
+        return Ok(());
+    }
+    let options = DeleteOptions { dry_run: dry == DryRun::Server, ..how.options() };
+    one(cx, info, &options, dry).await.map(|_| ())
 }
 
 async fn one(cx: &Cx, info: &Info, options: &DeleteOptions, dry: DryRun) -> Done<Value> {
@@ -177,12 +211,56 @@ fn uid_of(answer: &Value) -> Option<String> {
     answer.str_at("/details/uid").or_else(|| answer.str_at("/metadata/uid")).map(str::to_owned)
 }
 
-/// Deletes one object with defaults and waits until it is gone. What is not there is gone.
-pub async fn and_wait(cx: &Cx, info: &Info) -> Done<bool> {
-    let options = DeleteOptions { propagation: Some(Propagation::Background), ..DeleteOptions::default() };
-    match one(cx, info, &options, DryRun::None).await {
+/// How verbs delete that do so on their way to something else.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Removal {
+    /// Delete and create again what cannot be changed
+    #[arg(long)]
+    pub force: bool,
+    /// background, foreground or orphan
+    #[arg(long, value_parser = cascade, num_args = 0..=1, require_equals = true, default_value = "background", default_missing_value = "background")]
+    pub cascade: Propagation,
+    /// Seconds to end in; -1 the object's own (with --force)
+    #[arg(long, default_value_t = -1, allow_hyphen_values = true)]
+    pub grace_period: i64,
+    /// How long to wait for what is deleted; 0 for as long as it takes (with --force)
+    #[arg(long, default_value = "0s", hide_default_value = true, allow_hyphen_values = true, value_parser = crate::ctl::write::duration_text)]
+    pub timeout: String,
+    /// Wait until what is deleted is gone; it always is where it is created again
+    #[arg(long)]
+    pub wait: bool,
+}
+
+impl Removal {
+    /// Deletes what is to be made anew at once.
+    pub fn at_once() -> Self {
+        Self { force: true, cascade: Propagation::Background, grace_period: -1, timeout: "0s".into(), wait: true }
+    }
+
+    /// Refuses what has no meaning without `--force`.
+    pub fn check(&self) -> Done {
+        if self.grace_period >= 0 && !self.force {
+            fail!("--grace-period must have --force specified");
+        }
+        if !self.force && write::duration(&self.timeout)?.is_none_or(|t| !t.is_zero()) {
+            fail!("--timeout must have --force specified");
+        }
+        Ok(())
+    }
+
+    fn options(&self) -> DeleteOptions {
+        // Zero is one second, so that the node still confirms.
+        let grace = (self.grace_period >= 0).then_some(self.grace_period.max(1));
+        DeleteOptions { grace, propagation: Some(self.cascade), ..DeleteOptions::default() }
+    }
+}
+
+/// Deletes one object and waits until it is gone. What is not there is gone.
+pub async fn and_wait(cx: &Cx, info: &Info, how: &Removal) -> Done<bool> {
+    let patience = write::duration(&how.timeout)?.filter(|d| !d.is_zero()).unwrap_or(PATIENCE);
+    match one(cx, info, &how.options(), DryRun::None).await {
         Ok(answer) => {
-            until_gone(cx, info, uid_of(&answer).as_deref(), Instant::now() + PATIENCE).await?;
+            until_gone(cx, info, uid_of(&answer).as_deref(), Instant::now() + patience).await?;
             Ok(true)
         }
         Err(failure) if failure.is_not_found() => Ok(false),

@@ -79,7 +79,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
 async fn one(cx: &Cx, info: &Info, writer: &Writer, args: &Args) -> Done<String> {
     let live = cx.find(&info.resource.res, &info.ns, &info.name).await?;
     let merged = if args.server_side {
-        writer.apply(cx, info, args.force_conflicts).await?
+        writer.apply(cx, info, None, args.force_conflicts).await?
     } else {
         let modified = with_last_applied(&info.object);
         match &live {

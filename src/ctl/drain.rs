@@ -46,8 +46,14 @@ pub struct Args {
     #[arg(long, default_value_t = -1, allow_hyphen_values = true)]
     grace_period: i64,
     /// How long to wait; 0 for as long as it takes
-    #[arg(long, default_value = "0s", hide_default_value = true)]
+    #[arg(long, default_value = "0s", hide_default_value = true, value_parser = crate::ctl::write::duration_text)]
     timeout: String,
+    /// Do not wait for pods that are being deleted for longer than this many seconds; 0 waits for all
+    #[arg(long, default_value_t = 0)]
+    skip_wait_for_delete_timeout: i64,
+    /// Pods of one page; 0 for all at once
+    #[arg(long, default_value_t = 500)]
+    chunk_size: u32,
     /// Only pods with these labels
     #[arg(long, default_value = "", hide_default_value = true)]
     pod_selector: String,
@@ -64,8 +70,14 @@ enum Fate {
     Refuse(&'static str),
 }
 
+/// Seconds for which a pod has been leaving.
+fn leaves_for(pod: &Value, now: jiff::Timestamp) -> Option<i64> {
+    let since: jiff::Timestamp = pod.str_at("/metadata/deletionTimestamp")?.parse().ok()?;
+    Some(now.as_second() - since.as_second())
+}
+
 /// Rules: upstream `kubectl/pkg/drain/filters.go`.
-fn fate(pod: &Value, args: &Args, daemon_set_is_there: bool) -> Fate {
+fn fate(pod: &Value, args: &Args, daemon_set_is_there: bool, now: jiff::Timestamp) -> Fate {
     if pod.pointer("/metadata/annotations/kubernetes.io~1config.mirror").is_some() {
         return Fate::Skip;
     }
@@ -77,6 +89,11 @@ fn fate(pod: &Value, args: &Args, daemon_set_is_there: bool) -> Fate {
         } else {
             Fate::Refuse("cannot delete DaemonSet-managed Pods (use --ignore-daemonsets to ignore)")
         };
+    }
+    if leaves_for(pod, now)
+        .is_some_and(|s| args.skip_wait_for_delete_timeout > 0 && s > args.skip_wait_for_delete_timeout)
+    {
+        return Fate::Skip;
     }
     if pod.pointer("/metadata/deletionTimestamp").is_some() || finished {
         return Fate::Evict;
@@ -92,6 +109,7 @@ fn fate(pod: &Value, args: &Args, daemon_set_is_there: bool) -> Fate {
 
 /// Runs the verb.
 pub async fn run(cx: &Cx, args: Args) -> Done {
+    cx.page_by(args.chunk_size);
     let limit = write::duration(&args.timeout)?.filter(|d| !d.is_zero()).unwrap_or(PATIENCE);
     for node in cordon::nodes(cx, &args.nodes, &args.selector).await? {
         cordon::set(cx, &node, true, args.dry_run).await?;
@@ -105,6 +123,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
 }
 
 async fn one(cx: &Cx, node: &Info, args: &Args, end: Instant) -> Done {
+    let now = jiff::Timestamp::now();
     let pods = cx.items(&PODS, "", &args.pod_selector, &format!("spec.nodeName={}", node.name)).await?;
     let (mut evict, mut refused): (Vec<Value>, Vec<(&str, String)>) = (Vec::new(), Vec::new());
     for pod in pods {
@@ -115,7 +134,7 @@ async fn one(cx: &Cx, node: &Info, args: &Args, end: Instant) -> Done {
                 cx.find(&DAEMON_SETS, ns, owner.str_at("/name").unwrap_or_default()).await?.is_some()
             }
         };
-        match fate(&pod, args, set_is_there) {
+        match fate(&pod, args, set_is_there, now) {
             Fate::Skip => {}
             Fate::Evict => evict.push(pod),
             Fate::Refuse(why) => refused.push((why, full_name(&pod))),
@@ -188,6 +207,18 @@ mod tests {
         args: Args,
     }
 
+    fn now() -> jiff::Timestamp {
+        "2026-01-01T00:01:00Z".parse().unwrap()
+    }
+
+    #[test]
+    fn pods_that_do_not_leave_are_left() {
+        let line = Line::try_parse_from("drain n --skip-wait-for-delete-timeout=30".split_whitespace()).unwrap();
+        let leaving = |since: &str| json!({"metadata": {"deletionTimestamp": since}});
+        assert_eq!(fate(&leaving("2026-01-01T00:00:00Z"), &line.args, true, now()), Fate::Skip);
+        assert_eq!(fate(&leaving("2026-01-01T00:00:50Z"), &line.args, true, now()), Fate::Evict);
+    }
+
     fn owned(kind: &str) -> Value {
         json!({"metadata": {"ownerReferences": [{"kind": kind, "controller": true}]}})
     }
@@ -200,14 +231,14 @@ mod tests {
     #[test_case(owned("DaemonSet"), "--force", false; "a daemon")]
     fn fates(pod: Value, flags: &str, evicted: bool) {
         let line = Line::try_parse_from(format!("drain n {flags}").split_whitespace()).unwrap();
-        assert_eq!(fate(&pod, &line.args, true) == Fate::Evict, evicted);
+        assert_eq!(fate(&pod, &line.args, true, now()) == Fate::Evict, evicted);
     }
 
     #[test]
     fn mirrors_and_ignored_daemons_stay() {
         let line = Line::try_parse_from(["drain", "n", "--ignore-daemonsets"]).unwrap();
-        assert_eq!(fate(&owned("DaemonSet"), &line.args, true), Fate::Skip);
+        assert_eq!(fate(&owned("DaemonSet"), &line.args, true, now()), Fate::Skip);
         let mirror = json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "x"}}});
-        assert_eq!(fate(&mirror, &line.args, false), Fate::Skip);
+        assert_eq!(fate(&mirror, &line.args, false, now()), Fate::Skip);
     }
 }

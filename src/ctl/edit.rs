@@ -1,15 +1,18 @@
 //! `edit`: the object in the user's editor, and what was changed sent as a patch.
+//!
+//! [`once`] is the editor alone; other verbs use it too.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::Value;
 
-use super::builder::{Info, Query};
-use super::cx::{Cx, Done};
+use super::builder::{Info, Query, Wanted, parse};
+use super::cx::{Call, Cx, Done, say};
 use super::fail::{Failure, NOTHING_NAMED, fail};
 use super::files::FileFlags;
-use super::print::{PrintFlags, omit_managed_fields};
-use super::write::WriteFlags;
+use super::print::{Output, PrintFlags, json_text, omit_managed_fields};
+use super::write::{ValidateFlag, WriteFlags, Writer, difference, with_saved_config};
 use crate::api::codec::yaml;
 use crate::util::files;
 
@@ -24,17 +27,61 @@ pub struct Args {
     print: PrintFlags,
     #[command(flatten)]
     write: WriteFlags,
+    #[command(flatten)]
+    validate: ValidateFlag,
+    /// Edit a subresource
+    #[arg(long, default_value = "", hide_default_value = true)]
+    subresource: String,
+    /// Show the patch that is sent
+    #[arg(long)]
+    output_patch: bool,
+    /// Keep what was written for a later apply
+    #[arg(long)]
+    save_config: bool,
+    /// End lines as Windows does
+    #[arg(long)]
+    windows_line_endings: bool,
 }
 
 const HEADER: &str = "# Edit the object below. Lines that begin with '#' are dropped; an empty file gives up.\n\
                       # When the server refuses the change, the editor opens again with its reason.\n#\n";
+const UNCHANGED: &str = "Edit cancelled, no changes made.";
+const EMPTY: &str = "Edit cancelled, saved file was empty.";
+
+/// What came back from the editor.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Edited {
+    /// What went in.
+    Same,
+    /// Nothing.
+    Empty,
+    /// Another text, without comments.
+    Changed(String),
+}
+
+/// Opens the editor with a text, below what was wrong with it before.
+pub fn once(text: &str, reason: &str) -> Done<Edited> {
+    let reason: String = reason.lines().map(|l| format!("# {l}\n")).collect();
+    let body = without_comments(&in_editor(&format!("{HEADER}{reason}{text}"))?);
+    Ok(match body {
+        body if body.trim().is_empty() => Edited::Empty,
+        body if body == without_comments(text) => Edited::Same,
+        body => Edited::Changed(body),
+    })
+}
 
 /// Runs the verb.
 pub async fn run(cx: &Cx, args: Args) -> Done {
     if args.resources.is_empty() && args.files.is_empty() {
         fail!("{NOTHING_NAMED}");
     }
-    let query = Query { args: &args.resources, files: Some(&args.files), fetch: true, ..Query::default() };
+    let query = Query {
+        args: &args.resources,
+        files: Some(&args.files),
+        all: args.files.is_empty() && matches!(parse(&args.resources)?, Wanted::Types(_)),
+        fetch: true,
+        ..Query::default()
+    };
     for info in query.infos(cx).await? {
         if let Err(failure) = one(cx, &info, &args).await {
             cx.report(&failure);
@@ -43,44 +90,55 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     Ok(())
 }
 
-async fn one(cx: &Cx, info: &Info, args: &Args) -> Done {
-    let writer = args.write.writer("kubectl-edit");
-    let mut shown = info.object.clone();
+/// The object as it is edited.
+async fn shown(cx: &Cx, info: &Info, args: &Args) -> Done<Value> {
+    let mut object = match args.subresource.as_str() {
+        "" => info.object.clone(),
+        sub => cx.call(Call::get(info.path(Some(sub)))).await?,
+    };
     if !args.print.show_managed_fields {
-        omit_managed_fields(&mut shown);
+        omit_managed_fields(&mut object);
     }
-    let original = yaml::to_string(&shown);
-    let mut text = format!("{HEADER}{original}");
+    Ok(object)
+}
+
+async fn one(cx: &Cx, info: &Info, args: &Args) -> Done {
+    let writer = Writer { validation: args.validate.validate, ..args.write.writer("kubectl-edit") };
+    let before = shown(cx, info, args).await?;
+    let as_json = matches!(args.print.output(false)?, Output::Json);
+    let mut text = if as_json { json_text(&before) } else { yaml::to_string(&before) };
+    if args.windows_line_endings {
+        text = text.replace('\n', "\r\n");
+    }
+    let mut reason = String::new();
     loop {
-        let edited = in_editor(&text)?;
-        let body = without_header(&edited);
-        if body.trim().is_empty() {
-            eprintln!("Edit cancelled, saved file was empty.");
-            return Ok(());
-        }
-        if edited == text || body == original {
-            eprintln!("Edit cancelled, no changes made.");
-            return Ok(());
-        }
-        let tried = match yaml::parse(body.as_bytes()) {
+        let edited = match once(&text, &reason)? {
+            // The user gave up: the same text was refused before.
+            Edited::Same if !reason.is_empty() => {
+                eprintln!("A copy of your changes has been stored to {:?}", preserved(&text)?.display().to_string());
+                fail!("Edit cancelled, no valid changes were saved.");
+            }
+            Edited::Same => {
+                eprintln!("{UNCHANGED}");
+                return Ok(());
+            }
+            Edited::Empty => {
+                eprintln!("{EMPTY}");
+                return Ok(());
+            }
+            Edited::Changed(edited) => edited,
+        };
+        let tried = match yaml::parse(edited.as_bytes()) {
             Err(e) => Err(Failure::Plain(e.to_string())),
-            Ok(wanted) => send(cx, info, &shown, &wanted, &writer).await,
+            Ok(wanted) => send(cx, info, &before, &wanted, &writer, args).await,
         };
         match tried {
             Ok(None) => {
-                eprintln!("Edit cancelled, no changes made.");
+                eprintln!("{UNCHANGED}");
                 return Ok(());
             }
             Ok(Some(object)) => return args.print.done(&info.resource, &object, "edited", writer.dry_run),
-            Err(failure) => {
-                let reason: String = failure.to_string().lines().map(|l| format!("# {l}\n")).collect();
-                let again = format!("{HEADER}{reason}#\n{body}");
-                if again == text {
-                    // The user gave up: the same text was refused before.
-                    return Err(failure);
-                }
-                text = again;
-            }
+            Err(failure) => (reason, text) = (format!("{failure}\n\n"), edited),
         }
     }
 }
@@ -88,37 +146,52 @@ async fn one(cx: &Cx, info: &Info, args: &Args) -> Done {
 async fn send(
     cx: &Cx,
     info: &Info,
-    shown: &Value,
+    before: &Value,
     wanted: &Value,
-    writer: &super::write::Writer,
+    writer: &Writer,
+    args: &Args,
 ) -> Done<Option<Value>> {
     for path in ["/metadata/name", "/metadata/namespace", "/apiVersion", "/kind"] {
-        if wanted.pointer(path) != shown.pointer(path) {
+        if wanted.pointer(path) != before.pointer(path) {
             fail!("{} may not be changed", path.trim_start_matches('/').replace('/', "."));
         }
     }
-    let from = Info { object: shown.clone(), ..info.clone() };
-    writer.bring(cx, &from, wanted).await
+    let wanted = if args.save_config { with_saved_config(wanted) } else { wanted.clone() };
+    let (media, patch) = difference(before, &wanted, before);
+    if patch.as_object().is_none_or(serde_json::Map::is_empty) {
+        return Ok(None);
+    }
+    if args.output_patch {
+        say(format!("Patch: {patch}"))?;
+    }
+    let sub = Some(args.subresource.as_str()).filter(|s| !s.is_empty());
+    writer.patch(cx, info, sub, media, &patch).await.map(Some)
 }
 
 /// The lines that the user did not write are dropped.
-fn without_header(text: &str) -> String {
+fn without_comments(text: &str) -> String {
     text.lines().filter(|l| !l.starts_with('#')).map(|l| format!("{l}\n")).collect()
+}
+
+/// Writes a text to a file that only the user can read.
+fn preserved(text: &str) -> Done<PathBuf> {
+    let path = std::env::temp_dir().join(format!("orch-edit-{}.yaml", uuid::Uuid::new_v4()));
+    files::write_atomic(&path, text.as_bytes(), files::SECRET_MODE)
+        .map_err(|e| Failure::Plain(format!("cannot write {}: {e}", path.display())))?;
+    Ok(path)
 }
 
 fn in_editor(text: &str) -> Done<String> {
     let editor = ["KUBE_EDITOR", "EDITOR"].iter().find_map(|v| std::env::var(v).ok().filter(|e| !e.is_empty()));
     let editor = editor.unwrap_or_else(|| "vi".to_owned());
-    let path = std::env::temp_dir().join(format!("orch-edit-{}.yaml", uuid::Uuid::new_v4()));
-    files::write_atomic(&path, text.as_bytes(), files::SECRET_MODE)
-        .map_err(|e| Failure::Plain(format!("cannot write {}: {e}", path.display())))?;
+    let path = preserved(text)?;
     // The shell splits an editor with flags; the file's name is passed beside it, not through it.
     let status = Command::new("sh").arg("-c").arg(format!("{editor} \"$1\"")).arg("sh").arg(&path).status();
     let edited = std::fs::read_to_string(&path);
     let _ = std::fs::remove_file(&path);
     match status {
         Ok(status) if status.success() => Ok(edited?),
-        Ok(status) => fail!("there was a problem with the editor {editor:?}: {status}"),
+        Ok(_) => fail!("there was a problem with the editor {editor:?}"),
         Err(e) => fail!("unable to launch the editor {editor:?}: {e}"),
     }
 }
@@ -129,6 +202,6 @@ mod tests {
 
     #[test]
     fn comments_are_dropped() {
-        assert_eq!(without_header("# x\na: 1\n# y\nb: \"#\"\n"), "a: 1\nb: \"#\"\n");
+        assert_eq!(without_comments("# x\na: 1\n# y\nb: \"#\"\n"), "a: 1\nb: \"#\"\n");
     }
 }

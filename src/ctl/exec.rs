@@ -5,7 +5,8 @@ use std::io::IsTerminal;
 use super::builder::Info;
 use super::cx::{Cx, Done, append_query};
 use super::fail::{Failure, fail};
-use super::pods;
+use super::files::FileFlags;
+use super::pods::{self, RunningFlag};
 use super::streams::{self, Ends};
 use super::terminal::{self, Raw};
 
@@ -13,7 +14,9 @@ use super::terminal::{self, Raw};
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// POD or TYPE/NAME
-    target: String,
+    target: Option<String>,
+    #[command(flatten)]
+    files: FileFlags,
     /// The container
     #[arg(short, long)]
     container: Option<String>,
@@ -26,6 +29,8 @@ pub struct Args {
     /// No messages of our own
     #[arg(short, long)]
     quiet: bool,
+    #[command(flatten)]
+    running: RunningFlag,
     /// The command and its arguments
     #[arg(last = true)]
     command: Vec<String>,
@@ -36,7 +41,10 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     if args.command.is_empty() {
         fail!("you must specify at least one command for the container");
     }
-    let pod = pods::one(cx, &args.target).await?;
+    let pod = match &args.target {
+        Some(target) => pods::one(cx, target, &args.running).await?,
+        None => pods::of_file(cx, &args.files, &args.running).await?,
+    };
     if pods::is_finished(&pod.object) {
         let phase = pod.object["status"]["phase"].as_str().unwrap_or_default();
         fail!("cannot exec into a container in a completed pod; current phase is {phase}");

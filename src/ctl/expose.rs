@@ -2,14 +2,15 @@
 
 use serde_json::{Value, json};
 
-use super::builder::{Info, Query, of_manifest};
+use super::builder::{Info, Query, of_flags};
 use super::create::{object, pairs, set_unless_empty};
 use super::cx::{Cx, Done};
-use super::fail::fail;
-use super::files::{FileFlags, Manifest};
+use super::fail::{Failure, fail};
+use super::files::FileFlags;
+use super::patch::Overrides;
 use super::print::PrintFlags;
 use super::set::template_path;
-use super::write::{WriteFlags, as_typed};
+use super::write::{WriteFlags, with_saved_config};
 use crate::api::value::ValueExt;
 
 /// Make a service for a workload
@@ -25,7 +26,7 @@ pub struct Args {
     write: WriteFlags,
     /// Ports of the service
     #[arg(long = "port", value_delimiter = ',')]
-    ports: Vec<u16>,
+    ports: Vec<String>,
     /// Port of the pods, a number or a name
     #[arg(long, default_value = "", hide_default_value = true)]
     target_port: String,
@@ -50,6 +51,14 @@ pub struct Args {
     /// Labels of the service
     #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
     labels: String,
+    /// Address of the load balancer
+    #[arg(long, default_value = "", hide_default_value = true)]
+    load_balancer_ip: String,
+    #[command(flatten)]
+    overrides: Overrides,
+    /// Keep what was created for a later apply
+    #[arg(long)]
+    save_config: bool,
     /// None or ClientIP
     #[arg(long, default_value = "", hide_default_value = true)]
     session_affinity: String,
@@ -67,11 +76,16 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
 }
 
 async fn one(cx: &Cx, info: &Info, args: &Args) -> Done {
-    let mut service = service(&info.object, args)?;
-    service.set_at("/metadata/namespace", info.ns.clone());
-    let made = of_manifest(cx, Manifest { source: String::new(), object: service }).await?;
+    let mut service = args.overrides.over(service(&info.object, args)?)?;
+    if info.source.is_some() {
+        service.set_at("/metadata/namespace", info.ns.clone());
+    }
     let writer = args.write.writer("kubectl-expose");
-    let object = writer.create(cx, &made.resource.res, &made.ns, &as_typed(made.object)).await?;
+    let made = of_flags(cx, service, writer.dry_run).await?;
+    let object = made.object;
+    let save = args.save_config && !writer.dry_run.is_client();
+    let object = if save { with_saved_config(&object) } else { object };
+    let object = writer.create(cx, &made.resource.res, &made.ns, &object).await?;
     args.print.done(&made.resource, &object, "exposed", writer.dry_run)
 }
 
@@ -109,6 +123,7 @@ fn service(of: &Value, args: &Args) -> Done<Value> {
     for (path, value) in [
         ("/spec/type", &args.kind),
         ("/spec/clusterIP", &args.cluster_ip),
+        ("/spec/loadBalancerIP", &args.load_balancer_ip),
         ("/spec/sessionAffinity", &args.session_affinity),
     ] {
         set_unless_empty(&mut service, path, value.clone().into());
@@ -136,12 +151,13 @@ fn ports(of: &Value, kind: &str, args: &Args) -> Done<Vec<Value>> {
         text => text.parse::<u16>().map_or_else(|_| text.into(), Into::into),
     };
     let protocol = |own: &str| if args.protocol.is_empty() { own.to_owned() } else { args.protocol.clone() };
-    let asked = args.ports.iter().map(|port| {
-        let port = i64::from(*port);
+    let mut asked: Vec<(i64, String)> = Vec::new();
+    for text in &args.ports {
+        let port =
+            text.parse().map_err(|_| Failure::Plain(format!("strconv.Atoi: parsing {text:?}: invalid syntax")))?;
         let own = found.iter().find(|(p, _)| *p == port).map_or("TCP", |(_, proto)| proto);
-        (port, own.to_owned())
-    });
-    let asked: Vec<(i64, String)> = asked.collect();
+        asked.push((port, own.to_owned()));
+    }
     let found = if asked.is_empty() { found } else { asked };
     if found.is_empty() {
         fail!("couldn't find port via --port flag or introspection");

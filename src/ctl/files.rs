@@ -4,15 +4,20 @@
 
 use std::path::{Path, PathBuf};
 
+use http::header::LOCATION;
+use http::{HeaderMap, Method, Uri};
 use serde_json::Value;
 
 use super::cx::Done;
-use super::fail::{Failure, fail};
+use super::fail::{Failure, fail, os};
 use crate::api::codec::yaml;
 use crate::api::value::ValueExt;
+use crate::client::Client;
 
 /// Bytes of one manifest file. A file of a thousand large CustomResourceDefinitions stays below.
 const MAX_FILE_BYTES: u64 = 256 << 20;
+/// Redirections of an address that are followed.
+const MAX_REDIRECTS: usize = 10;
 /// Directories below each other that `-R` follows.
 const MAX_DEPTH: usize = 64;
 
@@ -22,6 +27,9 @@ pub struct FileFlags {
     /// Files, directories, or - for standard input
     #[arg(short = 'f', long = "filename", value_delimiter = ',', value_name = "FILE")]
     pub filename: Vec<String>,
+    /// A directory with a kustomization; not supported: pipe what `kustomize build` prints to -f -
+    #[arg(short = 'k', long, value_name = "DIR")]
+    pub kustomize: Option<String>,
     /// Read directories below the directory too
     #[arg(short = 'R', long)]
     pub recursive: bool,
@@ -39,15 +47,24 @@ pub struct Manifest {
 impl FileFlags {
     /// True when nothing was named.
     pub fn is_empty(&self) -> bool {
-        self.filename.is_empty()
+        self.filename.is_empty() && self.kustomize.is_none()
     }
 
     /// Reads everything. Objects in order; what cannot be read is an error beside them, so that the rest can go on.
-    pub fn read(&self) -> (Vec<Manifest>, Vec<Failure>) {
+    pub async fn read(&self) -> (Vec<Manifest>, Vec<Failure>) {
         let (mut manifests, mut failures) = (Vec::new(), Vec::new());
+        if let Some(dir) = &self.kustomize {
+            failures.push(Failure::Plain(if self.filename.is_empty() {
+                format!("kustomizations are not built here: run `kustomize build {dir}` and pipe its output to -f -")
+            } else {
+                "only one of -f or -k can be specified".to_owned()
+            }));
+            return (manifests, failures);
+        }
         for name in &self.filename {
             let texts = match name.as_str() {
                 "-" => stdin().map(|text| vec![("STDIN".to_owned(), text)]),
+                url if is_url(url) => fetch(url).await.map(|text| vec![(url.to_owned(), text)]),
                 path => self.texts(Path::new(path)),
             };
             match texts {
@@ -63,9 +80,6 @@ impl FileFlags {
     }
 
     fn texts(&self, path: &Path) -> Done<Vec<(String, String)>> {
-        if path.starts_with("http:") || path.starts_with("https:") {
-            fail!("cannot read {}: fetch it first, then give the file or - for standard input", path.display());
-        }
         let meta = std::fs::metadata(path)
             .map_err(|_| Failure::Plain(format!("the path {:?} does not exist", path.display().to_string())))?;
         let mut files = Vec::new();
@@ -101,6 +115,55 @@ impl FileFlags {
         }
         Ok(())
     }
+}
+
+/// True for what is read over the network.
+pub fn is_url(name: &str) -> bool {
+    name.starts_with("http://") || name.starts_with("https://")
+}
+
+/// A file, or standard input, as it is.
+pub fn bytes(name: &str) -> Done<Vec<u8>> {
+    match name {
+        "-" => stdin().map(String::into_bytes),
+        path => std::fs::read(path).map_err(|e| Failure::Plain(format!("open {path}: {}", os(&e)))),
+    }
+}
+
+/// The text behind an address, wherever that sends us on to.
+async fn fetch(url: &str) -> Done<String> {
+    let mut at = url.to_owned();
+    for _ in 0..MAX_REDIRECTS {
+        let bad = |e: &dyn std::fmt::Display| Failure::Plain(format!("unable to read URL {at:?}: {e}"));
+        let uri: Uri = at.parse().map_err(|e| bad(&e))?;
+        let client = Client::from_config(kube::Config::new(origin(&uri).map_err(|e| bad(&e))?)).map_err(|e| bad(&e))?;
+        let path = uri.path_and_query().map_or("/", |p| p.as_str());
+        let answer = client.raw(Method::GET, path, HeaderMap::new(), bytes::Bytes::new()).await?;
+        let next = answer.headers().get(LOCATION).and_then(|l| l.to_str().ok());
+        if let (true, Some(next)) = (answer.status().is_redirection(), next) {
+            at = if is_url(next) {
+                next.to_owned()
+            } else {
+                format!("{}{next}", at[..at.len() - path.len()].to_owned())
+            };
+            continue;
+        }
+        if !answer.status().is_success() {
+            fail!(
+                "unable to read URL {at:?}, server reported {}, status code={}",
+                answer.status(),
+                answer.status().as_u16()
+            );
+        }
+        return String::from_utf8(answer.into_body().to_vec()).map_err(|e| bad(&e));
+    }
+    fail!("unable to read URL {url:?}: it was redirected {MAX_REDIRECTS} times")
+}
+
+/// Scheme and host of an address.
+fn origin(uri: &Uri) -> Result<Uri, http::Error> {
+    let authority = uri.authority().map_or("", |a| a.as_str());
+    Uri::builder().scheme(uri.scheme_str().unwrap_or("https")).authority(authority).path_and_query("/").build()
 }
 
 fn read_file(path: &Path) -> Done<String> {
@@ -176,11 +239,11 @@ mod tests {
     use super::*;
 
     fn files(dir: &Path, recursive: bool) -> FileFlags {
-        FileFlags { filename: vec![dir.display().to_string()], recursive }
+        FileFlags { filename: vec![dir.display().to_string()], recursive, kustomize: None }
     }
 
-    #[test]
-    fn directories_lists_and_bad_documents() {
+    #[tokio::test]
+    async fn directories_lists_and_bad_documents() {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| {
             let path = dir.path().join(name);
@@ -195,17 +258,17 @@ mod tests {
         write("c.yml", "kind: Pod\n---\nx: 1\n");
         write("d.txt", "not read");
         write("sub/e.yaml", "kind: Node\napiVersion: v1\n");
-        let kinds = |recursive| -> (Vec<String>, usize) {
-            let (manifests, failures) = files(dir.path(), recursive).read();
+        let kinds = async |recursive| -> (Vec<String>, usize) {
+            let (manifests, failures) = files(dir.path(), recursive).read().await;
             (manifests.iter().map(|m| m.object["kind"].as_str().unwrap().to_owned()).collect(), failures.len())
         };
-        assert_eq!(kinds(false), (vec!["Secret".into(), "Pod".into(), "Service".into()], 2));
-        assert_eq!(kinds(true).0.last().unwrap(), "Node");
+        assert_eq!(kinds(false).await, (vec!["Secret".into(), "Pod".into(), "Service".into()], 2));
+        assert_eq!(kinds(true).await.0.last().unwrap(), "Node");
     }
 
-    #[test]
-    fn what_is_not_there_is_told() {
-        let (_, failures) = files(Path::new("/nonexistent/x.yaml"), false).read();
+    #[tokio::test]
+    async fn what_is_not_there_is_told() {
+        let (_, failures) = files(Path::new("/nonexistent/x.yaml"), false).read().await;
         assert_eq!(failures[0].to_string(), "error: the path \"/nonexistent/x.yaml\" does not exist");
     }
 }

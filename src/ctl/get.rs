@@ -1,7 +1,6 @@
 //! `get`: tables made by the server, or the objects themselves.
 
 use std::cmp::Ordering;
-use std::collections::HashSet;
 
 use futures::StreamExt;
 use http::{HeaderMap, HeaderValue, Method};
@@ -9,8 +8,8 @@ use serde_json::Value;
 use tokio_util::codec::{FramedRead, LinesCodec};
 use tokio_util::io::StreamReader;
 
-use super::builder::{self, CHUNK, SelectorFlags, Wanted};
-use super::cx::{Call, Cx, Done, append_query, put};
+use super::builder::{self, SelectorFlags, Wanted};
+use super::cx::{Call, Cx, Done, PAGE, append_query, put};
 use super::fail::{Failure, fail};
 use super::files::FileFlags;
 use super::mapper::Resource;
@@ -18,6 +17,7 @@ use super::print::jsonpath::JsonPath;
 use super::print::tab::Rows;
 use super::print::table::{self, View};
 use super::print::{Output, PrintFlags, list_of};
+use super::raw::{self, Beside};
 use crate::api::meta::quantity::Quantity;
 use crate::api::status::{Reason, Status};
 use crate::api::value::ValueExt;
@@ -65,8 +65,11 @@ pub struct Args {
     #[arg(long)]
     ignore_not_found: bool,
     /// Items of one page; 0 for all at once
-    #[arg(long, default_value = CHUNK)]
-    chunk_size: String,
+    #[arg(long, default_value_t = i64::from(PAGE), allow_hyphen_values = true)]
+    chunk_size: i64,
+    /// Let the server make the tables
+    #[arg(long, default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    server_print: bool,
     /// Read a subresource
     #[arg(long, default_value = "", hide_default_value = true)]
     subresource: String,
@@ -76,6 +79,11 @@ pub struct Args {
 }
 
 impl Args {
+    /// What is asked for where people shall read it.
+    fn accept(&self) -> &'static str {
+        if self.server_print { table::ACCEPT } else { "application/json" }
+    }
+
     /// True when the verb goes on until it is ended.
     pub fn watches(&self) -> bool {
         self.watch || self.watch_only
@@ -94,11 +102,8 @@ struct Target {
 /// Runs the verb.
 pub async fn run(cx: &Cx, args: Args) -> Done {
     if let Some(path) = &args.raw {
-        if args.print.output.is_some() {
-            fail!("--raw and --output are mutually exclusive");
-        }
-        let bytes = cx.bytes(Call::get(path.clone())).await?;
-        return put(&String::from_utf8_lossy(&bytes));
+        let beside = Beside { args: &args.resources, output: args.print.output.as_deref() };
+        return raw::call(cx, Method::GET, path, None, &beside).await;
     }
     if args.output_watch_events && !args.watches() {
         fail!("--output-watch-events option can only be used with --watch or --watch-only");
@@ -122,7 +127,10 @@ async fn targets(cx: &Cx, args: &Args) -> Done<Vec<Target>> {
     };
     let mut targets = Vec::new();
     if !args.files.is_empty() {
-        let (manifests, failures) = args.files.read();
+        if !args.resources.is_empty() {
+            fail!("when paths, URLs, or stdin is provided as input, you may not specify resource arguments as well");
+        }
+        let (manifests, failures) = args.files.read().await;
         failures.iter().for_each(|f| cx.report(f));
         for manifest in manifests {
             match builder::of_manifest(cx, manifest).await {
@@ -142,6 +150,9 @@ async fn targets(cx: &Cx, args: &Args) -> Done<Vec<Target>> {
     }
     match builder::parse(&args.resources)? {
         Wanted::Types(types) => {
+            if !args.subresource.is_empty() {
+                fail!("subresource cannot be used when bulk resources are specified");
+            }
             for kind in types {
                 for resource in cx.mapper().await?.expand(&kind)? {
                     targets.push(Target { resource: resource.clone(), name: None, ns: ns(resource) });
@@ -152,7 +163,7 @@ async fn targets(cx: &Cx, args: &Args) -> Done<Vec<Target>> {
             if args.all_namespaces {
                 fail!("a resource cannot be retrieved by name across all namespaces");
             }
-            if !args.select.selector.is_empty() {
+            if !args.select.selector.is_empty() || !args.select.field_selector.is_empty() {
                 fail!("name cannot be provided when a selector is specified");
             }
             for (kind, name) in objects {
@@ -209,7 +220,8 @@ impl Target {
         if self.name.is_some() {
             return cx.call(Call::get(path).accept(accept)).await;
         }
-        let mut limit = if args.chunk_size == "0" { "" } else { args.chunk_size.as_str() };
+        let page = args.chunk_size.to_string();
+        let mut limit = if args.chunk_size > 0 { page.as_str() } else { "" };
         let mut whole: Option<Value> = None;
         let mut next = String::new();
         loop {
@@ -280,7 +292,7 @@ async fn tables(cx: &Cx, args: &Args, output: &Output, targets: &[Target]) -> Do
     let mut any = false;
     let mut found_nothing = !targets.is_empty();
     for target in targets {
-        let mut table = match target.read(cx, args, table::ACCEPT, sort.is_some()).await {
+        let mut table = match target.read(cx, args, args.accept(), sort.is_some()).await {
             Ok(answer) => as_table(answer),
             Err(failure) if failure.is_not_found() && args.ignore_not_found => continue,
             Err(failure) => {
@@ -431,12 +443,11 @@ pub fn natural(a: &str, b: &str) -> Ordering {
 
 /// Shows the list, then each change as a row.
 async fn watch(cx: &Cx, args: &Args, output: &Output, targets: &[Target]) -> Done {
-    let [target] = targets else {
-        let kinds: HashSet<_> = targets.iter().map(|t| &t.resource.res.plural).collect();
-        let names = targets.len();
-        fail!("you may only specify a single resource type (asked for {names} of {} types)", kinds.len())
-    };
-    let accept = if output.is_human() { table::ACCEPT } else { "application/json" };
+    let [target] = targets else { fail!("you may only specify a single resource type") };
+    let accept = if output.is_human() { args.accept() } else { "application/json" };
+    if !args.sort_by.is_empty() {
+        eprintln!("warning: --watch requested, --sort-by will be ignored for watch events received");
+    }
     let mut view = view(args, output, target, false);
     let list = Target { name: None, ns: target.ns.clone(), resource: target.resource.clone() };
     let mut path = list.path(args);
@@ -494,7 +505,13 @@ impl Shower<'_> {
     fn show(&mut self, mut answer: Value, view: &View) -> Done {
         if !self.output.is_human() {
             let objects = if answer["items"].is_array() { builder::items_of(&mut answer) } else { vec![answer] };
-            return objects.iter().try_for_each(|o| {
+            return objects.into_iter().try_for_each(|object| {
+                // With the events goes what happened, in the form of the API.
+                let object = match &view.event {
+                    Some(kind) => serde_json::json!({"type": kind, "object": object}),
+                    None => object,
+                };
+                let o = &object;
                 let separator = if matches!(self.output, Output::Yaml) && !std::mem::take(&mut self.headers) {
                     "---\n"
                 } else {

@@ -25,6 +25,15 @@ pub struct ImageRow {
 /// User and password for a registry.
 pub type Credentials = (String, String);
 
+/// How to reach registries.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    /// Who we are.
+    pub credentials: Option<Credentials>,
+    /// The registries file; none for the usual one.
+    pub private_registry: Option<PathBuf>,
+}
+
 /// How far an import or a pull has come: bytes done and in all.
 pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
 
@@ -45,13 +54,7 @@ pub trait Images: Send + Sync {
     /// Imports an archive (OCI or Docker, compressed or not) and gives the names of the images in it.
     async fn import(&self, place: &Place, archive: &Path, progress: Progress<'_>) -> anyhow::Result<Vec<String>>;
     /// Fetches an image from its registry and gives its whole name.
-    async fn pull(
-        &self,
-        place: &Place,
-        image: &str,
-        credentials: Option<&Credentials>,
-        progress: Progress<'_>,
-    ) -> anyhow::Result<String>;
+    async fn pull(&self, place: &Place, image: &str, from: &Origin, progress: Progress<'_>) -> anyhow::Result<String>;
     /// All images.
     async fn list(&self, place: &Place) -> anyhow::Result<Vec<ImageRow>>;
     /// Removes an image by name or id; an error when it is not there.
@@ -86,6 +89,9 @@ enum What {
         /// User and password for the registry
         #[arg(long, value_name = "USER:PASSWORD")]
         creds: Option<String>,
+        /// Mirrors of registries; /etc/orch/registries.yaml when not given, if it is there
+        #[arg(long, value_name = "FILE")]
+        private_registry: Option<PathBuf>,
     },
     /// List images
     #[command(alias = "list")]
@@ -112,10 +118,10 @@ pub async fn run(images: &dyn Images, args: Args) -> Done {
             }
             Ok(())
         }
-        What::Pull { images: names, creds } => {
-            let credentials = creds.as_deref().map(parse_credentials).transpose()?;
+        What::Pull { images: names, creds, private_registry } => {
+            let from = Origin { credentials: creds.as_deref().map(parse_credentials).transpose()?, private_registry };
             for name in &names {
-                pull(images, &args.place, name, credentials.as_ref()).await?;
+                pull(images, &args.place, name, &from).await?;
             }
             Ok(())
         }
@@ -174,7 +180,7 @@ fn parse_credentials(text: &str) -> Result<Credentials, Failure> {
     }
 }
 
-async fn pull(images: &dyn Images, place: &Place, name: &str, credentials: Option<&Credentials>) -> Done {
+async fn pull(images: &dyn Images, place: &Place, name: &str, from: &Origin) -> Done {
     let bar = bar(0, name.to_owned())?;
     let progress = |done: u64, all: u64| {
         // Layers that are there are no longer counted: what is left tells how far it is.
@@ -182,7 +188,7 @@ async fn pull(images: &dyn Images, place: &Place, name: &str, credentials: Optio
         bar.set_length(most);
         bar.set_position(most - all.saturating_sub(done));
     };
-    let pulled = images.pull(place, name, credentials, &progress).await;
+    let pulled = images.pull(place, name, from, &progress).await;
     bar.finish_and_clear();
     let whole = pulled.map_err(|e| Failure::Plain(format!("cannot pull {name}: {e:#}")))?;
     say(format!("Pulled: {whole}"))

@@ -5,12 +5,13 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use http::{HeaderName, HeaderValue};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::{Value, json};
 
 use super::Globals;
 use super::cx::{Cx, Done};
-use super::fail::{Failure, fail};
+use super::fail::{Failure, fail, os};
 use crate::client::Client;
 
 /// What `orch server` writes.
@@ -33,6 +34,21 @@ fn files(flag: Option<&Path>, env: Option<OsString>, home: Option<PathBuf>) -> D
     Ok([home.map(|h| h.join(".kube/config")), own].into_iter().flatten().find(|p| p.exists()).into_iter().collect())
 }
 
+/// The files that a change may go to, whether they are there or not.
+pub fn places(globals: &Globals) -> Vec<PathBuf> {
+    if let Some(path) = &globals.kubeconfig {
+        return vec![path.clone()];
+    }
+    if let Some(list) = std::env::var_os("KUBECONFIG").filter(|e| !e.is_empty()) {
+        return std::env::split_paths(&list).filter(|p| !p.as_os_str().is_empty()).collect();
+    }
+    let home = std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".kube/config"));
+    match (home, PathBuf::from(OWN)) {
+        (Some(home), own) if !home.exists() && own.exists() => vec![own],
+        (home, _) => home.into_iter().collect(),
+    }
+}
+
 /// The merged kubeconfig that the flags choose.
 pub fn load(globals: &Globals) -> Done<Kubeconfig> {
     let home = std::env::var_os("HOME").map(PathBuf::from);
@@ -50,8 +66,62 @@ pub fn context_name(config: &Kubeconfig, globals: &Globals) -> String {
     globals.context.clone().or_else(|| config.current_context.clone()).unwrap_or_default()
 }
 
-/// Writes what the flags say over the kubeconfig: `--server`, `--token`, `--insecure-skip-tls-verify`,
-/// `--certificate-authority`, `--as`, `--as-group`.
+/// Writes what the flags say of the user over an entry of `users`.
+fn credentials(user: &mut Value, globals: &Globals) -> Done {
+    if let Some(token) = &globals.token {
+        *user = json!({ "token": token });
+    }
+    if globals.username.is_some() || globals.password.is_some() {
+        if globals.token.is_some() {
+            fail!("more than one authentication method found; found [token basicAuth], only one is allowed");
+        }
+        let text = |flag: &Option<String>| flag.clone().unwrap_or_default();
+        *user = json!({"username": text(&globals.username), "password": text(&globals.password)});
+    }
+    for (key, file) in [("client-certificate", &globals.client_certificate), ("client-key", &globals.client_key)] {
+        if let Some(file) = file {
+            if let Err(e) = std::fs::File::open(file) {
+                fail!("unable to read {key} {} due to open {}: {}", file.display(), file.display(), os(&e));
+            }
+            user[key] = file.display().to_string().into();
+            user[format!("{key}-data")] = Value::Null;
+        }
+    }
+    if let Some(who) = &globals.as_user {
+        user["as"] = who.clone().into();
+    }
+    if !globals.as_group.is_empty() {
+        user["as-groups"] = json!(globals.as_group);
+    }
+    let impersonates = user["as"].as_str().is_some_and(|who| !who.is_empty());
+    if !impersonates && (globals.as_uid.is_some() || !globals.as_group.is_empty() || !globals.as_user_extra.is_empty())
+    {
+        fail!("requesting uid, groups or user-extra for \"\" without impersonating a user");
+    }
+    Ok(())
+}
+
+/// Headers for what the `kube` client does not say of an impersonated user.
+fn impersonation(config: &mut kube::Config, globals: &Globals) -> Done {
+    let mut add = |name: &str, value: &str| -> Done {
+        let bad = |e: &dyn std::fmt::Display| Failure::Plain(format!("cannot impersonate {name} {value:?}: {e}"));
+        let header = HeaderName::from_bytes(name.as_bytes()).map_err(|e| bad(&e))?;
+        config.headers.push((header, HeaderValue::from_str(value).map_err(|e| bad(&e))?));
+        Ok(())
+    };
+    if let Some(uid) = &globals.as_uid {
+        add("impersonate-uid", uid)?;
+    }
+    for extra in &globals.as_user_extra {
+        let Some((key, value)) = extra.split_once('=') else {
+            fail!("invalid --as-user-extra {extra:?}: give KEY=VALUE")
+        };
+        add(&format!("impersonate-extra-{}", key.to_lowercase().replace('/', "%2f")), value)?;
+    }
+    Ok(())
+}
+
+/// Writes what the flags say over the kubeconfig.
 fn overlay(config: &mut Kubeconfig, globals: &Globals) -> Done {
     let bad = |e: serde_json::Error| Failure::Plain(format!("cannot apply the flags to the kubeconfig: {e}"));
     let mut root = serde_json::to_value(&*config).map_err(bad)?;
@@ -65,10 +135,13 @@ fn overlay(config: &mut Kubeconfig, globals: &Globals) -> Done {
     let pick = |flag: &Option<String>, key: &str| {
         flag.clone().unwrap_or_else(|| context[key].as_str().unwrap_or_default().to_owned())
     };
-    let (cluster_name, user_name) = (pick(&globals.cluster, "cluster"), pick(&None, "user"));
-    let known = |name: &str| root["clusters"].as_array().into_iter().flatten().any(|e| e["name"] == name);
-    if let Some(name) = globals.cluster.as_ref().filter(|name| !known(name)) {
+    let (cluster_name, user_name) = (pick(&globals.cluster, "cluster"), pick(&globals.user, "user"));
+    let known = |list: &str, name: &str| root[list].as_array().into_iter().flatten().any(|e| e["name"] == name);
+    if let Some(name) = globals.cluster.as_ref().filter(|name| !known("clusters", name)) {
         fail!("cluster {name:?} does not exist");
+    }
+    if let Some(name) = globals.user.as_ref().filter(|name| !known("users", name)) {
+        fail!("auth info {name:?} does not exist");
     }
     let mut cluster = find("clusters", &cluster_name, "cluster");
     let mut user = find("users", &user_name, "user");
@@ -83,15 +156,7 @@ fn overlay(config: &mut Kubeconfig, globals: &Globals) -> Done {
     if globals.insecure_skip_tls_verify {
         cluster["insecure-skip-tls-verify"] = true.into();
     }
-    if let Some(token) = &globals.token {
-        user = json!({ "token": token });
-    }
-    if let Some(who) = &globals.as_user {
-        user["as"] = who.clone().into();
-    }
-    if !globals.as_group.is_empty() {
-        user["as-groups"] = json!(globals.as_group);
-    }
+    credentials(&mut user, globals)?;
     context["cluster"] = OVERRIDE.into();
     context["user"] = OVERRIDE.into();
     for (list, inner, value) in
@@ -125,6 +190,7 @@ pub async fn connect(globals: &Globals) -> Done<Cx> {
     let options = KubeConfigOptions::default();
     let bad = |e: &dyn std::fmt::Display| Failure::Plain(format!("cannot use the kubeconfig: {e}"));
     let mut config = kube::Config::from_custom_kubeconfig(config, &options).await.map_err(|e| bad(&e))?;
+    impersonation(&mut config, globals)?;
     if let Some(name) = &globals.tls_server_name {
         config.tls_server_name = Some(name.clone());
     }

@@ -8,14 +8,20 @@ use tokio_util::io::StreamReader;
 use super::builder::{Info, of_object};
 use super::cx::{Cx, Done, append_query, put, say};
 use super::fail::{Failure, fail};
-use super::pods;
+use super::pods::{self, RunningFlag};
 use super::write;
+use crate::api::status::Reason;
 use crate::client::res::PODS;
 
 /// Characters of one line when lines of several containers are mixed.
 const MAX_LINE: usize = 1 << 20;
 /// Lines of each container where pods are selected by labels.
 const SELECTED_TAIL: i64 = 10;
+
+/// What is said to words that name no pod.
+pub const EXPECTED: &str = "expected 'logs [-f] [-p] (POD | TYPE/NAME) [-c CONTAINER]'.\n\
+                            POD or TYPE/NAME is a required argument for the logs command";
+const HELP: &str = "See 'kubectl logs -h' for help and examples";
 
 /// Print what containers wrote
 #[derive(Debug, Clone, clap::Args)]
@@ -37,7 +43,7 @@ pub struct Args {
     #[arg(long, allow_hyphen_values = true)]
     tail: Option<i64>,
     /// Not older than this, as 5m
-    #[arg(long, default_value = "", hide_default_value = true)]
+    #[arg(long, default_value = "0s", hide_default_value = true, value_parser = write::duration_text)]
     since: String,
     /// Not older than this time, RFC 3339
     #[arg(long, default_value = "", hide_default_value = true)]
@@ -46,8 +52,8 @@ pub struct Args {
     #[arg(long)]
     timestamps: bool,
     /// Bytes at most
-    #[arg(long)]
-    limit_bytes: Option<u64>,
+    #[arg(long, allow_hyphen_values = true)]
+    limit_bytes: Option<i64>,
     /// All containers of the pod
     #[arg(long)]
     all_containers: bool,
@@ -60,6 +66,14 @@ pub struct Args {
     /// Streams at once with -f
     #[arg(long, default_value_t = 5)]
     max_log_requests: usize,
+    /// All pods of TYPE/NAME, each line with its pod
+    #[arg(long)]
+    all_pods: bool,
+    /// Do not check the certificate of the node
+    #[arg(long)]
+    insecure_skip_tls_verify_backend: bool,
+    #[command(flatten)]
+    running: RunningFlag,
     /// Go on when a container's log cannot be read
     #[arg(long)]
     ignore_errors: bool,
@@ -72,7 +86,13 @@ struct Source {
 }
 
 /// Runs the verb.
-pub async fn run(cx: &Cx, args: Args) -> Done {
+pub async fn run(cx: &Cx, mut args: Args) -> Done {
+    args.prefix |= args.all_pods;
+    if !args.since_time.is_empty()
+        && let Err(e) = args.since_time.parse::<jiff::Timestamp>()
+    {
+        fail!("parsing time {:?} as RFC 3339: {e}", args.since_time);
+    }
     let sources = sources(cx, &args).await?;
     if args.follow && sources.len() > args.max_log_requests {
         fail!(
@@ -98,28 +118,25 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
 async fn sources(cx: &Cx, args: &Args) -> Done<Vec<Source>> {
     let pods = match (&args.target, args.selector.as_str()) {
         (Some(_), selector) if !selector.is_empty() => {
-            fail!("only a selector (-l) or a POD name is allowed");
+            fail!("only a selector (-l) or a POD name is allowed\n{HELP}");
         }
         (Some(target), _) => {
             let info = match pods::target(cx, target).await {
-                Err(failure) if failure.is_not_found() && !target.contains('/') => {
-                    fail!("error from server (NotFound): pods {target:?} not found in namespace {:?}", cx.ns)
+                Err(Failure::Server { status, .. }) if status.reason == Reason::NotFound => {
+                    fail!("error from server (NotFound): {} in namespace {:?}", status.message, cx.ns)
                 }
                 other => other?,
             };
-            let mut pods = pods::of(cx, &info).await?;
-            if pods.len() > 1 {
-                eprintln!("Found {} pods, using pod/{}", pods.len(), pods[0].name);
-            }
-            pods.truncate(1);
-            if pods.is_empty() {
-                fail!("no pods found for {}", info.title());
+            let mut pods = pods::all_of(cx, &info, &args.running).await?;
+            if !args.all_pods {
+                if pods.len() > 1 {
+                    eprintln!("Found {} pods, using pod/{}", pods.len(), pods[0].name);
+                }
+                pods.truncate(1);
             }
             pods
         }
-        (None, "") => fail!(
-            "expected 'logs [-f] [-p] (POD | TYPE/NAME) [-c CONTAINER]'.\nPOD or TYPE/NAME is a required argument for the logs command\nSee 'kubectl logs -h' for help and examples"
-        ),
+        (None, "") => fail!("{EXPECTED}\n{HELP}"),
         (None, selector) => {
             let resource = cx.mapper().await?.find("pods")?.clone();
             let pods = cx.items(&PODS, &cx.ns, selector, "").await?;
@@ -151,16 +168,16 @@ fn path(source: &Source, args: &Args) -> Done<String> {
     append_query(&mut path, "follow", flag(args.follow));
     append_query(&mut path, "previous", flag(args.previous));
     append_query(&mut path, "timestamps", flag(args.timestamps));
+    append_query(&mut path, "insecureSkipTLSVerifyBackend", flag(args.insecure_skip_tls_verify_backend));
     let tail = args.tail.unwrap_or(if args.selector.is_empty() { -1 } else { SELECTED_TAIL });
     if tail >= 0 {
         append_query(&mut path, "tailLines", &tail.to_string());
     }
-    if let Some(limit) = args.limit_bytes {
+    if let Some(limit) = args.limit_bytes.filter(|n| *n > 0) {
         append_query(&mut path, "limitBytes", &limit.to_string());
     }
-    if !args.since.is_empty() {
-        let since =
-            write::duration(&args.since)?.ok_or_else(|| Failure::Plain("--since must be greater than 0".into()))?;
+    let since = write::duration(&args.since)?.ok_or_else(|| Failure::Plain("--since must be greater than 0".into()))?;
+    if !since.is_zero() {
         append_query(&mut path, "sinceSeconds", &since.as_secs_f64().ceil().to_string());
     }
     append_query(&mut path, "sinceTime", &args.since_time);

@@ -35,6 +35,20 @@ pub struct Resource {
 }
 
 impl Resource {
+    /// A resource of this kind, of which nothing else is known: no server was asked.
+    pub fn unasked(api_version: &str, kind: &str) -> Self {
+        let (group, version) = gvk::split(api_version);
+        let plural = kind.to_lowercase() + "s";
+        Self {
+            res: resource_of(group, version, kind, Some(&plural), Some("Namespaced")),
+            singular: kind.to_lowercase(),
+            short: Vec::new(),
+            categories: Vec::new(),
+            verbs: Vec::new(),
+            subresources: Vec::new(),
+        }
+    }
+
     /// `deployment.apps`: how kubectl names what it changed.
     pub fn kind_name(&self) -> String {
         kind_name(&self.res.group, &self.res.kind)

@@ -11,8 +11,11 @@ mod api_resources;
 mod apply;
 mod attach;
 mod auth;
+mod autoscale;
 mod builder;
+mod certificate;
 mod cluster_info;
+mod completion;
 mod config;
 mod cordon;
 mod cp;
@@ -23,6 +26,7 @@ mod describe;
 mod diff;
 mod drain;
 mod edit;
+mod events;
 mod exec;
 mod explain;
 mod expose;
@@ -37,6 +41,8 @@ mod patch;
 mod pods;
 mod port_forward;
 mod print;
+mod raw;
+mod reconcile;
 mod replace;
 mod rollout;
 mod run;
@@ -80,12 +86,33 @@ pub struct Globals {
     /// Bearer token
     #[arg(long, global = true, hide_env_values = true)]
     token: Option<String>,
+    /// User of the kubeconfig
+    #[arg(long, global = true, value_name = "NAME")]
+    user: Option<String>,
+    /// Name for basic authentication
+    #[arg(long, global = true, value_name = "NAME")]
+    username: Option<String>,
+    /// Password for basic authentication
+    #[arg(long, global = true, value_name = "PASSWORD")]
+    password: Option<String>,
+    /// Certificate to show to the server
+    #[arg(long, global = true, value_name = "FILE")]
+    client_certificate: Option<PathBuf>,
+    /// Key of that certificate
+    #[arg(long, global = true, value_name = "FILE")]
+    client_key: Option<PathBuf>,
     /// User to impersonate
     #[arg(long = "as", global = true, value_name = "USER")]
     as_user: Option<String>,
     /// Groups to impersonate
     #[arg(long, global = true, value_name = "GROUP")]
     as_group: Vec<String>,
+    /// UID to impersonate
+    #[arg(long, global = true, value_name = "UID")]
+    as_uid: Option<String>,
+    /// What else to say of the impersonated user, as KEY=VALUE
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    as_user_extra: Vec<String>,
     /// CA of the server
     #[arg(long, global = true, value_name = "FILE")]
     certificate_authority: Option<PathBuf>,
@@ -98,9 +125,40 @@ pub struct Globals {
     /// Most time of one request, as 10s; 0 is no limit
     #[arg(long, global = true, default_value = "0", hide_default_value = true)]
     request_timeout: String,
+    /// End with a failure when the server warns
+    #[arg(long, global = true)]
+    warnings_as_errors: bool,
+    #[command(flatten)]
+    ignored: Ignored,
     /// Log level; 6 and above show requests
     #[arg(short, long, global = true, value_name = "LEVEL", default_value = "0", hide_default_value = true)]
     v: u8,
+}
+
+/// Flags of kubectl that have nothing to do here: nothing is cached, compressed or profiled. Taken for the sake of scripts.
+#[derive(Debug, Clone, Default, clap::Args)]
+struct Ignored {
+    /// No effect: nothing is cached
+    #[arg(long, global = true, value_name = "DIR", hide = true)]
+    cache_dir: Option<PathBuf>,
+    /// No effect: answers are not compressed
+    #[arg(long, global = true, hide = true)]
+    disable_compression: bool,
+    /// No effect: versions need not match
+    #[arg(long, global = true, hide = true)]
+    match_server_version: bool,
+    /// No effect
+    #[arg(long, global = true, hide = true)]
+    log_flush_frequency: Option<String>,
+    /// No effect
+    #[arg(long, global = true, hide = true)]
+    vmodule: Option<String>,
+    /// No effect
+    #[arg(long, global = true, hide = true)]
+    profile: Option<String>,
+    /// No effect
+    #[arg(long, global = true, hide = true)]
+    profile_output: Option<PathBuf>,
 }
 
 /// What to do.
@@ -112,7 +170,10 @@ enum Verb {
     Apply(apply::Args),
     Attach(attach::Args),
     Auth(auth::Args),
+    Autoscale(autoscale::Args),
+    Certificate(certificate::Args),
     ClusterInfo(cluster_info::Args),
+    Completion(completion::Args),
     Config(config::Args),
     Cordon(cordon::Cordon),
     Cp(cp::Args),
@@ -122,6 +183,7 @@ enum Verb {
     Diff(diff::Args),
     Drain(drain::Args),
     Edit(edit::Args),
+    Events(events::Args),
     Exec(exec::Args),
     Explain(explain::Args),
     Expose(expose::Args),
@@ -129,6 +191,8 @@ enum Verb {
     Image(image::Args),
     Label(annotate::Label),
     Logs(logs::Args),
+    /// Flags of all commands
+    Options,
     Patch(patch::Args),
     PortForward(port_forward::Args),
     Replace(replace::Args),
@@ -201,8 +265,8 @@ pub fn command() -> Command {
 /// Runs a verb. Errors are told on stderr as kubectl words them; the exit code is kubectl's (that of the remote command
 /// for `exec`). `images` reaches the node's container runtime, for `orch ctl image`.
 pub async fn main(args: Args, images: &dyn image::Images) -> anyhow::Result<ExitCode> {
-    let Raw { globals, verb } = args.0;
-    let code = match run_verb(&globals, verb, images).await {
+    let Raw { mut globals, verb } = args.0;
+    let code = match run_verb(&mut globals, verb, images).await {
         Ok(code) => code,
         Err(failure) => {
             if !matches!(failure, Failure::Exit(_)) {
@@ -233,20 +297,35 @@ impl From<TokenArgs> for Args {
 pub fn refuse(error: &clap::Error, words: &[String]) -> ExitCode {
     match usage::tell(error, words) {
         Some(usage::Told::Error(text)) => eprintln!("{text}"),
-        Some(usage::Told::Help(text)) => print!("{text}"),
+        Some(usage::Told::Help { text, wrong: false }) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Some(usage::Told::Help { text, wrong: true }) => eprint!("{text}"),
         None => error.exit(),
     }
     ExitCode::FAILURE
 }
 
-async fn run_verb(globals: &Globals, verb: Verb, images: &dyn image::Images) -> Done<u8> {
+async fn run_verb(globals: &mut Globals, verb: Verb, images: &dyn image::Images) -> Done<u8> {
+    let names_users = match &verb {
+        Verb::Create(args) => args.names_users(),
+        Verb::Set(args) => args.names_users(),
+        _ => false,
+    };
+    if names_users {
+        globals.user = None;
+    }
     // These work without a server.
     match verb {
+        Verb::Completion(args) => return completion::run(&args).map(|()| 0),
         Verb::Config(args) => return config::run(globals, args).map(|()| 0),
+        Verb::Options => return cx::put(&usage::options()).map(|()| 0),
         Verb::Image(args) => return image::run(images, args).await.map(|()| 0),
         Verb::Version(args) if args.client => return version::client(&args).map(|()| 0),
         _ => {}
     }
+    let globals = &*globals;
     let cx = kubeconfig::connect(globals).await?;
     // The limit is for requests: streams go on as long as they are wanted.
     let streams = matches!(
@@ -262,7 +341,12 @@ async fn run_verb(globals: &Globals, verb: Verb, images: &dyn image::Images) -> 
             .unwrap_or_else(|_| if watches { Ok(()) } else { Err(too_slow(limit)) })?,
         _ => work.await?,
     }
-    Ok(cx.code())
+    match cx.warnings() {
+        n if n > 0 && globals.warnings_as_errors => {
+            Err(Failure::Plain(format!("{n} warning{} received", if n == 1 { "" } else { "s" })))
+        }
+        _ => Ok(cx.code()),
+    }
 }
 
 fn too_slow(limit: std::time::Duration) -> Failure {
@@ -277,8 +361,10 @@ async fn dispatch(cx: &Cx, verb: Verb) -> Done {
         Verb::Apply(args) => apply::run(cx, args).await,
         Verb::Attach(args) => attach::run(cx, args).await,
         Verb::Auth(args) => auth::run(cx, args).await,
+        Verb::Autoscale(args) => autoscale::run(cx, args).await,
+        Verb::Certificate(args) => certificate::run(cx, args).await,
         Verb::ClusterInfo(_) => cluster_info::run(cx).await,
-        Verb::Config(_) | Verb::Image(_) => Ok(()),
+        Verb::Completion(_) | Verb::Config(_) | Verb::Image(_) | Verb::Options => Ok(()),
         Verb::Cordon(args) => cordon::cordon(cx, args).await,
         Verb::Cp(args) => cp::run(cx, args).await,
         Verb::Create(args) => create::run(cx, *args).await,
@@ -287,6 +373,7 @@ async fn dispatch(cx: &Cx, verb: Verb) -> Done {
         Verb::Diff(args) => diff::run(cx, args).await,
         Verb::Drain(args) => drain::run(cx, args).await,
         Verb::Edit(args) => edit::run(cx, args).await,
+        Verb::Events(args) => events::run(cx, args).await,
         Verb::Exec(args) => exec::run(cx, args).await,
         Verb::Explain(args) => explain::run(cx, args).await,
         Verb::Expose(args) => expose::run(cx, args).await,

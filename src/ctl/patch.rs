@@ -2,13 +2,13 @@
 
 use serde_json::Value;
 
-use super::builder::{Info, Query};
+use super::builder::{Info, LocalFlag, Query};
 use super::cx::{Cx, Done};
 use super::fail::{Failure, fail, os};
 use super::files::FileFlags;
 use super::mapper;
 use super::print::{DryRun, PrintFlags, omit_managed_fields};
-use super::write::{JSON, MERGE, STRATEGIC, WriteFlags};
+use super::write::{JSON, MERGE, STRATEGIC, WriteFlags, Writer};
 use crate::api::codec::yaml;
 use crate::api::meta::gvk;
 use crate::api::patch::{json, merge, strategic};
@@ -35,19 +35,54 @@ pub struct Args {
     /// json, merge or strategic
     #[arg(long = "type", default_value = "strategic")]
     kind: String,
+    #[command(flatten)]
+    local: LocalFlag,
     /// Patch a subresource
     #[arg(long)]
     subresource: Option<String>,
 }
 
+/// Flags of verbs whose generated object can be changed before it is sent.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Overrides {
+    /// JSON that changes the object
+    #[arg(long, default_value = "", hide_default_value = true)]
+    overrides: String,
+    /// How: json, merge or strategic
+    #[arg(long, default_value = "merge")]
+    override_type: String,
+}
+
+impl Overrides {
+    /// The object as it was asked for.
+    pub fn over(&self, object: Value) -> Done<Value> {
+        if self.overrides.is_empty() {
+            return Ok(object);
+        }
+        let Some(media) = media(&self.override_type) else { fail!("invalid override type: {}", self.override_type) };
+        let patch = serde_json::from_str(&self.overrides).map_err(|_| Failure::Plain("Invalid JSON Patch".into()))?;
+        patched(&object, media, &patch)
+    }
+}
+
+fn media(kind: &str) -> Option<&'static str> {
+    match kind {
+        "json" => Some(JSON),
+        "merge" => Some(MERGE),
+        "strategic" => Some(STRATEGIC),
+        _ => None,
+    }
+}
+
 /// Runs the verb.
 pub async fn run(cx: &Cx, args: Args) -> Done {
-    let media = match args.kind.as_str() {
-        "json" => JSON,
-        "merge" => MERGE,
-        "strategic" => STRATEGIC,
-        other => fail!("--type must be one of [json merge strategic], not {other:?}"),
+    let Some(media) = media(&args.kind) else {
+        fail!("--type must be one of [json merge strategic], not {:?}", args.kind)
     };
+    let dry_run = args.local.over(args.write.dry_run)?;
+    if !args.patch.is_empty() && args.patch_file.is_some() {
+        fail!("cannot specify --patch and --patch-file together");
+    }
     let text = match &args.patch_file {
         Some(path) => std::fs::read_to_string(path)
             .map_err(|e| Failure::Plain(format!("unable to read patch file: open {path}: {}", os(&e))))?,
@@ -58,20 +93,23 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     };
     let patch: Value =
         yaml::parse(text.as_bytes()).map_err(|e| Failure::Plain(format!("unable to parse {text:?}: {e}")))?;
-    if args.resources.is_empty() && args.files.is_empty() {
-        fail!("must specify one of -f and -k, or a resource as TYPE NAME");
-    }
-    let query = Query { args: &args.resources, files: Some(&args.files), fetch: true, ..Query::default() };
+    let query = Query {
+        args: &args.resources,
+        files: Some(&args.files),
+        fetch: true,
+        local: args.local.local,
+        ..Query::default()
+    };
     for info in query.infos(cx).await? {
-        if let Err(failure) = one(cx, &info, &args, media, &patch).await {
+        if let Err(failure) = one(cx, &info, &args, dry_run, media, &patch).await {
             cx.report(&failure);
         }
     }
     Ok(())
 }
 
-async fn one(cx: &Cx, info: &Info, args: &Args, media: &str, patch: &Value) -> Done {
-    let writer = args.write.writer("kubectl-patch");
+async fn one(cx: &Cx, info: &Info, args: &Args, dry_run: DryRun, media: &str, patch: &Value) -> Done {
+    let writer = Writer { dry_run, ..args.write.writer("kubectl-patch") };
     let object = if writer.dry_run.is_client() {
         patched(&info.object, media, patch)?
     } else {

@@ -1,21 +1,41 @@
 //! Which pod and which container `logs`, `exec`, `attach`, `port-forward` and `cp` mean.
 
+use std::time::Duration;
+
+use futures::StreamExt;
 use serde_json::Value;
 
-use super::builder::{Info, Wanted, of_object, parse};
+use super::builder::{Info, Query, Wanted, of_object, parse};
 use super::cx::{Cx, Done};
 use super::fail::fail;
-use super::wait;
+use super::files::FileFlags;
+use super::{wait, write};
 use crate::api::meta::labels::Selector;
 use crate::api::value::ValueExt;
 use crate::client::res::PODS;
+use crate::client::{ListOptions, WatchKind};
 
-/// How long to wait for a pod that has been made to start.
-const START: std::time::Duration = std::time::Duration::from_secs(600);
 /// How long a pod may run.
 const RUN: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
 /// The annotation that names the container that is meant where none is named.
 const DEFAULT_CONTAINER: &str = "/metadata/annotations/kubectl.kubernetes.io~1default-container";
+
+/// The flag of verbs that need a pod to be there.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RunningFlag {
+    /// How long to wait for a pod
+    #[arg(long, default_value = "1m0s", value_parser = crate::ctl::write::duration_text)]
+    pod_running_timeout: String,
+}
+
+impl RunningFlag {
+    fn limit(&self) -> Done<Duration> {
+        match write::duration(&self.pod_running_timeout)? {
+            Some(limit) if !limit.is_zero() => Ok(limit),
+            _ => fail!("--pod-running-timeout must be higher than zero"),
+        }
+    }
+}
 
 /// The object that `POD` or `TYPE/NAME` names.
 pub async fn target(cx: &Cx, arg: &str) -> Done<Info> {
@@ -28,11 +48,12 @@ pub async fn target(cx: &Cx, arg: &str) -> Done<Info> {
     Ok(Info { resource, ns: cx.ns.clone(), name, object, source: None })
 }
 
-/// The pods of a workload or a service, those that run first; a pod is its own.
-pub async fn of(cx: &Cx, info: &Info) -> Done<Vec<Info>> {
-    if info.resource.res.plural == PODS.plural && info.resource.res.group.is_empty() {
-        return Ok(vec![info.clone()]);
-    }
+fn is_pod(info: &Info) -> bool {
+    info.resource.res.plural == PODS.plural && info.resource.res.group.is_empty()
+}
+
+/// What selects the pods of a workload or a service.
+fn labels_of(info: &Info) -> Done<String> {
     let selector = &info.object["spec"]["selector"];
     let labels = match &*info.resource.res.kind {
         "Service" | "ReplicationController" if selector.is_object() => map_query(selector),
@@ -40,6 +61,15 @@ pub async fn of(cx: &Cx, info: &Info) -> Done<Vec<Info>> {
         _ => fail!("cannot find the pods of {}: it has no selector", info.title()),
     };
     Selector::parse(&labels).map_err(|e| super::fail::Failure::Plain(format!("{}: {e}", info.title())))?;
+    Ok(labels)
+}
+
+/// The pods of a workload or a service, those that run first; a pod is its own.
+pub async fn of(cx: &Cx, info: &Info) -> Done<Vec<Info>> {
+    if is_pod(info) {
+        return Ok(vec![info.clone()]);
+    }
+    let labels = labels_of(info)?;
     let resource = cx.mapper().await?.find("pods")?.clone();
     let mut pods = cx.items(&PODS, &info.ns, &labels, "").await?;
     pods.sort_by_key(|pod| {
@@ -59,7 +89,8 @@ fn rank(pod: &Value) -> u8 {
     }
 }
 
-fn map_query(map: &Value) -> String {
+/// A map of labels in query form.
+pub fn map_query(map: &Value) -> String {
     let pairs = map.as_object().into_iter().flatten();
     pairs.map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect::<Vec<_>>().join(",")
 }
@@ -81,14 +112,46 @@ pub fn selector_query(selector: &Value) -> String {
     parts.join(",")
 }
 
-/// One pod of what `arg` names.
-pub async fn one(cx: &Cx, arg: &str) -> Done<Info> {
+/// One pod of what `arg` names; it may still have to be made.
+pub async fn one(cx: &Cx, arg: &str, running: &RunningFlag) -> Done<Info> {
     let info = target(cx, arg).await?;
-    let mut pods = of(cx, &info).await?;
+    Ok(all_of(cx, &info, running).await?.swap_remove(0))
+}
+
+/// One pod of what a file names.
+pub async fn of_file(cx: &Cx, files: &FileFlags, running: &RunningFlag) -> Done<Info> {
+    match &(Query { files: Some(files), fetch: true, ..Query::default() }).infos(cx).await?[..] {
+        [info] => Ok(all_of(cx, info, running).await?.swap_remove(0)),
+        [] => Err(super::fail::Failure::Exit(1)),
+        _ => fail!("a single pod, type/name or file must be specified"),
+    }
+}
+
+/// The pods of an object, at least one; it may still have to be made.
+pub async fn all_of(cx: &Cx, info: &Info, running: &RunningFlag) -> Done<Vec<Info>> {
+    let limit = running.limit()?;
+    let mut pods = of(cx, info).await?;
+    if pods.is_empty() {
+        let options = ListOptions { label_selector: labels_of(info)?, ..ListOptions::default() };
+        let mut events = cx.client.watch(&PODS, Some(&info.ns), &options).await?;
+        let added = async {
+            while let Some(event) = events.next().await {
+                if event?.kind == WatchKind::Added {
+                    break;
+                }
+            }
+            Done::Ok(())
+        };
+        match tokio::time::timeout(limit, added).await {
+            Ok(ended) => ended?,
+            Err(_) => fail!("timed out waiting for the condition"),
+        }
+        pods = of(cx, info).await?;
+    }
     if pods.is_empty() {
         fail!("no pods found for {}", info.title());
     }
-    Ok(pods.swap_remove(0))
+    Ok(pods)
 }
 
 /// The names of a pod's containers of a sort.
@@ -127,8 +190,9 @@ pub fn is_finished(pod: &Value) -> bool {
 }
 
 /// Waits until the pod runs or has ended.
-pub async fn until_started(cx: &Cx, info: &Info) -> Done<Value> {
-    wait::until(cx, info, START, |pod| pod.str_at("/status/phase") == Some("Running") || is_finished(pod)).await
+pub async fn until_started(cx: &Cx, info: &Info, running: &RunningFlag) -> Done<Value> {
+    wait::until(cx, info, running.limit()?, |pod| pod.str_at("/status/phase") == Some("Running") || is_finished(pod))
+        .await
 }
 
 /// Waits until the pod has ended.

@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::builder::Info;
 use super::cx::{Cx, Done, append_query, say};
 use super::fail::{Failure, fail};
-use super::pods;
+use super::pods::{self, RunningFlag};
 use super::streams;
 use crate::api::value::ValueExt;
 use serde_json::Value;
@@ -41,6 +41,8 @@ pub struct Args {
     /// Local addresses
     #[arg(long, value_delimiter = ',', default_value = "localhost")]
     address: Vec<String>,
+    #[command(flatten)]
+    running: RunningFlag,
 }
 
 /// One forwarded port.
@@ -107,11 +109,7 @@ fn resolve(remote: &str, of: &Value, pod: &Value) -> Done<u16> {
 /// Runs the verb.
 pub async fn run(cx: &Cx, args: Args) -> Done {
     let of = pods::target(cx, &args.target).await?;
-    let mut found = pods::of(cx, &of).await?;
-    if found.is_empty() {
-        fail!("no pods found for {}", of.title());
-    }
-    let pod = found.swap_remove(0);
+    let pod = pods::all_of(cx, &of, &args.running).await?.swap_remove(0);
     // What cannot be meant is told before the pod's state.
     let forwards: Vec<(Forward, u16)> = args
         .ports

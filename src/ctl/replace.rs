@@ -1,12 +1,15 @@
 //! `replace`: what a file says, whole.
 
+use http::Method;
+
 use super::builder::{Info, Query};
 use super::cx::{Cx, Done, say};
-use super::delete;
+use super::delete::{self, Removal};
 use super::fail::fail;
 use super::files::FileFlags;
-use super::print::PrintFlags;
-use super::write::{ValidateFlag, WriteFlags, Writer, with_last_applied};
+use super::print::{DryRun, PrintFlags};
+use super::raw::{self, Beside};
+use super::write::{ValidateFlag, WriteFlags, Writer, with_saved_config};
 use crate::api::value::ValueExt;
 
 /// Replace a resource by what a file says
@@ -20,9 +23,14 @@ pub struct Args {
     write: WriteFlags,
     #[command(flatten)]
     validate: ValidateFlag,
-    /// Delete and create again
+    #[command(flatten)]
+    removal: Removal,
+    /// Replace a subresource
+    #[arg(long, default_value = "", hide_default_value = true)]
+    subresource: String,
+    /// Send the file to any path of the server instead
     #[arg(long)]
-    force: bool,
+    raw: Option<String>,
     /// Keep what was written for a later apply
     #[arg(long)]
     save_config: bool,
@@ -30,12 +38,25 @@ pub struct Args {
 
 /// Runs the verb.
 pub async fn run(cx: &Cx, args: Args) -> Done {
+    if let Some(path) = &args.raw {
+        let beside = Beside { args: &[], output: args.print.output.as_deref() };
+        return raw::call(cx, Method::PUT, path, Some(&args.files), &beside).await;
+    }
+    args.removal.check()?;
     if args.files.is_empty() {
-        fail!("must specify --filename to replace");
+        fail!("must specify one of -f and -k");
     }
     let writer = Writer { validation: args.validate.validate, ..args.write.writer("kubectl-replace") };
-    for info in (Query { files: Some(&args.files), verb: "replace", ..Query::default() }).infos(cx).await? {
-        if let Err(failure) = one(cx, &info, &writer, &args).await {
+    let infos = (Query { files: Some(&args.files), verb: "replace", ..Query::default() }).infos(cx).await?;
+    if args.removal.force && writer.dry_run == DryRun::None {
+        for info in &infos {
+            if delete::and_wait(cx, info, &args.removal).await? {
+                say(format!("{} {:?} deleted", info.resource.kind_name(), info.name))?;
+            }
+        }
+    }
+    for info in &infos {
+        if let Err(failure) = one(cx, info, &writer, &args).await {
             cx.report(&info.failed("replacing", failure));
         }
     }
@@ -43,11 +64,8 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
 }
 
 async fn one(cx: &Cx, info: &Info, writer: &Writer, args: &Args) -> Done {
-    let mut object = if args.save_config { with_last_applied(&info.object) } else { info.object.clone() };
-    if args.force && !writer.dry_run.is_client() {
-        if writer.dry_run.query().is_empty() && delete::and_wait(cx, info).await? {
-            say(format!("{} {:?} deleted", info.resource.kind_name(), info.name))?;
-        }
+    let mut object = if args.save_config { with_saved_config(&info.object) } else { info.object.clone() };
+    if args.removal.force && !writer.dry_run.is_client() {
         object.remove_at("/metadata/resourceVersion");
         let made = writer.create(cx, &info.resource.res, &info.ns, &object).await?;
         return args.print.done(&info.resource, &made, "replaced", writer.dry_run);
@@ -58,6 +76,6 @@ async fn one(cx: &Cx, info: &Info, writer: &Writer, args: &Args) -> Done {
             object.set_at("/metadata/resourceVersion", current["metadata"]["resourceVersion"].clone());
         }
     }
-    let made = writer.update(cx, info, &object).await?;
+    let made = writer.update(cx, info, Some(args.subresource.as_str()).filter(|s| !s.is_empty()), &object).await?;
     args.print.done(&info.resource, &made, "replaced", writer.dry_run)
 }

@@ -12,9 +12,9 @@ use super::describe;
 use super::fail::{Failure, fail};
 use super::files::FileFlags;
 use super::pods::selector_query;
-use super::print::PrintFlags;
 use super::print::tab;
-use super::write::{self, JSON, STRATEGIC, WriteFlags};
+use super::print::{Output, PrintFlags};
+use super::write::{self, DryRunFlag, JSON, STRATEGIC, WriteFlags, Writer};
 use crate::api::status::Reason;
 use crate::api::value::ValueExt;
 use crate::client::res::{CONTROLLER_REVISIONS, REPLICA_SETS};
@@ -35,74 +35,114 @@ pub struct Args {
 #[derive(Debug, Clone, clap::Subcommand)]
 enum What {
     /// Revisions of the pod template
-    History(Flags),
+    History(History),
     /// Do not roll out changes for now
-    Pause(Flags),
+    Pause(Change),
     /// Make all pods anew
-    Restart(Flags),
+    Restart(Change),
     /// Roll out changes again
-    Resume(Flags),
+    Resume(Change),
     /// Wait for the rollout
-    Status(Flags),
+    Status(Status),
     /// Go back to a revision
-    Undo(Flags),
+    Undo(Undo),
 }
 
 /// Flags of all forms.
 #[derive(Debug, Clone, clap::Args)]
-struct Flags {
+struct Common {
     /// TYPE NAME or TYPE/NAME…
     resources: Vec<String>,
     #[command(flatten)]
     files: FileFlags,
-    #[command(flatten)]
-    print: PrintFlags,
-    #[command(flatten)]
-    write: WriteFlags,
     /// Workloads with these labels
     #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
     selector: String,
-    /// The revision to show, or to wait for
+}
+
+#[derive(Debug, Clone, clap::Args)]
+struct History {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    print: PrintFlags,
+    /// The revision to show
+    #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
+    revision: i64,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+struct Change {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    print: PrintFlags,
+    /// Name of the owner of the fields that are written
+    #[arg(long, default_value = "kubectl-rollout")]
+    field_manager: String,
+}
+
+impl Change {
+    fn writer(&self) -> Writer {
+        Writer { manager: self.field_manager.clone(), ..WriteFlags::default().writer("") }
+    }
+}
+
+#[derive(Debug, Clone, clap::Args)]
+struct Status {
+    #[command(flatten)]
+    common: Common,
+    /// The revision to wait for
     #[arg(long, default_value_t = 0)]
     revision: i64,
-    /// The revision to go back to; 0 is the last one
-    #[arg(long, default_value_t = 0)]
-    to_revision: i64,
-    /// Wait for the end (status)
+    /// Wait for the end
     #[arg(short, long, default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
     watch: bool,
     /// How long to wait; 0 for as long as it takes
-    #[arg(long, default_value = "0s", hide_default_value = true)]
+    #[arg(long, default_value = "0s", hide_default_value = true, value_parser = crate::ctl::write::duration_text)]
     timeout: String,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+struct Undo {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    print: PrintFlags,
+    #[command(flatten)]
+    dry_run: DryRunFlag,
+    /// The revision to go back to; 0 is the last one
+    #[arg(long, default_value_t = 0)]
+    to_revision: i64,
 }
 
 /// Runs the verb.
 pub async fn run(cx: &Cx, args: Args) -> Done {
-    let (What::History(flags)
-    | What::Pause(flags)
-    | What::Restart(flags)
-    | What::Resume(flags)
-    | What::Status(flags)
-    | What::Undo(flags)) = &args.what;
-    if flags.resources.is_empty() && flags.files.is_empty() {
+    let common = match &args.what {
+        What::History(flags) => &flags.common,
+        What::Pause(flags) | What::Restart(flags) | What::Resume(flags) => &flags.common,
+        What::Status(flags) => &flags.common,
+        What::Undo(flags) => &flags.common,
+    };
+    if common.resources.is_empty() && common.files.is_empty() {
         fail!("required resource not specified");
     }
     let query = Query {
-        args: &flags.resources,
-        files: Some(&flags.files),
-        labels: &flags.selector,
-        all: flags.selector.is_empty() && flags.resources.len() == 1 && !flags.resources[0].contains('/'),
+        args: &common.resources,
+        files: Some(&common.files),
+        labels: &common.selector,
+        all: common.selector.is_empty() && common.resources.len() == 1 && !common.resources[0].contains('/'),
         fetch: true,
         ..Query::default()
     };
     for info in query.infos(cx).await? {
         let done = match &args.what {
-            What::History(_) => history(cx, &info, flags).await,
-            What::Pause(_) => pause(cx, &info, flags, true).await,
-            What::Resume(_) => pause(cx, &info, flags, false).await,
-            What::Restart(_) => restart(cx, &info, flags).await,
-            What::Status(_) => status(cx, &info, flags).await,
-            What::Undo(_) => undo(cx, &info, flags).await,
+            What::History(flags) => history(cx, &info, flags).await,
+            What::Pause(flags) => pause(cx, &info, flags, true).await,
+            What::Resume(flags) => pause(cx, &info, flags, false).await,
+            What::Restart(flags) => restart(cx, &info, flags).await,
+            What::Status(flags) => status(cx, &info, flags).await,
+            What::Undo(flags) => undo(cx, &info, flags).await,
         };
         if let Err(failure) = done {
             cx.report(&failure);
@@ -212,7 +252,7 @@ fn stateful(object: &Value, observed: bool) -> Result<(String, bool), String> {
     Ok((format!("statefulset rolling update complete {current} pods at revision {new}..."), true))
 }
 
-async fn status(cx: &Cx, info: &Info, flags: &Flags) -> Done {
+async fn status(cx: &Cx, info: &Info, flags: &Status) -> Done {
     let limit = write::duration(&flags.timeout)?.filter(|d| !d.is_zero()).unwrap_or(PATIENCE);
     let end = Instant::now() + limit;
     let field = format!("metadata.name={}", info.name);
@@ -304,7 +344,7 @@ async fn revisions(cx: &Cx, info: &Info) -> Done<Vec<Revision>> {
     Ok(all)
 }
 
-async fn history(cx: &Cx, info: &Info, flags: &Flags) -> Done {
+async fn history(cx: &Cx, info: &Info, flags: &History) -> Done {
     let all = revisions(cx, info).await?;
     let title = info.title();
     if flags.revision > 0 {
@@ -313,19 +353,30 @@ async fn history(cx: &Cx, info: &Info, flags: &Flags) -> Done {
         };
         let output = flags.print.output(false)?;
         if !output.is_human() {
-            return put(&output.object(&found.source)?);
+            return put(&output.object(&flags.print.shown(&found.source))?);
         }
         let mut out = describe::Out::new();
         out.line(0, "Pod Template:");
         describe::pod_template(&mut out, 1, &found.template);
         return put(&format!("{title} with revision #{}\n{}\n", flags.revision, out.raw()));
     }
+    if flags.revision < 0 {
+        fail!("revision must be a positive integer: {}", flags.revision);
+    }
+    let output = flags.print.output(false)?;
+    if !output.is_human() {
+        let all: Vec<Value> = all.iter().map(|r| flags.print.shown(&r.source)).collect();
+        return all.iter().enumerate().try_for_each(|(i, one)| {
+            let parted = if i > 0 && matches!(output, Output::Yaml) { "---\n" } else { "" };
+            put(&format!("{parted}{}", output.object(one)?))
+        });
+    }
     let rows: String = all.iter().map(|r| format!("{}\t{}\n", r.number, r.cause)).collect();
     let table = tab::align(&format!("REVISION\tCHANGE-CAUSE\n{rows}"), tab::DESCRIBE);
     put(&format!("{title} \n{table}\n"))
 }
 
-async fn pause(cx: &Cx, info: &Info, flags: &Flags, paused: bool) -> Done {
+async fn pause(cx: &Cx, info: &Info, flags: &Change, paused: bool) -> Done {
     let verb = if paused { "paused" } else { "resumed" };
     if &*info.resource.res.kind != "Deployment" {
         fail!("{} {:?} cannot be {verb}: only deployments can", info.resource.kind_name(), info.name);
@@ -334,13 +385,13 @@ async fn pause(cx: &Cx, info: &Info, flags: &Flags, paused: bool) -> Done {
         let state = if paused { "already paused" } else { "not paused" };
         fail!("{} {:?} is {state}", info.resource.qualified(), info.name);
     }
-    let writer = flags.write.writer("kubectl-rollout");
+    let writer = flags.writer();
     let value = if paused { json!(true) } else { Value::Null };
     let object = writer.patch(cx, info, None, STRATEGIC, &json!({"spec": {"paused": value}})).await?;
     flags.print.done(&info.resource, &object, verb, writer.dry_run)
 }
 
-async fn restart(cx: &Cx, info: &Info, flags: &Flags) -> Done {
+async fn restart(cx: &Cx, info: &Info, flags: &Change) -> Done {
     if !matches!(&*info.resource.res.kind, "Deployment" | "DaemonSet" | "StatefulSet") {
         fail!("{} {:?} restarting is not supported", info.resource.qualified(), info.name);
     }
@@ -353,12 +404,12 @@ async fn restart(cx: &Cx, info: &Info, flags: &Flags) -> Done {
     }
     let now = crate::util::clock::rfc3339(jiff::Timestamp::now());
     let body = json!({"spec": {"template": {"metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": now}}}}});
-    let writer = flags.write.writer("kubectl-rollout");
+    let writer = flags.writer();
     let object = writer.patch(cx, info, None, STRATEGIC, &body).await?;
     flags.print.done(&info.resource, &object, "restarted", writer.dry_run)
 }
 
-async fn undo(cx: &Cx, info: &Info, flags: &Flags) -> Done {
+async fn undo(cx: &Cx, info: &Info, flags: &Undo) -> Done {
     if info.object.bool_at("/spec/paused") == Some(true) {
         fail!(
             "you cannot rollback a paused deployment; resume it first with 'kubectl rollout resume {}' and try again",
@@ -377,7 +428,7 @@ async fn undo(cx: &Cx, info: &Info, flags: &Flags) -> Done {
             n => &all[n - 2],
         }
     };
-    let writer = flags.write.writer("kubectl-rollout");
+    let writer = Writer { dry_run: flags.dry_run.dry_run, ..WriteFlags::default().writer("kubectl-rollout") };
     if writer.dry_run.is_client() && flags.print.output.is_none() {
         return would_be(info, &wanted.template);
     }

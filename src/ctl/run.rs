@@ -3,16 +3,16 @@
 use serde_json::{Value, json};
 
 use super::attach;
-use super::builder::{Info, of_manifest};
+use super::builder::{Info, of_flags};
 use super::create::{object, pairs, set_unless_empty};
 use super::cx::{Cx, Done, say};
-use super::delete;
+use super::delete::{self, Removal};
 use super::fail::{Failure, fail};
-use super::files::Manifest;
 use super::logs;
-use super::pods;
+use super::patch::Overrides;
+use super::pods::{self, RunningFlag};
 use super::print::{DryRun, PrintFlags};
-use super::write::{WriteFlags, as_typed};
+use super::write::{WriteFlags, with_saved_config};
 use crate::api::value::ValueExt;
 
 /// Run an image in a pod
@@ -40,17 +40,26 @@ pub struct Args {
     #[arg(long)]
     annotations: Vec<String>,
     /// Port that the container opens
-    #[arg(long)]
-    port: Option<u16>,
+    #[arg(long, default_value = "", hide_default_value = true)]
+    port: String,
     /// Make a service too (with --port)
     #[arg(long)]
     expose: bool,
     /// Always, IfNotPresent or Never
     #[arg(long, default_value = "", hide_default_value = true)]
     image_pull_policy: String,
-    /// JSON that is merged into the pod
-    #[arg(long, default_value = "", hide_default_value = true)]
-    overrides: String,
+    #[command(flatten)]
+    overrides: Overrides,
+    #[command(flatten)]
+    removal: Removal,
+    #[command(flatten)]
+    running: RunningFlag,
+    /// Keep what was created for a later apply
+    #[arg(long)]
+    save_config: bool,
+    /// Leave standard input open when the first who attached to it leaves
+    #[arg(long)]
+    leave_stdin_open: bool,
     /// The words behind -- replace the image's command, not its arguments
     #[arg(long)]
     command: bool,
@@ -72,8 +81,7 @@ pub struct Args {
     /// Run with all rights of the host
     #[arg(long)]
     privileged: bool,
-    /// Arguments, or the command
-    #[arg(last = true)]
+    /// Arguments, or the command; behind -- where they look like flags
     words: Vec<String>,
 }
 
@@ -87,15 +95,23 @@ fn pod(args: &Args) -> Done<Value> {
     let mut container = json!({"name": args.name, "image": args.image, "resources": {}});
     let field = if args.command { "/command" } else { "/args" };
     set_unless_empty(&mut container, field, json!(args.words));
-    let env: Vec<Value> = pairs(&args.env, "env")?.into_iter().map(|(k, v)| json!({"name": k, "value": v})).collect();
+    let mut env = Vec::new();
+    for text in &args.env {
+        let Some((key, value)) = text.split_once('=').filter(|(k, _)| !k.is_empty()) else {
+            fail!("invalid env: {text}")
+        };
+        env.push(json!({"name": key, "value": value}));
+    }
     set_unless_empty(&mut container, "/env", env.into());
     set_unless_empty(&mut container, "/imagePullPolicy", args.image_pull_policy.clone().into());
-    if let Some(port) = args.port {
+    if let Some(port) = port_of(&args.port)? {
         container["ports"] = json!([{"containerPort": port}]);
     }
     if args.stdin {
         container["stdin"] = true.into();
-        container["stdinOnce"] = true.into();
+        if !args.leave_stdin_open {
+            container["stdinOnce"] = true.into();
+        }
     }
     if args.tty {
         container["tty"] = true.into();
@@ -105,32 +121,23 @@ fn pod(args: &Args) -> Done<Value> {
     }
     let mut pod = object("v1", "Pod", &args.name);
     let labels: Vec<String> = args.labels.split(',').filter(|l| !l.is_empty()).map(str::to_owned).collect();
+    if let Some(bad) = labels.iter().find(|l| !l.contains('=')) {
+        fail!("unexpected label spec: {bad}");
+    }
     let labels = if labels.is_empty() { json!({"run": args.name}) } else { pairs(&labels, "labels")?.into() };
     pod.set_at("/metadata/labels", labels);
     set_unless_empty(&mut pod, "/metadata/annotations", pairs(&args.annotations, "annotations")?.into());
     pod["spec"] = json!({"containers": [container], "restartPolicy": args.restart, "dnsPolicy": "ClusterFirst"});
-    if !args.overrides.is_empty() {
-        let over: Value =
-            serde_json::from_str(&args.overrides).map_err(|_| Failure::Plain("Invalid JSON Patch".into()))?;
-        merge(&mut pod, &over);
-    }
-    Ok(pod)
+    args.overrides.over(pod)
 }
 
-/// A merge patch (RFC 7386) in place.
-fn merge(target: &mut Value, over: &Value) {
-    match (target, over) {
-        (Value::Object(map), Value::Object(over)) => {
-            for (key, value) in over {
-                if value.is_null() {
-                    map.shift_remove(key);
-                } else {
-                    merge(map.entry(key.clone()).or_insert(Value::Null), value);
-                }
-            }
-        }
-        (target, over) => *target = over.clone(),
+/// The number of `--port`.
+fn port_of(text: &str) -> Done<Option<i64>> {
+    if text.is_empty() {
+        return Ok(None);
     }
+    let port = text.parse().map_err(|_| Failure::Plain(format!("strconv.Atoi: parsing {text:?}: invalid syntax")))?;
+    Ok(Some(port))
 }
 
 /// Runs the verb.
@@ -139,7 +146,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     if !is_reference(&args.image) {
         fail!("Invalid image name {:?}: invalid reference format", args.image);
     }
-    let info = of_manifest(cx, Manifest { source: String::new(), object: pod(&args)? }).await?;
+    let info = of_flags(cx, pod(&args)?, args.write.dry_run).await?;
     run_pod(cx, args, info).await
 }
 
@@ -169,16 +176,20 @@ fn check(args: &Args) -> Result<(), String> {
     if args.tty && !args.stdin {
         return Err("-i/--stdin is required for containers with -t/--tty=true".into());
     }
-    if args.expose && args.port.is_none() {
+    if !matches!(args.image_pull_policy.as_str(), "" | "Always" | "IfNotPresent" | "Never") {
+        return Err(format!("invalid image pull policy: {}", args.image_pull_policy));
+    }
+    if args.expose && args.port.is_empty() {
         return Err("--port must be set when exposing a service".into());
     }
     Ok(())
 }
 
 async fn run_pod(cx: &Cx, args: Args, info: Info) -> Done {
-    let info = Info { source: None, object: as_typed(info.object), ..info };
     let writer = args.write.writer("kubectl-run");
-    let made = writer.create(cx, &info.resource.res, &info.ns, &info.object).await?;
+    let save = args.save_config && !writer.dry_run.is_client();
+    let object = if save { with_saved_config(&info.object) } else { info.object.clone() };
+    let made = writer.create(cx, &info.resource.res, &info.ns, &object).await?;
     if args.expose {
         expose(cx, &args, &info).await?;
     }
@@ -187,7 +198,7 @@ async fn run_pod(cx: &Cx, args: Args, info: Info) -> Done {
     }
     let ended = follow(cx, &args, &info).await;
     if args.rm {
-        delete::and_wait(cx, &info).await?;
+        delete::and_wait(cx, &info, &args.removal).await?;
         if !args.quiet {
             say(format!("pod {:?} deleted", info.name))?;
         }
@@ -196,10 +207,11 @@ async fn run_pod(cx: &Cx, args: Args, info: Info) -> Done {
 }
 
 async fn expose(cx: &Cx, args: &Args, info: &Info) -> Done {
+    let port = port_of(&args.port)?;
     let mut service = object("v1", "Service", &args.name);
     service["spec"] = json!({"selector": info.object["metadata"]["labels"],
-        "ports": [{"port": args.port, "protocol": "TCP", "targetPort": args.port}]});
-    let service = of_manifest(cx, Manifest { source: String::new(), object: service }).await?;
+        "ports": [{"port": port, "protocol": "TCP", "targetPort": port}]});
+    let service = of_flags(cx, service, args.write.dry_run).await?;
     let writer = args.write.writer("kubectl-run");
     let made = writer.create(cx, &service.resource.res, &service.ns, &service.object).await?;
     args.print.done(&service.resource, &made, "created", writer.dry_run)
@@ -207,7 +219,7 @@ async fn expose(cx: &Cx, args: &Args, info: &Info) -> Done {
 
 /// Attaches to the running pod; one that ended already shows its log.
 async fn follow(cx: &Cx, args: &Args, info: &Info) -> Done {
-    let pod = pods::until_started(cx, info).await?;
+    let pod = pods::until_started(cx, info, &args.running).await?;
     if pods::is_finished(&pod) {
         logs::whole(cx, info, &args.name).await?;
     } else {
@@ -279,12 +291,5 @@ mod tests {
         for bad in ["", "Bad:Im:age", "UPPER", "a b", "a:", "/a"] {
             assert!(!is_reference(bad), "{bad}");
         }
-    }
-
-    #[test]
-    fn overrides_are_merged() {
-        let mut value = json!({"a": {"b": 1, "c": 2}});
-        merge(&mut value, &json!({"a": {"b": null, "d": [1]}}));
-        assert_eq!(value, json!({"a": {"c": 2, "d": [1]}}));
     }
 }

@@ -7,7 +7,7 @@ use super::cx::{Call, Cx, Done};
 use super::fail::fail;
 use super::files::FileFlags;
 use super::print::PrintFlags;
-use super::write::{MERGE, WriteFlags};
+use super::write::{DryRunFlag, MERGE, WriteFlags, Writer};
 use crate::api::value::ValueExt;
 
 /// Set the number of pods of a workload
@@ -20,7 +20,7 @@ pub struct Args {
     #[command(flatten)]
     print: PrintFlags,
     #[command(flatten)]
-    write: WriteFlags,
+    dry_run: DryRunFlag,
     /// How many
     #[arg(long, required = true)]
     replicas: i64,
@@ -37,7 +37,7 @@ pub struct Args {
     #[arg(long)]
     all: bool,
     /// How long to wait for the pods; 0 does not wait
-    #[arg(long, default_value = "0s", hide_default_value = true)]
+    #[arg(long, default_value = "0s", hide_default_value = true, value_parser = crate::ctl::write::duration_text)]
     timeout: String,
 }
 
@@ -67,7 +67,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
 }
 
 async fn one(cx: &Cx, info: &Info, args: &Args) -> Done {
-    let writer = args.write.writer("");
+    let writer = Writer { dry_run: args.dry_run.dry_run, ..WriteFlags::default().writer("") };
     let mut body = json!({"spec": {"replicas": args.replicas}});
     if args.current_replicas.is_some() || !args.resource_version.is_empty() {
         let scale: Value = cx.call(Call::get(info.path(Some("scale")))).await?;

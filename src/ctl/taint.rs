@@ -3,11 +3,14 @@
 use serde_json::{Value, json};
 
 use super::builder::{Info, Query};
-use super::cx::{Cx, Done, say};
+use super::cx::{Cx, Done};
 use super::fail::{Failure, fail};
-use super::write::{MERGE, WriteFlags};
+use super::print::PrintFlags;
+use super::write::{MERGE, ValidateFlag, WriteFlags, Writer};
+use crate::api::meta::names;
 use crate::api::value::ValueExt;
 
+const HELP: &str = "See 'kubectl taint -h' for help and examples";
 const EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
 /// Change the taints of nodes
@@ -16,7 +19,11 @@ pub struct Args {
     /// node NAME…, then KEY[=VALUE]:EFFECT, KEY:EFFECT- or KEY- to remove
     args: Vec<String>,
     #[command(flatten)]
+    print: PrintFlags,
+    #[command(flatten)]
     write: WriteFlags,
+    #[command(flatten)]
+    validate: ValidateFlag,
     /// Nodes with these labels
     #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
     selector: String,
@@ -36,7 +43,8 @@ enum Change {
 }
 
 fn parse(text: &str) -> Done<Change> {
-    let bad = || Failure::Plain(format!("invalid taint spec: {text}, give KEY=VALUE:EFFECT, or KEY- to remove"));
+    let bad =
+        || Failure::Plain(format!("invalid taint spec: {text}, give KEY=VALUE:EFFECT, or KEY- to remove\n{HELP}"));
     if let Some(body) = text.strip_suffix('-') {
         let (key, effect) = body.split_once(':').map_or((body, None), |(k, e)| (k, Some(e.to_owned())));
         let key = key.split('=').next().unwrap_or(key);
@@ -44,11 +52,12 @@ fn parse(text: &str) -> Done<Change> {
     }
     let (left, effect) = text.split_once(':').ok_or_else(bad)?;
     if !EFFECTS.contains(&effect) {
-        fail!("invalid taint effect: {effect}, unsupported taint effect");
+        fail!("invalid taint effect: {effect}, unsupported taint effect\n{HELP}");
     }
     let (key, value) = left.split_once('=').unwrap_or((left, ""));
-    if key.is_empty() {
-        return Err(bad());
+    let wrong: Vec<String> = names::qualified_name(key).into_iter().chain(names::label_value(value)).collect();
+    if !wrong.is_empty() {
+        fail!("invalid taint spec: {text}, {}\n{HELP}", wrong.join("; "));
     }
     Ok(Change::Add { key: key.into(), value: value.into(), effect: effect.into() })
 }
@@ -89,14 +98,17 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     let is_change = |a: &&String| a.contains(':') || a.ends_with('-') || a.contains('=');
     let split = args.args.iter().position(|a| is_change(&a)).unwrap_or(args.args.len());
     let (resources, changes) = args.args.split_at(split);
+    let Some(kind) = resources.first() else { fail!("one or more resources must be specified as <resource> <name>") };
     let changes = changes.iter().map(|c| parse(c)).collect::<Done<Vec<_>>>()?;
     if changes.is_empty() {
         fail!("at least one taint update is required");
     }
+    // All of them, whatever is named beside it.
+    let resources = if args.all { &resources[..1] } else { resources };
     let query = Query { args: resources, labels: &args.selector, all: args.all, fetch: true, ..Query::default() };
     for info in query.infos(cx).await? {
         if info.resource.res.plural != "nodes" {
-            fail!("invalid resource type {}, only node is supported", info.resource.res.plural);
+            fail!("invalid resource type {kind}, only node types are supported");
         }
         if let Err(failure) = one(cx, &info, &changes, &args).await {
             cx.report(&failure);
@@ -106,12 +118,18 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
 }
 
 async fn one(cx: &Cx, info: &Info, changes: &[Change], args: &Args) -> Done {
-    let writer = args.write.writer("kubectl-taint");
+    let writer = Writer { validation: args.validate.validate, ..args.write.writer("kubectl-taint") };
     let taints = plan(info.object.items_at("/spec/taints"), changes, args.overwrite).map_err(|why| {
         Failure::Plain(if why.starts_with("already") { format!("node {} {why}", info.name) } else { why })
     })?;
     let body = json!({"metadata": {"resourceVersion": info.object["metadata"]["resourceVersion"]}, "spec": {"taints": taints}});
-    writer.patch(cx, info, None, MERGE, &body).await?;
+    let object = if writer.dry_run.is_client() {
+        let mut object = info.object.clone();
+        object.set_at("/spec/taints", body["spec"]["taints"].clone());
+        object
+    } else {
+        writer.patch(cx, info, None, MERGE, &body).await?
+    };
     let verb = match (
         changes.iter().any(|c| matches!(c, Change::Add { .. })),
         changes.iter().any(|c| matches!(c, Change::Remove { .. })),
@@ -120,7 +138,7 @@ async fn one(cx: &Cx, info: &Info, changes: &[Change], args: &Args) -> Done {
         (false, _) => "untainted",
         _ => "tainted",
     };
-    say(format!("{}/{} {verb}{}", info.resource.kind_name(), info.name, writer.dry_run.suffix()))
+    args.print.done(&info.resource, &object, verb, writer.dry_run)
 }
 
 #[cfg(test)]

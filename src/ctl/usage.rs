@@ -11,8 +11,13 @@ use clap::{ArgAction, Command};
 pub enum Told {
     /// Something is wrong.
     Error(String),
-    /// A verb that only has verbs below it was given none: its help, as an answer.
-    Help(String),
+    /// A verb that only has verbs below it was given none: its help, as an answer or for what is wrong.
+    Help {
+        /// What to print.
+        text: String,
+        /// True where kubectl takes it for a mistake.
+        wrong: bool,
+    },
 }
 
 /// Words a clap error as kubectl would. `words` are those behind `orch ctl`. None for what is no error of `ctl`'s (help
@@ -28,10 +33,12 @@ pub fn tell(error: &clap::Error, words: &[String]) -> Option<Told> {
     Some(Told::Error(match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => return None,
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            return Some(Told::Help(place.help()));
+            // To ask for the commands themselves is no mistake, nor for what can be done with certificates.
+            let wrong = !matches!(place.path.iter().map(String::as_str).collect::<Vec<_>>()[..], [] | ["certificate"]);
+            return Some(Told::Help { text: place.help(), wrong });
         }
         ErrorKind::UnknownArgument => place.unknown(&subject),
-        ErrorKind::InvalidSubcommand => place.unknown_verb(&text(ContextKind::InvalidSubcommand), error),
+        ErrorKind::InvalidSubcommand => place.unknown_verb(&text(ContextKind::InvalidSubcommand)),
         ErrorKind::MissingRequiredArgument => {
             let missing: Vec<String> = match error.get(ContextKind::InvalidArg) {
                 Some(ContextValue::Strings(texts)) => texts.clone(),
@@ -40,7 +47,11 @@ pub fn tell(error: &clap::Error, words: &[String]) -> Option<Told> {
             place.missing(&missing)
         }
         ErrorKind::InvalidValue if text(ContextKind::InvalidValue).is_empty() => {
-            format!("error: flag needs an argument: {}\n{}", flag(&subject), place.see("--help", "usage"))
+            let given = match words.last().filter(|w| w.len() == 2 && w.starts_with('-') && *w != "--") {
+                Some(short) => format!("'{}' in {short}", &short[1..]),
+                None => flag(&subject).to_owned(),
+            };
+            format!("error: flag needs an argument: {given}\n{}", place.see("--help", "usage"))
         }
         ErrorKind::InvalidValue | ErrorKind::ValueValidation => {
             let source = std::error::Error::source(error).map(|e| e.to_string()).unwrap_or_default();
@@ -127,14 +138,26 @@ impl Place {
                 self.examples()
             );
         }
-        format!("error: unexpected arguments: {:?}\n{}", self.rest, self.examples())
+        let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
+        let rest = self.rest.join(" ");
+        match path[..] {
+            ["version"] => format!("error: extra arguments: [{rest}]"),
+            ["cp"] => "error: source and destination are required".to_owned(),
+            ["attach"] => format!(
+                "error: expected POD, TYPE/NAME, or TYPE NAME, (at most 2 arguments) saw {}: [{rest}]",
+                self.rest.len()
+            ),
+            ["logs"] => format!("error: {}\n{}", super::logs::EXPECTED, self.examples()),
+            ["create" | "apply", ..] => format!("error: Unexpected args: [{rest}]\n{}", self.examples()),
+            _ => format!("error: unexpected arguments: [{rest}]\n{}", self.examples()),
+        }
     }
 
     fn one_name(&self, given: usize) -> String {
         format!("error: exactly one NAME is required, got {given}\n{}", self.examples())
     }
 
-    fn unknown_verb(&self, verb: &str, error: &clap::Error) -> String {
+    fn unknown_verb(&self, verb: &str) -> String {
         if !self.path.is_empty() {
             let words = if self.rest.is_empty() { verb.to_owned() } else { self.rest.join(" ") };
             return match self.path[..] {
@@ -142,12 +165,17 @@ impl Place {
                 _ => format!("error: unknown command {words:?}\n{}", self.examples()),
             };
         }
+        if ABSENT.contains(&verb) {
+            return format!("error: {verb:?} is a command of kubectl that orch ctl does not have");
+        }
         let mut out = format!("error: unknown command {verb:?} for \"kubectl\"");
-        if let Some(ContextValue::Strings(near)) = error.get(ContextKind::SuggestedSubcommand)
-            && !near.is_empty()
-        {
+        let near =
+            |name: &&str| distance(verb, name) <= MAX_DISTANCE || name.to_lowercase().starts_with(&verb.to_lowercase());
+        let names: Vec<&str> = self.command.get_subcommands().map(Command::get_name).filter(near).collect();
+        if !names.is_empty() {
             out += "\n\nDid you mean this?";
-            near.iter().for_each(|n| out += &format!("\n\t{n}"));
+            names.iter().for_each(|n| out += &format!("\n\t{n}"));
+            out.push('\n');
         }
         out
     }
@@ -167,6 +195,9 @@ impl Place {
             Some("port-forward") => {
                 format!("error: TYPE/NAME and list of ports are required for port-forward\n{}", self.examples())
             }
+            Some("attach") => "error: at least 1 argument is required for attach".into(),
+            Some("cp") => "error: source and destination are required".into(),
+            Some("config") => format!("error: Unexpected args: [{}]", self.rest.join(" ")),
             Some("exec") => "error: pod, type/name or --filename must be specified".into(),
             Some("explain") => "error: You must specify the type of resource to explain. Use \"kubectl api-resources\" for a complete list of supported resources.".into(),
             _ => {
@@ -188,12 +219,45 @@ impl Place {
             }
             text => text.to_owned(),
         };
-        format!(
-            "error: invalid argument {value:?} for \"{}\" flag: {why}\n{}",
-            flag(subject),
-            self.see("--help", "usage")
-        )
+        let long = flag(subject);
+        let arg = self.command.get_arguments().find(|a| a.get_long() == Some(long.trim_start_matches('-')));
+        let short = arg.and_then(clap::Arg::get_short).map_or(String::new(), |s| format!("-{s}, "));
+        format!("error: invalid argument {value:?} for \"{short}{long}\" flag: {why}\n{}", self.see("--help", "usage"))
     }
+}
+
+/// Commands of kubectl that are not here: what they need is elsewhere (kustomize, a server of metrics), or not done yet.
+const ABSENT: [&str; 6] = ["alpha", "debug", "kustomize", "plugin", "proxy", "top"];
+/// Mistakes of typing after which a command is still meant.
+const MAX_DISTANCE: usize = 2;
+
+/// Letters to change, add or drop to make one word of another (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().flat_map(char::to_lowercase).collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().flat_map(char::to_lowercase).enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let changed = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// The flags of all commands, for `options`.
+pub fn options() -> String {
+    let mut out = "The following options can be passed to any command:\n\n".to_owned();
+    let mut args: Vec<clap::Arg> = super::command().get_arguments().filter(|a| a.is_global_set()).cloned().collect();
+    args.sort_by_key(|a| a.get_long().unwrap_or_default().to_owned());
+    for arg in args {
+        let short = arg.get_short().map_or(String::new(), |s| format!("-{s}, "));
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        out += &format!("    {short}--{}:\n\t{help}\n\n", arg.get_long().unwrap_or_default());
+    }
+    out
 }
 
 /// Whether a flag's value is the next word.
@@ -237,7 +301,14 @@ mod tests {
     #[test_case("create deployment d", "error: required flag(s) \"image\" not set")]
     #[test_case("create bogus x", "error: Unexpected args: [bogus x]\nSee 'kubectl create -h' for help and examples")]
     #[test_case("rollout bogus", "error: unknown command \"bogus\"\nSee 'kubectl rollout -h' for help and examples")]
-    #[test_case("top pod", "error: unknown command \"top\" for \"kubectl\"")]
+    #[test_case("top pod", "error: \"top\" is a command of kubectl that orch ctl does not have")]
+    #[test_case("gte", "error: unknown command \"gte\" for \"kubectl\"\n\nDid you mean this?\n\tget\n\tset\n"; "a slip")]
+    #[test_case("apply extra", "error: Unexpected args: [extra]\nSee 'kubectl apply -h' for help and examples")]
+    #[test_case("apply -f", "error: flag needs an argument: 'f' in -f\nSee 'kubectl apply --help' for usage.")]
+    #[test_case(
+        "wait pod/x --timeout=x",
+        "error: invalid argument \"x\" for \"--timeout\" flag: time: invalid duration \"x\"\nSee 'kubectl wait --help' for usage."
+    )]
     #[test_case(
         "create cm x --dry-run=bogus",
         "error: Invalid dry-run value (bogus). Must be \"none\", \"server\", or \"client\"."
@@ -260,7 +331,7 @@ mod tests {
 
     #[test]
     fn verbs_with_verbs_below_them_show_their_help() {
-        let Told::Help(text) = told("rollout") else { panic!("no help") };
+        let Told::Help { text, wrong: true } = told("rollout") else { panic!("no help") };
         assert!(text.contains("kubectl rollout") && text.contains("history"), "{text}");
     }
 }

@@ -36,7 +36,7 @@ pub struct Args {
     #[arg(long = "for", default_value = "", hide_default_value = true)]
     condition: String,
     /// How long; 0 checks once, below 0 waits a week
-    #[arg(long, default_value = "30s", allow_hyphen_values = true)]
+    #[arg(long, default_value = "30s", allow_hyphen_values = true, value_parser = crate::ctl::write::duration_text)]
     timeout: String,
     /// All of the type
     #[arg(long)]
@@ -73,6 +73,9 @@ fn goal(text: &str) -> Done<Goal> {
             }
             None => rest.split_once('=').map_or((rest, None), |(p, v)| (p, Some(v.to_owned()))),
         };
+        if path.trim_matches(['"', '\'']).is_empty() {
+            fail!("jsonpath expression cannot be empty");
+        }
         let path = JsonPath::relaxed(path.trim_matches(['"', '\''])).map_err(|e| Failure::Plain(e.to_string()))?;
         return Ok(Goal::Path { path, value });
     }

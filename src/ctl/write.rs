@@ -26,6 +26,14 @@ pub const APPLY: &str = "application/apply-patch+yaml";
 /// Where `apply` keeps what it applied last.
 pub const LAST_APPLIED: &str = "/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration";
 
+/// The flag of what can be tried.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct DryRunFlag {
+    /// none, client (send nothing) or server (store nothing)
+    #[arg(long, value_parser = DryRun::parse, num_args = 0..=1, require_equals = true, default_value = "none", default_missing_value = "unchanged", hide_default_value = true)]
+    pub dry_run: DryRun,
+}
+
 /// Flags of a write.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct WriteFlags {
@@ -70,7 +78,9 @@ fn validation(text: &str) -> Result<&'static str, String> {
         "" | "strict" | "true" => Ok("Strict"),
         "warn" => Ok("Warn"),
         "ignore" | "false" => Ok("Ignore"),
-        other => Err(format!("invalid - validate option {other:?}")),
+        other => Err(format!(
+            "invalid - validate option {other:?}; must be one of: strict (or true), warn, ignore (or false)"
+        )),
     }
 }
 
@@ -90,12 +100,12 @@ impl Writer {
         cx.call(self.call(Method::POST, res.collection(ns)).body(object)).await
     }
 
-    /// Replaces.
-    pub async fn update(&self, cx: &Cx, info: &Info, object: &Value) -> Done<Value> {
+    /// Replaces the object, or a subresource.
+    pub async fn update(&self, cx: &Cx, info: &Info, sub: Option<&str>, object: &Value) -> Done<Value> {
         if self.dry_run.is_client() {
             return Ok(object.clone());
         }
-        cx.call(self.call(Method::PUT, info.path(None)).body(object)).await
+        cx.call(self.call(Method::PUT, info.path(sub)).body(object)).await
     }
 
     /// Patches; gives `info.object` back when nothing is sent.
@@ -119,9 +129,9 @@ impl Writer {
         self.patch(cx, info, None, media, &patch).await.map(Some)
     }
 
-    /// Server-side apply.
-    pub async fn apply(&self, cx: &Cx, info: &Info, force: bool) -> Done<Value> {
-        let call = self.call(Method::PATCH, info.path(None)).media(APPLY).body(&info.object);
+    /// Server-side apply, to the object or a subresource.
+    pub async fn apply(&self, cx: &Cx, info: &Info, sub: Option<&str>, force: bool) -> Done<Value> {
+        let call = self.call(Method::PATCH, info.path(sub)).media(APPLY).body(&info.object);
         cx.call(call.query("force", if force { "true" } else { "false" })).await
     }
 }
@@ -145,24 +155,30 @@ pub fn difference(original: &Value, modified: &Value, current: &Value) -> (&'sta
     }
 }
 
-/// The JSON that `apply` keeps: the object without the annotation itself.
+/// The JSON that is kept for a later `apply`: the object without the annotation itself.
 pub fn last_applied(object: &Value) -> String {
     let mut object = object.clone();
     object.remove_at(LAST_APPLIED);
-    if let Some(Value::Object(annotations)) = object.pointer_mut("/metadata/annotations") {
-        // What is kept has the map, empty or not.
-        let _ = annotations;
-    } else {
-        object.set_at("/metadata/annotations", Value::Object(serde_json::Map::new()));
-    }
     super::print::escape_html(&super::print::sorted(&object).to_string()) + "\n"
 }
 
-/// The object with the annotation of what was applied.
+/// The object with the annotation of what was applied. `apply` keeps a map of annotations, empty or not.
 pub fn with_last_applied(object: &Value) -> Value {
+    let mut object = object.clone();
+    object.set_if_absent("/metadata/annotations", Value::Object(serde_json::Map::new()));
+    with_saved_config(&object)
+}
+
+/// The object with the annotation that `--save-config` asks for.
+pub fn with_saved_config(object: &Value) -> Value {
     let mut annotated = object.clone();
     annotated.set_at(LAST_APPLIED, last_applied(object));
     annotated
+}
+
+/// Checks a flag's duration while the command line is read.
+pub fn duration_text(text: &str) -> Result<String, String> {
+    duration(text).map(|_| text.to_owned()).map_err(|_| format!("time: invalid duration {text:?}"))
 }
 
 /// Parses Go's durations (`1h30m`, `10s`, `500ms`) and plain seconds; `None` for negative ones.
@@ -197,6 +213,7 @@ mod tests {
         let want = "{\"apiVersion\":\"v1\",\"kind\":\"X\",\"metadata\":{\"annotations\":{},\"name\":\"a\"}}\n";
         assert_eq!(annotated.str_at(LAST_APPLIED), Some(want));
         assert_eq!(last_applied(&annotated), want);
+        assert!(!last_applied(&object).contains("annotations"));
     }
 
     #[test]

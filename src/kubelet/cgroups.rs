@@ -22,7 +22,7 @@ const MAX_SHARES: i64 = 262_144;
 /// The kernel refuses quotas below a millisecond.
 const MIN_QUOTA: i64 = 1000;
 /// Pods at or above this priority are protected from the OOM killer as the node's own daemons are.
-const SYSTEM_CRITICAL: i32 = 2_000_000_000;
+pub const SYSTEM_CRITICAL: i32 = 2_000_000_000;
 
 /// How much a pod's resources are promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +50,26 @@ fn amount(r: Option<&ResourceRequirements>, limits: bool, what: &str) -> Option<
     let r = r?;
     let map = if limits { r.limits.as_ref() } else { r.requests.as_ref() };
     Quantity::parse(&map?.get(what)?.0).ok().filter(|q| q.nanos() > 0)
+}
+
+/// What is requested of a resource, in bytes or whole units; 0 for nothing.
+pub fn request(r: Option<&ResourceRequirements>, what: &str) -> i64 {
+    amount(r, false, what).map_or(0, |q| q.value())
+}
+
+/// What a pod asks of its node: its own request if it has one, else that of what runs together, and never less than one init
+/// container; its overhead on top. Thousandths of CPUs, whole units of the rest. Upstream: `PodRequests`.
+pub fn requested(pod: &PodView, what: &str) -> i64 {
+    let number = |q: Quantity| if what == "cpu" { q.milli_value() } else { q.value() };
+    let of = |r: Option<&ResourceRequirements>| amount(r, false, what).map_or(0, number);
+    let members = |init: bool| {
+        let lasting = pod.members.iter().filter(|m| m.role != Role::Ephemeral);
+        lasting.filter(move |m| (m.role == Role::Init) == init).map(|m| of(m.spec.resources.as_ref()))
+    };
+    let containers = members(false).sum::<i64>().max(members(true).max().unwrap_or(0));
+    let own = of(pod.spec.resources.as_ref());
+    let overhead = pod.spec.overhead.as_ref().and_then(|o| Quantity::parse(&o.get(what)?.0).ok()).map_or(0, number);
+    overhead + if own > 0 { own } else { containers }
 }
 
 /// The pod's QoS class. Upstream: `ComputePodQOS`.

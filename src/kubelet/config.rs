@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use super::eviction::Thresholds;
+use super::images::GcPolicy;
+
 /// Configuration of the node agent.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -14,7 +17,7 @@ pub struct Config {
     /// Where links to the logs are that name pod, namespace and container, `/var/log/containers` upstream: collectors of
     /// logs look there.
     pub container_logs: PathBuf,
-    /// Addresses of the node, the main one first.
+    /// Addresses of the node at the start, the main one first.
     pub node_ips: Vec<String>,
     /// Addresses of the cluster's DNS.
     pub cluster_dns: Vec<String>,
@@ -30,6 +33,16 @@ pub struct Config {
     pub resolv_conf: Vec<PathBuf>,
     /// The cgroup file system.
     pub cgroup_root: PathBuf,
+    /// Socket of a containerd into which archives of images can be imported; none for another runtime.
+    pub containerd: Option<PathBuf>,
+    /// Where the runtime keeps images: their file system is watched.
+    pub image_root: PathBuf,
+    /// Names of images that are never removed.
+    pub pinned_images: Vec<String>,
+    /// When images are removed.
+    pub image_gc: GcPolicy,
+    /// What has to be left of the node's resources.
+    pub eviction: Thresholds,
     /// Port of the node's HTTPS server, as the Node object names it; 0 for none.
     pub port: u16,
 }
@@ -37,9 +50,15 @@ pub struct Config {
 impl Config {
     /// Upstream's defaults for a node of this name.
     pub fn new(node_name: impl Into<String>, data_dir: impl Into<PathBuf>) -> Self {
+        let data_dir = data_dir.into();
         Self {
+            containerd: None,
+            image_root: data_dir.join("agent/containerd"),
+            pinned_images: Vec::new(),
+            image_gc: GcPolicy::default(),
+            eviction: Thresholds::default(),
             node_name: node_name.into(),
-            data_dir: data_dir.into(),
+            data_dir,
             pod_logs: "/var/log/pods".into(),
             container_logs: "/var/log/containers".into(),
             node_ips: Vec::new(),
@@ -60,6 +79,11 @@ impl Config {
         self.data_dir.join("agent/kubelet")
     }
 
+    /// Archives of images and lists of them, for the node to have from the start.
+    pub fn images_dir(&self) -> PathBuf {
+        self.data_dir.join("agent/images")
+    }
+
     /// One that touches nothing outside `dir`.
     #[cfg(test)]
     pub fn for_tests(dir: &std::path::Path) -> Self {
@@ -69,6 +93,8 @@ impl Config {
             node_ips: vec!["192.0.2.1".into()],
             cgroup_root: dir.join("cgroup"),
             resolv_conf: vec![dir.join("resolv.conf")],
+            // The machine that runs the tests may be short of anything.
+            eviction: Thresholds(Default::default()),
             ..Self::new("node", dir)
         }
     }

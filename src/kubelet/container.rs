@@ -76,6 +76,7 @@ pub fn sandbox(
     attempt: u32,
     host: &Dns,
     parent: String,
+    runtime_handler: String,
 ) -> Result<SandboxConfig, String> {
     let dns = network::dns(pod, host, &config.cluster_dns, &config.cluster_domain);
     let mut all = pod.labels();
@@ -103,7 +104,7 @@ pub fn sandbox(
         host: security::host_namespaces(pod),
         security: security::of_pod(pod),
         sysctls: sysctls.map(|s| (s.name.clone(), s.value.clone())).collect(),
-        runtime_handler: String::new(),
+        runtime_handler,
     })
 }
 
@@ -382,7 +383,7 @@ mod tests {
     #[test]
     fn a_sandbox_carries_who_it_is() {
         let config = Config::for_tests(Path::new("/x"));
-        let s = sandbox(&config, &pod(), 1, &Dns::default(), "/kubepods/podu".into()).unwrap();
+        let s = sandbox(&config, &pod(), 1, &Dns::default(), "/kubepods/podu".into(), "kata".into()).unwrap();
         assert_eq!((s.hostname.as_str(), s.attempt, s.ports[0].host_port), ("p", 1, 8080));
         assert_eq!((s.annotations[keys::GRACE].as_str(), s.labels[keys::POD_NAME].as_str()), ("7", "p"));
         assert_eq!(s.dns_servers, ["10.43.0.10"]);

@@ -6,9 +6,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
+use super::pod::keys;
 use super::runtime::{
     Auth, ContainerConfig, ContainerStatus, ContainerUsage, ExecOutput, Image, Inventory, LinuxResources, Result,
-    Runtime, RuntimeError, SandboxConfig, SandboxStatus, State, StreamOptions,
+    Runtime, RuntimeError, SandboxConfig, SandboxStatus, State, StreamOptions, Unclear,
 };
 use crate::util::clock::{ManualClock, SharedClock};
 
@@ -21,12 +22,15 @@ struct Inner {
     next: u64,
     exec: BTreeMap<String, ExecOutput>,
     stalled: bool,
+    unclear: Vec<Unclear>,
+    stubborn: Vec<String>,
 }
 
 /// A runtime that runs nothing.
 pub struct FakeRuntime {
     clock: SharedClock,
     inner: Mutex<Inner>,
+    exited: tokio::sync::Notify,
 }
 
 impl Default for FakeRuntime {
@@ -38,7 +42,7 @@ impl Default for FakeRuntime {
 impl FakeRuntime {
     /// An empty one that takes its times from `clock`.
     pub fn new(clock: SharedClock) -> Self {
-        Self { clock, inner: Mutex::default() }
+        Self { clock, inner: Mutex::default(), exited: tokio::sync::Notify::new() }
     }
 
     /// Has an image.
@@ -59,6 +63,19 @@ impl FakeRuntime {
         self
     }
 
+    /// Has a container that ends by itself only, whoever asks it to.
+    pub fn with_stubborn(self, name: &str) -> Self {
+        self.inner.lock().stubborn.push(name.into());
+        self
+    }
+
+    /// Tells nothing, or again everything, of what a pod has.
+    pub fn confuse(&self, pod_uid: &str, confused: bool) {
+        let why = "cannot find its image".to_owned();
+        let unclear = confused.then(|| Unclear { pod_uid: pod_uid.into(), why });
+        self.inner.lock().unclear = unclear.into_iter().collect();
+    }
+
     /// Answers a command.
     pub fn answer(&self, command: &str, exit_code: i32) {
         self.inner.lock().exec.insert(command.into(), ExecOutput { exit_code, ..ExecOutput::default() });
@@ -70,6 +87,7 @@ impl FakeRuntime {
         let mut inner = self.inner.lock();
         let newest = inner.inventory.containers.iter_mut().filter(|c| c.name == name).max_by_key(|c| c.attempt);
         end(newest.expect("a test names a container that exists"), exit_code, now);
+        self.exited.notify_waiters();
     }
 
     /// What was asked, in order, as `verb subject`.
@@ -194,6 +212,19 @@ impl Runtime for FakeRuntime {
     }
 
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {
+        let stays = |inner: &Inner| {
+            let c = inner.inventory.containers.iter().find(|c| c.id == id);
+            c.is_some_and(|c| c.state == State::Running && inner.stubborn.contains(&c.name))
+        };
+        loop {
+            let exited = self.exited.notified();
+            tokio::pin!(exited);
+            exited.as_mut().enable();
+            if !stays(&self.inner.lock()) {
+                break;
+            }
+            exited.await;
+        }
         let now = self.nanos();
         let mut inner = self.inner.lock();
         let Some(c) = inner.inventory.containers.iter_mut().find(|c| c.id == id) else { return Ok(()) };
@@ -221,7 +252,12 @@ impl Runtime for FakeRuntime {
     }
 
     async fn inventory(&self) -> Result<Inventory> {
-        Ok(self.state())
+        let inner = self.inner.lock();
+        let mut inventory = inner.inventory.clone();
+        let hidden = |uid: &str| inner.unclear.iter().any(|u| u.pod_uid == uid);
+        inventory.containers.retain(|c| !hidden(c.labels.get(keys::POD_UID).map_or("", String::as_str)));
+        inventory.unclear = inner.unclear.clone();
+        Ok(inventory)
     }
 
     async fn usage(&self) -> Result<Vec<ContainerUsage>> {
@@ -256,7 +292,7 @@ impl Runtime for FakeRuntime {
     }
 
     async fn remove_image(&self, reference: &str) -> Result<()> {
-        self.inner.lock().images.remove(reference);
+        self.inner.lock().images.retain(|name, image| name != reference && image.id != reference);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ pub struct Machine {
     pub cpus: u64,
     /// Bytes of memory.
     pub memory: u64,
-    /// Bytes of memory that could be used now.
+    /// Bytes of memory that could be used now, see [`memory`].
     pub memory_available: u64,
     /// Bytes of the data directory's file system.
     pub disk: u64,
@@ -44,15 +44,15 @@ fn pretty_name(os_release: &str) -> String {
 impl Machine {
     /// Reads everything. What cannot be read is zero or empty.
     pub fn read(data_dir: &Path) -> Self {
-        let meminfo = read("/proc/meminfo");
+        let memory = memory();
         let disk = nix::sys::statvfs::statvfs(data_dir).ok();
         let bytes = |blocks: u64| disk.as_ref().map_or(0, |d| blocks * d.fragment_size());
         let machine_id = read("/etc/machine-id");
         let uuid = read("/sys/class/dmi/id/product_uuid");
         Self {
             cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u64),
-            memory: kib(&meminfo, "MemTotal:"),
-            memory_available: kib(&meminfo, "MemAvailable:"),
+            memory: memory.total,
+            memory_available: memory.available,
             disk: bytes(disk.as_ref().map_or(0, |d| d.blocks())),
             disk_available: bytes(disk.as_ref().map_or(0, |d| d.blocks_available())),
             system_uuid: if uuid.is_empty() { machine_id.clone() } else { uuid },
@@ -62,6 +62,34 @@ impl Machine {
             os_image: pretty_name(&read("/etc/os-release")),
         }
     }
+}
+
+/// Bytes of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Memory {
+    /// In all.
+    pub total: u64,
+    /// What is neither used nor would be missed: free pages, and those of files that nobody touched lately. Upstream counts
+    /// so (`memory.available`), and less than the kernel's own estimate.
+    pub available: u64,
+}
+
+/// The memory as it is now.
+pub fn memory() -> Memory {
+    memory_of(&read("/proc/meminfo"))
+}
+
+fn memory_of(meminfo: &str) -> Memory {
+    let available = kib(meminfo, "MemFree:") + kib(meminfo, "Inactive(file):");
+    Memory { total: kib(meminfo, "MemTotal:"), available }
+}
+
+/// Process ids that are left, and all of them; none where it cannot be told.
+pub fn pids() -> Option<(u64, u64)> {
+    let most: u64 = read("/proc/sys/kernel/pid_max").parse().ok()?;
+    let load = read("/proc/loadavg");
+    let running: u64 = load.split_whitespace().nth(3)?.split_once('/')?.1.parse().ok()?;
+    Some((most.saturating_sub(running), most))
 }
 
 /// The architecture as Go names it.
@@ -87,6 +115,9 @@ mod tests {
     #[test]
     fn parses_what_it_reads() {
         assert_eq!(kib("MemTotal:       16 kB\nMemFree: 1 kB\n", "MemTotal:"), 16 * 1024);
+        let meminfo = "MemTotal: 9 kB\nMemFree: 1 kB\nMemAvailable: 7 kB\nInactive(file): 3 kB\n";
+        assert_eq!(memory_of(meminfo), Memory { total: 9 * 1024, available: 4 * 1024 });
+        assert!(pids().is_some_and(|(left, all)| left > 0 && left < all));
         assert_eq!(pretty_name("NAME=x\nPRETTY_NAME=\"Debian 13\"\n"), "Debian 13");
     }
 }

@@ -10,6 +10,7 @@
 //! **Invariant:** stopping the kubelet stops no container; starting it adopts what runs.
 //! **Invariant:** what the API does not know is stopped, but only once all pods of the API have been seen.
 
+pub mod admit;
 pub mod anytls;
 pub mod ask;
 pub mod cgroups;
@@ -17,8 +18,10 @@ pub mod config;
 pub mod container;
 pub mod containerd;
 pub mod cri;
+pub mod disk;
 pub mod downward;
 pub mod env;
+pub mod eviction;
 pub mod expand;
 #[cfg(test)]
 pub mod fake;
@@ -36,6 +39,7 @@ pub mod pod;
 mod pods;
 pub mod probes;
 pub mod pull;
+pub mod registries;
 pub mod runtime;
 pub mod security;
 pub mod serve;
@@ -66,6 +70,8 @@ use crate::runtime::events::{self, EventWriter};
 use crate::util::backoff::Backoff;
 use crate::util::clock::SharedClock;
 use crate::util::tasks::Shutdown;
+use eviction::Eviction;
+use images::{Cleaner, Pins, Preload};
 use machine::Machine;
 use node::Node;
 use pods::Pods;
@@ -87,6 +93,9 @@ pub struct Kubelet {
     node: Node,
     pods: Pods,
     cidrs: watch::Sender<Vec<String>>,
+    ips: watch::Sender<Vec<String>>,
+    cleaner: Arc<Cleaner>,
+    eviction: Eviction,
     writer: Mutex<Option<EventWriter>>,
 }
 
@@ -101,11 +110,16 @@ impl Kubelet {
     ) -> Arc<Self> {
         let client = client.named("kubelet");
         let (recorder, writer) = events::recorder(client.clone(), "kubelet", &config.node_name, clock.clone());
-        let mut facts = node::allocatable(&Machine::read(&config.data_dir));
+        let mut facts = node::allocatable(&config, &Machine::read(&config.data_dir));
         facts.node_name = config.node_name.clone();
         facts.host_ips = config.node_ips.clone();
         let tree = cgroups::Tree::at(&config.cgroup_root);
+        let pins = Arc::new(Pins::new(config.pinned_images.clone()));
+        let (pressure, short_of) = watch::channel(Vec::new());
         let shared = Arc::new(Shared {
+            pins: pins.clone(),
+            pressure,
+            listers: listers.clone(),
             runtime_name: ArcSwap::from_pointee(String::new()),
             pleg: Arc::new(pleg::Pleg::new(runtime.clone())),
             sources: Arc::new(sources::Listed(listers.clone())),
@@ -121,13 +135,20 @@ impl Kubelet {
             config: config.clone(),
         });
         let pods = Pods::new(shared.clone());
-        let node = Node { config, client, runtime, clock };
+        let (policy, root) = (config.image_gc, config.image_root.clone());
+        let cleaner = Arc::new(Cleaner::new(runtime.clone(), pins, clock.clone(), policy, root));
+        let eviction = Eviction::new(shared.clone(), cleaner.clone());
+        let ips = watch::Sender::new(config.node_ips.clone());
+        let node = Node { config, client, runtime, clock, ips: ips.subscribe(), pressure: short_of };
         Arc::new(Self {
             shared,
             listers,
             node,
             pods,
             cidrs: watch::Sender::default(),
+            ips,
+            cleaner,
+            eviction,
             writer: Mutex::new(Some(writer)),
         })
     }
@@ -135,6 +156,16 @@ impl Kubelet {
     /// The node's pod ranges, as they become known: what the network needs.
     pub fn pod_cidrs(&self) -> watch::Receiver<Vec<String>> {
         self.cidrs.subscribe()
+    }
+
+    /// The node has other addresses, the main one first: its status says so at once, and so do pods on the host's network.
+    pub fn set_node_ips(&self, ips: &[String]) {
+        let changed = |now: &mut Vec<String>| std::mem::replace(now, ips.to_vec()) != ips;
+        if !self.ips.send_if_modified(changed) {
+            return;
+        }
+        self.shared.facts.rcu(|facts| downward::Facts { host_ips: ips.to_vec(), ..(**facts).clone() });
+        self.pods.look_all();
     }
 
     /// Works until the shutdown. Containers run on.
@@ -153,6 +184,9 @@ impl Kubelet {
             self.pods.follow(&*self.listers, sources::Kind::ConfigMap, &shutdown),
             self.pods.follow(&*self.listers, sources::Kind::Secret, &shutdown),
             self.rotate_logs(&shutdown),
+            self.preload(&shutdown),
+            self.cleaner.run(&shutdown, |why| self.shared.node_event("FreeDiskSpaceFailed", why)),
+            self.eviction.run(&self.pods, &shutdown),
         );
     }
 
@@ -176,6 +210,20 @@ impl Kubelet {
                 }
             }
         }
+    }
+
+    /// Imports what the node shall have from the start, where the runtime can be given images.
+    async fn preload(&self, shutdown: &Shutdown) {
+        let config = &self.shared.config;
+        let Some(socket) = &config.containerd else { return self.shared.pins.finish() };
+        let preload = Preload {
+            dir: config.images_dir(),
+            record: config.data_dir.join("agent/imported-images.json"),
+            socket,
+            runtime: &*self.shared.runtime,
+            pins: &self.shared.pins,
+        };
+        shutdown.or(preload.run()).await;
     }
 
     async fn rotate_logs(&self, shutdown: &Shutdown) {

@@ -14,6 +14,8 @@ use tokio::sync::watch;
 
 use super::config::Config;
 use super::downward::Facts;
+use super::eviction::Pressure;
+use super::eviction::plan::Signal;
 use super::machine::{Machine, architecture};
 use super::runtime::{Image, Runtime};
 use crate::api::meta::quantity::Quantity;
@@ -37,10 +39,6 @@ const LOOK: Duration = Duration::from_secs(10);
 const LOOK_UNREADY: Duration = Duration::from_millis(200);
 /// Between heartbeats of a status that does not change.
 const REPORT_SECONDS: i64 = 300;
-/// Bytes of memory that are kept free. Upstream: `evictionHard` of memory.available.
-const MEMORY_RESERVE: u64 = 100 << 20;
-/// Percent of the disk that is kept free, as k3s sets it.
-const DISK_RESERVE_PERCENT: u64 = 5;
 /// Images told at most. Upstream: `nodeStatusMaxImages`.
 const MAX_IMAGES: usize = 50;
 /// Names told of one image at most. Upstream: `maxNamesPerImageInNodeStatus`.
@@ -55,10 +53,14 @@ pub struct Input<'a> {
     pub config: &'a Config,
     /// The machine.
     pub machine: &'a Machine,
+    /// The node's addresses, the main one first.
+    pub ips: &'a [String],
     /// Name and version of the runtime, as `containerd://1.6.20`; empty when it is not known.
     pub runtime: &'a str,
     /// Why the node is not ready.
     pub not_ready: Option<&'a str>,
+    /// What it runs short of.
+    pub pressures: &'a [Pressure],
     /// What the runtime has.
     pub images: &'a [Image],
     /// The status as the API has it.
@@ -102,9 +104,15 @@ pub fn object(input: Input<'_>) -> Value {
     })
 }
 
+/// Bytes of memory and disk that pods may have: all but what eviction keeps free.
+fn usable(config: &Config, machine: &Machine) -> (u64, u64) {
+    let left = |signal, all: u64| all.saturating_sub(config.eviction.reserve(signal, all));
+    (left(Signal::MemoryAvailable, machine.memory), left(Signal::NodefsAvailable, machine.disk))
+}
+
 /// What a node with this machine can give to pods.
-pub fn allocatable(machine: &Machine) -> Facts {
-    let memory = machine.memory.saturating_sub(MEMORY_RESERVE);
+pub fn allocatable(config: &Config, machine: &Machine) -> Facts {
+    let (memory, _) = usable(config, machine);
     Facts {
         cpu_milli: i64::try_from(machine.cpus * 1000).unwrap_or(i64::MAX),
         memory: i64::try_from(memory).unwrap_or(i64::MAX),
@@ -121,14 +129,13 @@ pub fn status(input: Input<'_>) -> Value {
         json!({"cpu": cpu, "ephemeral-storage": disk, "hugepages-1Gi": "0", "hugepages-2Mi": "0", "memory": kib(memory),
             "pods": config.max_pods.to_string()})
     };
-    let mut addresses: Vec<Value> =
-        config.node_ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
+    let mut addresses: Vec<Value> = input.ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
     addresses.push(json!({"type": "Hostname", "address": config.node_name}));
-    let usable_disk = machine.disk / 100 * (100 - DISK_RESERVE_PERCENT);
+    let (usable_memory, usable_disk) = usable(config, machine);
     let mut out = json!({
         "addresses": addresses,
         "capacity": resources(machine.memory, kib(machine.disk)),
-        "allocatable": resources(machine.memory.saturating_sub(MEMORY_RESERVE), usable_disk.to_string()),
+        "allocatable": resources(usable_memory, usable_disk.to_string()),
         "conditions": conditions(input),
         "images": images(input.images),
         "nodeInfo": {
@@ -153,31 +160,31 @@ fn images(all: &[Image]) -> Vec<Value> {
 }
 
 fn conditions(input: Input<'_>) -> Vec<Value> {
-    let m = input.machine;
-    let low_memory = m.memory > 0 && m.memory_available < MEMORY_RESERVE;
-    let low_disk = m.disk > 0 && m.disk_available < m.disk / 100 * DISK_RESERVE_PERCENT;
+    let short_of = |what: Pressure, yes: (&'static str, &str), no: (&'static str, &str)| {
+        let short = input.pressures.contains(&what);
+        let (reason, message) = if short { yes } else { no };
+        (what.condition(), (short, reason, message.to_owned()))
+    };
     let ready = match input.not_ready {
         None => (true, "KubeletReady", "kubelet is posting ready status".to_owned()),
         Some(why) => (false, "KubeletNotReady", why.to_owned()),
     };
     [
-        (
-            "MemoryPressure",
-            if low_memory {
-                (true, "KubeletHasInsufficientMemory", "kubelet has insufficient memory available".to_owned())
-            } else {
-                (false, "KubeletHasSufficientMemory", "kubelet has sufficient memory available".to_owned())
-            },
+        short_of(
+            Pressure::Memory,
+            ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+            ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         ),
-        (
-            "DiskPressure",
-            if low_disk {
-                (true, "KubeletHasDiskPressure", "kubelet has disk pressure".to_owned())
-            } else {
-                (false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure".to_owned())
-            },
+        short_of(
+            Pressure::Disk,
+            ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+            ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
         ),
-        ("PIDPressure", (false, "KubeletHasSufficientPID", "kubelet has sufficient PID available".to_owned())),
+        short_of(
+            Pressure::Pid,
+            ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+            ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ),
         ("Ready", ready),
     ]
     .into_iter()
@@ -246,6 +253,10 @@ pub struct Node {
     pub runtime: Arc<dyn Runtime>,
     /// The clock.
     pub clock: SharedClock,
+    /// The node's addresses, the main one first; a change is reported at once.
+    pub ips: watch::Receiver<Vec<String>>,
+    /// What the node runs short of; told at once: until then pods keep coming.
+    pub pressure: watch::Receiver<Vec<Pressure>>,
 }
 
 impl Node {
@@ -253,6 +264,7 @@ impl Node {
         let machine = Machine::read(&self.config.data_dir);
         let version = self.runtime.version().await.unwrap_or_default();
         let images = self.runtime.images().await.unwrap_or_default();
+        let ips = self.ips.borrow().clone();
         let not_ready = match self.runtime.not_ready().await {
             Ok(why) => why,
             Err(e) => Some(format!("container runtime is down: {e}")),
@@ -260,8 +272,10 @@ impl Node {
         with(Input {
             config: &self.config,
             machine: &machine,
+            ips: &ips,
             runtime: &version,
             not_ready: not_ready.as_deref(),
+            pressures: &self.pressure.borrow().clone(),
             images: &images,
             old,
             now: self.clock.now(),
@@ -338,9 +352,20 @@ impl Node {
             }
         };
         let reporting = async {
-            let mut pause = LOOK_UNREADY;
+            let (mut pause, mut ips, mut pressure) = (LOOK_UNREADY, self.ips.clone(), self.pressure.clone());
             loop {
-                tokio::time::sleep(pause).await;
+                // An error means that nobody is left to tell of changes.
+                let news = async {
+                    tokio::select! {
+                        Ok(()) = ips.changed() => {}
+                        Ok(()) = pressure.changed() => {}
+                        else => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = news => {}
+                }
                 pause = match self.report().await {
                     Ok(false) => LOOK_UNREADY,
                     Ok(true) => LOOK,
@@ -400,13 +425,24 @@ mod tests {
     }
 
     fn make(machine: &Machine, not_ready: Option<&str>, old: &Value, second: i64) -> Value {
-        let config = Config {
-            node_labels: vec![("a".into(), "b".into())],
-            node_ips: vec!["192.0.2.1".into()],
-            ..Config::new("n", "/")
-        };
+        made(machine, not_ready, &[], old, second)
+    }
+
+    fn made(machine: &Machine, not_ready: Option<&str>, pressures: &[Pressure], old: &Value, second: i64) -> Value {
+        let config = Config { node_labels: vec![("a".into(), "b".into())], ..Config::new("n", "/") };
         let now = Timestamp::from_second(second).unwrap();
-        object(Input { config: &config, machine, runtime: "containerd://1.7", not_ready, images: &[], old, now })
+        let ips = ["192.0.2.1".to_owned()];
+        object(Input {
+            config: &config,
+            machine,
+            ips: &ips,
+            runtime: "containerd://1.7",
+            not_ready,
+            pressures,
+            images: &[],
+            old,
+            now,
+        })
     }
 
     #[test]
@@ -438,7 +474,7 @@ mod tests {
 
     #[test]
     fn pressure_and_failures_are_told() {
-        let node = make(&Machine { memory_available: 1, disk_available: 1, ..machine() }, Some("cni"), &Value::Null, 0);
+        let node = made(&machine(), Some("cni"), &[Pressure::Memory, Pressure::Disk], &Value::Null, 0);
         let words: Vec<_> = node.items_at("/status/conditions").iter().filter_map(|c| c.str_at("/status")).collect();
         assert_eq!(words, ["True", "True", "False", "False"]);
     }
@@ -473,6 +509,8 @@ mod tests {
             client: cluster.client(),
             runtime: Arc::new(FakeRuntime::default()),
             clock: cluster.clock.clone(),
+            ips: watch::Sender::new(vec!["192.0.2.1".to_owned()]).subscribe(),
+            pressure: watch::channel(Vec::new()).1,
         };
         node.register().await.unwrap();
         node.register().await.unwrap();

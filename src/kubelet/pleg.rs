@@ -44,6 +44,9 @@ impl Snapshot {
                 pods.entry(uid).or_default().containers.push(c);
             }
         }
+        for u in inventory.unclear.into_iter().filter(|u| !u.pod_uid.is_empty()) {
+            pods.entry(u.pod_uid).or_default().unclear = Some(u.why);
+        }
         Self { covers, pods: pods.into_iter().map(|(uid, p)| (uid, Arc::new(p.sorted()))).collect() }
     }
 

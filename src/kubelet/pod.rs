@@ -312,6 +312,8 @@ pub struct PodInventory {
     pub sandboxes: Vec<SandboxStatus>,
     /// Containers of all sandboxes, newest first.
     pub containers: Vec<ContainerStatus>,
+    /// Why this is not all: something of the pod does not tell its status.
+    pub unclear: Option<String>,
 }
 
 impl PodInventory {
@@ -325,6 +327,12 @@ impl PodInventory {
     /// The newest container of a name.
     pub fn newest(&self, name: &str) -> Option<&ContainerStatus> {
         self.containers.iter().find(|c| c.name == name)
+    }
+
+    /// The container of a name that ended last; another one may run by now. Restarts are held back by it, so that a
+    /// container that its probes kill again and again waits like one that ends by itself. Upstream: `doBackOff`.
+    pub fn ended(&self, name: &str) -> Option<&ContainerStatus> {
+        self.containers.iter().find(|c| c.name == name && c.state == State::Exited)
     }
 
     /// All containers of a name, newest first.

@@ -10,14 +10,17 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use super::admit::{self, Site};
 use super::pleg::Snapshot;
 use super::pod::{PodView, keys};
 use super::shared::Shared;
 use super::sources::Kind;
+use super::status::Failure;
 use super::sync::MIN_GRACE_SECONDS;
 use super::volumes;
 use super::worker::{Desired, Handle, Worker};
 use crate::api::object::Object;
+use crate::runtime::events::EventType;
 use crate::runtime::{Delta, Listers};
 use crate::util::tasks::Shutdown;
 
@@ -60,6 +63,13 @@ impl Pods {
     /// True while there are pods to look after.
     pub fn any(&self) -> bool {
         !self.entries.lock().is_empty()
+    }
+
+    /// All workers look again: something of the node has changed.
+    pub fn look_all(&self) {
+        for entry in self.entries.lock().values() {
+            entry.handle.wake.notify_one();
+        }
     }
 
     /// Pods changed in the runtime.
@@ -129,18 +139,73 @@ impl Pods {
 
     fn upsert(&self, object: &Object, workers: &mut JoinSet<Ended>) {
         let Some(pod) = self.ours(object) else { return };
-        let desired = Desired { pod: Arc::new(pod), gone: false };
-        if let Some(entry) = self.entries.lock().get_mut(&desired.pod.uid) {
-            entry.references = volumes::references(&desired.pod);
-            let pod = desired.pod.clone();
-            let before = entry.handle.desired.send_replace(desired);
-            if volumes::tell_of(&before.pod, &pod) {
+        let pod = Arc::new(pod);
+        if let Some(entry) = self.entries.lock().get_mut(&pod.uid) {
+            entry.references = volumes::references(&pod);
+            let mut stale = false;
+            entry.handle.desired.send_modify(|desired| {
+                stale = volumes::tell_of(&desired.pod, &pod);
+                desired.pod = pod;
+            });
+            if stale {
                 entry.handle.stale.store(true, Ordering::SeqCst);
                 entry.handle.wake.notify_one();
             }
             return;
         }
-        self.start(desired, workers);
+        let failure = self.judge(&pod).err().map(Arc::new);
+        self.start(Desired { pod, gone: false, failure }, workers);
+    }
+
+    /// Whether a pod that is new here may run. One that was started before, or is on its way out, is not judged.
+    fn judge(&self, pod: &PodView) -> Result<(), Failure> {
+        if pod.start_time().is_some() || pod.deleting() || pod.is_terminal() {
+            return Ok(());
+        }
+        let shared = &self.shared;
+        let name = &shared.config.node_name;
+        let node = shared.listers.lister("", "nodes").get("", name).map(|n| n.value());
+        let site = Site { node, pressures: shared.pressure.borrow().clone() };
+        // Those that were started by an orch before this one may not have been seen by this one yet.
+        let bound = match self.complete.load(Ordering::SeqCst) {
+            true => Vec::new(),
+            false => shared.listers.lister("", "pods").by_index("spec.nodeName", name),
+        };
+        let mut others: HashMap<String, Arc<PodView>> = bound
+            .iter()
+            .filter_map(|o| PodView::from_object(o).ok())
+            .filter(|p| p.start_time().is_some() && !p.is_terminal())
+            .map(|p| (p.uid.clone(), Arc::new(p)))
+            .collect();
+        others.extend(self.active().into_iter().map(|p| (p.uid.clone(), p)));
+        others.remove(&pod.uid);
+        let others: Vec<&PodView> = others.values().map(|p| &**p).collect();
+        let verdict = admit::admit(pod, &site, &others);
+        if let Err(failure) = &verdict {
+            tracing::info!(pod = pod.name, namespace = pod.namespace, reason = failure.reason, "{}", failure.message);
+            shared.event(pod, None, EventType::Warning, &failure.reason, failure.message.clone());
+        }
+        verdict
+    }
+
+    /// Pods that run, or are about to.
+    pub fn active(&self) -> Vec<Arc<PodView>> {
+        let entries = self.entries.lock();
+        let desired = entries.values().map(|e| e.handle.desired.borrow());
+        let runs = |d: &Desired| !d.gone && d.failure.is_none() && !d.pod.is_terminal();
+        desired.filter(|d| runs(d)).map(|d| d.pod.clone()).collect()
+    }
+
+    /// True while a pod is not known to have ended.
+    pub fn is_active(&self, uid: &str) -> bool {
+        self.entries.lock().get(uid).is_some_and(|e| !e.handle.desired.borrow().pod.is_terminal())
+    }
+
+    /// Ends a pod for the node's reasons.
+    pub fn fail(&self, uid: &str, failure: Failure) {
+        if let Some(entry) = self.entries.lock().get(uid) {
+            entry.handle.desired.send_modify(|d| d.failure = Some(Arc::new(failure)));
+        }
     }
 
     fn start(&self, desired: Desired, workers: &mut JoinSet<Ended>) {
@@ -204,7 +269,7 @@ impl Pods {
             );
             let grace = sandbox.annotations.get(keys::GRACE).and_then(|g| g.parse().ok()).or(Some(MIN_GRACE_SECONDS));
             let pod = Arc::new(PodView::orphan(sandbox, grace));
-            self.start(Desired { pod, gone: true }, workers);
+            self.start(Desired { pod, gone: true, failure: None }, workers);
         }
     }
 

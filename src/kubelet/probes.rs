@@ -191,6 +191,18 @@ impl Prober {
         while self.tasks.try_join_next().is_some() {}
     }
 
+    /// Stops the probes that could restart a container; whether it may get traffic is still asked. Upstream:
+    /// `StopLivenessAndStartup`.
+    pub fn only_readiness(&mut self) {
+        self.running.retain(|(_, kind), handle| {
+            let stays = *kind == ProbeKind::Readiness;
+            if !stays {
+                handle.abort();
+            }
+            stays
+        });
+    }
+
     /// Stops all probes but keeps their results.
     pub fn stop(&mut self) {
         self.tasks.abort_all();

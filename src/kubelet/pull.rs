@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
-use super::images;
+use super::images::{self, Pins};
 use super::pod::{Member, PodView};
 use super::runtime::{Auth, Image, Runtime, RuntimeError};
 use super::sources::{Kind, Sources};
@@ -40,20 +40,10 @@ impl Policy {
             Some("Never") => Self::Never,
             Some("IfNotPresent") => Self::IfNotPresent,
             _ => {
-                let image = member.spec.image.as_deref().unwrap_or_default();
-                let tail = image.rsplit('/').next().unwrap_or_default();
-                let latest = !image.contains('@') && (!tail.contains(':') || tail.ends_with(":latest"));
-                if latest { Self::Always } else { Self::IfNotPresent }
+                let image = images::normalize(member.spec.image.as_deref().unwrap_or_default());
+                if image.is_ok_and(|i| i.ends_with(":latest")) { Self::Always } else { Self::IfNotPresent }
             }
         }
-    }
-}
-
-/// The registry host of a reference, as credentials name it.
-fn registry(image: &str) -> &str {
-    match image.split_once('/') {
-        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
-        _ => "docker.io",
     }
 }
 
@@ -76,15 +66,35 @@ pub fn credentials(pod: &PodView, image: &str, sources: &dyn Sources) -> Vec<Aut
     found.into_iter().map(|(_, auth)| auth).collect()
 }
 
-/// How many bytes of the image's name a place like `https://host/path` covers; none when it is another one.
+/// How many bytes a place like `https://host/path` has that covers the image; none when it is another one. Each label of the
+/// host may be a pattern, as `*.example`. Upstream: `URLsMatchStr`.
 fn matches_place(place: &str, image: &str) -> Option<usize> {
     let bare = place.trim_start_matches("https://").trim_start_matches("http://");
     let bare = bare.trim_end_matches('/').trim_end_matches("/v1").trim_end_matches("/v2").trim_end_matches('/');
     let bare = if bare == "index.docker.io" { "docker.io" } else { bare };
-    let host = registry(image);
-    let full = if image.starts_with(host) { image.to_owned() } else { format!("{host}/{image}") };
-    let rest = full.strip_prefix(bare)?;
-    (rest.is_empty() || rest.starts_with(['/', ':', '@'])).then_some(bare.len())
+    let whole = images::normalize(image).ok()?;
+    let ((host, path), (wanted, below)) = (whole.split_once('/')?, bare.split_once('/').unwrap_or((bare, "")));
+    let rest = path.strip_prefix(below)?;
+    let same_path = below.is_empty() || rest.is_empty() || rest.starts_with(['/', ':', '@']);
+    (same_path && same_host(wanted, host)).then_some(bare.len())
+}
+
+/// Label by label; the port is the same or none.
+fn same_host(pattern: &str, host: &str) -> bool {
+    let port = |h: &str| h.rsplit_once(':').map(|(_, port)| port.to_owned());
+    let labels = |h: &str| h.split(':').next().unwrap_or_default().split('.').map(str::to_owned).collect::<Vec<_>>();
+    let (wanted, given) = (labels(pattern), labels(host));
+    port(pattern) == port(host) && wanted.len() == given.len() && wanted.iter().zip(&given).all(|(w, g)| glob(w, g))
+}
+
+/// `*` stands for any characters of a label.
+fn glob(pattern: &str, text: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == text,
+        Some((head, tail)) => text
+            .strip_prefix(head)
+            .is_some_and(|rest| (0..=rest.len()).filter(|i| rest.is_char_boundary(*i)).any(|i| glob(tail, &rest[i..]))),
+    }
 }
 
 fn auth_of(entry: &Value) -> Option<Auth> {
@@ -123,6 +133,8 @@ pub struct Cx<'a> {
     pub clock: &'a dyn crate::util::clock::Clock,
     /// Bounds pulls at the same time. What is there already waits for nobody.
     pub pulls: &'a Semaphore,
+    /// Images that the node has from the start, once they are imported.
+    pub pins: &'a Pins,
 }
 
 fn waiting(reason: &str, message: String) -> Waiting {
@@ -137,12 +149,18 @@ pub async fn ensure(cx: &mut Cx<'_>, pod: &PodView, member: &Member) -> Result<I
         cx.listener.tell(member, true, "InspectFailed", message.clone());
         return Err(waiting("InvalidImageName", message));
     }
-    let present = cx
-        .runtime
-        .image(image)
-        .await
-        .map_err(|e| waiting("ImageInspectError", format!("Failed to inspect image \"{image}\": {e}")))?;
-    match (Policy::of(member), present) {
+    let inspect = async || {
+        let found = cx.runtime.image(image).await;
+        found.map_err(|e| waiting("ImageInspectError", format!("Failed to inspect image \"{image}\": {e}")))
+    };
+    let policy = Policy::of(member);
+    let mut present = inspect().await?;
+    if present.is_none() {
+        // It may be among those that are just being imported.
+        cx.pins.imported().await;
+        present = inspect().await?;
+    }
+    match (policy, present) {
         (Policy::IfNotPresent | Policy::Never, Some(found)) => {
             let message = format!("Container image \"{image}\" already present on machine");
             cx.listener.tell(member, false, "Pulled", message);
@@ -260,6 +278,13 @@ mod tests {
         .unwrap()
     }
 
+    /// Nothing is to be imported.
+    fn imported() -> Pins {
+        let pins = Pins::new(Vec::new());
+        pins.finish();
+        pins
+    }
+
     #[test_case("", "web", Policy::Always)]
     #[test_case("", "host:5000/web", Policy::Always; "a port is no tag")]
     #[test_case("", "web:v1", Policy::IfNotPresent)]
@@ -286,6 +311,7 @@ mod tests {
                 listener: &told,
                 clock: &*clock,
                 pulls: &Semaphore::new(1),
+                pins: &imported(),
             };
             reasons.push(ensure(&mut cx, &missing, &missing.members[0]).await.unwrap_err().reason);
         }
@@ -301,6 +327,7 @@ mod tests {
                 listener: &told,
                 clock: &*clock,
                 pulls: &Semaphore::new(1),
+                pins: &imported(),
             };
             ensure(&mut cx, &there, &there.members[0]).await.unwrap();
             assert_eq!(runtime.calls().last().unwrap(), want);
@@ -322,6 +349,7 @@ mod tests {
             listener: &told,
             clock: &clock,
             pulls: &Semaphore::new(1),
+            pins: &imported(),
         };
         assert_eq!(ensure(&mut cx, &p, &p.members[0]).await.unwrap_err().reason, want);
     }
@@ -342,6 +370,7 @@ mod tests {
             listener: &told,
             clock: &clock,
             pulls: &pulls,
+            pins: &imported(),
         };
         let (there, other) = (pod("web:v1", "IfNotPresent"), pod("other:v1", "IfNotPresent"));
         ensure(&mut cx, &there, &there.members[0]).now_or_never().expect("it does not wait").unwrap();
@@ -353,6 +382,10 @@ mod tests {
     #[test_case("r.example", "r.example/a:v1", true; "host")]
     #[test_case("r.example/a", "r.example/ab:v1", false; "another path")]
     #[test_case("r.example:5000", "r.example/a", false; "another port")]
+    #[test_case("*.example", "r.example/a", true; "any label")]
+    #[test_case("r*.example:5000", "r1.example:5000/a", true; "part of a label")]
+    #[test_case("*.example", "a.b.example/a", false; "not two labels")]
+    #[test_case("https://r.example/a/v1/", "r.example/a/b:v1", true; "an old form")]
     fn credentials_match_their_place(place: &str, image: &str, want: bool) {
         let config = docker_config(place, "u", "p:w");
         let entries: Vec<(&str, &str)> = config.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();

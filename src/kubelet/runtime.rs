@@ -291,6 +291,17 @@ pub struct Inventory {
     pub sandboxes: Vec<SandboxStatus>,
     /// Containers.
     pub containers: Vec<ContainerStatus>,
+    /// What was listed but would not tell its status: what is known of its pod is not the whole truth.
+    pub unclear: Vec<Unclear>,
+}
+
+/// A sandbox or container that is there and does not tell how it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Unclear {
+    /// Uid of its pod.
+    pub pod_uid: String,
+    /// Why, in the runtime's words.
+    pub why: String,
 }
 
 /// An image the runtime has.
@@ -308,6 +319,8 @@ pub struct Image {
     pub uid: Option<i64>,
     /// User name the image runs as, where it says so in letters.
     pub username: String,
+    /// The runtime itself wants it kept.
+    pub pinned: bool,
 }
 
 /// Credentials for a registry.
@@ -352,6 +365,8 @@ pub struct ContainerUsage {
     pub cpu_nanos: u64,
     /// Working set, bytes.
     pub memory_working_set: u64,
+    /// What it wrote into its root file system, bytes.
+    pub disk_bytes: u64,
 }
 
 /// What became ready or ended; where the runtime has events.

@@ -5,20 +5,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::ask::Asker;
 use super::cgroups::Tree;
 use super::config::Config;
 use super::container;
 use super::downward::Facts;
+use super::eviction::Pressure;
+use super::images::Pins;
 use super::pleg::Pleg;
 use super::pod::{Member, PodInventory, PodView, Role};
 use super::pull;
 use super::runtime::{Runtime, State};
 use super::sources::Sources;
 use super::volumes::Tokens;
+use crate::api::value::ValueExt;
 use crate::client::Client;
+use crate::runtime::Listers;
 use crate::runtime::events::{EventType, Recorder, Regarding};
 use crate::util::clock::SharedClock;
 
@@ -53,6 +57,12 @@ pub struct Shared {
     pub cgroups: Option<Tree>,
     /// Bounds pulls.
     pub pulls: Semaphore,
+    /// Images that stay, and whether all are there that should be from the start.
+    pub pins: Arc<Pins>,
+    /// What the node runs short of.
+    pub pressure: watch::Sender<Vec<Pressure>>,
+    /// Nodes, pods, RuntimeClasses.
+    pub listers: Arc<dyn Listers>,
 }
 
 impl Shared {
@@ -72,13 +82,50 @@ impl Shared {
         container::pod_dir(&self.config, uid)
     }
 
-    /// What the runtime has of a pod right now, last words included.
-    pub async fn inventory(&self, uid: &str) -> PodInventory {
-        let mut inventory = (*self.pleg.fresh().await.pod(uid)).clone();
+    /// What the runtime has of a pod right now, last words included. An error when it does not tell all: who acted on half
+    /// of the truth would start what runs already.
+    pub async fn inventory(&self, uid: &str) -> Result<PodInventory, String> {
+        self.whole(uid, &*self.pleg.fresh().await.pod(uid))
+    }
+
+    /// The same as it was last listed.
+    pub fn last_inventory(&self, uid: &str) -> Result<PodInventory, String> {
+        self.whole(uid, &*self.pleg.latest().pod(uid))
+    }
+
+    fn whole(&self, uid: &str, listed: &PodInventory) -> Result<PodInventory, String> {
+        if let Some(why) = &listed.unclear {
+            return Err(format!("cannot tell what runs of it: {why}"));
+        }
+        let mut inventory = listed.clone();
         for c in inventory.containers.iter_mut().filter(|c| c.state == State::Exited && c.message.is_empty()) {
             c.message = container::last_words(&self.config, uid, c);
         }
-        inventory
+        Ok(inventory)
+    }
+
+    /// The runtime handler that the pod's RuntimeClass names; empty for the default one.
+    pub fn runtime_handler(&self, pod: &PodView) -> Result<String, String> {
+        let Some(class) = pod.spec.runtime_class_name.as_deref().filter(|c| !c.is_empty()) else {
+            return Ok(String::new());
+        };
+        let found = self.listers.lister("node.k8s.io", "runtimeclasses").get("", class);
+        let found = found.ok_or_else(|| format!("RuntimeClass.node.k8s.io \"{class}\" not found"))?;
+        Ok(found.value().str_at("/handler").unwrap_or_default().to_owned())
+    }
+
+    /// Records a warning about the node.
+    pub fn node_event(&self, reason: &str, message: impl Into<String>) {
+        let name = &self.config.node_name;
+        let about = Regarding {
+            api_version: "v1".into(),
+            kind: "Node".into(),
+            name: name.clone(),
+            // Upstream's kubelet knows no other: its events are found by this one.
+            uid: name.clone(),
+            ..Regarding::default()
+        };
+        self.events.event(about, EventType::Warning, reason, message);
     }
 
     /// Records an event of a pod, or of one of its containers.

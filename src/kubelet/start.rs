@@ -97,16 +97,19 @@ pub fn sandbox_config(shared: &Shared, pod: &PodView, attempt: u32) -> Result<Sa
             Err(e) => tracing::warn!(pod = pod.name, "runs without a cgroup of its own: {e}"),
         }
     }
-    container::sandbox(&shared.config, pod, attempt, &host_dns(shared), parent)
+    let handler = shared.runtime_handler(pod)?;
+    container::sandbox(&shared.config, pod, attempt, &host_dns(shared), parent, handler)
 }
 
 /// Starts a sandbox.
 pub async fn sandbox(shared: &Shared, pod: &PodView, attempt: u32) -> Result<String, String> {
-    let config = sandbox_config(shared, pod, attempt)?;
-    let made = std::fs::create_dir_all(&config.log_directory).map_err(|e| RuntimeError::Failed(e.to_string()));
-    let run = match made {
-        Ok(()) => shared.runtime.run_sandbox(&config).await,
-        Err(e) => Err(e),
+    let prepared = sandbox_config(shared, pod, attempt).and_then(|config| {
+        std::fs::create_dir_all(&config.log_directory).map_err(|e| e.to_string())?;
+        Ok(config)
+    });
+    let run = match prepared {
+        Ok(config) => shared.runtime.run_sandbox(&config).await,
+        Err(e) => Err(RuntimeError::Failed(e)),
     };
     run.map_err(|e| {
         let message = format!("Failed to create pod sandbox: {e}");
@@ -173,11 +176,12 @@ async fn try_container(
             listener: &tell,
             clock: &*shared.clock,
             pulls: &shared.pulls,
+            pins: &shared.pins,
         };
         pull::ensure(&mut cx, pod, member).await?
     };
     let previous = inventory.newest(member.name());
-    if let Some(ended) = previous.filter(|c| c.state == State::Exited) {
+    if let Some(ended) = inventory.ended(member.name()) {
         let event = super::pod::time_of(ended.finished_at).unwrap_or_else(|| shared.clock.now());
         memory.delays.next(&delay_key(member), event, shared.clock.now());
     }

@@ -26,6 +26,28 @@ pub struct Waiting {
     pub message: String,
 }
 
+/// Why the kubelet itself ended a pod, or never began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// `DeadlineExceeded`, `Evicted`, `NodeAffinity`, …
+    pub reason: String,
+    /// For people.
+    pub message: String,
+    /// What else the status says.
+    pub kind: FailureKind,
+}
+
+/// What a failure means for the pod's status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// It was stopped for its own sake.
+    Stopped,
+    /// It was stopped for the node's sake: controllers do not count that against it.
+    Disruption,
+    /// It was not admitted: nothing of it ever ran.
+    Rejected,
+}
+
 /// What a status is made of.
 #[derive(Debug, Clone, Copy)]
 pub struct Input<'a> {
@@ -39,8 +61,8 @@ pub struct Input<'a> {
     pub waiting: &'a HashMap<String, Waiting>,
     /// Everything has stopped for good.
     pub ended: bool,
-    /// Why the kubelet ended the pod, as `DeadlineExceeded`, with a message.
-    pub failure: Option<(&'a str, &'a str)>,
+    /// Why the kubelet ended the pod.
+    pub failure: Option<&'a Failure>,
     /// Node addresses, the main one first.
     pub host_ips: &'a [String],
     /// `containerd`.
@@ -51,6 +73,9 @@ pub struct Input<'a> {
 
 /// The status fields the kubelet owns. Absent ones are to be removed.
 pub fn status(input: Input<'_>) -> Value {
+    if let Some(failure) = input.failure.filter(|f| f.kind == FailureKind::Rejected) {
+        return rejected(input, failure);
+    }
     let containers = statuses(input, Role::App);
     let inits = init_statuses(input);
     let ephemeral = statuses(input, Role::Ephemeral);
@@ -74,9 +99,9 @@ pub fn status(input: Input<'_>) -> Value {
     put("observedGeneration", if input.pod.generation() > 0 { input.pod.generation().into() } else { Value::Null });
     put("phase", phase.into());
     put("conditions", conditions(input, phase, &inits, &containers).into());
-    if let Some((reason, message)) = input.failure {
-        put("reason", reason.into());
-        put("message", message.into());
+    if let Some(failure) = input.failure {
+        put("reason", failure.reason.as_str().into());
+        put("message", failure.message.as_str().into());
     }
     put("hostIP", input.host_ips.first().cloned().into());
     put("hostIPs", input.host_ips.iter().map(|ip| json!({"ip": ip})).collect());
@@ -89,6 +114,17 @@ pub fn status(input: Input<'_>) -> Value {
     put("ephemeralContainerStatuses", ephemeral.into());
     put("qosClass", cgroups::qos(input.pod).as_str().into());
     Value::Object(out)
+}
+
+/// Of a pod that was not admitted: it has no addresses and no containers.
+fn rejected(input: Input<'_>, failure: &Failure) -> Value {
+    let mut out = json!({"phase": "Failed", "reason": failure.reason, "message": failure.message,
+        "startTime": rfc3339(input.pod.start_time().unwrap_or(input.now)), "qosClass": cgroups::qos(input.pod).as_str()});
+    if input.pod.generation() > 0 {
+        out["observedGeneration"] = input.pod.generation().into();
+    }
+    out["conditions"] = input.pod.status.items_at("/conditions").into();
+    out
 }
 
 /// Addresses of the newest sandbox; the last known ones when it is gone, and the node's with host network.
@@ -323,8 +359,15 @@ fn conditions(input: Input<'_>, phase: &str, inits: &[Value], containers: &[Valu
         ("PodScheduled", Verdict::YES),
     ]
     .into_iter()
+    .chain(disruption(input))
     .map(|(kind, verdict)| condition(input, kind, verdict))
     .collect()
+}
+
+/// Told of pods that were ended for the node's sake.
+fn disruption(input: Input<'_>) -> Option<(&'static str, Verdict)> {
+    let failure = input.failure.filter(|f| f.kind == FailureKind::Disruption)?;
+    Some(("DisruptionTarget", Verdict(true, "TerminationByKubelet", failure.message.clone())))
 }
 
 #[derive(Clone)]

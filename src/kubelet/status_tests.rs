@@ -147,10 +147,41 @@ fn a_pod_that_ran_too_long_failed() {
     let p = simple("Always");
     let there = inventory(&p, &[("c", Exited, 143)]);
     let s = status(Input {
-        failure: Some(("DeadlineExceeded", "too long")),
+        failure: Some(&failure("DeadlineExceeded", FailureKind::Stopped)),
         ..with(&p, &there, &Results::new(), &HashMap::new())
     });
     assert_eq!((s.str_at("/phase"), s.str_at("/reason")), (Some("Failed"), Some("DeadlineExceeded")));
+}
+
+fn failure(reason: &str, kind: FailureKind) -> Failure {
+    Failure { reason: reason.into(), message: "why".into(), kind }
+}
+
+#[test]
+fn an_evicted_pod_is_told_from_one_that_failed_by_itself() {
+    let p = simple("Always");
+    let (none, evicted) = (HashMap::new(), failure("Evicted", FailureKind::Disruption));
+    let running = inventory(&p, &[("c", Running, 0)]);
+    let s = status(Input { failure: Some(&evicted), ..with(&p, &running, &Results::new(), &none) });
+    assert_eq!(s.str_at("/phase"), Some("Running"), "not before it has stopped");
+    let there = inventory(&p, &[("c", Exited, 137)]);
+    let s = status(Input { failure: Some(&evicted), ..with(&p, &there, &Results::new(), &none) });
+    assert_eq!(
+        (s.str_at("/phase"), s.str_at("/reason"), s.str_at("/message")),
+        (Some("Failed"), Some("Evicted"), Some("why"))
+    );
+    let c = condition(&s, "DisruptionTarget");
+    assert_eq!((c.str_at("/status"), c.str_at("/reason")), (Some("True"), Some("TerminationByKubelet")));
+}
+
+#[test]
+fn a_rejected_pod_has_no_containers() {
+    let p = simple("Always");
+    let (none, there) = (HashMap::new(), PodInventory::default());
+    let rejected = failure("NodeAffinity", FailureKind::Rejected);
+    let s = status(Input { failure: Some(&rejected), ..with(&p, &there, &Results::new(), &none) });
+    assert_eq!((s.str_at("/phase"), s.str_at("/reason")), (Some("Failed"), Some("NodeAffinity")));
+    assert!(s.get("containerStatuses").is_none() && s.get("podIP").is_none(), "{s}");
 }
 
 #[test]

@@ -59,5 +59,5 @@ pub fn inventory(pod: &PodView, containers: &[(&str, State, i32)]) -> PodInvento
             ..ContainerStatus::default()
         });
     }
-    PodInventory { sandboxes: vec![sandbox], containers: list }.sorted()
+    PodInventory { sandboxes: vec![sandbox], containers: list, unclear: None }.sorted()
 }

@@ -19,7 +19,7 @@ use super::probes::Prober;
 use super::runtime::{RuntimeError, State};
 use super::shared::Shared;
 use super::start::{self, Memory};
-use super::status::{self, Waiting};
+use super::status::{self, Failure, FailureKind, Waiting};
 use super::stop::{self, How};
 use super::sync::{self, Plan, Seen};
 use super::{container, pull, volumes};
@@ -35,6 +35,8 @@ const RETRY: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::fr
 const CGROUP_PATIENCE: u32 = 5;
 /// Reason and message of a pod that ran too long.
 const DEADLINE: (&str, &str) = ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
+/// The grace of a pod that the node wants to be rid of at once. Upstream: of hard eviction thresholds.
+const NO_GRACE: i64 = 0;
 
 /// What the API wants.
 #[derive(Debug, Clone)]
@@ -43,11 +45,13 @@ pub struct Desired {
     pub pod: Arc<PodView>,
     /// The API has forgotten it.
     pub gone: bool,
+    /// The node does not want it, or not any more.
+    pub failure: Option<Arc<Failure>>,
 }
 
 impl Desired {
     fn ends(&self) -> bool {
-        self.gone || self.pod.deleting()
+        self.gone || self.pod.deleting() || self.failure.is_some()
     }
 }
 
@@ -84,7 +88,7 @@ pub struct Worker {
     prober: Prober,
     memory: Memory,
     adopted: bool,
-    failure: Option<(&'static str, &'static str)>,
+    failure: Option<Arc<Failure>>,
     /// The last status that the API took, with its revision.
     reported: Option<(u64, Value)>,
     refresh: Option<Timestamp>,
@@ -139,6 +143,9 @@ impl Worker {
     async fn step(&mut self, desired: &Desired) -> Option<Duration> {
         let pod = self.with_reported_status(&desired.pod);
         let before = self.phase;
+        if self.failure.is_none() && self.phase == Phase::Syncing {
+            self.failure.clone_from(&desired.failure);
+        }
         let result = match self.phase {
             Phase::Syncing if desired.ends() || pod.is_terminal() => {
                 self.phase = Phase::Terminating;
@@ -189,7 +196,7 @@ impl Worker {
     }
 
     async fn sync(&mut self, pod: &PodView) -> Result<Option<Duration>, String> {
-        let inventory = self.shared.inventory(&pod.uid).await;
+        let inventory = self.shared.inventory(&pod.uid).await?;
         if !self.adopted {
             self.prober.adopt(pod, &inventory);
             self.adopted = true;
@@ -198,7 +205,8 @@ impl Worker {
         let deadline = deadline(pod);
         if deadline.is_some_and(|d| d <= now) {
             self.shared.event(pod, None, EventType::Normal, DEADLINE.0, DEADLINE.1);
-            self.failure = Some(DEADLINE);
+            let (reason, message) = (DEADLINE.0.to_owned(), DEADLINE.1.to_owned());
+            self.failure = Some(Arc::new(Failure { reason, message, kind: FailureKind::Stopped }));
         }
         if self.failure.is_some() || status::is_done(pod, &inventory) {
             self.phase = Phase::Terminating;
@@ -267,7 +275,7 @@ impl Worker {
         if let Some(attempt) = plan.create_sandbox {
             self.clear_dead_sandboxes(&inventory).await;
             sandbox = Some(start::sandbox(&shared, pod, attempt).await?);
-            inventory = shared.inventory(&pod.uid).await;
+            inventory = shared.inventory(&pod.uid).await?;
             self.report(pod, &inventory, false).await?;
         }
         for kill in &plan.kill {
@@ -276,7 +284,7 @@ impl Worker {
             stop::container(&shared, pod, c, how, &address, std::future::ready(())).await.map_err(text)?;
         }
         if !plan.kill.is_empty() {
-            inventory = shared.inventory(&pod.uid).await;
+            inventory = shared.inventory(&pod.uid).await?;
         }
         let Some(sandbox) = sandbox.filter(|_| !plan.start.is_empty()) else { return Ok(inventory) };
         let ips = shared.facts_of(pod, &inventory).pod_ips;
@@ -284,7 +292,7 @@ impl Worker {
         for member in plan.start.iter().filter_map(|name| pod.member(name)) {
             start::container(&shared, pod, &inventory, &sandbox, member, &mut self.memory).await;
         }
-        Ok(shared.inventory(&pod.uid).await)
+        shared.inventory(&pod.uid).await
     }
 
     fn watch_health(&mut self, pod: &PodView, inventory: &PodInventory) {
@@ -326,25 +334,52 @@ impl Worker {
 
     async fn terminate(&mut self, pod: &PodView, gone: bool) -> Result<Option<Duration>, String> {
         let shared = self.shared.clone();
-        let inventory = shared.inventory(&pod.uid).await;
+        let inventory = shared.inventory(&pod.uid).await?;
         if !gone {
             self.report(pod, &inventory, false).await?;
         }
+        let mut hurried = pod.clone();
+        if self.failure.as_ref().is_some_and(|f| f.kind == FailureKind::Disruption) {
+            hurried.pod.metadata.deletion_grace_period_seconds = Some(NO_GRACE);
+        }
+        let pod = &hurried;
         let grace = pod.deletion_grace();
         let mut desired = self.desired.clone();
-        let shorter = desired.wait_for(|d| match (d.pod.deletion_grace(), grace) {
-            (Some(new), Some(old)) => new < old,
-            (Some(_), None) => true,
-            (None, _) => false,
-        });
-        tokio::select! {
-            biased;
-            // A second deletion may leave less time: begin anew, hooks have had their chance.
-            _ = shorter => {
-                self.failures = 0;
-                return Ok(Some(Duration::ZERO));
+        let shorter = async {
+            let less = |d: &Desired| match (d.pod.deletion_grace(), grace) {
+                (Some(new), Some(old)) => new < old,
+                (Some(_), None) => true,
+                (None, _) => false,
+            };
+            // Nothing changes any more once the sender is gone.
+            if desired.wait_for(less).await.is_err() {
+                std::future::pending::<()>().await;
             }
-            stopped = stop::pod(&shared, pod, &inventory, self.failures > 0) => stopped.map_err(text)?,
+        };
+        let stopping = stop::pod(&shared, pod, &inventory, self.failures > 0);
+        tokio::pin!(shorter, stopping);
+        // What is on its way out is not started again, but clients may still be served: upstream goes on asking for that.
+        self.prober.only_readiness();
+        loop {
+            tokio::select! {
+                biased;
+                // A second deletion may leave less time: begin anew, hooks have had their chance.
+                () = &mut shorter => {
+                    self.failures = 0;
+                    return Ok(Some(Duration::ZERO));
+                }
+                stopped = &mut stopping => {
+                    stopped.map_err(text)?;
+                    break;
+                }
+                // Each container's end is told as it comes, not with the last one's.
+                () = self.wake.notified(), if !gone => {
+                    self.tell_unhealthy(pod);
+                    if let Ok(now) = shared.last_inventory(&pod.uid) {
+                        self.report(pod, &now, false).await?;
+                    }
+                }
+            }
         }
         self.phase = Phase::Terminated;
         Ok(None)
@@ -353,7 +388,7 @@ impl Worker {
     async fn clean_up(&mut self, pod: &PodView, desired: &Desired) -> Result<Option<Duration>, String> {
         let shared = self.shared.clone();
         self.prober.stop();
-        let inventory = shared.inventory(&pod.uid).await;
+        let inventory = shared.inventory(&pod.uid).await?;
         if inventory.is_running() {
             // Something came up late: a sandbox whose making was cut off.
             self.phase = Phase::Terminating;
@@ -376,7 +411,7 @@ impl Worker {
             }
             tracing::warn!(pod = pod.name, namespace = pod.namespace, "{why}; it stays");
         }
-        if !desired.ends() {
+        if !(desired.gone || pod.deleting()) {
             // Finished, and kept for its logs until somebody deletes it.
             return Ok(None);
         }
@@ -405,6 +440,10 @@ impl Worker {
     /// Tells the API the status, if it is news.
     async fn report(&mut self, pod: &PodView, inventory: &PodInventory, ended: bool) -> Result<(), String> {
         let pod = self.with_reported_status(&Arc::new(pod.clone()));
+        // An orch before this one rejected it; there is nothing to add.
+        if pod.is_terminal() && inventory.is_empty() && pod.status.get("containerStatuses").is_none() {
+            return Ok(());
+        }
         let (results, facts) = (self.prober.results(), self.shared.facts.load());
         let runtime_name = self.shared.runtime_name.load();
         let input = status::Input {
@@ -413,7 +452,7 @@ impl Worker {
             probes: &results,
             waiting: &self.memory.waiting,
             ended,
-            failure: self.failure,
+            failure: self.failure.as_deref(),
             host_ips: &facts.host_ips,
             runtime_name: &runtime_name,
             now: self.shared.clock.now(),

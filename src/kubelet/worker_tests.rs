@@ -272,3 +272,47 @@ async fn a_volume_that_lost_its_source_does_not_hold_up_its_pod() {
         })
         .await;
 }
+
+#[tokio::test]
+async fn containers_that_end_one_after_another_are_told_one_by_one() {
+    let bench = Bench::new(|r| r.with_stubborn("slow"));
+    let container = |name| json!({"name": name, "image": "i", "imagePullPolicy": "IfNotPresent"});
+    let code =
+        |b: &Bench, n: usize| b.now("p").int_at(&format!("/status/containerStatuses/{n}/state/terminated/exitCode"));
+    bench
+        .with_kubelet(async {
+            bench.pod("p", json!({"containers": [container("quick"), container("slow")]}));
+            bench.until("it is ready", |b| b.condition("p", "Ready") == "True").await;
+            // So that its last status can be seen.
+            let mut kept = bench.now("p");
+            kept["metadata"]["finalizers"] = json!(["test.example/keep"]);
+            bench.cluster.put(kept);
+            bench.delete("p");
+            bench.until("the first end is told", |b| code(b, 0) == Some(143)).await;
+            assert_eq!((code(&bench, 1), bench.condition("p", "Ready").as_str()), (None, "False"));
+            assert_eq!(bench.now("p").str_at("/status/phase"), Some("Running"));
+            bench.runtime.exit("slow", 3);
+            bench.until("nothing is left", Bench::has_nothing).await;
+        })
+        .await;
+    assert_eq!(code(&bench, 1), Some(3), "the last status has the last end");
+}
+
+#[tokio::test]
+async fn a_pod_that_does_not_tell_its_state_is_left_alone_and_holds_up_nobody() {
+    let bench = Bench::new(|r| r);
+    bench
+        .with_kubelet(async {
+            bench.pod("p", json!({}));
+            bench.until("it is ready", |b| b.condition("p", "Ready") == "True").await;
+            bench.runtime.confuse("uid-p", true);
+            bench.pod("q", json!({}));
+            bench.until("another one is ready", |b| b.condition("q", "Ready") == "True").await;
+            assert_eq!(bench.count("start c"), 2, "what runs is not started again");
+            assert_eq!(bench.condition("p", "Ready"), "True");
+            bench.runtime.confuse("uid-p", false);
+            bench.delete("p");
+            bench.until("it can go", |b| b.runtime.state().sandboxes.iter().all(|s| s.name != "p")).await;
+        })
+        .await;
+}

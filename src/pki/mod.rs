@@ -180,6 +180,11 @@ impl Pki {
         })
     }
 
+    /// The node has these addresses from now on; true when that is news, and [`Self::renewed`] has to be called.
+    pub fn answer_at(&mut self, node_ips: Vec<IpAddr>) -> bool {
+        std::mem::replace(&mut self.config.node_ips, node_ips.clone()) != node_ips
+    }
+
     /// True when a certificate has to be issued again at `now`: time went on, or the clock was set.
     pub fn is_due(&self, now: Timestamp) -> bool {
         let pairs = [

@@ -343,3 +343,17 @@ fn certificates_of_a_clock_that_was_behind_hold_until_they_are_issued_again() {
     assert!(!behind.renewed(late).unwrap().is_due(late));
     assert!(behind.renewed(late).unwrap().is_due(at(0)), "a clock that is put back as well");
 }
+
+#[test]
+fn a_node_that_moved_answers_at_its_new_address() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut pki = Pki::open(dir.path(), &config(), t0()).unwrap();
+    assert!(!pki.answer_at(config().node_ips), "the same address is no news");
+    assert!(pki.answer_at(vec!["198.51.100.7".parse().unwrap()]));
+    let moved = pki.renewed(t0()).unwrap();
+    let chain = moved.serving.chain().unwrap();
+    let (_, cert) = X509Certificate::from_der(&chain[0]).unwrap();
+    let sans = profile::sans(&cert);
+    assert!(sans.contains(&"198.51.100.7".to_owned()) && !sans.contains(&"192.0.2.7".to_owned()), "{sans:?}");
+    assert_eq!(pki.admin.cert_pem, moved.admin.cert_pem);
+}

@@ -152,17 +152,7 @@ impl NodeTerm {
 }
 
 fn requirement(e: &raw::Expression) -> Option<Requirement> {
-    let number = || e.values.first().and_then(|v| v.parse().ok());
-    let op = match &*e.operator {
-        "In" => Op::In(e.values.clone()),
-        "NotIn" => Op::NotIn(e.values.clone()),
-        "Exists" => Op::Exists,
-        "DoesNotExist" => Op::DoesNotExist,
-        "Gt" => Op::Gt(number()?),
-        "Lt" => Op::Lt(number()?),
-        _ => return None,
-    };
-    Some(Requirement { key: e.key.clone(), op })
+    Requirement::of_node(&e.key, &e.operator, &e.values)
 }
 
 /// Which pods a term of pod affinity means, and within which part of the cluster.

@@ -1,7 +1,8 @@
-//! Small things every layer needs: tasks and shutdown, backoff, clock, files, nftables.
+//! Small things every layer needs: tasks and shutdown, backoff, clock, files, nftables, the machine's address, words.
 //!
 //! **Invariant:** nothing here knows of Kubernetes.
 
+pub mod address;
 pub mod backoff;
 pub mod clock;
 pub mod files;
@@ -9,3 +10,4 @@ pub mod nft;
 pub mod sys;
 pub mod tasks;
 pub mod telemetry;
+pub mod words;

@@ -43,7 +43,8 @@ impl Agent {
     /// Starts `orch agent` with the usual flags and more.
     pub fn start(&mut self, more: &[&str]) {
         let data = self.data_dir().display().to_string();
-        let usual = ["agent", "--data-dir", &data, "--node-name", &self.name, "--node-ip", &self.address];
+        // Its address is found and followed.
+        let usual = ["agent", "--data-dir", &data, "--node-name", &self.name];
         let args: Vec<String> = usual.iter().chain(more).map(|&a| a.to_owned()).collect();
         self.child = Some(harness::spawn(&self.machine, &args, &self.log()));
     }

@@ -77,7 +77,14 @@ pub struct Cluster {
 impl Cluster {
     /// A control plane and a node, both ready.
     pub fn with_node() -> Self {
-        let mut cluster = Self::prepare(&["--node-name", "box"]);
+        Self::with_node_and(&[])
+    }
+
+    /// The same with more flags.
+    pub fn with_node_and(more: &[&str]) -> Self {
+        // The disk of the machine that runs the tests may be as full as it likes.
+        let always = ["--node-name", "box", "--kubelet-arg=eviction-hard="];
+        let mut cluster = Self::prepare(&[&always[..], more].concat());
         cluster.start();
         cluster.wait_for_node();
         cluster
@@ -148,7 +155,8 @@ impl Cluster {
     pub fn server_command(&self, more: &[&str]) -> Command {
         let mut command = orch_command();
         command.arg("server").arg("--data-dir").arg(self.data_dir());
-        command.args(["--https-listen-port", &PORT.to_string(), "--node-ip", ADDRESS]);
+        // Its address is found and followed.
+        command.args(["--https-listen-port", &PORT.to_string()]);
         command.args(&self.flags).args(more).env_remove("ORCH_CONFIG_FILE");
         command
     }
@@ -165,6 +173,14 @@ impl Cluster {
             }
             self.kubeconfig().exists() && self.kubectl(&["get", "--raw", "/readyz"]).code == Some(0)
         });
+    }
+
+    /// Starts the server that has ended with more flags than before; they replace those of the last time.
+    pub fn restart_with(&mut self, more: &[String]) {
+        let before = self.flags.len();
+        self.flags.extend_from_slice(more);
+        self.start();
+        self.flags.truncate(before);
     }
 
     /// Asks the process table: the child is borrowed, and `try_wait` would need it alone.

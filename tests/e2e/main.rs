@@ -2,14 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
+mod addons;
 mod agent;
 mod bad_input;
 mod ctl;
 mod harness;
+mod images;
 mod main_job;
 mod net;
 mod node;
 mod nodes;
+mod overlay;
 mod pods;
 mod registry;
 mod runtime;

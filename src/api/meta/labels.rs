@@ -43,6 +43,21 @@ pub struct Selector(pub Vec<Requirement>);
 pub struct SelectorError(pub String);
 
 impl Requirement {
+    /// One of a node selector's term, which may also compare numbers; none when it cannot be understood.
+    pub fn of_node(key: &str, operator: &str, values: &[String]) -> Option<Self> {
+        let number = || values.first().and_then(|v| v.parse().ok());
+        let op = match operator {
+            "In" => Op::In(values.to_vec()),
+            "NotIn" => Op::NotIn(values.to_vec()),
+            "Exists" => Op::Exists,
+            "DoesNotExist" => Op::DoesNotExist,
+            "Gt" => Op::Gt(number()?),
+            "Lt" => Op::Lt(number()?),
+            _ => return None,
+        };
+        Some(Self { key: key.to_owned(), op })
+    }
+
     /// True when the label `value` (none: absent) satisfies this.
     pub fn matches(&self, value: Option<&str>) -> bool {
         match (&self.op, value) {

@@ -1,10 +1,13 @@
 //! What kinds there are: all resources of the API, once each, in their preferred version.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
+use crate::api::meta::gvk;
 use crate::api::status::ApiResult;
 use crate::api::value::ValueExt;
-use crate::client::{Client, Res, is_unreachable};
+use crate::client::{Client, Res, is_unreachable, optional};
 
 /// A resource and what can be done with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +46,31 @@ pub async fn resources(client: &Client) -> ApiResult<(Vec<Found>, Vec<String>)> 
     Ok((found, silent))
 }
 
+/// Resources by kind, each group version asked for at most once: for a piece of work, not for long.
+pub struct Kinds<'a> {
+    client: &'a Client,
+    known: HashMap<String, Vec<Found>>,
+}
+
+impl<'a> Kinds<'a> {
+    /// Nothing asked yet.
+    pub fn of(client: &'a Client) -> Self {
+        Self { client, known: HashMap::new() }
+    }
+
+    /// The resource of a kind; none when the server has no such kind, or not yet.
+    pub async fn find(&mut self, api_version: &str, kind: &str) -> ApiResult<Option<Res>> {
+        if !self.known.contains_key(api_version) {
+            let (group, _) = gvk::split(api_version);
+            let path = if group.is_empty() { format!("/api/{api_version}") } else { format!("/apis/{api_version}") };
+            let list = optional(self.client.read(path.clone()).await)?;
+            let rows = list.iter().flat_map(|l| l.items_at("/resources")).filter_map(|r| row(group, &path, r));
+            self.known.insert(api_version.to_owned(), rows.collect());
+        }
+        Ok(self.known[api_version].iter().find(|f| f.res.kind == kind).map(|f| f.res.clone()))
+    }
+}
+
 fn row(group: &str, path: &str, resource: &Value) -> Option<Found> {
     let plural = resource.str_at("/name").filter(|n| !n.contains('/'))?;
     let version = path.rsplit('/').next()?;
@@ -62,6 +90,15 @@ mod tests {
     use super::*;
     use crate::client::res;
     use crate::runtime::fake::Cluster;
+
+    #[tokio::test]
+    async fn a_kind_leads_to_its_resource() {
+        let client = Cluster::new().client();
+        let mut kinds = Kinds::of(&client);
+        assert_eq!(kinds.find("apps/v1", "Deployment").await.unwrap(), Some(res::DEPLOYMENTS.clone()));
+        assert_eq!(kinds.find("v1", "Thing").await.unwrap(), None);
+        assert_eq!(kinds.find("x.example/v1", "Thing").await.unwrap(), None);
+    }
 
     #[tokio::test]
     async fn finds_all_resources_of_all_groups() {

@@ -7,14 +7,20 @@ mod secret;
 mod simple;
 mod workload;
 
+pub use rbac::Subjects;
+
+use http::Method;
 use serde_json::{Map, Value, json};
 
-use super::builder::{Info, Query, of_manifest};
+use super::builder::{Info, Query, of_flags, selected};
 use super::cx::{Cx, Done};
+use super::edit::{self, Edited};
 use super::fail::{Failure, fail};
-use super::files::{FileFlags, Manifest};
+use super::files::FileFlags;
 use super::print::PrintFlags;
-use super::write::{ValidateFlag, WriteFlags, Writer, as_typed, with_last_applied};
+use super::raw::{self, Beside};
+use super::write::{ValidateFlag, WriteFlags, Writer, with_saved_config};
+use crate::api::codec::yaml;
 use crate::api::value::ValueExt;
 
 /// The owner of what is created, as kubectl names it.
@@ -26,10 +32,29 @@ const MANAGER: &str = "kubectl-create";
 pub struct Args {
     #[command(flatten)]
     files: FileFlags,
+    /// Edit what is created first
+    #[arg(long)]
+    edit: bool,
+    /// End the lines of what is edited as Windows does
+    #[arg(long)]
+    windows_line_endings: bool,
+    /// Only objects with these labels
+    #[arg(short = 'l', long, default_value = "", hide_default_value = true)]
+    selector: String,
+    /// Send the file to any path of the server instead
+    #[arg(long)]
+    raw: Option<String>,
     #[command(flatten)]
     common: Common,
     #[command(subcommand)]
     generator: Option<Generator>,
+}
+
+impl Args {
+    /// True for the generators whose `--user` is no user of the kubeconfig.
+    pub fn names_users(&self) -> bool {
+        matches!(self.generator, Some(Generator::Rolebinding(_) | Generator::Clusterrolebinding(_)))
+    }
 }
 
 /// Flags of every form of `create`.
@@ -134,7 +159,7 @@ pub trait Generate {
 
 /// Runs the verb.
 pub async fn run(cx: &Cx, args: Args) -> Done {
-    let Some(generator) = args.generator else { return of_files(cx, &args.files, &args.common).await };
+    let Some(generator) = args.generator else { return of_files(cx, &args).await };
     if let Generator::Token(token) = &generator {
         return token.run(cx).await;
     }
@@ -170,8 +195,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     if rbac::has_rules(&object) {
         rbac::fill_groups(cx, &mut object).await?;
     }
-    let info = of_manifest(cx, Manifest { source: String::new(), object }).await?;
-    let info = Info { source: None, object: as_typed(info.object), ..info };
+    let info = of_flags(cx, object, common.write.dry_run).await?;
     one(cx, &info, common).await.map_err(|e| match e {
         Failure::Server { status, .. } => Failure::Server { status, doing: String::new() }.creating(&info),
         other => other,
@@ -184,10 +208,14 @@ impl Failure {
         match self {
             Self::Server { status, .. } => {
                 let kind = info.resource.res.kind.to_lowercase();
-                if matches!(kind.as_str(), "namespace" | "pod") {
-                    return Self::Server { status, doing: String::new() };
-                }
-                Self::Verbatim(format!("error: failed to create {kind}: {}", status.message))
+                let what = match kind.as_str() {
+                    "namespace" | "pod" | "clusterrole" => return Self::Server { status, doing: String::new() },
+                    "secret" => "secret".to_owned(),
+                    "resourcequota" => "quota:".to_owned(),
+                    "service" => format!("{} service:", info.object.str_at("/spec/type").unwrap_or_default()),
+                    kind => format!("{kind}:"),
+                };
+                Self::Verbatim(format!("error: failed to create {what} {}", status.message))
             }
             other => other,
         }
@@ -200,21 +228,55 @@ impl<G: Generate + clap::Args> With<G> {
     }
 }
 
-async fn of_files(cx: &Cx, files: &FileFlags, common: &Common) -> Done {
-    if files.is_empty() {
+async fn of_files(cx: &Cx, args: &Args) -> Done {
+    if args.files.is_empty() {
         fail!("must specify one of -f and -k");
     }
-    for info in (Query { files: Some(files), verb: "create", ..Query::default() }).infos(cx).await? {
-        if let Err(failure) = one(cx, &info, common).await {
+    if let Some(path) = &args.raw {
+        if args.edit || !args.selector.is_empty() {
+            fail!("--raw cannot be combined with --edit or --selector");
+        }
+        let beside = Beside { args: &[], output: args.common.print.output.as_deref() };
+        return raw::call(cx, Method::POST, path, Some(&args.files), &beside).await;
+    }
+    let infos = (Query { files: Some(&args.files), verb: "create", ..Query::default() }).infos(cx).await?;
+    let infos = selected(infos, &args.selector)?;
+    if infos.is_empty() && cx.code() == 0 {
+        fail!("no objects passed to create");
+    }
+    for info in infos {
+        let made = match edited(&info, args) {
+            Ok(Some(info)) => one(cx, &info, &args.common).await,
+            Ok(None) => Ok(()),
+            Err(failure) => Err(failure),
+        };
+        if let Err(failure) = made {
             cx.report(&info.failed("creating", failure));
         }
     }
     Ok(())
 }
 
+/// What the user makes of an object, with `--edit`; none where it was not changed.
+fn edited(info: &Info, args: &Args) -> Done<Option<Info>> {
+    if !args.edit {
+        return Ok(Some(info.clone()));
+    }
+    match edit::once(&yaml::to_string(&info.object), "")? {
+        Edited::Changed(text) => {
+            let object = yaml::parse(text.as_bytes()).map_err(|e| Failure::Plain(e.to_string()))?;
+            Ok(Some(Info { object, ..info.clone() }))
+        }
+        Edited::Same | Edited::Empty => {
+            eprintln!("Edit cancelled, no changes made.");
+            Ok(None)
+        }
+    }
+}
+
 async fn one(cx: &Cx, info: &Info, common: &Common) -> Done {
     let writer = Writer { validation: common.validate.validate, ..common.write.writer(MANAGER) };
-    let object = if common.save_config { with_last_applied(&info.object) } else { info.object.clone() };
+    let object = if common.save_config { with_saved_config(&info.object) } else { info.object.clone() };
     let made = writer.create(cx, &info.resource.res, &info.ns, &object).await?;
     common.print.done(&info.resource, &made, "created", writer.dry_run)
 }

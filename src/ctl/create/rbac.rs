@@ -41,20 +41,61 @@ struct RuleFlags {
 }
 
 impl RuleFlags {
-    /// One rule; the groups are filled in when discovery has been read.
-    fn rules(&self) -> Done<Vec<Value>> {
+    fn some_verb(&self) -> Done {
         if self.verb.is_empty() {
             fail!("at least one verb must be specified");
         }
+        Ok(())
+    }
+
+    /// One rule; the groups are filled in when discovery has been read.
+    fn rules(&self) -> Done<Vec<Value>> {
         for verb in self.verb.iter().filter(|v| *v != "*" && !VERBS.contains(&v.as_str())) {
             eprintln!("Warning: '{verb}' is not a standard resource verb");
         }
-        let verbs: Vec<&str> =
-            if self.verb.iter().any(|v| v == "*") { vec!["*"] } else { self.verb.iter().map(String::as_str).collect() };
-        let mut rule = json!({"verbs": verbs, "resources": self.resource});
-        set_unless_empty(&mut rule, "/resourceNames", json!(self.resource_name));
+        let verbs = if self.verb.iter().any(|v| v == "*") { vec!["*"] } else { once_each(&self.verb) };
+        let mut rule = json!({"verbs": verbs, "resources": once_each(&self.resource)});
+        set_unless_empty(&mut rule, "/resourceNames", json!(once_each(&self.resource_name)));
         Ok(vec![rule])
     }
+}
+
+/// The words without those that stood before.
+fn once_each(words: &[String]) -> Vec<&str> {
+    let mut all: Vec<&str> = Vec::new();
+    for word in words {
+        if !all.contains(&word.as_str()) {
+            all.push(word);
+        }
+    }
+    all
+}
+
+/// Verbs of paths that are no resources.
+const PATH_VERBS: [&str; 8] = ["*", "get", "post", "put", "delete", "patch", "head", "options"];
+
+/// Verbs that only some resources know, as (verb, group, resource).
+const SPECIAL: [(&str, &str, &str); 10] = [
+    ("bind", GROUP, "roles"),
+    ("bind", GROUP, "clusterroles"),
+    ("escalate", GROUP, "roles"),
+    ("escalate", GROUP, "clusterroles"),
+    ("impersonate", "", "users"),
+    ("impersonate", "", "groups"),
+    ("impersonate", "", "serviceaccounts"),
+    ("impersonate", "authentication.k8s.io", "userextras"),
+    ("impersonate", "authentication.k8s.io", "uids"),
+    ("use", "policy", "podsecuritypolicies"),
+];
+
+fn check_special(verbs: &Value, group: &str, resource: &str) -> Done {
+    for verb in verbs.as_array().into_iter().flatten().filter_map(Value::as_str) {
+        let known = SPECIAL.iter().filter(|(v, ..)| *v == verb);
+        if known.clone().count() > 0 && !known.clone().any(|(_, g, r)| *g == group && *r == resource) {
+            fail!("can not perform '{verb}' on '{resource}' in group '{group}'");
+        }
+    }
+    Ok(())
 }
 
 /// True when the object has rules whose groups are still to be found.
@@ -74,11 +115,18 @@ pub async fn fill_groups(cx: &Cx, object: &mut Value) -> Done {
         let mut by_group: Vec<(String, Vec<String>)> = Vec::new();
         for resource in resources.iter().filter_map(Value::as_str) {
             let (group, name) = if resource == "*" {
-                ("*".to_owned(), "*".to_owned())
+                (String::new(), "*".to_owned())
             } else {
                 let (bare, sub) = resource.split_once('/').map_or((resource, None), |(b, s)| (b, Some(s)));
-                let found = cx.mapper().await?.find(bare).map_err(Failure::verbatim)?;
+                let sub = sub.filter(|s| !s.is_empty());
+                let found = cx.mapper().await?.find(bare).map_err(|e| match bare.split_once('.') {
+                    Some((name, group)) => Failure::Verbatim(format!(
+                        "the server doesn't have a resource type {name:?} in group {group:?}"
+                    )),
+                    None => e.verbatim(),
+                })?;
                 let found = &found.res;
+                check_special(&rule["verbs"], &found.group, &found.plural)?;
                 (found.group.to_string(), sub.map_or(found.plural.to_string(), |s| format!("{}/{s}", found.plural)))
             };
             match by_group.iter_mut().find(|(g, _)| *g == group) {
@@ -107,6 +155,7 @@ pub struct Role {
 
 impl Generate for Role {
     fn generate(&self) -> Done<Value> {
+        self.rule.some_verb()?;
         if self.rule.resource.is_empty() {
             fail!("at least one resource must be specified");
         }
@@ -134,16 +183,27 @@ impl Generate for ClusterRole {
     fn generate(&self) -> Done<Value> {
         let mut role = object(API, "ClusterRole", &self.name);
         if !self.aggregation_rule.is_empty() {
+            let rule = &self.rule;
+            if ![&rule.verb, &rule.resource, &rule.resource_name, &self.urls].into_iter().all(Vec::is_empty) {
+                fail!("aggregation rule must be specified without nonResourceURLs, verbs, resources or resourceNames");
+            }
             let labels = super::workload::labels(&self.aggregation_rule)?;
             role["aggregationRule"] = json!({"clusterRoleSelectors": [{"matchLabels": labels}]});
             role["rules"] = Value::Null;
             return Ok(role);
         }
+        self.rule.some_verb()?;
         let mut rules = Vec::new();
         if !self.rule.resource.is_empty() {
             rules = self.rule.rules()?;
         }
         if !self.urls.is_empty() {
+            if let Some(verb) = self.rule.verb.iter().find(|v| !PATH_VERBS.contains(&v.as_str())) {
+                fail!("invalid verb: '{verb}' for nonResourceURL");
+            }
+            if self.urls.iter().any(|url| url != "*" && !url.starts_with('/')) {
+                fail!("nonResourceURL should start with /");
+            }
             rules.push(json!({"nonResourceURLs": self.urls, "verbs": self.rule.verb}));
         }
         if rules.is_empty() {
@@ -155,11 +215,13 @@ impl Generate for ClusterRole {
 }
 
 /// Who is bound.
+///
+/// **Invariant:** `user` keeps the name of the flag for the kubeconfig's user, so that it stands in its place.
 #[derive(Debug, Clone, clap::Args)]
-struct Subjects {
+pub struct Subjects {
     /// Users
-    #[arg(long = "user", value_delimiter = ',')]
-    users: Vec<String>,
+    #[arg(long, value_delimiter = ',')]
+    user: Vec<String>,
     /// Groups
     #[arg(long = "group", value_delimiter = ',')]
     groups: Vec<String>,
@@ -169,12 +231,15 @@ struct Subjects {
 }
 
 impl Subjects {
-    fn list(&self) -> Done<Vec<Value>> {
+    /// As a binding has them.
+    pub fn list(&self) -> Done<Vec<Value>> {
         let named = |kind: &str, name: &String| json!({"apiGroup": GROUP, "kind": kind, "name": name});
-        let mut all: Vec<Value> = self.users.iter().map(|u| named("User", u)).collect();
+        let mut all: Vec<Value> = self.user.iter().map(|u| named("User", u)).collect();
         all.extend(self.groups.iter().map(|g| named("Group", g)));
         for account in &self.accounts {
-            let Some((ns, name)) = account.split_once(':').filter(|(ns, n)| !ns.is_empty() && !n.is_empty()) else {
+            let Some((ns, name)) =
+                account.split_once(':').filter(|(ns, n)| !ns.is_empty() && !n.is_empty() && !n.contains(':'))
+            else {
                 fail!("serviceaccount must be <namespace>:<name>")
             };
             all.push(json!({"kind": "ServiceAccount", "name": name, "namespace": ns}));
@@ -238,7 +303,7 @@ mod tests {
 
     #[test]
     fn accounts_have_no_group() {
-        let subjects = Subjects { users: vec!["jane".into()], groups: vec![], accounts: vec!["kube-system:x".into()] };
+        let subjects = Subjects { user: vec!["jane".into()], groups: vec![], accounts: vec!["kube-system:x".into()] };
         assert_eq!(
             subjects.list().unwrap(),
             [

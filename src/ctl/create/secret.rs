@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
@@ -10,6 +11,7 @@ use super::{Generate, object};
 use crate::api::value::ValueExt;
 use crate::ctl::cx::Done;
 use crate::ctl::fail::{Failure, fail, os};
+use crate::ctl::print::{escape_html, sorted};
 
 /// Bytes of one file in a secret or a config map; the server takes about a mebibyte in all.
 const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -26,6 +28,59 @@ pub struct Sources {
     /// A file of KEY=VALUE lines
     #[arg(long)]
     from_env_file: Vec<String>,
+}
+
+const KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or \
+                   'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
+
+fn is_key(key: &str) -> bool {
+    !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+}
+
+/// The flag of objects whose name can tell their content.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct HashFlag {
+    /// Append a hash of the content to the name
+    #[arg(long)]
+    append_hash: bool,
+}
+
+impl HashFlag {
+    /// The object under the name that was asked for. `extra` are fields that count beside the name and the data.
+    pub fn named(&self, mut object: Value, extra: &[&str]) -> Value {
+        if self.append_hash {
+            let name = format!("{}-{}", object.str_at("/metadata/name").unwrap_or_default(), hash(&object, extra));
+            object.set_at("/metadata/name", name);
+        }
+        object
+    }
+}
+
+/// Ten signs that stand for the content. Upstream: `kubectl/pkg/util/hash`.
+fn hash(object: &Value, extra: &[&str]) -> String {
+    let data = if object["data"].is_object() { object["data"].clone() } else { json!({}) };
+    let mut counted = json!({"kind": object["kind"], "name": object["metadata"]["name"], "data": data});
+    for field in extra {
+        counted[*field] = match &object[*field] {
+            Value::Null => "".into(),
+            value => value.clone(),
+        };
+    }
+    if object["binaryData"].is_object() {
+        counted["binaryData"] = object["binaryData"].clone();
+    }
+    let text = escape_html(&sorted(&counted).to_string());
+    // Signs that could make a bad word are others.
+    let sign = |c: char| match c {
+        '0' => 'g',
+        '1' => 'h',
+        '3' => 'k',
+        'a' => 'm',
+        'e' => 't',
+        other => other,
+    };
+    let hex: String = digest(&SHA256, text.as_bytes()).as_ref().iter().map(|b| format!("{b:02x}")).collect();
+    hex.chars().take(10).map(sign).collect()
 }
 
 /// Bytes as JSON carries them.
@@ -55,6 +110,9 @@ impl Sources {
         let mut all: Vec<(String, Vec<u8>)> = Vec::new();
         for source in &self.from_file {
             match source.split_once('=') {
+                Some((_, path)) if path.contains('=') => fail!("key names or file paths cannot contain '='"),
+                Some(("", path)) => fail!("key name for file path {path} missing"),
+                Some((key, "")) => fail!("file path for key name {key} missing"),
                 Some((key, path)) => all.push((key.to_owned(), file(Path::new(path))?)),
                 None if Path::new(source).is_dir() => {
                     let mut entries: Vec<_> =
@@ -71,13 +129,16 @@ impl Sources {
             let Some((key, value)) = literal.split_once('=').filter(|(k, _)| !k.is_empty()) else {
                 fail!("invalid literal source {literal}, expected key=value")
             };
-            let value = value.trim_matches(['"', '\'']);
             all.push((key.to_owned(), value.as_bytes().to_vec()));
         }
         for path in &self.from_env_file {
             let text =
                 String::from_utf8(file(Path::new(path))?).map_err(|_| Failure::Plain(format!("{path} is no text")))?;
             all.extend(env_lines(&text)?);
+        }
+        if let Some((bad, _)) = all.iter().find(|(key, _)| !is_key(key)) {
+            let kind = of.split(' ').next().unwrap_or_default();
+            fail!("{bad:?} is not a valid key name for a {kind}: {KEY}");
         }
         for (i, (key, _)) in all.iter().enumerate() {
             if all[..i].iter().any(|(k, _)| k == key) {
@@ -125,13 +186,19 @@ pub struct Generic {
     /// The type of the secret
     #[arg(long = "type", default_value = "", hide_default_value = true)]
     kind: String,
+    #[command(flatten)]
+    hash: HashFlag,
 }
 
 impl Generate for Generic {
     fn generate(&self) -> Done<Value> {
-        Ok(secret(&self.name, &self.kind, self.sources.read(&format!("Secret {:?}", self.name))?))
+        let data = self.sources.read(&format!("Secret {:?}", self.name))?;
+        Ok(self.hash.named(secret(&self.name, &self.kind, data), OF_SECRETS))
     }
 }
+
+/// What counts of a secret beside its data.
+const OF_SECRETS: &[&str] = &["type"];
 
 /// A secret with a certificate and its key
 #[derive(Debug, Clone, clap::Args)]
@@ -143,6 +210,8 @@ pub struct Tls {
     /// Key, PEM
     #[arg(long, default_value = "", hide_default_value = true)]
     key: String,
+    #[command(flatten)]
+    hash: HashFlag,
 }
 
 impl Generate for Tls {
@@ -164,7 +233,7 @@ impl Generate for Tls {
             part("tls.crt", &self.cert, "CERTIFICATE", "certificate")?,
             part("tls.key", &self.key, "PRIVATE KEY", "key")?,
         ];
-        Ok(secret(&self.name, "kubernetes.io/tls", data))
+        Ok(self.hash.named(secret(&self.name, "kubernetes.io/tls", data), OF_SECRETS))
     }
 }
 
@@ -187,6 +256,8 @@ pub struct DockerRegistry {
     /// A Docker configuration file instead
     #[arg(long)]
     from_file: Option<String>,
+    #[command(flatten)]
+    hash: HashFlag,
 }
 
 impl Generate for DockerRegistry {
@@ -205,7 +276,8 @@ impl Generate for DockerRegistry {
                 "either --from-file or the combination of --docker-username, --docker-password and --docker-server is required"
             ),
         };
-        Ok(secret(&self.name, "kubernetes.io/dockerconfigjson", [(".dockerconfigjson".to_owned(), config)]))
+        let data = [(".dockerconfigjson".to_owned(), config)];
+        Ok(self.hash.named(secret(&self.name, "kubernetes.io/dockerconfigjson", data), OF_SECRETS))
     }
 }
 
@@ -230,7 +302,7 @@ mod tests {
             .flatten()
             .map(|(k, v)| format!("{k}={}", String::from_utf8(v).unwrap()))
             .collect();
-        assert_eq!(text, ["a.txt=A", "k=A", "l=v", "X=1", "Y=a=b"]);
+        assert_eq!(text, ["a.txt=A", "k=A", "l='v'", "X=1", "Y=a=b"]);
         let twice = Sources { from_literal: vec!["a=1".into(), "a=2".into()], ..Sources::default() };
         assert_eq!(
             twice.read("ConfigMap \"m\"").unwrap_err().to_string(),
@@ -238,6 +310,15 @@ mod tests {
         );
         let both = Sources { from_literal: vec!["a=1".into()], ..env };
         assert!(both.read("x").is_err());
+    }
+
+    #[test]
+    fn names_tell_the_content() {
+        // What kubectl 1.32 makes of these.
+        let map = json!({"kind": "ConfigMap", "metadata": {"name": "c1"}, "data": {"a": "b"}});
+        assert_eq!(hash(&map, &[]), "522f9g5kh5");
+        let secret = secret("s1", "", [("a".to_owned(), b"b".to_vec())]);
+        assert_eq!(hash(&secret, OF_SECRETS), "6c2f4hf6dh");
     }
 
     #[test]
@@ -249,6 +330,7 @@ mod tests {
             docker_password: Some("p".into()),
             docker_email: String::new(),
             from_file: None,
+            hash: HashFlag::default(),
         };
         let secret = made.generate().unwrap();
         let data = STANDARD.decode(secret["data"][".dockerconfigjson"].as_str().unwrap()).unwrap();

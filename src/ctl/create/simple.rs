@@ -3,8 +3,9 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use super::secret::{Sources, data_of};
+use super::secret::{HashFlag, Sources, data_of};
 use super::{Generate, object, pairs, set_unless_empty};
+use crate::api::meta::quantity::Quantity;
 use crate::api::value::ValueExt;
 use crate::client::res::SERVICE_ACCOUNTS;
 use crate::ctl::cx::{Call, Cx, Done, say};
@@ -42,6 +43,8 @@ pub struct ConfigMap {
     name: String,
     #[command(flatten)]
     sources: Sources,
+    #[command(flatten)]
+    hash: HashFlag,
 }
 
 impl Generate for ConfigMap {
@@ -55,7 +58,7 @@ impl Generate for ConfigMap {
             };
             map.set_at(&format!("/{field}/{}", key.replace('~', "~0").replace('/', "~1")), value);
         }
-        Ok(map)
+        Ok(self.hash.named(map, &[]))
     }
 }
 
@@ -68,17 +71,46 @@ pub struct Token {
     #[arg(long)]
     audience: Vec<String>,
     /// How long it lives, as 1h
-    #[arg(long, default_value = "0s", hide_default_value = true)]
+    #[arg(long, default_value = "0s", hide_default_value = true, value_parser = crate::ctl::write::duration_text)]
     duration: String,
+    /// What the token ends with: Node, Pod or Secret
+    #[arg(long, default_value = "", hide_default_value = true)]
+    bound_object_kind: String,
+    /// Its name
+    #[arg(long, default_value = "", hide_default_value = true)]
+    bound_object_name: String,
+    /// Its uid
+    #[arg(long, default_value = "", hide_default_value = true)]
+    bound_object_uid: String,
     #[command(flatten)]
     print: PrintFlags,
 }
 
 impl Token {
+    /// What the token is bound to, where it is.
+    fn bound(&self) -> Done<Value> {
+        let (kind, name, uid) = (&self.bound_object_kind, &self.bound_object_name, &self.bound_object_uid);
+        match (kind.as_str(), name.as_str(), uid.as_str()) {
+            ("", "", "") => Ok(Value::Null),
+            ("", "", _) => fail!("--bound-object-uid can only be set if --bound-object-kind is provided"),
+            ("", ..) => fail!("--bound-object-name can only be set if --bound-object-kind is provided"),
+            (kind, ..) if !matches!(kind, "Node" | "Pod" | "Secret") => {
+                fail!("supported --bound-object-kind values are Node, Pod, Secret")
+            }
+            (_, "", _) => fail!("--bound-object-name is required if --bound-object-kind is provided"),
+            _ => {
+                let mut object = json!({"apiVersion": "v1", "kind": kind, "name": name});
+                set_unless_empty(&mut object, "/uid", uid.clone().into());
+                Ok(object)
+            }
+        }
+    }
+
     /// Asks the server for the token and prints it.
     pub async fn run(&self, cx: &Cx) -> Done {
         let mut request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
         set_unless_empty(&mut request, "/spec/audiences", json!(self.audience));
+        set_unless_empty(&mut request, "/spec/boundObjectRef", self.bound()?);
         if let Some(life) = write::duration(&self.duration)?.filter(|d| !d.is_zero()) {
             request.set_at("/spec/expirationSeconds", life.as_secs());
         }
@@ -117,8 +149,14 @@ impl Generate for Quota {
         if let Some(bad) = self.hard.iter().find(|h| !h.contains('=')) {
             fail!("Invalid argument syntax {bad}, expected <resource>=<value>");
         }
+        for (_, amount) in self.hard.iter().filter_map(|h| h.split_once('=')) {
+            if let Err(e) = Quantity::parse(amount) {
+                fail!("{e}");
+            }
+        }
+        let scopes: Vec<&String> = self.scopes.iter().filter(|s| !s.is_empty()).collect();
         set_unless_empty(&mut quota, "/spec/hard", pairs(&self.hard, "hard")?.into());
-        set_unless_empty(&mut quota, "/spec/scopes", json!(self.scopes));
+        set_unless_empty(&mut quota, "/spec/scopes", json!(scopes));
         Ok(quota)
     }
 }
@@ -170,8 +208,12 @@ pub struct Budget {
 }
 
 /// A number as a number, the rest as text.
-fn int_or_string(text: &str) -> Value {
-    text.parse::<i64>().map_or_else(|_| text.into(), Into::into)
+fn int_or_string(text: &str, what: &str) -> Done<Value> {
+    let digits = text.strip_suffix('%').unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        fail!("invalid format specified for {what}");
+    }
+    Ok(text.parse::<i64>().map_or_else(|_| text.into(), Into::into))
 }
 
 impl Generate for Budget {
@@ -183,8 +225,8 @@ impl Generate for Budget {
         let labels: Vec<String> = self.selector.split(',').map(str::to_owned).collect();
         budget.set_at("/spec/selector/matchLabels", pairs(&labels, "selector")?);
         match (&self.min_available, &self.max_unavailable) {
-            (Some(min), None) => budget.set_at("/spec/minAvailable", int_or_string(min)),
-            (None, Some(max)) => budget.set_at("/spec/maxUnavailable", int_or_string(max)),
+            (Some(min), None) => budget.set_at("/spec/minAvailable", int_or_string(min, "min-available")?),
+            (None, Some(max)) => budget.set_at("/spec/maxUnavailable", int_or_string(max, "max-unavailable")?),
             (Some(_), Some(_)) => fail!("min-available and max-unavailable cannot be both specified"),
             (None, None) => fail!("one of min-available or max-unavailable must be specified"),
         }

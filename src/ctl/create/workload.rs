@@ -1,12 +1,13 @@
 //! Generators of workloads and services.
 
+use std::num::IntErrorKind;
+
 use serde_json::{Value, json};
 
 use super::{Generate, object, pairs, set_unless_empty};
 use crate::api::value::ValueExt;
-use crate::client::res::CRON_JOBS;
 use crate::ctl::cx::{Cx, Done};
-use crate::ctl::fail::fail;
+use crate::ctl::fail::{Failure, fail};
 
 /// A name for a container: the image's last part without tag.
 pub fn container_name(image: &str) -> String {
@@ -29,7 +30,7 @@ pub struct Deployment {
     replicas: i64,
     /// Port that the container opens
     #[arg(long)]
-    port: Option<u16>,
+    port: Option<i64>,
     /// What to run instead of the image's own
     #[arg(last = true)]
     command: Vec<String>,
@@ -69,7 +70,7 @@ pub struct Job {
     #[arg(long)]
     image: Option<String>,
     /// cronjob/NAME whose template it takes
-    #[arg(long, conflicts_with = "image")]
+    #[arg(long)]
     from: Option<String>,
     /// What to run instead of the image's own
     #[arg(last = true)]
@@ -80,13 +81,13 @@ impl Generate for Job {
     fn generate(&self) -> Done<Value> {
         let mut job = object("batch/v1", "Job", &self.name);
         match (&self.image, &self.from) {
-            (Some(image), _) => {
+            (Some(image), None) => {
                 let mut container = json!({"name": self.name, "image": image});
                 set_unless_empty(&mut container, "/command", json!(self.command));
                 job.set_at("/spec/template/spec", json!({"containers": [container], "restartPolicy": "Never"}));
             }
             (None, Some(_)) => {}
-            (None, None) => fail!("either --image or --from must be specified"),
+            _ => fail!("either --image or --from must be specified"),
         }
         Ok(job)
     }
@@ -96,10 +97,15 @@ impl Job {
     /// Takes the template of the cron job that `--from` names.
     pub async fn take_template(&self, cx: &Cx, job: &mut Value) -> Done {
         let Some(from) = &self.from else { return Ok(()) };
-        let Some(("cronjob" | "cj" | "cronjobs" | "cronjob.batch", name)) = from.split_once('/') else {
-            fail!("from must be an existing cronjob, as cronjob/NAME; got {from:?}")
-        };
-        let source = cx.get(&CRON_JOBS, &cx.ns, name).await?;
+        let (kind, name) = from.split_once('/').unwrap_or((from, ""));
+        let res = &cx.mapper().await?.find(kind)?.res;
+        if name.is_empty() {
+            fail!("from must be an existing cronjob, as cronjob/NAME; got {from:?}");
+        }
+        let source = cx.get(res, &cx.ns, name).await?;
+        if &*res.kind != "CronJob" {
+            fail!("unknown object type *{}.{}", res.version, res.kind);
+        }
         job["spec"] = source["spec"]["jobTemplate"]["spec"].clone();
         let template = &source["spec"]["jobTemplate"]["metadata"];
         set_unless_empty(job, "/metadata/labels", template["labels"].clone());
@@ -150,12 +156,32 @@ impl Generate for CronJob {
 fn ports(list: &[String]) -> Done<Vec<Value>> {
     list.iter()
         .map(|text| {
-            let (port, target) = text.split_once(':').unwrap_or((text, text));
-            let Ok(number) = port.parse::<u16>() else { fail!("strconv.ParseUint: parsing {port:?}: invalid syntax") };
-            let target: Value = target.parse::<u16>().map_or_else(|_| target.into(), Into::into);
+            let mut parts = text.split(':');
+            let port = parts.next().unwrap_or_default();
+            let target = parts.next().unwrap_or(port);
+            let number: u16 = port.parse().map_err(|e: std::num::ParseIntError| {
+                let why = if *e.kind() == IntErrorKind::PosOverflow { "value out of range" } else { "invalid syntax" };
+                Failure::Plain(format!("strconv.ParseUint: parsing {port:?}: {why}"))
+            })?;
+            let target: Value = match target.parse::<i64>() {
+                Ok(1..=65535) => target.parse::<u16>().unwrap_or_default().into(),
+                Ok(_) => fail!("must be between 1 and 65535, inclusive"),
+                Err(_) if !target.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') => {
+                    fail!("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)")
+                }
+                Err(_) => target.into(),
+            };
             Ok(json!({"name": text.replace(':', "-"), "port": number, "protocol": "TCP", "targetPort": target}))
         })
         .collect()
+}
+
+/// Ports that must be there.
+fn some_ports(tcp: &[String]) -> Done {
+    if tcp.is_empty() {
+        fail!("at least one tcp port specifier must be provided");
+    }
+    Ok(())
 }
 
 fn service(name: &str, kind: &str, tcp: &[String]) -> Done<Value> {
@@ -181,8 +207,8 @@ pub struct ClusterIp {
 
 impl Generate for ClusterIp {
     fn generate(&self) -> Done<Value> {
-        if self.tcp.is_empty() && self.clusterip != "None" {
-            fail!("at least one tcp port specifier must be provided");
+        if self.clusterip != "None" {
+            some_ports(&self.tcp)?;
         }
         let mut service = service(&self.name, "ClusterIP", &self.tcp)?;
         set_unless_empty(&mut service, "/spec/clusterIP", self.clusterip.clone().into());
@@ -195,7 +221,7 @@ impl Generate for ClusterIp {
 pub struct NodePort {
     name: String,
     /// PORT[:TARGET]
-    #[arg(long, value_delimiter = ',', required = true)]
+    #[arg(long, value_delimiter = ',')]
     tcp: Vec<String>,
     /// The port on the nodes
     #[arg(long)]
@@ -204,6 +230,7 @@ pub struct NodePort {
 
 impl Generate for NodePort {
     fn generate(&self) -> Done<Value> {
+        some_ports(&self.tcp)?;
         let mut service = service(&self.name, "NodePort", &self.tcp)?;
         if let Some(port) = self.node_port {
             service["spec"]["ports"][0]["nodePort"] = port.into();
@@ -217,12 +244,13 @@ impl Generate for NodePort {
 pub struct LoadBalancer {
     name: String,
     /// PORT[:TARGET]
-    #[arg(long, value_delimiter = ',', required = true)]
+    #[arg(long, value_delimiter = ',')]
     tcp: Vec<String>,
 }
 
 impl Generate for LoadBalancer {
     fn generate(&self) -> Done<Value> {
+        some_ports(&self.tcp)?;
         service(&self.name, "LoadBalancer", &self.tcp)
     }
 }

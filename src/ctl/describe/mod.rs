@@ -3,19 +3,23 @@
 //! A describer is a function from an object (and what it may look up) to lines; kinds without one get the generic form.
 //! Layout: kubectl's.
 
+mod batch;
 mod generic;
+mod network;
 mod node;
 mod pod;
+mod policy;
 mod rbac;
 mod service;
 mod simple;
+mod storage;
 mod workload;
 
 use serde_json::Value;
 
-use super::age;
 use super::builder::{Info, Query, SelectorFlags, Wanted, of_object, parse};
 use super::cx::{Cx, Done, put};
+use super::events;
 use super::fail::{Failure, fail};
 use super::files::FileFlags;
 use super::print::tab;
@@ -33,6 +37,9 @@ pub struct Args {
     files: FileFlags,
     #[command(flatten)]
     select: SelectorFlags,
+    /// Items of one page; 0 for all at once
+    #[arg(long, default_value_t = 500)]
+    chunk_size: u32,
     /// In all namespaces
     #[arg(short = 'A', long)]
     all_namespaces: bool,
@@ -104,6 +111,14 @@ pub fn time(text: &str) -> String {
     )
 }
 
+/// Name, namespace, labels and annotations.
+fn head(out: &mut Out, object: &Value) {
+    out.field(0, "Name", text(&object["metadata"]["name"]));
+    out.field(0, "Namespace", text(&object["metadata"]["namespace"]));
+    out.map(0, "Labels", &object["metadata"]["labels"], "=");
+    annotations(out, 0, object);
+}
+
 /// A scalar as text.
 pub fn text(value: &Value) -> String {
     match value {
@@ -145,10 +160,21 @@ pub fn annotations(out: &mut Out, level: usize, object: &Value) {
 }
 
 /// Kinds that kubectl describes without events.
-const WITHOUT_EVENTS: [&str; 6] = ["Secret", "Namespace", "Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"];
+const WITHOUT_EVENTS: [&str; 9] = [
+    "Secret",
+    "Namespace",
+    "Role",
+    "ClusterRole",
+    "RoleBinding",
+    "ClusterRoleBinding",
+    "ResourceQuota",
+    "LimitRange",
+    "NetworkPolicy",
+];
 
 /// Runs the verb.
 pub async fn run(cx: &Cx, args: Args) -> Done {
+    cx.page_by(args.chunk_size);
     if args.resources.is_empty() && args.files.is_empty() {
         return Err(Failure::Verbatim(
             "error: You must specify the type of resource to describe. Use \"kubectl api-resources\" for a complete list of supported resources.".into(),
@@ -196,7 +222,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         let mut out = Out::new();
         describe(cx, &mut out, info).await?;
         if args.show_events && !WITHOUT_EVENTS.contains(&&*info.resource.res.kind) {
-            events(cx, &mut out, info).await;
+            show_events(cx, &mut out, info).await;
         }
         put(&format!("{}{}", if std::mem::take(&mut first) { "" } else { between }, out.text()))?;
     }
@@ -227,13 +253,30 @@ async fn describe(cx: &Cx, out: &mut Out, info: &Info) -> Done {
         ("apps", "ReplicaSet") => workload::replica_set(cx, out, object).await?,
         ("apps", "StatefulSet") => workload::stateful_set(cx, out, object).await?,
         ("apps", "DaemonSet") => workload::daemon_set(cx, out, object).await?,
+        ("", "ReplicationController") => workload::replica_set(cx, out, object).await?,
+        ("", "PersistentVolumeClaim") => storage::claim(cx, out, object).await?,
+        ("", "PersistentVolume") => storage::volume(out, object),
+        ("", "Endpoints") => network::old_endpoints(out, object),
+        ("", "ResourceQuota") => policy::quota(out, object),
+        ("", "LimitRange") => policy::limits(out, object),
+        ("autoscaling", "HorizontalPodAutoscaler") => policy::autoscaler(out, object),
+        ("batch", "Job") => batch::job(out, object),
+        ("batch", "CronJob") => batch::cron_job(out, object),
+        ("certificates.k8s.io", "CertificateSigningRequest") => policy::certificate(out, object),
+        ("discovery.k8s.io", "EndpointSlice") => network::slice(out, object),
+        ("networking.k8s.io", "Ingress") => network::ingress(cx, out, object).await?,
+        ("networking.k8s.io", "IngressClass") => network::ingress_class(out, object),
+        ("networking.k8s.io", "NetworkPolicy") => network::policy(out, object),
+        ("policy", "PodDisruptionBudget") => policy::budget(out, object),
+        ("scheduling.k8s.io", "PriorityClass") => policy::priority_class(out, object),
+        ("storage.k8s.io", "StorageClass") => storage::storage_class(out, object),
         _ => generic::describe(out, object),
     }
     Ok(())
 }
 
 /// The events of an object, the oldest first. That they cannot be read is no reason not to show the rest.
-async fn events(cx: &Cx, out: &mut Out, info: &Info) {
+async fn show_events(cx: &Cx, out: &mut Out, info: &Info) {
     let object = &info.object;
     let text = |path: &str| object.str_at(path).unwrap_or_default();
     let mut parts =
@@ -249,24 +292,14 @@ async fn events(cx: &Cx, out: &mut Out, info: &Info) {
     if all.is_empty() {
         return out.field(0, "Events", "<none>");
     }
-    let last = |e: &Value| {
-        let times = ["/lastTimestamp", "/series/lastObservedTime", "/eventTime", "/firstTimestamp"];
-        times.iter().find_map(|p| e.str_at(p)).unwrap_or_default().to_owned()
-    };
-    all.sort_by_key(last);
+    all.sort_by(|a, b| events::last_seen(a).cmp(events::last_seen(b)));
     let now = jiff::Timestamp::now();
     out.line(0, "Events:");
     out.line(1, "Type\tReason\tAge\tFrom\tMessage");
     out.line(1, "----\t------\t----\t----\t-------");
     for event in &all {
         let text = |path: &str| event.str_at(path).unwrap_or_default();
-        let count = event.int_at("/series/count").or(event.int_at("/count")).unwrap_or(1);
-        let mut when = age::since(&last(event), now);
-        if count > 1 {
-            let first =
-                [text("/firstTimestamp"), text("/eventTime")].into_iter().find(|t| !t.is_empty()).unwrap_or_default();
-            when = format!("{when} (x{count} over {})", age::since(first, now));
-        }
+        let when = events::when(event, now);
         let from = [text("/source/component"), text("/reportingComponent")].into_iter().find(|t| !t.is_empty());
         let from = from.unwrap_or_default();
         out.line(1, format!("{}\t{}\t{when}\t{from}\t{}", text("/type"), text("/reason"), text("/message").trim()));
@@ -276,7 +309,10 @@ async fn events(cx: &Cx, out: &mut Out, info: &Info) {
 /// The pods of a selector, counted by phase.
 pub async fn pods_status(cx: &Cx, object: &Value) -> Done<String> {
     let ns = object.str_at("/metadata/namespace").unwrap_or_default();
-    let labels = super::pods::selector_query(&object["spec"]["selector"]);
+    let labels = match object.str_at("/kind") {
+        Some("ReplicationController") => super::pods::map_query(&object["spec"]["selector"]),
+        _ => super::pods::selector_query(&object["spec"]["selector"]),
+    };
     if labels.is_empty() {
         fail!("{} has no selector", object.str_at("/metadata/name").unwrap_or_default());
     }

@@ -2,10 +2,11 @@
 
 use serde_json::Value;
 
-use super::{Out, age, annotations, text, time};
+use super::{Out, annotations, text, time};
 use crate::api::meta::quantity::Quantity;
 use crate::api::value::ValueExt;
 use crate::client::res::{LEASES, PODS};
+use crate::ctl::age;
 use crate::ctl::cx::{Cx, Done};
 
 /// Describes a node.
@@ -42,8 +43,11 @@ pub async fn describe(cx: &Cx, out: &mut Out, node: &Value) -> Done {
     out.line(0, "Addresses:");
     node.items_at("/status/addresses").iter().for_each(|a| out.field(1, &text(&a["type"]), text(&a["address"])));
     for (title, path) in [("Capacity", "/status/capacity"), ("Allocatable", "/status/allocatable")] {
-        out.line(0, format!("{title}:"));
         let mut pairs: Vec<_> = node.pointer(path).and_then(Value::as_object).into_iter().flatten().collect();
+        if pairs.is_empty() {
+            continue;
+        }
+        out.line(0, format!("{title}:"));
         pairs.sort_by(|a, b| a.0.cmp(b.0));
         pairs.into_iter().for_each(|(k, v)| out.field(1, k, text(v)));
     }

@@ -26,7 +26,7 @@ pub fn describe(out: &mut Out, pod: &Value) {
     out.map(0, "Labels", &pod["metadata"]["labels"], "=");
     annotations(out, 0, pod);
     if let Some(deleted) = pod.str_at("/metadata/deletionTimestamp") {
-        let lasts = super::age::since(deleted, jiff::Timestamp::now());
+        let lasts = crate::ctl::age::since(deleted, jiff::Timestamp::now());
         out.field(0, "Status", format!("Terminating (lasts {lasts})"));
         out.field(0, "Termination Grace Period", format!("{}s", text(&pod["metadata"]["deletionGracePeriodSeconds"])));
     } else {

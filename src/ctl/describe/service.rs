@@ -61,7 +61,7 @@ pub async fn describe(cx: &Cx, out: &mut Out, service: &Value) -> Done {
 }
 
 /// `10.0.0.1:80,10.0.0.2:80 + 3 more...`
-fn endpoints(slices: &[Value], port: &str) -> String {
+pub fn endpoints(slices: &[Value], port: &str) -> String {
     let mut all = Vec::new();
     for slice in slices {
         let ports = slice.items_at("/ports").iter().filter(|p| p.str_at("/name").unwrap_or_default() == port);

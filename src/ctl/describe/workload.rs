@@ -6,7 +6,7 @@ use super::{Out, annotations, controller, pod_template, pods_status, text, time}
 use crate::api::value::ValueExt;
 use crate::client::res::REPLICA_SETS;
 use crate::ctl::cx::{Cx, Done};
-use crate::ctl::pods::selector_query;
+use crate::ctl::pods::{map_query, selector_query};
 
 fn head(out: &mut Out, object: &Value) {
     out.field(0, "Name", text(&object["metadata"]["name"]));
@@ -14,7 +14,11 @@ fn head(out: &mut Out, object: &Value) {
 }
 
 fn selector(object: &Value) -> String {
-    match selector_query(&object["spec"]["selector"]) {
+    let query = match object.str_at("/kind") {
+        Some("ReplicationController") => map_query(&object["spec"]["selector"]),
+        _ => selector_query(&object["spec"]["selector"]),
+    };
+    match query {
         empty if empty.is_empty() => "<none>".into(),
         text => text,
     }

@@ -165,6 +165,8 @@ pub enum DryRun {
     Client,
     /// The server does everything but store it.
     Server,
+    /// Files are changed as they stand; no server is asked for anything.
+    Local,
 }
 
 impl DryRun {
@@ -181,7 +183,7 @@ impl DryRun {
     /// What stands behind a message.
     pub fn suffix(self) -> &'static str {
         match self {
-            Self::None => "",
+            Self::None | Self::Local => "",
             Self::Client => " (dry run)",
             Self::Server => " (server dry run)",
         }
@@ -194,7 +196,7 @@ impl DryRun {
 
     /// True when nothing is sent.
     pub fn is_client(self) -> bool {
-        self == Self::Client
+        matches!(self, Self::Client | Self::Local)
     }
 }
 
@@ -273,9 +275,14 @@ pub fn sorted(value: &Value) -> Value {
 
 /// JSON as `kubectl -o json` writes it: four spaces, sorted keys, HTML's signs escaped, a line end.
 pub fn json_text(value: &Value) -> String {
+    json_indented(value, b"    ")
+}
+
+/// The same with another indent.
+pub fn json_indented(value: &Value, indent: &[u8]) -> String {
     use serde::Serialize;
     let mut bytes = Vec::new();
-    let mut serializer = Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(b"    "));
+    let mut serializer = Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(indent));
     sorted(value).serialize(&mut serializer).expect("a JSON value serializes");
     let mut text = escape_html(&String::from_utf8_lossy(&bytes));
     text.push('\n');

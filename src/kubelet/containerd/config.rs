@@ -127,12 +127,14 @@ pub struct Settings {
     pub cni_conf_dir: PathBuf,
     /// `hosts.toml` files of registries and their mirrors.
     pub registry_dir: PathBuf,
+    /// The part of the configuration that holds credentials for registries.
+    pub credentials: String,
     /// cgroups are made by systemd.
     pub systemd_cgroup: bool,
 }
 
 /// A TOML basic string.
-fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {
         match c {
@@ -193,7 +195,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
 
   [plugins."io.containerd.grpc.v1.cri".registry]
     config_path = {registry}
-"#,
+{credentials}"#,
         root = path(&settings.root),
         state = path(&settings.state),
         socket = path(&settings.socket),
@@ -206,6 +208,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
         runc = path(&programs.runc),
         systemd = settings.systemd_cgroup,
         registry = path(&settings.registry_dir),
+        credentials = settings.credentials,
     )
 }
 
@@ -223,6 +226,7 @@ mod tests {
             cni_bin_dir: "/d/cni/bin".into(),
             cni_conf_dir: "/d/cni/\"net\"".into(),
             registry_dir: "/d/registries".into(),
+            credentials: String::new(),
             systemd_cgroup: false,
         }
     }

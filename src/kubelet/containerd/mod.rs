@@ -20,9 +20,10 @@ use nix::unistd::Pid;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-pub use self::config::{Machine, Programs, Settings};
+pub use self::config::{Machine, Programs, Settings, quoted};
 use self::process::{Process, Readiness};
 use crate::kubelet::cri::CriRuntime;
+use crate::kubelet::registries::{self, Registries};
 use crate::kubelet::runtime::{Runtime, RuntimeError};
 use crate::kubelet::{images, pause};
 use crate::util::backoff::Backoff;
@@ -93,6 +94,8 @@ pub struct Options {
     pub cni_bin_dir: PathBuf,
     /// CNI configuration.
     pub cni_conf_dir: PathBuf,
+    /// Mirrors, credentials and CAs of registries.
+    pub registries: Registries,
     /// cgroups are made by systemd.
     pub systemd_cgroup: bool,
 }
@@ -109,8 +112,14 @@ impl Options {
             pause_image: None,
             cni_bin_dir: data_dir.join("agent/cni/bin"),
             cni_conf_dir: data_dir.join("agent/cni/net.d"),
+            registries: Registries::default(),
             systemd_cgroup: false,
         }
+    }
+
+    /// Where it serves.
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join("containerd.sock")
     }
 }
 
@@ -140,11 +149,12 @@ impl Containerd {
         let settings = Settings {
             root: options.dir.join("root"),
             state: options.run_dir.join("state"),
-            socket: options.run_dir.join("containerd.sock"),
+            socket: options.socket(),
             pause_image: options.pause_image.clone().unwrap_or_else(|| pause::IMAGE.to_owned()),
             cni_bin_dir: options.cni_bin_dir.clone(),
             cni_conf_dir: options.cni_conf_dir.clone(),
             registry_dir: options.dir.join("registries"),
+            credentials: registries::credentials(&options.registries),
             systemd_cgroup: options.systemd_cgroup,
         };
         // containerd makes a second socket beside it, with a longer name.
@@ -156,6 +166,8 @@ impl Containerd {
         for dir in dirs {
             std::fs::create_dir_all(dir).map_err(at("make the directory", dir))?;
         }
+        write_hosts(&settings.registry_dir, &options.registries)
+            .map_err(at("write the registries' files in", &settings.registry_dir))?;
         let machine = Machine::look(&settings.root);
         for lack in machine.shortcomings() {
             tracing::info!("containerd: {lack}");
@@ -174,6 +186,11 @@ impl Containerd {
     /// Where it serves CRI and its own API.
     pub fn socket(&self) -> &Path {
         &self.settings.socket
+    }
+
+    /// Image of sandboxes.
+    pub fn pause_image(&self) -> &str {
+        &self.settings.pause_image
     }
 
     /// Pid of the process in charge.
@@ -359,6 +376,23 @@ impl Containerd {
         }
         Ok(())
     }
+}
+
+/// Makes the directory hold the `hosts.toml` files of these registries and nothing else. containerd reads them at each pull.
+fn write_hosts(dir: &Path, registries: &Registries) -> io::Result<()> {
+    let files = registries::hosts_files(registries);
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if !files.iter().any(|f| *f.directory == *entry.file_name()) {
+            std::fs::remove_dir_all(entry.path()).or_else(|_| std::fs::remove_file(entry.path()))?;
+        }
+    }
+    for file in files {
+        let dir = dir.join(&file.directory);
+        std::fs::create_dir_all(&dir)?;
+        write_atomic(&dir.join("hosts.toml"), file.text.as_bytes(), 0o600)?;
+    }
+    Ok(())
 }
 
 fn is_shim_of(arguments: &[std::borrow::Cow<'_, str>], address: &str) -> bool {

@@ -247,6 +247,7 @@ pub(super) fn image(i: pb::Image) -> Image {
         size: i.size,
         uid: i.uid.map(|u| u.value),
         username: i.username,
+        pinned: i.pinned,
     }
 }
 
@@ -257,6 +258,7 @@ pub(super) fn usage(s: pb::ContainerStats) -> Option<ContainerUsage> {
         id: s.attributes?.id,
         cpu_nanos: value(s.cpu?.usage_core_nano_seconds)?,
         memory_working_set: value(s.memory?.working_set_bytes)?,
+        disk_bytes: s.writable_layer.and_then(|l| value(l.used_bytes)).unwrap_or(0),
     })
 }
 

@@ -22,6 +22,9 @@ use self::inventory::Cache;
 use self::proto::runtime as pb;
 use self::proto::runtime::image_service_client::ImageServiceClient;
 use self::proto::runtime::runtime_service_client::RuntimeServiceClient;
+use crate::kubelet::images;
+use crate::kubelet::pod::keys;
+use crate::kubelet::registries::Rewrites;
 use crate::kubelet::runtime::*;
 
 /// Deadline of an ordinary call; upstream's `--runtime-request-timeout`.
@@ -70,6 +73,7 @@ pub struct CriRuntime {
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
     cache: Cache,
+    rewrites: Rewrites,
 }
 
 impl CriRuntime {
@@ -81,7 +85,26 @@ impl CriRuntime {
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
             images: ImageServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES),
             cache: Cache::default(),
+            rewrites: Rewrites::default(),
         }
+    }
+
+    /// Images are first asked for at mirrors that have other names for them. Only for a containerd: CRI cannot name images.
+    pub fn with_rewrites(self, rewrites: Rewrites) -> Self {
+        Self { rewrites, ..self }
+    }
+
+    async fn pull(&self, reference: &str, auth: Option<&Auth>) -> Result<String> {
+        let auth = auth.map(|a| pb::AuthConfig { username: a.username.clone(), password: a.password.clone() });
+        let asked = pb::PullImageRequest { image: Some(pb::ImageSpec { image: reference.into() }), auth };
+        Ok(call("pull image", PULL_TIMEOUT, self.images.clone().pull_image(asked)).await?.image_ref)
+    }
+
+    /// Pulls what a mirror calls `theirs` and names it `ours`.
+    async fn pull_as(&self, theirs: &str, ours: &str, auth: Option<&Auth>) -> Result<String> {
+        let id = self.pull(theirs, auth).await?;
+        images::rename(&self.socket, theirs, ours, &id).await?;
+        Ok(id)
     }
 
     /// Where the runtime listens.
@@ -90,55 +113,89 @@ impl CriRuntime {
     }
 
     /// Asks for the status of each container that the cache does not know.
-    async fn statuses(&self, listed: Vec<pb::Container>) -> Result<Vec<ContainerStatus>> {
+    async fn statuses(&self, listed: Vec<pb::Container>) -> Result<Vec<Told<ContainerStatus>>> {
         stream::iter(listed)
             .map(|container| async move {
                 if let Some(known) = self.cache.container(&container) {
-                    return Ok(Some(known));
+                    return Ok(Told::Known(known));
                 }
                 let asked = pb::ContainerStatusRequest { container_id: container.id.clone(), verbose: false };
-                match call("container status", LIST_TIMEOUT, self.runtime.clone().container_status(asked)).await {
-                    Ok(answer) => Ok(answer.status.map(|status| {
+                let answer = call("container status", LIST_TIMEOUT, self.runtime.clone().container_status(asked)).await;
+                let uid = container.labels.get(keys::POD_UID).map(String::as_str).unwrap_or_default();
+                Ok(match told(answer, uid)? {
+                    Told::Known(pb::ContainerStatusResponse { status: Some(status), .. }) => {
                         let status = convert::container_status(status, &container);
                         self.cache.keep_container(&status);
-                        status
-                    })),
-                    // It was removed since it was listed.
-                    Err(RuntimeError::NotFound(_)) => Ok(None),
-                    Err(error) => Err(error),
-                }
+                        Told::Known(status)
+                    }
+                    Told::Known(_) | Told::Gone => Told::Gone,
+                    Told::Unclear(why) => Told::Unclear(why),
+                })
             })
             .buffered(STATUS_CONCURRENCY)
-            .try_filter_map(|status| async { Ok(status) })
             .try_collect()
             .await
     }
 
     /// The same for the addresses of sandboxes.
-    async fn sandboxes(&self, listed: Vec<pb::PodSandbox>) -> Result<Vec<SandboxStatus>> {
+    async fn sandboxes(&self, listed: Vec<pb::PodSandbox>) -> Result<Vec<Told<SandboxStatus>>> {
         stream::iter(listed)
             .map(|sandbox| async move {
                 let mut status = convert::sandbox(sandbox);
                 if let Some(ips) = self.cache.ips(&status.id) {
                     status.ips = ips;
-                    return Ok(Some(status));
+                    return Ok(Told::Known(status));
                 }
                 let asked = pb::PodSandboxStatusRequest { pod_sandbox_id: status.id.clone(), verbose: false };
-                match call("sandbox status", LIST_TIMEOUT, self.runtime.clone().pod_sandbox_status(asked)).await {
-                    Ok(answer) => {
+                let answer = call("sandbox status", LIST_TIMEOUT, self.runtime.clone().pod_sandbox_status(asked)).await;
+                Ok(match told(answer, &status.uid)? {
+                    Told::Known(answer) => {
                         status.ips = answer.status.and_then(|s| s.network).map(convert::ips).unwrap_or_default();
                         self.cache.keep_ips(&status.id, &status.ips);
-                        Ok(Some(status))
+                        Told::Known(status)
                     }
-                    Err(RuntimeError::NotFound(_)) => Ok(None),
-                    Err(error) => Err(error),
-                }
+                    Told::Gone => Told::Gone,
+                    Told::Unclear(why) => Told::Unclear(why),
+                })
             })
             .buffered(STATUS_CONCURRENCY)
-            .try_filter_map(|status| async { Ok(status) })
             .try_collect()
             .await
     }
+}
+
+/// What became of asking how one of many is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Told<T> {
+    /// It said so.
+    Known(T),
+    /// It was removed since it was listed.
+    Gone,
+    /// The runtime answers, but not for this one.
+    Unclear(Unclear),
+}
+
+/// Sorts an answer: one that fails is its own pod's matter, a runtime that cannot be reached is everybody's.
+fn told<T>(answer: Result<T>, pod_uid: &str) -> Result<Told<T>> {
+    match answer {
+        Ok(known) => Ok(Told::Known(known)),
+        Err(RuntimeError::NotFound(_)) => Ok(Told::Gone),
+        Err(error @ RuntimeError::Unavailable(_)) => Err(error),
+        Err(error) => Ok(Told::Unclear(Unclear { pod_uid: pod_uid.to_owned(), why: error.to_string() })),
+    }
+}
+
+/// Those that are known; the unclear ones go to `unclear`.
+fn known<T>(all: Vec<Told<T>>, unclear: &mut Vec<Unclear>) -> Vec<T> {
+    let mut out = Vec::with_capacity(all.len());
+    for one in all {
+        match one {
+            Told::Known(status) => out.push(status),
+            Told::Gone => {}
+            Told::Unclear(why) => unclear.push(why),
+        }
+    }
+    out
 }
 
 /// Waits for an answer until `deadline` and puts errors into our words; `what` names the call in them.
@@ -258,7 +315,9 @@ impl Runtime for CriRuntime {
         self.cache.retain(&sandboxes.items, &containers.containers);
         let (sandboxes, containers) =
             tokio::try_join!(self.sandboxes(sandboxes.items), self.statuses(containers.containers))?;
-        Ok(Inventory { sandboxes, containers })
+        let mut unclear = Vec::new();
+        let (sandboxes, containers) = (known(sandboxes, &mut unclear), known(containers, &mut unclear));
+        Ok(Inventory { sandboxes, containers, unclear })
     }
 
     async fn usage(&self) -> Result<Vec<ContainerUsage>> {
@@ -284,9 +343,22 @@ impl Runtime for CriRuntime {
     }
 
     async fn pull_image(&self, reference: &str, auth: Option<&Auth>) -> Result<String> {
-        let auth = auth.map(|a| pb::AuthConfig { username: a.username.clone(), password: a.password.clone() });
-        let asked = pb::PullImageRequest { image: Some(pb::ImageSpec { image: reference.into() }), auth };
-        Ok(call("pull image", PULL_TIMEOUT, self.images.clone().pull_image(asked)).await?.image_ref)
+        // A name that cannot be made whole is refused by the runtime, in its words.
+        let whole = images::normalize(reference).unwrap_or_else(|_| reference.to_owned());
+        let mut tried = String::new();
+        for candidate in self.rewrites.candidates(&whole) {
+            match self.pull_as(&candidate, &whole, auth).await {
+                Ok(id) => return Ok(id),
+                Err(error) => tried.push_str(&format!("; before that, from the mirror: {error}")),
+            }
+        }
+        self.pull(reference, auth).await.map_err(|error| match error {
+            RuntimeError::NotFound(text) if !tried.is_empty() => {
+                RuntimeError::Failed(format!("{text} not found{tried}"))
+            }
+            RuntimeError::Failed(text) => RuntimeError::Failed(text + &tried),
+            other => other,
+        })
     }
 
     async fn remove_image(&self, reference: &str) -> Result<()> {
@@ -359,6 +431,17 @@ mod tests {
         assert!(matches!(of(Code::Unknown, "exit status 1"), RuntimeError::Failed(_)));
         assert_eq!(of(Code::Internal, "boom").to_string(), "stop: boom");
         assert!(gone_is_done::<()>(Err(of(Code::NotFound, "x"))).is_ok());
+    }
+
+    #[test]
+    fn one_that_does_not_tell_its_status_does_not_spoil_the_list() {
+        let failed = |text: &str| Err::<u8, _>(RuntimeError::Failed(text.into()));
+        let answers = [Ok(1), Err(RuntimeError::NotFound("c".into())), failed("no such image"), Ok(2)];
+        let all = answers.into_iter().map(|a| told(a, "u").unwrap()).collect();
+        let mut unclear = Vec::new();
+        assert_eq!(known(all, &mut unclear), [1, 2]);
+        assert_eq!(unclear, [Unclear { pod_uid: "u".into(), why: "no such image".into() }]);
+        assert!(told::<u8>(Err(RuntimeError::Unavailable("away".into())), "u").is_err(), "nobody can be asked");
     }
 
     #[tokio::test]

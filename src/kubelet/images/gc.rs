@@ -41,6 +41,8 @@ pub struct ImageUse {
 pub struct Plan {
     /// Ids to remove, in this order.
     pub remove: Vec<String>,
+    /// Bytes from the present usage to the goal.
+    pub wanted: u64,
     /// Bytes that removing all of them falls short of the goal by.
     pub short_by: u64,
 }
@@ -57,7 +59,7 @@ pub fn plan(policy: GcPolicy, capacity: u64, available: u64, images: &[ImageUse]
     let idle = |i: &&ImageUse| !i.in_use && !i.pinned && now.duration_since(i.detected) >= policy.min_age;
     let mut candidates: Vec<&ImageUse> = images.iter().filter(idle).collect();
     candidates.sort_by_key(|i| (i.last_used.unwrap_or(Timestamp::MIN), i.detected));
-    let mut plan = Plan::default();
+    let mut plan = Plan { wanted: missing, ..Plan::default() };
     for image in candidates {
         if missing == 0 {
             break;

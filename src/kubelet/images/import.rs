@@ -10,18 +10,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
-use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 
 use super::layout::{Blob, Found, Layout, Source};
+use super::names::{self, wait_until_visible};
 use crate::kubelet::cri::proto::content::{self, WriteAction, WriteContentRequest, content_client::ContentClient};
-use crate::kubelet::cri::proto::images::{self, images_client::ImagesClient};
+use crate::kubelet::cri::proto::images::Descriptor as Target;
 use crate::kubelet::cri::proto::leases::{self, leases_client::LeasesClient};
-use crate::kubelet::cri::{CriRuntime, call, channel, error};
-use crate::kubelet::runtime::{Runtime, RuntimeError};
-use crate::util::backoff::Backoff;
+use crate::kubelet::cri::{call, channel, error};
+use crate::kubelet::runtime::RuntimeError;
 
 /// The namespace of containerd in which CRI keeps everything.
 const NAMESPACE: &str = "k8s.io";
@@ -31,10 +30,6 @@ const CHUNK_BYTES: u64 = 1 << 20;
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest silence of containerd while a blob is written; the last step is its fsync.
 const WRITE_STALL: Duration = Duration::from_secs(120);
-/// How long CRI may take to learn of a new image.
-const VISIBLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Pause between questions whether it has; CRI offers no notification.
-const VISIBLE_BACKOFF: Backoff = Backoff { base: Duration::from_millis(5), cap: Duration::from_millis(500) };
 /// After this long containerd drops the lease of an import that died.
 const LEASE_LIFE: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 
@@ -106,7 +101,9 @@ pub async fn import(
     let imported = imported?;
     closed?;
     for image in &imported {
-        wait_until_visible(socket, image).await?;
+        for name in &image.names {
+            wait_until_visible(socket, name, &image.id).await?;
+        }
     }
     Ok(imported)
 }
@@ -155,7 +152,12 @@ impl Store {
             self.put(layout, &image.manifest, labels, |n| progress(Progress { done: done + n, total })).await?;
             done += image.manifest.size;
             for name in &image.names {
-                self.name(name, &image.manifest).await?;
+                let target = Target {
+                    media_type: image.manifest.media_type.clone(),
+                    digest: image.manifest.digest.clone(),
+                    size: signed(image.manifest.size),
+                };
+                names::put(self.channel.clone(), name, target, Some(&self.lease)).await?;
             }
             imported.push(Imported { names: image.names.clone(), id: image.config.digest.clone() });
         }
@@ -196,29 +198,6 @@ impl Store {
                 Ok(None) => return Err(ImportError::Format(format!("{} could not be read to its end", blob.digest))),
                 Err(_) => return Err(RuntimeError::Timeout(what).into()),
             }
-        }
-    }
-
-    /// Makes `name` mean this manifest, whatever it meant before.
-    async fn name(&self, name: &str, manifest: &Blob) -> Result<(), RuntimeError> {
-        let image = images::Image {
-            name: name.to_owned(),
-            labels: BTreeMap::from([("io.cri-containerd.image".to_owned(), "managed".to_owned())]),
-            target: Some(images::Descriptor {
-                media_type: manifest.media_type.clone(),
-                digest: manifest.digest.clone(),
-                size: signed(manifest.size),
-            }),
-        };
-        let mut client = ImagesClient::new(self.channel.clone());
-        let create = namespaced(images::CreateImageRequest { image: Some(image.clone()) }, Some(&self.lease));
-        match client.create(create).await {
-            Err(status) if status.code() == Code::AlreadyExists => {
-                let update = namespaced(images::UpdateImageRequest { image: Some(image) }, Some(&self.lease));
-                call("update image", CALL_TIMEOUT, client.update(update)).await.map(drop)
-            }
-            Err(status) => Err(error("create image", &status)),
-            Ok(_) => Ok(()),
         }
     }
 }
@@ -285,21 +264,4 @@ fn read_chunk(file: &std::fs::File, source: &Source, offset: u64, n: u64) -> io:
             Ok(Bytes::copy_from_slice(part))
         }
     }
-}
-
-/// containerd tells its CRI plugin of new images in the background.
-async fn wait_until_visible(socket: &Path, image: &Imported) -> Result<(), RuntimeError> {
-    let runtime = CriRuntime::new(socket);
-    let end = Instant::now() + VISIBLE_TIMEOUT;
-    for name in &image.names {
-        let mut asked = 0;
-        while runtime.image(name).await?.is_none_or(|seen| seen.id != image.id) {
-            if Instant::now() >= end {
-                return Err(RuntimeError::Timeout(format!("waiting for CRI to see {name}")));
-            }
-            asked += 1;
-            tokio::time::sleep(VISIBLE_BACKOFF.delay(asked)).await;
-        }
-    }
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Reads image archives: OCI layouts and `docker save`, plain or gzipped. No network, no runtime.
+//! Reads image archives: OCI layouts and `docker save`, plain, gzipped or with zstd. No network, no runtime.
 //!
 //! **Invariant:** blobs stay in the file; only documents (indexes, manifests, configurations) are read into memory.
 
@@ -87,8 +87,11 @@ impl Layout {
     /// Opens an archive and notes where its files are.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let mut file = File::open(path)?;
-        if starts_with_gzip(&file, 0)? {
-            file = unzip(file)?;
+        if starts_with(&file, 0, &GZIP)? {
+            file = unpack(flate2::read::MultiGzDecoder::new(file))?;
+        } else if starts_with(&file, 0, &ZSTD)? {
+            let decoder = ruzstd::decoding::StreamingDecoder::new(file).map_err(|e| format(e.to_string()))?;
+            file = unpack(decoder)?;
         }
         let mut files = HashMap::new();
         let mut archive = tar::Archive::new(&file);
@@ -191,7 +194,7 @@ impl Layout {
         let mut layers = Vec::new();
         for layer in &image.layers {
             let (offset, _) = self.place(layer)?;
-            let suffix = if starts_with_gzip(&self.file, offset)? { ".gzip" } else { "" };
+            let suffix = if starts_with(&self.file, offset, &GZIP)? { ".gzip" } else { "" };
             layers.push(self.hashed(layer, format!("{DOCKER_LAYER}{suffix}"))?);
         }
         let descriptor =
@@ -286,20 +289,24 @@ fn check_platform(config: &serde_json::Value) -> Result<()> {
     }
 }
 
-fn starts_with_gzip(file: &File, offset: u64) -> io::Result<bool> {
-    let mut magic = [0; 2];
-    Ok(file.read_at(&mut magic, offset)? == 2 && magic == [0x1f, 0x8b])
+/// The first bytes of what is compressed with gzip, and with zstd.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+fn starts_with<const N: usize>(file: &File, offset: u64, wanted: &[u8; N]) -> io::Result<bool> {
+    let mut magic = [0; N];
+    Ok(file.read_at(&mut magic, offset)? == N && magic == *wanted)
 }
 
-/// The content of a gzipped file, in a file without a name that goes away by itself.
-fn unzip(file: File) -> io::Result<File> {
+/// The content of a compressed file, in a file without a name that goes away by itself.
+fn unpack(packed: impl Read) -> io::Result<File> {
     let mut plain = std::fs::OpenOptions::new()
         .read(true)
         .write(true)
         .mode(0o600)
         .custom_flags(libc::O_TMPFILE)
         .open(std::env::temp_dir())?;
-    let n = io::copy(&mut flate2::read::MultiGzDecoder::new(file).take(ARCHIVE_LIMIT_BYTES), &mut plain)?;
+    let n = io::copy(&mut packed.take(ARCHIVE_LIMIT_BYTES), &mut plain)?;
     if n == ARCHIVE_LIMIT_BYTES {
         return Err(io::Error::other(format!("the archive is larger than {ARCHIVE_LIMIT_BYTES} bytes")));
     }
@@ -337,11 +344,12 @@ mod tests {
     }
 
     #[test]
-    fn what_we_write_we_read_plain_and_gzipped() {
+    fn what_we_write_we_read_plain_and_compressed() {
         let plain = ours("web:v1");
         let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
         gzip.write_all(&plain).unwrap();
-        for bytes in [plain, gzip.finish().unwrap()] {
+        let zstd = ruzstd::encoding::compress_to_vec(plain.as_slice(), ruzstd::encoding::CompressionLevel::Fastest);
+        for bytes in [plain, gzip.finish().unwrap(), zstd] {
             let images = open(&bytes).unwrap().images(None).unwrap();
             assert_eq!(images[0].names, ["docker.io/library/web:v1"]);
             assert_eq!(images[0].layers.len(), 1);

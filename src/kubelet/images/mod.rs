@@ -1,16 +1,22 @@
-//! Images on a node: names, archives in and out, pull failures, garbage.
+//! Images on a node: names, archives in and out, what is there from the start, pull failures, garbage.
 //!
 //! **Invariant:** what is imported is checked against its digests by the content store before it gets a name.
 
 mod archive;
+mod cleaner;
 mod gc;
 mod import;
 mod layout;
+mod names;
+mod preload;
 mod pull;
 
 pub use self::archive::{Archive, Entry};
+pub use self::cleaner::Cleaner;
 pub use self::gc::{GcPolicy, ImageUse, Plan, plan};
 pub use self::import::{ImportError, Imported, Progress, import};
+pub(crate) use self::names::rename;
+pub use self::preload::{Pins, Preload};
 pub use self::pull::{PullFailure, progress};
 
 use std::borrow::Cow;

@@ -46,28 +46,6 @@ fn usage(quota: &Value, shown: fn(&str) -> bool) -> Value {
     all.join(", ").into()
 }
 
-/// Quota resources without a prefix.
-const STANDARD: &[&str] = &[
-    "cpu",
-    "memory",
-    "ephemeral-storage",
-    "requests.cpu",
-    "requests.memory",
-    "requests.storage",
-    "requests.ephemeral-storage",
-    "limits.cpu",
-    "limits.memory",
-    "limits.ephemeral-storage",
-    "pods",
-    "resourcequotas",
-    "services",
-    "replicationcontrollers",
-    "secrets",
-    "persistentvolumeclaims",
-    "configmaps",
-    "services.nodeports",
-    "services.loadbalancers",
-];
 const SCOPES: &[&str] = &[
     "Terminating",
     "NotTerminating",
@@ -77,20 +55,6 @@ const SCOPES: &[&str] = &[
     "CrossNamespacePodAffinity",
     "VolumeAttributesClass",
 ];
-/// What a scope about pods can count.
-const POD_RESOURCES: &[&str] = &[
-    "pods",
-    "cpu",
-    "memory",
-    "ephemeral-storage",
-    "requests.cpu",
-    "requests.memory",
-    "requests.ephemeral-storage",
-    "limits.cpu",
-    "limits.memory",
-    "limits.ephemeral-storage",
-];
-
 struct Quotas;
 
 impl Strategy for Quotas {
@@ -125,15 +89,11 @@ impl Strategy for Quotas {
 fn amounts(parent: &Field<'_>, list: &str) {
     for (name, field) in parent.entries(list) {
         resources::any_name(name, &field.errs);
-        if !name.contains('/') && !is_standard(name) {
+        if !name.contains('/') && !resources::is_of_quotas(name) {
             field.errs.invalid(name, "must be a standard resource for quota");
         }
         resources::value(name, &field);
     }
-}
-
-fn is_standard(name: &str) -> bool {
-    STANDARD.contains(&name) || resources::is_quota_huge_page(name)
 }
 
 fn scopes(spec: &Field<'_>) {
@@ -144,7 +104,7 @@ fn scopes(spec: &Field<'_>) {
         if !SCOPES.contains(scope) {
             at.invalid("unsupported scope");
         }
-        if hard.iter().any(|name| is_standard(name) && !counts(scope, name)) {
+        if hard.iter().any(|name| resources::is_of_quotas(name) && !counts(scope, name)) {
             at.invalid("unsupported scope applied to resource");
         }
     }
@@ -160,7 +120,7 @@ fn scopes(spec: &Field<'_>) {
         if !SCOPES.contains(&scope) {
             errs.at("scopeName").invalid(scope, "unsupported scope");
         }
-        if hard.iter().any(|name| is_standard(name) && !counts(scope, name)) {
+        if hard.iter().any(|name| resources::is_of_quotas(name) && !counts(scope, name)) {
             errs.invalid(r.value.clone(), "unsupported scope applied to resource");
         }
         let exists_only = SCOPES.contains(&scope) && !matches!(scope, "PriorityClass" | "VolumeAttributesClass");
@@ -187,7 +147,7 @@ fn counts(scope: &str, resource: &str) -> bool {
     match scope {
         "BestEffort" => resource == "pods",
         "Terminating" | "NotTerminating" | "NotBestEffort" | "PriorityClass" | "CrossNamespacePodAffinity" => {
-            POD_RESOURCES.contains(&resource) || resources::is_quota_huge_page(resource)
+            resources::OF_PODS.contains(&resource) || resources::is_quota_huge_page(resource)
         }
         "VolumeAttributesClass" => {
             resource.ends_with("persistentvolumeclaims") || resource.ends_with("requests.storage")

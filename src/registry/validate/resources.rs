@@ -71,8 +71,9 @@ pub fn is_whole(name: &str) -> bool {
     COUNTED.contains(&name) || is_extended(name)
 }
 
-/// Names without a prefix that are anything at all.
-const STANDARD: &[&str] = &[
+/// What pods are, use, ask for and are limited in, as quotas name it.
+pub const OF_PODS: [&str; 10] = [
+    "pods",
     "cpu",
     "memory",
     "ephemeral-storage",
@@ -82,18 +83,24 @@ const STANDARD: &[&str] = &[
     "limits.cpu",
     "limits.memory",
     "limits.ephemeral-storage",
-    "pods",
+];
+/// What else quotas name without a prefix.
+const COUNTED_BY_QUOTAS: [&str; 9] = [
     "resourcequotas",
     "services",
     "replicationcontrollers",
     "secrets",
     "configmaps",
     "persistentvolumeclaims",
-    "storage",
     "requests.storage",
     "services.nodeports",
     "services.loadbalancers",
 ];
+
+/// True for a name without a prefix that a quota may have.
+pub fn is_of_quotas(name: &str) -> bool {
+    OF_PODS.contains(&name) || COUNTED_BY_QUOTAS.contains(&name) || is_quota_huge_page(name)
+}
 
 /// True for `hugepages-2Mi` and `requests.hugepages-2Mi`.
 pub fn is_quota_huge_page(name: &str) -> bool {
@@ -103,7 +110,7 @@ pub fn is_quota_huge_page(name: &str) -> bool {
 /// A resource's name: qualified, or one of Kubernetes' own. False (and an error) when it is not.
 pub fn any_name(name: &str, errs: &FieldErrors) -> bool {
     let reasons = names::qualified_name(name);
-    let known = name.contains('/') || STANDARD.contains(&name) || is_quota_huge_page(name);
+    let known = name.contains('/') || name == "storage" || is_of_quotas(name);
     if reasons.is_empty() && !known {
         errs.invalid(name, "must be a standard resource type or fully qualified");
     }

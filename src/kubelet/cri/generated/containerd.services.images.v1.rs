@@ -20,6 +20,18 @@ pub struct Image {
     #[prost(message, optional, tag = "3")]
     pub target: ::core::option::Option<Descriptor>,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetImageRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteImageRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Empty {}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CreateImageRequest {
     #[prost(message, optional, tag = "1")]
@@ -115,6 +127,29 @@ pub mod images_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
+        pub async fn get(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetImageRequest>,
+        ) -> std::result::Result<tonic::Response<super::ImageResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/containerd.services.images.v1.Images/Get",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("containerd.services.images.v1.Images", "Get"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn create(
             &mut self,
             request: impl tonic::IntoRequest<super::CreateImageRequest>,
@@ -158,6 +193,29 @@ pub mod images_client {
             req.extensions_mut()
                 .insert(
                     GrpcMethod::new("containerd.services.images.v1.Images", "Update"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn delete(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteImageRequest>,
+        ) -> std::result::Result<tonic::Response<super::Empty>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/containerd.services.images.v1.Images/Delete",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("containerd.services.images.v1.Images", "Delete"),
                 );
             self.inner.unary(req, path, codec).await
         }
