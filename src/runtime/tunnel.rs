@@ -146,13 +146,19 @@ mod tests {
     #[tokio::test]
     async fn streams_carry_bytes_both_ways_side_by_side() {
         let (tunnel, _stop) = pair(echo()).await;
-        // Some that nobody reads hold up nobody.
-        let big = vec![7; 4 << 20];
+        // Some that nobody reads hold up nobody. What is on its way is bounded by the window and one write.
+        let chunk = vec![7; 64 << 10];
         let mut stuck = Vec::new();
         for _ in 0..4 {
             let mut one = TokioIo::new(tunnel.open(KUBELET).await.unwrap());
-            let writing = tokio::time::timeout(Duration::from_millis(100), one.write_all(&big)).await;
-            assert!(writing.is_err(), "flow control holds back what nobody reads");
+            let writing = async {
+                for _ in 0..64 {
+                    one.write_all(&chunk).await?;
+                }
+                Ok::<_, io::Error>(())
+            };
+            let written = tokio::time::timeout(Duration::from_millis(100), writing).await;
+            assert!(written.is_err(), "flow control holds back what nobody reads");
             stuck.push(one);
         }
         let mut stream = TokioIo::new(tunnel.open(KUBELET).await.unwrap());
