@@ -8,6 +8,7 @@ mod config;
 mod figures;
 mod images;
 mod listers;
+mod manager;
 mod node;
 mod server;
 mod signals;

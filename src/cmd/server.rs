@@ -37,6 +37,7 @@ use crate::util::clock::{SharedClock, SystemClock};
 use crate::util::tasks::{OnEnd, Shutdown, Tasks};
 use crate::util::{files, telemetry};
 
+use super::manager::{self, Watched};
 use super::node::{NodeConfig, NodeParts};
 
 /// Between two looks at the certificates' ends: short, because a clock that is set moves them at once.
@@ -274,6 +275,8 @@ impl Bound {
         // Dropped when all roles are known: nobody is refused because the server is still loading.
         let _ = roles.await;
         let (identity, clock) = (self.identity, self.clock.clone());
+        let mut watched =
+            Watched { api: Some((identity.kubeconfig.server.clone(), self.config.root_ca_pem.clone())), node: None };
         tasks.own("certificates", OnEnd::Fine, |stop| identity.keep_fresh(clock, stop));
         let (api, listener, tls) = (self.api.clone(), self.listener, self.tls);
         tasks.own("apiserver", OnEnd::StopAll, |stop| serve(api, listener, tls, stop));
@@ -300,8 +303,10 @@ impl Bound {
             let user = UserInfo::authenticated(format!("system:node:{}", self.config.node_name), &["system:nodes"]);
             let kubelet = node.kubelet(self.listers.clone(), client(user), self.clock.clone());
             self.api.attach_node(&self.config.node_name, Arc::new(kubelet.clone()));
+            watched.node = Some(kubelet.pulse());
             node.start(&mut tasks, kubelet, self.listers.clone());
         }
+        manager::start(&mut tasks, watched);
         tasks.join_in_reverse(STOP_DEADLINE).await;
         self.store.close().await;
         tracing::info!("stopped");

@@ -120,7 +120,7 @@ impl Kubelet {
             config: config.clone(),
         });
         let pods = Pods::new(shared.clone());
-        let node = Node { config, client, runtime, clock };
+        let node = Node { config, client, runtime, clock, pulse: node::Pulse::new() };
         Arc::new(Self {
             shared,
             listers,
@@ -134,6 +134,11 @@ impl Kubelet {
     /// The node's pod ranges, as they become known: what the network needs.
     pub fn pod_cidrs(&self) -> watch::Receiver<Vec<String>> {
         self.cidrs.subscribe()
+    }
+
+    /// Signs of life, and whether this process has told that the node is Ready.
+    pub fn pulse(&self) -> watch::Receiver<node::Pulse> {
+        self.node.pulse.subscribe()
     }
 
     /// Works until the shutdown. Containers run on.
@@ -171,6 +176,7 @@ impl Kubelet {
                     if failures > RUNTIME_STARTS {
                         tracing::warn!("waiting for the container runtime: {e}");
                     }
+                    self.node.beat(None);
                     tokio::time::sleep(RUNTIME_RETRY.delay(failures)).await;
                 }
             }

@@ -236,6 +236,22 @@ fn contains(before: Option<&Value>, after: &Value) -> bool {
         .all(|(k, v)| before.get(k).is_some_and(|b| b == v) || v == "" && before.get(k).is_none())
 }
 
+/// Signs of life of the node's agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pulse {
+    /// When it last went round, with whatever end: a server that is away is no illness of the node's.
+    pub last: tokio::time::Instant,
+    /// What this process last told of the node.
+    pub ready: bool,
+}
+
+impl Pulse {
+    /// That of one that has just begun.
+    pub fn new() -> watch::Sender<Self> {
+        watch::Sender::new(Self { last: tokio::time::Instant::now(), ready: false })
+    }
+}
+
 /// The node's agent towards the API.
 pub struct Node {
     /// Configuration.
@@ -246,6 +262,8 @@ pub struct Node {
     pub runtime: Arc<dyn Runtime>,
     /// The clock.
     pub clock: SharedClock,
+    /// Signs of life.
+    pub pulse: watch::Sender<Pulse>,
 }
 
 impl Node {
@@ -321,12 +339,21 @@ impl Node {
         self.client.create(&res::LEASES, LEASE_NAMESPACE, &lease).await.map(drop)
     }
 
+    /// A round of the loops below is over, with whatever end.
+    pub(super) fn beat(&self, ready: Option<bool>) {
+        self.pulse.send_modify(|pulse| {
+            pulse.last = tokio::time::Instant::now();
+            pulse.ready = ready.unwrap_or(pulse.ready);
+        });
+    }
+
     /// Registers, then reports and renews until the shutdown.
     pub async fn run(&self, shutdown: &Shutdown) {
         let mut failures = 0;
         while let Some(Err(e)) = shutdown.or(self.register()).await {
             failures += 1;
             tracing::warn!(node = self.config.node_name, "cannot register, trying again: {e}");
+            self.beat(None);
             shutdown.or(tokio::time::sleep(Backoff::RESTART.delay(failures))).await;
         }
         let renewing = async {
@@ -334,6 +361,7 @@ impl Node {
                 if let Err(e) = self.renew().await {
                     tracing::warn!(node = self.config.node_name, "cannot renew the node's lease: {e}");
                 }
+                self.beat(None);
                 tokio::time::sleep(RENEW).await;
             }
         };
@@ -341,7 +369,9 @@ impl Node {
             let mut pause = LOOK_UNREADY;
             loop {
                 tokio::time::sleep(pause).await;
-                pause = match self.report().await {
+                let reported = self.report().await;
+                self.beat(reported.as_ref().ok().copied());
+                pause = match reported {
                     Ok(false) => LOOK_UNREADY,
                     Ok(true) => LOOK,
                     Err(e) => {
@@ -473,6 +503,7 @@ mod tests {
             client: cluster.client(),
             runtime: Arc::new(FakeRuntime::default()),
             clock: cluster.clock.clone(),
+            pulse: Pulse::new(),
         };
         node.register().await.unwrap();
         node.register().await.unwrap();

@@ -1,4 +1,4 @@
-//! Small things every layer needs: tasks and shutdown, backoff, clock, files, nftables.
+//! Small things every layer needs: tasks and shutdown, backoff, clock, files, nftables, word to the service manager.
 //!
 //! **Invariant:** nothing here knows of Kubernetes.
 
@@ -6,6 +6,7 @@ pub mod backoff;
 pub mod clock;
 pub mod files;
 pub mod nft;
+pub mod notify;
 pub mod sys;
 pub mod tasks;
 pub mod telemetry;
