@@ -374,14 +374,16 @@ fn node_name(args: &Args) -> anyhow::Result<String> {
     }
 }
 
-/// The address that the default route leaves from; loopback where there is none. Nothing is sent.
+/// The address that the default route leaves from; loopback where there is none.
 fn default_address() -> IpAddr {
-    let probe = || -> std::io::Result<IpAddr> {
-        let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
-        Ok(socket.local_addr()?.ip())
-    };
-    probe().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+    default_route_address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+/// The address that the default route leaves from. Nothing is sent.
+pub fn default_route_address() -> Option<IpAddr> {
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
 }
 
 fn token_of(args: &Args) -> anyhow::Result<Option<String>> {

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod files;
 pub mod nft;
 pub mod notify;
+pub mod procs;
 pub mod sys;
 pub mod tasks;
 pub mod telemetry;

@@ -34,7 +34,7 @@ const BESIDE: &str = "198.51.100.2";
 const PORT: u16 = 6443;
 
 /// The binary under test: `ORCH_BIN`, or the one that cargo has just built with these tests.
-fn orch() -> PathBuf {
+pub fn orch() -> PathBuf {
     std::env::var_os("ORCH_BIN").map_or_else(|| env!("CARGO_BIN_EXE_orch").into(), PathBuf::from)
 }
 
@@ -64,6 +64,7 @@ pub struct Cluster {
     _beside: Ns,
     dir: tempfile::TempDir,
     flags: Vec<String>,
+    env: Vec<(String, String)>,
     server: Option<Child>,
 }
 
@@ -101,7 +102,8 @@ impl Cluster {
         nix::mount::mount(None::<&str>, &self.data_dir(), None::<&str>, flags, Some(size.as_str())).unwrap();
     }
 
-    fn prepare(flags: &[&str]) -> Self {
+    /// The machine and its flags; nothing is started.
+    pub fn prepare(flags: &[&str]) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "end-to-end tests need root");
         let (machine, beside) = (Ns::new("box"), Ns::new("way"));
         let (m, b) = (machine.name.as_str(), beside.name.as_str());
@@ -113,7 +115,7 @@ impl Cluster {
         ip(&["-n", m, "route", "add", "default", "via", BESIDE]);
         let dir = tempfile::Builder::new().prefix("orch-e2e-").tempdir().unwrap();
         let flags = flags.iter().map(|&f| f.to_owned()).collect();
-        Self { machine, _beside: beside, dir, flags, server: None }
+        Self { machine, _beside: beside, dir, flags, env: Vec::new(), server: None }
     }
 
     pub fn data_dir(&self) -> PathBuf {
@@ -132,7 +134,18 @@ impl Cluster {
         command.arg("server").arg("--data-dir").arg(self.data_dir());
         command.args(["--https-listen-port", &PORT.to_string(), "--node-ip", ADDRESS]);
         command.args(&self.flags).args(more).env_remove("ORCH_CONFIG_FILE");
+        command.envs(self.env.iter().map(|(k, v)| (k, v)));
         command
+    }
+
+    /// Environment for the servers that are started from now on.
+    pub fn set_env(&mut self, env: &[(&str, &str)]) {
+        self.env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    }
+
+    /// The server's process.
+    pub fn server_pid(&self) -> Pid {
+        Pid::from_raw(self.server.as_ref().expect("the server runs").id() as i32)
     }
 
     /// Starts the server and waits until it says that it is ready.

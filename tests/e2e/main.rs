@@ -5,9 +5,11 @@
 mod bad_input;
 mod ctl;
 mod harness;
+mod install;
 mod main_job;
 mod net;
 mod node;
 mod pods;
 mod registry;
 mod runtime;
+mod uninstall;
