@@ -84,6 +84,9 @@ $2
 "
     shift
   done
+  own_data_dir=$data_dir
+  # Where else it may be said is for orch itself to read; this is where the images of a bundle go.
+  [ -n "$data_dir" ] || data_dir=$(sed -n 's/^data-dir: *"\{0,1\}\([^"#]*[^"# ]\).*/\1/p' $CONFIG_DIR/config.yaml 2>/dev/null || true)
   data_dir=${data_dir:-/var/lib/orch}
   name=orch
   [ "$role" = server ] || name=orch-agent
@@ -342,8 +345,12 @@ link_kubectl() {
 
 stage_manifest() {
   # What an earlier run made and this one does not is still orch's to remove.
-  cat "$MANIFEST" "$tmp/dirs" "$tmp/manifest" 2>/dev/null | grep -v '^#' | sort -u >"$tmp/all" || true
-  { echo '# What the installer of orch put here; orch uninstall reads it.' && cat "$tmp/all"; } >"$tmp/full"
+  cat "$MANIFEST" "$tmp/dirs" "$tmp/manifest" 2>/dev/null | grep -v -e '^#' -e '^data ' | sort -u >"$tmp/all" || true
+  {
+    echo '# What the installer of orch put here; orch uninstall reads it.'
+    [ -z "$own_data_dir" ] || printf 'data %s\n' "$data_dir"
+    cat "$tmp/all"
+  } >"$tmp/full"
   stage "$tmp/full" "$MANIFEST" 644
 }
 

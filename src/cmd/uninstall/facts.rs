@@ -58,7 +58,8 @@ pub struct Place {
 impl Place {
     /// The orch of this data directory; the machine's when none is given.
     pub fn of(data_dir: Option<PathBuf>) -> anyhow::Result<Self> {
-        let own = config::data_dir().unwrap_or_else(|| DATA_DIR.into());
+        let named = manifest().and_then(|(_, manifest)| manifest.data_dir);
+        let own = named.or_else(config::data_dir).unwrap_or_else(|| DATA_DIR.into());
         let data_dir = match data_dir {
             Some(dir) => std::path::absolute(dir).context("cannot tell the present directory")?,
             None => own.clone(),
@@ -293,12 +294,15 @@ fn shared_dirs(facts: &Facts) -> Vec<PathBuf> {
     dirs
 }
 
+fn manifest() -> Option<(PathBuf, Manifest)> {
+    let path = Path::new(CONFIG_DIR).join(MANIFEST);
+    let text = std::fs::read_to_string(&path).ok()?;
+    Some((path, Manifest::parse(&text)))
+}
+
 fn installation(facts: &mut Facts) {
     let config_dir = Path::new(CONFIG_DIR);
-    let manifest = config_dir.join(MANIFEST);
-    if let Ok(text) = std::fs::read_to_string(&manifest) {
-        facts.manifest = Some((manifest, Manifest::parse(&text)));
-    }
+    facts.manifest = manifest();
     facts.config_dir = config_dir.is_dir().then(|| config_dir.to_owned());
     if !Path::new("/run/systemd/system").is_dir() {
         return;

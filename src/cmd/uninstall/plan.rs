@@ -28,6 +28,8 @@ pub enum Scope {
 /// What an installation put on the machine, as its manifest tells.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Manifest {
+    /// The data directory, where a flag of the service names it.
+    pub data_dir: Option<PathBuf>,
     /// Names of units.
     pub units: Vec<String>,
     /// Files.
@@ -45,6 +47,7 @@ impl Manifest {
         let mut out = Self::default();
         for line in text.lines() {
             match line.split_once(' ') {
+                Some(("data", path)) => out.data_dir = Some(path.into()),
                 Some(("unit", name)) => out.units.push(name.to_owned()),
                 Some(("file", path)) => out.files.push(path.into()),
                 Some(("dir", path)) => out.dirs.push(path.into()),
@@ -243,7 +246,7 @@ mod tests {
 
     fn everything() -> Facts {
         let manifest = Manifest::parse(
-            "unit orch.service\nfile /usr/local/bin/orch\nfile /etc/systemd/system/orch.service\n\
+            "data /srv/orch\nunit orch.service\nfile /usr/local/bin/orch\nfile /etc/systemd/system/orch.service\n\
              link /usr/local/bin/kubectl -> orch\ndir /usr/local/share/man/man1\ndir /etc/orch\nfuture /x\n",
         );
         Facts {
@@ -308,6 +311,12 @@ mod tests {
     #[test_case(Scope::All, &[RUNNING, LOGS, RUN, DATA, SOFTWARE, CONFIG, MAN]; "everything")]
     fn scopes(scope: Scope, want: &[&[&str]]) {
         assert_eq!(lines(scope), want.concat());
+    }
+
+    #[test]
+    fn a_manifest_names_another_data_directory() {
+        assert_eq!(everything().manifest.unwrap().1.data_dir, Some("/srv/orch".into()));
+        assert_eq!(Manifest::parse("# nothing\n"), Manifest::default());
     }
 
     #[test]
