@@ -8,6 +8,8 @@
 
 use std::ops::Range;
 
+use memchr::memchr2;
+
 /// Nesting that is followed when looking for fields; kinds do not select deeper ones.
 const DEPTH_MAX: usize = 16;
 
@@ -163,11 +165,11 @@ fn skip_space(json: &[u8], mut at: usize) -> usize {
 fn string_end(json: &[u8], at: usize) -> Option<usize> {
     let mut i = at + 1;
     loop {
-        match json.get(i)? {
-            b'"' => return Some(i + 1),
-            b'\\' => i += 2,
-            _ => i += 1,
+        i += memchr2(b'"', b'\\', json.get(i..)?)?;
+        if json[i] == b'"' {
+            return Some(i + 1);
         }
+        i += 2;
     }
 }
 

@@ -31,6 +31,8 @@ pub struct Access {
     pub bearer: Arc<BearerTokens>,
     /// Service accounts' tokens.
     pub tokens: Arc<ServiceAccountTokens>,
+    /// The CA of the API's certificate, for machines that join: they know its hash.
+    pub server_ca_pem: String,
     clients: ClientVerifier,
     proxies: ClientVerifier,
     clock: SharedClock,
@@ -59,6 +61,7 @@ impl Access {
             rbac,
             bearer,
             tokens,
+            server_ca_pem: pki.server_ca.cert_pem.clone(),
             clients: ClientVerifier::new(&pki.client_ca.cert)?,
             proxies: ClientVerifier::new(&pki.request_header_ca.cert)?,
             clock,

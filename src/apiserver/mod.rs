@@ -17,6 +17,7 @@ pub mod health;
 pub mod limits;
 mod metrics;
 pub mod negotiate;
+mod nodes;
 mod openapi;
 mod public;
 mod read;
@@ -32,7 +33,6 @@ mod tests;
 mod verbs;
 mod virtuals;
 
-use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -41,7 +41,6 @@ use futures::FutureExt;
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, header};
 use http_body::Body as HttpBody;
-use parking_lot::RwLock;
 
 use crate::api::status::{ApiResult, Reason, Status};
 use crate::api::user::UserInfo;
@@ -82,7 +81,7 @@ pub struct Api {
     limits: Limits,
     metrics: Metrics,
     /// How the nodes are reached for logs and streams.
-    nodes: RwLock<HashMap<String, Arc<dyn NodeApi>>>,
+    nodes: Arc<nodes::Nodes>,
 }
 
 impl Api {
@@ -94,7 +93,7 @@ impl Api {
         shutdown: Shutdown,
         health: Health,
     ) -> Arc<Self> {
-        let (limits, metrics, nodes) = (Limits::default(), Metrics::default(), RwLock::default());
+        let (limits, metrics, nodes) = (Limits::default(), Metrics::default(), Arc::default());
         Arc::new(Self { registry, access, clock, shutdown, health, limits, metrics, nodes })
     }
 
@@ -105,7 +104,7 @@ impl Api {
 
     /// Says how a node is reached.
     pub fn attach_node(&self, name: &str, node: Arc<dyn NodeApi>) {
-        self.nodes.write().insert(name.to_owned(), node);
+        self.nodes.attach(name, node);
     }
 
     /// Answers a request. Never fails: errors are answers.

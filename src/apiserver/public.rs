@@ -19,6 +19,9 @@ impl Api {
         if !matches!(call.method, Method::GET | Method::HEAD) {
             return Err(method_not_allowed());
         }
+        if path == crate::runtime::tunnel::PATH {
+            return self.take_tunnel(call);
+        }
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         Ok(match parts.as_slice() {
             [""] => respond::json(200, &json!({"paths": self.paths()})),
@@ -27,6 +30,7 @@ impl Api {
                 self.health.one(at, &check.join("/")).unwrap_or_else(|| respond::text(404, "404 page not found\n"))
             }
             ["metrics"] => respond::answer(200, "text/plain; version=0.0.4", respond::full(self.metrics.render())),
+            ["cacerts"] => respond::answer(200, "text/plain", respond::full(self.access.server_ca_pem.clone())),
             ["version"] => respond::json(200, &version()),
             ["openapi", "v2"] => self.openapi_v2(&call).await,
             ["openapi", "v3"] => self.openapi_index(),

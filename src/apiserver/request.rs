@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use http::Method;
 
 use crate::api::meta::fields::FieldSelector;
+use crate::api::meta::names;
 use crate::api::user::Attributes;
 
 /// A decoded query string; a key may stand several times.
@@ -149,15 +150,16 @@ impl RequestInfo {
         } else {
             verb.into()
         };
-        // A collection narrowed to one name is that name's, for authorization.
+        // What a collection is narrowed to, authorizers see; one narrowed to one name is that name's.
         if matches!(a.verb.as_str(), "list" | "watch" | "deletecollection")
             && !named
-            && let Some(selector) = self.query.text("fieldSelector")
-            && let Ok(selector) = FieldSelector::parse(selector)
-            && let Some(name) = selector.exact("metadata.name")
-            && crate::api::meta::names::path_segment(name).is_empty()
+            && let Some(text) = self.query.text("fieldSelector")
+            && let Ok(selector) = FieldSelector::parse(text)
         {
-            a.name = name.to_owned();
+            a.field_selector = text.to_owned();
+            if let Some(name) = selector.exact("metadata.name").filter(|n| names::path_segment(n).is_empty()) {
+                a.name = name.to_owned();
+            }
         }
     }
 }
@@ -226,5 +228,18 @@ mod tests {
     fn what_follows_proxy_is_kept() {
         let info = RequestInfo::parse(&Method::GET, "/api/v1/nodes/n/proxy/a/b", "");
         assert_eq!(info.rest, "a/b");
+    }
+
+    /// A node may list pods, but only its own: the authorizer has to see the selector.
+    #[test]
+    fn authorizers_see_what_a_collection_is_narrowed_to() {
+        let narrowed = |method, path, query| RequestInfo::parse(method, path, query).attributes.field_selector;
+        assert_eq!(narrowed(&Method::GET, "/api/v1/pods", "fieldSelector=spec.nodeName%3Dn"), "spec.nodeName=n");
+        assert_eq!(
+            narrowed(&Method::GET, "/api/v1/pods", "watch=1&fieldSelector=spec.nodeName%3Dn"),
+            "spec.nodeName=n"
+        );
+        assert_eq!(narrowed(&Method::GET, "/api/v1/namespaces/d/pods/p", "fieldSelector=spec.nodeName%3Dn"), "");
+        assert_eq!(narrowed(&Method::GET, "/api/v1/pods", "fieldSelector=%3D%3D%3D"), "");
     }
 }

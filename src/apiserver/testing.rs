@@ -123,6 +123,10 @@ impl Lister for One {
         self.0.by_index(index, value)
     }
 
+    fn field<'o>(&self, object: &'o Object, index: &str) -> &'o str {
+        self.0.field(object, index)
+    }
+
     fn deltas(&self) -> BoxStream<'static, Delta> {
         stream::pending().boxed()
     }

@@ -10,6 +10,7 @@
 pub mod fake;
 mod options;
 pub mod res;
+pub mod servers;
 mod tls;
 mod watch;
 
@@ -27,6 +28,7 @@ use serde_json::Value;
 
 pub use options::{DeleteOptions, ListOptions, Patch, Propagation, WriteOptions};
 pub use res::Res;
+pub use servers::Servers;
 pub use tls::{ConnectError, Credentials};
 pub use watch::{MAX_EVENT_BYTES, WatchEvent, WatchKind};
 
@@ -85,12 +87,22 @@ impl Client {
 
     /// As `kube`'s configuration says; TLS is orch's own.
     pub fn from_config(config: kube::Config) -> Result<Self, ConnectError> {
-        tls::client(config, None).map(Self::new)
+        tls::client(config, None, None).map(Self::new)
     }
 
     /// To `server` (`https://host:port`), which must show a certificate of `ca_pem`.
     pub fn tls(server: &str, ca_pem: &[u8], credentials: Credentials) -> Result<Self, ConnectError> {
         tls::direct(server, ca_pem, credentials).map(Self::new)
+    }
+
+    /// To whichever of `servers` answers; each must show a certificate of `ca_pem`.
+    pub fn tls_any(servers: Arc<Servers>, ca_pem: &[u8], credentials: Credentials) -> Result<Self, ConnectError> {
+        tls::any_of(servers, ca_pem, credentials).map(Self::new)
+    }
+
+    /// To `server`, whatever certificate it shows: only for what is public, and checked by other means.
+    pub fn unverified(server: &str) -> Result<Self, ConnectError> {
+        tls::unverified(server).map(Self::new)
     }
 
     /// The same connection under a component's name: its user agent, and the field manager of its writes.

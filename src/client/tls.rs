@@ -26,7 +26,10 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use serde_json::json;
 use tokio::net::TcpStream;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
+
+use super::servers::Servers;
 
 /// How long a connection may take, TCP and TLS each.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -92,7 +95,35 @@ pub(super) async fn read_kubeconfig(path: &Path, options: &KubeConfigOptions) ->
     kube::Config::from_custom_kubeconfig(file, options).await.map_err(|e| fail(&e))
 }
 
+/// To a server of which nothing is known yet.
+pub(super) fn unverified(server: &str) -> Result<kube::Client, ConnectError> {
+    let uri: Uri =
+        server.parse().map_err(|e| ConnectError::Config { server: server.to_owned(), reason: format!("{e}") })?;
+    let mut config = kube::Config::new(uri);
+    config.accept_invalid_certs = true;
+    client(config, None, None)
+}
+
+/// To whichever of `servers` answers.
+pub(super) fn any_of(
+    servers: Arc<Servers>,
+    ca_pem: &[u8],
+    credentials: Credentials,
+) -> Result<kube::Client, ConnectError> {
+    let name = format!("https://{}", super::servers::SERVER_NAME);
+    let (mut config, resolver) = configured(&name, ca_pem, credentials)?;
+    config.tls_server_name = Some(super::servers::SERVER_NAME.into());
+    client(config, resolver, Some(servers))
+}
+
 pub(super) fn direct(server: &str, ca_pem: &[u8], credentials: Credentials) -> Result<kube::Client, ConnectError> {
+    let (config, resolver) = configured(server, ca_pem, credentials)?;
+    client(config, resolver, None)
+}
+
+type Configured = (kube::Config, Option<Arc<dyn ResolvesClientCert>>);
+
+fn configured(server: &str, ca_pem: &[u8], credentials: Credentials) -> Result<Configured, ConnectError> {
     let fail = |reason: String| ConnectError::Config { server: server.to_owned(), reason };
     let uri: Uri = server.parse().map_err(|e| fail(format!("{e}")))?;
     let mut config = kube::Config::new(uri);
@@ -108,13 +139,14 @@ pub(super) fn direct(server: &str, ca_pem: &[u8], credentials: Credentials) -> R
         Credentials::Rotating(resolver) => (json!({}), Some(resolver)),
     };
     config.auth_info = serde_json::from_value(auth).map_err(|e| fail(e.to_string()))?;
-    client(config, resolver)
+    Ok((config, resolver))
 }
 
 /// A `kube` client over our own connector: one pool for everything, and one without HTTP/2 for upgrades.
 pub(super) fn client(
     config: kube::Config,
     resolver: Option<Arc<dyn ResolvesClientCert>>,
+    servers: Option<Arc<Servers>>,
 ) -> Result<kube::Client, ConnectError> {
     let server = config.cluster_url.to_string();
     let fail = |reason: String| ConnectError::Config { server: server.clone(), reason };
@@ -126,9 +158,9 @@ pub(super) fn client(
         b.http2_keep_alive_interval(KEEP_ALIVE).http2_keep_alive_timeout(KEEP_ALIVE);
         b
     };
-    let h1 = Connector::new(tls.clone(), server_name.clone()).map_err(&fail)?;
+    let h1 = Connector::new(tls.clone(), server_name.clone(), servers.clone()).map_err(&fail)?;
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let any = Connector::new(tls, server_name).map_err(&fail)?;
+    let any = Connector::new(tls, server_name, servers).map_err(&fail)?;
     let transport = Transport { any: builder().build(any), h1: builder().build(h1) };
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
@@ -298,23 +330,59 @@ impl Service<Name> for Resolve {
     }
 }
 
-/// TCP, and TLS on it for `https`.
+/// TCP, and TLS on it for `https`; to the host of the URI, or to whichever server answers.
 #[derive(Clone)]
 struct Connector {
     tcp: HttpConnector<Resolve>,
     tls: tokio_rustls::TlsConnector,
     server_name: Option<ServerName<'static>>,
+    servers: Option<Arc<Servers>>,
 }
 
 impl Connector {
-    fn new(tls: rustls::ClientConfig, server_name: Option<String>) -> Result<Self, String> {
+    fn new(
+        tls: rustls::ClientConfig,
+        server_name: Option<String>,
+        servers: Option<Arc<Servers>>,
+    ) -> Result<Self, String> {
         let mut tcp = HttpConnector::new_with_resolver(Resolve);
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(KEEP_ALIVE));
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let server_name = server_name.map(ServerName::try_from).transpose().map_err(|e| e.to_string())?;
-        Ok(Self { tcp, tls: tokio_rustls::TlsConnector::from(Arc::new(tls)), server_name })
+        Ok(Self { tcp, tls: tokio_rustls::TlsConnector::from(Arc::new(tls)), server_name, servers })
+    }
+
+    async fn connect(&self, uri: Uri) -> Result<Io, BoxError> {
+        let secure = uri.scheme_str() == Some("https");
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let stream = self.tcp.clone().oneshot(uri).await?.into_inner();
+        if !secure {
+            return Ok(Io::Plain(TokioIo::new(stream)));
+        }
+        let name = match &self.server_name {
+            Some(name) => name.clone(),
+            None => ServerName::try_from(host)?,
+        };
+        let handshake = tokio::time::timeout(CONNECT_TIMEOUT, self.tls.connect(name, stream));
+        Ok(Io::Tls(TokioIo::new(Box::new(handshake.await??))))
+    }
+
+    /// The servers one after another; the error is the last one's.
+    async fn connect_any(&self, servers: &Servers) -> Result<Stream, BoxError> {
+        let epoch = servers.epoch();
+        let mut failure: BoxError = "no API server is known".into();
+        for server in servers.list().iter() {
+            match self.connect(server.clone()).await {
+                Ok(io) => {
+                    servers.prefer(server);
+                    return Ok(Stream { io, end: Some(Box::pin(epoch.cancelled_owned())) });
+                }
+                Err(e) => failure = e,
+            }
+        }
+        Err(failure)
     }
 }
 
@@ -328,51 +396,46 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let Self { tcp, tls, server_name } = self.clone();
+        let this = self.clone();
         async move {
-            let secure = uri.scheme_str() == Some("https");
-            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-            let stream = tcp.oneshot(uri).await?.into_inner();
-            if !secure {
-                return Ok(Stream::Plain(TokioIo::new(stream)));
+            match &this.servers {
+                Some(servers) => this.connect_any(servers).await,
+                None => Ok(Stream { io: this.connect(uri).await?, end: None }),
             }
-            let name = match server_name {
-                Some(name) => name,
-                None => ServerName::try_from(host)?,
-            };
-            let handshake = tokio::time::timeout(CONNECT_TIMEOUT, tls.connect(name, stream));
-            Ok(Stream::Tls(TokioIo::new(Box::new(handshake.await??))))
         }
         .boxed()
     }
 }
 
 /// A connection, secured or not.
-enum Stream {
+enum Io {
     Plain(TokioIo<TcpStream>),
     Tls(TokioIo<Box<tokio_rustls::client::TlsStream<TcpStream>>>),
 }
 
+/// One that may be ended from elsewhere.
+struct Stream {
+    io: Io,
+    end: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+}
+
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        match self {
-            Self::Plain(_) => Connected::new(),
-            Self::Tls(tls) if tls.inner().get_ref().1.alpn_protocol() == Some(b"h2") => {
-                Connected::new().negotiated_h2()
-            }
-            Self::Tls(_) => Connected::new(),
+        match &self.io {
+            Io::Tls(tls) if tls.inner().get_ref().1.alpn_protocol() == Some(b"h2") => Connected::new().negotiated_h2(),
+            Io::Plain(_) | Io::Tls(_) => Connected::new(),
         }
     }
 }
 
 macro_rules! on_stream {
     ($self:ident, $inner:ident => $call:expr) => {
-        match $self.get_mut() {
-            Stream::Plain($inner) => {
+        match &mut $self.get_mut().io {
+            Io::Plain($inner) => {
                 let $inner = Pin::new($inner);
                 $call
             }
-            Stream::Tls($inner) => {
+            Io::Tls($inner) => {
                 let $inner = Pin::new($inner);
                 $call
             }
@@ -382,10 +445,15 @@ macro_rules! on_stream {
 
 impl hyper::rt::Read for Stream {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: hyper::rt::ReadBufCursor<'_>,
     ) -> Poll<std::io::Result<()>> {
+        if let Some(end) = &mut self.end
+            && end.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(std::io::ErrorKind::ConnectionAborted.into()));
+        }
         on_stream!(self, s => s.poll_read(cx, buf))
     }
 }

@@ -1,6 +1,8 @@
 //! What the server writes before anybody else may ask: namespaces, the `kubernetes` Service, roles and bindings, and
 //! what else every cluster has from the start.
 
+use std::path::PathBuf;
+
 use anyhow::Context;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use serde_json::Value;
@@ -8,15 +10,38 @@ use serde_json::Value;
 use crate::api::status::{ApiResult, Reason};
 use crate::api::value::ValueExt;
 use crate::apiserver::auth::rbac::bootstrap::{Reconcile, objects, reconcile};
-use crate::client::{Client, Res, optional};
+use crate::client::{Client, Res, optional, res};
 use crate::controllers::bootstrap::{ApiServer, ensure};
+use crate::controllers::certificates::{self, NAMESPACE};
+use crate::ctl::token as ctl_token;
+use crate::pki::token::{self, JoinToken};
+use crate::util::files;
+
+use super::cluster::Cluster;
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 /// Objects written at a time: those that wait for the store share its sync.
 const AT_ONCE: usize = 128;
 
+/// What the server itself has to say of its cluster.
+pub struct First {
+    /// What nodes have to know.
+    pub cluster: Cluster,
+    /// The CA of clients, for the servers of nodes.
+    pub client_ca_pem: String,
+    /// The node of this process.
+    pub own_node: Option<String>,
+    /// Hash of its key: nobody joins under its name.
+    pub own_key_hash: String,
+    /// The token of the token file.
+    pub token: JoinToken,
+    /// A file that holds the hash of a token that was written to the cluster once: one that is not there any more was
+    /// revoked, and stays so.
+    pub token_mark: PathBuf,
+}
+
 /// Writes what is missing; changes what an older version wrote.
-pub async fn run(client: &Client, server: &ApiServer) -> anyhow::Result<()> {
+pub async fn run(client: &Client, server: &ApiServer, first: &First) -> anyhow::Result<()> {
     ensure(client, server).await.context("cannot create the first namespaces and Services")?;
     let (roles, others) = (objects(), crate::registry::first_objects());
     let roles = roles.iter().map(|wanted| (wanted, one(client, wanted).boxed()));
@@ -24,7 +49,51 @@ pub async fn run(client: &Client, server: &ApiServer) -> anyhow::Result<()> {
     let writes = stream::iter(roles.chain(others)).map(|(wanted, write)| async move {
         write.await.with_context(|| format!("cannot write {} {}", wanted["kind"], wanted["metadata"]["name"]))
     });
-    writes.buffer_unordered(AT_ONCE).try_collect().await
+    writes.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+    write_cluster(client, first).await.context("cannot write what nodes have to know")?;
+    register_token(client, first).await.context("cannot write the join token")
+}
+
+/// The settings that nodes read, and the name of the server's own node.
+async fn write_cluster(client: &Client, first: &First) -> anyhow::Result<()> {
+    put(client, &res::CONFIG_MAPS, &first.cluster.to_config_map(&first.client_ca_pem), "data").await?;
+    if let Some(node) = &first.own_node {
+        put(client, &res::CONFIG_MAPS, &certificates::record(node, &first.own_key_hash), "data").await?;
+    }
+    Ok(())
+}
+
+/// The token of the token file, as a Secret with its hash.
+async fn register_token(client: &Client, first: &First) -> anyhow::Result<()> {
+    let JoinToken { id, secret, .. } = &first.token;
+    let mark = std::fs::read_to_string(&first.token_mark).unwrap_or_default();
+    let name = format!("bootstrap-token-{id}");
+    let known = optional(client.get(&res::SECRETS, NAMESPACE, &name).await)?;
+    if token::verify(secret, mark.trim()) {
+        if known.is_none() {
+            tracing::info!("the server's join token was revoked; `orch token create` makes another");
+        }
+        return Ok(());
+    }
+    let hash = token::hash(secret);
+    let description = "made with the server";
+    let wanted = ctl_token::secret(id, &hash, None, description, &[ctl_token::GROUP.to_owned()]);
+    put(client, &res::SECRETS, &wanted, "data").await?;
+    files::write_atomic(&first.token_mark, hash.as_bytes(), files::SECRET_MODE)
+        .with_context(|| format!("cannot write {}", first.token_mark.display()))
+}
+
+/// Creates an object of `kube-system`, or makes one field of the present one as it should be.
+async fn put(client: &Client, res: &Res, wanted: &Value, field: &str) -> ApiResult<()> {
+    let name = wanted.str_at("/metadata/name").unwrap_or_default();
+    let Some(mut known) = optional(client.get(res, NAMESPACE, name).await)? else {
+        return client.create(res, NAMESPACE, wanted).await.map(drop);
+    };
+    if known[field] != wanted[field] {
+        known[field] = wanted[field].clone();
+        client.update(res, NAMESPACE, name, None, &known).await?;
+    }
+    Ok(())
 }
 
 /// Creates a cluster-scoped object unless it is there.

@@ -39,6 +39,10 @@ impl Lister for CacheLister {
         self.0.by_index(index, value)
     }
 
+    fn field<'o>(&self, object: &'o Object, index: &str) -> &'o str {
+        self.0.field(object, index)
+    }
+
     fn deltas(&self) -> BoxStream<'static, Delta> {
         let state = Follower {
             resource: self.0.clone(),

@@ -2,18 +2,24 @@
 //!
 //! In: arguments, `/etc/orch/config.yaml`, environment. Out: an exit code; one line on standard error when it is not 0.
 
+mod agent;
 mod bench;
 mod bootstrap;
 mod check;
+mod cluster;
 mod config;
 mod figures;
+mod flags;
+mod identity;
 mod images;
+mod join;
 mod listers;
 mod man;
 mod manager;
 mod node;
 mod server;
 mod signals;
+mod tunnels;
 mod uninstall;
 mod unit;
 
@@ -37,6 +43,8 @@ struct Cli {
 enum Command {
     /// Run a control plane, and a node unless --disable-agent
     Server(Box<server::Args>),
+    /// Run one more node of a cluster
+    Agent(Box<agent::Args>),
     /// Measure an API server or a node
     #[command(hide = true)]
     Bench(bench::Args),
@@ -91,6 +99,7 @@ fn run() -> anyhow::Result<ExitCode> {
     };
     match Cli::from_arg_matches(&matches)?.command {
         Command::Server(args) => server::main(*args),
+        Command::Agent(args) => agent::main(*args),
         Command::Bench(args) => bench::main(args),
         Command::Ctl(args) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

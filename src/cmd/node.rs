@@ -1,30 +1,41 @@
-//! The node of this process: container runtime, network, DNS, Service rules, kubelet.
+//! The node of this process: container runtime, network, overlay, DNS, Service rules, kubelet.
 //!
 //! Order matters and is the order below: the kubelet registers the Node, the controllers give it a pod range, the range
 //! gives the bridge its address, and only then pods can have a network and DNS an address to listen on.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use ipnet::{IpNet, Ipv4Net};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 
+use super::cluster::Cluster;
+use super::flags::NodeFlags;
 use crate::api::services::Protocol;
 use crate::client::Client;
+use crate::cni::overlay::{self, Overlay};
 use crate::cni::{self, CniConfig};
 use crate::dns::{self, Dns};
 use crate::kubelet::containerd::{Containerd, Options};
 use crate::kubelet::cri::{CriRuntime, socket_path};
 use crate::kubelet::runtime::Runtime;
+use crate::kubelet::serve::{Guard, listen};
 use crate::kubelet::{Kubelet, config::Config};
+use crate::pki::tls::SwappableCert;
 use crate::proxy::model::{Context as ProxyContext, LocalService};
 use crate::proxy::{self, Proxy};
 use crate::runtime::Listers;
+use crate::runtime::node_api::NodeApi;
 use crate::util::backoff::Backoff;
 use crate::util::clock::SharedClock;
+use crate::util::files;
 use crate::util::tasks::{OnEnd, Shutdown, Tasks};
 
 /// Port of DNS.
@@ -42,71 +53,121 @@ pub struct NodeConfig {
     pub data_dir: PathBuf,
     /// Node name.
     pub name: String,
-    /// Node address.
-    pub ip: IpAddr,
+    /// Node address, and its changes.
+    pub address: watch::Receiver<IpAddr>,
     /// Labels at registration.
     pub labels: Vec<(String, String)>,
     /// Taints at registration.
     pub taints: Vec<String>,
-    /// Pod addresses of the cluster.
-    pub cluster_cidr: IpNet,
-    /// Service addresses of the cluster.
-    pub service_cidr: IpNet,
-    /// Address of the cluster's DNS.
-    pub cluster_dns: IpAddr,
-    /// Cluster domain.
-    pub cluster_domain: String,
-    /// Another runtime's socket.
-    pub runtime_endpoint: Option<String>,
-    /// Image of sandboxes.
-    pub pause_image: Option<String>,
+    /// Its cluster.
+    pub cluster: Cluster,
+    /// Port of the node's HTTPS server.
+    pub kubelet_port: u16,
 }
 
-/// The runtime of a node: found, not started.
-pub struct NodeParts {
-    config: NodeConfig,
+/// The container runtime of a node: found, not started.
+pub struct FoundRuntime {
     containerd: Option<Arc<Containerd>>,
     socket: PathBuf,
+    /// Keeps a second orch from the same directory.
+    _lock: std::fs::File,
+}
+
+impl FoundRuntime {
+    /// Finds it: what is missing is told before anything starts.
+    pub fn find(data_dir: &Path, flags: &NodeFlags) -> anyhow::Result<Self> {
+        let lock = lock(&data_dir.join("agent"))?;
+        match &flags.container_runtime_endpoint {
+            Some(endpoint) => Ok(Self { containerd: None, socket: socket_path(endpoint)?, _lock: lock }),
+            None => {
+                let mut options = Options::for_data_dir(data_dir);
+                options.pause_image = flags.pause_image.clone();
+                let containerd = Arc::new(Containerd::prepare(&options)?);
+                let socket = containerd.socket().to_owned();
+                Ok(Self { containerd: Some(containerd), socket, _lock: lock })
+            }
+        }
+    }
+}
+
+/// Takes the node's port.
+pub async fn bind_port(port: u16) -> anyhow::Result<TcpListener> {
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}; choose another port with --kubelet-port"))
+}
+
+/// Takes the node's directory for this process.
+fn lock(dir: &Path) -> anyhow::Result<std::fs::File> {
+    files::create_dir_durable(dir)
+        .with_context(|| format!("cannot create {}; choose another place with --data-dir", dir.display()))?;
+    let path = dir.join("lock");
+    let file = std::fs::File::options().create(true).append(true).open(&path);
+    let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            bail!("another orch runs a node in {}; stop it, or choose another --data-dir", dir.display())
+        }
+        Err(std::fs::TryLockError::Error(e)) => Err(e).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+/// The parts of a node, not started.
+pub struct NodeParts {
+    config: NodeConfig,
+    runtime: FoundRuntime,
 }
 
 impl NodeParts {
-    /// Finds the container runtime: what is missing is told before anything starts.
-    pub fn prepare(config: NodeConfig) -> anyhow::Result<Self> {
-        match &config.runtime_endpoint {
-            Some(endpoint) => {
-                let socket = socket_path(endpoint)?;
-                Ok(Self { config, containerd: None, socket })
-            }
-            None => {
-                let mut options = Options::for_data_dir(&config.data_dir);
-                options.pause_image = config.pause_image.clone();
-                let containerd = Arc::new(Containerd::prepare(&options)?);
-                let socket = containerd.socket().to_owned();
-                Ok(Self { config, containerd: Some(containerd), socket })
-            }
-        }
+    /// Of these.
+    pub fn new(config: NodeConfig, runtime: FoundRuntime) -> Self {
+        Self { config, runtime }
     }
 
     /// The kubelet, for the API server's streams.
     pub fn kubelet(&self, listers: Arc<dyn Listers>, client: Client, clock: SharedClock) -> Arc<Kubelet> {
         let c = &self.config;
         let mut config = Config::new(&c.name, &c.data_dir);
-        config.node_ips = vec![c.ip.to_string()];
-        config.cluster_dns = vec![c.cluster_dns.to_string()];
-        config.cluster_domain = c.cluster_domain.clone();
+        config.node_ips = vec![c.address.borrow().to_string()];
+        config.cluster_dns = vec![c.cluster.cluster_dns.to_string()];
+        config.cluster_domain = c.cluster.cluster_domain.clone();
+        config.port = c.kubelet_port;
         config.node_labels = c.labels.clone();
         config.node_taints = c.taints.clone();
-        if c.data_dir != std::path::Path::new("/var/lib/orch") {
+        if c.data_dir != Path::new("/var/lib/orch") {
             config.pod_logs = c.data_dir.join("agent/pod-logs");
             config.container_logs = c.data_dir.join("agent/container-logs");
         }
-        let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(&self.socket));
+        let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(&self.runtime.socket));
         Kubelet::new(config, runtime, listers, client, clock)
+    }
+
+    /// Serves the node's own port, once there is a certificate for it. `client_ca_pem` knows the clients.
+    pub fn serve(
+        &self,
+        tasks: &mut Tasks,
+        kubelet: &Arc<Kubelet>,
+        listener: TcpListener,
+        serving: watch::Receiver<Option<Arc<SwappableCert>>>,
+        (client_ca_pem, client): (String, Client),
+    ) {
+        let node: Arc<dyn NodeApi> = Arc::new(kubelet.clone());
+        let guard = Arc::new(Guard::new(&self.config.name, client));
+        tasks.own("node-port", OnEnd::Fine, move |stop| async move {
+            let mut serving = serving;
+            let Some(cert) = stop.or(serving.wait_for(Option::is_some)).await else { return Ok(()) };
+            let cert = cert.ok().and_then(|c| c.clone()).context("the node has no certificate for its port")?;
+            let ca = CertificateDer::from_pem_slice(client_ca_pem.as_bytes()).context("the CA of clients is no PEM")?;
+            let tls = crate::pki::tls::server_config(cert, &[&ca])?;
+            listen(node, guard, listener, tls, stop).await
+        });
     }
 
     /// Starts all parts as tasks.
     pub fn start(self, tasks: &mut Tasks, kubelet: Arc<Kubelet>, listers: Arc<dyn Listers>) {
-        let Self { config, containerd, socket } = self;
+        let Self { config, runtime: FoundRuntime { containerd, socket, _lock: lock } } = self;
         let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(&socket));
         if let Some(containerd) = containerd {
             tasks.own_restarting("containerd", Backoff::RESTART, move |stop| {
@@ -117,6 +178,14 @@ impl NodeParts {
                 })
             });
         }
+        let (mut address, addressed) = (config.address.clone(), kubelet.clone());
+        tasks.own("node-address", OnEnd::Fine, move |stop| async move {
+            while let Some(Ok(())) = stop.or(address.changed()).await {
+                let ip = address.borrow_and_update().to_string();
+                addressed.set_node_ips(&[ip]);
+            }
+            Ok(())
+        });
         let cidrs = kubelet.pod_cidrs();
         tasks.own_restarting("network", Backoff::RESTART, move |stop| {
             let (config, listers, mut cidrs) = (config.clone(), listers.clone(), cidrs.clone());
@@ -126,11 +195,23 @@ impl NodeParts {
                 let cidr = found.context("the kubelet ended")?.first().cloned().unwrap_or_default();
                 let subnet: Ipv4Net =
                     cidr.parse().with_context(|| format!("the node's pod range {cidr:?} is no IPv4 range"))?;
-                network(&config, subnet, &*listers, &*runtime, stop).await
+                // A Node that was deleted and registered anew may get another range: then all of this begins again.
+                let other = async {
+                    let now = cidrs.wait_for(|c| c.first().is_some_and(|now| *now != cidr)).await;
+                    match now.ok().map(|c| c[0].clone()) {
+                        Some(now) => bail!("this node has another pod range: {now} after {cidr}"),
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    ended = network(&config, subnet, &*listers, &*runtime, stop) => ended,
+                    other = other => other,
+                }
             })
         });
         tasks.own("kubelet", OnEnd::StopAll, move |stop| async move {
             kubelet.run(stop).await;
+            drop(lock);
             Ok(())
         });
     }
@@ -144,16 +225,21 @@ async fn network(
     runtime: &dyn Runtime,
     stop: Shutdown,
 ) -> anyhow::Result<()> {
-    let IpNet::V4(cluster_cidr) = config.cluster_cidr else { bail!("pods have IPv4 addresses only, so far") };
-    let IpNet::V4(service_cidr) = config.service_cidr else { bail!("Services have IPv4 addresses only, so far") };
-    let IpAddr::V4(cluster_dns) = config.cluster_dns else { bail!("cluster DNS has an IPv4 address only, so far") };
+    let IpNet::V4(cluster_cidr) = config.cluster.cluster_cidr else { bail!("pods have IPv4 addresses only, so far") };
+    let IpNet::V4(service_cidr) = config.cluster.service_cidr else {
+        bail!("Services have IPv4 addresses only, so far")
+    };
+    let IpAddr::V4(cluster_dns) = config.cluster.cluster_dns else {
+        bail!("cluster DNS has an IPv4 address only, so far")
+    };
     let agent = config.data_dir.join("agent");
+    let address = *config.address.borrow();
     let cni_config = CniConfig {
         bridge: "orch0".into(),
         subnet,
         cluster_cidr,
         service_cidr: Some(service_cidr),
-        mtu: 0,
+        mtu: overlay::pod_mtu(config.cluster.backend, address).await?,
         table: "orch-cni".into(),
         data_dir: agent.join("cni/state"),
         bin_dir: agent.join("cni/bin"),
@@ -161,9 +247,9 @@ async fn network(
     cni::setup(&cni_config).await?;
     let gateway: Ipv4Addr = subnet.hosts().next().context("the pod range is empty")?;
     let dns_config = dns::Config {
-        listen: vec![std::net::SocketAddr::from((gateway, DNS_PORT))],
-        domain: config.cluster_domain.clone(),
-        networks: vec![config.cluster_cidr, config.service_cidr],
+        listen: vec![SocketAddr::from((gateway, DNS_PORT))],
+        domain: config.cluster.cluster_domain.clone(),
+        networks: vec![config.cluster.cluster_cidr, config.cluster.service_cidr],
         upstreams: dns::forward::Upstreams::host(),
     };
     let dns = Dns::new(dns_config, listers)?.bind().await?;
@@ -180,8 +266,17 @@ async fn network(
         local_services: vec![local(Protocol::Udp), local(Protocol::Tcp)],
     };
     let proxy = Proxy::new(proxy::Config { table: "orch".into(), context }, listers);
+    let overlay_config = overlay::Config {
+        backend: config.cluster.backend,
+        node_name: config.name.clone(),
+        range: subnet,
+        cluster_cidr,
+    };
+    let overlay = Overlay::new(overlay_config, listers, config.address.clone());
+    let overlaid = overlay.applied();
     // Pods may start only when their network and DNS are there: the runtime is not ready without this file.
-    if let Some(other) = cni::write_conf(&agent.join("cni/net.d"), &cni_config)? {
+    let conf_dir = agent.join("cni/net.d");
+    if let Some(other) = cni::write_conf(&conf_dir, &cni_config)? {
         tracing::info!("{} comes before orch's own network configuration", other.display());
     }
     tracing::info!(%subnet, "pod network is ready");
@@ -189,9 +284,34 @@ async fn network(
         async { anyhow::Ok(cni::run(cni_config.clone(), stop.clone()).await?) },
         async { Ok(dns.run(stop.clone()).await?) },
         async { Ok(proxy.run(stop.clone()).await?) },
+        async {
+            overlay.run(stop.clone()).await;
+            Ok(())
+        },
+        follow_mtu(&conf_dir, cni_config.clone(), overlaid, &stop),
         collect_garbage(&cni_config, runtime, &stop),
     )?;
     anyhow::Ok(())
+}
+
+/// Pods that come after a change of the MTU get the new one.
+async fn follow_mtu(
+    dir: &std::path::Path,
+    mut config: CniConfig,
+    mut overlaid: watch::Receiver<overlay::Applied>,
+    stop: &Shutdown,
+) -> anyhow::Result<()> {
+    loop {
+        let mtu = config.mtu;
+        let Some(Ok(applied)) = stop.or(overlaid.wait_for(|a| a.passes > 0 && a.pod_mtu != mtu)).await else {
+            stop.wait().await;
+            return Ok(());
+        };
+        config.mtu = applied.pod_mtu;
+        drop(applied);
+        cni::write_conf(dir, &config)?;
+        tracing::info!(mtu = config.mtu, "new pods have another MTU");
+    }
 }
 
 /// Gives back, now and then, what sandboxes left behind that the runtime does not know any more.

@@ -14,13 +14,14 @@ use clap::ArgAction;
 use futures::FutureExt;
 use ipnet::IpNet;
 use jiff::Timestamp;
+use tokio::sync::watch;
 
-use crate::api::meta::names;
 use crate::api::user::UserInfo;
 use crate::apiserver::health::Health;
 use crate::apiserver::serve::{InProcess, serve};
 use crate::apiserver::{Access, Api};
 use crate::client::Client;
+use crate::cni::overlay::Backend;
 use crate::controllers::bootstrap::ApiServer;
 use crate::controllers::{self, ClientFor};
 use crate::pki::{Pki, PkiConfig, kubeconfig, tls::SwappableCert, token};
@@ -32,13 +33,16 @@ use crate::scheduler::{self, Scheduler};
 use crate::store::Store;
 use crate::store::cache::Cache;
 use crate::store::durable::{Durable, Options};
+use crate::util::address::Address;
 use crate::util::backoff::Backoff;
 use crate::util::clock::{SharedClock, SystemClock};
+use crate::util::files;
 use crate::util::tasks::{OnEnd, Shutdown, Tasks};
-use crate::util::{files, telemetry};
 
+use super::cluster::Cluster;
+use super::flags::{Common, NodeFlags, TokenFlags};
 use super::manager::{self, Watched};
-use super::node::{NodeConfig, NodeParts};
+use super::node::{FoundRuntime, NodeParts};
 
 /// Between two looks at the certificates' ends: short, because a clock that is set moves them at once.
 const CERTIFICATE_LOOK: Duration = Duration::from_secs(60);
@@ -48,12 +52,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(20);
 /// Flags of `orch server`; the names are k3s's where k3s has the same thing.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Configuration file: any flag by its name
-    #[arg(short, long, value_name = "FILE", env = "ORCH_CONFIG_FILE")]
-    pub config: Option<PathBuf>,
-    /// Where all state is kept
-    #[arg(short, long, value_name = "DIR", default_value = "/var/lib/orch")]
-    pub data_dir: PathBuf,
+    #[command(flatten)]
+    pub common: Common,
     /// Port of the Kubernetes API
     #[arg(long, value_name = "PORT", default_value_t = 6443)]
     pub https_listen_port: u16,
@@ -87,54 +87,24 @@ pub struct Args {
     /// Mode of that file
     #[arg(long, value_name = "MODE", default_value = "0600")]
     pub write_kubeconfig_mode: String,
-    /// Token that agents join with; made on the first start when not given
-    #[arg(short, long, value_name = "TOKEN", env = "ORCH_TOKEN", hide_env_values = true)]
-    pub token: Option<String>,
-    /// File that holds the token
-    #[arg(long, value_name = "FILE", env = "ORCH_TOKEN_FILE")]
-    pub token_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub token: TokenFlags,
+    /// Setting of a controller, as upstream's controller manager has it; node-monitor-grace-period is known
+    #[arg(long, value_name = "NAME=VALUE", value_parser = controller_setting, action = ArgAction::Append)]
+    pub kube_controller_manager_arg: Vec<ControllerSetting>,
     /// Run no node here
     #[arg(long)]
     pub disable_agent: bool,
-    /// Name of the node; the host's when not given
-    #[arg(long, value_name = "NAME", env = "ORCH_NODE_NAME")]
-    pub node_name: Option<String>,
-    /// Address of the node; that of the default route when not given
-    #[arg(short = 'i', long, value_name = "IP")]
-    pub node_ip: Option<IpAddr>,
-    /// Labels of the node when it registers
-    #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', action = ArgAction::Append)]
-    pub node_label: Vec<String>,
-    /// Taints of the node when it registers
-    #[arg(long, value_name = "KEY=VALUE:EFFECT", value_delimiter = ',', action = ArgAction::Append)]
-    pub node_taint: Vec<String>,
-    /// Socket of another container runtime than orch's own containerd
-    #[arg(long, value_name = "SOCKET")]
-    pub container_runtime_endpoint: Option<String>,
-    /// Image of pod sandboxes; orch's own when not given
-    #[arg(long, value_name = "IMAGE")]
-    pub pause_image: Option<String>,
-    /// Log more: debug
-    #[arg(long)]
-    pub debug: bool,
-    /// Log as JSON
-    #[arg(long)]
-    pub log_json: bool,
-    /// Log only errors
-    #[arg(short, long, conflicts_with = "debug")]
-    pub quiet: bool,
+    /// How pods of different nodes reach each other: vxlan, host-gw, or none
+    #[arg(long, value_name = "BACKEND", default_value = "vxlan")]
+    pub flannel_backend: Backend,
+    #[command(flatten)]
+    pub node: NodeFlags,
 }
 
 /// Runs until a signal or a failure.
 pub fn main(args: Args) -> anyhow::Result<ExitCode> {
-    let level = if args.debug {
-        "orch=debug,info"
-    } else if args.quiet {
-        "error"
-    } else {
-        "orch=info,warn"
-    };
-    telemetry::init(level, args.log_json);
+    args.common.log();
     crate::pki::install_provider();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
@@ -156,8 +126,9 @@ pub struct Bound {
     cache: Arc<Cache>,
     store: Arc<dyn Store>,
     clock: SharedClock,
-    node: Option<NodeParts>,
+    node: Option<(NodeParts, tokio::net::TcpListener)>,
     config: Config,
+    node_address: Arc<Address>,
     identity: Identity,
     metrics: MetricsRegistry,
     listener: tokio::net::TcpListener,
@@ -169,15 +140,16 @@ pub struct Bound {
 /// What the parts of the server are told of the cluster.
 struct Config {
     api: ApiServer,
-    cluster_cidr: IpNet,
-    root_ca_pem: String,
+    /// Where the server is was told; its node's address does not matter then.
+    advertised: bool,
+    first: super::bootstrap::First,
+    controllers: controllers::Config,
     node_name: String,
 }
 
 /// Binds, opens, loads.
-pub async fn build(mut args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
-    // Other programs get paths below it, and they run elsewhere.
-    args.data_dir = std::path::absolute(&args.data_dir).context("cannot tell the present directory")?;
+pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
+    let data_dir = args.common.data_dir()?;
     if !args.disable_agent && !nix::unistd::geteuid().is_root() {
         bail!("a node needs root; run as root, or with --disable-agent for a control plane alone");
     }
@@ -187,12 +159,19 @@ pub async fn build(mut args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> 
         .with_context(|| format!("cannot listen on {bind}; choose another port with --https-listen-port"))?;
     let address = listener.local_addr()?;
     let clock: SharedClock = Arc::new(SystemClock);
-    let node_name = node_name(&args)?;
-    let node_ip = args.node_ip.unwrap_or_else(default_address);
+    let node_name = args.node.name()?;
+    let cluster = cluster(&args)?;
+    let node_address = args.node.address(None, &cluster);
+    let node_ip = node_address.now();
     let service_ip = args.service_cidr.hosts().next().context("the service range is empty")?;
-    let node =
-        if args.disable_agent { None } else { Some(NodeParts::prepare(node_config(&args, &node_name, node_ip)?)?) };
-    let server_dir = args.data_dir.join("server");
+    let node = if args.disable_agent {
+        None
+    } else {
+        let config = args.node.config(&data_dir, &node_name, node_address.watch(), &cluster)?;
+        let port = super::node::bind_port(args.node.kubelet_port).await?;
+        Some((NodeParts::new(config, FoundRuntime::find(&data_dir, &args.node)?), port))
+    };
+    let server_dir = data_dir.join("server");
     files::create_dir_durable(&server_dir)
         .with_context(|| format!("cannot create {}; choose another place with --data-dir", server_dir.display()))?;
     // First of all what is in the data directory: its lock keeps two servers from changing each other's files.
@@ -205,8 +184,8 @@ pub async fn build(mut args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> 
         tls_sans: args.tls_san.clone(),
     };
     let pki = Pki::open(&server_dir.join("tls"), &pki_config, clock.now())?;
-    let given = token_of(&args)?;
-    token::open(&server_dir.join("token"), &pki.server_ca.sha256(), given.as_deref())?;
+    let given = args.token.read()?;
+    let token = token::open(&server_dir.join("token"), &pki.server_ca.sha256(), given.as_deref())?;
     let IpNet::V4(services) = args.service_cidr else { bail!("Services have IPv4 addresses only, so far") };
     let ports = port_range(&args.service_node_port_range)?;
     let resources = Resources::with(&Allocators::new((services.network(), services.prefix_len()), ports));
@@ -225,11 +204,29 @@ pub async fn build(mut args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> 
     let tls = crate::pki::tls::server_config(serving.clone(), &[&pki.client_ca.cert, &pki.request_header_ca.cert])?;
     let config = Config {
         api: ApiServer { service_ip, address: args.advertise_address.unwrap_or(node_ip), port: address.port() },
-        cluster_cidr: args.cluster_cidr,
-        root_ca_pem: pki.server_ca.cert_pem.clone(),
+        advertised: args.advertise_address.is_some(),
+        first: super::bootstrap::First {
+            cluster,
+            client_ca_pem: pki.client_ca.cert_pem.clone(),
+            own_node: (!args.disable_agent).then(|| node_name.clone()),
+            own_key_hash: crate::pki::request::key_hash(&pki.kubelet.key_pem)?,
+            token,
+            token_mark: server_dir.join("token.registered"),
+        },
+        controllers: controllers::Config {
+            cluster_cidrs: vec![args.cluster_cidr],
+            root_ca_pem: pki.server_ca.cert_pem.clone(),
+            node_grace_seconds: args.kube_controller_manager_arg.last().map(|ControllerSetting::NodeGrace(s)| *s),
+            signing: Some(controllers::certificates::Signing {
+                client_ca: pki.client_ca.clone(),
+                server_ca: pki.server_ca.clone(),
+            }),
+        },
         node_name,
     };
-    let identity = Identity { pki, serving, kubeconfig: KubeconfigTarget::of(&args, address)? };
+    let node_serving = SwappableCert::new(pki.kubelet_serving.certified()?);
+    let kubeconfig = KubeconfigTarget::of(&args, &data_dir, address)?;
+    let identity = Identity { pki, serving, node_serving, advertised: args.advertise_address, kubeconfig };
     identity.kubeconfig.write(&identity.pki)?;
     let store = store as Arc<dyn Store>;
     Ok(Bound {
@@ -241,6 +238,7 @@ pub async fn build(mut args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> 
         clock,
         node,
         config,
+        node_address: Arc::new(node_address),
         identity,
         metrics,
         listener,
@@ -260,7 +258,7 @@ impl Bound {
         let api = self.api.clone();
         let client = move |user: UserInfo| Client::in_process(InProcess::new(api.clone(), user));
         let admin = client(UserInfo::authenticated("system:apiserver", &[UserInfo::MASTERS])).named("orch");
-        if let Err(error) = super::bootstrap::run(&admin, &self.config.api).await {
+        if let Err(error) = super::bootstrap::run(&admin, &self.config.api, &self.config.first).await {
             shutdown.trigger();
             tasks.join_in_reverse(STOP_DEADLINE).await;
             self.store.close().await;
@@ -274,10 +272,22 @@ impl Bound {
         });
         // Dropped when all roles are known: nobody is refused because the server is still loading.
         let _ = roles.await;
-        let (identity, clock) = (self.identity, self.clock.clone());
-        let mut watched =
-            Watched { api: Some((identity.kubeconfig.server.clone(), self.config.root_ca_pem.clone())), node: None };
-        tasks.own("certificates", OnEnd::Fine, |stop| identity.keep_fresh(clock, stop));
+        let (identity, clock, moves) = (self.identity, self.clock.clone(), self.node_address.watch());
+        let mut watched = Watched {
+            api: Some((identity.kubeconfig.server.clone(), self.config.controllers.root_ca_pem.clone())),
+            node: None,
+        };
+        let (_, node_serving) = watch::channel(Some(identity.node_serving.clone()));
+        tasks.own("certificates", OnEnd::Fine, |stop| identity.keep_fresh(clock, moves, stop));
+        let address = self.node_address.clone();
+        tasks.own_restarting("address", Backoff::RESTART, move |stop| {
+            let address = address.clone();
+            async move { Ok(address.follow(stop).await?) }.boxed()
+        });
+        if !self.config.advertised {
+            let (moves, api) = (self.node_address.watch(), self.config.api.clone());
+            tasks.own("server-address", OnEnd::Fine, |stop| tell_address(admin, api, moves, stop));
+        }
         let (api, listener, tls) = (self.api.clone(), self.listener, self.tls);
         tasks.own("apiserver", OnEnd::StopAll, |stop| serve(api, listener, tls, stop));
         tracing::info!(address = %self.address, "serving the Kubernetes API");
@@ -285,9 +295,14 @@ impl Bound {
             let client = client.clone();
             Arc::new(move |name| client(service_account(name)))
         };
-        let controllers =
-            controllers::Config { cluster_cidrs: vec![self.config.cluster_cidr], root_ca_pem: self.config.root_ca_pem };
-        controllers::start(&mut tasks, &controllers, &client_for, &self.listers, &self.clock, &self.metrics);
+        controllers::start(
+            &mut tasks,
+            &self.config.controllers,
+            &client_for,
+            &self.listers,
+            &self.clock,
+            &self.metrics,
+        );
         let (listers, clock) = (self.listers.clone(), self.clock.clone());
         let scheduler = client(UserInfo::authenticated("system:kube-scheduler", &[]));
         tasks.own_restarting("scheduler", Backoff::RESTART, move |stop| {
@@ -299,9 +314,11 @@ impl Bound {
             }
             .boxed()
         });
-        if let Some(node) = self.node {
+        if let Some((node, port)) = self.node {
             let user = UserInfo::authenticated(format!("system:node:{}", self.config.node_name), &["system:nodes"]);
-            let kubelet = node.kubelet(self.listers.clone(), client(user), self.clock.clone());
+            let user = client(user);
+            let kubelet = node.kubelet(self.listers.clone(), user.clone(), self.clock.clone());
+            node.serve(&mut tasks, &kubelet, port, node_serving, (self.config.first.client_ca_pem, user));
             self.api.attach_node(&self.config.node_name, Arc::new(kubelet.clone()));
             watched.node = Some(kubelet.pulse());
             node.start(&mut tasks, kubelet, self.listers.clone());
@@ -314,11 +331,41 @@ impl Bound {
     }
 }
 
+/// Tells clients inside the cluster where the server is when its node has another address.
+async fn tell_address(
+    client: Client,
+    mut server: ApiServer,
+    mut moves: watch::Receiver<IpAddr>,
+    stop: Shutdown,
+) -> anyhow::Result<()> {
+    let mut failures = 0;
+    loop {
+        if failures == 0 && !matches!(stop.or(moves.changed()).await, Some(Ok(()))) {
+            return Ok(());
+        }
+        server.address = *moves.borrow_and_update();
+        match controllers::bootstrap::ensure(&client, &server).await {
+            Ok(()) => failures = 0,
+            Err(e) => {
+                failures += 1;
+                tracing::warn!(address = %server.address, "cannot tell where the API server is, trying again: {e}");
+                if stop.or(tokio::time::sleep(Backoff::RESTART.delay(failures))).await.is_none() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
 /// The identity of a controller, as upstream's controller manager gives each its own.
 fn service_account(name: &str) -> UserInfo {
     let account = match name {
         "kube-controller-manager" => return UserInfo::authenticated("system:kube-controller-manager", &[]),
-        "node-ipam-controller" => "node-controller",
+        "certificate-signing-controller" | "certificate-cleaner" | "node-identity-controller" => {
+            "certificate-controller"
+        }
+        // As upstream: the role of this one is enough.
+        "node-ipam-controller" | "taint-eviction-controller" => "node-controller",
         "root-ca-certificate-publisher" => "root-ca-cert-publisher",
         name => name,
     };
@@ -328,32 +375,15 @@ fn service_account(name: &str) -> UserInfo {
     )
 }
 
-fn node_config(args: &Args, name: &str, ip: IpAddr) -> anyhow::Result<NodeConfig> {
-    let labels = args.node_label.iter().map(|l| {
-        let (key, value) = l.split_once('=').unwrap_or((l, ""));
-        let why = names::qualified_name(key).into_iter().chain(names::label_value(value)).next();
-        match why {
-            Some(why) => bail!("--node-label {l:?}: {why}"),
-            None => Ok((key.to_owned(), value.to_owned())),
-        }
-    });
-    let dns = match args.cluster_dns {
+/// What the flags say of the cluster.
+fn cluster(args: &Args) -> anyhow::Result<Cluster> {
+    let cluster_dns = match args.cluster_dns {
         Some(ip) => ip,
         None => args.service_cidr.hosts().nth(9).context("the service range has no tenth address for DNS")?,
     };
-    Ok(NodeConfig {
-        data_dir: args.data_dir.clone(),
-        name: name.to_owned(),
-        ip,
-        labels: labels.collect::<anyhow::Result<_>>()?,
-        taints: args.node_taint.clone(),
-        cluster_cidr: args.cluster_cidr,
-        service_cidr: args.service_cidr,
-        cluster_dns: dns,
-        cluster_domain: args.cluster_domain.clone(),
-        runtime_endpoint: args.container_runtime_endpoint.clone(),
-        pause_image: args.pause_image.clone(),
-    })
+    let (cluster_cidr, service_cidr) = (args.cluster_cidr, args.service_cidr);
+    let (cluster_domain, backend) = (args.cluster_domain.clone(), args.flannel_backend);
+    Ok(Cluster { cluster_cidr, service_cidr, cluster_dns, cluster_domain, backend })
 }
 
 /// Opens the store off the runtime's threads: it reads the journal.
@@ -363,38 +393,26 @@ async fn open_store(dir: PathBuf) -> anyhow::Result<Arc<Durable>> {
     Ok(Arc::new(tokio::task::spawn_blocking(open).await?.context(what)?))
 }
 
-fn node_name(args: &Args) -> anyhow::Result<String> {
-    let name = match &args.node_name {
-        Some(name) => name.clone(),
-        None => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),
-    };
-    match names::dns1123_subdomain(&name).into_iter().next() {
-        Some(why) => bail!("node name {name:?}: {why}; choose another with --node-name"),
-        None => Ok(name),
-    }
+/// What `--kube-controller-manager-arg` can set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ControllerSetting {
+    /// Seconds after which a node that is not heard of is taken for lost.
+    NodeGrace(i64),
 }
 
-/// The address that the default route leaves from; loopback where there is none.
-fn default_address() -> IpAddr {
-    default_route_address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
-}
-
-/// The address that the default route leaves from. Nothing is sent.
-pub fn default_route_address() -> Option<IpAddr> {
-    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
-    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
-    Some(socket.local_addr().ok()?.ip())
-}
-
-fn token_of(args: &Args) -> anyhow::Result<Option<String>> {
-    match (&args.token, &args.token_file) {
-        (Some(token), _) => Ok(Some(token.clone())),
-        (None, Some(file)) => {
-            let text = std::fs::read_to_string(file)
-                .with_context(|| format!("cannot read the token file {}", file.display()))?;
-            Ok(Some(text.trim().to_owned()))
+fn controller_setting(text: &str) -> Result<ControllerSetting, String> {
+    let (name, value) = text.trim_start_matches("--").split_once('=').ok_or("must be of the form NAME=VALUE")?;
+    match name {
+        "node-monitor-grace-period" => {
+            let period = value.parse::<jiff::SignedDuration>().map_err(|e| format!("{name}: {e}"))?;
+            // The lease is renewed that often: less would make every node silent between two renewals.
+            let least = crate::kubelet::node::RENEW.as_secs() as i64;
+            match period.as_secs() {
+                seconds if seconds > least => Ok(ControllerSetting::NodeGrace(seconds)),
+                _ => Err(format!("{name} must be more than {least}s, which is how often nodes are heard of")),
+            }
         }
-        _ => Ok(None),
+        _ => Err(format!("{name} cannot be set; node-monitor-grace-period can")),
     }
 }
 
@@ -418,26 +436,44 @@ fn health(store: &Arc<Durable>, shutdown: &Shutdown) -> Health {
 struct Identity {
     pki: Pki,
     serving: Arc<SwappableCert>,
+    node_serving: Arc<SwappableCert>,
+    /// What `--advertise-address` says.
+    advertised: Option<IpAddr>,
     kubeconfig: KubeconfigTarget,
 }
 
 impl Identity {
-    /// Renews certificates long before they end; connections that are open keep what they have.
-    async fn keep_fresh(mut self, clock: SharedClock, stop: Shutdown) -> anyhow::Result<()> {
-        while stop.or(tokio::time::sleep(CERTIFICATE_LOOK)).await.is_some() {
-            let now = clock.now();
-            if self.pki.is_due(now)
-                && let Err(e) = self.renew(now)
-            {
-                tracing::error!("cannot renew certificates, trying again: {e:#}");
+    /// Renews certificates long before they end, and the serving one when the node has another address; connections that
+    /// are open keep what they have.
+    async fn keep_fresh(
+        mut self,
+        clock: SharedClock,
+        mut moves: watch::Receiver<IpAddr>,
+        stop: Shutdown,
+    ) -> anyhow::Result<()> {
+        let mut owed = false;
+        loop {
+            tokio::select! {
+                () = stop.wait() => return Ok(()),
+                () = tokio::time::sleep(CERTIFICATE_LOOK) => {}
+                Ok(()) = moves.changed() => {}
+            }
+            let (now, address) = (clock.now(), *moves.borrow_and_update());
+            owed |= self.pki.answer_at(self.advertised.into_iter().chain([address]).collect()) || self.pki.is_due(now);
+            if !owed {
+                continue;
+            }
+            match self.renew(now) {
+                Ok(()) => owed = false,
+                Err(e) => tracing::error!("cannot renew certificates, trying again: {e:#}"),
             }
         }
-        Ok(())
     }
 
     fn renew(&mut self, now: Timestamp) -> anyhow::Result<()> {
         let pki = self.pki.renewed(now)?;
         self.serving.swap(pki.serving_key()?);
+        self.node_serving.swap(pki.kubelet_serving.certified()?);
         self.kubeconfig.write(&pki)?;
         self.pki = pki;
         Ok(())
@@ -452,7 +488,7 @@ struct KubeconfigTarget {
 }
 
 impl KubeconfigTarget {
-    fn of(args: &Args, address: SocketAddr) -> anyhow::Result<Self> {
+    fn of(args: &Args, data_dir: &Path, address: SocketAddr) -> anyhow::Result<Self> {
         let mode = u32::from_str_radix(args.write_kubeconfig_mode.trim_start_matches("0o"), 8).with_context(|| {
             format!("--write-kubeconfig-mode {:?} is not an octal mode", args.write_kubeconfig_mode)
         })?;
@@ -460,12 +496,12 @@ impl KubeconfigTarget {
         // The well-known place belongs to the usual data directory; others have theirs beside their data.
         let other = match &args.write_kubeconfig {
             Some(path) => Some((path.clone(), mode)),
-            None if args.data_dir == Path::new("/var/lib/orch") => Some((PathBuf::from("/etc/orch/orch.yaml"), mode)),
+            None if data_dir == Path::new("/var/lib/orch") => Some((PathBuf::from("/etc/orch/orch.yaml"), mode)),
             None => None,
         };
         Ok(Self {
             server: format!("https://{}", SocketAddr::new(host, address.port())),
-            own: args.data_dir.join("server/admin.kubeconfig"),
+            own: data_dir.join("server/admin.kubeconfig"),
             other,
         })
     }
@@ -479,5 +515,25 @@ impl KubeconfigTarget {
         }
         kubeconfig::write_if_changed(path, &text, Some(*mode))?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use test_case::test_case;
+
+    #[test_case("node-monitor-grace-period=15s", Ok(15))]
+    #[test_case("--node-monitor-grace-period=1m", Ok(60))]
+    #[test_case("node-monitor-grace-period=10s", Err("must be more than 10s"))]
+    #[test_case("node-monitor-grace-period=soon", Err("node-monitor-grace-period: "))]
+    #[test_case("node-monitor-grace-period", Err("NAME=VALUE"))]
+    #[test_case("pod-eviction-timeout=1s", Err("pod-eviction-timeout cannot be set"))]
+    fn controller_settings(text: &str, want: Result<i64, &str>) {
+        match (controller_setting(text), want) {
+            (Ok(got), want) => assert_eq!(Ok(got), want.map(ControllerSetting::NodeGrace)),
+            (Err(why), Err(part)) => assert!(why.contains(part), "{why}"),
+            (Err(why), Ok(_)) => panic!("{why}"),
+        }
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! **Invariant:** every step can be done again.
 
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
@@ -26,6 +27,11 @@ use super::spec::{Code, Error, NetConfig, Result};
 /// neighbour remembers a wrong one.
 const MAC_PREFIX: [u8; 2] = [0x0a, 0x58];
 
+/// Beginning of the names of host ends; [`HASH_DIGITS`] follow.
+const HOST_PREFIX: &str = "veth";
+/// Hexadecimal digits in a host end's name.
+const HASH_DIGITS: usize = 11;
+
 /// The MAC address that goes with an address.
 pub fn mac(address: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = address.octets();
@@ -40,7 +46,7 @@ pub fn host_name(container: &str, interface: &str) -> String {
         .chain([0])
         .chain(interface.bytes())
         .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
-    format!("veth{:011x}", hash >> 20)
+    format!("{HOST_PREFIX}{:0HASH_DIGITS$x}", hash >> 20)
 }
 
 fn connect() -> Result<Connection<Route>> {
@@ -53,10 +59,8 @@ pub async fn ensure_bridge(config: &NetConfig) -> Result<()> {
     let name = config.bridge.as_str();
     let failed = |e| Error::network(format!("set up bridge {name}"), e);
     if conn.get_link_by_name(name).await.map_err(failed)?.is_none() {
-        let mut bridge = BridgeLink::new(name).address(mac(config.gateway()));
-        if config.mtu != 0 {
-            bridge = bridge.mtu(config.mtu);
-        }
+        // It has the least MTU of its ports, unless somebody sets one: the bridge drops what is too large for a pod, silently.
+        let bridge = BridgeLink::new(name).address(mac(config.gateway()));
         match conn.add_link(bridge).await {
             Err(e) if e.is_already_exists() => {}
             other => other.map_err(failed)?,
@@ -134,6 +138,30 @@ pub async fn plug_in_again(config: &NetConfig, hosts: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Takes the host ends off the bridge that belong to no reservation: another data directory's pods, which nobody disconnected
+/// before it was removed. They answer to addresses that are given out anew. Gives back their names; ports of anybody else
+/// are left alone.
+pub async fn remove_strays(config: &NetConfig, own: &HashSet<String>) -> Result<Vec<String>> {
+    let conn = connect()?;
+    let failed = |e| Error::network(format!("look at the ports of bridge {}", config.bridge), e);
+    let Some(bridge) = conn.get_link_by_name(config.bridge.as_str()).await.map_err(failed)? else {
+        return Ok(Vec::new());
+    };
+    let links = conn.get_links().await.map_err(failed)?;
+    let ports = links.iter().filter(|l| l.master() == Some(bridge.ifindex())).filter_map(|l| l.name());
+    let strays: Vec<String> = ports.filter(|n| is_host_name(n) && !own.contains(*n)).map(str::to_owned).collect();
+    for stray in &strays {
+        conn.del_link_if_exists(stray).await.map_err(failed)?;
+    }
+    Ok(strays)
+}
+
+/// True for a name that [`host_name`] gives.
+fn is_host_name(name: &str) -> bool {
+    let hash = name.strip_prefix(HOST_PREFIX).unwrap_or_default();
+    hash.len() == HASH_DIGITS && hash.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// Word of what becomes of the bridge.
 pub struct BridgeWatch {
     events: OwnedEventStream<Route>,
@@ -205,5 +233,7 @@ mod tests {
     fn interface_names_fit_and_differ() {
         let (a, b) = (host_name("0123456789abcdef", "eth0"), host_name("0123456789abcdef", "eth1"));
         assert_eq!((a.len(), a == b, host_name("0123456789abcdef", "eth0") == a), (15, false, true));
+        let ours = [a.as_str(), "veth0", "vethABCDEFABCDE", "eth0", "veth0123456789ab"].map(is_host_name);
+        assert_eq!(ours, [true, false, false, false, false]);
     }
 }

@@ -10,6 +10,7 @@
 pub mod ipam;
 pub mod link;
 pub mod nat;
+pub mod overlay;
 pub mod spec;
 
 use std::io::Read;
@@ -125,7 +126,16 @@ pub async fn setup(config: &CniConfig) -> Result<()> {
         link::ensure_service_route(&net, services).await?;
     }
     let pool = Pool::open(&net)?;
+    let strays = link::remove_strays(&net, &host_names(&pool).collect()).await?;
+    if !strays.is_empty() {
+        tracing::warn!(ports = ?strays, "removed ports of bridge {} that belong to no pod of this node", net.bridge);
+    }
     nat::install(&net, pool.reserved()).await
+}
+
+/// The host ends of all reservations.
+fn host_names(pool: &Pool) -> impl Iterator<Item = String> {
+    pool.reserved().values().map(|r| link::host_name(&r.container, &r.interface))
 }
 
 /// Restores table and bridge when somebody removes them, until told to stop.
@@ -147,9 +157,7 @@ async fn keep_bridge(config: &CniConfig, shutdown: &Shutdown) -> Result<()> {
         if let Some(services) = config.service_cidr {
             link::ensure_service_route(&net, services).await?;
         }
-        let hosts: Vec<String> =
-            pool.reserved().values().map(|r| link::host_name(&r.container, &r.interface)).collect();
-        link::plug_in_again(&net, &hosts).await?;
+        link::plug_in_again(&net, &host_names(&pool).collect::<Vec<_>>()).await?;
     }
     Ok(())
 }

@@ -102,7 +102,10 @@ async fn write(config: &NetConfig, reserved: &BTreeMap<Ipv4Addr, Reservation>) -
     let name = "postrouting";
     let chain =
         Chain::new(table, name)?.family(Family::Ip).base(BaseChain::nat(NatHook::Postrouting, Priority::SrcNat));
-    t = t.add_chain(chain).add_rule(rule(name, hairpin())).add_rule(rule(name, leaves(config)));
+    t = t.add_chain(chain);
+    for exprs in [hairpin(), leaves(config), comes_from_elsewhere(config)] {
+        t = t.add_rule(rule(name, exprs));
+    }
     let ports = Ports::of(reserved);
     for (set, elements) in [(&anywhere, ports.anywhere), (&at, ports.at), (&hairpins, ports.hairpins)] {
         t = elements.chunks(nft::ELEMENTS_PER_MESSAGE).fold(t, |t: Transaction, some| t.add_set_elements(set, some));
@@ -133,6 +136,17 @@ fn hairpin() -> Vec<Expr> {
         LookupExpr::new(HAIRPINS, Register::Reg32_00).into(),
         nft::masquerade(),
     ]
+}
+
+/// What is not of a pod but goes to a pod of another node gets this node's address in the overlay, or the answer would go
+/// past it: the other node knows a shorter way to whoever asked. What arrives for this node's own pods keeps its source.
+fn comes_from_elsewhere(config: &NetConfig) -> Vec<Expr> {
+    nft::from_network(config.cluster_cidr, false)
+        .into_iter()
+        .chain(nft::to_network(config.cluster_cidr, true))
+        .chain(nft::to_network(config.subnet, false))
+        .chain([nft::masquerade()])
+        .collect()
 }
 
 fn leaves(config: &NetConfig) -> Vec<Expr> {

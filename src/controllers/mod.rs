@@ -4,6 +4,7 @@
 //! the one list; [`start`] runs it. What a cluster has from the start is in [`bootstrap`].
 
 pub mod bootstrap;
+pub mod certificates;
 pub mod common;
 pub mod deployment;
 pub mod endpoints;
@@ -11,6 +12,7 @@ pub mod garbage;
 pub mod namespace;
 pub mod node;
 pub mod replicaset;
+pub mod tokens;
 
 use std::sync::Arc;
 
@@ -32,6 +34,10 @@ pub struct Config {
     pub cluster_cidrs: Vec<IpNet>,
     /// The CA that signed the API server's certificate, PEM.
     pub root_ca_pem: String,
+    /// Seconds without a heartbeat after which a node counts as silent; upstream's when none are given.
+    pub node_grace_seconds: Option<i64>,
+    /// What signs certificates; none signs none.
+    pub signing: Option<certificates::Signing>,
 }
 
 /// A row of the list.
@@ -54,10 +60,16 @@ pub const CONTROLLERS: &[Controller] = &[
     R(|_| replicaset::Replicas::of_controllers()),
     R(|_| endpoints::slices()),
     R(|_| endpoints::endpoints()),
-    R(|_| node::lifecycle()),
+    R(|c| node::lifecycle(c.node_grace_seconds)),
+    R(|_| node::eviction::controller()),
     R(|c| node::ipam::Ipam::over(c.cluster_cidrs.clone())),
     Loop("generic-garbage-collector", |cx, stop| garbage::run(cx, stop).boxed()),
     R(|_| garbage::pods::controller()),
+    R(|_| certificates::approving()),
+    R(|c| certificates::signing(c.signing.clone())),
+    R(|_| certificates::cleaner()),
+    R(|_| certificates::names()),
+    R(|_| tokens::cleaner()),
 ];
 
 /// Gives the client of a controller, by its name; so each can be who it is upstream,

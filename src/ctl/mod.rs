@@ -45,7 +45,7 @@ mod set;
 mod streams;
 mod taint;
 mod terminal;
-mod token;
+pub mod token;
 mod usage;
 mod version;
 mod wait;

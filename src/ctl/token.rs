@@ -23,7 +23,7 @@ const NAMESPACE: &str = "kube-system";
 const PREFIX: &str = "bootstrap-token-";
 const TYPE: &str = "bootstrap.kubernetes.io/token";
 /// The group of those who join with a token, which may ask for certificates.
-const GROUP: &str = "system:bootstrappers:orch:default-node-token";
+pub const GROUP: &str = "system:bootstrappers:orch:default-node-token";
 /// Bytes of a generated id; its hexadecimal form has six characters, as upstream's.
 const ID_BYTES: usize = 3;
 
@@ -111,7 +111,8 @@ async fn create(cx: &Cx, expires: Option<Timestamp>, description: &str, groups: 
     say(made.to_string())
 }
 
-fn secret(id: &str, hash: &str, expires: Option<Timestamp>, description: &str, groups: &[String]) -> Value {
+/// The Secret of a token; `hash` is `pki::token::hash` of its secret.
+pub fn secret(id: &str, hash: &str, expires: Option<Timestamp>, description: &str, groups: &[String]) -> Value {
     let mut data = Map::new();
     let mut put = |key: &str, text: &str| drop(data.insert(key.into(), STANDARD.encode(text).into()));
     put("token-id", id);

@@ -14,7 +14,7 @@ pub struct Config {
     /// Where links to the logs are that name pod, namespace and container, `/var/log/containers` upstream: collectors of
     /// logs look there.
     pub container_logs: PathBuf,
-    /// Addresses of the node, the main one first.
+    /// Addresses of the node at the start, the main one first.
     pub node_ips: Vec<String>,
     /// Addresses of the cluster's DNS.
     pub cluster_dns: Vec<String>,

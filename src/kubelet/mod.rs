@@ -38,6 +38,7 @@ pub mod probes;
 pub mod pull;
 pub mod runtime;
 pub mod security;
+pub mod serve;
 mod server;
 pub mod shared;
 pub mod sources;
@@ -86,6 +87,7 @@ pub struct Kubelet {
     node: Node,
     pods: Pods,
     cidrs: watch::Sender<Vec<String>>,
+    ips: watch::Sender<Vec<String>>,
     writer: Mutex<Option<EventWriter>>,
 }
 
@@ -120,13 +122,15 @@ impl Kubelet {
             config: config.clone(),
         });
         let pods = Pods::new(shared.clone());
-        let node = Node { config, client, runtime, clock, pulse: node::Pulse::new() };
+        let ips = watch::Sender::new(config.node_ips.clone());
+        let node = Node { config, client, runtime, clock, ips: ips.subscribe(), pulse: node::Pulse::new() };
         Arc::new(Self {
             shared,
             listers,
             node,
             pods,
             cidrs: watch::Sender::default(),
+            ips,
             writer: Mutex::new(Some(writer)),
         })
     }
@@ -139,6 +143,16 @@ impl Kubelet {
     /// Signs of life, and whether this process has told that the node is Ready.
     pub fn pulse(&self) -> watch::Receiver<node::Pulse> {
         self.node.pulse.subscribe()
+    }
+
+    /// The node has other addresses, the main one first: its status says so at once, and so do pods on the host's network.
+    pub fn set_node_ips(&self, ips: &[String]) {
+        let changed = |now: &mut Vec<String>| std::mem::replace(now, ips.to_vec()) != ips;
+        if !self.ips.send_if_modified(changed) {
+            return;
+        }
+        self.shared.facts.rcu(|facts| downward::Facts { host_ips: ips.to_vec(), ..(**facts).clone() });
+        self.pods.look_all();
     }
 
     /// Works until the shutdown. Containers run on.

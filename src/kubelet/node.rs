@@ -55,6 +55,8 @@ pub struct Input<'a> {
     pub config: &'a Config,
     /// The machine.
     pub machine: &'a Machine,
+    /// The node's addresses, the main one first.
+    pub ips: &'a [String],
     /// Name and version of the runtime, as `containerd://1.6.20`; empty when it is not known.
     pub runtime: &'a str,
     /// Why the node is not ready.
@@ -121,8 +123,7 @@ pub fn status(input: Input<'_>) -> Value {
         json!({"cpu": cpu, "ephemeral-storage": disk, "hugepages-1Gi": "0", "hugepages-2Mi": "0", "memory": kib(memory),
             "pods": config.max_pods.to_string()})
     };
-    let mut addresses: Vec<Value> =
-        config.node_ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
+    let mut addresses: Vec<Value> = input.ips.iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
     addresses.push(json!({"type": "Hostname", "address": config.node_name}));
     let usable_disk = machine.disk / 100 * (100 - DISK_RESERVE_PERCENT);
     let mut out = json!({
@@ -264,6 +265,8 @@ pub struct Node {
     pub clock: SharedClock,
     /// Signs of life.
     pub pulse: watch::Sender<Pulse>,
+    /// The node's addresses, the main one first; a change is reported at once.
+    pub ips: watch::Receiver<Vec<String>>,
 }
 
 impl Node {
@@ -271,6 +274,7 @@ impl Node {
         let machine = Machine::read(&self.config.data_dir);
         let version = self.runtime.version().await.unwrap_or_default();
         let images = self.runtime.images().await.unwrap_or_default();
+        let ips = self.ips.borrow().clone();
         let not_ready = match self.runtime.not_ready().await {
             Ok(why) => why,
             Err(e) => Some(format!("container runtime is down: {e}")),
@@ -278,6 +282,7 @@ impl Node {
         with(Input {
             config: &self.config,
             machine: &machine,
+            ips: &ips,
             runtime: &version,
             not_ready: not_ready.as_deref(),
             images: &images,
@@ -366,9 +371,18 @@ impl Node {
             }
         };
         let reporting = async {
-            let mut pause = LOOK_UNREADY;
+            let (mut pause, mut ips) = (LOOK_UNREADY, self.ips.clone());
             loop {
-                tokio::time::sleep(pause).await;
+                // An error means that nobody is left to tell of changes.
+                let moved = async {
+                    if ips.changed().await.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                };
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = moved => {}
+                }
                 let reported = self.report().await;
                 self.beat(reported.as_ref().ok().copied());
                 pause = match reported {
@@ -430,13 +444,19 @@ mod tests {
     }
 
     fn make(machine: &Machine, not_ready: Option<&str>, old: &Value, second: i64) -> Value {
-        let config = Config {
-            node_labels: vec![("a".into(), "b".into())],
-            node_ips: vec!["192.0.2.1".into()],
-            ..Config::new("n", "/")
-        };
+        let config = Config { node_labels: vec![("a".into(), "b".into())], ..Config::new("n", "/") };
         let now = Timestamp::from_second(second).unwrap();
-        object(Input { config: &config, machine, runtime: "containerd://1.7", not_ready, images: &[], old, now })
+        let ips = ["192.0.2.1".to_owned()];
+        object(Input {
+            config: &config,
+            machine,
+            ips: &ips,
+            runtime: "containerd://1.7",
+            not_ready,
+            images: &[],
+            old,
+            now,
+        })
     }
 
     #[test]
@@ -504,6 +524,7 @@ mod tests {
             runtime: Arc::new(FakeRuntime::default()),
             clock: cluster.clock.clone(),
             pulse: Pulse::new(),
+            ips: watch::Sender::new(vec!["192.0.2.1".to_owned()]).subscribe(),
         };
         node.register().await.unwrap();
         node.register().await.unwrap();

@@ -327,6 +327,12 @@ impl PodInventory {
         self.containers.iter().find(|c| c.name == name)
     }
 
+    /// The container of a name that ended last; another one may run by now. Restarts are held back by it, so that a
+    /// container that its probes kill again and again waits like one that ends by itself. Upstream: `doBackOff`.
+    pub fn ended(&self, name: &str) -> Option<&ContainerStatus> {
+        self.containers.iter().find(|c| c.name == name && c.state == State::Exited)
+    }
+
     /// All containers of a name, newest first.
     pub fn of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a ContainerStatus> {
         self.containers.iter().filter(move |c| c.name == name)

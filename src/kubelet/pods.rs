@@ -62,6 +62,13 @@ impl Pods {
         !self.entries.lock().is_empty()
     }
 
+    /// All workers look again: something of the node has changed.
+    pub fn look_all(&self) {
+        for entry in self.entries.lock().values() {
+            entry.handle.wake.notify_one();
+        }
+    }
+
     /// Pods changed in the runtime.
     pub fn changed(&self, uids: BTreeSet<String>) {
         self.news.lock().extend(uids);

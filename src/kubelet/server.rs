@@ -222,6 +222,23 @@ impl NodeApi for std::sync::Arc<Kubelet> {
             self.listers.lister("", "pods").by_index("spec.nodeName", name).iter().map(|o| o.value()).collect();
         Ok(json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
     }
+
+    async fn metrics(&self) -> ApiResult<String> {
+        let latest = self.shared.pleg.fresh().await;
+        let sandboxes = latest.pods.values().filter(|p| p.sandboxes.iter().any(|s| s.state == State::Running)).count();
+        let containers = || latest.pods.values().flat_map(|p| &p.containers);
+        let states = [("created", State::Created), ("exited", State::Exited), ("running", State::Running)];
+        let mut out = format!(
+            "# TYPE kubelet_node_name gauge\nkubelet_node_name{{node=\"{}\"}} 1\n# TYPE kubelet_running_pods gauge\n\
+             kubelet_running_pods {sandboxes}\n# TYPE kubelet_running_containers gauge\n",
+            self.shared.config.node_name
+        );
+        for (name, state) in states {
+            let count = containers().filter(|c| c.state == state).count();
+            out += &format!("kubelet_running_containers{{container_state=\"{name}\"}} {count}\n");
+        }
+        Ok(out)
+    }
 }
 
 #[cfg(test)]

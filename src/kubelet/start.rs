@@ -177,7 +177,7 @@ async fn try_container(
         pull::ensure(&mut cx, pod, member).await?
     };
     let previous = inventory.newest(member.name());
-    if let Some(ended) = previous.filter(|c| c.state == State::Exited) {
+    if let Some(ended) = inventory.ended(member.name()) {
         let event = super::pod::time_of(ended.finished_at).unwrap_or_else(|| shared.clock.now());
         memory.delays.next(&delay_key(member), event, shared.clock.now());
     }

@@ -372,7 +372,7 @@ fn hold_back(seen: Seen<'_>, plan: &mut Plan) {
         .iter()
         .filter_map(|name| {
             let member = seen.pod.member(name)?;
-            let ended = seen.inventory.newest(name).filter(|c| c.state == State::Exited)?;
+            let ended = seen.inventory.ended(name)?;
             let event = time_of(ended.finished_at)?;
             let (until, delay) = seen.delays.until(&delay_key(member), event, seen.now)?;
             Some(Wait { name: name.clone(), until, delay })

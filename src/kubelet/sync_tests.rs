@@ -165,6 +165,19 @@ fn restarts_wait_twice_as_long_each_time_up_to_five_minutes() {
 }
 
 #[test]
+fn a_container_that_its_probe_kills_again_and_again_waits_too() {
+    let p = pod(json!({"containers": [{"name": "c", "livenessProbe": {}}]}));
+    let there = inventory(&p, &[("c", Exited, 0), ("c", Running, 0)]);
+    let sick = Results::from([(("c1".to_owned(), ProbeKind::Liveness), Outcome::Failure)]);
+    let ended = Timestamp::from_second(BORN).unwrap();
+    let mut delays = Delays::default();
+    assert_eq!(words(&plan_at(&p, &there, &sick, &delays, BORN)), "-c +c");
+    delays.next(&delay_key(&p.members[0]), ended, ended);
+    assert_eq!(words(&plan_at(&p, &there, &sick, &delays, BORN + 9)), "-c ~c");
+    assert_eq!(words(&plan_at(&p, &there, &sick, &delays, BORN + 10)), "-c +c");
+}
+
+#[test]
 fn ten_minutes_of_running_forgive() {
     let at = |s: i64| Timestamp::from_second(s).unwrap();
     let mut delays = Delays::default();

@@ -26,6 +26,8 @@ pub const CA_SECONDS: i64 = 3_650 * 86_400;
 /// 2026-01-01: no orch was built before. A clock that is behind (no battery, no network yet) must not make a CA that has
 /// ended, or not begun, once the clock is set.
 pub const CLOCK_FLOOR_SECONDS: i64 = 1_767_225_600;
+/// Seconds that the start of a certificate with a life of its own lies in the past. Upstream: five minutes.
+const SHORT_BACKDATE_SECONDS: i64 = 300;
 /// Mode of a certificate file: not secret.
 const CERT_MODE: u32 = 0o644;
 
@@ -71,6 +73,37 @@ impl Pair {
         let Ok(chain) = self.chain() else { return true };
         let parsed = chain.first().and_then(|leaf| X509Certificate::from_der(leaf).ok());
         parsed.is_none_or(|(_, leaf)| profile::out_of_time(&leaf, now).is_some())
+    }
+}
+
+/// What the certificate says.
+impl Pair {
+    fn leaf<T>(&self, read: impl FnOnce(&X509Certificate<'_>) -> T) -> Option<T> {
+        let chain = self.chain().ok()?;
+        let (_, leaf) = X509Certificate::from_der(chain.first()?).ok()?;
+        Some(read(&leaf))
+    }
+
+    /// True when it is of the user with this name, and belongs to its key.
+    pub fn is_of(&self, user: &str) -> bool {
+        let Ok(key) = KeyPair::from_pem(&self.key_pem) else { return false };
+        let key = key.subject_public_key_info();
+        self.leaf(|c| profile::subject(c).0 == user && c.public_key().raw == key).unwrap_or(false)
+    }
+
+    /// Its start, seconds since the epoch.
+    pub fn begins(&self) -> i64 {
+        self.leaf(|c| c.validity().not_before.timestamp()).unwrap_or(i64::MAX)
+    }
+
+    /// Its end, seconds since the epoch.
+    pub fn ends(&self) -> i64 {
+        self.leaf(|c| c.validity().not_after.timestamp()).unwrap_or(i64::MIN)
+    }
+
+    /// Why it cannot be used as `profile`; `None` when it can.
+    pub fn mismatch(&self, profile: &Profile, now: Timestamp) -> Option<String> {
+        self.leaf(|c| profile.mismatch(c, now)).unwrap_or_else(|| Some("a file is damaged".into()))
     }
 }
 
@@ -148,11 +181,21 @@ impl Ca {
     }
 
     /// Signs the key of a certificate signing request (PEM); what the certificate says is `profile`'s, nothing of the
-    /// request's but its key. The request's own signature is checked: the sender has the key.
-    pub fn sign_request(&self, request_pem: &str, profile: &Profile, now: Timestamp) -> Result<String, PkiError> {
+    /// request's but its key. The request's own signature is checked: the sender has the key. The certificate lives for
+    /// `seconds`, where given and shorter than others.
+    pub fn sign_request(
+        &self,
+        request_pem: &str,
+        profile: &Profile,
+        seconds: Option<i64>,
+        now: Timestamp,
+    ) -> Result<String, PkiError> {
         let mut request =
             CertificateSigningRequestParams::from_pem(request_pem).map_err(|e| issue(&profile.common_name, e))?;
         request.params = leaf_params(profile, now)?;
+        if let Some(seconds) = seconds.filter(|s| *s < LEAF_SECONDS) {
+            valid(&mut request.params, now.as_second() - SHORT_BACKDATE_SECONDS, now.as_second() + seconds);
+        }
         let cert = request.signed_by(&self.issuer).map_err(|e| issue(&profile.common_name, e))?;
         Ok(cert.pem())
     }
@@ -261,7 +304,8 @@ fn organization_type(index: usize) -> DnType {
     }
 }
 
-fn leaf_params(profile: &Profile, now: Timestamp) -> Result<CertificateParams, PkiError> {
+/// Subject and names: what a request asks for.
+pub(super) fn request_params(profile: &Profile) -> Result<CertificateParams, PkiError> {
     if profile.organizations.len() > 2 {
         return Err(issue(&profile.common_name, "a certificate carries at most two organizations"));
     }
@@ -274,6 +318,11 @@ fn leaf_params(profile: &Profile, now: Timestamp) -> Result<CertificateParams, P
             Err(_) => return Err(bad()),
         });
     }
+    Ok(params)
+}
+
+fn leaf_params(profile: &Profile, now: Timestamp) -> Result<CertificateParams, PkiError> {
+    let mut params = request_params(profile)?;
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
     params.extended_key_usages = vec![match profile.usage {

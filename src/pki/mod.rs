@@ -12,6 +12,7 @@ pub mod ca;
 pub mod keys;
 pub mod kubeconfig;
 pub mod profile;
+pub mod request;
 pub mod tls;
 pub mod token;
 
@@ -102,11 +103,11 @@ impl PkiConfig {
 #[derive(Debug)]
 pub struct Pki {
     /// Signs serving certificates.
-    pub server_ca: Ca,
+    pub server_ca: Arc<Ca>,
     /// Signs client certificates.
-    pub client_ca: Ca,
+    pub client_ca: Arc<Ca>,
     /// Signs the certificate the server shows to aggregated API servers.
-    pub request_header_ca: Ca,
+    pub request_header_ca: Arc<Ca>,
     /// Sign service accounts' tokens: the first one; verify them: all.
     pub service_account_keys: Vec<keys::TokenKey>,
     /// The API's serving certificate.
@@ -170,13 +171,18 @@ impl Pki {
             kubelet: kubelet?,
             kubelet_client: kubelet_client?,
             auth_proxy: auth_proxy?,
-            server_ca,
-            client_ca,
-            request_header_ca,
+            server_ca: Arc::new(server_ca),
+            client_ca: Arc::new(client_ca),
+            request_header_ca: Arc::new(request_header_ca),
             service_account_keys,
             dir: dir.to_owned(),
             config: config.clone(),
         })
+    }
+
+    /// The node has these addresses from now on; true when that is news, and [`Self::renewed`] has to be called.
+    pub fn answer_at(&mut self, node_ips: Vec<IpAddr>) -> bool {
+        std::mem::replace(&mut self.config.node_ips, node_ips.clone()) != node_ips
     }
 
     /// True when a certificate has to be issued again at `now`: time went on, or the clock was set.

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use x509_parser::prelude::{GeneralName, X509Certificate};
+use x509_parser::x509::X509Name;
 
 /// Seconds a certificate below a CA is valid.
 pub const LEAF_SECONDS: i64 = 365 * 86_400;
@@ -51,10 +52,10 @@ impl Profile {
         Self::client(&format!("system:node:{node}"), &["system:nodes"])
     }
 
-    /// The serving certificate of a node's kubelet, as upstream's `kubelet-serving` signer wants it.
+    /// The serving certificate of a node's kubelet, as upstream's `kubelet-serving` signer wants it. It does not name
+    /// loopback: the API may be there, and has the same CA.
     pub fn kubelet_server(node: &str, ips: &[IpAddr]) -> Self {
-        let local = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let sans = std::iter::once(node.to_owned()).chain(ips.iter().map(IpAddr::to_string)).chain(local).collect();
+        let sans = std::iter::once(node.to_owned()).chain(ips.iter().map(IpAddr::to_string)).collect();
         Self {
             common_name: format!("system:node:{node}"),
             organizations: vec!["system:nodes".into()],
@@ -95,8 +96,21 @@ fn text<'a>(attributes: impl Iterator<Item = &'a x509_parser::x509::AttributeTyp
 
 /// Common name and organizations of a certificate: the name and the groups of its user.
 pub fn subject(cert: &X509Certificate<'_>) -> (String, Vec<String>) {
-    let name = text(cert.subject().iter_common_name()).into_iter().next().unwrap_or_default();
-    (name, text(cert.subject().iter_organization()))
+    names(cert.subject())
+}
+
+/// Common name and organizations of a subject.
+pub(super) fn names(subject: &X509Name<'_>) -> (String, Vec<String>) {
+    let name = text(subject.iter_common_name()).into_iter().next().unwrap_or_default();
+    (name, text(subject.iter_organization()))
+}
+
+/// An address as certificates carry it.
+pub(super) fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match <[u8; 4]>::try_from(bytes) {
+        Ok(v4) => Some(v4.into()),
+        Err(_) => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
+    }
 }
 
 /// DNS names and addresses of a certificate.
@@ -104,10 +118,7 @@ pub fn sans(cert: &X509Certificate<'_>) -> Vec<String> {
     let Ok(Some(extension)) = cert.subject_alternative_name() else { return vec![] };
     let name = |n: &GeneralName<'_>| match n {
         GeneralName::DNSName(name) => Some((*name).to_owned()),
-        GeneralName::IPAddress(bytes) => match <[u8; 4]>::try_from(*bytes) {
-            Ok(v4) => Some(IpAddr::from(v4).to_string()),
-            Err(_) => <[u8; 16]>::try_from(*bytes).ok().map(|v6| IpAddr::from(v6).to_string()),
-        },
+        GeneralName::IPAddress(bytes) => address(bytes).map(|ip| ip.to_string()),
         _ => None,
     };
     extension.value.general_names.iter().filter_map(name).collect()

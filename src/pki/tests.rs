@@ -175,14 +175,14 @@ fn a_request_gets_what_the_profile_says_and_not_what_it_asks_for() {
     let mut asked = rcgen::CertificateParams::new(vec!["evil.example.com".into()]).unwrap();
     asked.distinguished_name.push(rcgen::DnType::OrganizationName, "system:masters");
     let request = asked.serialize_request(&key).unwrap().pem().unwrap();
-    let pem = pki.client_ca.sign_request(&request, &Profile::kubelet_client("n2"), t0()).unwrap();
+    let pem = pki.client_ca.sign_request(&request, &Profile::kubelet_client("n2"), None, t0()).unwrap();
     let pair = Pair { cert_pem: pem, key_pem: key.serialize_pem() };
     let chain = pair.chain().unwrap();
     let (_, cert) = X509Certificate::from_der(&chain[0]).unwrap();
     assert_eq!(profile::subject(&cert), ("system:node:n2".into(), vec!["system:nodes".into()]));
     assert!(profile::sans(&cert).is_empty());
     assert!(tls::ClientVerifier::new(&pki.client_ca.cert).unwrap().accepts(&chain, t0()));
-    pki.client_ca.sign_request("junk", &Profile::kubelet_client("n2"), t0()).unwrap_err();
+    pki.client_ca.sign_request("junk", &Profile::kubelet_client("n2"), None, t0()).unwrap_err();
 }
 
 #[test]
@@ -342,4 +342,18 @@ fn certificates_of_a_clock_that_was_behind_hold_until_they_are_issued_again() {
     assert!(behind.is_due(late));
     assert!(!behind.renewed(late).unwrap().is_due(late));
     assert!(behind.renewed(late).unwrap().is_due(at(0)), "a clock that is put back as well");
+}
+
+#[test]
+fn a_node_that_moved_answers_at_its_new_address() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut pki = Pki::open(dir.path(), &config(), t0()).unwrap();
+    assert!(!pki.answer_at(config().node_ips), "the same address is no news");
+    assert!(pki.answer_at(vec!["198.51.100.7".parse().unwrap()]));
+    let moved = pki.renewed(t0()).unwrap();
+    let chain = moved.serving.chain().unwrap();
+    let (_, cert) = X509Certificate::from_der(&chain[0]).unwrap();
+    let sans = profile::sans(&cert);
+    assert!(sans.contains(&"198.51.100.7".to_owned()) && !sans.contains(&"192.0.2.7".to_owned()), "{sans:?}");
+    assert_eq!(pki.admin.cert_pem, moved.admin.cert_pem);
 }

@@ -51,12 +51,44 @@ impl Source {
     }
 }
 
-/// Keeps `objects` equal to what `source` selects, until the shutdown.
-pub async fn follow(client: Client, source: Source, objects: Arc<Objects>, shutdown: Shutdown) {
+/// Where an informer puts what it hears.
+pub trait Sink: Sync {
+    /// The fields that are to be extracted from objects.
+    fn pointers(&self) -> Vec<&'static str>;
+    /// All there is, after a list.
+    fn replace(&self, all: Vec<Arc<Object>>);
+    /// One that is there.
+    fn upsert(&self, object: Arc<Object>);
+    /// One that is gone, in its last state.
+    fn delete(&self, last: Arc<Object>);
+    /// The server refuses to tell.
+    fn refused(&self) {}
+}
+
+impl Sink for Objects {
+    fn pointers(&self) -> Vec<&'static str> {
+        self.pointers()
+    }
+
+    fn replace(&self, all: Vec<Arc<Object>>) {
+        self.replace(all);
+    }
+
+    fn upsert(&self, object: Arc<Object>) {
+        self.upsert(object);
+    }
+
+    fn delete(&self, last: Arc<Object>) {
+        self.delete_at(last);
+    }
+}
+
+/// Keeps `sink` equal to what `source` selects, until the shutdown.
+pub async fn follow(client: &Client, source: &Source, sink: &dyn Sink, shutdown: &Shutdown) {
     let mut failures = 0;
     let mut revision = String::new();
     while !shutdown.is_triggered() {
-        let Some(step) = shutdown.or(step(&client, &source, &objects, &mut revision)).await else { break };
+        let Some(step) = shutdown.or(step(client, source, sink, &mut revision)).await else { break };
         match step {
             Ok(()) => failures = 0,
             Err(e) if e.reason == Reason::Expired || e.reason == Reason::Gone => {
@@ -66,22 +98,24 @@ pub async fn follow(client: Client, source: Source, objects: Arc<Objects>, shutd
             Err(error) => {
                 failures += 1;
                 tracing::debug!(resource = %source.res.plural, failures, "cannot follow: {error}");
+                if error.reason == Reason::Forbidden {
+                    sink.refused();
+                }
                 let delay = RETRY.delay(failures).mul_f64(rand::rng().random_range(1.0..1.5));
                 shutdown.or(tokio::time::sleep(delay)).await;
             }
         }
     }
-    objects.close();
 }
 
 /// One list where no revision is known, else one watch to its end.
-async fn step(client: &Client, source: &Source, objects: &Objects, revision: &mut String) -> ApiResult<()> {
+async fn step(client: &Client, source: &Source, sink: &dyn Sink, revision: &mut String) -> ApiResult<()> {
     if revision.is_empty() {
-        *revision = list(client, source, objects).await?;
+        *revision = list(client, source, sink).await?;
     }
     let options = ListOptions { resource_version: revision.clone(), allow_bookmarks: true, ..source.select.clone() };
     let mut events = client.watch(&source.res, source.namespace.as_deref(), &options).await?;
-    let pointers = objects.pointers();
+    let pointers = sink.pointers();
     while let Some(event) = events.next().await {
         let event = event?;
         if let Some(at) = event.object.str_at("/metadata/resourceVersion") {
@@ -89,9 +123,9 @@ async fn step(client: &Client, source: &Source, objects: &Objects, revision: &mu
         }
         match event.kind {
             WatchKind::Added | WatchKind::Modified => {
-                objects.upsert(Arc::new(Object::from_value(&event.object, &pointers)));
+                sink.upsert(Arc::new(Object::from_value(&event.object, &pointers)));
             }
-            WatchKind::Deleted => objects.delete_at(Arc::new(Object::from_value(&event.object, &pointers))),
+            WatchKind::Deleted => sink.delete(Arc::new(Object::from_value(&event.object, &pointers))),
             WatchKind::Bookmark => {}
         }
     }
@@ -99,9 +133,9 @@ async fn step(client: &Client, source: &Source, objects: &Objects, revision: &mu
 }
 
 /// Lists page by page and replaces the state; gives back the list's revision.
-async fn list(client: &Client, source: &Source, objects: &Objects) -> ApiResult<String> {
+async fn list(client: &Client, source: &Source, sink: &dyn Sink) -> ApiResult<String> {
     let mut options = ListOptions { limit: PAGE, ..source.select.clone() };
-    let pointers = objects.pointers();
+    let pointers = sink.pointers();
     let mut all = Vec::new();
     loop {
         let mut page = client.list(&source.res, source.namespace.as_deref(), &options).await?;
@@ -116,7 +150,7 @@ async fn list(client: &Client, source: &Source, objects: &Objects) -> ApiResult<
             _ => {
                 let revision = page.str_at("/metadata/resourceVersion").filter(|r| !r.is_empty());
                 let revision = revision.ok_or_else(|| Status::internal("a list without a resourceVersion"))?.to_owned();
-                objects.replace(all);
+                sink.replace(all);
                 return Ok(revision);
             }
         }
@@ -183,7 +217,11 @@ impl Informers {
                 biased;
                 () = shutdown.wait() => break,
                 Some((source, objects)) = self.starts.recv() => {
-                    running.push(follow(self.client.clone(), source, objects, shutdown.clone()));
+                    let (client, shutdown) = (self.client.clone(), shutdown.clone());
+                    running.push(async move {
+                        follow(&client, &source, &*objects, &shutdown).await;
+                        objects.close();
+                    });
                 }
                 Some(()) = running.next(), if !running.is_empty() => {}
             }
@@ -240,7 +278,7 @@ mod tests {
         ];
         let (client, asked) = scripted(answers, shutdown.clone());
         let objects = Objects::new(&[]);
-        follow(client, Source::all(&res::PODS), objects.clone(), shutdown).await;
+        follow(&client, &Source::all(&res::PODS), &*objects, &shutdown).await;
         let watched: Vec<String> = asked
             .lock()
             .iter()

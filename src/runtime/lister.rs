@@ -32,6 +32,9 @@ pub trait Lister: Send + Sync {
     /// Those that an index has under a value. Indexes: each selectable field (`spec.nodeName`), and `owner` by the uid
     /// of any owner.
     fn by_index(&self, index: &str, value: &str) -> Vec<Arc<Object>>;
+    /// What an object of this resource has in a selectable field that is an index, as `spec.nodeName`; "" where the
+    /// object or the resource has none. Nothing is decoded.
+    fn field<'o>(&self, object: &'o Object, index: &str) -> &'o str;
     /// Current objects as `Upsert`s, then `Synced`, then changes as they come. Ends when the source stops.
     /// One that reads too slowly sees intermediate states of an object skipped, never a missing last state.
     fn deltas(&self) -> BoxStream<'static, Delta>;

@@ -11,9 +11,13 @@ pub mod informer;
 pub mod lister;
 pub mod metrics;
 pub mod node_api;
+pub mod node_listers;
 pub mod objects;
 pub mod queue;
 pub mod reconciler;
+pub mod references;
+pub mod remote_node;
+pub mod tunnel;
 
 pub use events::Recorder;
 pub use lister::{Delta, Lister, Listers};

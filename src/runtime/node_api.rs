@@ -84,4 +84,6 @@ pub trait NodeApi: Send + Sync {
     async fn healthz(&self) -> Result<(), String>;
     /// `/pods`: the node's pods as a PodList.
     async fn pods(&self) -> ApiResult<Value>;
+    /// `/metrics`: figures of the node agent, in Prometheus' text form.
+    async fn metrics(&self) -> ApiResult<String>;
 }

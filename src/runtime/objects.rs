@@ -248,6 +248,11 @@ impl Lister for Objects {
         state.found(at.and_then(|i| state.by_field[i].get(value)))
     }
 
+    fn field<'o>(&self, object: &'o Object, index: &str) -> &'o str {
+        let at = self.fields.iter().position(|(name, _)| *name == index);
+        at.and_then(|i| object.fields.get(i)).map_or("", |text| text)
+    }
+
     fn deltas(&self) -> BoxStream<'static, Delta> {
         let follower = Arc::new(Follower::default());
         {

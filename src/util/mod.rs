@@ -1,7 +1,9 @@
-//! Small things every layer needs: tasks and shutdown, backoff, clock, files, nftables, word to the service manager.
+//! Small things every layer needs: tasks and shutdown, backoff, clock, files, nftables, the machine's address, word to the
+//! service manager.
 //!
 //! **Invariant:** nothing here knows of Kubernetes.
 
+pub mod address;
 pub mod backoff;
 pub mod clock;
 pub mod files;

@@ -33,6 +33,13 @@ const BESIDE: &str = "198.51.100.2";
 /// Port of the API; each machine has its own 6443.
 const PORT: u16 = 6443;
 
+/// Gives a machine its address and its way out.
+fn address(machine: &str, address: &str) {
+    ip(&["-n", machine, "addr", "add", &format!("{address}/24"), "dev", "up0"]);
+    ip(&["-n", machine, "link", "set", "up0", "up"]);
+    ip(&["-n", machine, "route", "add", "default", "via", BESIDE]);
+}
+
 /// The binary under test: `ORCH_BIN`, or the one that cargo has just built with these tests.
 pub fn orch() -> PathBuf {
     std::env::var_os("ORCH_BIN").map_or_else(|| env!("CARGO_BIN_EXE_orch").into(), PathBuf::from)
@@ -61,7 +68,7 @@ impl From<Output> for Ran {
 /// An `orch server` and the machine it runs on.
 pub struct Cluster {
     pub machine: Ns,
-    _beside: Ns,
+    beside: Ns,
     dir: tempfile::TempDir,
     flags: Vec<String>,
     env: Vec<(String, String)>,
@@ -71,7 +78,12 @@ pub struct Cluster {
 impl Cluster {
     /// A control plane and a node, both ready.
     pub fn with_node() -> Self {
-        let mut cluster = Self::prepare(&["--node-name", "box"]);
+        Self::with_node_and(&[])
+    }
+
+    /// The same with more flags.
+    pub fn with_node_and(more: &[&str]) -> Self {
+        let mut cluster = Self::prepare(&[&["--node-name", "box"][..], more].concat());
         cluster.start();
         cluster.wait_for_node();
         cluster
@@ -108,14 +120,27 @@ impl Cluster {
         let (machine, beside) = (Ns::new("box"), Ns::new("way"));
         let (m, b) = (machine.name.as_str(), beside.name.as_str());
         ip(&["-n", m, "link", "add", "name", "up0", "type", "veth", "peer", "name", "down0", "netns", b]);
-        ip(&["-n", m, "addr", "add", &format!("{ADDRESS}/24"), "dev", "up0"]);
-        ip(&["-n", b, "addr", "add", &format!("{BESIDE}/24"), "dev", "down0"]);
-        ip(&["-n", m, "link", "set", "up0", "up"]);
+        ip(&["-n", b, "link", "add", "name", "br0", "type", "bridge"]);
+        ip(&["-n", b, "link", "set", "down0", "master", "br0"]);
+        ip(&["-n", b, "addr", "add", &format!("{BESIDE}/24"), "dev", "br0"]);
+        ip(&["-n", b, "link", "set", "br0", "up"]);
         ip(&["-n", b, "link", "set", "down0", "up"]);
-        ip(&["-n", m, "route", "add", "default", "via", BESIDE]);
+        address(m, ADDRESS);
         let dir = tempfile::Builder::new().prefix("orch-e2e-").tempdir().unwrap();
         let flags = flags.iter().map(|&f| f.to_owned()).collect();
-        Self { machine, _beside: beside, dir, flags, env: Vec::new(), server: None }
+        Self { machine, beside, dir, flags, env: Vec::new(), server: None }
+    }
+
+    /// One more machine on the same wire, with an address that ends with `number`.
+    pub fn machine_beside(&self, what: &str, number: u8) -> (Ns, String) {
+        let machine = Ns::new(what);
+        let (m, b, down) = (machine.name.as_str(), self.beside.name.as_str(), format!("down{number}"));
+        let ip_address = format!("198.51.100.{number}");
+        ip(&["-n", m, "link", "add", "name", "up0", "type", "veth", "peer", "name", &down, "netns", b]);
+        ip(&["-n", b, "link", "set", &down, "master", "br0"]);
+        ip(&["-n", b, "link", "set", &down, "up"]);
+        address(m, &ip_address);
+        (machine, ip_address)
     }
 
     pub fn data_dir(&self) -> PathBuf {
@@ -128,11 +153,10 @@ impl Cluster {
 
     /// `orch server` with this cluster's flags and more; not started.
     pub fn server_command(&self, more: &[&str]) -> Command {
-        // With the mask of systemd/orch.service: what containers read must not depend on it.
-        let mut command = Command::new("sh");
-        command.args(["-c", "umask 027; exec \"$@\"", "sh"]).arg(orch());
+        let mut command = orch_command();
         command.arg("server").arg("--data-dir").arg(self.data_dir());
-        command.args(["--https-listen-port", &PORT.to_string(), "--node-ip", ADDRESS]);
+        // Its address is found and followed.
+        command.args(["--https-listen-port", &PORT.to_string()]);
         command.args(&self.flags).args(more).env_remove("ORCH_CONFIG_FILE");
         command.envs(self.env.iter().map(|(k, v)| (k, v)));
         command
@@ -188,9 +212,7 @@ impl Cluster {
 
     /// What the server has logged last.
     pub fn log_text(&self) -> String {
-        let text = std::fs::read_to_string(self.log()).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(40)..].join("\n")
+        tail(&self.log())
     }
 
     // --- clients
@@ -203,6 +225,13 @@ impl Cluster {
     /// The same with something on its standard input.
     pub fn kubectl_with(&self, args: &[&str], stdin: &str) -> Ran {
         run_with(self.kubectl_child(args), stdin)
+    }
+
+    /// The same with variables of the environment.
+    pub fn kubectl_in(&self, env: &[(&str, &str)], args: &[&str], stdin: &str) -> Ran {
+        let mut command = Command::new(stock_kubectl());
+        command.envs(env.iter().copied());
+        run_with(self.client_child(command, args), stdin)
     }
 
     /// `orch ctl` on the machine, as the administrator.
@@ -321,10 +350,16 @@ impl Cluster {
 
     /// Asks until the answer is yes.
     #[track_caller]
-    pub fn eventually(&self, what: &str, mut ask: impl FnMut() -> bool) {
+    pub fn eventually(&self, what: &str, ask: impl FnMut() -> bool) {
+        self.eventually_or(what, String::new, ask);
+    }
+
+    /// The same; when the answer stays no, `more` is told beside what is known of the cluster.
+    #[track_caller]
+    pub fn eventually_or(&self, what: &str, more: impl Fn() -> String, mut ask: impl FnMut() -> bool) {
         let end = Instant::now() + PATIENCE;
         while !ask() {
-            assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}\n{}", self.describe());
+            assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}\n{}\n{}", self.describe(), more());
             std::thread::sleep(LOOK_AGAIN);
         }
     }
@@ -351,10 +386,6 @@ impl Cluster {
     }
 
     // --- images and containers
-
-    fn runtime_socket(&self) -> PathBuf {
-        self.data_dir().join("agent/containerd/run/containerd.sock")
-    }
 
     /// The containerd of this cluster.
     pub fn containerd(&self) -> Option<Pid> {
@@ -388,10 +419,7 @@ impl Cluster {
 
     /// Puts the demo's image where the kubelet finds it, as `localhost/orch/web:VERSION`.
     pub fn import_web(&self, version: &str) {
-        let path = self.dir.path().join("web.tar");
-        std::fs::write(&path, self.web_archive(version)).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(images::import(&self.runtime_socket(), &path, None, |_| ())).unwrap();
+        import(&self.data_dir(), &self.web_archive(version));
     }
 
     /// The demo's image, made of this machine's busybox.
@@ -421,58 +449,100 @@ impl Cluster {
         archive.build(&entries).unwrap()
     }
 
-    /// Processes of the private containerd, of its shims and of everything below them.
     fn processes(&self) -> Vec<Pid> {
-        let marker = format!("{}/", self.data_dir().display());
-        let numbers = std::fs::read_dir("/proc").unwrap().flatten();
-        let all: Vec<(i32, i32, bool)> = numbers
-            .filter_map(|e| e.file_name().to_str()?.parse().ok())
-            .filter_map(|pid: i32| {
-                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-                let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()?;
-                let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-                Some((pid, parent, String::from_utf8_lossy(&command).contains(&marker)))
-            })
-            .collect();
-        let mut ours: Vec<i32> = all.iter().filter(|p| p.2).map(|p| p.0).collect();
-        let mut next = 0;
-        while next < ours.len() {
-            let parent = ours[next];
-            ours.extend(all.iter().filter(|p| p.1 == parent && !ours.contains(&p.0)).map(|p| p.0).collect::<Vec<_>>());
-            next += 1;
-        }
-        ours.into_iter().map(Pid::from_raw).collect()
+        processes(&self.data_dir())
     }
 
-    fn sweep(&mut self) {
-        if let Some(mut child) = self.server.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        let processes = self.processes();
-        let inode = |path: &Path| std::fs::metadata(path).map(|m| m.ino()).ok();
-        let namespaces: Vec<u64> =
-            processes.iter().filter_map(|p| inode(Path::new(&format!("/proc/{p}/ns/net")))).collect();
-        for &pid in &processes {
-            let _ = kill(pid, Signal::SIGKILL);
-        }
-        let detach = |path: &Path| {
-            let _ = nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH);
-        };
-        for entry in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
-            // containerd's names for the namespaces of pods; the machine's own is the test's to remove.
-            let is_pods = entry.file_name().to_string_lossy().starts_with("cni-");
-            if is_pods && inode(&entry.path()).is_some_and(|i| namespaces.contains(&i)) {
-                detach(&entry.path());
-                let _ = std::fs::remove_file(entry.path());
-            }
-        }
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let prefix = self.dir.path().display().to_string();
-        for point in mounts.lines().rev().filter_map(|l| l.split(' ').nth(4)).filter(|p| p.starts_with(&prefix)) {
-            detach(Path::new(point));
+    /// The token that agents join with.
+    pub fn token(&self) -> String {
+        std::fs::read_to_string(self.data_dir().join("server/token")).unwrap().trim().to_owned()
+    }
+}
+
+/// Puts an image where the kubelet of a data directory finds it.
+pub fn import(data_dir: &Path, archive: &[u8]) {
+    let path = data_dir.join("image.tar");
+    std::fs::write(&path, archive).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(images::import(&runtime_socket(data_dir), &path, None, |_| ())).unwrap();
+    std::fs::remove_file(&path).unwrap();
+}
+
+fn runtime_socket(data_dir: &Path) -> PathBuf {
+    data_dir.join("agent/containerd/run/containerd.sock")
+}
+
+/// Processes of the private containerd of a data directory, of its shims and of everything below them.
+fn processes(data_dir: &Path) -> Vec<Pid> {
+    let marker = format!("{}/", data_dir.display());
+    let numbers = std::fs::read_dir("/proc").unwrap().flatten();
+    let all: Vec<(i32, i32, bool)> = numbers
+        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .filter_map(|pid: i32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            let parent = stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()?;
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            Some((pid, parent, String::from_utf8_lossy(&command).contains(&marker)))
+        })
+        .collect();
+    let mut ours: Vec<i32> = all.iter().filter(|p| p.2).map(|p| p.0).collect();
+    let mut next = 0;
+    while next < ours.len() {
+        let parent = ours[next];
+        ours.extend(all.iter().filter(|p| p.1 == parent && !ours.contains(&p.0)).map(|p| p.0).collect::<Vec<_>>());
+        next += 1;
+    }
+    ours.into_iter().map(Pid::from_raw).collect()
+}
+
+/// Ends everything that a machine left behind: `dir` is above its data directory.
+pub fn sweep(dir: &Path, data_dir: &Path) {
+    let processes = processes(data_dir);
+    let inode = |path: &Path| std::fs::metadata(path).map(|m| m.ino()).ok();
+    let namespaces: Vec<u64> =
+        processes.iter().filter_map(|p| inode(Path::new(&format!("/proc/{p}/ns/net")))).collect();
+    for &pid in &processes {
+        let _ = kill(pid, Signal::SIGKILL);
+    }
+    let detach = |path: &Path| {
+        let _ = nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH);
+    };
+    for entry in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+        // containerd's names for the namespaces of pods; the machine's own is the test's to remove.
+        let is_pods = entry.file_name().to_string_lossy().starts_with("cni-");
+        if is_pods && inode(&entry.path()).is_some_and(|i| namespaces.contains(&i)) {
+            detach(&entry.path());
+            let _ = std::fs::remove_file(entry.path());
         }
     }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let prefix = dir.display().to_string();
+    for point in mounts.lines().rev().filter_map(|l| l.split(' ').nth(4)).filter(|p| p.starts_with(&prefix)) {
+        detach(Path::new(point));
+    }
+}
+
+/// Starts a program on a machine, as systemd/orch.service does: with its mask of files, and with a log.
+pub fn spawn(machine: &Ns, args: &[String], log: &Path) -> Child {
+    let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
+    let mut command = orch_command();
+    command.args(args).env_remove("ORCH_CONFIG_FILE");
+    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    machine.run(|| command.spawn()).unwrap()
+}
+
+/// orch with the mask of systemd/orch.service: what containers read must not depend on it.
+fn orch_command() -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 027; exec \"$@\"", "sh"]).arg(orch());
+    command
+}
+
+/// The end of a log.
+pub fn tail(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
 }
 
 /// Gives a program its input and waits for its end.
@@ -488,7 +558,11 @@ fn yaml(path: &Path) -> Value {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        self.sweep();
+        if let Some(mut child) = self.server.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        sweep(self.dir.path(), &self.data_dir());
     }
 }
 

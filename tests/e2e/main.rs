@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
+mod agent;
 mod bad_input;
 mod ctl;
 mod harness;
@@ -9,6 +10,8 @@ mod install;
 mod main_job;
 mod net;
 mod node;
+mod nodes;
+mod overlay;
 mod pods;
 mod registry;
 mod runtime;

@@ -1,5 +1,7 @@
 //! `orch bench`: load on an API server, and pods on a node, each printing its figures as a line of JSON.
 //!
+//! And bytes between machines, to measure what the overlay costs.
+//!
 //! In: a kubeconfig (of orch, or of a peer to compare with). Out: one line per workload. `scripts/bench/` runs it.
 //!
 //! **Invariant:** everything is bounded in count or time, and goes to the kubeconfig's server only.
@@ -9,6 +11,7 @@ mod load;
 mod pod;
 mod target;
 mod watch;
+mod wire;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -31,6 +34,8 @@ enum What {
     Api(Api),
     /// Pods from creation to Ready, beside the bare calls of the container runtime
     Pod(pod::Args),
+    /// Bytes from machine to machine over one connection
+    Wire(wire::Args),
 }
 
 /// Arguments of `orch bench api`.
@@ -90,6 +95,7 @@ pub fn main(args: Args) -> anyhow::Result<ExitCode> {
         match args.what {
             What::Api(args) => api::run(args).await,
             What::Pod(args) => pod::run(args).await,
+            What::Wire(args) => wire::run(&args),
         }
     })?;
     Ok(ExitCode::SUCCESS)

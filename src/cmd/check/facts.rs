@@ -8,10 +8,10 @@ use std::process::Command;
 
 use super::judge::{Cgroups, Facts, Port, Role};
 use super::probe;
-use crate::cmd::server::default_route_address;
 use crate::kubelet::cgroups::is_unified;
 use crate::kubelet::containerd::{Machine, Programs};
 use crate::kubelet::machine;
+use crate::util::address;
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// Port of the kubelet, and of the overlay on Linux.
@@ -65,7 +65,7 @@ pub fn gather(wanted: &Wanted) -> Facts {
             value => Some(value == "1"),
         },
         runtime: runtime(),
-        default_route: default_route_address().is_some(),
+        default_route: address::of_default_route().is_some(),
     }
 }
 

@@ -13,12 +13,11 @@ use std::process::Command;
 use anyhow::Context;
 use nlink::Route;
 use nlink::netlink::connection::Connection;
-use nlink::netlink::types::route::RouteProtocol;
 use serde_json::Value;
 
 use super::plan::{Facts, Family, Manifest};
 use crate::cmd::config;
-use crate::cni::{self, ipam::Reservation, link};
+use crate::cni::{self, ipam::Reservation, link, overlay};
 use crate::kubelet::cgroups;
 use crate::kubelet::containerd::Options;
 use crate::util::nft;
@@ -31,9 +30,6 @@ const CONFIG_DIR: &str = "/etc/orch";
 const MANIFEST: &str = "install.manifest";
 /// Units that the packages bring; an installer's manifest may name others.
 const UNITS: [&str; 2] = ["orch.service", "orch-agent.service"];
-/// The overlay's interface, and the number that marks its routes.
-const OVERLAY: &str = "orch-vxlan";
-const ROUTE_PROTOCOL: u8 = 0x6f;
 const CGROUPS: &str = "/sys/fs/cgroup";
 const NAMESPACES: &str = "/run/netns";
 /// Where the CNI library of containerd keeps results.
@@ -223,13 +219,13 @@ async fn network(place: &Place, reservations: &[Reservation], facts: &mut Facts)
     let ours: HashSet<String> = reservations.iter().map(|r| link::host_name(&r.container, &r.interface)).collect();
     let is_ours = |l: &&nlink::netlink::messages::LinkMessage| {
         let is_port = index.is_some() && l.master() == index && l.kind() == Some("veth");
-        is_port || l.name().is_some_and(|n| n == bridge || n == OVERLAY || ours.contains(n))
+        is_port || l.name().is_some_and(|n| n == bridge || n == overlay::DEVICE || ours.contains(n))
     };
     facts.links = links.iter().filter(is_ours).filter_map(|l| l.name().map(str::to_owned)).collect();
     // The bridge's ports go before it.
     facts.links.sort_by_key(|l| l == bridge);
     for route in conn.get_routes().await.context("cannot list routes")? {
-        if route.protocol() == RouteProtocol::Other(ROUTE_PROTOCOL)
+        if route.protocol() == overlay::kernel::PROTOCOL
             && let Some(std::net::IpAddr::V4(to)) = route.destination()
         {
             facts.routes.extend(ipnet::Ipv4Net::new(*to, route.dst_len()));

@@ -1,11 +1,12 @@
-//! Pods that nobody else would remove: of nodes that are gone, never scheduled but being deleted, or ended and too many.
+//! Pods that nobody else would remove: of nodes that are gone or that an administrator gave up, never scheduled but being
+//! deleted, or ended and too many.
 //!
 //! Rule: upstream `pkg/controller/podgc`.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::api::object::{Object, ObjectKey};
 use crate::api::value::ValueExt;
@@ -18,6 +19,9 @@ use crate::util::clock::rfc3339;
 const ENDED_MAX: usize = 12_500;
 /// Seconds a node may be missing before its pods are.
 const QUARANTINE_SECONDS: i64 = 40;
+
+/// Taint of a node that an administrator knows to be switched off: its pods may be taken for dead.
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 /// For the list of controllers.
 pub fn controller() -> Box<dyn Reconciler> {
@@ -39,42 +43,65 @@ impl Reconciler for PodGc {
     fn watches(&self) -> Watches {
         Watches::own(&res::PODS).mapped(&res::NODES, |node, cx| {
             let pods = || cx.lister(&res::PODS).by_index("spec.nodeName", &node.meta.name);
-            let is_there = cx.lister(&res::NODES).get("", &node.meta.name).is_some();
-            if is_there { Vec::new() } else { pods().iter().map(|p| ObjectKey::from(&p.meta)).collect() }
+            let now = cx.lister(&res::NODES).get("", &node.meta.name);
+            let kept = now.is_some_and(|n| !is_given_up(&n.value()));
+            if kept { Vec::new() } else { pods().iter().map(|p| ObjectKey::from(&p.meta)).collect() }
         })
     }
 
     async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
         let Some(pod) = cx.get(&res::PODS, key) else { return Ok(Requeue::Never) };
-        let node = pod.text_at("/spec/nodeName");
+        let pods = cx.lister(&res::PODS);
+        let (node, phase) = (pods.field(&pod, "spec.nodeName"), pods.field(&pod, "status.phase"));
         if node.is_empty() {
             if pod.is_deleting() {
                 force(cx, &pod).await?;
             }
             return Ok(Requeue::Never);
         }
-        if cx.lister(&res::NODES).get("", &node).is_some() {
-            self.missed.lock().remove(&node);
-            return thin_out(cx, &pod.text_at("/status/phase")).await;
+        if let Some(there) = cx.lister(&res::NODES).get("", node) {
+            self.missed.lock().remove(node);
+            if pod.is_deleting() && is_given_up(&there.value()) {
+                fail(cx, &pod, None).await?;
+                force(cx, &pod).await?;
+                return Ok(Requeue::Never);
+            }
+            return thin_out(cx, phase).await;
         }
         let now = cx.now().as_second();
-        let since = *self.missed.lock().entry(node).or_insert(now);
+        let since = *self.missed.lock().entry(node.to_owned()).or_insert(now);
         let left = since + QUARANTINE_SECONDS - now;
         if left > 0 {
             return Ok(Requeue::after_seconds(Some(left)));
         }
-        if !matches!(&*pod.text_at("/status/phase"), "Succeeded" | "Failed") {
-            let mut all = pod.value().items_at("/status/conditions").to_vec();
-            let why = Condition::new("DisruptionTarget", "True", "DeletionByPodGC", "PodGC: node no longer exists");
-            conditions::set(&mut all, &why, &rfc3339(cx.now()));
-            let body = json!({"status": {"phase": "Failed", "conditions": all}});
-            optional(
-                cx.client.patch(&res::PODS, &key.namespace, &key.name, Some("status"), Patch::Merge(&body)).await,
-            )?;
-        }
+        let why = Condition::new("DisruptionTarget", "True", "DeletionByPodGC", "PodGC: node no longer exists");
+        fail(cx, &pod, Some(&why)).await?;
         force(cx, &pod).await?;
         Ok(Requeue::Never)
     }
+}
+
+/// True for a node that does not answer and that somebody marked as out of service.
+fn is_given_up(node: &Value) -> bool {
+    let marked = node.items_at("/spec/taints").iter().any(|t| t.str_at("/key") == Some(OUT_OF_SERVICE));
+    marked && !conditions::is_true(node.items_at("/status/conditions"), "Ready")
+}
+
+/// Says that a pod failed, unless it has ended: no kubelet is left to say so.
+async fn fail(cx: &Cx, pod: &Object, why: Option<&Condition<'_>>) -> Result<(), Error> {
+    let value = pod.value();
+    if matches!(value.str_at("/status/phase"), Some("Succeeded" | "Failed")) {
+        return Ok(());
+    }
+    let mut body = json!({"status": {"phase": "Failed"}});
+    if let Some(why) = why {
+        let mut all = value.items_at("/status/conditions").to_vec();
+        conditions::set(&mut all, why, &rfc3339(cx.now()));
+        body["status"]["conditions"] = all.into();
+    }
+    let (ns, name) = (&pod.meta.namespace, &pod.meta.name);
+    optional(cx.client.patch(&res::PODS, ns, name, Some("status"), Patch::Merge(&body)).await)?;
+    Ok(())
 }
 
 /// Deletes without waiting for a kubelet.
@@ -117,5 +144,26 @@ mod tests {
         cluster.reconcile(&gc, "n", "p").await.unwrap();
         assert!(cluster.get(&res::PODS, "n", "p").is_none());
         assert!(cluster.api.take_log()[0].ends_with("/pods/p/status"), "it failed before it went");
+    }
+
+    /// Only what is being deleted, and only on a node that is silent and marked.
+    #[test_case::test_case(true, "Unknown", true, true; "given up")]
+    #[test_case::test_case(true, "True", true, false; "the node is alive after all")]
+    #[test_case::test_case(false, "Unknown", true, false; "silent, but it may come back")]
+    #[test_case::test_case(true, "Unknown", false, false; "nobody deletes the pod")]
+    #[tokio::test]
+    async fn pods_of_a_node_out_of_service_are_taken_for_dead(marked: bool, ready: &str, deleting: bool, gone: bool) {
+        let cluster = Cluster::new();
+        let taints = if marked { json!([{"key": OUT_OF_SERVICE, "effect": "NoExecute"}]) } else { json!([]) };
+        cluster.put(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a"}, "spec": {"taints": taints},
+            "status": {"conditions": [{"type": "Ready", "status": ready}]}}));
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "n"},
+            "spec": {"nodeName": "a"}, "status": {"phase": "Running"}});
+        if deleting {
+            pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        }
+        cluster.put(pod);
+        cluster.reconcile(&PodGc::default(), "n", "p").await.unwrap();
+        assert_eq!(cluster.get(&res::PODS, "n", "p").is_none(), gone);
     }
 }

@@ -1,12 +1,15 @@
 //! Nodes: who fell silent, what that does to their pods; and which pod addresses are theirs.
 //!
 //! A node's Lease (or status) is its heartbeat. Its age is measured by this process' clock from when a new one was seen,
-//! so that clocks of nodes may differ.
+//! so that clocks of nodes may differ. The taint that takes a silent node's pods away comes in turn, zone by zone
+//! ([`zones`]); what it does to them is [`eviction`]'s.
 
+pub mod eviction;
 pub mod ipam;
 pub mod plan;
+pub mod zones;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -15,23 +18,39 @@ use serde_json::{Value, json};
 
 use crate::api::object::ObjectKey;
 use crate::api::value::ValueExt;
-use crate::client::{DeleteOptions, Patch, optional, res};
-use crate::controllers::common::conditions::{self, Condition};
+use crate::client::{Patch, optional, res};
+use crate::controllers::common::conditions;
 use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
 use crate::util::clock::rfc3339;
+use zones::{Turn, Zones};
 
 /// Where nodes renew their leases.
 pub const LEASE_NAMESPACE: &str = "kube-node-lease";
 
-/// Health and eviction, for the list of controllers.
-pub fn lifecycle() -> Box<dyn Reconciler> {
-    Box::new(Lifecycle::default())
+/// Health and taints, for the list of controllers; a node is silent after so many seconds, or upstream's number of them.
+pub fn lifecycle(grace_seconds: Option<i64>) -> Box<dyn Reconciler> {
+    Box::new(Lifecycle { grace_seconds: grace_seconds.unwrap_or(plan::GRACE_SECONDS), ..Lifecycle::default() })
 }
 
 /// What is known of each node beside its object.
-#[derive(Default)]
 struct Lifecycle {
+    grace_seconds: i64,
     known: Mutex<HashMap<String, Known>>,
+    zones: Mutex<Zones>,
+    /// Pods of silent nodes that were marked as not ready, by node: once in a silence. A kubelet that still speaks for its
+    /// pods but not for its node has the last word.
+    marked: Mutex<HashMap<String, HashSet<String>>>,
+}
+
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Self {
+            grace_seconds: plan::GRACE_SECONDS,
+            known: Mutex::default(),
+            zones: Mutex::default(),
+            marked: Mutex::default(),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -40,8 +59,6 @@ struct Known {
     beat: String,
     /// When it was seen here.
     at: Timestamp,
-    /// Ready, when last looked at.
-    ready: bool,
 }
 
 #[async_trait]
@@ -58,21 +75,24 @@ impl Reconciler for Lifecycle {
             })
             .mapped(&res::PODS, |pod, cx| {
                 // Most pods that come have no node yet.
-                let node = Some(pod.text_at("/spec/nodeName")).filter(|n| !n.is_empty());
-                let node = node.and_then(|n| cx.lister(&res::NODES).get("", &n));
-                let tainted = node.filter(|n| has_no_execute(&n.value()));
-                tainted.map(|n| ObjectKey::from(&n.meta)).into_iter().collect()
+                let lister = cx.lister(&res::PODS);
+                let node = Some(lister.field(pod, "spec.nodeName")).filter(|n| !n.is_empty());
+                let node = node.and_then(|n| cx.lister(&res::NODES).get("", n));
+                let troubled = node.filter(|n| plan::ready(&n.value()) != "True");
+                troubled.map(|n| ObjectKey::from(&n.meta)).into_iter().collect()
             })
     }
 
     async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
         let Some(node) = cx.get(&res::NODES, key) else {
             self.known.lock().remove(&key.name);
+            self.marked.lock().remove(&key.name);
+            self.note(cx, &key.name, None, false).await?;
             return Ok(Requeue::Never);
         };
         let now = cx.now();
         let mut value = node.value();
-        let left = self.heard_at(cx, key, &value, now).as_second() + plan::GRACE_SECONDS - now.as_second();
+        let left = self.heard_at(cx, key, &value, now).as_second() + self.grace_seconds - now.as_second();
         if left <= 0
             && let Some(conditions) = plan::silenced(&value, now)
         {
@@ -80,19 +100,21 @@ impl Reconciler for Lifecycle {
             value = cx.client.update(&res::NODES, "", &key.name, Some("status"), &value).await?;
             cx.events.normal(&node, "NodeNotReady", format!("Node {} status is now: NodeNotReady", key.name));
         }
-        let (evict, others) = self.judge(&key.name, plan::ready(&value) == "True");
-        for other in others {
-            if let Some(other) = cx.lister(&res::NODES).get("", &other) {
-                set_taints(cx, other.value(), evict, now).await?;
-            }
+        let ready = plan::ready(&value) == "True";
+        self.note(cx, &key.name, zones::zone_of(&value), ready).await?;
+        let turn = self.taint(cx, &value, now).await?;
+        if ready {
+            self.marked.lock().remove(&key.name);
+        } else if left <= 0 {
+            self.mark_pods_not_ready(cx, &key.name, now).await?;
         }
-        value = set_taints(cx, value, evict, now).await?;
-        if plan::ready(&value) != "True" && left <= 0 {
-            mark_pods_not_ready(cx, &key.name, now).await?;
-        }
-        let next = evict_pods(cx, &key.name, value.items_at("/spec/taints"), now).await?;
         let watch = if left > 0 { Requeue::after_seconds(Some(left)) } else { Requeue::Never };
-        Ok(watch.sooner(Requeue::after_seconds(next)))
+        Ok(watch.sooner(match turn {
+            Turn::Now => Requeue::Never,
+            Turn::In(seconds) => Requeue::after_seconds(Some(seconds)),
+            // Others have to come back first. They are many; this one looks for itself.
+            Turn::No => Requeue::after_seconds(Some(zones::TURN_SECONDS)),
+        }))
     }
 }
 
@@ -108,29 +130,81 @@ impl Lifecycle {
         if known.is_empty() {
             // After a start the nodes' own words count until they are looked at: else the first one that is silent would
             // be the only one there is, and the time that its pods have left would begin again.
-            let all = cx.lister(&res::NODES).list(None);
-            let told = |v: &Value| Known { beat: String::new(), at: now, ready: plan::ready(v) == "True" };
-            known.extend(all.iter().map(|n| (n.meta.name.clone(), told(&n.value()))));
+            let mut zones = self.zones.lock();
+            for other in cx.lister(&res::NODES).list(None) {
+                let value = other.value();
+                zones.note(&other.meta.name, zones::zone_of(&value), plan::ready(&value) == "True");
+                known.insert(other.meta.name.clone(), Known { beat: String::new(), at: now });
+            }
         }
-        let fresh = || Known { beat: beat.clone(), at: now, ready: false };
-        let entry = known.entry(key.name.clone()).or_insert_with(fresh);
+        let entry = known.entry(key.name.clone()).or_insert_with(|| Known { beat: beat.clone(), at: now });
         if entry.beat != beat {
             (entry.beat, entry.at) = (beat, now);
         }
         entry.at
     }
 
-    /// Notes whether a node is ready. Gives back whether pods may be evicted at all, which takes one node that is ready;
-    /// and, when that has just changed, the other nodes that are not.
-    fn judge(&self, name: &str, ready: bool) -> (bool, Vec<String>) {
-        let mut known = self.known.lock();
-        let before = known.values().any(|k| k.ready);
-        if let Some(me) = known.get_mut(name) {
-            me.ready = ready;
+    /// Notes where a node is and how it does. When that was the last one that was ready, the others' pods stay; when it is
+    /// the first one again, the others get time to be heard.
+    async fn note(&self, cx: &Cx, name: &str, zone: Option<String>, ready: bool) -> Result<(), Error> {
+        let (was_dark, is_dark) = {
+            let mut zones = self.zones.lock();
+            let before = zones.is_dark();
+            zones.note(name, zone, ready);
+            (before, zones.is_dark())
+        };
+        let now = cx.now();
+        if was_dark && !is_dark {
+            self.known.lock().values_mut().for_each(|k| k.at = now);
         }
-        let evict = known.values().any(|k| k.ready);
-        let others = known.iter().filter(|(n, k)| evict != before && !k.ready && *n != name);
-        (evict, others.map(|(n, _)| n.clone()).collect())
+        if is_dark && !was_dark {
+            for other in cx.lister(&res::NODES).list(None).iter().filter(|o| o.meta.name != name) {
+                set_taints(cx, other.value(), false, now).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the taints of a node; the one that takes its pods away in turn.
+    async fn taint(&self, cx: &Cx, node: &Value, now: Timestamp) -> Result<Turn, Error> {
+        let zone = zones::zone_of(node).unwrap_or_default();
+        let (turn, dark) = {
+            let mut zones = self.zones.lock();
+            let waits = plan::waits_for_eviction(node);
+            (if waits { zones.turn(&zone, now.as_second()) } else { Turn::Now }, zones.is_dark())
+        };
+        let evict = turn == Turn::Now && !dark;
+        match set_taints(cx, node.clone(), evict, now).await {
+            Err(e) if evict => {
+                self.zones.lock().give_back(&zone);
+                Err(e)
+            }
+            other => other.map(|_| turn),
+        }
+    }
+
+    /// Pods of a silent node no longer answer for Services.
+    async fn mark_pods_not_ready(&self, cx: &Cx, node: &str, now: Timestamp) -> Result<(), Error> {
+        for pod in cx.lister(&res::PODS).by_index("spec.nodeName", node) {
+            if self.marked.lock().get(node).is_some_and(|m| m.contains(&pod.meta.uid)) {
+                continue;
+            }
+            let mut value = pod.value();
+            let mut all = value.items_at("/status/conditions").to_vec();
+            match all.iter_mut().find(|c| c.str_at("/type") == Some("Ready")) {
+                Some(c) if c.str_at("/status") == Some("True") => {
+                    c["status"] = "False".into();
+                    c["lastTransitionTime"] = rfc3339(now).into();
+                }
+                _ => continue,
+            }
+            value["status"]["conditions"] = all.into();
+            let (ns, name) = (&pod.meta.namespace, &pod.meta.name);
+            optional(cx.client.update(&res::PODS, ns, name, Some("status"), &value).await)?;
+            self.marked.lock().entry(node.to_owned()).or_default().insert(pod.meta.uid.clone());
+            cx.events.warning(&pod, "NodeNotReady", "Node is not ready");
+        }
+        Ok(())
     }
 }
 
@@ -141,61 +215,6 @@ async fn set_taints(cx: &Cx, node: Value, evict: bool, now: Timestamp) -> Result
     let body =
         json!({"metadata": {"resourceVersion": node["metadata"]["resourceVersion"]}, "spec": {"taints": taints}});
     Ok(cx.client.patch(&res::NODES, "", name, None, Patch::Merge(&body)).await?)
-}
-
-fn has_no_execute(node: &Value) -> bool {
-    node.items_at("/spec/taints").iter().any(|t| t.str_at("/effect") == Some("NoExecute"))
-}
-
-/// Pods of a silent node no longer answer for Services.
-async fn mark_pods_not_ready(cx: &Cx, node: &str, now: Timestamp) -> Result<(), Error> {
-    for pod in cx.lister(&res::PODS).by_index("spec.nodeName", node) {
-        let mut value = pod.value();
-        let mut all = value.items_at("/status/conditions").to_vec();
-        match all.iter_mut().find(|c| c.str_at("/type") == Some("Ready")) {
-            Some(c) if c.str_at("/status") == Some("True") => {
-                c["status"] = "False".into();
-                c["lastTransitionTime"] = rfc3339(now).into();
-            }
-            _ => continue,
-        }
-        value["status"]["conditions"] = all.into();
-        let (ns, name) = (&pod.meta.namespace, &pod.meta.name);
-        optional(cx.client.update(&res::PODS, ns, name, Some("status"), &value).await)?;
-        cx.events.warning(&pod, "NodeNotReady", "Node is not ready");
-    }
-    Ok(())
-}
-
-/// Deletes the pods whose time on the node is over; gives back the seconds until the next one's is.
-async fn evict_pods(cx: &Cx, node: &str, taints: &[Value], now: Timestamp) -> Result<Option<i64>, Error> {
-    let mut next: Option<i64> = None;
-    if !taints.iter().any(|t| t.str_at("/effect") == Some("NoExecute")) {
-        return Ok(None);
-    }
-    for pod in cx.lister(&res::PODS).by_index("spec.nodeName", node) {
-        let value = pod.value();
-        let Some(at) = plan::leaves_at(&value, taints, now).filter(|_| !pod.is_deleting()) else { continue };
-        if at > now {
-            let left = at.as_second() - now.as_second();
-            next = Some(next.map_or(left, |n| n.min(left)));
-            continue;
-        }
-        let (ns, name) = (&pod.meta.namespace, &pod.meta.name);
-        cx.events.normal(&pod, "TaintManagerEviction", format!("Marking for deletion Pod {ns}/{name}"));
-        let mut all = value.items_at("/status/conditions").to_vec();
-        let why = Condition::new(
-            "DisruptionTarget",
-            "True",
-            "DeletionByTaintManager",
-            "Taint manager: deleting due to NoExecute taint",
-        );
-        conditions::set(&mut all, &why, &rfc3339(now));
-        let body = json!({"status": {"conditions": all}});
-        optional(cx.client.patch(&res::PODS, ns, name, Some("status"), Patch::Merge(&body)).await)?;
-        optional(cx.client.delete(&res::PODS, ns, name, &DeleteOptions::of_uid(&pod.meta.uid)).await)?;
-    }
-    Ok(next)
 }
 
 #[cfg(test)]
@@ -237,12 +256,62 @@ mod tests {
         let requeue = cluster.reconcile(&controller, "", "a").await.unwrap();
         let silent = cluster.get(&res::NODES, "", "a").unwrap();
         assert_eq!(plan::ready(&silent), "Unknown");
-        assert_eq!(requeue, Requeue::after_seconds(Some(300)));
+        assert_eq!(requeue, Requeue::Never);
         let pod = cluster.get(&res::PODS, "n", "p").unwrap();
         assert_eq!(pod.str_at("/status/conditions/0/status"), Some("False"));
-        cluster.clock.advance(301);
+        // A kubelet that still speaks for its pod is not contradicted again and again.
+        let mut alive = pod.clone();
+        alive["status"]["conditions"][0]["status"] = "True".into();
+        cluster.put(alive);
         cluster.reconcile(&controller, "", "a").await.unwrap();
+        let pod = cluster.get(&res::PODS, "n", "p").unwrap();
+        assert_eq!(pod.str_at("/status/conditions/0/status"), Some("True"));
+        let eviction = eviction::controller();
+        assert_eq!(cluster.reconcile(&*eviction, "", "a").await.unwrap(), Requeue::after_seconds(Some(300)));
+        cluster.clock.advance(301);
+        cluster.reconcile(&*eviction, "", "a").await.unwrap();
         assert!(cluster.get(&res::PODS, "n", "p").is_none());
+    }
+
+    /// Two nodes fall silent at once; the second one's pods have to wait for their turn, its taint against new ones does not.
+    #[tokio::test]
+    async fn nodes_lose_their_pods_one_after_another() {
+        let cluster = Cluster::new();
+        for (name, ready) in [("a", "False"), ("b", "False"), ("c", "True"), ("d", "True")] {
+            cluster.put(node(name, ready));
+        }
+        let controller = Lifecycle::default();
+        let effects = |name: &str| {
+            let node = cluster.get(&res::NODES, "", name).unwrap();
+            node.items_at("/spec/taints").iter().map(|t| t.str_at("/effect").unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        cluster.reconcile(&controller, "", "a").await.unwrap();
+        let requeue = cluster.reconcile(&controller, "", "b").await.unwrap();
+        assert_eq!((effects("a").len(), effects("b")), (2, vec!["NoSchedule".to_owned()]));
+        assert_eq!(requeue, Requeue::after_seconds(Some(zones::TURN_SECONDS)));
+        cluster.clock.advance(zones::TURN_SECONDS);
+        cluster.reconcile(&controller, "", "b").await.unwrap();
+        assert_eq!(effects("b").len(), 2);
+    }
+
+    /// The last node falls silent: rather this side lost its network. What was begun is taken back.
+    #[tokio::test]
+    async fn when_all_are_silent_nobody_is_evicted() {
+        let cluster = Cluster::new();
+        cluster.put(node("a", "False"));
+        cluster.put(node("b", "True"));
+        let controller = Lifecycle::default();
+        cluster.reconcile(&controller, "", "a").await.unwrap();
+        let taints = |c: &Cluster| c.get(&res::NODES, "", "a").unwrap().items_at("/spec/taints").len();
+        assert_eq!(taints(&cluster), 2);
+        cluster.put(node("b", "False"));
+        cluster.reconcile(&controller, "", "b").await.unwrap();
+        assert_eq!(taints(&cluster), 1);
+        cluster.put(node("b", "True"));
+        cluster.reconcile(&controller, "", "b").await.unwrap();
+        cluster.clock.advance(zones::TURN_SECONDS);
+        cluster.reconcile(&controller, "", "a").await.unwrap();
+        assert_eq!(taints(&cluster), 2, "and begins again when one is back");
     }
 
     /// A start in the middle of an eviction goes on with it.

@@ -95,24 +95,62 @@ pub fn taints(node: &Value, evict: bool, now: Timestamp) -> Option<Vec<Value>> {
     (new != old).then_some(new)
 }
 
-/// When a pod has to leave a node with these taints: now (`Some` in the past), later, or never.
-/// Rule: upstream `getMinTolerationTime`.
-pub fn leaves_at(pod: &Value, taints: &[Value], now: Timestamp) -> Option<Timestamp> {
-    let mut leave: Option<Timestamp> = None;
-    for taint in taints.iter().filter(|t| t.str_at("/effect") == Some("NoExecute")) {
-        let tolerations = pod.items_at("/spec/tolerations").iter().filter(|t| tolerates(t, taint));
-        let seconds: Vec<Option<i64>> = tolerations.map(|t| t.int_at("/tolerationSeconds")).collect();
-        let added = time(taint.str_at("/timeAdded")).unwrap_or(now);
-        if seconds.is_empty() {
-            return Some(now);
-        }
-        if let Some(least) = seconds.iter().flatten().min() {
-            let at =
-                Timestamp::from_second(added.as_second().saturating_add((*least).max(0))).unwrap_or(Timestamp::MAX);
-            leave = Some(leave.map_or(at, |l| l.min(at)));
+/// The taints that send pods away.
+pub fn no_execute(node: &Value) -> impl Iterator<Item = &Value> {
+    node.items_at("/spec/taints").iter().filter(|t| t.str_at("/effect") == Some("NoExecute"))
+}
+
+/// True when some pods have to leave.
+pub fn has_no_execute(node: &Value) -> bool {
+    no_execute(node).next().is_some()
+}
+
+/// True when the node should get a taint that takes its pods away, and has none yet: that is done in turn.
+pub fn waits_for_eviction(node: &Value) -> bool {
+    let troubled = conditions::get(node.items_at("/status/conditions"), "Ready").is_some() && ready(node) != "True";
+    troubled && !no_execute(node).any(|t| matches!(t.str_at("/key"), Some(NOT_READY | UNREACHABLE)))
+}
+
+/// Whether a pod has to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// It tolerates everything for ever.
+    Never,
+    /// At this time, in the past for at once.
+    At {
+        /// When its time began to run.
+        since: Timestamp,
+        /// When it is over.
+        at: Timestamp,
+    },
+}
+
+/// When a pod has to leave a node with these `NoExecute` taints. `since` is what an earlier answer said, while the node was
+/// tainted all the time. For each taint the first toleration that matches counts, and of those the shortest.
+/// Rule: upstream `processPodOnNode`, `GetMatchingTolerations` and `getMinTolerationTime`.
+pub fn leave(pod: &Value, taints: &[Value], since: Option<Timestamp>, now: Timestamp) -> Leave {
+    let (mut least, mut tainted) = (None, None);
+    for taint in taints {
+        let Some(toleration) = pod.items_at("/spec/tolerations").iter().find(|t| tolerates(t, taint)) else {
+            return Leave::At { since: now, at: now };
+        };
+        if let Some(seconds) = toleration.int_at("/tolerationSeconds") {
+            least = Some(least.map_or(seconds, |l: i64| l.min(seconds)));
+            let added = time(taint.str_at("/timeAdded")).unwrap_or(now);
+            tainted = Some(tainted.map_or(added, |t: Timestamp| t.min(added)));
         }
     }
-    leave
+    let (Some(least), Some(tainted)) = (least, tainted) else { return Leave::Never };
+    let since = since.unwrap_or_else(|| tainted.max(bound_at(pod).unwrap_or(tainted)).min(now));
+    let at = since.as_second().saturating_add(least.max(0));
+    Leave::At { since, at: Timestamp::from_second(at).unwrap_or(Timestamp::MAX) }
+}
+
+/// When the pod came to its node.
+fn bound_at(pod: &Value) -> Option<Timestamp> {
+    let scheduled = conditions::get(pod.items_at("/status/conditions"), "PodScheduled");
+    let bound = scheduled.and_then(|c| time(c.str_at("/lastTransitionTime")));
+    bound.or_else(|| time(pod.str_at("/metadata/creationTimestamp")))
 }
 
 fn tolerates(toleration: &Value, taint: &Value) -> bool {
@@ -169,13 +207,53 @@ mod tests {
         assert_eq!(silenced(&n, at(9)), None);
     }
 
-    #[test_case(json!([]), Some(0); "no toleration, at once")]
+    fn second(text: &str) -> i64 {
+        text.parse::<Timestamp>().unwrap().as_second() - at(0).as_second()
+    }
+
+    #[test_case(json!([]), Some(1000); "no toleration, at once")]
     #[test_case(json!([{"key": UNREACHABLE, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}]), Some(300))]
     #[test_case(json!([{"operator": "Exists"}]), None; "daemons stay")]
-    #[test_case(json!([{"key": "other", "operator": "Exists"}]), Some(0); "another taint is tolerated")]
+    #[test_case(json!([{"key": "other", "operator": "Exists"}]), Some(1000); "another taint is tolerated")]
+    #[test_case(json!([{"operator": "Exists"}, {"key": UNREACHABLE, "tolerationSeconds": 5, "operator": "Exists"}]), None; "the first that matches counts")]
+    #[test_case(json!([{"operator": "Exists", "tolerationSeconds": -5}]), Some(0); "less than nothing is nothing")]
     fn eviction(tolerations: Value, want: Option<i64>) {
         let taint = json!({"key": UNREACHABLE, "effect": "NoExecute", "timeAdded": rfc3339(at(0))});
         let pod = json!({"spec": {"tolerations": tolerations}});
-        assert_eq!(leaves_at(&pod, &[taint], at(0)).map(|t| t.as_second() - at(0).as_second()), want);
+        let got = match leave(&pod, &[taint], None, at(1000)) {
+            Leave::Never => None,
+            Leave::At { at: when, .. } => Some(when.as_second() - at(0).as_second()),
+        };
+        assert_eq!(got, want);
+    }
+
+    /// Seconds: the taint's time, when the pod was bound, what was said before; when it leaves. It is second 100.
+    #[test_case(Some(10), None, None, 40; "from the taint's time")]
+    #[test_case(None, None, None, 130; "from now")]
+    #[test_case(Some(10), Some(50), None, 80; "a pod that came later has its own time")]
+    #[test_case(Some(90), Some(5), Some(20), 50; "another taint does not begin it again")]
+    #[test_case(Some(500), None, None, 130; "a clock that is ahead does not keep it")]
+    fn times_run(added: Option<i64>, bound: Option<i64>, since: Option<i64>, want: i64) {
+        let mut taint = json!({"key": UNREACHABLE, "effect": "NoExecute"});
+        if let Some(added) = added {
+            taint["timeAdded"] = rfc3339(at(added)).into();
+        }
+        let mut pod = json!({"spec": {"tolerations": [{"operator": "Exists", "tolerationSeconds": 30}]}});
+        if let Some(bound) = bound {
+            let scheduled = json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": rfc3339(at(bound))});
+            pod["status"]["conditions"] = json!([scheduled]);
+        }
+        let Leave::At { at: when, .. } = leave(&pod, &[taint], since.map(at), at(100)) else { panic!("it stays") };
+        assert_eq!(second(&rfc3339(when)), want);
+    }
+
+    #[test_case("False", json!([]), true)]
+    #[test_case("Unknown", json!([{"key": "mine", "effect": "NoExecute"}]), true)]
+    #[test_case("Unknown", json!([{"key": NOT_READY, "effect": "NoExecute"}]), false; "tainted already, if for another reason")]
+    #[test_case("True", json!([]), false)]
+    fn who_waits_for_a_turn(ready: &str, taints: Value, want: bool) {
+        let mut node = node(ready);
+        node["spec"]["taints"] = taints;
+        assert_eq!(waits_for_eviction(&node), want);
     }
 }

@@ -138,6 +138,12 @@ impl ResourceCache {
         state.objects.find(&fields, index, value).unwrap_or_default()
     }
 
+    /// What an object of this resource has in a selectable field; "" where it has none, or there is no such field.
+    pub fn field<'o>(&self, object: &'o Object, field: &str) -> &'o str {
+        let at = self.fields.read().iter().position(|name| name == field);
+        at.and_then(|i| object.fields.get(i)).map_or("", |text| text)
+    }
+
     /// How many objects there are.
     pub fn count(&self) -> usize {
         self.state.read().objects.len()

@@ -147,15 +147,7 @@ impl Lab {
 
     /// Runs the plugin as the runtime would.
     pub fn cni(&self, command: &str, pod: &Ns, ports: &Value) -> Result<Value, cni::spec::Error> {
-        let request = Request {
-            command: command.into(),
-            container: pod.name.clone(),
-            netns: pod.path(),
-            interface: "eth0".into(),
-        };
-        let mut input = serde_json::to_value(self.config.net()).unwrap();
-        input["runtimeConfig"] = serde_json::json!({"portMappings": ports});
-        self.node.block_on(|| async { cni::execute(&request, input.to_string().as_bytes()).await })
+        plugin(&self.node, &self.config, command, pod, ports)
     }
 
     /// A pod and its address.
@@ -164,9 +156,29 @@ impl Lab {
     }
 
     pub fn pod_with_ports(&self, name: &str, ports: &Value) -> (Ns, String) {
-        let pod = Ns::new(name);
-        let result = self.cni("ADD", &pod, ports).unwrap();
-        let address = result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap().to_owned();
-        (pod, address)
+        add_pod(&self.node, &self.config, name, ports)
     }
+}
+
+/// Runs the plugin on a node as the runtime would.
+pub fn plugin(
+    node: &Ns,
+    config: &CniConfig,
+    command: &str,
+    pod: &Ns,
+    ports: &Value,
+) -> Result<Value, cni::spec::Error> {
+    let request =
+        Request { command: command.into(), container: pod.name.clone(), netns: pod.path(), interface: "eth0".into() };
+    let mut input = serde_json::to_value(config.net()).unwrap();
+    input["runtimeConfig"] = serde_json::json!({"portMappings": ports});
+    node.block_on(|| async { cni::execute(&request, input.to_string().as_bytes()).await })
+}
+
+/// A pod on a node, and its address.
+pub fn add_pod(node: &Ns, config: &CniConfig, name: &str, ports: &Value) -> (Ns, String) {
+    let pod = Ns::new(name);
+    let result = plugin(node, config, "ADD", &pod, ports).unwrap();
+    let address = result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap().to_owned();
+    (pod, address)
 }

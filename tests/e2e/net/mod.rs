@@ -2,6 +2,7 @@
 
 pub mod lab;
 mod objects;
+mod overlay;
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
@@ -21,7 +22,7 @@ use serde_json::{Value, json};
 use test_case::test_case;
 use tokio::sync::watch;
 
-use self::lab::{Lab, NODE, Ns, OUTSIDE};
+use self::lab::{Lab, NODE, Ns, OUTSIDE, ip};
 use self::objects::Cluster;
 
 /// Nothing here takes longer, or the test fails.
@@ -40,8 +41,12 @@ impl Running {
     }
 
     fn start_with(node: &Ns, cluster: &Arc<Cluster>, local_services: Vec<LocalService>) -> Self {
+        Self::start_as("node", node, cluster, local_services)
+    }
+
+    fn start_as(name: &str, node: &Ns, cluster: &Arc<Cluster>, local_services: Vec<LocalService>) -> Self {
         let context =
-            Context { node_name: "node".into(), cluster_cidr: Some("10.42.0.0/16".parse().unwrap()), local_services };
+            Context { node_name: name.into(), cluster_cidr: Some("10.42.0.0/16".parse().unwrap()), local_services };
         let proxy = Proxy::new(proxy::Config { table: "orch".into(), context }, &**cluster);
         let (applied, shutdown) = (proxy.applied(), Shutdown::new());
         let (stop, ns) = (shutdown.clone(), node.ns.try_clone().unwrap());
@@ -114,6 +119,23 @@ fn pods_reach_each_other_the_world_and_come_and_go() {
     let freed = lab.node.block_on(|| orch::cni::collect_garbage(&lab.config, Duration::ZERO, |_| false)).unwrap();
     assert_eq!(freed, 1, "b leaked");
     assert!(lab.dir.path().join("cni/orch").join(&b_ip).metadata().is_err());
+}
+
+#[test]
+fn pods_of_a_data_directory_that_is_gone_do_not_answer_in_others_names() {
+    let lab = Lab::new();
+    let (old, address) = lab.pod("old");
+    old.serve_tcp("old", 8080);
+    assert_eq!(lab.node.ask_tcp(&format!("{address}:8080")).unwrap().0, "old");
+    ip(&["-n", &lab.node.name, "link", "add", "foreign0", "type", "veth", "peer", "name", "foreign1"]);
+    ip(&["-n", &lab.node.name, "link", "set", "foreign0", "master", "orch0"]);
+    std::fs::remove_dir_all(lab.dir.path().join("cni")).unwrap();
+    lab.node.block_on(|| orch::cni::setup(&lab.config)).unwrap();
+    ip(&["-n", &lab.node.name, "link", "show", "foreign0"]);
+    let (new, same) = lab.pod("new");
+    assert_eq!(same, address, "nobody knows that it was given out");
+    new.serve_tcp("new", 8080);
+    assert_eq!(names(&lab.node, &format!("{same}:8080")), BTreeSet::from(["new".to_owned()]));
 }
 
 #[test]

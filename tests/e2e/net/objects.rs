@@ -50,6 +50,10 @@ impl Lister for Objects {
         Vec::new()
     }
 
+    fn field<'o>(&self, _: &'o Object, _: &str) -> &'o str {
+        ""
+    }
+
     fn deltas(&self) -> BoxStream<'static, Delta> {
         let (to, from) = mpsc::unbounded();
         let mut all = self.0.lock().unwrap();
@@ -90,9 +94,22 @@ impl Cluster {
             "spec": spec}));
     }
 
+    /// A Node with an address and a pod range; either may be empty.
+    pub fn node(&self, name: &str, address: &str, range: &str) {
+        let some = |text: &str, value: Value| if text.is_empty() { json!([]) } else { json!([value]) };
+        let internal = json!({"type": "InternalIP", "address": address});
+        self.of("", "nodes").put(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
+            "spec": {"podCIDRs": some(range, range.into())}, "status": {"addresses": some(address, internal)}}));
+    }
+
     /// Its endpoints, all ready, on node `node`.
     pub fn endpoints(&self, service: &str, addresses: &[&str]) {
-        let endpoint = |a: &&str| json!({"addresses": [a], "nodeName": "node", "conditions": {"ready": true}});
+        self.endpoints_on("node", service, addresses);
+    }
+
+    /// The same on another node.
+    pub fn endpoints_on(&self, node: &str, service: &str, addresses: &[&str]) {
+        let endpoint = |a: &&str| json!({"addresses": [a], "nodeName": node, "conditions": {"ready": true}});
         self.of("discovery.k8s.io", "endpointslices").put(&json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": {"name": format!("{service}-1"), "namespace": "test", "labels": {"kubernetes.io/service-name": service}},
             "endpoints": addresses.iter().map(endpoint).collect::<Vec<_>>(),

@@ -10,6 +10,8 @@ use super::rules::{Rule, missing};
 use crate::api::value::ValueExt;
 
 const TABLE: &str = include_str!("bootstrap.txt");
+/// orch's own: what a node needs to join, and to be a whole node with one identity.
+const OWN: &str = include_str!("own.txt");
 const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 const CONTROLLER: &str = "system:controller:";
 
@@ -17,7 +19,7 @@ const CONTROLLER: &str = "system:controller:";
 pub fn objects() -> Vec<Value> {
     let mut out: Vec<Value> = Vec::new();
     let mut controllers = Vec::new();
-    for line in TABLE.lines().filter(|l| !l.is_empty() && !l.starts_with('#')) {
+    for line in TABLE.lines().chain(OWN.lines()).filter(|l| !l.is_empty() && !l.starts_with('#')) {
         if let Some(rule) = line.strip_prefix("  ") {
             let role = out.last_mut().expect("the table begins with a role");
             role["rules"].as_array_mut().expect("made with the role").push(rule_of(rule));

@@ -218,7 +218,7 @@ fn the_bootstrap_table_is_whole() {
     let count = |kind: &str| all.iter().filter(|o| o["kind"] == kind).count();
     assert_eq!(
         (count("ClusterRole"), count("ClusterRoleBinding"), count("Role"), count("RoleBinding")),
-        (69, 50, 7, 7)
+        (72, 58, 9, 9)
     );
     for binding in all.iter().filter(|o| o.get("roleRef").is_some()) {
         let namespace = match binding["roleRef"]["kind"] == "Role" {

@@ -1,0 +1,149 @@
+//! Flags that `orch server` and `orch agent` both have; the names are k3s's where k3s has the same thing.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::ArgAction;
+use tokio::sync::watch;
+
+use super::cluster::Cluster;
+use super::node::NodeConfig;
+use crate::api::meta::names;
+use crate::util::address::Address;
+use crate::util::telemetry;
+
+/// Where things are, and how much is told.
+#[derive(Debug, clap::Args)]
+pub struct Common {
+    /// Configuration file: any flag by its name
+    #[arg(short, long, value_name = "FILE", env = "ORCH_CONFIG_FILE")]
+    pub config: Option<PathBuf>,
+    /// Where all state is kept
+    #[arg(short, long, value_name = "DIR", default_value = "/var/lib/orch")]
+    pub data_dir: PathBuf,
+    /// Log more: debug
+    #[arg(long)]
+    pub debug: bool,
+    /// Log as JSON
+    #[arg(long)]
+    pub log_json: bool,
+    /// Log only errors
+    #[arg(short, long, conflicts_with = "debug")]
+    pub quiet: bool,
+}
+
+impl Common {
+    /// Starts logging as asked for.
+    pub fn log(&self) {
+        let level = match (self.debug, self.quiet) {
+            (true, _) => "orch=debug,info",
+            (_, true) => "error",
+            _ => "orch=info,warn",
+        };
+        telemetry::init(level, self.log_json);
+    }
+
+    /// The data directory from the root on: other programs get paths below it, and they run elsewhere.
+    pub fn data_dir(&self) -> anyhow::Result<PathBuf> {
+        std::path::absolute(&self.data_dir).context("cannot tell the present directory")
+    }
+}
+
+/// The join token.
+#[derive(Debug, clap::Args)]
+pub struct TokenFlags {
+    /// Token that agents join with
+    #[arg(short, long, value_name = "TOKEN", env = "ORCH_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// File that holds the token
+    #[arg(long, value_name = "FILE", env = "ORCH_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+impl TokenFlags {
+    /// What the flag or the file says.
+    pub fn read(&self) -> anyhow::Result<Option<String>> {
+        match (&self.token, &self.token_file) {
+            (Some(token), _) => Ok(Some(token.trim().to_owned())),
+            (None, Some(file)) => {
+                let text = std::fs::read_to_string(file)
+                    .with_context(|| format!("cannot read the token file {}", file.display()))?;
+                Ok(Some(text.trim().to_owned()))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// What this machine is as a node.
+#[derive(Debug, clap::Args)]
+pub struct NodeFlags {
+    /// Name of the node; the host's when not given
+    #[arg(long, value_name = "NAME", env = "ORCH_NODE_NAME")]
+    pub node_name: Option<String>,
+    /// Address of the node; that of the default route when not given
+    #[arg(short = 'i', long, value_name = "IP")]
+    pub node_ip: Option<IpAddr>,
+    /// Labels of the node when it registers
+    #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', action = ArgAction::Append)]
+    pub node_label: Vec<String>,
+    /// Taints of the node when it registers
+    #[arg(long, value_name = "KEY=VALUE:EFFECT", value_delimiter = ',', action = ArgAction::Append)]
+    pub node_taint: Vec<String>,
+    /// Socket of another container runtime than orch's own containerd
+    #[arg(long, value_name = "SOCKET")]
+    pub container_runtime_endpoint: Option<String>,
+    /// Image of pod sandboxes; orch's own when not given
+    #[arg(long, value_name = "IMAGE")]
+    pub pause_image: Option<String>,
+    /// Port of the node's own HTTPS server
+    #[arg(long, value_name = "PORT", default_value_t = 10250)]
+    pub kubelet_port: u16,
+}
+
+impl NodeFlags {
+    /// The node's name, checked.
+    pub fn name(&self) -> anyhow::Result<String> {
+        let name = match &self.node_name {
+            Some(name) => name.clone(),
+            None => nix::unistd::gethostname()?.to_string_lossy().to_lowercase(),
+        };
+        match names::dns1123_subdomain(&name).into_iter().next() {
+            Some(why) => bail!("node name {name:?}: {why}; choose another with --node-name"),
+            None => Ok(name),
+        }
+    }
+
+    /// The node's address, seen from `peer` where that is known, and its changes.
+    pub fn address(&self, peer: Option<IpAddr>, cluster: &Cluster) -> Address {
+        Address::new(self.node_ip, peer, vec![cluster.cluster_cidr, cluster.service_cidr])
+    }
+
+    /// All that the node's parts are told.
+    pub fn config(
+        &self,
+        data_dir: &Path,
+        name: &str,
+        address: watch::Receiver<IpAddr>,
+        cluster: &Cluster,
+    ) -> anyhow::Result<NodeConfig> {
+        let labels = self.node_label.iter().map(|l| {
+            let (key, value) = l.split_once('=').unwrap_or((l, ""));
+            let why = names::qualified_name(key).into_iter().chain(names::label_value(value)).next();
+            match why {
+                Some(why) => bail!("--node-label {l:?}: {why}"),
+                None => Ok((key.to_owned(), value.to_owned())),
+            }
+        });
+        Ok(NodeConfig {
+            data_dir: data_dir.to_owned(),
+            name: name.to_owned(),
+            address,
+            labels: labels.collect::<anyhow::Result<_>>()?,
+            taints: self.node_taint.clone(),
+            cluster: cluster.clone(),
+            kubelet_port: self.kubelet_port,
+        })
+    }
+}

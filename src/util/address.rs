@@ -1,0 +1,165 @@
+//! The address that this machine is reached at, and its changes.
+//!
+//! In: a fixed address, or the kernel's word of its addresses and routes. Out: a watch over one address. Nothing is sent and
+//! nothing is polled.
+//!
+//! **Invariant:** an address is kept while the machine has it: a VPN that comes and goes moves no node.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use futures::StreamExt;
+use ipnet::IpNet;
+use nlink::Route;
+use nlink::netlink::connection::{Connection, RtnetlinkGroup};
+use nlink::netlink::events::NetworkEvent;
+use tokio::sync::watch;
+
+use super::tasks::Shutdown;
+
+/// Time for a machine to finish what it has begun, as an address that is removed before the next one is added.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// Stands for the world: an address of a range for documentation, which only the default route leads to.
+const WORLD: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+/// An address, fixed or followed.
+#[derive(Debug)]
+pub struct Address {
+    now: watch::Sender<IpAddr>,
+    fixed: bool,
+    /// Whom the machine is to be seen by; the world when nobody is named.
+    peer: IpAddr,
+    /// Networks that are the cluster's own: an address of them is not how others reach this machine.
+    inner: Vec<IpNet>,
+}
+
+impl Address {
+    /// The given one, or the one that `peer` (or the world) sees; loopback while there is none. Addresses in `inner` do not
+    /// count.
+    pub fn new(given: Option<IpAddr>, peer: Option<IpAddr>, inner: Vec<IpNet>) -> Self {
+        let peer = peer.unwrap_or(WORLD);
+        let first = given.or_else(|| towards(peer)).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        Self { now: watch::Sender::new(first), fixed: given.is_some(), peer, inner }
+    }
+
+    /// The address now.
+    pub fn now(&self) -> IpAddr {
+        *self.now.borrow()
+    }
+
+    /// Tells of changes.
+    pub fn watch(&self) -> watch::Receiver<IpAddr> {
+        self.now.subscribe()
+    }
+
+    /// Follows the machine's addresses until told to stop; a fixed one needs nothing of it.
+    pub async fn follow(&self, stop: Shutdown) -> nlink::Result<()> {
+        if self.fixed {
+            stop.wait().await;
+            return Ok(());
+        }
+        loop {
+            let conn = Connection::<Route>::new()?;
+            conn.subscribe(&[RtnetlinkGroup::Ipv4Addr, RtnetlinkGroup::Ipv4Route])?;
+            let mut events = conn.into_events().await;
+            loop {
+                self.look().await?;
+                match stop.or(next_change(&mut events)).await {
+                    None => return Ok(()),
+                    Some(true) => {}
+                    // Events were lost; what they told is looked up.
+                    Some(false) => break,
+                }
+            }
+        }
+    }
+
+    async fn look(&self) -> nlink::Result<()> {
+        let conn = Connection::<Route>::new()?;
+        let all = conn.get_addresses().await?;
+        let present: Vec<IpAddr> = all.iter().filter_map(|a| a.primary_address().copied()).collect();
+        let next = choose(self.now(), towards(self.peer), &present, &self.inner);
+        let moved = |now: &mut IpAddr| std::mem::replace(now, next) != next;
+        if self.now.send_if_modified(moved) {
+            tracing::info!(address = %next, "this machine has another address");
+        }
+        Ok(())
+    }
+}
+
+/// Waits for a change of addresses or of the default route, and a moment more. False when events were lost.
+async fn next_change(events: &mut nlink::netlink::OwnedEventStream<Route>) -> bool {
+    loop {
+        match events.next().await {
+            Some(Ok(NetworkEvent::NewAddress(_) | NetworkEvent::DelAddress(_))) => break,
+            Some(Ok(NetworkEvent::NewRoute(r) | NetworkEvent::DelRoute(r))) if r.is_default() => break,
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => return false,
+        }
+    }
+    let settled = tokio::time::Instant::now() + SETTLE;
+    loop {
+        match tokio::time::timeout_at(settled, events.next()).await {
+            Err(_) => return true,
+            Ok(Some(Ok(_))) => {}
+            Ok(Some(Err(_)) | None) => return false,
+        }
+    }
+}
+
+/// The address to go on with.
+fn choose(now: IpAddr, seen: Option<IpAddr>, present: &[IpAddr], inner: &[IpNet]) -> IpAddr {
+    let outer = |a: &IpAddr| {
+        let local = matches!(a, IpAddr::V4(v4) if v4.is_link_local()) || a.is_loopback() || a.is_ipv6();
+        !local && !inner.iter().any(|net| net.contains(a))
+    };
+    if present.contains(&now) && !now.is_loopback() {
+        return now;
+    }
+    seen.filter(outer).or_else(|| present.iter().copied().find(outer)).unwrap_or(now)
+}
+
+/// The address that the default route leaves from; none without one.
+pub fn of_default_route() -> Option<IpAddr> {
+    towards(WORLD)
+}
+
+/// The address that packets to `peer` leave from. Nothing is sent.
+fn towards(peer: IpAddr) -> Option<IpAddr> {
+    let any = if peer.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((peer, 9)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use test_case::test_case;
+
+    const NONE: &str = "127.0.0.1";
+
+    #[test_case("192.0.2.1", Some("198.51.100.1"), &["192.0.2.1", "198.51.100.1"], "192.0.2.1"; "one that is still there is kept")]
+    #[test_case("192.0.2.1", Some("198.51.100.1"), &["198.51.100.1"], "198.51.100.1"; "the default route's is next")]
+    #[test_case("192.0.2.1", None, &[NONE, "10.42.0.1", "198.51.100.1"], "198.51.100.1"; "then any that is not the cluster's")]
+    #[test_case("192.0.2.1", None, &[NONE, "10.42.0.1", "169.254.1.1", "2001:db8::1"], "192.0.2.1"; "none is better, so the old one is told")]
+    #[test_case(NONE, Some("192.0.2.1"), &[NONE, "192.0.2.1"], "192.0.2.1"; "a network that comes after the start")]
+    #[test_case(NONE, None, &[NONE], NONE; "no network")]
+    fn choices(now: &str, seen: Option<&str>, present: &[&str], want: &str) {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let present: Vec<IpAddr> = present.iter().map(|p| ip(p)).collect();
+        let inner = ["10.42.0.0/16".parse().unwrap()];
+        assert_eq!(choose(ip(now), seen.map(ip), &present, &inner), ip(want));
+    }
+
+    #[tokio::test]
+    async fn a_given_address_stays() {
+        let given: IpAddr = "192.0.2.1".parse().unwrap();
+        let address = Address::new(Some(given), None, Vec::new());
+        let stop = Shutdown::new();
+        stop.trigger();
+        address.follow(stop).await.unwrap();
+        assert_eq!((address.now(), *address.watch().borrow()), (given, given));
+    }
+}

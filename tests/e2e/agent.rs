@@ -1,0 +1,110 @@
+//! More machines for a cluster: each a network namespace on the cluster's wire, with an `orch agent` of its own.
+//!
+//! **Invariant:** when an [`Agent`] is dropped its processes, containers, mounts and its namespace are gone.
+
+use std::path::PathBuf;
+use std::process::Child;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::harness::{self, Cluster};
+use crate::net::lab::Ns;
+
+/// A machine that may be a node.
+pub struct Agent {
+    pub name: String,
+    pub address: String,
+    pub machine: Ns,
+    dir: tempfile::TempDir,
+    child: Option<Child>,
+}
+
+impl Agent {
+    /// A machine on the wire of `cluster`; nothing runs on it.
+    pub fn beside(cluster: &Cluster, name: &str, number: u8) -> Self {
+        let (machine, address) = cluster.machine_beside(name, number);
+        let dir = tempfile::Builder::new().prefix("orch-e2e-").tempdir().unwrap();
+        Self { name: name.to_owned(), address, machine, dir, child: None }
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.path().join("orch.log")
+    }
+
+    pub fn log_text(&self) -> String {
+        harness::tail(&self.log())
+    }
+
+    /// Starts `orch agent` with the usual flags and more.
+    pub fn start(&mut self, more: &[&str]) {
+        let data = self.data_dir().display().to_string();
+        // Its address is found and followed.
+        let usual = ["agent", "--data-dir", &data, "--node-name", &self.name];
+        let args: Vec<String> = usual.iter().chain(more).map(|&a| a.to_owned()).collect();
+        self.child = Some(harness::spawn(&self.machine, &args, &self.log()));
+    }
+
+    /// Starts it so that it joins.
+    pub fn join(&mut self, server: &str, token: &str) {
+        self.start(&["--join", server, "--token", token]);
+    }
+
+    /// What an agent says that cannot join: it has to end by itself.
+    #[track_caller]
+    pub fn refusal(&mut self, cluster: &Cluster) -> String {
+        let mut child = self.child.take().expect("it was started");
+        let mut status = None;
+        cluster.eventually("the agent gives up", || {
+            status = child.try_wait().unwrap();
+            status.is_some()
+        });
+        assert_eq!(status.unwrap().code(), Some(1), "{}", self.log_text());
+        let text = self.log_text();
+        text.lines().rev().find(|l| l.starts_with("error: ")).unwrap_or_else(|| panic!("no error in {text}")).to_owned()
+    }
+
+    /// Ends the agent with a signal; containers stay as they are.
+    pub fn end(&mut self, signal: Signal) {
+        let mut child = self.child.take().expect("the agent runs");
+        kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Waits until the API has it as a node that is ready.
+    #[track_caller]
+    pub fn wait_until_ready(&self, cluster: &Cluster) {
+        let ready = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
+        let what = format!("node {} is Ready", self.name);
+        cluster.eventually_or(
+            &what,
+            || self.log_text(),
+            || cluster.kubectl(&["get", "node", &self.name, "-o", ready]).stdout == "True",
+        );
+    }
+
+    /// Nobody reaches this machine's own ports any more; it reaches everybody.
+    pub fn close_ports(&self) {
+        let rules = "table inet closed {\n chain input {\n type filter hook input priority 0; policy accept;\n \
+                     iifname \"up0\" ct state new drop\n }\n}\n";
+        let path = self.dir.path().join("closed.nft");
+        std::fs::write(&path, rules).unwrap();
+        let mut nft = std::process::Command::new("nft");
+        nft.arg("-f").arg(&path);
+        assert!(self.machine.run(|| nft.status()).unwrap().success());
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        harness::sweep(self.dir.path(), &self.data_dir());
+    }
+}

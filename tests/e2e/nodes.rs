@@ -1,0 +1,198 @@
+//! A cluster of several machines: joining, leaving, being refused; and reaching a node that nobody can dial.
+
+use std::io::{BufRead, BufReader};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::agent::Agent;
+use crate::harness::{Cluster, PATIENCE, http_get, import};
+
+const SERVER: &str = "https://198.51.100.1:6443";
+
+fn pod(name: &str, node: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\nspec:\n  nodeName: {node}\n  \
+         terminationGracePeriodSeconds: 1\n  volumes: [{{name: v, configMap: {{name: page}}}}]\n  containers:\n  - \
+         {{name: main, image: localhost/orch/web:v1, env: [{{name: POD_NAME, value: {name}}}, {{name: PAGE, valueFrom: \
+         {{configMapKeyRef: {{name: page, key: page}}}}}}], volumeMounts: [{{name: v, mountPath: /page}}]}}\n"
+    )
+}
+
+/// A server and two agents whose own ports nobody reaches, a pod on each.
+fn lab() -> (Cluster, Agent, Agent) {
+    let cluster = Cluster::with_node();
+    let (mut a, mut b) = (Agent::beside(&cluster, "a", 11), Agent::beside(&cluster, "b", 12));
+    let token = cluster.token();
+    for agent in [&mut a, &mut b] {
+        agent.close_ports();
+        agent.join(SERVER, &token);
+    }
+    for agent in [&a, &b] {
+        agent.wait_until_ready(&cluster);
+    }
+    let web = cluster.web_archive("v1");
+    for data_dir in [cluster.data_dir(), a.data_dir(), b.data_dir()] {
+        import(&data_dir, &web);
+    }
+    cluster.k(&["create", "configmap", "page", "--from-literal=page=first"]);
+    for node in ["box", "a", "b"] {
+        cluster.apply(&pod(&format!("on-{node}"), node));
+    }
+    cluster.k(&["wait", "--for=condition=Ready", "pod/on-box", "pod/on-a", "pod/on-b", "--timeout=80s"]);
+    (cluster, a, b)
+}
+
+#[test]
+fn machines_join_are_reached_and_come_back() {
+    let (mut cluster, mut a, b) = lab();
+    reach_into_pods(&cluster);
+    the_nodes_port_lets_in_whom_the_api_allows(&cluster);
+    names_and_tokens_are_guarded(&cluster, &mut a);
+    an_agent_comes_back(&cluster, &mut a);
+    a_server_comes_back(&mut cluster, &a);
+    drop(b);
+}
+
+fn reach_into_pods(cluster: &Cluster) {
+    // Both ways of kubectl: WebSockets, and SPDY as older ones have it.
+    for on in ["true", "false"] {
+        let setting = [("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", on)];
+        let ran = cluster.kubectl_in(&setting, &["exec", "-i", "on-a", "--", "cat"], "through\n");
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(0), "through\n"), "{on}: {}", ran.stderr);
+    }
+    assert_eq!(cluster.k(&["exec", "on-b", "--", "cat", "/page/page"]), "first");
+    assert_eq!(cluster.k(&["exec", "on-b", "--", "sh", "-c", "echo $PAGE"]), "first");
+    let failed = cluster.kubectl(&["exec", "on-b", "--", "sh", "-c", "exit 7"]);
+    assert_eq!(failed.code, Some(7), "{failed:?}");
+    // Somebody asks the pod through a forwarded port, and its log tells of it while it is followed.
+    let mut logs = cluster.kubectl_child(&["logs", "-f", "on-a"]);
+    let mut forward = cluster.kubectl_child(&["port-forward", "on-a", ":8080"]);
+    let mut line = String::new();
+    BufReader::new(forward.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let port = line.split("127.0.0.1:").nth(1).and_then(|p| p.split(' ').next()).unwrap_or_else(|| panic!("{line:?}"));
+    let said = cluster.machine.run(|| http_get(&format!("127.0.0.1:{port}"), "/"));
+    assert_eq!(said.as_deref(), Ok("from on-a (v1)"));
+    forward.kill().unwrap();
+    forward.wait().unwrap();
+    cluster.kubectl(&["exec", "on-a", "--", "sh", "-c", "echo heard > /proc/1/fd/1"]);
+    let mut heard = String::new();
+    let mut reader = BufReader::new(logs.stdout.as_mut().unwrap());
+    while !heard.contains("heard") {
+        assert_ne!(reader.read_line(&mut heard).unwrap(), 0, "the log ended: {heard}");
+    }
+    logs.kill().unwrap();
+    logs.wait().unwrap();
+    // What a pod names is followed.
+    cluster.k(&["patch", "configmap", "page", "-p", r#"{"data":{"page":"second"}}"#]);
+    cluster.eventually("the volume has what the ConfigMap says now", || {
+        cluster.kubectl(&["exec", "on-a", "--", "cat", "/page/page"]).stdout.trim() == "second"
+    });
+}
+
+fn the_nodes_port_lets_in_whom_the_api_allows(cluster: &Cluster) {
+    let address = "198.51.100.1:10250";
+    let dir = cluster.data_dir().join("server/tls");
+    let (ca, cert, key) = (dir.join("server-ca.crt"), dir.join("client-admin.crt"), dir.join("client-admin.key"));
+    let curl = |path: &str, more: &[&str]| {
+        let mut command = std::process::Command::new("curl");
+        command.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "--cacert"]).arg(&ca);
+        command.arg(format!("https://{address}{path}")).args(more);
+        String::from_utf8(cluster.machine.run(|| command.output()).unwrap().stdout).unwrap()
+    };
+    let (cert, key) = (cert.display().to_string(), key.display().to_string());
+    assert_eq!(curl("/healthz", &[]), "401");
+    assert_eq!(curl("/healthz", &["--cert", &cert, "--key", &key]), "200");
+    assert_eq!(curl("/pods", &["-H", "Authorization: Bearer nobody"]), "401");
+    cluster.k(&["create", "serviceaccount", "scraper"]);
+    let token = cluster.k(&["create", "token", "scraper"]);
+    let bearer = format!("Authorization: Bearer {token}");
+    assert_eq!(curl("/metrics", &["-H", &bearer]), "403");
+    cluster.k(&["create", "clusterrole", "scrape", "--verb=get", "--resource=nodes/stats"]);
+    cluster.k(&["create", "clusterrolebinding", "scrape", "--clusterrole=scrape", "--serviceaccount=default:scraper"]);
+    assert_eq!(curl("/stats/summary", &["-H", &bearer]), "200");
+    assert_eq!(curl("/exec/default/on-box/main?command=id&output=1", &["-H", &bearer]), "403");
+}
+
+fn names_and_tokens_are_guarded(cluster: &Cluster, a: &mut Agent) {
+    let mut stranger = Agent::beside(cluster, "c", 13);
+    let token = cluster.token();
+    for name in ["a", "box"] {
+        stranger.name = name.into();
+        stranger.join(SERVER, &token);
+        let told = stranger.refusal(cluster);
+        assert!(told.contains(&format!("node {name} exists")) && told.contains("--node-name"), "{told}");
+    }
+    stranger.name = "c".into();
+    let (_, rest) = token.split_once("::").unwrap();
+    let wrong_ca = format!("K10{}::{rest}", "0".repeat(64));
+    stranger.join(SERVER, "garbled");
+    assert!(stranger.refusal(cluster).contains("is not of the form K10"));
+    // What it was told of the cluster before is the right CA; a machine that knows nothing compares with the token.
+    std::fs::remove_dir_all(stranger.data_dir()).unwrap();
+    stranger.join(SERVER, &wrong_ca);
+    assert!(stranger.refusal(cluster).contains("not the cluster the token is for"));
+    assert!(!stranger.data_dir().join("agent/server-ca.crt").exists());
+
+    let short = cluster.ctl(&["token", "create", "--ttl", "1s"]).stdout.trim().to_owned();
+    let made = cluster.ctl(&["token", "create", "--description", "for c"]).stdout.trim().to_owned();
+    assert_eq!(cluster.ctl(&["token", "delete", "server"]).code, Some(0));
+    let id = short.rsplit(':').nth(1).unwrap().to_owned();
+    cluster.eventually("an expired token is removed", || {
+        cluster.kubectl(&["get", "secret", "-n", "kube-system", &format!("bootstrap-token-{id}")]).code == Some(1)
+    });
+    for revoked in [&token, &short] {
+        stranger.join(SERVER, revoked);
+        let told = stranger.refusal(cluster);
+        assert!(told.contains("does not know the join token") && told.contains("orch token create"), "{told}");
+    }
+    stranger.join(SERVER, &made);
+    stranger.wait_until_ready(cluster);
+    // Nodes that joined with the token stay.
+    a.wait_until_ready(cluster);
+    stranger.end(Signal::SIGTERM);
+    cluster.k(&["delete", "node", "c"]);
+}
+
+fn an_agent_comes_back(cluster: &Cluster, a: &mut Agent) {
+    let id = || cluster.k(&["get", "pod", "on-a", "-o", "jsonpath={.status.containerStatuses[0].containerID}"]);
+    let before = id();
+    // A stream ends with the agent that it leads to.
+    let mut stream = cluster.kubectl_child(&["exec", "on-a", "--", "sleep", "1000"]);
+    let mut logs = cluster.kubectl_child(&["logs", "-f", "on-a"]);
+    cluster.eventually("the command runs", || {
+        cluster.kubectl(&["exec", "on-a", "--", "busybox", "ps"]).stdout.contains("sleep 1000")
+    });
+    a.end(Signal::SIGKILL);
+    let end = Instant::now() + PATIENCE;
+    for child in [&mut stream, &mut logs] {
+        while child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < end, "a stream outlives its agent\n{}", cluster.describe());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    let refused = cluster.kubectl(&["exec", "on-a", "--", "id"]);
+    assert!(refused.stderr.contains("node a cannot be reached"), "{refused:?}");
+    // It needs neither token nor server's name any more.
+    a.start(&[]);
+    cluster.eventually("the agent is reached again", || cluster.kubectl(&["exec", "on-a", "--", "id"]).code == Some(0));
+    assert_eq!(id(), before, "its pod has not noticed");
+    assert_eq!(cluster.field("pod", "on-a", "/status/containerStatuses/0/restartCount"), 0);
+}
+
+fn a_server_comes_back(cluster: &mut Cluster, a: &Agent) {
+    let address = cluster.k(&["get", "pod", "on-a", "-o", "jsonpath={.status.podIP}"]);
+    cluster.end_server(Signal::SIGKILL);
+    let asked = a.machine.run(|| http_get(&format!("{address}:8080"), "/"));
+    assert_eq!(asked.as_deref(), Ok("from on-a (v1)"), "pods run on without a server");
+    cluster.start();
+    cluster.eventually("the agent has connected by itself", || {
+        cluster.kubectl(&["exec", "on-a", "--", "cat", "/page/page"]).code == Some(0)
+    });
+    a.wait_until_ready(cluster);
+    cluster.apply(&pod("later", "a"));
+    cluster.k(&["wait", "--for=condition=Ready", "pod/later", "--timeout=80s"]);
+    assert_eq!(cluster.field("pod", "on-a", "/status/containerStatuses/0/restartCount"), 0);
+    // A token that was revoked stays so.
+    assert!(!cluster.ctl(&["token", "list"]).stdout.lines().any(|l| l.starts_with("server ")));
+}
