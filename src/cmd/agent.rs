@@ -27,12 +27,14 @@ use crate::runtime::node_listers::{Connect, NodeListers};
 use crate::runtime::{Delta, Listers};
 use crate::util::backoff::Backoff;
 use crate::util::clock::{SharedClock, SystemClock};
+use crate::util::notify::{Notify, Word};
 use crate::util::tasks::{OnEnd, Shutdown, Tasks};
 
 use super::cluster::{self, Cluster};
 use super::flags::{Common, NodeFlags, TokenFlags};
 use super::identity::Identity;
 use super::join::{self, Asker, Files, JoinError};
+use super::manager::{self, Watched};
 use super::node::{FoundRuntime, NodeParts};
 
 /// Between attempts to join.
@@ -87,6 +89,7 @@ struct Agent {
     runtime: FoundRuntime,
     port: tokio::net::TcpListener,
     clock: SharedClock,
+    notify: Notify,
 }
 
 /// One that is a node.
@@ -119,7 +122,8 @@ impl Agent {
         if known.is_empty() {
             bail!("this machine has not joined yet: name a server with --server https://HOST:6443, and its --token");
         }
-        Ok(Self { args, name, token, servers: Servers::new(known), files, runtime, port, clock: Arc::new(SystemClock) })
+        let (clock, notify) = (Arc::new(SystemClock), Notify::from_env());
+        Ok(Self { args, name, token, servers: Servers::new(known), files, runtime, port, clock, notify })
     }
 
     /// Becomes a node, or finds out that it is one. Ends early only when somebody has to change something.
@@ -133,6 +137,7 @@ impl Agent {
                     failures += 1;
                     let delay = JOIN_RETRY.delay(failures).mul_f64(rand::rng().random_range(1.0..1.3));
                     tracing::warn!(seconds = delay.as_secs(), "cannot join yet, trying again: {why}");
+                    self.notify.tell(Word::Status(&format!("cannot join yet: {why}")));
                     tokio::time::sleep(delay).await;
                 }
             }
@@ -287,7 +292,9 @@ impl Agent {
             stop.or(follow_servers(&*slices, &servers, first, &files, told)).await;
             Ok(())
         });
+        let pulse = kubelet.pulse();
         parts.start(&mut tasks, kubelet, listers);
+        manager::start(&mut tasks, Watched { api: None, node: Some(pulse) });
         tracing::info!(node = self.name, "the node runs");
         tasks.join_in_reverse(STOP_DEADLINE).await;
         tracing::info!("stopped");

@@ -40,6 +40,13 @@ pub fn with_file(command: clap::Command, args: Vec<OsString>) -> anyhow::Result<
     Ok(all)
 }
 
+/// The data directory that the file names, if it does: for commands that have no other use of the file.
+pub fn data_dir() -> Option<PathBuf> {
+    let path = std::env::var_os("ORCH_CONFIG_FILE").map_or_else(|| DEFAULT_FILE.into(), PathBuf::from);
+    let value: Value = serde_yaml::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
+    value.get("data-dir")?.as_str().map(PathBuf::from)
+}
+
 /// A flag by one of its long names.
 struct Flag {
     name: String,

@@ -5,6 +5,7 @@
 mod agent;
 mod bench;
 mod bootstrap;
+mod check;
 mod cluster;
 mod components;
 mod config;
@@ -15,12 +16,17 @@ mod images;
 mod join;
 mod kubelet_args;
 mod listers;
+mod man;
+mod manager;
 mod node;
 mod server;
 mod signals;
 mod tunnels;
+mod uninstall;
+mod unit;
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -49,6 +55,21 @@ enum Command {
     Ctl(Box<crate::ctl::Args>),
     /// Make, list, replace and revoke the tokens that machines join with
     Token(Box<crate::ctl::TokenArgs>),
+    /// See whether this machine can run orch, and what to change
+    Check(check::Args),
+    /// Stop orch and all its pods; state and installation stay
+    Killall(uninstall::KillArgs),
+    /// Remove orch from this machine, and all that it has made
+    Uninstall(uninstall::Args),
+    /// Print a systemd unit for a server or an agent
+    #[command(hide = true)]
+    Unit(unit::Args),
+    /// Write man pages into a directory
+    #[command(hide = true)]
+    Man {
+        /// An existing directory
+        dir: std::path::PathBuf,
+    },
     /// The CNI plugin; containerd calls it
     #[command(hide = true)]
     Cni,
@@ -75,7 +96,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run() -> anyhow::Result<ExitCode> {
-    let args = config::with_file(Cli::command(), std::env::args_os().collect())?;
+    let args = config::with_file(Cli::command(), as_called(std::env::args_os().collect()))?;
     let matches = match Cli::command().args_override_self(true).try_get_matches_from(&args) {
         Ok(matches) => matches,
         Err(error) => return Ok(told(&error, &args)),
@@ -86,6 +107,14 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Bench(args) => bench::main(args),
         Command::Ctl(args) => ctl(*args),
         Command::Token(args) => ctl((*args).into()),
+        Command::Check(args) => check::main(&args),
+        Command::Killall(args) => uninstall::kill(args),
+        Command::Uninstall(args) => uninstall::main(args),
+        Command::Unit(args) => {
+            print!("{}", unit::render(&args));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man { dir } => man::write(&Cli::command(), &dir).map(|()| ExitCode::SUCCESS),
         Command::Cni => Ok(crate::cni::main()),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "orch", &mut std::io::stdout());
@@ -99,6 +128,15 @@ fn ctl(args: crate::ctl::Args) -> anyhow::Result<ExitCode> {
     runtime.block_on(crate::ctl::main(args, &images::Local))
 }
 
+/// A link of kubectl's name is `orch ctl`.
+fn as_called(mut args: Vec<OsString>) -> Vec<OsString> {
+    let name = args.first().and_then(|a| Path::new(a).file_name());
+    if name.is_some_and(|n| n == "kubectl") {
+        args.insert(1, "ctl".into());
+    }
+    args
+}
+
 /// Tells what is wrong with the command line; `ctl` words it as kubectl does.
 fn told(error: &clap::Error, args: &[OsString]) -> ExitCode {
     let words: Vec<String> = args.iter().map(|a| a.to_string_lossy().into_owned()).collect();
@@ -110,6 +148,16 @@ fn told(error: &clap::Error, args: &[OsString]) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+
+    #[test]
+    fn kubectl_is_a_name_of_orch_ctl() {
+        let called = |args: &[&str]| super::as_called(args.iter().map(OsString::from).collect());
+        assert_eq!(called(&["/usr/local/bin/kubectl", "get", "pods"])[1..], ["ctl", "get", "pods"]);
+        assert_eq!(called(&["orch", "kubectl"]), ["orch", "kubectl"]);
+        assert_eq!(called(&[]), [] as [&str; 0]);
+    }
+
     #[test]
     fn the_command_line_is_sound() {
         <super::Cli as clap::CommandFactory>::command().debug_assert();

@@ -42,6 +42,7 @@ use crate::util::tasks::{OnEnd, Shutdown, Tasks};
 use super::cluster::Cluster;
 use super::components::disabled;
 use super::flags::{Common, NodeFlags, TokenFlags};
+use super::manager::{self, Watched};
 use super::node::{FoundRuntime, NodeParts};
 
 /// Between two looks at the certificates' ends: short, because a clock that is set moves them at once.
@@ -280,6 +281,10 @@ impl Bound {
         // Dropped when all roles are known: nobody is refused because the server is still loading.
         let _ = roles.await;
         let (identity, clock, moves) = (self.identity, self.clock.clone(), self.node_address.watch());
+        let mut watched = Watched {
+            api: Some((identity.kubeconfig.server.clone(), self.config.controllers.root_ca_pem.clone())),
+            node: None,
+        };
         let (_, node_serving) = watch::channel(Some(identity.node_serving.clone()));
         tasks.own("certificates", OnEnd::Fine, |stop| identity.keep_fresh(clock, moves, stop));
         let address = self.node_address.clone();
@@ -325,8 +330,10 @@ impl Bound {
             let kubelet = node.kubelet(self.listers.clone(), user.clone(), self.clock.clone());
             node.serve(&mut tasks, &kubelet, port, node_serving, (self.config.first.client_ca_pem, user));
             self.api.attach_node(&self.config.node_name, Arc::new(kubelet.clone()));
+            watched.node = Some(kubelet.pulse());
             node.start(&mut tasks, kubelet, self.listers.clone());
         }
+        manager::start(&mut tasks, watched);
         tasks.join_in_reverse(STOP_DEADLINE).await;
         self.store.close().await;
         tracing::info!("stopped");

@@ -3,7 +3,7 @@
 //! What is missing is added; what is more stays, unless its removal is asked for. A binding to another role is made anew,
 //! for that cannot be changed. Upstream: `component-helpers/auth/rbac/reconciliation`.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::builder::{Info, Query};
 use super::cx::{Cx, Done};
@@ -142,6 +142,7 @@ fn covered(atom: &[String; 4], by: &[[String; 4]]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn rule(verbs: &[&str], resources: &[&str]) -> Value {
         json!({"apiGroups": [""], "resources": resources, "verbs": verbs})

@@ -139,7 +139,8 @@ impl Kubelet {
         let cleaner = Arc::new(Cleaner::new(runtime.clone(), pins, clock.clone(), policy, root));
         let eviction = Eviction::new(shared.clone(), cleaner.clone());
         let ips = watch::Sender::new(config.node_ips.clone());
-        let node = Node { config, client, runtime, clock, ips: ips.subscribe(), pressure: short_of };
+        let pulse = node::Pulse::new();
+        let node = Node { config, client, runtime, clock, ips: ips.subscribe(), pressure: short_of, pulse };
         Arc::new(Self {
             shared,
             listers,
@@ -156,6 +157,11 @@ impl Kubelet {
     /// The node's pod ranges, as they become known: what the network needs.
     pub fn pod_cidrs(&self) -> watch::Receiver<Vec<String>> {
         self.cidrs.subscribe()
+    }
+
+    /// Signs of life, and whether this process has told that the node is Ready.
+    pub fn pulse(&self) -> watch::Receiver<node::Pulse> {
+        self.node.pulse.subscribe()
     }
 
     /// The node has other addresses, the main one first: its status says so at once, and so do pods on the host's network.
@@ -206,6 +212,7 @@ impl Kubelet {
                     if failures > RUNTIME_STARTS {
                         tracing::warn!("waiting for the container runtime: {e}");
                     }
+                    self.node.beat(None);
                     tokio::time::sleep(RUNTIME_RETRY.delay(failures)).await;
                 }
             }

@@ -243,6 +243,22 @@ fn contains(before: Option<&Value>, after: &Value) -> bool {
         .all(|(k, v)| before.get(k).is_some_and(|b| b == v) || v == "" && before.get(k).is_none())
 }
 
+/// Signs of life of the node's agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pulse {
+    /// When it last went round, with whatever end: a server that is away is no illness of the node's.
+    pub last: tokio::time::Instant,
+    /// What this process last told of the node.
+    pub ready: bool,
+}
+
+impl Pulse {
+    /// That of one that has just begun.
+    pub fn new() -> watch::Sender<Self> {
+        watch::Sender::new(Self { last: tokio::time::Instant::now(), ready: false })
+    }
+}
+
 /// The node's agent towards the API.
 pub struct Node {
     /// Configuration.
@@ -253,6 +269,8 @@ pub struct Node {
     pub runtime: Arc<dyn Runtime>,
     /// The clock.
     pub clock: SharedClock,
+    /// Signs of life.
+    pub pulse: watch::Sender<Pulse>,
     /// The node's addresses, the main one first; a change is reported at once.
     pub ips: watch::Receiver<Vec<String>>,
     /// What the node runs short of; told at once: until then pods keep coming.
@@ -335,12 +353,21 @@ impl Node {
         self.client.create(&res::LEASES, LEASE_NAMESPACE, &lease).await.map(drop)
     }
 
+    /// A round of the loops below is over, with whatever end.
+    pub(super) fn beat(&self, ready: Option<bool>) {
+        self.pulse.send_modify(|pulse| {
+            pulse.last = tokio::time::Instant::now();
+            pulse.ready = ready.unwrap_or(pulse.ready);
+        });
+    }
+
     /// Registers, then reports and renews until the shutdown.
     pub async fn run(&self, shutdown: &Shutdown) {
         let mut failures = 0;
         while let Some(Err(e)) = shutdown.or(self.register()).await {
             failures += 1;
             tracing::warn!(node = self.config.node_name, "cannot register, trying again: {e}");
+            self.beat(None);
             shutdown.or(tokio::time::sleep(Backoff::RESTART.delay(failures))).await;
         }
         let renewing = async {
@@ -348,6 +375,7 @@ impl Node {
                 if let Err(e) = self.renew().await {
                     tracing::warn!(node = self.config.node_name, "cannot renew the node's lease: {e}");
                 }
+                self.beat(None);
                 tokio::time::sleep(RENEW).await;
             }
         };
@@ -366,7 +394,9 @@ impl Node {
                     () = tokio::time::sleep(pause) => {}
                     () = news => {}
                 }
-                pause = match self.report().await {
+                let reported = self.report().await;
+                self.beat(reported.as_ref().ok().copied());
+                pause = match reported {
                     Ok(false) => LOOK_UNREADY,
                     Ok(true) => LOOK,
                     Err(e) => {
@@ -509,6 +539,7 @@ mod tests {
             client: cluster.client(),
             runtime: Arc::new(FakeRuntime::default()),
             clock: cluster.clock.clone(),
+            pulse: Pulse::new(),
             ips: watch::Sender::new(vec!["192.0.2.1".to_owned()]).subscribe(),
             pressure: watch::channel(Vec::new()).1,
         };

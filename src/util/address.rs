@@ -120,6 +120,11 @@ fn choose(now: IpAddr, seen: Option<IpAddr>, present: &[IpAddr], inner: &[IpNet]
     seen.filter(outer).or_else(|| present.iter().copied().find(outer)).unwrap_or(now)
 }
 
+/// The address that the default route leaves from; none without one.
+pub fn of_default_route() -> Option<IpAddr> {
+    towards(WORLD)
+}
+
 /// The address that packets to `peer` leave from. Nothing is sent.
 fn towards(peer: IpAddr) -> Option<IpAddr> {
     let any = if peer.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };

@@ -1,4 +1,5 @@
-//! Small things every layer needs: tasks and shutdown, backoff, clock, files, nftables, the machine's address, words.
+//! Small things every layer needs: tasks and shutdown, backoff, clock, files, nftables, the machine's address, words, word
+//! to the service manager.
 //!
 //! **Invariant:** nothing here knows of Kubernetes.
 
@@ -7,6 +8,8 @@ pub mod backoff;
 pub mod clock;
 pub mod files;
 pub mod nft;
+pub mod notify;
+pub mod procs;
 pub mod sys;
 pub mod tasks;
 pub mod telemetry;

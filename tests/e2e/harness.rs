@@ -41,7 +41,7 @@ fn address(machine: &str, address: &str) {
 }
 
 /// The binary under test: `ORCH_BIN`, or the one that cargo has just built with these tests.
-fn orch() -> PathBuf {
+pub fn orch() -> PathBuf {
     std::env::var_os("ORCH_BIN").map_or_else(|| env!("CARGO_BIN_EXE_orch").into(), PathBuf::from)
 }
 
@@ -71,6 +71,7 @@ pub struct Cluster {
     beside: Ns,
     dir: tempfile::TempDir,
     flags: Vec<String>,
+    env: Vec<(String, String)>,
     server: Option<Child>,
 }
 
@@ -115,7 +116,8 @@ impl Cluster {
         nix::mount::mount(None::<&str>, &self.data_dir(), None::<&str>, flags, Some(size.as_str())).unwrap();
     }
 
-    fn prepare(flags: &[&str]) -> Self {
+    /// The machine and its flags; nothing is started.
+    pub fn prepare(flags: &[&str]) -> Self {
         assert!(nix::unistd::geteuid().is_root(), "end-to-end tests need root");
         let (machine, beside) = (Ns::new("box"), Ns::new("way"));
         let (m, b) = (machine.name.as_str(), beside.name.as_str());
@@ -128,7 +130,7 @@ impl Cluster {
         address(m, ADDRESS);
         let dir = tempfile::Builder::new().prefix("orch-e2e-").tempdir().unwrap();
         let flags = flags.iter().map(|&f| f.to_owned()).collect();
-        Self { machine, beside, dir, flags, server: None }
+        Self { machine, beside, dir, flags, env: Vec::new(), server: None }
     }
 
     /// One more machine on the same wire, with an address that ends with `number`.
@@ -158,7 +160,18 @@ impl Cluster {
         // Its address is found and followed.
         command.args(["--https-listen-port", &PORT.to_string()]);
         command.args(&self.flags).args(more).env_remove("ORCH_CONFIG_FILE");
+        command.envs(self.env.iter().map(|(k, v)| (k, v)));
         command
+    }
+
+    /// Environment for the servers that are started from now on.
+    pub fn set_env(&mut self, env: &[(&str, &str)]) {
+        self.env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    }
+
+    /// The server's process.
+    pub fn server_pid(&self) -> Pid {
+        Pid::from_raw(self.server.as_ref().expect("the server runs").id() as i32)
     }
 
     /// Starts the server and waits until it says that it is ready.

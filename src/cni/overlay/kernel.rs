@@ -22,7 +22,7 @@ use nlink::netlink::types::route::{RouteProtocol, RouteType};
 use super::plan::{Device, Kernel, Link, Mac, Route, Step, Via};
 
 /// The number that orch's routes carry, as daemons that make routes have each their own; free in iproute2's list.
-const PROTOCOL: RouteProtocol = RouteProtocol::Other(0x6f);
+pub const PROTOCOL: RouteProtocol = RouteProtocol::Other(0x6f);
 /// The main routing table.
 const MAIN_TABLE: u32 = 254;
 /// Attributes of a vxlan device: `IFLA_VXLAN_*`.

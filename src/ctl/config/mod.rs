@@ -326,7 +326,7 @@ fn drop_nulls(value: Value) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use crate::ctl::*;
+    use super::*;
 
     #[test]
     fn secrets_are_not_shown() {

@@ -186,7 +186,9 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         labels: &args.select.selector,
         fields: &args.select.field_selector,
         all_namespaces: args.all_namespaces,
-        all: args.files.is_empty() && matches!(parse(&args.resources)?, Wanted::Types(_)),
+        all: args.files.is_empty()
+            && args.select.selector.is_empty()
+            && matches!(parse(&args.resources)?, Wanted::Types(_)),
         fetch: false,
         ..Query::default()
     };

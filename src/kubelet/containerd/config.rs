@@ -158,8 +158,8 @@ pub fn render(settings: &Settings, programs: &Programs, machine: Machine) -> Str
 version = 2
 root = {root}
 state = {state}
-# Snapshotters that orch never uses would only cost start time.
-disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]
+# Snapshotters that orch never uses would only cost start time; "opt" would make a directory outside of orch's own.
+disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs"]
 
 [grpc]
   address = {socket}
@@ -191,6 +191,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
 
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
         BinaryName = {runc}
+        Root = {runc_root}
         SystemdCgroup = {systemd}
 
   [plugins."io.containerd.grpc.v1.cri".registry]
@@ -206,6 +207,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
         cni_conf = path(&settings.cni_conf_dir),
         snapshotter = quoted(snapshotter),
         runc = path(&programs.runc),
+        runc_root = path(&settings.state.with_file_name("runc")),
         systemd = settings.systemd_cgroup,
         registry = path(&settings.registry_dir),
         credentials = settings.credentials,

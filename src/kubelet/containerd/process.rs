@@ -13,6 +13,7 @@ use tokio::net::UnixDatagram;
 
 use super::config::Programs;
 use crate::util::files::write_atomic;
+use crate::util::procs::start_time;
 use crate::util::sys;
 
 /// A process that stays the same one: pids are used again, a pid with its start time is not.
@@ -97,20 +98,6 @@ impl Process {
     }
 }
 
-/// Field 22 of `/proc/<pid>/stat`; none when there is no such process, or it is a zombie.
-fn start_time(pid: u32) -> Option<u64> {
-    parse_start_time(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
-}
-
-fn parse_start_time(stat: &str) -> Option<u64> {
-    // The second field is the program's name in parentheses and may hold anything, parentheses too.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    match fields.next()? {
-        "Z" | "X" => None,
-        _ => fields.nth(18)?.parse().ok(),
-    }
-}
-
 /// The socket on which a daemon says that it serves (`sd_notify`).
 pub(super) struct Readiness(UnixDatagram);
 
@@ -138,14 +125,6 @@ impl Readiness {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use test_case::test_case;
-
-    #[test_case("7 (a) b) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20" => Some(4242); "name with parentheses")]
-    #[test_case("7 (a) Z 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20" => None; "zombie")]
-    #[test_case("" => None; "nothing")]
-    fn start_times(stat: &str) -> Option<u64> {
-        parse_start_time(stat)
-    }
 
     #[tokio::test]
     async fn a_process_that_is_not_ours_is_waited_for_and_never_mistaken() {
