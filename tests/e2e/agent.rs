@@ -57,12 +57,13 @@ impl Agent {
     /// What an agent says that cannot join: it has to end by itself.
     #[track_caller]
     pub fn refusal(&mut self, cluster: &Cluster) -> String {
-        let mut child = self.child.take().expect("it was started");
+        // It stays ours until it has ended: a test that fails here must not leave it behind.
         let mut status = None;
         cluster.eventually("the agent gives up", || {
-            status = child.try_wait().unwrap();
+            status = self.child.as_mut().expect("it was started").try_wait().unwrap();
             status.is_some()
         });
+        self.child = None;
         assert_eq!(status.unwrap().code(), Some(1), "{}", self.log_text());
         let text = self.log_text();
         text.lines().rev().find(|l| l.starts_with("error: ")).unwrap_or_else(|| panic!("no error in {text}")).to_owned()
