@@ -84,8 +84,7 @@ impl Args {
         if !self.subresource.is_empty() && !self.server_side {
             fail!("--subresource can only be specified for --server-side");
         }
-        self.prune.check(&self.selector)?;
-        self.removal.check()
+        self.prune.check(&self.selector)
     }
 }
 
