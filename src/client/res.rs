@@ -100,6 +100,8 @@ rows! {
     EVENTS = "" "v1" "events" "Event" true;
     CONFIG_MAPS = "" "v1" "configmaps" "ConfigMap" true;
     SECRETS = "" "v1" "secrets" "Secret" true;
+    RESOURCE_QUOTAS = "" "v1" "resourcequotas" "ResourceQuota" true;
+    LIMIT_RANGES = "" "v1" "limitranges" "LimitRange" true;
     SERVICE_ACCOUNTS = "" "v1" "serviceaccounts" "ServiceAccount" true;
     PERSISTENT_VOLUME_CLAIMS = "" "v1" "persistentvolumeclaims" "PersistentVolumeClaim" true;
     REPLICATION_CONTROLLERS = "" "v1" "replicationcontrollers" "ReplicationController" true;

@@ -166,11 +166,8 @@ async fn run(cx: &Cx, flags: Flags, field: &Field) -> Done {
 async fn one(cx: &Cx, info: &Info, change: &Change, flags: &Flags, writer: &Writer, field: &Field) -> Done {
     let empty = Map::new();
     let now = info.object["metadata"][field.name].as_object().unwrap_or(&empty);
-    if flags.list {
-        let mut lines: Vec<String> =
-            now.iter().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
-        lines.sort();
-        return lines.into_iter().try_for_each(say);
+    if flags.list && *change == Change::default() {
+        return list(&info.object, field);
     }
     if !flags.overwrite {
         refuse_overwrite(info, change, now, field)?;
@@ -199,6 +196,9 @@ async fn one(cx: &Cx, info: &Info, change: &Change, flags: &Flags, writer: &Writ
         }
         writer.patch(cx, info, None, MERGE, &body).await?
     };
+    if flags.list {
+        return list(&object, field);
+    }
     // kubectl tells a label's fate, and of an annotation only that it was set.
     let verb = match (field.name == LABELS.name, same, change.set.is_empty()) {
         (true, true, _) => "not labeled",
@@ -206,6 +206,14 @@ async fn one(cx: &Cx, info: &Info, change: &Change, flags: &Flags, writer: &Writ
         _ => field.done,
     };
     flags.print.done(&info.resource, &object, verb, writer.dry_run)
+}
+
+/// Shows what an object has.
+fn list(object: &Value, field: &Field) -> Done {
+    let pairs = object["metadata"][field.name].as_object().into_iter().flatten();
+    let mut lines: Vec<String> = pairs.map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
+    lines.sort();
+    lines.into_iter().try_for_each(say)
 }
 
 fn refuse_overwrite(info: &Info, change: &Change, now: &Map<String, Value>, field: &Field) -> Done {

@@ -177,7 +177,7 @@ async fn whoami(cx: &Cx, args: &WhoAmI) -> Done {
     let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
     let path = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
     let answer = cx.call(Call::new(Method::POST, path).body(&body)).await?;
-    let output = args.print.output(false)?;
+    let output = args.print.output()?;
     if !output.is_human() {
         return put(&output.object(&answer)?);
     }

@@ -46,7 +46,8 @@ pub async fn uncordon(cx: &Cx, args: Uncordon) -> Done {
 }
 
 async fn run(cx: &Cx, flags: Flags, unschedulable: bool) -> Done {
-    for info in nodes(cx, &flags.nodes, &flags.selector).await? {
+    let verb = if unschedulable { "cordon" } else { "uncordon" };
+    for info in nodes(cx, verb, &flags.nodes, &flags.selector).await? {
         if let Err(failure) = set(cx, &info, unschedulable, flags.dry_run.dry_run).await {
             cx.report(&failure);
         }
@@ -55,9 +56,14 @@ async fn run(cx: &Cx, flags: Flags, unschedulable: bool) -> Done {
 }
 
 /// The nodes with these names, or with these labels.
-pub async fn nodes(cx: &Cx, names: &[String], selector: &str) -> Done<Vec<Info>> {
-    if names.is_empty() && selector.is_empty() {
-        fail!("at least one node must be given, by name or with --selector");
+pub async fn nodes(cx: &Cx, verb: &str, names: &[String], selector: &str) -> Done<Vec<Info>> {
+    let help = format!("See 'kubectl {verb} -h' for help and examples");
+    match (names, selector) {
+        ([], "") => fail!("USAGE: {verb} NODE [flags]\n{help}"),
+        ([_, ..], selector) if !selector.is_empty() => {
+            fail!("cannot specify both a node name and a --selector option\n{help}")
+        }
+        _ => {}
     }
     let mut args = vec!["nodes".to_owned()];
     args.extend(names.iter().map(|n| n.trim_start_matches("node/").trim_start_matches("nodes/").to_owned()));

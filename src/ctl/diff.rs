@@ -7,7 +7,7 @@ use super::cx::{Cx, Done, put};
 use super::fail::{Failure, fail};
 use super::files::FileFlags;
 use super::print::{DryRun, omit_managed_fields};
-use super::write::{LAST_APPLIED, Writer, difference, with_last_applied};
+use super::write::{LAST_APPLIED, Writer, difference};
 use crate::api::codec::yaml;
 use crate::api::value::ValueExt;
 use serde_json::Value;
@@ -81,10 +81,13 @@ async fn one(cx: &Cx, info: &Info, writer: &Writer, args: &Args) -> Done<String>
     let merged = if args.server_side {
         writer.apply(cx, info, None, args.force_conflicts).await?
     } else {
-        let modified = with_last_applied(&info.object);
+        // What apply would keep for itself is no difference.
+        let mut modified = info.object.clone();
+        modified.remove_at(LAST_APPLIED);
         match &live {
             None => writer.create(cx, &info.resource.res, &info.ns, &modified).await?,
             Some(current) => {
+                modified.set_if_absent("/metadata/annotations", Value::Object(serde_json::Map::new()));
                 let kept = current.str_at(LAST_APPLIED).and_then(|t| serde_json::from_str(t).ok());
                 let (media, patch) = difference(&kept.unwrap_or(Value::Null), &modified, current);
                 let target = Info { object: current.clone(), ..info.clone() };

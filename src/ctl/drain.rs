@@ -110,8 +110,11 @@ fn fate(pod: &Value, args: &Args, daemon_set_is_there: bool, now: jiff::Timestam
 /// Runs the verb.
 pub async fn run(cx: &Cx, args: Args) -> Done {
     cx.page_by(args.chunk_size);
+    if crate::api::meta::labels::Selector::parse(&args.pod_selector).is_err() {
+        fail!("--pod-selector=<pod_selector> must be a valid label selector");
+    }
     let limit = write::duration(&args.timeout)?.filter(|d| !d.is_zero()).unwrap_or(PATIENCE);
-    for node in cordon::nodes(cx, &args.nodes, &args.selector).await? {
+    for node in cordon::nodes(cx, "drain", &args.nodes, &args.selector).await? {
         cordon::set(cx, &node, true, args.dry_run).await?;
         if let Err(failure) = one(cx, &node, &args, Instant::now() + limit).await {
             cx.report(&failure);

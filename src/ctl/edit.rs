@@ -105,7 +105,7 @@ async fn shown(cx: &Cx, info: &Info, args: &Args) -> Done<Value> {
 async fn one(cx: &Cx, info: &Info, args: &Args) -> Done {
     let writer = Writer { validation: args.validate.validate, ..args.write.writer("kubectl-edit") };
     let before = shown(cx, info, args).await?;
-    let as_json = matches!(args.print.output(false)?, Output::Json);
+    let as_json = matches!(args.print.output()?, Output::Json);
     let mut text = if as_json { json_text(&before) } else { yaml::to_string(&before) };
     if args.windows_line_endings {
         text = text.replace('\n', "\r\n");

@@ -68,7 +68,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
             fail!("valid --types are Normal or Warning");
         }
     }
-    let output = args.print.output(args.no_headers)?;
+    let output = args.print.output()?;
     let fields = fields(cx, &args.of).await?;
     let ns = if args.all_namespaces { "" } else { cx.ns.as_str() };
     let options = ListOptions { field_selector: fields.clone(), ..ListOptions::default() };

@@ -38,6 +38,9 @@ pub struct Args {
 
 /// Runs the verb.
 pub async fn run(cx: &Cx, args: Args) -> Done {
+    if args.target.is_none() && args.files.is_empty() {
+        fail!("pod, type/name or --filename must be specified");
+    }
     if args.command.is_empty() {
         fail!("you must specify at least one command for the container");
     }

@@ -16,7 +16,7 @@ use super::mapper::Resource;
 use super::print::jsonpath::JsonPath;
 use super::print::tab::Rows;
 use super::print::table::{self, View};
-use super::print::{Output, PrintFlags, list_of};
+use super::print::{Output, PrintFlags, escape_html, list_of, sorted};
 use super::raw::{self, Beside};
 use crate::api::meta::quantity::Quantity;
 use crate::api::status::{Reason, Status};
@@ -108,7 +108,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     if args.output_watch_events && !args.watches() {
         fail!("--output-watch-events option can only be used with --watch or --watch-only");
     }
-    let output = args.print.output(args.no_headers)?;
+    let output = args.print.tables(args.no_headers)?;
     let targets = targets(cx, &args).await?;
     if args.watch || args.watch_only {
         return watch(cx, &args, &output, &targets).await;
@@ -284,29 +284,28 @@ fn view(args: &Args, output: &Output, target: &Target, several: bool) -> View {
 }
 
 async fn tables(cx: &Cx, args: &Args, output: &Output, targets: &[Target]) -> Done {
-    let several = targets.iter().any(|t| t.resource.res != targets[0].resource.res);
     let sort = sorter(&args.sort_by)?;
-    let mut failures = Vec::new();
+    let (mut failures, mut found) = (Vec::new(), Vec::new());
+    for target in targets {
+        match target.read(cx, args, args.accept(), sort.is_some()).await {
+            Ok(answer) => found.push((target, as_table(answer))),
+            Err(failure) if failure.is_not_found() && args.ignore_not_found => {}
+            Err(failure) => failures.push(failure),
+        }
+    }
+    let several = found.iter().any(|(t, _)| t.resource.res != found[0].0.resource.res);
     let mut out = String::new();
     let mut group: Option<(&Target, Rows, Vec<Vec<String>>)> = None;
     let mut any = false;
-    let mut found_nothing = !targets.is_empty();
-    for target in targets {
-        let mut table = match target.read(cx, args, args.accept(), sort.is_some()).await {
-            Ok(answer) => as_table(answer),
-            Err(failure) if failure.is_not_found() && args.ignore_not_found => continue,
-            Err(failure) => {
-                failures.push(failure);
-                continue;
-            }
-        };
+    let found_nothing = !targets.is_empty() && found.iter().all(|(_, table)| table.items_at("/rows").is_empty());
+    for (target, mut table) in found {
         if let Some(path) = &sort {
             sort_rows(&mut table, path)?;
         }
-        found_nothing &= table.items_at("/rows").is_empty();
         let begins = group.as_ref().is_none_or(|(last, ..)| last.resource.res != target.resource.res);
         if begins {
-            flush(&mut out, &mut group, &mut any);
+            flush(&mut out, &mut group, any && !args.no_headers);
+            any |= !out.is_empty();
             group = Some((target, Rows::new(), Vec::new()));
         }
         if let Some((_, _, rows)) = &mut group {
@@ -314,7 +313,7 @@ async fn tables(cx: &Cx, args: &Args, output: &Output, targets: &[Target]) -> Do
             rows.extend(table::rows(&table, &view(args, output, target, several), headers));
         }
     }
-    flush(&mut out, &mut group, &mut any);
+    flush(&mut out, &mut group, any && !args.no_headers);
     put(&out)?;
     if found_nothing && failures.is_empty() && !args.ignore_not_found {
         eprintln!("{}", nothing(args, targets));
@@ -330,16 +329,15 @@ fn nothing(args: &Args, targets: &[Target]) -> String {
     }
 }
 
-/// Writes a group of rows; a blank line stands between groups.
-fn flush(out: &mut String, group: &mut Option<(&Target, Rows, Vec<Vec<String>>)>, any: &mut bool) {
+/// Writes a group of rows; between groups with headers stands a blank line.
+fn flush(out: &mut String, group: &mut Option<(&Target, Rows, Vec<Vec<String>>)>, parted: bool) {
     if let Some((_, mut columns, rows)) = group.take()
         && !rows.is_empty()
     {
-        if *any {
+        if parted {
             out.push('\n');
         }
         out.push_str(&columns.align(&rows));
-        *any = true;
     }
 }
 
@@ -511,6 +509,9 @@ impl Shower<'_> {
                     Some(kind) => serde_json::json!({"type": kind, "object": object}),
                     None => object,
                 };
+                if view.event.is_some() && matches!(self.output, Output::Json) {
+                    return put(&(escape_html(&sorted(&object).to_string()) + "\n"));
+                }
                 let o = &object;
                 let separator = if matches!(self.output, Output::Yaml) && !std::mem::take(&mut self.headers) {
                     "---\n"

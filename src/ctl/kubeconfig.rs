@@ -67,7 +67,7 @@ pub fn context_name(config: &Kubeconfig, globals: &Globals) -> String {
 }
 
 /// Writes what the flags say of the user over an entry of `users`.
-fn credentials(user: &mut Value, globals: &Globals) -> Done {
+fn credentials(user: &mut Value, name: &str, globals: &Globals) -> Done {
     if let Some(token) = &globals.token {
         *user = json!({ "token": token });
     }
@@ -96,7 +96,7 @@ fn credentials(user: &mut Value, globals: &Globals) -> Done {
     let impersonates = user["as"].as_str().is_some_and(|who| !who.is_empty());
     if !impersonates && (globals.as_uid.is_some() || !globals.as_group.is_empty() || !globals.as_user_extra.is_empty())
     {
-        fail!("requesting uid, groups or user-extra for \"\" without impersonating a user");
+        fail!("requesting uid, groups or user-extra for {name} without impersonating a user");
     }
     Ok(())
 }
@@ -156,7 +156,7 @@ fn overlay(config: &mut Kubeconfig, globals: &Globals) -> Done {
     if globals.insecure_skip_tls_verify {
         cluster["insecure-skip-tls-verify"] = true.into();
     }
-    credentials(&mut user, globals)?;
+    credentials(&mut user, &user_name, globals)?;
     context["cluster"] = OVERRIDE.into();
     context["user"] = OVERRIDE.into();
     for (list, inner, value) in

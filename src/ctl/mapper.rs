@@ -5,6 +5,9 @@
 //!
 //! **Invariant:** discovery is read at most once per process and never kept on disk, so that it is never stale.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::cx::{Call, Cx};
@@ -68,10 +71,10 @@ impl Resource {
         self.verbs.iter().any(|v| v == verb)
     }
 
-    /// True for a name of it: plural, singular, short or the kind, in lower case.
+    /// True for a name of it: plural, singular or the kind in any case, a short one in its own.
     fn is_named(&self, name: &str) -> bool {
-        self.res.plural == name
-            || self.singular == name
+        self.res.plural.eq_ignore_ascii_case(name)
+            || self.singular.eq_ignore_ascii_case(name)
             || self.short.iter().any(|s| s == name)
             || self.res.kind.eq_ignore_ascii_case(name)
     }
@@ -88,6 +91,7 @@ pub fn kind_name(group: &str, kind: &str) -> String {
 pub struct Mapper {
     resources: Vec<Resource>,
     versions: Vec<String>,
+    warned: RefCell<HashSet<String>>,
 }
 
 impl Mapper {
@@ -189,11 +193,12 @@ impl Mapper {
 
     /// The resource that `arg` names: `pods`, `deploy.apps`, `deployments.v1.apps`, in any case.
     pub fn find(&self, arg: &str) -> Result<&Resource, Failure> {
-        let lower = arg.to_lowercase();
-        let mut parts = lower.splitn(2, '.');
+        let mut parts = arg.splitn(2, '.');
         let name = parts.next().unwrap_or_default();
         let Some(rest) = parts.next() else {
-            return self.pick(|r| r.is_named(name)).ok_or_else(|| unknown(name));
+            let found = self.pick(|r| r.is_named(name)).ok_or_else(|| unknown(name))?;
+            self.warn_of_others(found, name);
+            return Ok(found);
         };
         if let Some((version, group)) = rest.split_once('.')
             && let Some(found) = self.pick(|r| r.res.version == version && r.res.group == group && r.is_named(name))
@@ -230,6 +235,21 @@ impl Mapper {
     pub fn of_kind(&self, api_version: &str, kind: &str) -> Option<&Resource> {
         let (group, version) = gvk::split(api_version);
         self.pick(|r| r.res.group == group && r.res.version == version && r.res.kind == kind)
+    }
+
+    /// Says, once, which resources of other groups a short name could mean too.
+    fn warn_of_others(&self, found: &Resource, name: &str) {
+        if !found.short.iter().any(|s| s == name) || !self.warned.borrow_mut().insert(name.to_owned()) {
+            return;
+        }
+        let mut told = vec![&found.res.group];
+        for other in self.resources.iter().filter(|r| r.short.iter().any(|s| s == name)) {
+            if !told.contains(&&other.res.group) {
+                told.push(&other.res.group);
+                let other = other.qualified();
+                eprintln!("Warning: short name {name:?} could also match lower priority resource {other}");
+            }
+        }
     }
 
     fn pick(&self, matches: impl Fn(&Resource) -> bool) -> Option<&Resource> {

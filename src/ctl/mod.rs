@@ -27,6 +27,7 @@ mod diff;
 mod drain;
 mod edit;
 mod events;
+mod examples;
 mod exec;
 mod explain;
 mod expose;
@@ -67,6 +68,7 @@ use fail::Failure;
 
 /// Flags of every verb.
 #[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Flags of all commands")]
 pub struct Globals {
     /// Namespace to work in
     #[arg(short, long, global = true, value_name = "NAMESPACE")]
@@ -249,7 +251,7 @@ impl FromArgMatches for Args {
 
 impl clap::Args for Args {
     fn augment_args(command: Command) -> Command {
-        with_boolean_values(<Raw as clap::Args>::augment_args(command))
+        examples::with_examples(with_boolean_values(<Raw as clap::Args>::augment_args(command)))
     }
 
     fn augment_args_for_update(command: Command) -> Command {

@@ -351,7 +351,7 @@ async fn history(cx: &Cx, info: &Info, flags: &History) -> Done {
         let Some(found) = all.iter().find(|r| r.number == flags.revision) else {
             fail!("unable to find the specified revision")
         };
-        let output = flags.print.output(false)?;
+        let output = flags.print.output()?;
         if !output.is_human() {
             return put(&output.object(&flags.print.shown(&found.source))?);
         }
@@ -363,7 +363,7 @@ async fn history(cx: &Cx, info: &Info, flags: &History) -> Done {
     if flags.revision < 0 {
         fail!("revision must be a positive integer: {}", flags.revision);
     }
-    let output = flags.print.output(false)?;
+    let output = flags.print.output()?;
     if !output.is_human() {
         let all: Vec<Value> = all.iter().map(|r| flags.print.shown(&r.source)).collect();
         return all.iter().enumerate().try_for_each(|(i, one)| {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::builder::{Info, Query};
 use super::cx::{Cx, Done};
 use super::fail::{Failure, fail};
-use super::print::PrintFlags;
+use super::print::{DryRun, PrintFlags};
 use super::write::{MERGE, ValidateFlag, WriteFlags, Writer};
 use crate::api::meta::names;
 use crate::api::value::ValueExt;
@@ -50,7 +50,10 @@ fn parse(text: &str) -> Done<Change> {
         let key = key.split('=').next().unwrap_or(key);
         return Ok(Change::Remove { key: key.to_owned(), effect });
     }
-    let (left, effect) = text.split_once(':').ok_or_else(bad)?;
+    let (left, effect) = text.split_once(':').ok_or_else(|| match &names::qualified_name(text)[..] {
+        [] => bad(),
+        why => Failure::Plain(format!("invalid taint spec: {text}, {}\n{HELP}", why.join("; "))),
+    })?;
     if !EFFECTS.contains(&effect) {
         fail!("invalid taint effect: {effect}, unsupported taint effect\n{HELP}");
     }
@@ -103,6 +106,14 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     if changes.is_empty() {
         fail!("at least one taint update is required");
     }
+    for change in &changes {
+        let Change::Remove { key: gone, effect: of } = change else { continue };
+        let also_set = |c: &Change| matches!(c, Change::Add { key, effect, .. } if key == gone && of.as_ref().is_none_or(|e| e == effect));
+        if changes.iter().any(also_set) {
+            let of = of.as_deref().unwrap_or_default();
+            fail!("can not both modify and remove the following taint(s) in the same command: {gone}={of}");
+        }
+    }
     // All of them, whatever is named beside it.
     let resources = if args.all { &resources[..1] } else { resources };
     let query = Query { args: resources, labels: &args.selector, all: args.all, fetch: true, ..Query::default() };
@@ -138,7 +149,8 @@ async fn one(cx: &Cx, info: &Info, changes: &[Change], args: &Args) -> Done {
         (false, _) => "untainted",
         _ => "tainted",
     };
-    args.print.done(&info.resource, &object, verb, writer.dry_run)
+    // That nothing was stored is not told: kubectl does not.
+    args.print.done(&info.resource, &object, verb, DryRun::None)
 }
 
 #[cfg(test)]

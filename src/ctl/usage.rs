@@ -37,6 +37,8 @@ pub fn tell(error: &clap::Error, words: &[String]) -> Option<Told> {
             let wrong = !matches!(place.path.iter().map(String::as_str).collect::<Vec<_>>()[..], [] | ["certificate"]);
             return Some(Told::Help { text: place.help(), wrong });
         }
+        // Words beside the flags of a verb that has verbs below it.
+        ErrorKind::ArgumentConflict if !place.rest.is_empty() => place.unknown(""),
         ErrorKind::UnknownArgument => place.unknown(&subject),
         ErrorKind::InvalidSubcommand => place.unknown_verb(&text(ContextKind::InvalidSubcommand)),
         ErrorKind::MissingRequiredArgument => {
@@ -161,7 +163,9 @@ impl Place {
         if !self.path.is_empty() {
             let words = if self.rest.is_empty() { verb.to_owned() } else { self.rest.join(" ") };
             return match self.path[..] {
-                [ref create] if create == "create" => format!("error: Unexpected args: [{words}]\n{}", self.examples()),
+                [ref verb] if verb == "create" || verb == "apply" => {
+                    format!("error: Unexpected args: [{words}]\n{}", self.examples())
+                }
                 _ => format!("error: unknown command {words:?}\n{}", self.examples()),
             };
         }
@@ -302,7 +306,7 @@ mod tests {
     #[test_case("create bogus x", "error: Unexpected args: [bogus x]\nSee 'kubectl create -h' for help and examples")]
     #[test_case("rollout bogus", "error: unknown command \"bogus\"\nSee 'kubectl rollout -h' for help and examples")]
     #[test_case("top pod", "error: \"top\" is a command of kubectl that orch ctl does not have")]
-    #[test_case("gte", "error: unknown command \"gte\" for \"kubectl\"\n\nDid you mean this?\n\tget\n\tset\n"; "a slip")]
+    #[test_case("gte", "error: unknown command \"gte\" for \"kubectl\"\n\nDid you mean this?\n\tget\n"; "a slip")]
     #[test_case("apply extra", "error: Unexpected args: [extra]\nSee 'kubectl apply -h' for help and examples")]
     #[test_case("apply -f", "error: flag needs an argument: 'f' in -f\nSee 'kubectl apply --help' for usage.")]
     #[test_case(

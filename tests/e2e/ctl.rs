@@ -26,6 +26,17 @@ const LINES: &[&str] = &[
     "apply -f M",
     "apply -f M",
     "get cm,svc -o name",
+    "apply view-last-applied cm cm1",
+    "apply view-last-applied cm cm1 -o json",
+    "apply view-last-applied cm cm1 -o bogus",
+    "apply set-last-applied -f M",
+    "apply -f M --prune",
+    "apply -f M --prune --all -l a=b",
+    "apply -f M --prune -l a=b --prune-allowlist=x",
+    "apply -f M --prune -l a=b --prune-allowlist=core/v1/ConfigMap",
+    "apply -f M --server-side --force",
+    "apply -f M --grace-period=1",
+    "apply extra",
     "get cm cm1 -o jsonpath={.data}",
     "get cm -L a --no-headers",
     "get cm --show-labels --no-headers",
@@ -49,6 +60,19 @@ const LINES: &[&str] = &[
     "create cm c8 --from-file=/nope",
     "create cm c9 --from-env-file=/nope --from-literal=a=b",
     "create cm c10 --dry-run=bogus",
+    "create cm h1 --from-literal=a=b --append-hash -o name",
+    "create secret generic h1 --from-literal=a=b --append-hash -o name",
+    "create cm c11 --from-file=a=b=c",
+    "create cm c11 --from-literal=a/b=c",
+    "create --raw nope -f M",
+    "create role r2 --verb=use --resource=pods",
+    "create clusterrole cr --verb=watch --non-resource-url=/x",
+    "create quota q2 --hard=pods=x",
+    "create job j2 --image=x --from=cronjob/y",
+    "create service nodeport s5",
+    "create service clusterip s5 --tcp=80:99999",
+    "create ingress i --rule=foo/=x",
+    "create token nope --bound-object-name=x",
     "create secret tls t1 --cert=/nope",
     "create secret tls t1 --cert=/nope --key=/nope",
     "create deploy d7 --image=nginx --dry-run=server",
@@ -66,6 +90,9 @@ const LINES: &[&str] = &[
     "run r --image=x --rm",
     "run r --image=x --expose",
     "run r --image=Bad:Im:age",
+    "run r --image=x --port=x",
+    "run r --image=x --image-pull-policy=Bogus",
+    "run r --image=x --override-type=bogus --overrides={}",
     "run r --image=x -i --dry-run=client",
     "create role r1 --verb=get,list --resource=pods,deployments.apps",
     "create rolebinding rb1 --role=r1 --user=jane",
@@ -75,6 +102,11 @@ const LINES: &[&str] = &[
     "label cm cm1 x=z",
     "label cm cm1 x=z --overwrite",
     "label cm cm1 x-",
+    "label cm cm1 x=1 x-",
+    "label cm cm1 a=b=c",
+    "label --local -f M s=2",
+    "label cm cm1 s=2 --local",
+    "label cm cm1 x=1 --resource-version=1",
     "annotate cm cm1 q=r",
     "patch cm cm1 -p {\"data\":{\"p\":\"1\"}}",
     "patch cm cm1 -p {\"data\":{\"p\":\"1\"}}",
@@ -86,10 +118,26 @@ const LINES: &[&str] = &[
     "set image deploy/d2 nginx=nginx:3",
     "set image deploy/d2 x=nginx:3",
     "set env deploy/d2 A=b",
+    "set env deploy/d2 --from=cm/cm2",
+    "set env deploy/d2 --list --resolve",
+    "set env deploy/d2 1BAD=x",
+    "set env deploy/d2 A=c --overwrite=false",
+    "set selector svc web x=y",
+    "set selector deploy/d2 x=y",
+    "set subject rolebinding rb1 --user=bob",
+    "set subject deploy/d2 --user=bob",
+    "set serviceaccount deploy/d2 sa1",
+    "set image cm/cm1 a=b",
+    "set image deploy/d2 a=b --local",
+    "autoscale deploy d2 --max=3",
+    "autoscale deploy d2 --min=5 --max=3",
+    "autoscale cm cm1 --max=3",
     "expose deploy d2 --name=web2 --port=81 --target-port=80",
     // Of one key: kubectl writes them in no order.
     "describe cm cm2",
     "describe secret s1",
+    "describe quota q1",
+    "describe role r1",
     "wait --for=jsonpath={.data.z}=2 cm/cm1",
     "wait --for=condition=Ready cm/cm1 --timeout=1s",
     "wait --for=condition=Ready cm/cm1 cm/cm2 --timeout=1s",
@@ -109,8 +157,15 @@ const LINES: &[&str] = &[
     "port-forward p",
     "cp a b",
     "edit",
+    "cordon",
+    "drain",
+    "drain n -l a=b",
     "delete",
     "delete cm x --all",
+    "delete cm -l a=b --all",
+    "replace -f M --timeout=1s",
+    "cp a b c",
+    "logs p a b",
     "delete cm x --cascade=bogus",
     "label cm cm1 bad/label/x=y",
     "annotate cm cm1 a/b/c=d",
@@ -128,8 +183,26 @@ const LINES: &[&str] = &[
     "get cm cm1 -o go-template={{.nope",
     "get cm --output-watch-events",
     "get --raw /version -o yaml",
+    "get --raw nope",
+    "get --raw /version cm",
+    "get deploy --subresource=scale",
+    "get cm,svc -w",
+    "get cm cm1 --field-selector=a=b",
+    "get cm --user=nope",
+    "get cm --server-print=false --no-headers",
     "get cm --cluster=nope",
     "auth can-i create pods",
+    "auth can-i --list --as=jane",
+    "auth whoami --as=jane --as-uid=u",
+    "auth whoami --as-group=g",
+    "certificate approve",
+    "certificate approve nope",
+    "events --types=Bogus",
+    "events --for=bad",
+    "config get-contexts nope",
+    "config use-context nope",
+    "config view -o jsonpath={.users[*].name}",
+    "completion bogus",
     "auth can-i get pods --as=jane --as-group=nobodies",
     "api-versions",
     "api-resources -o name",
@@ -181,8 +254,8 @@ fn start(dir: &Path) -> Server {
     server
 }
 
-/// Exit code, stdout, stderr; the namespace's name is taken out, and ages (with the spaces behind them), which depend on
-/// when a command ran.
+/// Exit code, stdout, stderr; the namespace's name is taken out, and ages (with the spaces behind them), and times, which
+/// depend on when a command ran.
 fn run(program: &[&str], dir: &Path, ns: &str, line: &str) -> (Option<i32>, String, String) {
     let manifest = dir.join("m.yaml").display().to_string();
     let words = line.split(' ').map(|w| if w == "M" { manifest.as_str() } else { w });
@@ -197,7 +270,11 @@ fn run(program: &[&str], dir: &Path, ns: &str, line: &str) -> (Option<i32>, Stri
         .output()
         .unwrap();
     let ages = regex::Regex::new(r"\b(?:\d+[smhd])+\b *").unwrap();
-    let text = |bytes: &[u8]| ages.replace_all(&String::from_utf8_lossy(bytes).replace(ns, "NS"), "AGE ").into_owned();
+    let times = regex::Regex::new(r"\w{3}, \d\d \w{3} \d{4} [\d:]{8} [+-]\d{4}").unwrap();
+    let text = |bytes: &[u8]| {
+        let text = String::from_utf8_lossy(bytes).replace(ns, "NS");
+        times.replace_all(&ages.replace_all(&text, "AGE "), "TIME").into_owned()
+    };
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 

@@ -84,8 +84,7 @@ impl Args {
         if !self.subresource.is_empty() && !self.server_side {
             fail!("--subresource can only be specified for --server-side");
         }
-        self.prune.check(&self.selector)?;
-        self.removal.check()
+        self.prune.check(&self.selector)
     }
 }
 
@@ -109,7 +108,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     if infos.is_empty() && cx.code() == 0 {
         fail!("no objects passed to apply");
     }
-    let output = args.print.output(false)?;
+    let output = args.print.output()?;
     let (mut all, mut kept) = (Vec::new(), prune::Kept::default());
     let sub = Some(args.subresource.as_str()).filter(|s| !s.is_empty());
     for info in &infos {
@@ -204,7 +203,9 @@ async fn once(cx: &Cx, info: &Info, writer: &Writer, args: &Args) -> Done<Applie
     };
     let (media, patch) = difference(&original, &modified, &current);
     if patch.as_object().is_none_or(serde_json::Map::is_empty) {
-        return Ok(Applied { object: current, verb: "unchanged" });
+        // A try on this side does not look.
+        let verb = if writer.dry_run.is_client() { "configured" } else { "unchanged" };
+        return Ok(Applied { object: current, verb });
     }
     if !args.overwrite {
         let changed = difference(&original, &current, &original).1;

@@ -218,7 +218,7 @@ fn view(globals: &Globals, mut value: Value, current: String, args: &View) -> Do
     value["kind"] = "Config".into();
     value["current-context"] = current.into();
     value.set_if_absent("/preferences", json!({}));
-    match args.print.output(false)? {
+    match args.print.output()? {
         Output::Human { .. } => put(&yaml::to_string(&value)),
         output => put(&output.object(&value)?),
     }

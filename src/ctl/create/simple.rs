@@ -119,7 +119,7 @@ impl Token {
             Failure::Server { status, .. } => Failure::Plain(format!("failed to create token: {}", status.message)),
             other => other,
         })?;
-        let output = self.print.output(false)?;
+        let output = self.print.output()?;
         if !output.is_human() {
             return crate::ctl::cx::put(&output.object(&answer)?);
         }
@@ -252,13 +252,14 @@ pub struct Ingress {
     annotations: Vec<String>,
 }
 
-fn backend(text: &str) -> Done<Value> {
-    let Some((service, port)) = text.split_once(':') else { fail!("{text:?} is no service:port") };
+/// `service:port`.
+fn backend(text: &str) -> Option<Value> {
+    let (service, port) = text.split_once(':').filter(|(s, p)| !s.is_empty() && !p.is_empty())?;
     let port = match port.parse::<u16>() {
         Ok(number) => json!({"number": number}),
         Err(_) => json!({"name": port}),
     };
-    Ok(json!({"service": {"name": service, "port": port}}))
+    Some(json!({"service": {"name": service, "port": port}}))
 }
 
 impl Generate for Ingress {
@@ -272,12 +273,15 @@ impl Generate for Ingress {
         set_unless_empty(&mut ingress, "/metadata/annotations", pairs(&self.annotations, "annotation")?.into());
         set_unless_empty(&mut ingress, "/spec/ingressClassName", self.class.clone().into());
         if !self.default_backend.is_empty() {
-            ingress.set_at("/spec/defaultBackend", backend(&self.default_backend)?);
+            let Some(backend) = backend(&self.default_backend) else {
+                fail!("default-backend should be in format servicename:serviceport")
+            };
+            ingress.set_at("/spec/defaultBackend", backend);
         }
         let (mut rules, mut tls): (Vec<Value>, Vec<Value>) = (Vec::new(), Vec::new());
         for rule in &self.rules {
             let (route, option) = rule.split_once(',').unwrap_or((rule, ""));
-            let Some((place, target)) = route.split_once('=') else {
+            let Some((place, backend)) = route.split_once('=').and_then(|(p, t)| Some((p, backend(t)?))) else {
                 fail!("rule {rule} is invalid and should be in format host/path=svcname:svcport[,tls[=secret]]")
             };
             let (host, path) = place.split_once('/').unwrap_or((place, ""));
@@ -285,7 +289,7 @@ impl Generate for Ingress {
                 Some(path) => (format!("/{path}"), "Prefix"),
                 None => (format!("/{path}"), "Exact"),
             };
-            let entry = json!({"path": path, "pathType": kind, "backend": backend(target)?});
+            let entry = json!({"path": path, "pathType": kind, "backend": backend});
             match rules.iter_mut().find(|r| r["host"] == host) {
                 Some(Value::Object(known)) => {
                     if let Some(Value::Array(paths)) = known.get_mut("http").and_then(|h| h.get_mut("paths")) {
@@ -294,10 +298,21 @@ impl Generate for Ingress {
                 }
                 _ => rules.push(json!({"host": host, "http": {"paths": [entry]}})),
             }
-            if let Some(secret) = option.strip_prefix("tls") {
-                let mut part = json!({"hosts": [host]});
-                set_unless_empty(&mut part, "/secretName", secret.trim_start_matches('=').into());
-                tls.push(part);
+            // Without a host there is nothing to say in whose name; hosts of one secret stand together.
+            if let Some(secret) = option.strip_prefix("tls").filter(|_| !host.is_empty()) {
+                let secret = secret.trim_start_matches('=');
+                match tls.iter_mut().find(|t| t.str_at("/secretName").unwrap_or_default() == secret) {
+                    Some(Value::Object(known)) => {
+                        if let Some(Value::Array(hosts)) = known.get_mut("hosts") {
+                            hosts.push(host.into());
+                        }
+                    }
+                    _ => {
+                        let mut part = json!({"hosts": [host]});
+                        set_unless_empty(&mut part, "/secretName", secret.into());
+                        tls.push(part);
+                    }
+                }
             }
         }
         set_unless_empty(&mut ingress, "/spec/rules", rules.into());

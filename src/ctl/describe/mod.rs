@@ -151,7 +151,7 @@ pub fn annotations(out: &mut Out, level: usize, object: &Value) {
         } else {
             out.line(level, format!("{head}{key}:"));
             for line in value.split('\n') {
-                let short: String = line.chars().take(LONG).collect();
+                let short: String = line.chars().take(LONG - 2).collect();
                 let dots = if short.len() < line.len() { "..." } else { "" };
                 out.line(level, format!("\t  {short}{dots}"));
             }
@@ -247,8 +247,8 @@ async fn describe(cx: &Cx, out: &mut Out, info: &Info) -> Done {
         ("", "Service") => service::describe(cx, out, object).await?,
         ("", "ConfigMap") => simple::config_map(out, object),
         ("", "Secret") => simple::secret(out, object),
-        ("", "Namespace") => simple::namespace(out, object),
-        ("", "ServiceAccount") => simple::service_account(out, object),
+        ("", "Namespace") => simple::namespace(cx, out, object).await?,
+        ("", "ServiceAccount") => simple::service_account(cx, out, object).await?,
         ("rbac.authorization.k8s.io", "Role" | "ClusterRole") => rbac::role(out, object),
         ("rbac.authorization.k8s.io", _) => rbac::binding(out, object),
         ("apps", "Deployment") => workload::deployment(cx, out, object).await?,

@@ -56,11 +56,16 @@ pub fn quota(out: &mut Out, quota: &Value) {
     }
     out.line(0, "Resource\tUsed\tHard");
     out.line(0, "--------\t----\t----");
+    used(out, 0, quota);
+}
+
+/// What a quota grants and what is used of it.
+pub fn used(out: &mut Out, level: usize, quota: &Value) {
     let mut names: Vec<(&String, &Value)> = quota["status"]["hard"].as_object().into_iter().flatten().collect();
     names.sort_by(|a, b| a.0.cmp(b.0));
     for (name, hard) in names {
         let used = quota["status"]["used"].get(name).map(text).unwrap_or_else(|| "0".into());
-        out.line(0, format!("{name}\t{used}\t{}", text(hard)));
+        out.line(level, format!("{name}\t{used}\t{}", text(hard)));
     }
 }
 
@@ -68,17 +73,24 @@ pub fn quota(out: &mut Out, quota: &Value) {
 pub fn limits(out: &mut Out, range: &Value) {
     out.field(0, "Name", text(&range["metadata"]["name"]));
     out.field(0, "Namespace", text(&range["metadata"]["namespace"]));
-    out.line(0, "Type\tResource\tMin\tMax\tDefault Request\tDefault Limit\tMax Limit/Request Ratio");
-    out.line(0, "----\t--------\t---\t---\t---------------\t-------------\t-----------------------");
+    table_of_limits(out, "", std::slice::from_ref(range));
+}
+
+/// The limits of ranges, a line for each resource.
+pub fn table_of_limits(out: &mut Out, indent: &str, ranges: &[Value]) {
+    let heads = "Type\tResource\tMin\tMax\tDefault Request\tDefault Limit\tMax Limit/Request Ratio";
+    out.line(0, format!("{indent}{heads}"));
+    let rules = "----\t--------\t---\t---\t---------------\t-------------\t-----------------------";
+    out.line(0, format!("{indent}{rules}"));
     const COLUMNS: [&str; 5] = ["min", "max", "defaultRequest", "default", "maxLimitRequestRatio"];
-    for limit in range.items_at("/spec/limits") {
+    for limit in ranges.iter().flat_map(|r| r.items_at("/spec/limits")) {
         let mut names: Vec<&String> =
             COLUMNS.iter().filter_map(|c| limit[*c].as_object()).flat_map(serde_json::Map::keys).collect();
         names.sort();
         names.dedup();
         for name in names {
             let cells = COLUMNS.map(|c| limit[c].get(name).map_or("-".to_owned(), text));
-            out.line(0, format!("{}\t{name}\t{}", text(&limit["type"]), cells.join("\t")));
+            out.line(0, format!("{indent}{}\t{name}\t{}", text(&limit["type"]), cells.join("\t")));
         }
     }
 }

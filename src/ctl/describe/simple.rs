@@ -4,8 +4,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use super::{Out, annotations, text};
+use super::{Out, annotations, policy, text};
 use crate::api::value::ValueExt;
+use crate::client::res::{LIMIT_RANGES, RESOURCE_QUOTAS, SECRETS};
+use crate::ctl::cx::{Cx, Done};
 
 fn head(out: &mut Out, object: &Value, namespaced: bool) {
     out.field(0, "Name", text(&object["metadata"]["name"]));
@@ -51,7 +53,7 @@ pub fn secret(out: &mut Out, secret: &Value) {
 }
 
 /// Describes a namespace.
-pub fn namespace(out: &mut Out, namespace: &Value) {
+pub async fn namespace(cx: &Cx, out: &mut Out, namespace: &Value) -> Done {
     head(out, namespace, false);
     out.field(0, "Status", text(&namespace["status"]["phase"]));
     if !namespace.items_at("/status/conditions").is_empty() {
@@ -71,17 +73,46 @@ pub fn namespace(out: &mut Out, namespace: &Value) {
             );
         }
     }
-    out.line(0, "\nNo resource quota.\n\nNo LimitRange resource.");
+    let ns = namespace.str_at("/metadata/name").unwrap_or_default();
+    let quotas = cx.items(&RESOURCE_QUOTAS, ns, "", "").await?;
+    if quotas.is_empty() {
+        out.line(0, "\nNo resource quota.");
+    } else {
+        out.line(0, "\nResource Quotas");
+        for quota in &quotas {
+            out.field(1, "Name", text(&quota["metadata"]["name"]));
+            out.line(1, "Resource\tUsed\tHard");
+            out.line(1, "--------\t---\t---");
+            policy::used(out, 1, quota);
+        }
+    }
+    let limits = cx.items(&LIMIT_RANGES, ns, "", "").await?;
+    if limits.is_empty() {
+        out.line(0, "\nNo LimitRange resource.");
+    } else {
+        out.line(0, "\nResource Limits");
+        policy::table_of_limits(out, " ", &limits);
+    }
+    Ok(())
 }
 
 /// Describes a service account.
-pub fn service_account(out: &mut Out, account: &Value) {
+pub async fn service_account(cx: &Cx, out: &mut Out, account: &Value) -> Done {
     head(out, account, true);
+    let ns = account.str_at("/metadata/namespace").unwrap_or_default();
+    let there: Vec<String> =
+        cx.items(&SECRETS, ns, "", "").await?.iter().map(|s| text(&s["metadata"]["name"])).collect();
     for (title, path) in
         [("Image pull secrets", "/imagePullSecrets"), ("Mountable secrets", "/secrets"), ("Tokens", "/none")]
     {
-        let names: Vec<String> = account.items_at(path).iter().map(|s| text(&s["name"])).collect();
+        let names: Vec<String> = account
+            .items_at(path)
+            .iter()
+            .map(|s| text(&s["name"]))
+            .map(|n| if there.contains(&n) { n } else { format!("{n} (not found)") })
+            .collect();
         out.field(0, title, names.first().map_or("<none>", String::as_str));
         names.iter().skip(1).for_each(|n| out.line(0, format!("\t{n}")));
     }
+    Ok(())
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
 use super::cx::{Done, put};
-use super::fail::{Failure, fail, os};
+use super::fail::{Failure, os};
 use super::mapper::{self, Resource};
 use crate::api::codec::yaml;
 use crate::api::meta::gvk;
@@ -66,11 +66,34 @@ pub enum Output {
     Template(String),
 }
 
-const FORMATS: &str = "custom-columns,custom-columns-file,go-template,go-template-file,json,jsonpath,jsonpath-as-json,jsonpath-file,name,template,templatefile,wide,yaml";
+/// Formats of all verbs, and of `get`, which also makes tables.
+const FORMATS: [&str; 10] = [
+    "go-template",
+    "go-template-file",
+    "json",
+    "jsonpath",
+    "jsonpath-as-json",
+    "jsonpath-file",
+    "name",
+    "template",
+    "templatefile",
+    "yaml",
+];
+const OF_TABLES: [&str; 3] = ["custom-columns", "custom-columns-file", "wide"];
 
 impl PrintFlags {
-    /// Reads the flags.
-    pub fn output(&self, no_headers: bool) -> Done<Output> {
+    /// Reads the flags of a verb that shows objects.
+    pub fn output(&self) -> Done<Output> {
+        let name = self.output.as_deref().unwrap_or_default();
+        let name = name.split_once('=').map_or(name, |(name, _)| name);
+        if !name.is_empty() && !FORMATS.contains(&name) {
+            return Err(unknown(name, &FORMATS));
+        }
+        self.tables(false)
+    }
+
+    /// Reads the flags of a verb that makes tables too.
+    pub fn tables(&self, no_headers: bool) -> Done<Output> {
         let Some(text) = self.output.as_deref().filter(|o| !o.is_empty()) else {
             return match &self.template {
                 Some(template) => Ok(Output::Template(template.clone())),
@@ -110,9 +133,11 @@ impl PrintFlags {
             "custom-columns-file" => Output::Columns(Columns::of_file(&file()?, no_headers)?),
             "go-template" | "template" => Output::Template(given("template")?),
             "go-template-file" | "templatefile" => Output::Template(file()?),
-            other => fail!(
-                "unable to match a printer suitable for the output format {other:?}, allowed formats are: {FORMATS}"
-            ),
+            other => {
+                let mut all = [&FORMATS[..], &OF_TABLES].concat();
+                all.sort_unstable();
+                return Err(unknown(other, &all));
+            }
         })
     }
 
@@ -124,7 +149,7 @@ impl PrintFlags {
     /// The same for what has another kind than its resource (`scale.autoscaling`).
     pub fn done_as(&self, kind: &str, object: &Value, verb: &str, dry: DryRun) -> Done {
         let name = object.str_at("/metadata/name").unwrap_or_default();
-        match self.output(false)? {
+        match self.output()? {
             Output::Human { .. } => put(&format!("{kind}/{name} {verb}{}\n", dry.suffix())),
             Output::Name => put(&format!("{kind}/{name}\n")),
             output => {
@@ -145,6 +170,13 @@ impl PrintFlags {
         }
         object
     }
+}
+
+fn unknown(name: &str, known: &[&str]) -> Failure {
+    Failure::Plain(format!(
+        "unable to match a printer suitable for the output format {name:?}, allowed formats are: {}",
+        known.join(",")
+    ))
 }
 
 /// Removes `metadata.managedFields` of an object and of a list's items.
@@ -331,7 +363,7 @@ mod tests {
     #[test_case("custom-columns=N:.metadata.name,A:.metadata.labels.a,Z:.z", "N   A   Z\nx   1   <none>\n"; "columns")]
     #[test_case("go-template={{.metadata.name}}", "x"; "template")]
     fn formats(output: &str, want: &str) {
-        let output = flags(output).output(false).unwrap();
+        let output = flags(output).tables(false).unwrap();
         let got = output.object(&pod()).unwrap();
         // Columns have a least width of six.
         assert_eq!(
@@ -353,7 +385,8 @@ mod tests {
     #[test_case("jsonpath={.a"; "open")]
     #[test_case("custom-columns=A"; "no path")]
     fn refused(output: &str) {
-        assert!(flags(output).output(false).is_err());
+        assert!(flags(output).tables(false).is_err());
+        assert!(flags("wide").output().is_err() && flags("yaml").output().is_ok());
     }
 
     #[test]

@@ -43,7 +43,8 @@ pub fn rows(table: &Value, view: &View, headers: bool) -> Vec<Vec<String>> {
     }
     for row in rows {
         let mut cells = Vec::new();
-        cells.extend(view.event.clone());
+        // As wide as the longest word for what can happen, so that a watch stays aligned.
+        cells.extend(view.event.as_ref().map(|e| format!("{e:<8}")));
         if view.namespace {
             cells.push(row.str_at("/object/metadata/namespace").unwrap_or_default().to_owned());
         }

@@ -84,7 +84,10 @@ pub async fn run(cx: &Cx, args: &Args) -> Done {
     }
     for info in infos {
         warn_of_no_match(&info, args)?;
-        let change = |pod: &mut Value| change(pod, &changes, &args.containers, args.overwrite);
+        let place = format!("{}/{}", info.resource.res.plural, info.name);
+        let change = |pod: &mut Value| {
+            change(pod, &changes, &args.containers, args.overwrite).map_err(|why| format!("{place} {why}"))
+        };
         let action = Action::of_template("env updated", "failed to patch env update to pod template:", change);
         super::all(cx, vec![info], &args.common, &action).await?;
     }
