@@ -106,7 +106,9 @@ mod tests {
         crate::pki::install_provider();
         // Nobody listens at a port that was just given back.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let api = (format!("https://127.0.0.1:{port}"), String::new());
+        let key = rcgen::KeyPair::generate().unwrap();
+        let ca = crate::pki::ca::Ca::new("test", key, "2026-01-01T00:00:00Z".parse().unwrap()).unwrap();
+        let api = (format!("https://127.0.0.1:{port}"), ca.cert_pem.clone());
         let why = look(Some(api), None).await.unwrap_err();
         assert!(why.starts_with("the API does not answer"), "{why}");
     }

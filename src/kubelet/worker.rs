@@ -187,7 +187,10 @@ impl Worker {
         tokio::select! {
             biased;
             // A pull or a hook may take long; a deletion does not wait for it.
-            _ = desired.wait_for(Desired::ends) => {
+            ended = desired.wait_for(Desired::ends) => {
+                if let Ok(ended) = ended && self.failure.is_none() {
+                    self.failure.clone_from(&ended.failure);
+                }
                 self.phase = Phase::Terminating;
                 Ok(None)
             }

@@ -9,6 +9,7 @@ use crate::api::value::ValueExt;
 use crate::client::res;
 use crate::kubelet::fake::FakeRuntime;
 use crate::kubelet::runtime::{Runtime, SandboxConfig, State};
+use crate::kubelet::status::{Failure, FailureKind};
 use crate::kubelet::{Config, Kubelet};
 use crate::runtime::fake::Cluster;
 use crate::util::clock::SystemClock;
@@ -165,6 +166,25 @@ async fn a_pod_that_is_deleted_while_it_waits_for_its_image_goes_at_once() {
             bench.until("nothing of it is left", gone).await;
         })
         .await;
+}
+
+#[tokio::test]
+async fn a_pod_that_is_evicted_in_the_middle_of_a_step_says_why() {
+    let bench = Bench::new(FakeRuntime::with_stalled_registry);
+    let (config, shutdown) = (Config::for_tests(bench.dir.path()), Shutdown::new());
+    let (client, listers) = (bench.cluster.client(), bench.cluster.listers.clone());
+    let kubelet = Kubelet::new(config, bench.runtime.clone(), listers, client, bench.clock.clone());
+    let test = async {
+        bench.pod("p", json!({"containers": [{"name": "c", "image": "slow:v1"}]}));
+        bench.until("the pull has begun", |b| b.count("pull slow:v1") == 1).await;
+        let failure = Failure { reason: "Evicted".into(), message: "why".into(), kind: FailureKind::Disruption };
+        kubelet.pods.fail("uid-p", failure);
+        bench.until("it has failed", |b| b.now("p").str_at("/status/phase") == Some("Failed")).await;
+        let status = bench.now("p")["status"].take();
+        assert_eq!((status.str_at("/reason"), status.str_at("/message")), (Some("Evicted"), Some("why")));
+        shutdown.trigger();
+    };
+    tokio::join!(kubelet.run(shutdown.clone()), test);
 }
 
 #[tokio::test]

@@ -45,7 +45,7 @@ impl Agent {
         let data = self.data_dir().display().to_string();
         // Its address is found and followed.
         let usual = ["agent", "--data-dir", &data, "--node-name", &self.name];
-        let args: Vec<String> = usual.iter().chain(more).map(|&a| a.to_owned()).collect();
+        let args: Vec<String> = usual.iter().chain(&harness::ANY_DISK).chain(more).map(|&a| a.to_owned()).collect();
         self.child = Some(harness::spawn(&self.machine, &args, &self.log()));
     }
 

@@ -65,6 +65,11 @@ impl From<Output> for Ran {
     }
 }
 
+/// Flags of every node: the disk of the machine that runs the tests may be as full as it likes.
+pub const ANY_DISK: [&str; 2] = ["--kubelet-arg=eviction-hard=", "--kubelet-arg=image-gc-high-threshold=100"];
+/// Flags of a cluster's own node.
+pub const NODE: [&str; 4] = ["--node-name", "box", ANY_DISK[0], ANY_DISK[1]];
+
 /// An `orch server` and the machine it runs on.
 pub struct Cluster {
     pub machine: Ns,
@@ -83,9 +88,7 @@ impl Cluster {
 
     /// The same with more flags.
     pub fn with_node_and(more: &[&str]) -> Self {
-        // The disk of the machine that runs the tests may be as full as it likes.
-        let always = ["--node-name", "box", "--kubelet-arg=eviction-hard="];
-        let mut cluster = Self::prepare(&[&always[..], more].concat());
+        let mut cluster = Self::prepare(&[&NODE[..], more].concat());
         cluster.start();
         cluster.wait_for_node();
         cluster

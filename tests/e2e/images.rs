@@ -14,12 +14,16 @@ use orch::kubelet::runtime::Runtime;
 use serde_json::Value;
 
 use crate::harness::Cluster;
+use crate::net::lab::{Ns, ip};
 
 /// The one user of the registry, and its line in the registry's list (bcrypt of the password).
 const USER: (&str, &str) = ("me", "secret:word");
 const HTPASSWD: &str = "me:$2y$05$abcdefghijklmnopqrstuuCFAENiKBlCyBuDPzJAoyIPDH7szvmzC\n";
 
-/// Debian's docker-registry on loopback, with a certificate of a private CA and a password.
+/// The address of the registry's machine.
+const REGISTRY: &str = "198.51.100.7";
+
+/// Debian's docker-registry, with a certificate of a private CA and a password.
 struct DockerRegistry {
     process: Child,
     host: String,
@@ -27,14 +31,14 @@ struct DockerRegistry {
 
 impl DockerRegistry {
     fn start(dir: &Path) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = TcpListener::bind((REGISTRY, 0)).unwrap().local_addr().unwrap().port();
         let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
         ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let ca_key = rcgen::KeyPair::generate().unwrap();
         let ca_cert = ca.self_signed(&ca_key).unwrap();
         let key = rcgen::KeyPair::generate().unwrap();
         let issuer = rcgen::Issuer::new(ca, ca_key);
-        let cert = rcgen::CertificateParams::new(vec!["127.0.0.1".into()]).unwrap().signed_by(&key, &issuer).unwrap();
+        let cert = rcgen::CertificateParams::new(vec![REGISTRY.into()]).unwrap().signed_by(&key, &issuer).unwrap();
         let write = |name: &str, text: &str| std::fs::write(dir.join(name), text).unwrap();
         write("ca.crt", &ca_cert.pem());
         write("tls.crt", &cert.pem());
@@ -43,7 +47,7 @@ impl DockerRegistry {
         let at = |name: &str| dir.join(name).display().to_string();
         let config = format!(
             "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
-             http:\n  addr: 127.0.0.1:{port}\n  tls: {{certificate: {}, key: {}}}\n\
+             http:\n  addr: {REGISTRY}:{port}\n  tls: {{certificate: {}, key: {}}}\n\
              auth: {{htpasswd: {{realm: test, path: {}}}}}\n",
             at("storage"),
             at("tls.crt"),
@@ -55,11 +59,11 @@ impl DockerRegistry {
         let process = Command::new(program).arg("serve").arg(dir.join("registry.yml")).stdout(Stdio::null()).spawn();
         let process = process.expect("docker-registry is installed (scripts/deps.sh test)");
         let end = Instant::now() + Duration::from_secs(30);
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        while TcpStream::connect((REGISTRY, port)).is_err() {
             assert!(Instant::now() < end, "the registry does not listen");
             std::thread::sleep(Duration::from_millis(20));
         }
-        Self { process, host: format!("127.0.0.1:{port}") }
+        Self { process, host: format!("{REGISTRY}:{port}") }
     }
 }
 
@@ -88,8 +92,15 @@ async fn containerd(dir: &Path, text: &str) -> (Containerd, CriRuntime) {
     (containerd, runtime)
 }
 
-#[tokio::test]
-async fn a_private_registry_is_reached_by_its_own_name_and_as_a_mirror_that_renames() {
+#[test]
+fn a_private_registry_is_reached_by_its_own_name_and_as_a_mirror_that_renames() {
+    // Clients speak plain HTTP to a loopback address, whatever they are told.
+    let machine = Ns::new("registry");
+    ip(&["-n", &machine.name, "addr", "add", &format!("{REGISTRY}/32"), "dev", "lo"]);
+    machine.block_on(private_registry);
+}
+
+async fn private_registry() {
     let _ = orch::pki::install_provider();
     let dir = tempfile::Builder::new().prefix("orch-e2e-").tempdir().unwrap();
     let registry = DockerRegistry::start(dir.path());

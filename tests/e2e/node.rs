@@ -295,9 +295,11 @@ fn ports_and_the_network_of_the_host_are_a_pods_for_the_asking() {
     cluster.eventually("the port leads to the pod", || answers(8081, "first"));
     cluster.apply(&with_port("second"));
     cluster.eventually("a port has one pod, and the other is told why", || {
-        cluster.k(&["get", "events"]).contains("host port 8081 is in use")
+        let why = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+        cluster.field("pod", "second", "/status/reason") == "NodePorts" && cluster.k(&["get", "events"]).contains(why)
     });
-    cluster.k(&["delete", "pod", "first", "--timeout=60s"]);
+    cluster.k(&["delete", "pod", "first", "second", "--timeout=60s"]);
+    cluster.apply(&with_port("second"));
     cluster.eventually("the next one gets it", || answers(8081, "second"));
 
     let host = pod("host", "  hostNetwork: true\n  dnsPolicy: ClusterFirstWithHostNet\n");

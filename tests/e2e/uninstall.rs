@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Cluster, PATIENCE, Ran, orch};
+use crate::harness::{Cluster, NODE, PATIENCE, Ran, orch};
 
 const PODS: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: {app: a}}\nspec:\n  terminationGracePeriodSeconds: 1\n  \
     containers:\n  - {name: main, image: 'localhost/orch/web:v1', ports: [{containerPort: 8080, hostPort: 8099}],\n     \
@@ -94,7 +94,7 @@ fn start_pods(cluster: &mut Cluster) {
 
 #[test]
 fn nothing_is_left_of_a_server_and_its_pods() {
-    let mut cluster = Cluster::prepare(&["--node-name", "box"]);
+    let mut cluster = Cluster::prepare(&NODE);
     let before = state(&cluster);
     start_pods(&mut cluster);
     let during = traces(&cluster);

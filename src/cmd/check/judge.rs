@@ -409,7 +409,7 @@ mod tests {
     fn a_good_machine_is_good_all_over() {
         let findings = judge(&good());
         assert!(findings.iter().all(|f| f.level == Level::Ok && f.advice.is_none()), "{findings:#?}");
-        assert_eq!(findings.len(), 16);
+        assert_eq!(findings.len(), 17);
     }
 
     fn changed(change: impl FnOnce(&mut Facts)) -> (Level, String, String) {
@@ -421,7 +421,7 @@ mod tests {
         (f.level, f.name.to_owned(), format!("{} | {}", f.says, f.advice.expect("it says what to change")))
     }
 
-    #[test_case(|f| f.is_root = false, Level::Error, "user", "run as root")]
+    #[test_case(|f| { f.is_root = false; f.forwarding = Some(true) }, Level::Error, "user", "run as root")]
     #[test_case(|f| f.kernel = "4.19.0".into(), Level::Error, "kernel", "5.4")]
     #[test_case(|f| drop(f.features.insert("nf_tables", Err("no such thing".into()))), Level::Error, "nf_tables", "modprobe nf_tables")]
     #[test_case(|f| drop(f.features.insert("vxlan", Err("no such thing".into()))), Level::Warning, "vxlan", "pods of other nodes")]

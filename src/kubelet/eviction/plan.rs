@@ -108,15 +108,18 @@ impl Least {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Thresholds(pub BTreeMap<Signal, Least>);
 
+/// Percent of a disk that has to be left. k3s's, not upstream's 10 and 15: small machines have small disks, full ones.
+const DISK_PERCENT: f64 = 5.0;
+
 impl Default for Thresholds {
     fn default() -> Self {
         Self(
             [
                 (Signal::MemoryAvailable, Least::Amount(100 << 20)),
-                (Signal::NodefsAvailable, Least::Percent(10.0)),
-                (Signal::NodefsInodesFree, Least::Percent(5.0)),
-                (Signal::ImagefsAvailable, Least::Percent(15.0)),
-                (Signal::ImagefsInodesFree, Least::Percent(5.0)),
+                (Signal::NodefsAvailable, Least::Percent(DISK_PERCENT)),
+                (Signal::NodefsInodesFree, Least::Percent(DISK_PERCENT)),
+                (Signal::ImagefsAvailable, Least::Percent(DISK_PERCENT)),
+                (Signal::ImagefsInodesFree, Least::Percent(DISK_PERCENT)),
             ]
             .into(),
         )
@@ -252,9 +255,9 @@ mod tests {
 
     #[test_case(Signal::MemoryAvailable, 100 << 20, 4 << 30 => false; "just enough memory")]
     #[test_case(Signal::MemoryAvailable, (100 << 20) - 1, 4 << 30 => true; "too little memory")]
-    #[test_case(Signal::NodefsAvailable, 9, 100 => true; "disk")]
-    #[test_case(Signal::ImagefsAvailable, 15, 100 => false; "images, just enough")]
-    #[test_case(Signal::ImagefsAvailable, 14, 100 => true; "images")]
+    #[test_case(Signal::NodefsAvailable, 4, 100 => true; "disk")]
+    #[test_case(Signal::ImagefsAvailable, 5, 100 => false; "images, just enough")]
+    #[test_case(Signal::ImagefsAvailable, 4, 100 => true; "images")]
     #[test_case(Signal::NodefsInodesFree, 4, 100 => true; "inodes")]
     #[test_case(Signal::NodefsInodesFree, 0, 0 => false; "a file system without inodes")]
     #[test_case(Signal::PidAvailable, 0, 100 => false; "no threshold")]
@@ -266,7 +269,7 @@ mod tests {
     #[test]
     fn memory_is_dealt_with_first() {
         let none = |capacity| Observed { available: 0, capacity };
-        let observed = [(Signal::ImagefsAvailable, none(9)), (Signal::MemoryAvailable, none(9))].into();
+        let observed = [(Signal::ImagefsAvailable, none(99)), (Signal::MemoryAvailable, none(99))].into();
         let met = Thresholds::default().met(&observed);
         assert_eq!(met.iter().map(|m| m.signal.resource()).collect::<Vec<_>>(), ["memory", "ephemeral-storage"]);
     }
