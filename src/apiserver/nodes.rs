@@ -20,10 +20,13 @@ use super::auth::node;
 use super::respond::{self, Answer};
 use super::{Api, Call};
 
+/// Ways to one node by their numbers, the newest last.
+type Ways = Vec<(u64, Arc<dyn NodeApi>)>;
+
 /// Ways to the nodes, by name.
 #[derive(Default)]
 pub(super) struct Nodes {
-    ways: RwLock<HashMap<String, Vec<(u64, Arc<dyn NodeApi>)>>>,
+    ways: RwLock<HashMap<String, Ways>>,
     next: AtomicU64,
 }
 

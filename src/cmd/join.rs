@@ -47,6 +47,7 @@ use JoinError::{Again, Final};
 
 type Joined<T> = Result<T, JoinError>;
 
+#[allow(clippy::boxed_local, reason = "what the client's errors are")]
 fn again(status: Box<Status>) -> JoinError {
     Again(status.message.clone())
 }

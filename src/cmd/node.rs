@@ -307,7 +307,10 @@ async fn network(
         async {
             match dns {
                 Some(dns) => Ok(dns.run(stop.clone()).await?),
-                None => Ok(stop.wait().await),
+                None => {
+                    stop.wait().await;
+                    Ok(())
+                }
             }
         },
         async { Ok(proxy.run(stop.clone()).await?) },

@@ -152,6 +152,17 @@ struct Config {
     node_name: String,
 }
 
+fn controllers_config(args: &Args, pki: &Pki) -> controllers::Config {
+    let signing =
+        controllers::certificates::Signing { client_ca: pki.client_ca.clone(), server_ca: pki.server_ca.clone() };
+    controllers::Config {
+        cluster_cidrs: vec![args.cluster_cidr],
+        root_ca_pem: pki.server_ca.cert_pem.clone(),
+        node_grace_seconds: args.kube_controller_manager_arg.last().map(|ControllerSetting::NodeGrace(s)| *s),
+        signing: Some(signing),
+    }
+}
+
 /// Binds, opens, loads.
 pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let data_dir = args.common.data_dir()?;
@@ -221,15 +232,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
             server_dir: server_dir.clone(),
         },
         addons: addons::Config { dir: manifests, server: node_name.clone(), disabled: disabled.addons },
-        controllers: controllers::Config {
-            cluster_cidrs: vec![args.cluster_cidr],
-            root_ca_pem: pki.server_ca.cert_pem.clone(),
-            node_grace_seconds: args.kube_controller_manager_arg.last().map(|ControllerSetting::NodeGrace(s)| *s),
-            signing: Some(controllers::certificates::Signing {
-                client_ca: pki.client_ca.clone(),
-                server_ca: pki.server_ca.clone(),
-            }),
-        },
+        controllers: controllers_config(&args, &pki),
         node_name,
     };
     let node_serving = SwappableCert::new(pki.kubelet_serving.certified()?);

@@ -85,12 +85,12 @@ impl Shared {
     /// What the runtime has of a pod right now, last words included. An error when it does not tell all: who acted on half
     /// of the truth would start what runs already.
     pub async fn inventory(&self, uid: &str) -> Result<PodInventory, String> {
-        self.whole(uid, &*self.pleg.fresh().await.pod(uid))
+        self.whole(uid, &self.pleg.fresh().await.pod(uid))
     }
 
     /// The same as it was last listed.
     pub fn last_inventory(&self, uid: &str) -> Result<PodInventory, String> {
-        self.whole(uid, &*self.pleg.latest().pod(uid))
+        self.whole(uid, &self.pleg.latest().pod(uid))
     }
 
     fn whole(&self, uid: &str, listed: &PodInventory) -> Result<PodInventory, String> {

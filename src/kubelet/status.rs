@@ -99,7 +99,8 @@ pub fn status(input: Input<'_>) -> Value {
     put("observedGeneration", if input.pod.generation() > 0 { input.pod.generation().into() } else { Value::Null });
     put("phase", phase.into());
     put("conditions", conditions(input, phase, &inits, &containers).into());
-    if let Some(failure) = input.failure {
+    // Not before it has stopped, as the phase. Upstream: `mergePodStatus`.
+    if let Some(failure) = input.failure.filter(|_| phase == "Failed") {
         put("reason", failure.reason.as_str().into());
         put("message", failure.message.as_str().into());
     }

@@ -163,7 +163,7 @@ fn an_evicted_pod_is_told_from_one_that_failed_by_itself() {
     let (none, evicted) = (HashMap::new(), failure("Evicted", FailureKind::Disruption));
     let running = inventory(&p, &[("c", Running, 0)]);
     let s = status(Input { failure: Some(&evicted), ..with(&p, &running, &Results::new(), &none) });
-    assert_eq!(s.str_at("/phase"), Some("Running"), "not before it has stopped");
+    assert_eq!((s.str_at("/phase"), s.str_at("/reason")), (Some("Running"), None), "not before it has stopped");
     let there = inventory(&p, &[("c", Exited, 137)]);
     let s = status(Input { failure: Some(&evicted), ..with(&p, &there, &Results::new(), &none) });
     assert_eq!(

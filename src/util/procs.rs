@@ -203,7 +203,7 @@ mod tests {
         let stranger = Process { start: found.start + 1, ..found.clone() };
         end(&[stranger], Duration::from_secs(5)).await.unwrap();
         assert!(found.is_alive());
-        end(&[found.clone()], Duration::from_secs(5)).await.unwrap();
+        end(std::slice::from_ref(&found), Duration::from_secs(5)).await.unwrap();
         assert!(!found.is_alive(), "a zombie counts as ended");
         child.wait().unwrap();
     }

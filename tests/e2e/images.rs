@@ -101,7 +101,7 @@ fn a_private_registry_is_reached_by_its_own_name_and_as_a_mirror_that_renames() 
 }
 
 async fn private_registry() {
-    let _ = orch::pki::install_provider();
+    orch::pki::install_provider();
     let dir = tempfile::Builder::new().prefix("orch-e2e-").tempdir().unwrap();
     let registry = DockerRegistry::start(dir.path());
     let (host, ca) = (&registry.host, dir.path().join("ca.crt"));

@@ -182,7 +182,7 @@ fn a_node_dies_and_comes_back(cluster: &Cluster, a: &mut Agent, b: &Agent) {
     a.start(&[]);
     a.wait_until_ready(cluster);
     cluster.eventually("what was replaced is gone", || cluster.kubectl(&["get", "pod", &before]).code == Some(1));
-    assert_eq!(cluster.pods("app=moves"), [after.clone()], "there is one, and it is the same");
+    assert_eq!(cluster.pods("app=moves"), std::slice::from_ref(&after), "there is one, and it is the same");
     assert_eq!(ready_endpoints(cluster, "moves"), [after]);
     // Routes to it are there again, or still.
     let routes = Command::new("ip").args(["-n", &b.machine.name, "route"]).output().unwrap();

@@ -54,6 +54,21 @@ fn state(cluster: &Cluster) -> BTreeMap<&'static str, Vec<String>> {
     ])
 }
 
+/// The same once the machine's interface is up and has all its addresses.
+fn settled(cluster: &Cluster) -> BTreeMap<&'static str, Vec<String>> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let now = state(cluster);
+        let v6 = Path::new("/proc/net/if_inet6").exists();
+        let done = |l: &String| l.starts_with("lo") || l.contains(" UP ") && (!v6 || l.contains("fe80:"));
+        if now["addresses"].iter().all(done) {
+            return now;
+        }
+        assert!(Instant::now() < end, "the machine's network is not there: {now:#?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// What the pods have outside of the data directory and of the machine's network.
 fn traces(cluster: &Cluster) -> Vec<PathBuf> {
     let children = |dir: &Path| -> Vec<PathBuf> {
@@ -95,7 +110,7 @@ fn start_pods(cluster: &mut Cluster) {
 #[test]
 fn nothing_is_left_of_a_server_and_its_pods() {
     let mut cluster = Cluster::prepare(&NODE);
-    let before = state(&cluster);
+    let before = settled(&cluster);
     start_pods(&mut cluster);
     let during = traces(&cluster);
     // A socket of a shim, a namespace, results and cgroups, for each of two pods.

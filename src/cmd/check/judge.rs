@@ -300,8 +300,8 @@ fn disk(facts: &Facts) -> Finding {
     };
     let says = format!("{} free for {}", bytes(free), facts.data_dir);
     match free {
-        ..DISK_LEAST => bad("disk", Level::Error, says, "free some, or choose another place with --data-dir"),
-        ..DISK => bad("disk", Level::Warning, says, format!("{} are enough for a few images", bytes(DISK))),
+        n if n < DISK_LEAST => bad("disk", Level::Error, says, "free some, or choose another place with --data-dir"),
+        n if n < DISK => bad("disk", Level::Warning, says, format!("{} are enough for a few images", bytes(DISK))),
         _ if inodes < INODES_PERCENT => {
             bad("disk", Level::Warning, format!("{says}, but {inodes} % of inodes"), "images have many small files")
         }

@@ -142,7 +142,8 @@ fn processes(place: &Place, facts: &mut Facts, uids: &mut BTreeSet<String>) -> s
         let text = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
         let pids: BTreeSet<u32> = text.lines().filter_map(|l| l.parse().ok()).collect();
         let new = all.iter().filter(|p| pids.contains(&p.pid) && !known.contains(&p.pid));
-        facts.containers.extend(new.cloned().filter(|p| !facts.containers.contains(p)).collect::<Vec<_>>());
+        let new: Vec<_> = new.filter(|p| !facts.containers.contains(p)).cloned().collect();
+        facts.containers.extend(new);
     }
     Ok(())
 }

@@ -219,7 +219,7 @@ async fn moved(address: &mut watch::Receiver<IpAddr>) {
 /// Events of the kernel; watched again when some were lost.
 enum Events {
     Lost,
-    Watching(kernel::Events),
+    Watching(Box<kernel::Events>),
 }
 
 impl Events {
@@ -232,7 +232,7 @@ impl Events {
             return;
         }
         match kernel::Events::new(DEVICE, config.cluster_cidr).await {
-            Ok(events) => *self = Self::Watching(events),
+            Ok(events) => *self = Self::Watching(Box::new(events)),
             Err(error) => {
                 tracing::warn!("{error}");
                 tokio::time::sleep(Backoff::RESTART.cap).await;

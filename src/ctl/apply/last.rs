@@ -18,9 +18,12 @@ const VIEW_HELP: &str = "See 'kubectl apply view-last-applied -h' for help and e
 /// What to do with the annotation.
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum Verb {
-    ViewLastApplied(View),
-    SetLastApplied(Set),
-    EditLastApplied(Edit),
+    #[command(name = "view-last-applied")]
+    View(View),
+    #[command(name = "set-last-applied")]
+    Set(Set),
+    #[command(name = "edit-last-applied")]
+    Edit(Edit),
 }
 
 /// Show what was applied last
@@ -76,9 +79,9 @@ pub struct Edit {
 /// Runs the verb.
 pub async fn run(cx: &Cx, verb: Verb) -> Done {
     match verb {
-        Verb::ViewLastApplied(args) => view(cx, &args).await,
-        Verb::SetLastApplied(args) => set(cx, &args).await,
-        Verb::EditLastApplied(args) => edit(cx, &args).await,
+        Verb::View(args) => view(cx, &args).await,
+        Verb::Set(args) => set(cx, &args).await,
+        Verb::Edit(args) => edit(cx, &args).await,
     }
 }
 

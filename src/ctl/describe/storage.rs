@@ -120,8 +120,11 @@ fn affinity(out: &mut Out, terms: &[Value]) {
     }
 }
 
+/// Title and name of a field.
+type Titled = (&'static str, &'static str);
+
 /// Kinds of sources: field, what is told of them, and their own fields with titles.
-const SOURCES: [(&str, &str, &[(&str, &str)]); 5] = [
+const SOURCES: [(&str, &str, &[Titled]); 5] = [
     ("hostPath", "HostPath (bare host directory volume)", &[("Path", "path"), ("HostPathType", "type")]),
     ("local", "LocalVolume (a persistent volume backed by local storage on a node)", &[("Path", "path")]),
     (

@@ -164,7 +164,7 @@ fn warn_of_no_match(info: &Info, args: &Args) -> Done {
     let mut object = info.object.clone();
     let pod = super::template_of(&mut object, info)?;
     let hit = |c: &&mut Value| c.str_at("/name").is_some_and(|n| name_matches(&args.containers, n));
-    if containers(pod).filter(|c| hit(&c)).count() == 0 {
+    if containers(pod).filter(|c| hit(c)).count() == 0 {
         let (kind, name) = (&info.resource.res.kind, &info.name);
         eprintln!("Warning: {kind}/{name} does not have any containers matching {:?}", args.containers);
     }
