@@ -145,9 +145,7 @@ pub mod images_client {
             );
             let mut req = request.into_request();
             req.extensions_mut()
-                .insert(
-                    GrpcMethod::new("containerd.services.images.v1.Images", "Get"),
-                );
+                .insert(GrpcMethod::new("containerd.services.images.v1.Images", "Get"));
             self.inner.unary(req, path, codec).await
         }
         pub async fn create(
