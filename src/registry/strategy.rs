@@ -267,7 +267,6 @@ pub struct Common {
     check_delete: Option<CheckDelete>,
     convert: Option<Convert>,
     warn: Option<Warn>,
-    warn_again: bool,
     status_alone: bool,
     owns_nothing: bool,
     asked_once: bool,
@@ -287,7 +286,6 @@ impl Common {
         check_delete: None,
         convert: None,
         warn: None,
-        warn_again: false,
         status_alone: false,
         owns_nothing: false,
         asked_once: false,
@@ -365,12 +363,6 @@ impl Common {
         self
     }
 
-    /// The warnings of a create are given for an update too.
-    pub const fn warn_again(mut self) -> Self {
-        self.warn_again = true;
-        self
-    }
-
     /// Stored in another form.
     pub const fn convert(mut self, convert: Convert) -> Self {
         self.convert = Some(convert);
@@ -443,7 +435,7 @@ impl Strategy for Common {
     }
 
     fn warnings(&self, new: &Value, cx: &HookCx<'_>) -> Vec<String> {
-        let told = self.warn.filter(|_| cx.op == Op::Create || (self.warn_again && cx.op == Op::Update));
+        let told = self.warn.filter(|_| cx.op == Op::Create);
         told.map(|warn| warn(new)).unwrap_or_default()
     }
 

@@ -61,7 +61,6 @@ pub fn kinds() -> Vec<Resource> {
                 Common::NONE
                     .generation(Generation::Later)
                     .warn(csi::warn_driver)
-                    .warn_again()
                     .returns_deleted()
                     .conditional_update()
                     .check(csi::check_driver),

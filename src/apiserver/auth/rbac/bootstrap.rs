@@ -12,6 +12,8 @@ use crate::api::value::ValueExt;
 const TABLE: &str = include_str!("bootstrap.txt");
 /// orch's own: what a node needs to join, and to be a whole node with one identity.
 const OWN: &str = include_str!("own.txt");
+/// Beginning of the names in it.
+const OWN_PREFIX: &str = "orch:";
 const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 const CONTROLLER: &str = "system:controller:";
 
@@ -60,7 +62,10 @@ fn object(kind: &str, namespace: &str, name: &str) -> Value {
     if !namespace.is_empty() {
         metadata.insert("namespace".into(), namespace.into());
     }
-    metadata.insert("labels".into(), json!({"kubernetes.io/bootstrapping": "rbac-defaults"}));
+    // Who asks for upstream's by this label gets upstream's.
+    if !name.starts_with(OWN_PREFIX) {
+        metadata.insert("labels".into(), json!({"kubernetes.io/bootstrapping": "rbac-defaults"}));
+    }
     metadata.insert("annotations".into(), json!({AUTOUPDATE: "true"}));
     json!({"apiVersion": format!("{GROUP}/v1"), "kind": kind, "metadata": metadata})
 }

@@ -220,6 +220,9 @@ fn the_bootstrap_table_is_whole() {
         (count("ClusterRole"), count("ClusterRoleBinding"), count("Role"), count("RoleBinding")),
         (72, 58, 9, 9)
     );
+    let own = |o: &Value| o["metadata"]["name"].as_str().is_some_and(|n| n.starts_with("orch:"));
+    let labelled = |o: &Value| o["metadata"]["labels"]["kubernetes.io/bootstrapping"] == "rbac-defaults";
+    assert!(all.iter().all(|o| own(o) != labelled(o)), "who asks for upstream's gets upstream's");
     for binding in all.iter().filter(|o| o.get("roleRef").is_some()) {
         let namespace = match binding["roleRef"]["kind"] == "Role" {
             true => &binding["metadata"]["namespace"],
