@@ -26,6 +26,7 @@ mod uninstall;
 mod unit;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -111,7 +112,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Killall(args) => uninstall::kill(args),
         Command::Uninstall(args) => uninstall::main(args),
         Command::Unit(args) => {
-            print!("{}", unit::render(&args));
+            say(unit::render(&args).trim_end());
             Ok(ExitCode::SUCCESS)
         }
         Command::Man { dir } => man::write(&Cli::command(), &dir).map(|()| ExitCode::SUCCESS),
@@ -126,6 +127,11 @@ fn run() -> anyhow::Result<ExitCode> {
 fn ctl(args: crate::ctl::Args) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(crate::ctl::main(args, &images::Local))
+}
+
+/// Says a line to whoever reads standard output. If nobody does any more (`orch … | head`), the work goes on all the same.
+fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
 }
 
 /// A link of kubectl's name is `orch ctl`.

@@ -1,9 +1,11 @@
 //! What Kubernetes would refuse is refused, with its status, reason and field path; nothing is lost or half done.
 
+use std::process::{Command, Stdio};
+
 use serde_json::Value;
 use test_case::test_case;
 
-use crate::harness::{Cluster, Ran};
+use crate::harness::{Cluster, Ran, orch};
 
 const GOOD: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: good}\ndata: {k: v}\n";
 const DEPLOYMENT: &str = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec:\n  replicas: 1\n  \
@@ -177,4 +179,15 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
     cluster.start();
     assert_eq!(names(&cluster), stored, "every acknowledged write is there");
     cluster.k(&["create", "configmap", "small"]);
+}
+
+#[test]
+fn a_reader_that_goes_away_stops_nothing() {
+    let mut check = Command::new(orch());
+    let mut child = check.arg("check").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let out = child.wait_with_output().unwrap();
+    // What it found is its own affair.
+    assert!(matches!(out.status.code(), Some(0 | 1)), "{out:?}");
+    assert_eq!(String::from_utf8_lossy(&out.stderr), "");
 }

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 pub use self::judge::Role;
 use self::judge::{Finding, Level, judge};
+use super::say;
 
 /// Flags of `orch check`.
 #[derive(Debug, clap::Args)]
@@ -52,8 +53,8 @@ pub fn main(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let findings = judge(&facts::gather(&wanted));
     match args.output {
-        Format::Json => println!("{}", serde_json::to_string_pretty(&findings)?),
-        Format::Text => print!("{}", text(&findings)),
+        Format::Json => say(serde_json::to_string_pretty(&findings)?),
+        Format::Text => say(text(&findings).trim_end()),
     }
     let failed = findings.iter().any(|f| f.level == Level::Error);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })

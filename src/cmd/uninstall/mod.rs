@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 
 use self::plan::{Scope, Step, plan};
+use super::say;
 
 /// Times that the machine is looked at and what is found is removed: what was starting while the first look was taken is
 /// seen by the second.
@@ -73,10 +74,10 @@ fn run(args: Common, scope: Scope) -> anyhow::Result<ExitCode> {
 
 fn tell(steps: &[Step]) -> anyhow::Result<ExitCode> {
     for step in steps {
-        println!("would {step}");
+        say(format_args!("would {step}"));
     }
     if steps.is_empty() {
-        println!("nothing of orch is here");
+        say("nothing of orch is here");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -94,7 +95,7 @@ async fn remove(place: &facts::Place, scope: Scope) -> anyhow::Result<ExitCode> 
         for step in steps {
             match effect::apply(&step).await {
                 Ok(()) => {
-                    println!("{step}");
+                    say(&step);
                     done += 1;
                 }
                 Err(error) => failures.push((step, error)),
@@ -105,7 +106,7 @@ async fn remove(place: &facts::Place, scope: Scope) -> anyhow::Result<ExitCode> 
         eprintln!("error: cannot {step}: {error:#}");
     }
     if done == 0 && failures.is_empty() {
-        println!("nothing of orch is here");
+        say("nothing of orch is here");
     }
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
