@@ -7,6 +7,7 @@ use http::Method;
 use crate::api::meta::fields::FieldSelector;
 use crate::api::meta::names;
 use crate::api::user::Attributes;
+use crate::util::percent::decode;
 
 /// A decoded query string; a key may stand several times.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -42,29 +43,6 @@ impl Query {
     pub fn flag(&self, key: &str) -> bool {
         self.get(key).is_some_and(|v| v != "0" && !v.eq_ignore_ascii_case("false"))
     }
-}
-
-/// Percent-decodes; `plus` turns `+` into a space, as in query strings.
-pub fn decode(text: &str, plus: bool) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut i = 0;
-    while i < bytes.len() {
-        let hex = |b: u8| (b as char).to_digit(16).map(|d| d as u8);
-        match bytes[i] {
-            b'%' if i + 2 < bytes.len() => match (hex(bytes[i + 1]), hex(bytes[i + 2])) {
-                (Some(a), Some(b)) => {
-                    out.push(a << 4 | b);
-                    i += 2;
-                }
-                _ => out.push(b'%'),
-            },
-            b'+' if plus => out.push(b' '),
-            b => out.push(b),
-        }
-        i += 1;
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// A request, taken apart.

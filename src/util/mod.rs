@@ -9,6 +9,7 @@ pub mod clock;
 pub mod files;
 pub mod nft;
 pub mod notify;
+pub mod percent;
 pub mod procs;
 pub mod sys;
 pub mod tasks;

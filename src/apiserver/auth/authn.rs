@@ -24,6 +24,7 @@ use crate::api::value::ValueExt;
 use crate::pki::tls::ClientVerifier;
 use crate::pki::{profile, token};
 use crate::util::clock::SharedClock;
+use crate::util::percent;
 
 /// Credentials that are wrong. The client sees only `Unauthorized`; the text is for the log and TokenReview.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -262,23 +263,7 @@ impl Authenticator for FrontProxy {
 
 /// Undoes percent-encoding; what is not valid stays as it was.
 pub fn percent_decoded(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut i = 0;
-    while i < bytes.len() {
-        let hex = (bytes[i] == b'%').then(|| text.get(i + 1..i + 3)).flatten();
-        match hex.and_then(|h| u8::from_str_radix(h, 16).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                i += 3;
-            }
-            None => {
-                out.push(bytes[i]);
-                i += 1;
-            }
-        }
-    }
-    String::from_utf8(out).unwrap_or_else(|_| text.to_owned())
+    String::from_utf8(percent::bytes(text, false)).unwrap_or_else(|_| text.to_owned())
 }
 
 /// A join token as the server keeps it.

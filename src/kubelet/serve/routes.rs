@@ -5,6 +5,7 @@
 use http::{Method, StatusCode};
 
 use crate::runtime::node_api::{LogOptions, Streams, Target};
+use crate::util::percent::decode;
 
 /// A request that the node knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,27 +133,6 @@ impl Query<'_> {
             stream: self.get("stream").filter(|s| s != "All"),
         })
     }
-}
-
-/// Percent-decodes; `plus` turns `+` into a space, as in queries.
-fn decode(text: &str, plus: bool) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut i = 0;
-    while i < bytes.len() {
-        let hex = (bytes[i] == b'%').then(|| text.get(i + 1..i + 3)).flatten();
-        match hex.and_then(|h| u8::from_str_radix(h, 16).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                i += 3;
-            }
-            None => {
-                out.push(if plus && bytes[i] == b'+' { b' ' } else { bytes[i] });
-                i += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 #[cfg(test)]
