@@ -198,7 +198,16 @@ mod tests {
     #[tokio::test]
     async fn a_process_is_ended_and_a_stranger_with_its_number_is_not() {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        let found = read(child.id()).unwrap();
+        // Between the fork and the end of `exec` a process has no arguments yet, or its parent's.
+        let exec = async {
+            loop {
+                match read(child.id()) {
+                    Some(found) if found.program() == "sleep" => break found,
+                    _ => tokio::time::sleep(Duration::from_millis(1)).await,
+                }
+            }
+        };
+        let found = tokio::time::timeout(Duration::from_secs(10), exec).await.expect("sleep starts");
         assert_eq!((found.program(), found.parent), ("sleep", std::process::id()));
         let stranger = Process { start: found.start + 1, ..found.clone() };
         end(&[stranger], Duration::from_secs(5)).await.unwrap();
