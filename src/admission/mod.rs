@@ -18,6 +18,7 @@ use webhook::{Asking, Rounds, Webhooks};
 mod ingress_class;
 mod limit_ranger;
 mod limits;
+mod matching;
 mod namespace;
 mod pod_security;
 mod pod_standards;

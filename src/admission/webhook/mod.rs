@@ -19,13 +19,14 @@ use arc_swap::ArcSwap;
 use futures::future::join_all;
 use serde_json::Value;
 
+use super::matching::{Attributes, GroupVersion};
 use crate::api::patch;
 use crate::api::status::{ApiResult, Status};
 use crate::api::value::ValueExt;
 use crate::registry::{Admission, Registry, Resource, View};
 
 pub use call::{Call, Calls};
-use hook::{Attributes, GroupVersion, Hook};
+use hook::Hook;
 use review::{Decision, Question};
 
 const GROUP: &str = "admissionregistration.k8s.io";
@@ -177,22 +178,12 @@ pub struct Asking<'a> {
 
 impl Asking<'_> {
     fn matches(&self, hook: &Hook, new: Option<&Value>, old: Option<&Value>) -> ApiResult<Option<GroupVersion>> {
-        let info = &self.admission.resource.info;
-        let namespace = review::namespace_of(self.admission).unwrap_or_default();
-        let attributes = Attributes {
-            gvk: &info.gvk,
-            resource: &info.plural,
-            subresource: self.admission.subresource,
-            operation: self.admission.operation,
-            namespace,
-            new,
-            old,
-        };
+        let attributes = Attributes::of(self.admission, new, old);
         let labels = || {
-            let found = self.view.get("", "namespaces", "", namespace)?;
+            let found = self.view.get("", "namespaces", "", attributes.namespace)?;
             Some(found.value().pointer("/metadata/labels").cloned().unwrap_or_default())
         };
-        hook.matches(&attributes, &self.others(), labels)
+        hook.matcher.matches(&attributes, &self.others(), labels)
     }
 
     fn versions(&self) -> Vec<Arc<Resource>> {

@@ -13,7 +13,8 @@ use crate::api::status::{Reason, Status};
 use crate::api::value::ValueExt;
 use crate::registry::Admission;
 
-use super::hook::{GroupVersion, Hook};
+use super::hook::Hook;
+use crate::admission::matching::{GroupVersion, name_of, namespace_of};
 
 /// The lowest code that a refusal may have.
 const REFUSAL_CODE_MIN: u16 = 400;
@@ -54,10 +55,7 @@ impl Question<'_> {
             asked.clone()
         };
         let resource = |group: &str, version: &str| json!({"group": group, "version": version, "resource": a.resource.info.plural});
-        let name = match a.target.name.as_str() {
-            "" => self.new.and_then(|o| o.str_at("/metadata/name")).unwrap_or_default(),
-            name => name,
-        };
+        let name = name_of(a, self.new);
         let mut request = Map::new();
         let mut put = |key: &str, value: Value| {
             request.insert(key.to_owned(), value);
@@ -105,12 +103,6 @@ impl Question<'_> {
 
 fn gvk_value(gvk: &Gvk) -> Value {
     json!({"group": gvk.group, "version": gvk.version, "kind": gvk.kind})
-}
-
-/// The namespace of a request; a namespace is in itself.
-pub fn namespace_of<'a>(a: &'a Admission<'_>) -> Option<&'a str> {
-    let text = if a.is("", "namespaces") { &a.target.name } else { &a.target.namespace };
-    (!text.is_empty()).then_some(text.as_str())
 }
 
 fn user(a: &Admission<'_>) -> Value {
