@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use crate::api::status::Reason;
 use crate::api::value::ValueExt;
 use crate::client::{Client, Credentials, Servers, res};
-use crate::kubelet::serve::taker;
+use crate::kubelet::serve::opener;
 use crate::pki::tls::SwappableCert;
 use crate::pki::token::{self, JoinToken};
 use crate::runtime::node_listers::{Connect, NodeListers};
@@ -276,7 +276,7 @@ impl Agent {
         });
         parts.serve(&mut tasks, &kubelet, self.port, serving, (member.client_ca_pem, member.client));
         let (told, known) = watch::channel(self.servers.list().to_vec());
-        let take = taker(Arc::new(kubelet.clone()));
+        let open = opener(Arc::new(kubelet.clone()));
         let (ca, cert, moves) = (member.ca_pem, member.cert, address.watch());
         tasks.own("connections", OnEnd::StopAll, move |stop| async move {
             let dial = |server: &Uri| {
@@ -284,7 +284,7 @@ impl Agent {
                 Client::tls_any(servers, ca.as_bytes(), Credentials::Rotating(cert.clone()))
                     .expect("the same has made a client before")
             };
-            super::tunnels::run(known, moves, dial, take, &stop).await;
+            super::tunnels::run(known, moves, dial, open, &stop).await;
             Ok(())
         });
         let (servers, slices) = (self.servers, listers.clone());

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::client::Client;
-use crate::runtime::tunnel::{self, Taker};
+use crate::runtime::tunnel::{self, Opener};
 use crate::util::backoff::Backoff;
 use crate::util::tasks::Shutdown;
 
@@ -27,7 +27,7 @@ pub async fn run(
     mut servers: watch::Receiver<Vec<Uri>>,
     mut address: watch::Receiver<IpAddr>,
     dial: impl Fn(&Uri) -> Client,
-    take: Taker,
+    open: Opener,
     shutdown: &Shutdown,
 ) {
     let mut kept: HashMap<Uri, Shutdown> = HashMap::new();
@@ -44,7 +44,7 @@ pub async fn run(
         for server in list {
             kept.entry(server.clone()).or_insert_with(|| {
                 let stop = shutdown.child();
-                running.push(keep(dial(&server), server, take.clone(), stop.clone()));
+                running.push(keep(dial(&server), server, open.clone(), stop.clone()));
                 stop
             });
         }
@@ -69,14 +69,14 @@ pub async fn run(
     }
 }
 
-async fn keep(client: Client, server: Uri, take: Taker, stop: Shutdown) {
+async fn keep(client: Client, server: Uri, open: Opener, stop: Shutdown) {
     let mut failures = 0;
     while !stop.is_triggered() {
         let began = Instant::now();
         let ended = async {
             let io = connect(&client).await?;
             tracing::info!(%server, "connected");
-            tunnel::serve(io, take.clone(), &stop).await.map_err(|e| e.to_string())
+            tunnel::serve(io, open.clone(), &stop).await.map_err(|e| e.to_string())
         };
         let Some(ended) = stop.or(ended).await else { return };
         failures = if began.elapsed() > RETRY.cap { 1 } else { failures + 1 };

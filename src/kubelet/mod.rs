@@ -11,7 +11,6 @@
 //! **Invariant:** what the API does not know is stopped, but only once all pods of the API have been seen.
 
 pub mod admit;
-pub mod anytls;
 pub mod ask;
 pub mod cgroups;
 pub mod config;

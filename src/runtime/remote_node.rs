@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 
-use super::node_api::{LogOptions, LogStream, NodeApi, Streams, Target};
+use super::node_api::{Door, LogOptions, LogStream, NodeApi, NodeStream, Streams, Target};
 use super::tunnel::{KUBELET, Tunnel};
 use crate::api::status::{ApiResult, Reason, Status};
 use crate::client::res::encode;
@@ -190,6 +190,14 @@ impl NodeApi for RemoteNode {
     async fn port_forward(&self, target: &Target, ports: &[u16], request: Request<()>) -> ApiResult<Response<()>> {
         let ports: Vec<_> = ports.iter().map(|p| ("port", p.to_string())).collect();
         self.upgrade(&with_query(path("portForward", target, false), &ports), request).await
+    }
+
+    async fn open(&self, door: Door) -> io::Result<NodeStream> {
+        let stream = match door {
+            Door::Kubelet => self.tunnel.open(KUBELET).await?,
+            Door::Port(address) => self.tunnel.open(&address.to_string()).await?,
+        };
+        Ok(Box::new(TokioIo::new(stream)))
     }
 
     async fn stats_summary(&self) -> ApiResult<Value> {

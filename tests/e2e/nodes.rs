@@ -83,11 +83,32 @@ fn reach_into_pods(cluster: &Cluster) {
     }
     logs.kill().unwrap();
     logs.wait().unwrap();
+    proxied(cluster);
     // What a pod names is followed.
     cluster.k(&["patch", "configmap", "page", "-p", r#"{"data":{"page":"second"}}"#]);
     cluster.eventually("the volume has what the ConfigMap says now", || {
         cluster.kubectl(&["exec", "on-a", "--", "cat", "/page/page"]).stdout.trim() == "second"
     });
+}
+
+/// Pods, Services and nodes through the API, though the server reaches no port of those machines.
+fn proxied(cluster: &Cluster) {
+    let raw = |path: &str| cluster.kubectl(&["get", "--raw", path]);
+    let pods = "/api/v1/namespaces/default/pods";
+    for name in ["on-box", "on-a", "on-b"] {
+        assert_eq!(raw(&format!("{pods}/{name}:8080/proxy/")).stdout, format!("from {name} (v1)"));
+    }
+    cluster.k(&["expose", "pod", "on-b", "--port=80", "--target-port=8080"]);
+    let service = "/api/v1/namespaces/default/services/on-b:80/proxy/";
+    cluster.eventually("the Service is proxied to", || raw(service).stdout == "from on-b (v1)");
+    assert_eq!(raw("/api/v1/nodes/a/proxy/healthz").stdout, "ok");
+    assert_eq!(raw("/api/v1/nodes/box/proxy/healthz").stdout, "ok");
+    let refused = raw(&format!("{pods}/on-a:1/proxy/")).stderr;
+    assert!(refused.contains("error trying to reach service") && refused.contains("refused"), "{refused}");
+    // Not even the server may look beyond a node's own pods.
+    let metrics = raw("/api/v1/nodes/a/proxy/metrics/resource").stdout;
+    assert!(metrics.contains("container_memory_working_set_bytes{container=\"main\",namespace=\"default\",pod=\"on-a\"}"), "{metrics}");
+    cluster.k(&["delete", "service", "on-b"]);
 }
 
 fn the_nodes_port_lets_in_whom_the_api_allows(cluster: &Cluster) {

@@ -69,6 +69,20 @@ impl NodeApi for Parrot {
         Ok(echo(request))
     }
 
+    async fn open(&self, door: Door) -> io::Result<NodeStream> {
+        let Door::Port(address) = door else { return Ok(in_process(Arc::new(Parrot::default()))) };
+        if address.port() == 1 {
+            return Err(io::Error::other("connect: connection refused"));
+        }
+        let (near, far) = tokio::io::duplex(1024);
+        tokio::spawn(async move {
+            let (mut read, mut write) = tokio::io::split(far);
+            tokio::io::copy(&mut read, &mut write).await.unwrap();
+            write.shutdown().await.unwrap();
+        });
+        Ok(Box::new(near))
+    }
+
     async fn stats_summary(&self) -> ApiResult<Value> {
         Ok(json!({"node": {}}))
     }
@@ -89,8 +103,8 @@ impl NodeApi for Parrot {
 async fn remote() -> (Arc<Parrot>, RemoteNode) {
     let parrot = Arc::new(Parrot::default());
     let (server, agent) = tokio::io::duplex(64 << 10);
-    let take = taker(parrot.clone());
-    tokio::spawn(async move { tunnel::serve(agent, take, &Shutdown::new()).await });
+    let open = opener(parrot.clone());
+    tokio::spawn(async move { tunnel::serve(agent, open, &Shutdown::new()).await });
     let (tunnel, driven) = Tunnel::over(server).await.unwrap();
     tokio::spawn(driven);
     (parrot, RemoteNode::new("n", tunnel))
