@@ -46,6 +46,7 @@ mod server;
 pub mod shared;
 pub mod sources;
 pub mod start;
+mod stats;
 pub mod status;
 pub mod stop;
 pub mod sync;
@@ -96,6 +97,7 @@ pub struct Kubelet {
     cleaner: Arc<Cleaner>,
     eviction: Eviction,
     writer: Mutex<Option<EventWriter>>,
+    rates: stats::Rates,
 }
 
 impl Kubelet {
@@ -150,6 +152,7 @@ impl Kubelet {
             cleaner,
             eviction,
             writer: Mutex::new(Some(writer)),
+            rates: stats::Rates::default(),
         })
     }
 

@@ -18,11 +18,11 @@ use super::Kubelet;
 use super::logs;
 use super::pod::{PodInventory, PodView};
 use super::runtime::{ContainerStatus, RuntimeError, State, StreamOptions};
+use super::stats::Usage;
 use super::stream::{Purpose, StreamError, proxy_upgrade};
 use crate::api::status::{ApiResult, Reason, Status};
 use crate::api::value::ValueExt;
 use crate::runtime::node_api::{Door, LogOptions, LogStream, NodeApi, NodeStream, Streams, Target};
-use crate::util::clock::rfc3339;
 use crate::util::tasks::Shutdown;
 
 /// Bytes of a log between the reader and the client.
@@ -66,6 +66,14 @@ impl Kubelet {
         let (pod, inventory, name) = self.find(target).await?;
         let found = inventory.newest(&name).filter(|c| c.state == State::Running).cloned();
         found.ok_or_else(|| Status::internal(format!("container not found (\"{name}\") in pod \"{}\"", pod.name)))
+    }
+
+    /// What is used right now.
+    async fn used(&self) -> ApiResult<Usage> {
+        let usage = self.shared.runtime.usage().await.map_err(status_of)?;
+        let latest = self.shared.pleg.fresh().await;
+        let (config, now) = (&self.shared.config, self.shared.clock.now());
+        Ok(Usage::of(&config.node_name, &config.data_dir, self.shared.cgroups.as_ref(), &latest, &usage, now))
     }
 
     /// True for ports that others may be connected to through this node: its pods' and its own, never any machine that it
@@ -219,30 +227,11 @@ impl NodeApi for std::sync::Arc<Kubelet> {
     }
 
     async fn stats_summary(&self) -> ApiResult<Value> {
-        let usage = self.shared.runtime.usage().await.map_err(status_of)?;
-        let now = rfc3339(self.shared.clock.now());
-        let latest = self.shared.pleg.fresh().await;
-        let mut pods = Vec::new();
-        for (uid, pod) in &latest.pods {
-            let Some(sandbox) = pod.sandboxes.first() else { continue };
-            let containers: Vec<Value> = pod
-                .containers
-                .iter()
-                .filter_map(|c| Some((c, usage.iter().find(|u| u.id == c.id)?)))
-                .map(|(c, u)| {
-                    json!({"name": c.name, "startTime": super::pod::time_of(c.started_at).map(rfc3339),
-                        "cpu": {"time": now, "usageCoreNanoSeconds": u.cpu_nanos},
-                        "memory": {"time": now, "workingSetBytes": u.memory_working_set}})
-                })
-                .collect();
-            pods.push(json!({"podRef": {"name": sandbox.name, "namespace": sandbox.namespace, "uid": uid},
-                "startTime": super::pod::time_of(sandbox.created_at).map(rfc3339), "containers": containers}));
-        }
-        let machine = super::machine::Machine::read(&self.shared.config.data_dir);
-        let used = machine.memory.saturating_sub(machine.memory_available);
-        Ok(json!({"node": {"nodeName": self.shared.config.node_name,
-            "memory": {"time": now, "availableBytes": machine.memory_available, "workingSetBytes": used},
-            "fs": {"time": now, "availableBytes": machine.disk_available, "capacityBytes": machine.disk}}, "pods": pods}))
+        Ok(self.used().await?.summary(&self.rates))
+    }
+
+    async fn resource_metrics(&self) -> ApiResult<String> {
+        Ok(self.used().await?.resource())
     }
 
     async fn healthz(&self) -> Result<(), String> {

@@ -101,6 +101,8 @@ pub trait NodeApi: Send + Sync {
     async fn open(&self, door: Door) -> io::Result<NodeStream>;
     /// `/stats/summary`.
     async fn stats_summary(&self) -> ApiResult<Value>;
+    /// `/metrics/resource`: what is used, in Prometheus' text form.
+    async fn resource_metrics(&self) -> ApiResult<String>;
     /// `/healthz`: the reason why not, or nothing.
     async fn healthz(&self) -> Result<(), String>;
     /// `/pods`: the node's pods as a PodList.

@@ -204,6 +204,10 @@ impl NodeApi for RemoteNode {
         self.json("/stats/summary").await
     }
 
+    async fn resource_metrics(&self) -> ApiResult<String> {
+        Ok(String::from_utf8_lossy(&self.get("/metrics/resource").await?).into_owned())
+    }
+
     async fn healthz(&self) -> Result<(), String> {
         self.get("/healthz").await.map(drop).map_err(|e| e.message.clone())
     }

@@ -107,7 +107,10 @@ fn proxied(cluster: &Cluster) {
     assert!(refused.contains("error trying to reach service") && refused.contains("refused"), "{refused}");
     // Not even the server may look beyond a node's own pods.
     let metrics = raw("/api/v1/nodes/a/proxy/metrics/resource").stdout;
-    assert!(metrics.contains("container_memory_working_set_bytes{container=\"main\",namespace=\"default\",pod=\"on-a\"}"), "{metrics}");
+    assert!(
+        metrics.contains("container_memory_working_set_bytes{container=\"main\",namespace=\"default\",pod=\"on-a\"}"),
+        "{metrics}"
+    );
     cluster.k(&["delete", "service", "on-b"]);
 }
 

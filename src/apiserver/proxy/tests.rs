@@ -109,6 +109,10 @@ impl NodeApi for Web {
         Ok(Value::Null)
     }
 
+    async fn resource_metrics(&self) -> ApiResult<String> {
+        Ok("used 1\n".into())
+    }
+
     async fn healthz(&self) -> Result<(), String> {
         Ok(())
     }

@@ -195,6 +195,7 @@ async fn answer<B>(node: &dyn NodeApi, mut request: Request<B>) -> Response<Body
         Route::PortForward(target, ports) => node.port_forward(&target, &ports, bare).await.map(upgraded),
         Route::Summary => node.stats_summary().await.map(|v| json(&v)),
         Route::Pods => node.pods().await.map(|v| json(&v)),
+        Route::ResourceMetrics => node.resource_metrics().await.map(|m| text(StatusCode::OK, m)),
         Route::Metrics => node.metrics().await.map(|m| text(StatusCode::OK, m)),
         Route::Ping => Ok(text(StatusCode::OK, "ok")),
         Route::Healthz => Ok(match node.healthz().await {
