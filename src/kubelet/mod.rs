@@ -98,6 +98,7 @@ pub struct Kubelet {
     eviction: Eviction,
     writer: Mutex<Option<EventWriter>>,
     rates: stats::Rates,
+    tokens: Arc<volumes::Given>,
 }
 
 impl Kubelet {
@@ -110,6 +111,7 @@ impl Kubelet {
         clock: SharedClock,
     ) -> Arc<Self> {
         let client = client.named("kubelet");
+        let tokens = Arc::new(volumes::Given::new(client.clone()));
         let (recorder, writer) = events::recorder(client.clone(), "kubelet", &config.node_name, clock.clone());
         let mut facts = node::allocatable(&config, &Machine::read(&config.data_dir));
         facts.node_name = config.node_name.clone();
@@ -124,7 +126,7 @@ impl Kubelet {
             runtime_name: ArcSwap::from_pointee(String::new()),
             pleg: Arc::new(pleg::Pleg::new(runtime.clone())),
             sources: Arc::new(sources::Listed(listers.clone())),
-            tokens: Arc::new(client.clone()),
+            tokens: tokens.clone(),
             client: client.clone(),
             events: recorder,
             asker: Arc::new(ask::Network { runtime: runtime.clone() }),
@@ -153,7 +155,13 @@ impl Kubelet {
             eviction,
             writer: Mutex::new(Some(writer)),
             rates: stats::Rates::default(),
+            tokens,
         })
+    }
+
+    /// Keeps the tokens of pods there, and falls back on them while no server answers. Only the first call counts.
+    pub fn keep_tokens(&self, kept: Arc<crate::runtime::kept::Tokens>) {
+        self.tokens.keep(kept);
     }
 
     /// The node's pod ranges, as they become known: what the network needs.
