@@ -41,6 +41,9 @@ impl Api {
         if matches!(a.name.as_str(), "." | "..") {
             return Err(Status::bad_request(format!("Name parameter invalid: {:?}: may not be '{}'", a.name, a.name)));
         }
+        if call.method == http::Method::HEAD && a.subresource != "proxy" {
+            return Err(method_not_allowed());
+        }
         if !a.subresource.is_empty() {
             return self.subresource(res, call).await;
         }
