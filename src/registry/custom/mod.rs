@@ -17,6 +17,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use aws_lc_rs::digest::SHA256;
 use bytes::Bytes;
 use regex::Regex;
 use serde_json::{Value, json};
@@ -72,6 +73,8 @@ pub struct Version {
     /// Requests for it are answered.
     pub served: bool,
     schema: Value,
+    /// Tells one schema from another.
+    digest: String,
     patterns: Patterns,
     /// True when some node has `x-kubernetes-validations`.
     has_rules: bool,
@@ -123,6 +126,11 @@ impl Custom {
     /// The version's `openAPIV3Schema`.
     pub fn schema(&self) -> &Value {
         &self.version().schema
+    }
+
+    /// Tells the schema from others.
+    pub fn schema_digest(&self) -> &str {
+        &self.version().digest
     }
 
     /// Takes a client's object as the server keeps it. Upstream: `schemaCoercingDecoder`.
@@ -304,6 +312,7 @@ impl Version {
             name: spec.str_at("/name").unwrap_or_default().to_owned(),
             served: spec.bool_at("/served") == Some(true),
             status: spec.pointer("/subresources/status").is_some_and(|s| !s.is_null()),
+            digest: crate::pki::hex(aws_lc_rs::digest::digest(&SHA256, schema.to_string().as_bytes()).as_ref()),
             schema,
             patterns,
             has_rules,
