@@ -3,6 +3,8 @@
 //! **Invariant:** the truth is JSON; nothing here goes through a generated type and back.
 
 pub mod codec;
+pub mod go_json;
+pub mod jsonpath;
 pub mod meta;
 pub mod node_identity;
 pub mod object;
