@@ -25,7 +25,6 @@ mod service_account;
 mod storage;
 mod taints;
 mod tolerations;
-mod usage;
 
 /// One plugin. Most override one method.
 pub trait Plugin: Send + Sync {

@@ -18,3 +18,4 @@ mod pods;
 mod registry;
 mod runtime;
 mod uninstall;
+mod workloads;
