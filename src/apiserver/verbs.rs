@@ -313,6 +313,7 @@ impl Api {
         }
         let mut cx = self.cx(res, call, manager);
         cx.dry_run = !dry_run.is_empty();
+        manager.clone_into(&mut cx.field_manager);
         Ok(cx)
     }
 

@@ -4,6 +4,7 @@
 
 mod deletes;
 mod reads;
+mod webhooks;
 mod writes;
 
 use std::sync::Arc;
