@@ -29,7 +29,6 @@ mod service_account;
 mod storage;
 mod taints;
 mod tolerations;
-mod usage;
 mod webhook;
 
 /// One plugin. Most override one method.
