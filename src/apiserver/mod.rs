@@ -11,6 +11,7 @@ pub mod auth;
 mod body;
 mod connect;
 mod cork;
+pub mod crd;
 mod deletion;
 pub mod discovery;
 pub mod health;
@@ -103,6 +104,11 @@ impl Api {
     /// Adds to what `/metrics` shows.
     pub fn publish_metrics(&self, source: Source) {
         self.metrics.publish(source);
+    }
+
+    /// What follows the CustomResourceDefinitions, to be run beside the API.
+    pub fn definitions(&self) -> crd::Definitions {
+        crd::Definitions::new(self.registry.clone(), self.clock.clone())
     }
 
     /// Says how a node is reached.

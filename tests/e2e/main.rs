@@ -5,6 +5,7 @@
 mod addons;
 mod agent;
 mod bad_input;
+mod crd;
 mod ctl;
 mod harness;
 mod images;
@@ -18,3 +19,4 @@ mod pods;
 mod registry;
 mod runtime;
 mod uninstall;
+mod workloads;
