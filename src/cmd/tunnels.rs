@@ -80,7 +80,7 @@ async fn keep(client: Client, server: Uri, open: Opener, stop: Shutdown) {
         };
         let Some(ended) = stop.or(ended).await else { return };
         failures = if began.elapsed() > RETRY.cap { 1 } else { failures + 1 };
-        let delay = RETRY.delay(failures).mul_f64(rand::rng().random_range(1.0..1.5));
+        let delay = pause(failures, rand::rng().random_range(1.0..1.5));
         match ended {
             Ok(()) => tracing::info!(%server, "the connection ended; connecting again"),
             Err(why) if failures == 1 => tracing::warn!(%server, "the connection broke, connecting again: {why}"),
@@ -88,6 +88,11 @@ async fn keep(client: Client, server: Uri, open: Opener, stop: Shutdown) {
         }
         stop.or(tokio::time::sleep(delay)).await;
     }
+}
+
+/// Before the next attempt; `spread` keeps agents of one server apart.
+fn pause(failures: u32, spread: f64) -> Duration {
+    RETRY.delay(failures).mul_f64(spread)
 }
 
 async fn connect(client: &Client) -> Result<TokioIo<hyper::upgrade::Upgraded>, String> {
@@ -105,37 +110,19 @@ async fn connect(client: &Client) -> Result<TokioIo<hyper::upgrade::Upgraded>, S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::convert::Infallible;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use futures::FutureExt;
-    use http::{Request, Response};
-    use kube::client::Body;
 
     /// Ten minutes without a server cost some twenty attempts, and the last one is never long ago.
-    #[tokio::test(start_paused = true)]
-    async fn a_server_that_is_down_for_long_is_asked_rarely_and_found_soon() {
-        let attempts = Arc::new(AtomicUsize::new(0));
-        let counted = attempts.clone();
-        let client = Client::in_process(tower::service_fn(move |_: Request<Body>| {
-            counted.fetch_add(1, Ordering::SeqCst);
-            async {
-                let answer = Response::builder().status(503).body(http_body_util::Full::<bytes::Bytes>::default());
-                Ok::<_, Infallible>(answer.expect("a valid answer"))
-            }
-        }));
-        let stop = Shutdown::new();
-        let open: Opener = Arc::new(|_| async { Err(std::io::Error::other("nothing")) }.boxed());
-        let keeping = keep(client, Uri::from_static("https://10.0.0.1:6443"), open, stop.clone());
-        let watching = async {
-            tokio::time::sleep(Duration::from_secs(600)).await;
-            let before = attempts.load(Ordering::SeqCst);
-            assert!((15..=30).contains(&before), "{before} attempts in ten minutes");
-            tokio::time::sleep(RETRY.cap.mul_f64(1.5)).await;
-            assert!(attempts.load(Ordering::SeqCst) > before, "one more within the longest pause");
-            stop.trigger();
-        };
-        tokio::join!(keeping, watching);
+    #[test]
+    fn a_server_that_is_down_for_long_is_asked_rarely_and_found_soon() {
+        let mut clock = Duration::ZERO;
+        let mut attempts = 0;
+        while clock < Duration::from_secs(600) {
+            attempts += 1;
+            let pause = pause(attempts, 1.0);
+            assert!(pause <= Duration::from_secs(30), "{pause:?} after {attempts}");
+            clock += pause;
+        }
+        assert!((20..=30).contains(&attempts), "{attempts} attempts");
+        assert_eq!(pause(u32::MAX, 1.5), Duration::from_secs(45), "however long it lasts");
     }
 }

@@ -97,16 +97,15 @@ fn proxied(cluster: &Cluster) {
     let raw = |path: &str| cluster.kubectl(&["get", "--raw", path]);
     let pods = "/api/v1/namespaces/default/pods";
     for name in ["on-box", "on-a", "on-b"] {
-        assert_eq!(raw(&format!("{pods}/{name}:8080/proxy/")).stdout, format!("from {name} (v1)"));
+        assert_eq!(raw(&format!("{pods}/{name}:8080/proxy/")).stdout.trim(), format!("from {name} (v1)"));
     }
     cluster.k(&["expose", "pod", "on-b", "--port=80", "--target-port=8080"]);
     let service = "/api/v1/namespaces/default/services/on-b:80/proxy/";
-    cluster.eventually("the Service is proxied to", || raw(service).stdout == "from on-b (v1)");
-    assert_eq!(raw("/api/v1/nodes/a/proxy/healthz").stdout, "ok");
-    assert_eq!(raw("/api/v1/nodes/box/proxy/healthz").stdout, "ok");
+    cluster.eventually("the Service is proxied to", || raw(service).stdout.trim() == "from on-b (v1)");
+    assert_eq!(raw("/api/v1/nodes/a/proxy/healthz").stdout.trim(), "ok");
+    assert_eq!(raw("/api/v1/nodes/box/proxy/healthz").stdout.trim(), "ok");
     let refused = raw(&format!("{pods}/on-a:1/proxy/")).stderr;
     assert!(refused.contains("error trying to reach service") && refused.contains("refused"), "{refused}");
-    // Not even the server may look beyond a node's own pods.
     let metrics = raw("/api/v1/nodes/a/proxy/metrics/resource").stdout;
     assert!(
         metrics.contains("container_memory_working_set_bytes{container=\"main\",namespace=\"default\",pod=\"on-a\"}"),
@@ -260,7 +259,7 @@ fn a_node_without_a_server(cluster: &mut Cluster, a: &mut Agent) {
     cluster.eventually_or(
         "the server hears of it",
         || a.log_text(),
-        || cluster.kubectl(&["exec", "fragile", "--", "cat", "/word/word"]).stdout == "kept",
+        || cluster.kubectl(&["exec", "fragile", "--", "cat", "/word/word"]).stdout.trim() == "kept",
     );
     cluster.k(&["wait", "--for=condition=Ready", "pod/on-a", "pod/fragile", "--timeout=80s"]);
     assert_eq!(uids(cluster), before, "nobody was replaced");
