@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::api::meta::quantity::Quantity;
 use crate::api::value::ValueExt;
 
-use super::usage::{self, Amounts, amounts};
+use crate::api::usage::{self, Amounts, amounts};
 
 /// What is held against one item of a LimitRange.
 struct Subject {

@@ -1,6 +1,7 @@
-//! The ordered chain of admission plugins: all of them may change the new object, then all of them may refuse it.
+//! The ordered chain of admission plugins: all of them may change the new object, then all of them may refuse it. Webhooks
+//! come after the plugins, both times.
 //!
-//! **Invariant:** plugins read other objects from the watch cache only; none waits for the network.
+//! **Invariant:** plugins read other objects from the watch cache only; webhooks alone wait for the network.
 //! **Invariant:** the order is upstream's, whoever brings a plugin.
 
 use std::sync::{Arc, OnceLock, Weak};
@@ -11,6 +12,8 @@ use serde_json::Value;
 use crate::api::status::{ApiResult, Reason, Status};
 use crate::api::value::ValueExt;
 use crate::registry::{Admission, Admit, Registry, View};
+
+use webhook::{Asking, Rounds, Webhooks};
 
 mod ingress_class;
 mod limit_ranger;
@@ -25,7 +28,7 @@ mod service_account;
 mod storage;
 mod taints;
 mod tolerations;
-mod usage;
+mod webhook;
 
 /// One plugin. Most override one method.
 pub trait Plugin: Send + Sync {
@@ -91,13 +94,15 @@ pub fn chain(view: Arc<dyn View>, extra: Vec<Box<dyn Plugin>>) -> Arc<Chain> {
     let mut all = plugins();
     all.extend(extra);
     all.sort_by_key(|p| ORDER.iter().position(|name| *name == p.name()).unwrap_or(ORDER.len()));
-    Arc::new(Chain { view, plugins: all, registry: OnceLock::new() })
+    let webhooks = Webhooks::new(Box::new(webhook::Calls::default()));
+    Arc::new(Chain { view, plugins: all, webhooks, registry: OnceLock::new() })
 }
 
 /// All plugins in order.
 pub struct Chain {
     view: Arc<dyn View>,
     plugins: Vec<Box<dyn Plugin>>,
+    webhooks: Webhooks,
     registry: OnceLock<Weak<Registry>>,
 }
 
@@ -107,21 +112,41 @@ impl Chain {
         // A second call would be for the same registry: the first one stands.
         let _ = self.registry.set(Arc::downgrade(registry));
     }
+
+    fn registry(&self) -> Option<Arc<Registry>> {
+        self.registry.get().and_then(Weak::upgrade)
+    }
 }
 
 #[async_trait]
 impl Admit for Chain {
     async fn mutate(&self, a: &Admission<'_>, new: &mut Value, old: Option<&Value>) -> ApiResult<()> {
-        self.plugins.iter().try_for_each(|p| p.mutate(a, new, old, &*self.view))
+        let plugins = |new: &mut Value| self.plugins.iter().try_for_each(|p| p.mutate(a, new, old, &*self.view));
+        plugins(new)?;
+        let registry = self.registry();
+        let asking = Asking { admission: a, view: &*self.view, registry: registry.as_deref() };
+        let mut rounds = Rounds::default();
+        self.webhooks.mutate(&asking, Some(new), old, &mut rounds).await?;
+        if rounds.changed {
+            // What a webhook added has to be as the plugins want it, too.
+            plugins(new)?;
+            rounds.next(new);
+            self.webhooks.mutate(&asking, Some(new), old, &mut rounds).await?;
+        }
+        Ok(())
     }
 
     async fn validate(&self, a: &Admission<'_>, new: Option<&Value>, old: Option<&Value>) -> ApiResult<()> {
+        let registry = self.registry();
+        let asking = Asking { admission: a, view: &*self.view, registry: registry.as_deref() };
+        if new.is_none() {
+            // A deletion has nothing to change, but mutating webhooks may refuse it as well.
+            self.webhooks.mutate(&asking, None, old, &mut Rounds::default()).await?;
+        }
         self.plugins.iter().try_for_each(|p| p.validate(a, new, old, &*self.view))?;
+        self.webhooks.validate(&asking, new, old).await?;
         match new {
-            Some(new) => {
-                let registry = self.registry.get().and_then(Weak::upgrade);
-                quota::charge(a, new, old, &*self.view, registry.as_deref()).await
-            }
+            Some(new) => quota::charge(a, new, old, &*self.view, registry.as_deref()).await,
             None => Ok(()),
         }
     }

@@ -3,17 +3,20 @@
 //! **Invariant:** the truth is JSON; nothing here goes through a generated type and back.
 
 pub mod codec;
+pub mod cron;
 pub mod go_json;
 pub mod jsonpath;
 pub mod meta;
 pub mod node_identity;
 pub mod object;
 pub mod patch;
+pub mod quota;
 pub mod scan;
 pub mod schema;
 pub mod scheme;
 pub mod services;
 pub mod status;
 pub mod table;
+pub mod usage;
 pub mod user;
 pub mod value;

@@ -42,6 +42,9 @@ impl Api {
         if matches!(a.name.as_str(), "." | "..") {
             return Err(Status::bad_request(format!("Name parameter invalid: {:?}: may not be '{}'", a.name, a.name)));
         }
+        if call.method == http::Method::HEAD && a.subresource != "proxy" {
+            return Err(method_not_allowed());
+        }
         if !a.subresource.is_empty() {
             return self.subresource(res, call).await;
         }
@@ -317,6 +320,7 @@ impl Api {
         }
         let mut cx = self.cx(res, call, manager);
         cx.dry_run = !dry_run.is_empty();
+        manager.clone_into(&mut cx.field_manager);
         Ok(cx)
     }
 

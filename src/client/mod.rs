@@ -100,6 +100,12 @@ impl Client {
         tls::any_of(servers, ca_pem, credentials).map(Self::new)
     }
 
+    /// To `server`, which must show a certificate for `name` (none: for its host), of `ca_pem` where that is not empty, else
+    /// of one of the machine's CAs. Shows no credentials.
+    pub fn peer(server: &str, ca_pem: &[u8], name: Option<String>) -> Result<Self, ConnectError> {
+        tls::peer(server, ca_pem, name).map(Self::new)
+    }
+
     /// To `server`, whatever certificate it shows: only for what is public, and checked by other means.
     pub fn unverified(server: &str) -> Result<Self, ConnectError> {
         tls::unverified(server).map(Self::new)

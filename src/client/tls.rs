@@ -116,6 +116,15 @@ pub(super) fn any_of(
     client(config, resolver, Some(servers))
 }
 
+pub(super) fn peer(server: &str, ca_pem: &[u8], name: Option<String>) -> Result<kube::Client, ConnectError> {
+    let (mut config, resolver) = configured(server, ca_pem, Credentials::None)?;
+    if ca_pem.is_empty() {
+        config.root_cert = None;
+    }
+    config.tls_server_name = name;
+    client(config, resolver, None)
+}
+
 pub(super) fn direct(server: &str, ca_pem: &[u8], credentials: Credentials) -> Result<kube::Client, ConnectError> {
     let (config, resolver) = configured(server, ca_pem, credentials)?;
     client(config, resolver, None)

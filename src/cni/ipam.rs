@@ -49,8 +49,16 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Locks and reads them; waits for others.
-    pub fn open(config: &NetConfig) -> Result<Self> {
+    /// Locks and reads them; waits for others, of this process too, without holding up the thread: the one that has the lock
+    /// may need it to go on.
+    pub async fn lock(config: &NetConfig) -> Result<Self> {
+        let config = config.clone();
+        let opened = tokio::task::spawn_blocking(move || Self::open(&config)).await;
+        opened.unwrap_or_else(|e| Err(Error::io("lock the reservations", &std::io::Error::other(e))))
+    }
+
+    /// Locks and reads them; holds up the thread while others have them.
+    fn open(config: &NetConfig) -> Result<Self> {
         let dir = config.data_dir.join(&config.name);
         let failed = |e: &std::io::Error| Error::io(format!("open the reservations in {}", dir.display()), e);
         std::fs::create_dir_all(&dir).map_err(|e| failed(&e))?;
@@ -221,6 +229,24 @@ mod tests {
             |a| taken.contains(&a),
         );
         assert_eq!(got, want.map(|w| w.parse().unwrap()));
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_the_lock_does_not_hold_up_who_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path(), "10.42.0.0/24");
+        let release = tokio::sync::Notify::new();
+        let first = async {
+            let pool = Pool::lock(&config).await.unwrap();
+            release.notified().await;
+            drop(pool);
+        };
+        let second = async {
+            release.notify_one();
+            Pool::lock(&config).await.unwrap();
+        };
+        // Both in one task on one thread: a lock that blocks it would never be let go.
+        tokio::time::timeout(std::time::Duration::from_secs(60), async { tokio::join!(first, second) }).await.unwrap();
     }
 
     #[test]

@@ -125,7 +125,7 @@ pub async fn setup(config: &CniConfig) -> Result<()> {
     if let Some(services) = config.service_cidr {
         link::ensure_service_route(&net, services).await?;
     }
-    let pool = Pool::open(&net)?;
+    let pool = Pool::lock(&net).await?;
     let strays = link::remove_strays(&net, &host_names(&pool).collect()).await?;
     if !strays.is_empty() {
         tracing::warn!(ports = ?strays, "removed ports of bridge {} that belong to no pod of this node", net.bridge);
@@ -152,7 +152,7 @@ async fn keep_bridge(config: &CniConfig, shutdown: &Shutdown) -> Result<()> {
         if lost.is_err() {
             watch = link::BridgeWatch::new(&net).await?;
         }
-        let pool = Pool::open(&net)?;
+        let pool = Pool::lock(&net).await?;
         link::ensure_bridge(&net).await?;
         if let Some(services) = config.service_cidr {
             link::ensure_service_route(&net, services).await?;
@@ -170,7 +170,7 @@ async fn keep_table(config: &CniConfig, shutdown: &Shutdown) -> Result<()> {
         if event.is_err() {
             events = watch().await?;
         }
-        let pool = Pool::open(&net)?;
+        let pool = Pool::lock(&net).await?;
         match event {
             Ok(Disturbance::Changed) => nat::install(&net, pool.reserved()).await?,
             Ok(Disturbance::Unknown) | Err(_) => nat::ensure(&net, pool.reserved()).await?,
@@ -185,7 +185,7 @@ pub async fn collect_garbage(config: &CniConfig, age: Duration, live: impl Fn(&s
 }
 
 async fn give_back(config: &NetConfig, age: Duration, live: impl Fn(&str) -> bool) -> Result<usize> {
-    let mut pool = Pool::open(config)?;
+    let mut pool = Pool::lock(config).await?;
     let leaked = pool.retain(age, live)?;
     for (_, reservation) in &leaked {
         link::detach(&link::host_name(&reservation.container, &reservation.interface)).await?;
@@ -255,7 +255,7 @@ pub async fn execute(request: &Request, input: &[u8]) -> Result<Value> {
         "ADD" => add(request, &NetConfig::parse(input)?).await,
         "DEL" => delete(request, &NetConfig::parse_for_removal(input)?).await,
         "CHECK" => check(request, &NetConfig::parse(input)?).await,
-        "STATUS" => NetConfig::parse(input).and_then(|c| Pool::open(&c)).map(|_| Value::Null),
+        "STATUS" => Pool::lock(&NetConfig::parse(input)?).await.map(|_| Value::Null),
         "GC" => garbage(input).await,
         other => Err(Error::new(Code::Environment, format!("CNI_COMMAND {other:?} is unknown"))),
     }
@@ -282,7 +282,7 @@ pub async fn execute_loopback(request: &Request, input: &[u8]) -> Result<Value> 
 }
 
 async fn add(request: &Request, config: &NetConfig) -> Result<Value> {
-    let mut pool = Pool::open(config)?;
+    let mut pool = Pool::lock(config).await?;
     let reservation = Reservation {
         container: request.container.clone(),
         interface: request.interface.clone(),
@@ -308,7 +308,7 @@ async fn add(request: &Request, config: &NetConfig) -> Result<Value> {
 }
 
 async fn delete(request: &Request, config: &NetConfig) -> Result<Value> {
-    let mut pool = Pool::open(config)?;
+    let mut pool = Pool::lock(config).await?;
     link::detach(&link::host_name(&request.container, &request.interface)).await?;
     if let Some((address, reservation)) = pool.release(&request.container, &request.interface)?
         && !reservation.port_mappings.is_empty()
@@ -320,7 +320,8 @@ async fn delete(request: &Request, config: &NetConfig) -> Result<Value> {
 }
 
 async fn check(request: &Request, config: &NetConfig) -> Result<Value> {
-    let address = Pool::open(config)?
+    let address = Pool::lock(config)
+        .await?
         .find(&request.container, &request.interface)
         .ok_or_else(|| Error::new(Code::UnknownContainer, format!("container {} has no address", request.container)))?;
     if link::is_attached(&request.netns, &request.interface, address).await? {

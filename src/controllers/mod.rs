@@ -4,15 +4,22 @@
 //! the one list; [`start`] runs it. What a cluster has from the start is in [`bootstrap`].
 
 pub mod addons;
+pub mod aggregation;
 pub mod bootstrap;
 pub mod certificates;
 pub mod common;
+pub mod cronjob;
+pub mod daemonset;
 pub mod deployment;
+pub mod disruption;
 pub mod endpoints;
 pub mod garbage;
+pub mod job;
 pub mod namespace;
 pub mod node;
+pub mod quota;
 pub mod replicaset;
+pub mod statefulset;
 pub mod tokens;
 
 use std::sync::Arc;
@@ -59,6 +66,14 @@ pub const CONTROLLERS: &[Controller] = &[
     R(|_| deployment::controller()),
     R(|_| replicaset::Replicas::of_sets()),
     R(|_| replicaset::Replicas::of_controllers()),
+    R(|_| statefulset::controller()),
+    R(|_| daemonset::controller()),
+    R(|_| disruption::controller()),
+    R(|_| aggregation::controller()),
+    R(|_| quota::controller()),
+    R(|_| job::controller()),
+    R(|_| job::ttl::controller()),
+    R(|_| cronjob::controller()),
     R(|_| endpoints::slices()),
     R(|_| endpoints::endpoints()),
     R(|c| node::lifecycle(c.node_grace_seconds)),

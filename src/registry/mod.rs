@@ -148,14 +148,22 @@ impl Resource {
         }
     }
 
+    /// Turns an object of this row's version into the stored one.
+    pub fn to_stored(&self, value: &mut Value) {
+        if self.converts() {
+            self.strategy.convert(value, &self.info, true);
+            value["apiVersion"] =
+                crate::api::meta::gvk::join(&self.info.stored.group, &self.info.stored_version).into();
+        }
+    }
+
     /// The bytes for the store: the stored version, without a resourceVersion, kind and apiVersion first.
     pub fn encode_for_store(&self, object: &Value) -> Bytes {
         if !self.converts() {
             return encode::unversioned(object);
         }
         let mut value = object.clone();
-        self.strategy.convert(&mut value, &self.info, true);
-        value["apiVersion"] = crate::api::meta::gvk::join(&self.info.stored.group, &self.info.stored_version).into();
+        self.to_stored(&mut value);
         encode::unversioned(&value)
     }
 
@@ -181,6 +189,15 @@ impl Resource {
                 Value::Null
             }
         }
+    }
+
+    /// What somebody else made of an object, as this kind's type: what it does not know is left out.
+    ///
+    /// # Errors
+    /// Why it does not fit.
+    pub fn decoded(&self, object: Value) -> Result<Value, schema::DecodeError> {
+        let Some(def) = self.def else { return Ok(object) };
+        schema::canonicalize(object, def).map(|made| made.value)
     }
 
     /// Keeps `metadata.managedFields` up to date after a create or an update.
@@ -236,6 +253,8 @@ pub struct RequestCx {
     pub user: UserInfo,
     /// Name for managed fields.
     pub manager: String,
+    /// The field manager that the client named; empty when it named none.
+    pub field_manager: String,
     /// `group/version` of the request, for managed fields.
     pub api_version: String,
     /// The time of the request.
@@ -255,6 +274,7 @@ impl RequestCx {
         Self {
             user,
             manager: manager.into(),
+            field_manager: String::new(),
             api_version: String::new(),
             now,
             dry_run: false,
@@ -322,6 +342,11 @@ impl<'a> Admission<'a> {
     /// For a deletion.
     pub fn deletion(resource: &'a Resource, cx: &'a RequestCx, target: &'a Target) -> Self {
         Self { resource, cx, target, operation: "DELETE", subresource: "" }
+    }
+
+    /// For a connection to an object: `exec`, `attach`, `portforward`, `proxy`.
+    pub fn connection(resource: &'a Resource, cx: &'a RequestCx, target: &'a Target, subresource: &'a str) -> Self {
+        Self { resource, cx, target, operation: "CONNECT", subresource }
     }
 
     /// For what is posted to a subresource and is no change of the object: a Binding, an Eviction, a TokenRequest.

@@ -19,3 +19,4 @@ mod pods;
 mod registry;
 mod runtime;
 mod uninstall;
+mod workloads;

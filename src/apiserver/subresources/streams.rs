@@ -7,13 +7,14 @@ use std::sync::Arc;
 use futures::StreamExt;
 use http::Request;
 use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
 
 use crate::api::object::Object;
 use crate::api::status::{ApiResult, Status};
 use crate::api::value::ValueExt;
 use crate::apiserver::respond::{self, Answer};
 use crate::apiserver::{Api, Call};
-use crate::registry::{Resource, View};
+use crate::registry::{Admission, Resource, View};
 use crate::runtime::node_api::{LogOptions, NodeApi, Streams, Target};
 
 impl Api {
@@ -32,12 +33,7 @@ impl Api {
     }
 
     /// `exec`, `attach` and `portforward`: upgrades of the connection.
-    pub(in crate::apiserver) async fn pod_stream(&self, _res: &Arc<Resource>, mut call: Call) -> ApiResult<Answer> {
-        let (pod, target) = self.pod_target(&call)?;
-        let Some(node) = self.node_of(&pod)? else {
-            let name = &pod.meta.name;
-            return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
-        };
+    pub(in crate::apiserver) async fn pod_stream(&self, res: &Arc<Resource>, mut call: Call) -> ApiResult<Answer> {
         let query = &call.info.query;
         let flags = Streams {
             stdin: query.flag("stdin"),
@@ -49,6 +45,14 @@ impl Api {
         let ports: Vec<u16> =
             query.all("ports").iter().flat_map(|p| p.split(',')).filter_map(|p| p.parse().ok()).collect();
         let sub = call.info.attributes.subresource.clone();
+        let mut options = connect_options(&sub, query.text("container"), flags, &command, &ports);
+        let (cx, at) = (self.cx(res, &call, ""), call.target(res));
+        self.registry.admit(&Admission::connection(res, &cx, &at, &sub), &mut options).await?;
+        let (pod, target) = self.pod_target(&call)?;
+        let Some(node) = self.node_of(&pod)? else {
+            let name = &pod.meta.name;
+            return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
+        };
         if sub == "exec" && command.is_empty() {
             return Err(Status::bad_request("you must specify at least 1 command for the container"));
         }
@@ -99,7 +103,30 @@ impl Api {
     }
 }
 
-fn default_container(pod: &serde_json::Value, name: &str, subresource: &str) -> ApiResult<String> {
+/// What admission sees of a connection: `PodExecOptions` and its siblings.
+fn connect_options(sub: &str, container: Option<&str>, flags: Streams, command: &[String], ports: &[u16]) -> Value {
+    let kind = match sub {
+        "exec" => "PodExecOptions",
+        "attach" => "PodAttachOptions",
+        _ => return json!({"kind": "PodPortForwardOptions", "apiVersion": "v1", "ports": ports}),
+    };
+    let mut options = json!({"kind": kind, "apiVersion": "v1"});
+    let Streams { stdin, stdout, stderr, tty } = flags;
+    for (name, set) in [("stdin", stdin), ("stdout", stdout), ("stderr", stderr), ("tty", tty)] {
+        if set {
+            options[name] = true.into();
+        }
+    }
+    if let Some(container) = container {
+        options["container"] = container.into();
+    }
+    if sub == "exec" {
+        options["command"] = json!(command);
+    }
+    options
+}
+
+fn default_container(pod: &Value, name: &str, subresource: &str) -> ApiResult<String> {
     let names = |list: &str| -> Vec<&str> { pod.items_at(list).iter().filter_map(|c| c.str_at("/name")).collect() };
     let containers = names("/spec/containers");
     match (containers.as_slice(), subresource) {

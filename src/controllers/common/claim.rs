@@ -7,8 +7,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::api::meta::labels::Selector;
-use crate::api::object::Object;
+use crate::api::object::{Object, ObjectKey};
 use crate::api::status::Reason;
+use crate::api::value::ValueExt;
 use crate::client::{Patch, Res};
 use crate::runtime::{Cx, Error};
 
@@ -39,6 +40,51 @@ pub fn sort(owner: &Object, selector: &Selector, candidates: Vec<Arc<Object>>) -
     claim
 }
 
+/// Which objects an owner claims, and how.
+#[derive(Clone, Copy)]
+pub struct Rule<'a> {
+    selector: &'a Selector,
+    finalizer: Option<&'a str>,
+    fits: fn(&Object, &Object) -> bool,
+}
+
+impl<'a> Rule<'a> {
+    /// All that a selector matches.
+    pub fn of(selector: &'a Selector) -> Self {
+        Self { selector, finalizer: None, fits: |_, _| true }
+    }
+
+    /// What is adopted gets this finalizer.
+    pub fn with_finalizer(self, finalizer: &'a str) -> Self {
+        Self { finalizer: Some(finalizer), ..self }
+    }
+
+    /// Only what `fits` says of an owner and an orphan is adopted.
+    pub fn only(self, fits: fn(&Object, &Object) -> bool) -> Self {
+        Self { fits, ..self }
+    }
+}
+
+/// The selector of `spec.selector`.
+pub fn label_selector(owner: &Value) -> Result<Selector, Error> {
+    Selector::from_label_selector(&owner["spec"]["selector"]).map_err(|e| Error::Object {
+        what: format!("the selector of {}", owner.str_at("/metadata/name").unwrap_or_default()),
+        reason: e.to_string(),
+    })
+}
+
+/// The owners of kind `res`, by their label selectors, that could adopt an object that has none.
+pub fn adopters(res: &Res, orphan: &Object, cx: &Cx) -> Vec<ObjectKey> {
+    if orphan.meta.controller().is_some() {
+        return Vec::new();
+    }
+    let selects = |o: &Arc<Object>| {
+        label_selector(&o.value()).is_ok_and(|s| !s.is_empty() && s.matches(|k| orphan.meta.label(k)))
+    };
+    let all = cx.lister(res).list(Some(&orphan.meta.namespace));
+    all.into_iter().filter(selects).map(|o| ObjectKey::from(&o.meta)).collect()
+}
+
 /// The objects of `res` that belong to `owner`, after adopting and releasing.
 pub async fn claim(
     cx: &Cx,
@@ -47,19 +93,35 @@ pub async fn claim(
     selector: &Selector,
     res: &Res,
 ) -> Result<Vec<Arc<Object>>, Error> {
+    claim_by(cx, owner_res, owner, res, Rule::of(selector)).await
+}
+
+/// The same, by a rule.
+pub async fn claim_by(
+    cx: &Cx,
+    owner_res: &Res,
+    owner: &Object,
+    res: &Res,
+    rule: Rule<'_>,
+) -> Result<Vec<Arc<Object>>, Error> {
+    let selector = rule.selector;
     let lister = cx.lister(res);
     let mut candidates = lister.by_index("owner", &owner.meta.uid);
     // An empty selector matches everything; nobody means that.
     if !selector.is_empty() {
         let orphans = lister.select(Some(&owner.meta.namespace), selector);
-        candidates.extend(orphans.into_iter().filter(|o| o.meta.controller().is_none()));
+        candidates.extend(orphans.into_iter().filter(|o| o.meta.controller().is_none() && (rule.fits)(owner, o)));
         candidates.sort_by(|a, b| a.meta.name.cmp(&b.meta.name));
         candidates.dedup_by(|a, b| a.meta.uid == b.meta.uid);
     }
     let mut claim = sort(owner, selector, candidates);
     for orphan in claim.adopt {
-        let patch = json!({"metadata": {"uid": orphan.meta.uid, "resourceVersion": orphan.revision.to_string(),
+        let mut patch = json!({"metadata": {"uid": orphan.meta.uid, "resourceVersion": orphan.revision.to_string(),
             "ownerReferences": adopted(&orphan, owner_reference(owner_res, owner))}});
+        if let Some(finalizer) = rule.finalizer {
+            let others = orphan.meta.finalizers.iter().map(|f| &**f).filter(|f| *f != finalizer);
+            patch["metadata"]["finalizers"] = others.chain([finalizer]).collect::<Vec<&str>>().into();
+        }
         if patched(cx, res, &orphan, &patch).await? {
             claim.mine.extend(lister.get(&orphan.meta.namespace, &orphan.meta.name));
         }
@@ -83,7 +145,6 @@ async fn patched(cx: &Cx, res: &Res, object: &Object, patch: &Value) -> Result<b
 }
 
 fn references(object: &Object) -> Vec<Value> {
-    use crate::api::value::ValueExt;
     object.value().items_at("/metadata/ownerReferences").to_vec()
 }
 

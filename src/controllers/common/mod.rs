@@ -7,4 +7,5 @@ pub mod discovery;
 pub mod hash;
 pub mod numbers;
 pub mod pods;
+pub mod revisions;
 pub mod status;

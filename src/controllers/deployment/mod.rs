@@ -23,7 +23,6 @@ use crate::api::value::ValueExt;
 use crate::client::{DeleteOptions, Patch, Propagation, res};
 use crate::controllers::common::pods::PodView;
 use crate::controllers::common::{claim, hash};
-use crate::controllers::replicaset::label_selector;
 use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
 
 /// The controller.
@@ -43,14 +42,14 @@ impl Reconciler for Deployments {
     fn watches(&self) -> Watches {
         Watches::own(&res::DEPLOYMENTS)
             .owned(&res::REPLICA_SETS)
-            .mapped(&res::REPLICA_SETS, of_orphan)
+            .mapped(&res::REPLICA_SETS, |rs, cx| claim::adopters(&res::DEPLOYMENTS, rs, cx))
             .mapped(&res::PODS, of_pod)
     }
 
     async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
         let Some(object) = cx.get(&res::DEPLOYMENTS, key) else { return Ok(Requeue::Never) };
         let value = object.value();
-        let selector = label_selector(&value)?;
+        let selector = claim::label_selector(&value)?;
         if selector.is_empty() {
             let message = "This deployment is selecting all pods. A non-empty selector is required.";
             cx.events.warning(&object, "SelectingAll", message);
@@ -80,17 +79,6 @@ impl Reconciler for Deployments {
             None => Ok(Requeue::after_seconds(status::deadline_in(&d, cx.now()).map(|s| s + 1))),
         }
     }
-}
-
-/// The Deployments that could adopt a ReplicaSet that has no owner.
-fn of_orphan(rs: &Object, cx: &Cx) -> Vec<ObjectKey> {
-    if rs.meta.controller().is_some() {
-        return Vec::new();
-    }
-    let selects =
-        |d: &Arc<Object>| label_selector(&d.value()).is_ok_and(|s| !s.is_empty() && s.matches(|k| rs.meta.label(k)));
-    let all = cx.lister(&res::DEPLOYMENTS).list(Some(&rs.meta.namespace));
-    all.into_iter().filter(selects).map(|d| ObjectKey::from(&d.meta)).collect()
 }
 
 /// The Deployment of a pod that is going or gone: `Recreate` waits for the last one.

@@ -55,6 +55,8 @@ impl Reconciler for PodGc {
         let (node, phase) = (pods.field(&pod, "spec.nodeName"), pods.field(&pod, "status.phase"));
         if node.is_empty() {
             if pod.is_deleting() {
+                // A finalizer may keep it: whoever waits for its end sees one.
+                fail(cx, &pod, None).await?;
                 force(cx, &pod).await?;
             }
             return Ok(Requeue::Never);

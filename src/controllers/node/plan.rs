@@ -153,7 +153,8 @@ fn bound_at(pod: &Value) -> Option<Timestamp> {
     bound.or_else(|| time(pod.str_at("/metadata/creationTimestamp")))
 }
 
-fn tolerates(toleration: &Value, taint: &Value) -> bool {
+/// Whether a toleration lets a pod be where a taint is.
+pub fn tolerates(toleration: &Value, taint: &Value) -> bool {
     let text = |v: &Value, p: &str| v.str_at(p).unwrap_or_default().to_owned();
     let (key, effect) = (text(toleration, "/key"), text(toleration, "/effect"));
     let exists = toleration.str_at("/operator") == Some("Exists");

@@ -33,7 +33,7 @@ struct Row {
 static REPLICA_SET: Row = Row {
     name: "replicaset-controller",
     res: &res::REPLICA_SETS,
-    selector: label_selector,
+    selector: claim::label_selector,
     orphans: |pod, cx| owners_of_orphan(&REPLICA_SET, pod, cx),
 };
 
@@ -43,14 +43,6 @@ static REPLICATION_CONTROLLER: Row = Row {
     selector: |owner| Ok(Selector::from_map(&owner["spec"]["selector"])),
     orphans: |pod, cx| owners_of_orphan(&REPLICATION_CONTROLLER, pod, cx),
 };
-
-/// The selector of `spec.selector`.
-pub fn label_selector(owner: &Value) -> Result<Selector, Error> {
-    Selector::from_label_selector(&owner["spec"]["selector"]).map_err(|e| Error::Object {
-        what: format!("the selector of {}", owner.str_at("/metadata/name").unwrap_or_default()),
-        reason: e.to_string(),
-    })
-}
 
 /// Owners that could adopt a pod that has none.
 fn owners_of_orphan(row: &Row, pod: &Object, cx: &Cx) -> Vec<ObjectKey> {

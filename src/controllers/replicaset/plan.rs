@@ -65,7 +65,7 @@ pub fn plan(wanted: &Wanted, pods: &[PodView], now: Timestamp) -> Plan {
 
 /// Who goes first: unassigned, then pending, then not ready, then cheap, then crowded, then young, then failing ones.
 /// Ages are compared by their order of magnitude, so that the choice among old pods is as good as random.
-fn deletion_order(a: &PodView, b: &PodView, now: Timestamp) -> Ordering {
+pub fn deletion_order(a: &PodView, b: &PodView, now: Timestamp) -> Ordering {
     let assigned = |p: &PodView| !p.node.is_empty();
     let both_ready = a.is_ready() && b.is_ready();
     let ready_age = if both_ready { by_age(a.ready_since, b.ready_since, now) } else { Ordering::Equal };

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::api::cron::Schedule;
 use crate::api::meta::names;
 use crate::api::scheme::{Column, KindInfo, STATUS_ONLY};
 use crate::api::value::ValueExt;
@@ -107,7 +108,7 @@ fn schedule(spec: &Field<'_>) {
         at.errs.required("");
         return;
     }
-    if let Err(why) = parse(text) {
+    if let Err(why) = Schedule::parse(text) {
         at.invalid(why);
     }
     if text.contains("TZ") && spec.has("timeZone") {
@@ -129,98 +130,5 @@ fn time_zone(spec: &Field<'_>, old: Option<&Value>) {
         at.invalid("timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones");
     } else if jiff::tz::TimeZone::get(name).is_err() {
         at.invalid(format!("unknown time zone {name}"));
-    }
-}
-
-const MONTHS: &[&str] = &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
-const DAYS: &[&str] = &["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
-
-/// Checks a schedule of five fields, or a macro.
-fn parse(text: &str) -> Result<(), String> {
-    if let Some(macro_name) = text.strip_prefix('@') {
-        let known =
-            matches!(macro_name, "yearly" | "annually" | "monthly" | "weekly" | "daily" | "midnight" | "hourly")
-                || macro_name.strip_prefix("every ").is_some_and(is_duration);
-        return if known { Ok(()) } else { Err(format!("unrecognized descriptor: {text}")) };
-    }
-    let text = match text.strip_prefix("TZ=").or(text.strip_prefix("CRON_TZ=")) {
-        Some(rest) => rest.split_once(' ').map_or("", |(_, fields)| fields),
-        None => text,
-    };
-    let fields: Vec<&str> = text.split_whitespace().collect();
-    if fields.len() != 5 {
-        return Err(format!("expected exactly 5 fields, found {}: {fields:?}", fields.len()));
-    }
-    let bounds: [(u32, u32, u32, &[&str]); 5] =
-        [(0, 59, 0, &[]), (0, 23, 0, &[]), (1, 31, 0, &[]), (1, 12, 1, MONTHS), (0, 6, 0, DAYS)];
-    for (field, (min, max, base, words)) in fields.iter().zip(bounds) {
-        for part in field.split(',') {
-            part_of(part, min, max, base, words)?;
-        }
-    }
-    Ok(())
-}
-
-fn part_of(part: &str, min: u32, max: u32, base: u32, words: &[&str]) -> Result<(), String> {
-    let value = |text: &str| -> Result<u32, String> {
-        let word = words.iter().position(|w| w.eq_ignore_ascii_case(text));
-        match word {
-            Some(i) => Ok(u32::try_from(i).unwrap_or(0) + base),
-            None => text.parse().map_err(|_| format!("failed to parse int from {text}")),
-        }
-    };
-    let (range, step) = part.split_once('/').map_or((part, None), |(range, step)| (range, Some(step)));
-    let (first, last) = match range.split_once('-') {
-        _ if matches!(range, "*" | "?") => (min, max),
-        Some((first, last)) => (value(first)?, value(last)?),
-        None if step.is_some() => (value(range)?, max),
-        None => (value(range)?, value(range)?),
-    };
-    if first < min {
-        return Err(format!("beginning of range ({first}) below minimum ({min}): {part}"));
-    }
-    if last > max {
-        return Err(format!("end of range ({last}) above maximum ({max}): {part}"));
-    }
-    if first > last {
-        return Err(format!("beginning of range ({first}) beyond end of range ({last}): {part}"));
-    }
-    match step.map(str::parse::<u32>) {
-        Some(Ok(0)) => Err(format!("step of range should be a positive number: {part}")),
-        Some(Err(_)) => Err(format!("failed to parse int from {part}")),
-        _ => Ok(()),
-    }
-}
-
-/// A duration in Go's form, as `1h30m`.
-fn is_duration(text: &str) -> bool {
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let unit = ["ns", "us", "ms", "s", "m", "h"].iter().find(|u| rest[digits..].starts_with(**u));
-        match unit {
-            Some(unit) if digits > 0 => rest = &rest[digits + unit.len()..],
-            _ => return false,
-        }
-    }
-    !text.is_empty()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use test_case::test_case;
-
-    #[test_case("*/5 0-12/2 1,15 JAN-mar mon", true)]
-    #[test_case("@hourly", true)]
-    #[test_case("@every 1h30m", true)]
-    #[test_case("@yearlyx", false)]
-    #[test_case("* * * *", false; "four fields")]
-    #[test_case("60 * * * *", false; "no such minute")]
-    #[test_case("* * * * 7", false; "no such day")]
-    #[test_case("5-1 * * * *", false; "backwards")]
-    #[test_case("*/0 * * * *", false; "no step")]
-    fn schedules(text: &str, ok: bool) {
-        assert_eq!(parse(text).is_ok(), ok);
     }
 }

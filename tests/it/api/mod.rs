@@ -5,6 +5,7 @@
 mod custom;
 mod deletes;
 mod reads;
+mod webhooks;
 mod writes;
 
 use std::sync::Arc;

@@ -1,0 +1,297 @@
+//! Admission webhooks: others' servers that change a new object or refuse a request.
+//!
+//! In: requests that the chain's own plugins have let through. Out: changed objects, refusals, warnings. `hook` says which
+//! webhooks a request is for, `review` what they are asked and answer, `call` reaches them.
+//!
+//! **Invariant:** a webhook holds up one request, for its timeout at most; nothing is locked meanwhile.
+//! **Invariant:** where no configuration is stored, a request pays for two look-ups and nothing else.
+//!
+//! Rules: upstream `apiserver/pkg/admission/plugin/webhook/{mutating,validating,generic}`.
+
+mod call;
+mod hook;
+mod review;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use futures::future::join_all;
+use serde_json::Value;
+
+use crate::api::patch;
+use crate::api::status::{ApiResult, Status};
+use crate::api::value::ValueExt;
+use crate::registry::{Admission, Registry, Resource, View};
+
+pub use call::{Call, Calls};
+use hook::{Attributes, GroupVersion, Hook};
+use review::{Decision, Question};
+
+const GROUP: &str = "admissionregistration.k8s.io";
+
+/// The hooks of one kind of configuration, as of the revisions they were read at.
+#[derive(Default)]
+struct Compiled {
+    revisions: Vec<(String, u64)>,
+    hooks: Vec<Arc<Hook>>,
+}
+
+/// All webhooks of a server.
+pub struct Webhooks {
+    mutating: ArcSwap<Compiled>,
+    validating: ArcSwap<Compiled>,
+    call: Box<dyn Call>,
+}
+
+/// What the second round of mutation has to know of the first one.
+#[derive(Default)]
+pub struct Rounds {
+    asked: HashSet<String>,
+    again: HashSet<String>,
+    last: Option<Value>,
+    /// Some webhook changed the object.
+    pub changed: bool,
+    second: bool,
+}
+
+impl Rounds {
+    /// Makes it the second round. `new` is the object after the plugins of the server have seen it once more.
+    pub fn next(&mut self, new: &Value) {
+        self.second = true;
+        if self.last.as_ref() != Some(new) {
+            self.again.extend(self.asked.drain());
+        }
+    }
+}
+
+/// A failed call of a webhook, or what it decided.
+enum Outcome {
+    Decided(Decision),
+    Ignored,
+}
+
+impl Webhooks {
+    /// Called through `call`.
+    pub fn new(call: Box<dyn Call>) -> Self {
+        Self { mutating: ArcSwap::default(), validating: ArcSwap::default(), call }
+    }
+
+    /// Asks the mutating webhooks, one after another. For a deletion `new` is none, and nothing can be changed.
+    pub async fn mutate(
+        &self,
+        cx: &Asking<'_>,
+        mut new: Option<&mut Value>,
+        old: Option<&Value>,
+        rounds: &mut Rounds,
+    ) -> ApiResult<()> {
+        let hooks = compiled(&self.mutating, "mutatingwebhookconfigurations", cx.view);
+        for hook in &hooks.hooks {
+            if rounds.second && !(hook.reinvoked && rounds.again.contains(&hook.id)) {
+                continue;
+            }
+            let Some(version) = cx.matches(hook, new.as_deref(), old)? else { continue };
+            let outcome = self.ask(cx, hook, &version, new.as_deref(), old, true).await?;
+            if let Outcome::Decided(decision) = outcome {
+                decision.allowed?;
+                if let Some(patch) = decision.patch
+                    && apply(cx, hook, &version, new.as_deref_mut(), patch)?
+                {
+                    rounds.changed = true;
+                    rounds.again.extend(rounds.asked.drain());
+                }
+            }
+            if hook.reinvoked {
+                rounds.asked.insert(hook.id.clone());
+            }
+            rounds.last = new.as_deref().cloned();
+        }
+        Ok(())
+    }
+
+    /// Asks the validating webhooks, all at once. The first refusal in their order is the answer.
+    pub async fn validate(&self, cx: &Asking<'_>, new: Option<&Value>, old: Option<&Value>) -> ApiResult<()> {
+        let hooks = compiled(&self.validating, "validatingwebhookconfigurations", cx.view);
+        if hooks.hooks.is_empty() {
+            return Ok(());
+        }
+        let mut matched = Vec::new();
+        for hook in &hooks.hooks {
+            if let Some(version) = cx.matches(hook, new, old)? {
+                matched.push((hook, version));
+            }
+        }
+        let answers =
+            join_all(matched.iter().map(|(hook, version)| self.ask(cx, hook, version, new, old, false))).await;
+        answers.into_iter().try_for_each(|outcome| match outcome? {
+            Outcome::Decided(decision) => decision.allowed,
+            Outcome::Ignored => Ok(()),
+        })
+    }
+
+    async fn ask(
+        &self,
+        cx: &Asking<'_>,
+        hook: &Hook,
+        version: &GroupVersion,
+        new: Option<&Value>,
+        old: Option<&Value>,
+        mutating: bool,
+    ) -> ApiResult<Outcome> {
+        if cx.admission.cx.dry_run && !hook.dry_run {
+            return Err(Status::bad_request(format!("admission webhook {:?} does not support dry run", hook.name)));
+        }
+        let other = cx.other(version);
+        let (new, old) = (new.map(|v| other.to(v)), old.map(|v| other.to(v)));
+        let question = Question { admission: cx.admission, version, new: new.as_deref(), old: old.as_deref() };
+        let uid = uuid::Uuid::new_v4().to_string();
+        let body = serde_json::to_vec(&question.review(hook, &uid)).map_err(Status::internal)?;
+        let failure = match self.call.post(&hook.client, cx.view, hook.timeout, body).await {
+            Err(why) => format!("failed to call webhook: {why}"),
+            Ok(bytes) => match review::answer(&bytes, hook, &uid, mutating) {
+                Err(why) => format!("received invalid webhook response: {why}"),
+                Ok(decision) => {
+                    decision.warnings.iter().for_each(|w| cx.admission.cx.warn(w.clone()));
+                    return Ok(Outcome::Decided(decision));
+                }
+            },
+        };
+        let why = format!("failed calling webhook {:?}: {failure}", hook.name);
+        if hook.ignores_failure {
+            tracing::warn!("failing open: {why}");
+            return Ok(Outcome::Ignored);
+        }
+        Err(Status::internal(why))
+    }
+}
+
+/// A request, and where other objects are found.
+pub struct Asking<'a> {
+    /// The request.
+    pub admission: &'a Admission<'a>,
+    /// Namespaces, Services, configurations.
+    pub view: &'a dyn View,
+    /// The other versions of its resource; none where there is but the chain.
+    pub registry: Option<&'a Registry>,
+}
+
+impl Asking<'_> {
+    fn matches(&self, hook: &Hook, new: Option<&Value>, old: Option<&Value>) -> ApiResult<Option<GroupVersion>> {
+        let info = &self.admission.resource.info;
+        let namespace = review::namespace_of(self.admission).unwrap_or_default();
+        let attributes = Attributes {
+            gvk: &info.gvk,
+            resource: &info.plural,
+            subresource: self.admission.subresource,
+            operation: self.admission.operation,
+            namespace,
+            new,
+            old,
+        };
+        let labels = || {
+            let found = self.view.get("", "namespaces", "", namespace)?;
+            Some(found.value().pointer("/metadata/labels").cloned().unwrap_or_default())
+        };
+        hook.matches(&attributes, &self.others(), labels)
+    }
+
+    fn versions(&self) -> Vec<Arc<Resource>> {
+        let all = self.registry.map(|r| r.resources().all()).unwrap_or_default();
+        let own = &self.admission.resource.info;
+        all.into_iter().filter(|r| r.info.stored == own.stored && r.info.gvk != own.gvk).collect()
+    }
+
+    fn others(&self) -> Vec<GroupVersion> {
+        self.versions().iter().map(|r| (r.info.gvk.group.to_string(), r.info.gvk.version.to_string())).collect()
+    }
+
+    /// The way between the request's version and the one that a hook wants.
+    fn other(&self, (group, version): &GroupVersion) -> Between<'_> {
+        let own = &self.admission.resource.info.gvk;
+        let other = (*group != *own.group || *version != *own.version).then(|| {
+            self.versions().into_iter().find(|r| *r.info.gvk.group == **group && *r.info.gvk.version == **version)
+        });
+        Between { own: self.admission.resource, other: other.flatten() }
+    }
+}
+
+/// Two versions of a resource; the second is none where the request's own is wanted.
+struct Between<'a> {
+    own: &'a Resource,
+    other: Option<Arc<Resource>>,
+}
+
+impl Between<'_> {
+    fn to<'v>(&self, object: &'v Value) -> std::borrow::Cow<'v, Value> {
+        use std::borrow::Cow;
+        match &self.other {
+            Some(other) if is_of(object, self.own) => Cow::Owned(convert(object.clone(), self.own, other)),
+            _ => Cow::Borrowed(object),
+        }
+    }
+
+    fn back(&self, object: Value) -> Value {
+        match &self.other {
+            Some(other) if is_of(&object, other) => convert(object, other, self.own),
+            _ => object,
+        }
+    }
+}
+
+fn convert(mut object: Value, from: &Resource, to: &Resource) -> Value {
+    from.to_stored(&mut object);
+    to.from_stored(&mut object);
+    object
+}
+
+fn is_of(object: &Value, resource: &Resource) -> bool {
+    object.str_at("/kind") == Some(&*resource.info.gvk.kind)
+        && object.str_at("/apiVersion") == Some(&*resource.info.gvk.api_version())
+}
+
+/// Applies a webhook's patch; true when it changed the object.
+fn apply(
+    cx: &Asking<'_>,
+    hook: &Hook,
+    version: &GroupVersion,
+    new: Option<&mut Value>,
+    patch: Value,
+) -> ApiResult<bool> {
+    let Some(new) = new else {
+        let why = "attempted to modify the object, which is not supported for this operation";
+        return Err(Status::internal(format!("admission webhook {:?} {why}", hook.name)));
+    };
+    let between = cx.other(version);
+    let patched = patch::json::apply(between.to(new).into_owned(), patch).map_err(|e| Status::internal(&e.message))?;
+    let resource = cx.admission.resource;
+    let mut patched = between.back(patched);
+    if is_of(&patched, resource) {
+        patched = resource.decoded(patched).map_err(Status::internal)?;
+        resource.apply_defaults(&mut patched);
+    }
+    let changed = *new != patched;
+    *new = patched;
+    Ok(changed)
+}
+
+/// The hooks of all configurations, by the configurations' names; read anew when one changed.
+fn compiled(cell: &ArcSwap<Compiled>, plural: &str, view: &dyn View) -> Arc<Compiled> {
+    let mut stored = view.list(GROUP, plural, None);
+    if stored.is_empty() {
+        return Arc::default();
+    }
+    stored.sort_by(|a, b| a.meta.name.cmp(&b.meta.name));
+    let current = cell.load_full();
+    let same = |(o, (name, revision)): (&Arc<crate::api::object::Object>, &(String, u64))| {
+        o.meta.name == *name && o.revision == *revision
+    };
+    if stored.len() == current.revisions.len() && stored.iter().zip(&current.revisions).all(same) {
+        return current;
+    }
+    let made = Arc::new(Compiled {
+        revisions: stored.iter().map(|o| (o.meta.name.clone(), o.revision)).collect(),
+        hooks: stored.iter().flat_map(|o| Hook::all(o)).map(Arc::new).collect(),
+    });
+    cell.store(made.clone());
+    made
+}

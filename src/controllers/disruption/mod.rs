@@ -1,0 +1,150 @@
+//! PodDisruptionBudgets: how many of their pods may be evicted now. The eviction subresource takes from that number.
+//!
+//! Reads the budget, its pods and the scales of the pods' controllers; reports.
+
+pub mod plan;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use self::plan::Seen;
+use crate::api::object::{Object, ObjectKey, OwnerRef};
+use crate::api::value::ValueExt;
+use crate::client::{Res, optional, res};
+use crate::controllers::common::discovery::Kinds;
+use crate::controllers::common::{claim, pods, status as common};
+use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
+
+/// Kinds whose scale is `spec.replicas`, known without asking.
+const SCALED: &[&Res] = &[&res::DEPLOYMENTS, &res::REPLICA_SETS, &res::STATEFUL_SETS, &res::REPLICATION_CONTROLLERS];
+
+/// The controller.
+pub struct Disruption;
+
+/// For the list of controllers.
+pub fn controller() -> Box<dyn Reconciler> {
+    Box::new(Disruption)
+}
+
+#[async_trait]
+impl Reconciler for Disruption {
+    fn name(&self) -> &'static str {
+        "disruption-controller"
+    }
+
+    fn watches(&self) -> Watches {
+        Watches::own(&res::POD_DISRUPTION_BUDGETS).mapped(&res::PODS, |pod, cx| {
+            let all = cx.lister(&res::POD_DISRUPTION_BUDGETS).list(Some(&pod.meta.namespace));
+            let selects = |b: &Arc<Object>| selects(&b.value(), pod);
+            all.into_iter().filter(selects).map(|b| ObjectKey::from(&b.meta)).collect()
+        })
+    }
+
+    async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
+        let Some(object) = cx.get(&res::POD_DISRUPTION_BUDGETS, key) else { return Ok(Requeue::Never) };
+        let budget = object.value();
+        let mut all = cx.lister(&res::PODS).list(Some(&key.namespace));
+        all.retain(|p| selects(&budget, p));
+        let (status, next, error) = match scale(cx, &all).await {
+            Ok(scale) => {
+                let (status, next) = plan::status(&budget, &Seen { pods: pods::views(&all), scale }, cx.now());
+                (status, next, None)
+            }
+            Err(error) => (plan::failed(&budget, &error.to_string(), cx.now()), None, Some(error)),
+        };
+        if budget.get("status") != Some(&status) {
+            common::write(cx, &res::POD_DISRUPTION_BUDGETS, &object, status).await?;
+        }
+        error.map_or(Ok(Requeue::after_seconds(next)), Err)
+    }
+}
+
+/// No selector selects nothing; an empty one everything.
+fn selects(budget: &Value, pod: &Object) -> bool {
+    budget.pointer("/spec/selector").is_some()
+        && claim::label_selector(budget).is_ok_and(|s| s.matches(|k| pod.meta.label(k)))
+}
+
+/// How many pods the controllers of these should have in all. Pods without a controller are nobody's to count.
+async fn scale(cx: &Cx, all: &[Arc<Object>]) -> Result<i64, Error> {
+    let mut controllers: BTreeMap<&str, (&str, &OwnerRef)> = BTreeMap::new();
+    for pod in all {
+        if let Some(owner) = pod.meta.controller() {
+            controllers.insert(&owner.uid, (&pod.meta.namespace, owner));
+        }
+    }
+    let mut kinds = Kinds::of(&cx.client);
+    let mut scales: BTreeMap<String, i64> = BTreeMap::new();
+    for (namespace, owner) in controllers.into_values() {
+        if let Some((uid, replicas)) = scale_of(cx, &mut kinds, namespace, owner).await? {
+            scales.insert(uid, replicas);
+        }
+    }
+    Ok(scales.values().sum())
+}
+
+/// The uid and the scale of a controller; of a ReplicaSet's Deployment where it has one.
+async fn scale_of(
+    cx: &Cx,
+    kinds: &mut Kinds<'_>,
+    namespace: &str,
+    owner: &OwnerRef,
+) -> Result<Option<(String, i64)>, Error> {
+    let known = |o: &OwnerRef| {
+        let res = SCALED.iter().find(|r| r.kind == *o.kind && r.api_version() == o.api_version)?;
+        Some(cx.lister(res).get(namespace, &o.name).filter(|found| found.meta.uid == o.uid))
+    };
+    let scale = |o: &Object| (o.meta.uid.clone(), o.value().int_at("/spec/replicas").unwrap_or(1));
+    match known(owner) {
+        Some(None) => Ok(None),
+        Some(Some(object)) => {
+            let above = object.meta.controller().and_then(known).flatten();
+            Ok(Some(scale(above.as_deref().unwrap_or(&object))))
+        }
+        None => {
+            let Some(res) = kinds.find(&owner.api_version, &owner.kind).await? else {
+                return Err(no_scale(owner));
+            };
+            let found = optional(cx.client.get_sub(&res, namespace, &owner.name, "scale").await)?;
+            let found = found.ok_or_else(|| no_scale(owner))?;
+            Ok(Some((owner.uid.clone(), found.int_at("/spec/replicas").unwrap_or(0))))
+        }
+    }
+}
+
+fn no_scale(owner: &OwnerRef) -> Error {
+    let what = format!("{} {}", owner.kind, owner.name);
+    Error::Object { what, reason: "it does not implement the scale subresource".into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::fake::Cluster;
+    use serde_json::json;
+
+    #[tokio::test]
+    async fn a_budget_follows_its_pods_and_their_scale() {
+        let cluster = Cluster::new();
+        let owner = |kind: &str, name: &str| json!([{"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": format!("uid-{name}"), "controller": true}]);
+        cluster.put(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "namespace": "n", "uid": "uid-d"}, "spec": {"replicas": 4}}));
+        cluster.put(json!({"apiVersion": "apps/v1", "kind": "ReplicaSet",
+            "metadata": {"name": "r", "namespace": "n", "uid": "uid-r", "ownerReferences": owner("Deployment", "d")}, "spec": {"replicas": 2}}));
+        for i in 0..3 {
+            cluster.put(json!({"apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": format!("p{i}"), "namespace": "n", "labels": {"a": "b"}, "ownerReferences": owner("ReplicaSet", "r")},
+                "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}));
+        }
+        cluster.put(json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b", "namespace": "n", "generation": 1},
+            "spec": {"maxUnavailable": "50%", "selector": {"matchLabels": {"a": "b"}}}}));
+        cluster.reconcile(&Disruption, "n", "b").await.unwrap();
+        let status = cluster.get(&res::POD_DISRUPTION_BUDGETS, "n", "b").unwrap()["status"].clone();
+        assert_eq!((status["expectedPods"].clone(), status["disruptionsAllowed"].clone()), (json!(4), json!(1)));
+        cluster.api.take_log();
+        cluster.reconcile(&Disruption, "n", "b").await.unwrap();
+        assert_eq!(cluster.api.take_log(), [] as [&str; 0]);
+    }
+}

@@ -1,0 +1,144 @@
+//! How many pods of a budget may be taken away now. No IO, no clock.
+//!
+//! Rules: upstream `pkg/controller/disruption`.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use crate::api::value::ValueExt;
+use crate::controllers::common::conditions::{self, Condition};
+use crate::controllers::common::numbers::{self, Round};
+use crate::controllers::common::pods::{PodView, time};
+use crate::util::clock::rfc3339;
+
+/// Seconds after which an eviction that led to no deletion counts no more.
+const EVICTION_TIMEOUT: i64 = 120;
+
+/// What is known of a budget's pods.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Seen {
+    /// The pods.
+    pub pods: Vec<PodView>,
+    /// How many there should be, by the scales of their controllers.
+    pub scale: i64,
+}
+
+/// Evictions that still count: those of pods that are there, not on their way out, and not too long ago.
+fn disrupted(status: &Value, pods: &[PodView], now: Timestamp) -> BTreeMap<String, Timestamp> {
+    let known = status.pointer("/disruptedPods").and_then(Value::as_object);
+    let counts = |(name, at): (&String, &Value)| {
+        let at = time(at.as_str())?;
+        let there = pods.iter().any(|p| p.name == *name && !p.deleting);
+        (there && at.as_second() + EVICTION_TIMEOUT > now.as_second()).then(|| (name.clone(), at))
+    };
+    known.into_iter().flatten().filter_map(counts).collect()
+}
+
+/// Pods there should be, and those of them that have to be healthy.
+fn wanted(budget: &Value, seen: &Seen) -> (i64, i64) {
+    let (least, most) = (budget.pointer("/spec/minAvailable"), budget.pointer("/spec/maxUnavailable"));
+    match (most, least) {
+        (Some(most), _) => {
+            let missing = numbers::resolve(Some(most), seen.scale, Round::Up);
+            (seen.scale, (seen.scale - missing).max(0))
+        }
+        (None, Some(Value::Number(n))) => (seen.pods.len() as i64, n.as_i64().unwrap_or(0)),
+        (None, Some(percent)) => (seen.scale, numbers::resolve(Some(percent), seen.scale, Round::Up)),
+        (None, None) => (seen.pods.len() as i64, 0),
+    }
+}
+
+/// The status, and the seconds until an eviction stops counting.
+pub fn status(budget: &Value, seen: &Seen, now: Timestamp) -> (Value, Option<i64>) {
+    let mut status = budget.get("status").cloned().filter(Value::is_object).unwrap_or_else(|| json!({}));
+    let disrupted = disrupted(&status, &seen.pods, now);
+    let healthy = |p: &&PodView| !p.deleting && p.is_ready() && !disrupted.contains_key(&p.name);
+    let current = seen.pods.iter().filter(healthy).count() as i64;
+    let (expected, desired) = wanted(budget, seen);
+    let allowed = if expected <= 0 { 0 } else { (current - desired).max(0) };
+    for (field, n) in [
+        ("disruptionsAllowed", allowed),
+        ("currentHealthy", current),
+        ("desiredHealthy", desired),
+        ("expectedPods", expected),
+    ] {
+        status[field] = n.into();
+    }
+    status["observedGeneration"] = budget.int_at("/metadata/generation").unwrap_or(0).into();
+    match disrupted.is_empty() {
+        true => drop(status.remove_at("/disruptedPods")),
+        false => {
+            let all: Map<String, Value> = disrupted.iter().map(|(n, t)| (n.clone(), rfc3339(*t).into())).collect();
+            status["disruptedPods"] = all.into();
+        }
+    }
+    let (is, reason) = if allowed > 0 { ("True", "SufficientPods") } else { ("False", "InsufficientPods") };
+    conclude(&mut status, budget, &Condition::new("DisruptionAllowed", is, reason, ""), now);
+    let next = disrupted.values().map(|t| t.as_second() + EVICTION_TIMEOUT - now.as_second()).min();
+    (status, next)
+}
+
+/// The status when the pods' controllers could not be asked: nothing may be taken away.
+pub fn failed(budget: &Value, why: &str, now: Timestamp) -> Value {
+    let mut status = budget.get("status").cloned().filter(Value::is_object).unwrap_or_else(|| json!({}));
+    status["disruptionsAllowed"] = 0.into();
+    status["observedGeneration"] = budget.int_at("/metadata/generation").unwrap_or(0).into();
+    conclude(&mut status, budget, &Condition::new("DisruptionAllowed", "False", "SyncFailed", why), now);
+    for count in ["currentHealthy", "desiredHealthy", "expectedPods"] {
+        status.set_if_absent(&format!("/{count}"), 0);
+    }
+    status
+}
+
+fn conclude(status: &mut Value, budget: &Value, condition: &Condition<'_>, now: Timestamp) {
+    let mut all = status.items_at("/conditions").to_vec();
+    conditions::set(&mut all, condition, &rfc3339(now));
+    for known in all.iter_mut().filter(|c| c.str_at("/type") == Some(condition.kind)) {
+        known["observedGeneration"] = budget.int_at("/metadata/generation").unwrap_or(0).into();
+    }
+    status["conditions"] = all.into();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use test_case::test_case;
+
+    fn pods(ready: usize, not: usize) -> Vec<PodView> {
+        let pod = |i: usize| PodView {
+            name: format!("p{i}"),
+            ready_since: (i < ready).then_some(Timestamp::UNIX_EPOCH),
+            ..PodView::default()
+        };
+        (0..ready + not).map(pod).collect()
+    }
+
+    #[test_case(json!({"minAvailable": 2}), 3, 0, 3, (1, 2, 3); "a number")]
+    #[test_case(json!({"minAvailable": 2}), 1, 2, 3, (0, 2, 3); "too few are ready")]
+    #[test_case(json!({"minAvailable": "50%"}), 3, 0, 5, (0, 3, 5); "a part of what should be there")]
+    #[test_case(json!({"maxUnavailable": 1}), 3, 0, 3, (1, 2, 3); "most that may be missing")]
+    #[test_case(json!({"maxUnavailable": "30%"}), 4, 1, 5, (1, 3, 5); "rounded up")]
+    #[test_case(json!({"maxUnavailable": 1}), 0, 0, 0, (0, 0, 0); "nothing there")]
+    fn budgets(spec: Value, ready: usize, not: usize, scale: i64, want: (i64, i64, i64)) {
+        let seen = Seen { pods: pods(ready, not), scale };
+        let (status, _) = status(&json!({"spec": spec}), &seen, Timestamp::UNIX_EPOCH);
+        let n = |f: &str| status[f].as_i64().unwrap();
+        assert_eq!((n("disruptionsAllowed"), n("desiredHealthy"), n("expectedPods")), want);
+        assert_eq!(status["conditions"][0]["status"], if want.0 > 0 { "True" } else { "False" });
+    }
+
+    #[test]
+    fn an_eviction_counts_until_its_pod_goes_or_it_is_old() {
+        let evicted = json!({"disruptedPods": {"p0": "1970-01-01T00:00:10Z", "gone": "1970-01-01T00:00:10Z"}});
+        let budget = json!({"spec": {"minAvailable": 1}, "status": evicted});
+        let seen = Seen { pods: pods(3, 0), scale: 3 };
+        let at = |s| status(&budget, &seen, Timestamp::from_second(s).unwrap());
+        let (early, next) = at(20);
+        assert_eq!((early["currentHealthy"].clone(), next), (json!(2), Some(110)));
+        assert_eq!(early["disruptedPods"], json!({"p0": "1970-01-01T00:00:10Z"}));
+        let (late, next) = at(130);
+        assert_eq!((late["currentHealthy"].clone(), next, late.get("disruptedPods")), (json!(3), None, None));
+    }
+}

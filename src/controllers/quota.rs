@@ -1,0 +1,147 @@
+//! ResourceQuotas: what a namespace uses. Admission adds what is made; this counts everything again, so that what is gone
+//! is given back, and a new quota knows what is there.
+//!
+//! Rule: upstream `pkg/controller/resourcequota`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::{Map, Value, json};
+
+use crate::api::meta::quantity::Quantity;
+use crate::api::object::{Object, ObjectKey};
+use crate::api::quota::{in_scope, usage_of};
+use crate::api::usage::{Amounts, add};
+use crate::client::{Res, res};
+use crate::controllers::common::status as common;
+use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
+
+/// Between two counts of everything, for what nothing tells of; upstream's `--resource-quota-sync-period`.
+const RESYNC: Duration = Duration::from_secs(300);
+/// Kinds that count under names of their own, and whose changes are followed.
+const FOLLOWED: &[&Res] = &[
+    &res::PODS,
+    &res::SERVICES,
+    &res::PERSISTENT_VOLUME_CLAIMS,
+    &res::CONFIG_MAPS,
+    &res::SECRETS,
+    &res::REPLICATION_CONTROLLERS,
+    &res::DEPLOYMENTS,
+    &res::REPLICA_SETS,
+    &res::STATEFUL_SETS,
+    &res::JOBS,
+    &res::CRON_JOBS,
+];
+
+/// The controller.
+pub struct Quotas;
+
+/// For the list of controllers.
+pub fn controller() -> Box<dyn Reconciler> {
+    Box::new(Quotas)
+}
+
+/// The kinds that the keys of a quota are about.
+pub fn kinds(hard: &Map<String, Value>) -> BTreeSet<(String, String)> {
+    let of = |key: &String| match key.strip_prefix("count/") {
+        Some(counted) => {
+            let (plural, group) = counted.split_once('.').unwrap_or((counted, ""));
+            (group.to_owned(), plural.to_owned())
+        }
+        None => {
+            let plural = match key.as_str() {
+                "configmaps" | "secrets" | "replicationcontrollers" | "resourcequotas" => key.as_str(),
+                k if k.starts_with("services") => "services",
+                k if k == "requests.storage"
+                    || k.contains("persistentvolumeclaims")
+                    || k.contains(".storageclass.") =>
+                {
+                    "persistentvolumeclaims"
+                }
+                _ => "pods",
+            };
+            (String::new(), plural.to_owned())
+        }
+    };
+    hard.keys().map(of).collect()
+}
+
+/// What of `hard` is used.
+pub fn used(quota: &Value, hard: &Map<String, Value>, objects: &BTreeMap<(String, String), Vec<Arc<Object>>>) -> Value {
+    let mut all = Amounts::new();
+    for ((group, plural), objects) in objects {
+        let pods = group.is_empty() && plural == "pods";
+        for object in objects {
+            let value = object.value();
+            if in_scope(pods, &value, quota) {
+                add(&mut all, &usage_of(group, plural, &value));
+            }
+        }
+    }
+    let of = |key: &String| all.get(key).copied().unwrap_or(Quantity::units(0)).to_string();
+    hard.keys().map(|key| (key.clone(), Value::from(of(key)))).collect::<Map<_, _>>().into()
+}
+
+#[async_trait]
+impl Reconciler for Quotas {
+    fn name(&self) -> &'static str {
+        "resourcequota-controller"
+    }
+
+    fn watches(&self) -> Watches {
+        let own = Watches::own(&res::RESOURCE_QUOTAS);
+        FOLLOWED.iter().fold(own, |all, res| {
+            all.mapped(res, |object, cx| {
+                let quotas = cx.lister(&res::RESOURCE_QUOTAS).list(Some(&object.meta.namespace));
+                quotas.iter().map(|q| ObjectKey::from(&q.meta)).collect()
+            })
+        })
+    }
+
+    fn resync(&self) -> Option<Duration> {
+        Some(RESYNC)
+    }
+
+    async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
+        let Some(object) = cx.get(&res::RESOURCE_QUOTAS, key) else { return Ok(Requeue::Never) };
+        let quota = object.value();
+        let Some(hard) = quota.pointer("/spec/hard").and_then(Value::as_object) else { return Ok(Requeue::Never) };
+        let objects = kinds(hard)
+            .into_iter()
+            .map(|(group, plural)| {
+                let all = cx.listers.lister(&group, &plural).list(Some(&key.namespace));
+                ((group, plural), all)
+            })
+            .collect();
+        let status = json!({"hard": hard, "used": used(&quota, hard, &objects)});
+        common::write(cx, &res::RESOURCE_QUOTAS, &object, status).await?;
+        Ok(Requeue::Never)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::fake::Cluster;
+
+    #[tokio::test]
+    async fn usage_is_counted_and_given_back() {
+        let cluster = Cluster::new();
+        cluster.put(json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q", "namespace": "n"},
+            "spec": {"hard": {"pods": "5", "requests.cpu": "2", "count/jobs.batch": "3", "services.nodeports": "1"}}}));
+        for (name, phase) in [("a", "Running"), ("b", "Pending"), ("c", "Succeeded")] {
+            cluster.put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "n"},
+                "spec": {"containers": [{"resources": {"requests": {"cpu": "500m"}}}]}, "status": {"phase": phase}}));
+        }
+        cluster.put(json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j", "namespace": "n"}}));
+        let used = |c: &Cluster| c.get(&res::RESOURCE_QUOTAS, "n", "q").unwrap()["status"]["used"].clone();
+        cluster.reconcile(&Quotas, "n", "q").await.unwrap();
+        let want = json!({"pods": "2", "requests.cpu": "1", "count/jobs.batch": "1", "services.nodeports": "0"});
+        assert_eq!(used(&cluster), want);
+        cluster.client().delete(&res::PODS, "n", "a", &Default::default()).await.unwrap();
+        cluster.reconcile(&Quotas, "n", "q").await.unwrap();
+        assert_eq!(used(&cluster)["requests.cpu"], "500m");
+    }
+}
