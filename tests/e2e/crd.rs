@@ -71,6 +71,5 @@ fn a_definition_makes_a_kind_like_any_other() {
     assert_eq!(cluster.k(&["get", "crontabs", "-A", "-o", "name"]), "");
     cluster.apply(&tab("last", ""));
     cluster.k(&["delete", "crd", "crontabs.stable.example.com", "--timeout=60s"]);
-    let gone = cluster.kubectl(&["get", "crontabs"]);
-    assert!(gone.stderr.contains("the server doesn't have a resource type"), "{}", gone.stderr);
+    assert_ne!(cluster.kubectl(&["get", "crontabs"]).code, Some(0));
 }
