@@ -433,14 +433,15 @@ impl PatchBody {
                     types.push("application/strategic-merge-patch+json".into());
                 }
                 types.push("application/apply-patch+yaml".into());
-                Err(Status::new(
+                let status = Status::new(
                     Reason::UnsupportedMediaType,
                     format!(
                         "the body of the request was in an unknown format - accepted media types include: {}",
                         types.join(", ")
                     ),
-                )
-                .with_details(json!({})))
+                );
+                // Upstream's definitions have a handler of their own, which says no more.
+                Err(if res.def.is_some() { status.with_details(json!({})) } else { status })
             }
         }
     }

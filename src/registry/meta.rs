@@ -222,7 +222,7 @@ pub fn validate(new: &Value, info: &KindInfo, strategy: &dyn Strategy, errs: &Fi
     validate_labels(&meta["labels"], &errs.at("labels"));
     validate_annotations(&meta["annotations"], &errs.at("annotations"));
     validate_owners(meta.items_at("/ownerReferences"), &errs.at("ownerReferences"));
-    validate_finalizers(meta.items_at("/finalizers"), &errs.at("finalizers"));
+    validate_finalizers(meta.items_at("/finalizers"), strategy.any_finalizer(), &errs.at("finalizers"));
 }
 
 /// Keys and values of a label map.
@@ -273,11 +273,12 @@ fn validate_owners(owners: &[Value], errs: &FieldErrors) {
     }
 }
 
-fn validate_finalizers(finalizers: &[Value], errs: &FieldErrors) {
+fn validate_finalizers(finalizers: &[Value], any: bool, errs: &FieldErrors) {
     let has = |name: &str| finalizers.iter().any(|f| f == name);
     for (i, f) in finalizers.iter().filter_map(Value::as_str).enumerate() {
         let reasons = names::qualified_name(f);
-        if reasons.is_empty() && !f.contains('/') && !matches!(f, "orphan" | "foregroundDeletion" | "kubernetes") {
+        let known = any || f.contains('/') || matches!(f, "orphan" | "foregroundDeletion" | "kubernetes");
+        if reasons.is_empty() && !known {
             errs.index(i).invalid(f, "name is neither a standard finalizer name nor is it fully qualified");
         }
         errs.all_invalid(f, reasons);

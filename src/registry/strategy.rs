@@ -109,6 +109,12 @@ pub trait Strategy: Send + Sync {
         true
     }
 
+    /// True when finalizers need no domain. Upstream asks for one where it validates metadata as the core group does, which
+    /// is in all built-in groups that are not extensions.
+    fn any_finalizer(&self) -> bool {
+        false
+    }
+
     /// True when an immediate deletion answers with the object, not with a Status.
     fn returns_deleted(&self) -> bool {
         false
@@ -276,6 +282,7 @@ pub struct Common {
     status_alone: bool,
     owns_nothing: bool,
     asked_once: bool,
+    any_finalizer: bool,
 }
 
 impl Common {
@@ -296,11 +303,18 @@ impl Common {
         status_alone: false,
         owns_nothing: false,
         asked_once: false,
+        any_finalizer: false,
     };
 
     /// What is asked for is never asked for again: nobody owns `spec`.
     pub const fn asked_once(mut self) -> Self {
         self.asked_once = true;
+        self
+    }
+
+    /// Finalizers need no domain.
+    pub const fn any_finalizer(mut self) -> Self {
+        self.any_finalizer = true;
         self
     }
 
@@ -428,6 +442,10 @@ impl Strategy for Common {
 
     fn returns_deleted(&self) -> bool {
         self.returns_deleted
+    }
+
+    fn any_finalizer(&self) -> bool {
+        self.any_finalizer
     }
 
     fn prepare(&self, new: &mut Value, old: Option<&Value>, cx: &HookCx<'_>) {

@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 
 use crate::api::scheme::{KindInfo, STATUS_ONLY};
 use crate::api::value::ValueExt;
-use crate::registry::Resource;
 use crate::registry::meta;
 use crate::registry::strategy::{Common, Generation, HookCx, Op};
+use crate::registry::{Resource, custom};
 use crate::util::clock::rfc3339;
 
 /// The rows of this group.
@@ -39,6 +39,8 @@ pub fn kinds() -> Vec<Resource> {
                 .on_delete(begin_deletion)
                 .check(definition::check)
                 .check_subresource(definition::check_status)
+                .warn(unknown_formats)
+                .any_finalizer()
                 .conditional_update()
                 .generation(Generation::Spec),
         ),
@@ -51,13 +53,35 @@ fn prepare(new: &mut Value, _old: Option<&Value>, cx: &HookCx<'_>) {
         return;
     }
     let mut stored = new.items_at("/status/storedVersions").to_vec();
-    let storage = new.items_at("/spec/versions").iter().filter(|v| v.bool_at("/storage") == Some(true));
-    for name in storage.filter_map(|v| v.get("name")) {
+    let storage = new.items_at("/spec/versions").iter().find(|v| v.bool_at("/storage") == Some(true));
+    if let Some(name) = storage.and_then(|v| v.get("name")) {
         if !stored.contains(name) {
             stored.push(name.clone());
         }
     }
     new.set_at("/status/storedVersions", stored);
+}
+
+/// Formats of texts that nothing will be checked for. Upstream: `validation.GetUnrecognizedFormats`.
+fn unknown_formats(crd: &Value) -> Vec<String> {
+    fn walk(node: &Value, found: &mut Vec<String>) {
+        match node {
+            Value::Object(map) => {
+                let text = |key: &str| map.get(key).and_then(Value::as_str).unwrap_or_default();
+                let name = text("format");
+                if text("type") == "string" && !name.is_empty() && !custom::is_known_format(name) {
+                    found.push(format!("unrecognized format {name:?}"));
+                }
+                map.values().for_each(|v| walk(v, found));
+            }
+            Value::Array(list) => list.iter().for_each(|v| walk(v, found)),
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    let schemas = crd.items_at("/spec/versions").iter().filter_map(|v| v.pointer("/schema/openAPIV3Schema"));
+    schemas.for_each(|s| walk(s, &mut found));
+    found
 }
 
 /// Keeps a definition until its objects are gone.

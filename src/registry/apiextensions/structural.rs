@@ -3,7 +3,8 @@
 //! In: the root of a schema. Out: where it is not structural. Rules: upstream
 //! `apiextensions-apiserver/pkg/apiserver/schema`.
 //!
-//! **Invariant:** schemas below `allOf`, `anyOf`, `oneOf` and `not` only narrow: their fields exist outside too.
+//! **Invariant:** schemas below `allOf`, `anyOf`, `oneOf` and `not` only narrow; those at the root name no field that does
+//! not exist outside.
 
 use serde_json::{Value, json};
 
@@ -165,16 +166,9 @@ fn narrowing(s: &Field<'_>, may_type: bool) {
     }
 }
 
-/// What narrows a field needs the field.
-fn complete(s: &Field<'_>) {
-    covered(s.value, Some(s), &s.errs);
-    if s.at("items").value.is_object() {
-        complete(&s.at("items"));
-    }
-    s.entries("properties").for_each(|(_, property)| complete(&property));
-    if s.at("additionalProperties").value.is_object() {
-        complete(&s.at("additionalProperties"));
-    }
+/// What narrows a field at the root needs the field. Upstream asks this of the root's junctors only.
+fn complete(root: &Field<'_>) {
+    covered(root.value, Some(root), &root.errs);
 }
 
 /// The junctors of `narrow`, against the schema `s` that must have their fields; `errs` is where `s` is or should be.

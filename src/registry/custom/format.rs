@@ -13,6 +13,43 @@ use regex::Regex;
 
 use crate::api::meta::names;
 
+/// What is checked.
+const KNOWN: [&str; 28] = [
+    "bsonobjectid",
+    "byte",
+    "cidr",
+    "creditcard",
+    "date",
+    "date-time",
+    "datetime",
+    "duration",
+    "email",
+    "hexcolor",
+    "hostname",
+    "ipv4",
+    "ipv6",
+    "isbn",
+    "isbn10",
+    "isbn13",
+    "k8s-long-name",
+    "k8s-short-name",
+    "mac",
+    "password",
+    "rgbcolor",
+    "ssn",
+    "uri",
+    "uuid",
+    "uuid3",
+    "uuid4",
+    "uuid5",
+    "int-or-string",
+];
+
+/// True for a format of texts that upstream knows.
+pub fn is_known(format: &str) -> bool {
+    KNOWN.contains(&format)
+}
+
 /// False where the text is not of the format.
 pub(super) fn is_valid(format: &str, text: &str) -> bool {
     match format {

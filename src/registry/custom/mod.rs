@@ -32,6 +32,8 @@ use crate::api::status::{Cause, Status};
 use crate::api::value::ValueExt;
 use crate::util::tasks::Shutdown;
 
+pub use format::is_known as is_known_format;
+
 /// Compiled patterns of a schema by their texts.
 pub(super) type Patterns = HashMap<String, Regex>;
 

@@ -21,6 +21,10 @@ impl Strategy for Custom {
         if self.version().status { Generation::Content } else { Generation::Whole }
     }
 
+    fn any_finalizer(&self) -> bool {
+        true
+    }
+
     fn unconditional_update(&self) -> bool {
         false
     }
