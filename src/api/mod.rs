@@ -4,6 +4,8 @@
 
 pub mod codec;
 pub mod cron;
+pub mod go_json;
+pub mod jsonpath;
 pub mod meta;
 pub mod node_identity;
 pub mod object;

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::jsonpath::JsonPath;
 use super::meta::gvk::{GroupResource, Gvk, Str};
 use super::value::ValueExt;
 
@@ -110,7 +111,7 @@ pub enum Cell {
     /// The value at a JSON pointer; absent is "" (or 0 for integers).
     At(Str),
     /// A JSONPath of a CustomResourceDefinition's column, dates shown as ages.
-    JsonPath(Str),
+    JsonPath(JsonPath),
     /// The age by `metadata.creationTimestamp`.
     Age,
 }
@@ -254,7 +255,7 @@ pub struct KindInfo {
     /// An annotation that upstream makes of a field as it answers: it is in whole objects only.
     pub derived_annotation: Option<&'static str>,
     /// Told with every answer, where the kind is deprecated.
-    pub deprecation: Option<&'static str>,
+    pub deprecation: Option<Str>,
     /// Version of the stored form, where it is not this row's (`autoscaling/v1` is stored as `v2`).
     pub stored_version: Str,
 }
@@ -314,7 +315,7 @@ impl KindInfo {
 
     /// With a warning that every answer carries.
     pub fn deprecated(mut self, warning: &'static str) -> Self {
-        self.deprecation = Some(warning);
+        self.deprecation = Some(Cow::Borrowed(warning));
         self
     }
 

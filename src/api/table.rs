@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::jsonpath::{self, JsonPath};
 use super::scheme::{Cell, Column, KindInfo, age, object_age};
 use super::value::ValueExt;
 
@@ -96,13 +97,27 @@ fn cell(column: &Column, object: &Value, now: Timestamp) -> Value {
             },
             Some(other) => other.to_string().into(),
         },
-        Cell::JsonPath(path) => match (object.pointer(path), &*column.kind) {
-            (None | Some(Value::Null), _) => Value::Null,
-            (Some(v), "date") => age(v.as_str(), now).into(),
-            (Some(v @ (Value::Object(_) | Value::Array(_))), _) => v.to_string().into(),
-            (Some(v), "string") => v.as_str().map_or_else(|| v.to_string(), str::to_owned).into(),
-            (Some(v), _) => v.clone(),
+        Cell::JsonPath(path) => json_path_cell(path, &column.kind, object, now),
+    }
+}
+
+/// A custom resource's cell: a text of all that the path finds, else the first value where it is of the column's type.
+/// Upstream: `tableconvertor.ConvertToTable` and `cellForJSONValue`.
+fn json_path_cell(path: &JsonPath, kind: &str, object: &Value, now: Timestamp) -> Value {
+    let found = path.find(object).unwrap_or_default();
+    let Some(first) = found.first() else { return Value::Null };
+    match (kind, first) {
+        ("string", _) => found.iter().map(|v| jsonpath::show(v)).collect::<Vec<_>>().join(" ").into(),
+        ("date", Value::String(text)) => match text.parse::<Timestamp>() {
+            Ok(_) => age(Some(text), now).into(),
+            Err(_) => "<invalid>".into(),
         },
+        ("integer", Value::Number(n)) => match n.as_f64() {
+            Some(float) if n.is_f64() => json!(float as i64),
+            _ => json!(n),
+        },
+        ("number", Value::Number(_)) | ("boolean", Value::Bool(_)) => (*first).clone(),
+        _ => Value::Null,
     }
 }
 

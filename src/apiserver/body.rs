@@ -16,8 +16,8 @@ use crate::api::meta::Gvk;
 use crate::api::schema::{self, StructDef};
 use crate::api::status::{ApiResult, Reason, Status};
 use crate::api::value::ValueExt;
-use crate::registry::RequestCx;
 use crate::registry::errors::FieldErrors;
+use crate::registry::{RequestCx, Resource};
 
 use super::request::Query;
 
@@ -172,17 +172,26 @@ pub fn canonical(
     Ok(made.value)
 }
 
+/// The same for an object of a resource: of a definition's kind, its schema says what is known.
+pub fn canonical_of(raw: Raw, res: &Resource, strictness: FieldValidation, cx: &RequestCx) -> ApiResult<Value> {
+    let gvk = &res.info.gvk;
+    let Some(custom) = &res.custom else { return canonical(raw, gvk, res.def, strictness, cx) };
+    let Raw { value, mut found } = raw;
+    if !value.is_object() {
+        return Err(unreadable(gvk, "it is not an object"));
+    }
+    custom.check_type(&value)?;
+    let made = custom.decode(value).map_err(|why| unreadable(gvk, &why))?;
+    found.extend(made.unknown.iter().map(|f| format!("unknown field {f:?}")));
+    report(found, gvk, strictness, cx)?;
+    Ok(made.value)
+}
+
 /// The same for the configuration of an apply, which is checked but stays as the client wrote it: what it does not name
 /// it does not own.
-pub fn canonical_apply(
-    raw: Raw,
-    gvk: &Gvk,
-    def: Option<&'static StructDef>,
-    strictness: FieldValidation,
-    cx: &RequestCx,
-) -> ApiResult<Value> {
+pub fn canonical_apply(raw: Raw, res: &Resource, strictness: FieldValidation, cx: &RequestCx) -> ApiResult<Value> {
     let config = raw.value.clone();
-    canonical(raw, gvk, def, strictness, cx)?;
+    canonical_of(raw, res, strictness, cx)?;
     // The type is not made up either.
     for field in ["/apiVersion", "/kind"] {
         if config.str_at(field).unwrap_or_default().is_empty() {

@@ -16,7 +16,10 @@ impl Api {
         let Some(sub) = res.info.subresources.iter().find(|s| s.name == a.subresource) else {
             return self.unknown_path(&res.info.gvk.group);
         };
-        if !call.info.rest.is_empty() && sub.name != "proxy" {
+        if sub.name == "proxy" {
+            return self.proxy(&res, call).await;
+        }
+        if !call.info.rest.is_empty() {
             return self.unknown_path(&res.info.gvk.group);
         }
         let verb = match a.verb.as_str() {

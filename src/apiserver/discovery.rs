@@ -121,10 +121,13 @@ pub fn resource_list(resources: &Resources, group: &str, version: &str) -> Optio
     let (_, list) = groups.iter().find(|g| g.name == group)?.versions.iter().find(|(v, _)| v == version)?;
     let mut all: Vec<Value> = Vec::new();
     for r in list {
-        all.push(legacy_resource(&r.info));
+        all.push(legacy_resource(r));
         all.extend(r.info.subresources.iter().map(|s| legacy_subresource(&r.info, s)));
     }
-    all.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
+    // Those of definitions come as they are made: the resource, its status, its scale.
+    if list.iter().all(|r| r.custom.is_none()) {
+        all.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
+    }
     let mut list = json!({"kind": "APIResourceList"});
     // Upstream writes the core group's list without an apiVersion.
     if !group.is_empty() {
@@ -135,16 +138,27 @@ pub fn resource_list(resources: &Resources, group: &str, version: &str) -> Optio
     Some(list)
 }
 
-fn legacy_resource(info: &KindInfo) -> Value {
+/// The verbs of a definition's kind, in upstream's order.
+const CUSTOM_VERBS: [&str; 8] = ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
+
+fn verbs(r: &Resource) -> Vec<&'static str> {
+    if r.custom.is_some() { CUSTOM_VERBS.to_vec() } else { r.info.verbs.names() }
+}
+
+fn legacy_resource(r: &Resource) -> Value {
+    let info = &r.info;
     let mut v = json!({"name": info.plural, "singularName": info.singular, "namespaced": info.is_namespaced(),
-        "kind": info.gvk.kind, "verbs": info.verbs.names()});
+        "kind": info.gvk.kind, "verbs": verbs(r)});
     if !info.short.is_empty() {
         v["shortNames"] = json!(info.short);
     }
     if !info.categories.is_empty() {
         v["categories"] = json!(info.categories);
     }
-    if info.verbs.has(crate::api::scheme::Verbs::LIST) && info.verbs.has(crate::api::scheme::Verbs::WATCH) {
+    if r.custom.is_none()
+        && info.verbs.has(crate::api::scheme::Verbs::LIST)
+        && info.verbs.has(crate::api::scheme::Verbs::WATCH)
+    {
         v["storageVersionHash"] = storage_version_hash(info).into();
     }
     v
@@ -187,7 +201,7 @@ pub fn aggregated(resources: &Resources, core: bool, api_version: &str) -> Value
 }
 
 fn version_item(version: &str, list: &[Arc<Resource>]) -> Value {
-    let mut resources: Vec<Value> = list.iter().map(|r| aggregated_resource(&r.info)).collect();
+    let mut resources: Vec<Value> = list.iter().map(|r| aggregated_resource(r)).collect();
     resources.sort_by(|a, b| a["resource"].as_str().cmp(&b["resource"].as_str()));
     json!({"version": version, "freshness": "Current", "resources": resources})
 }
@@ -198,11 +212,12 @@ fn response_kind(gvk: &Gvk) -> Value {
     json!({"group": gvk.group, "version": version, "kind": gvk.kind})
 }
 
-fn aggregated_resource(info: &KindInfo) -> Value {
+fn aggregated_resource(r: &Resource) -> Value {
+    let info = &r.info;
     let scope = if info.is_namespaced() { "Namespaced" } else { "Cluster" };
     let full = response_kind(&info.gvk);
     let mut v = json!({"resource": info.plural, "responseKind": full, "scope": scope,
-        "singularResource": info.singular, "verbs": info.verbs.names()});
+        "singularResource": info.singular, "verbs": verbs(r)});
     if !info.short.is_empty() {
         v["shortNames"] = json!(info.short);
     }

@@ -11,6 +11,7 @@ pub mod auth;
 mod body;
 mod connect;
 mod cork;
+pub mod crd;
 mod deletion;
 pub mod discovery;
 pub mod health;
@@ -19,6 +20,7 @@ mod metrics;
 pub mod negotiate;
 mod nodes;
 mod openapi;
+mod proxy;
 mod public;
 mod read;
 pub mod request;
@@ -67,6 +69,8 @@ pub(crate) struct Call {
     method: Method,
     headers: HeaderMap,
     body: Bytes,
+    /// What is passed on, which nobody here reads: path and query as they came, the body, the client.
+    passed: Option<proxy::Passed>,
     /// For connections that are upgraded (exec, port-forward).
     upgrade: Option<hyper::upgrade::OnUpgrade>,
 }
@@ -102,6 +106,11 @@ impl Api {
         self.metrics.publish(source);
     }
 
+    /// What follows the CustomResourceDefinitions, to be run beside the API.
+    pub fn definitions(&self) -> crd::Definitions {
+        crd::Definitions::new(self.registry.clone(), self.clock.clone())
+    }
+
     /// Says how a node is reached.
     pub fn attach_node(&self, name: &str, node: Arc<dyn NodeApi>) {
         self.nodes.attach(name, node);
@@ -110,7 +119,7 @@ impl Api {
     /// Answers a request. Never fails: errors are answers.
     pub async fn handle<B>(&self, request: Request<B>) -> Answer
     where
-        B: HttpBody<Data = Bytes> + Send,
+        B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<tower::BoxError>,
     {
         let encoding = verbs::error_encoding(request.headers());
@@ -131,7 +140,7 @@ impl Api {
 
     async fn try_handle<B>(&self, request: Request<B>) -> ApiResult<Answer>
     where
-        B: HttpBody<Data = Bytes> + Send,
+        B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<tower::BoxError>,
     {
         let (mut parts, body) = request.into_parts();
@@ -149,19 +158,21 @@ impl Api {
 
     async fn handle_for<B>(&self, user: UserInfo, info: RequestInfo, mut parts: Parts, body: B) -> ApiResult<Answer>
     where
-        B: HttpBody<Data = Bytes> + Send,
+        B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<tower::BoxError>,
     {
         let user = self.access.impersonate(user, &parts.headers)?;
         self.access.allow(&user, &info.attributes)?;
         let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
         let upgrading = parts.headers.contains_key(header::UPGRADE);
-        let (mut room, mut bytes) = (None, Bytes::new());
-        if parts.method != Method::GET && !upgrading {
+        let (mut room, mut bytes, mut passed) = (None, Bytes::new(), None);
+        if info.attributes.is_resource() && info.attributes.subresource == "proxy" {
+            passed = Some(proxy::Passed::of(&mut parts, body, upgrading));
+        } else if parts.method != Method::GET && !upgrading {
             room = self.limits.body(body.size_hint().exact()).await;
             bytes = body::read(body).await?;
         }
-        let call = Call { user, info, method: parts.method, headers: parts.headers, body: bytes, upgrade };
+        let call = Call { user, info, method: parts.method, headers: parts.headers, body: bytes, passed, upgrade };
         let answer =
             if call.info.attributes.is_resource() { self.resource(call).await } else { self.public(call).await };
         drop(room);

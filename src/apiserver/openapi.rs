@@ -18,7 +18,6 @@ use tokio::sync::Semaphore;
 
 use crate::api::meta::gvk::join;
 use crate::api::schema::openapi;
-use crate::api::scheme::KindInfo;
 use crate::pki::hex;
 use crate::registry::Resource;
 
@@ -80,8 +79,13 @@ fn tag(what: &str, list: &[Arc<Resource>]) -> String {
         let subresources: Vec<_> = r.info.subresources.iter().map(|s| (&s.name, s.verbs.0)).collect();
         let row = format!("\n{} {} {:?} {subresources:?}", r.info.gvk, r.info.plural, r.info.verbs);
         context.update(row.as_bytes());
+        context.update(r.custom.as_ref().map_or("", |c| c.schema_digest()).as_bytes());
     }
     hex(context.finish().as_ref()).to_uppercase()
+}
+
+fn published(r: &Resource) -> openapi::Kind<'_> {
+    openapi::Kind { info: &r.info, custom: r.custom.as_ref().map(|c| (c.schema(), r.list_kind.as_str())) }
 }
 
 fn path_of(group: &str, version: &str) -> String {
@@ -123,7 +127,7 @@ impl Api {
         }
         let (group, version, list) = (group.to_owned(), version.to_owned(), list.clone());
         tagged(call, &tag, V2::Json.content_type(), move || {
-            let rows: Vec<&KindInfo> = list.iter().map(|r| &r.info).collect();
+            let rows: Vec<openapi::Kind<'_>> = list.iter().map(|r| published(r)).collect();
             openapi::v3(&group, &version, &rows)
         })
         .await
@@ -135,7 +139,7 @@ impl Api {
         let Some(form) = accepted(&call.headers, &V2_FORMS) else { return not_acceptable() };
         let tag = tag(form.content_type(), &all);
         tagged(call, &tag, form.content_type(), move || {
-            let rows: Vec<&KindInfo> = all.iter().map(|r| &r.info).collect();
+            let rows: Vec<openapi::Kind<'_>> = all.iter().map(|r| published(r)).collect();
             match form {
                 V2::Json => openapi::v2(&rows),
                 V2::Proto => openapi::v2_proto(&rows),

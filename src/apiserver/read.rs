@@ -277,7 +277,16 @@ impl ReadCx<'_> {
             _ => Encoding::Json.content_type(),
         };
         let body = match resource.watch(since) {
-            Ok(cursor) => respond::stream(watch_parts(teller, cursor, deadline, shutdown)),
+            Ok(cursor) => {
+                let replaced = self.resource.custom.as_ref().map(|c| c.definition.replaced.clone());
+                let stop = async move {
+                    match replaced {
+                        Some(replaced) => drop(shutdown.or(replaced.wait()).await),
+                        None => shutdown.wait().await,
+                    }
+                };
+                respond::stream(watch_parts(teller, cursor, deadline, Box::pin(stop)))
+            }
             Err(gone) => {
                 let status = Status::expired(format!("too old resource version: {} ({})", gone.since, gone.oldest));
                 respond::full(teller.frame("ERROR", &status.to_value()))
@@ -467,7 +476,7 @@ fn watch_parts(
     teller: Teller,
     cursor: Cursor,
     deadline: tokio::time::Instant,
-    shutdown: Shutdown,
+    stop: Pin<Box<dyn Future<Output = ()> + Send>>,
 ) -> impl Stream<Item = Bytes> + Send {
     /// A thousand of these wake for one event: what each waits for is made once, not for every event.
     struct State {
@@ -489,7 +498,7 @@ fn watch_parts(
     let state = State {
         initial_done: !teller.marks_initial,
         timer: Box::pin(tokio::time::sleep_until(next(deadline, teller.bookmarks))),
-        stop: Box::pin(async move { shutdown.wait().await }),
+        stop,
         teller,
         cursor,
         events: Vec::new().into_iter(),

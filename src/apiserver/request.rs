@@ -115,8 +115,8 @@ impl RequestInfo {
         let named = !a.name.is_empty();
         let verb = match *method {
             Method::POST => "create",
-            Method::GET if named => "get",
-            Method::GET => "list",
+            Method::GET | Method::HEAD if named => "get",
+            Method::GET | Method::HEAD => "list",
             Method::PUT => "update",
             Method::PATCH => "patch",
             Method::DELETE if named => "delete",

@@ -1,6 +1,6 @@
 //! Answers: status codes, headers, bodies.
 
-use std::convert::Infallible;
+use std::io;
 
 use bytes::Bytes;
 use futures::Stream;
@@ -18,15 +18,15 @@ use crate::api::value::ValueExt;
 use super::negotiate::Encoding;
 use super::request::Query;
 
-/// Body of every answer.
-pub type Body = UnsyncBoxBody<Bytes, Infallible>;
+/// Body of every answer. An error ends the connection in the middle of it, so that nobody takes a part for the whole.
+pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// An answer.
 pub type Answer = Response<Body>;
 
 /// A whole body.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).boxed_unsync()
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// A body that comes in parts.
@@ -68,7 +68,7 @@ pub fn text(code: u16, text: impl Into<Bytes>) -> Answer {
     answer(code, "text/plain; charset=utf-8", full(text))
 }
 
-/// Marks an answer whose body has no end of its own: a watch.
+/// Marks an answer whose body has no end of its own (a watch), or that is not the API's (what is passed on).
 #[derive(Debug, Clone, Copy)]
 pub struct Endless;
 
@@ -96,7 +96,7 @@ pub async fn laid_out(answer: Answer) -> Answer {
     let (parts, body) = answer.into_parts();
     match body.collect().await {
         Ok(whole) => Response::from_parts(parts, full(codec::json::indent(&whole.to_bytes()))),
-        Err(never) => match never {},
+        Err(error) => self::error(&Status::internal(error), Encoding::Json),
     }
 }
 

@@ -195,7 +195,7 @@ struct Counted {
 
 impl HttpBody for Counted {
     type Data = Bytes;
-    type Error = std::convert::Infallible;
+    type Error = std::io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,

@@ -13,6 +13,7 @@ use crate::api::scheme::Verbs;
 use crate::api::status::{ApiResult, Reason, Status};
 use crate::api::table::Include;
 use crate::api::value::ValueExt;
+use crate::registry::custom::Custom;
 use crate::registry::errors::FieldErrors;
 use crate::registry::write::Stored;
 use crate::registry::{Op, RequestCx, Resource, Target};
@@ -41,6 +42,9 @@ impl Api {
         if matches!(a.name.as_str(), "." | "..") {
             return Err(Status::bad_request(format!("Name parameter invalid: {:?}: may not be '{}'", a.name, a.name)));
         }
+        if call.method == http::Method::HEAD && a.subresource != "proxy" {
+            return Err(method_not_allowed());
+        }
         if !a.subresource.is_empty() {
             return self.subresource(res, call).await;
         }
@@ -60,7 +64,10 @@ impl Api {
         if !unwatched && !res.info.verbs.has(verb) || needs_namespace && !matches!(verb, Verbs::LIST | Verbs::WATCH) {
             return Err(method_not_allowed());
         }
-        let deprecation = res.info.deprecation.map(|warning| (warning, error_encoding(&call.headers)));
+        if let Some(custom) = &res.custom {
+            may_be_served(custom, &res, verb)?;
+        }
+        let deprecation = res.info.deprecation.clone().map(|warning| (warning, error_encoding(&call.headers)));
         let answer = match verb {
             Verbs::GET => self.get(&res, &call).await,
             Verbs::LIST => self.list(&res, &call).await,
@@ -77,7 +84,7 @@ impl Api {
         };
         let Some((warning, encoding)) = deprecation else { return answer };
         let mut answer = answer.unwrap_or_else(|status| respond::error(&status, encoding));
-        respond::warn(&mut answer, &[warning.to_owned()]);
+        respond::warn(&mut answer, &[warning.into_owned()]);
         Ok(answer)
     }
 
@@ -109,7 +116,7 @@ impl Api {
 
     /// 404 for a path that is not served: a Status below a group that is, a line of text elsewhere.
     pub(super) fn unknown_path(&self, group: &str) -> ApiResult<Answer> {
-        if self.registry.resources().all().iter().any(|r| r.info.gvk.group == group) {
+        if self.registry.resources().all().iter().any(|r| r.info.gvk.group == group && r.custom.is_none()) {
             return Err(no_such_resource());
         }
         Ok(respond::text(404, "404 page not found\n"))
@@ -156,7 +163,7 @@ impl Api {
         let cx = self.write_cx(&res, &call, "CreateOptions")?;
         let strictness = FieldValidation::parse(&call.info.query, "CreateOptions")?;
         let raw = body::decode(&call.body, &call.headers, &res.info.gvk)?;
-        let new = body::canonical(raw, &res.info.gvk, res.def, strictness, &cx)?;
+        let new = body::canonical_of(raw, &res, strictness, &cx)?;
         if res.info.gvk.group.is_empty()
             && res.info.plural == "bindings"
             && let Some(pods) = self.registry.resources().get("", "v1", "pods")
@@ -179,7 +186,7 @@ impl Api {
         let cx = self.write_cx(res, &call, "UpdateOptions")?;
         let strictness = FieldValidation::parse(&call.info.query, "UpdateOptions")?;
         let raw = body::decode(&call.body, &call.headers, &res.info.gvk)?;
-        let new = body::canonical(raw, &res.info.gvk, res.def, strictness, &cx)?;
+        let new = body::canonical_of(raw, res, strictness, &cx)?;
         let at = call.target(res);
         check_namespace(&new, &at, res)?;
         match new.str_at("/metadata/name").unwrap_or_default() {
@@ -223,7 +230,7 @@ impl Api {
         let change = |old: &Value| {
             let new = patch.apply(old, res)?;
             let raw = body::Raw { value: new, found: patch.found().to_vec() };
-            let new = body::canonical(raw, &res.info.gvk, res.def, strictness, &cx).map_err(|e| match e.reason {
+            let new = body::canonical_of(raw, res, strictness, &cx).map_err(|e| match e.reason {
                 Reason::BadRequest => unprocessable(res, &at.name, &e.message),
                 _ => e,
             })?;
@@ -246,7 +253,7 @@ impl Api {
         strictness: FieldValidation,
     ) -> ApiResult<(RequestCx, Stored)> {
         let force = call.info.query.flag("force");
-        let config = body::canonical_apply(config, &res.info.gvk, res.def, strictness, &cx)?;
+        let config = body::canonical_apply(config, res, strictness, &cx)?;
         check_namespace(&config, at, res)?;
         match config.str_at("/metadata/name") {
             Some(name) if name != at.name => {
@@ -266,7 +273,7 @@ impl Api {
             let writer = res.writer(&cx, subresource.as_deref());
             let new = patch::apply::on_apply(Some(old), &config, force, &writer).map_err(|e| e.to_status())?;
             let raw = body::Raw { value: new, found: Vec::new() };
-            body::canonical(raw, &res.info.gvk, res.def, FieldValidation::Ignore, &cx)
+            body::canonical_of(raw, res, FieldValidation::Ignore, &cx)
         };
         let create = if op == Op::Update {
             let mut config = config.clone();
@@ -276,7 +283,7 @@ impl Api {
             let new =
                 patch::apply::on_apply(None, &config, force, &res.writer(&cx, None)).map_err(|e| e.to_status())?;
             let raw = body::Raw { value: new, found: Vec::new() };
-            Some(body::canonical(raw, &res.info.gvk, res.def, FieldValidation::Ignore, &cx)?)
+            Some(body::canonical_of(raw, res, FieldValidation::Ignore, &cx)?)
         } else {
             None
         };
@@ -452,6 +459,21 @@ impl PatchBody {
             Self::Apply(_) => Err(Status::internal("apply is done by its own function")),
         }
     }
+}
+
+/// What a definition's state keeps from being done. Upstream: `crdHandler.serveResource` and its converter.
+fn may_be_served(custom: &Custom, res: &Resource, verb: Verbs) -> ApiResult<()> {
+    if custom.definition.terminating && verb == Verbs::CREATE {
+        let why = "create not allowed while custom resource definition is terminating";
+        return Err(Status::new(Reason::MethodNotAllowed, why).with_details(json!({})));
+    }
+    if custom.definition.webhook && res.converts() {
+        return Err(Status::internal(format!(
+            "conversion of {} to {} by a webhook is not supported by this server; only {} is served",
+            res.info.plural, res.info.gvk.version, res.info.stored_version
+        )));
+    }
+    Ok(())
 }
 
 /// The form for errors before the resource is known.

@@ -20,9 +20,10 @@ use tokio::sync::watch;
 use crate::api::status::Reason;
 use crate::api::value::ValueExt;
 use crate::client::{Client, Credentials, Servers, res};
-use crate::kubelet::serve::taker;
+use crate::kubelet::serve::opener;
 use crate::pki::tls::SwappableCert;
 use crate::pki::token::{self, JoinToken};
+use crate::runtime::kept;
 use crate::runtime::node_listers::{Connect, NodeListers};
 use crate::runtime::{Delta, Listers};
 use crate::util::backoff::Backoff;
@@ -99,6 +100,8 @@ struct Member {
     cert: Arc<SwappableCert>,
     cluster: Cluster,
     client_ca_pem: String,
+    /// No server answered: what was known last has to do.
+    alone: bool,
 }
 
 impl Agent {
@@ -158,8 +161,8 @@ impl Agent {
         let cert = SwappableCert::new(certified);
         let client = Client::tls_any(self.servers.clone(), ca_pem.as_bytes(), Credentials::Rotating(cert.clone()))
             .map_err(|e| JoinError::Final(e.to_string()))?;
-        let (cluster, client_ca_pem) = self.settings(&client).await?;
-        Ok(Member { ca_pem, client, cert, cluster, client_ca_pem })
+        let (cluster, client_ca_pem, alone) = self.settings(&client).await?;
+        Ok(Member { ca_pem, client, cert, cluster, client_ca_pem, alone })
     }
 
     /// A certificate for the token.
@@ -188,8 +191,8 @@ impl Agent {
         })
     }
 
-    /// What the node has to know of its cluster: from a server, or as it was told last.
-    async fn settings(&self, client: &Client) -> Result<(Cluster, String), JoinError> {
+    /// What the node has to know of its cluster: from a server, or as it was told last, and whether it was that.
+    async fn settings(&self, client: &Client) -> Result<(Cluster, String, bool), JoinError> {
         let known = state(&self.files)?;
         let asking = client.get(&res::CONFIG_MAPS, cluster::NAMESPACE, cluster::NAME);
         let kept = known.get("settings").and_then(|s| Cluster::from_config_map(s).ok());
@@ -214,11 +217,11 @@ impl Agent {
         match (read, kept) {
             (Ok((cluster, client_ca, map)), _) => {
                 save(&self.files, &self.servers, &map)?;
-                Ok((cluster, client_ca))
+                Ok((cluster, client_ca, false))
             }
-            (Err(why), Some(kept)) => {
+            (Err(why), Some((cluster, client_ca))) => {
                 tracing::warn!("starting with what the servers said last: {why}");
-                Ok(kept)
+                Ok((cluster, client_ca, true))
             }
             (Err(why), None) => Err(JoinError::Again(why)),
         }
@@ -238,13 +241,26 @@ impl Agent {
                     .expect("the same has made a client before")
             })
         };
-        let (listers, informers) = NodeListers::new(&self.name, connect);
+        let path = self.files.path(kept::FILE);
+        let known = kept::read(&path, &self.name).unwrap_or_default();
+        if member.alone {
+            let pods = known.objects.get("pods").map_or(0, Vec::len);
+            tracing::warn!(pods, "no server answers: going on with the pods that this node knew last");
+        }
+        let (listers, informers) = NodeListers::new(&self.name, connect, member.alone.then_some(&known));
+        let tokens = kept::Tokens::new(known.tokens);
         let listers: Arc<dyn Listers> = listers;
         tasks.own("informers", OnEnd::StopAll, move |stop| async move {
             informers.run(stop).await;
             Ok(())
         });
         let kubelet = parts.kubelet(listers.clone(), member.client.clone(), self.clock.clone());
+        kubelet.keep_tokens(tokens.clone());
+        let (name, keeping) = (self.name.clone(), listers.clone());
+        tasks.own("last-known", OnEnd::Fine, move |stop| async move {
+            kept::keep(&name, path, &*keeping, &tokens, &stop).await;
+            Ok(())
+        });
         let first = self.args.server.as_deref().and_then(|s| server_uri(s).ok());
         let files = Arc::new(self.files);
         let identity = Identity {
@@ -276,7 +292,7 @@ impl Agent {
         });
         parts.serve(&mut tasks, &kubelet, self.port, serving, (member.client_ca_pem, member.client));
         let (told, known) = watch::channel(self.servers.list().to_vec());
-        let take = taker(Arc::new(kubelet.clone()));
+        let open = opener(Arc::new(kubelet.clone()));
         let (ca, cert, moves) = (member.ca_pem, member.cert, address.watch());
         tasks.own("connections", OnEnd::StopAll, move |stop| async move {
             let dial = |server: &Uri| {
@@ -284,7 +300,7 @@ impl Agent {
                 Client::tls_any(servers, ca.as_bytes(), Credentials::Rotating(cert.clone()))
                     .expect("the same has made a client before")
             };
-            super::tunnels::run(known, moves, dial, take, &stop).await;
+            super::tunnels::run(known, moves, dial, open, &stop).await;
             Ok(())
         });
         let (servers, slices) = (self.servers, listers.clone());

@@ -299,6 +299,10 @@ impl Bound {
             let (moves, api) = (self.node_address.watch(), self.config.api.clone());
             tasks.own("server-address", OnEnd::Fine, |stop| tell_address(admin, api, moves, stop));
         }
+        let mut definitions = self.api.definitions();
+        definitions.load().await?;
+        let api = self.api.clone();
+        tasks.own_restarting("definitions", Backoff::RESTART, move |stop| api.definitions().follow(stop).boxed());
         let (api, listener, tls) = (self.api.clone(), self.listener, self.tls);
         tasks.own("apiserver", OnEnd::StopAll, |stop| serve(api, listener, tls, stop));
         tracing::info!(address = %self.address, "serving the Kubernetes API");

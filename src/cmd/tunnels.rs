@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::client::Client;
-use crate::runtime::tunnel::{self, Taker};
+use crate::runtime::tunnel::{self, Opener};
 use crate::util::backoff::Backoff;
 use crate::util::tasks::Shutdown;
 
@@ -27,7 +27,7 @@ pub async fn run(
     mut servers: watch::Receiver<Vec<Uri>>,
     mut address: watch::Receiver<IpAddr>,
     dial: impl Fn(&Uri) -> Client,
-    take: Taker,
+    open: Opener,
     shutdown: &Shutdown,
 ) {
     let mut kept: HashMap<Uri, Shutdown> = HashMap::new();
@@ -44,7 +44,7 @@ pub async fn run(
         for server in list {
             kept.entry(server.clone()).or_insert_with(|| {
                 let stop = shutdown.child();
-                running.push(keep(dial(&server), server, take.clone(), stop.clone()));
+                running.push(keep(dial(&server), server, open.clone(), stop.clone()));
                 stop
             });
         }
@@ -69,14 +69,14 @@ pub async fn run(
     }
 }
 
-async fn keep(client: Client, server: Uri, take: Taker, stop: Shutdown) {
+async fn keep(client: Client, server: Uri, open: Opener, stop: Shutdown) {
     let mut failures = 0;
     while !stop.is_triggered() {
         let began = Instant::now();
         let ended = async {
             let io = connect(&client).await?;
             tracing::info!(%server, "connected");
-            tunnel::serve(io, take.clone(), &stop).await.map_err(|e| e.to_string())
+            tunnel::serve(io, open.clone(), &stop).await.map_err(|e| e.to_string())
         };
         let Some(ended) = stop.or(ended).await else { return };
         failures = if began.elapsed() > RETRY.cap { 1 } else { failures + 1 };
@@ -100,4 +100,42 @@ async fn connect(client: &Client) -> Result<TokioIo<hyper::upgrade::Upgraded>, S
         return Err(format!("the server answered {}", answer.status()));
     }
     hyper::upgrade::on(answer).await.map(TokioIo::new).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::FutureExt;
+    use http::{Request, Response};
+    use kube::client::Body;
+
+    /// Ten minutes without a server cost some twenty attempts, and the last one is never long ago.
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_down_for_long_is_asked_rarely_and_found_soon() {
+        let attempts = Arc::new(AtomicUsize::new(0));
+        let counted = attempts.clone();
+        let client = Client::in_process(tower::service_fn(move |_: Request<Body>| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async {
+                let answer = Response::builder().status(503).body(http_body_util::Full::<bytes::Bytes>::default());
+                Ok::<_, Infallible>(answer.expect("a valid answer"))
+            }
+        }));
+        let stop = Shutdown::new();
+        let open: Opener = Arc::new(|_| async { Err(std::io::Error::other("nothing")) }.boxed());
+        let keeping = keep(client, Uri::from_static("https://10.0.0.1:6443"), open, stop.clone());
+        let watching = async {
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            let before = attempts.load(Ordering::SeqCst);
+            assert!((15..=30).contains(&before), "{before} attempts in ten minutes");
+            tokio::time::sleep(RETRY.cap.mul_f64(1.5)).await;
+            assert!(attempts.load(Ordering::SeqCst) > before, "one more within the longest pause");
+            stop.trigger();
+        };
+        tokio::join!(keeping, watching);
+    }
 }

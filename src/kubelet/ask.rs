@@ -234,7 +234,7 @@ async fn fetch(place: &Place, get: &HTTPGetAction) -> Result<Told, BoxError> {
     let request = request.header("connection", "close").body(Empty::<Bytes>::new())?;
     if place.secure {
         let name = rustls_pki_types::ServerName::try_from(place.host.clone())?;
-        exchange(super::anytls::connector().connect(name, tcp).await?, request).await
+        exchange(crate::util::anytls::connector().connect(name, tcp).await?, request).await
     } else {
         exchange(tcp, request).await
     }

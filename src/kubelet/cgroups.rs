@@ -202,6 +202,15 @@ pub struct Tree {
     summing: Arc<Mutex<()>>,
 }
 
+/// What a cgroup used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Used {
+    /// CPU time, nanoseconds.
+    pub cpu_nanos: u64,
+    /// Memory that is in use: without the file cache that the kernel would give up first. Bytes.
+    pub memory: u64,
+}
+
 /// v1 controllers that orch sets limits of; the runtime makes its own directories in the others.
 const V1: [&str; 3] = ["cpu", "memory", "pids"];
 
@@ -218,6 +227,37 @@ impl Tree {
             return vec![self.root.clone()];
         }
         V1.iter().map(|c| self.root.join(c)).filter(|p| p.is_dir()).collect()
+    }
+
+    /// What a pod's cgroup used; none where it has none.
+    pub fn used_by_pod(&self, uid: &str) -> Option<Used> {
+        let paths = ["", "burstable/", "besteffort/"].map(|class| format!("kubepods/{class}pod{uid}"));
+        paths.iter().find_map(|path| {
+            let (cpu_nanos, memory) = (self.cpu(path)?, self.memory(path)?);
+            Some(Used { cpu_nanos, memory })
+        })
+    }
+
+    /// CPU time of the whole machine, nanoseconds; none where the root of the tree does not tell.
+    pub fn cpu_of_all(&self) -> Option<u64> {
+        self.cpu("")
+    }
+
+    fn cpu(&self, path: &str) -> Option<u64> {
+        if self.unified {
+            let stat = std::fs::read_to_string(self.root.join(path).join("cpu.stat")).ok()?;
+            return Some(field(&stat, "usage_usec")? * 1000);
+        }
+        read_number(&self.root.join("cpuacct").join(path).join("cpuacct.usage"))
+    }
+
+    fn memory(&self, path: &str) -> Option<u64> {
+        let (at, all, inactive) = match self.unified {
+            true => (self.root.join(path), "memory.current", "inactive_file"),
+            false => (self.root.join("memory").join(path), "memory.usage_in_bytes", "total_inactive_file"),
+        };
+        let stat = std::fs::read_to_string(at.join("memory.stat")).ok()?;
+        Some(read_number(&at.join(all))?.saturating_sub(field(&stat, inactive)?))
     }
 
     /// Makes the pod's cgroup and those above it, and sets its limits.
@@ -327,6 +367,15 @@ impl Tree {
     }
 }
 
+fn read_number(path: &Path) -> Option<u64> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// A figure of a file with a name and a figure on each line.
+fn field(stat: &str, name: &str) -> Option<u64> {
+    stat.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
 /// cgroup directories are removed from the leaves up; their files cannot be unlinked.
 fn remove_tree(path: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(path)?.flatten() {
@@ -385,6 +434,25 @@ mod tests {
         assert_eq!((r.cpu_shares, r.cpu_quota, r.memory_limit), (512, 50_000, 64 << 20));
         assert_eq!(r.oom_score_adj, 1000 - 1000 * 32 / 1024);
         assert_eq!((weight(2), weight(1024), weight(262_144)), (1, 39, 10_000));
+    }
+
+    #[test_case(true, &[("cgroup.controllers", ""), ("cpu.stat", "usage_usec 9\nuser_usec 5\n"), ("kubepods/podu/cpu.stat", "usage_usec 3\n"),
+        ("kubepods/podu/memory.current", "100\n"), ("kubepods/podu/memory.stat", "anon 1\ninactive_file 30\n")], (3000, 70, 9000); "v2")]
+    #[test_case(false, &[("cpuacct/cpuacct.usage", "9000\n"), ("cpuacct/kubepods/burstable/podu/cpuacct.usage", "3000\n"),
+        ("memory/kubepods/burstable/podu/memory.usage_in_bytes", "100\n"),
+        ("memory/kubepods/burstable/podu/memory.stat", "inactive_file 1\ntotal_inactive_file 30\n")], (3000, 70, 9000); "v1")]
+    fn pods_and_the_machine_tell_what_they_used(unified: bool, files: &[(&str, &str)], want: (u64, u64, u64)) {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        let tree = Tree::at(dir.path());
+        assert_eq!(tree.unified, unified);
+        let used = tree.used_by_pod("u").unwrap();
+        assert_eq!((used.cpu_nanos, used.memory, tree.cpu_of_all().unwrap()), want);
+        assert_eq!(tree.used_by_pod("other"), None);
     }
 
     #[test]

@@ -84,6 +84,19 @@ fn memory_of(meminfo: &str) -> Memory {
     Memory { total: kib(meminfo, "MemTotal:"), available }
 }
 
+/// CPU time that the machine has used, nanoseconds; from `/proc/stat`, where no cgroup tells.
+pub fn cpu_nanos() -> Option<u64> {
+    cpu_of(&read("/proc/stat"))
+}
+
+/// All columns of the first line but idle and iowait; guests are counted in the first two already. Hundredths of a second.
+fn cpu_of(stat: &str) -> Option<u64> {
+    let columns: Vec<u64> =
+        stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace().flat_map(str::parse).collect();
+    let used = columns.iter().take(8).enumerate().filter(|(i, _)| !matches!(i, 3 | 4)).map(|(_, n)| n);
+    (columns.len() >= 8).then(|| used.sum::<u64>() * 10_000_000)
+}
+
 /// Process ids that are left, and all of them; none where it cannot be told.
 pub fn pids() -> Option<(u64, u64)> {
     let most: u64 = read("/proc/sys/kernel/pid_max").parse().ok()?;
@@ -117,6 +130,8 @@ mod tests {
         assert_eq!(kib("MemTotal:       16 kB\nMemFree: 1 kB\n", "MemTotal:"), 16 * 1024);
         let meminfo = "MemTotal: 9 kB\nMemFree: 1 kB\nMemAvailable: 7 kB\nInactive(file): 3 kB\n";
         assert_eq!(memory_of(meminfo), Memory { total: 9 * 1024, available: 4 * 1024 });
+        assert_eq!(cpu_of("cpu  1 2 3 100 200 4 5 6 0 0\ncpu0 1 2\n"), Some(210_000_000));
+        assert!(cpu_nanos().is_some_and(|n| n > 0));
         assert!(pids().is_some_and(|(left, all)| left > 0 && left < all));
         assert_eq!(pretty_name("NAME=x\nPRETTY_NAME=\"Debian 13\"\n"), "Debian 13");
     }

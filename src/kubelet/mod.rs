@@ -11,7 +11,6 @@
 //! **Invariant:** what the API does not know is stopped, but only once all pods of the API have been seen.
 
 pub mod admit;
-pub mod anytls;
 pub mod ask;
 pub mod cgroups;
 pub mod config;
@@ -47,6 +46,7 @@ mod server;
 pub mod shared;
 pub mod sources;
 pub mod start;
+mod stats;
 pub mod status;
 pub mod stop;
 pub mod sync;
@@ -97,6 +97,8 @@ pub struct Kubelet {
     cleaner: Arc<Cleaner>,
     eviction: Eviction,
     writer: Mutex<Option<EventWriter>>,
+    rates: stats::Rates,
+    tokens: Arc<volumes::Given>,
 }
 
 impl Kubelet {
@@ -109,6 +111,7 @@ impl Kubelet {
         clock: SharedClock,
     ) -> Arc<Self> {
         let client = client.named("kubelet");
+        let tokens = Arc::new(volumes::Given::new(client.clone()));
         let (recorder, writer) = events::recorder(client.clone(), "kubelet", &config.node_name, clock.clone());
         let mut facts = node::allocatable(&config, &Machine::read(&config.data_dir));
         facts.node_name = config.node_name.clone();
@@ -123,7 +126,7 @@ impl Kubelet {
             runtime_name: ArcSwap::from_pointee(String::new()),
             pleg: Arc::new(pleg::Pleg::new(runtime.clone())),
             sources: Arc::new(sources::Listed(listers.clone())),
-            tokens: Arc::new(client.clone()),
+            tokens: tokens.clone(),
             client: client.clone(),
             events: recorder,
             asker: Arc::new(ask::Network { runtime: runtime.clone() }),
@@ -151,7 +154,14 @@ impl Kubelet {
             cleaner,
             eviction,
             writer: Mutex::new(Some(writer)),
+            rates: stats::Rates::default(),
+            tokens,
         })
+    }
+
+    /// Keeps the tokens of pods there, and falls back on them while no server answers. Only the first call counts.
+    pub fn keep_tokens(&self, kept: Arc<crate::runtime::kept::Tokens>) {
+        self.tokens.keep(kept);
     }
 
     /// The node's pod ranges, as they become known: what the network needs.

@@ -1,28 +1,35 @@
 //! What the API server asks of this node.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, stream};
 use http::{Request, Response};
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_util::io::ReaderStream;
 
 use super::Kubelet;
 use super::logs;
 use super::pod::{PodInventory, PodView};
 use super::runtime::{ContainerStatus, RuntimeError, State, StreamOptions};
+use super::stats::Usage;
 use super::stream::{Purpose, StreamError, proxy_upgrade};
 use crate::api::status::{ApiResult, Reason, Status};
 use crate::api::value::ValueExt;
-use crate::runtime::node_api::{LogOptions, LogStream, NodeApi, Streams, Target};
-use crate::util::clock::rfc3339;
+use crate::runtime::node_api::{Door, LogOptions, LogStream, NodeApi, NodeStream, Streams, Target};
 use crate::util::tasks::Shutdown;
 
 /// Bytes of a log between the reader and the client.
 const LOG_BUFFER_BYTES: usize = 64 * 1024;
+
+/// How long a port may take to be connected to; less than a stream of the tunnel may.
+const DIAL_LIMIT: Duration = Duration::from_secs(8);
 
 fn status_of(e: RuntimeError) -> Box<Status> {
     match e {
@@ -59,6 +66,24 @@ impl Kubelet {
         let (pod, inventory, name) = self.find(target).await?;
         let found = inventory.newest(&name).filter(|c| c.state == State::Running).cloned();
         found.ok_or_else(|| Status::internal(format!("container not found (\"{name}\") in pod \"{}\"", pod.name)))
+    }
+
+    /// What is used right now.
+    async fn used(&self) -> ApiResult<Usage> {
+        let usage = self.shared.runtime.usage().await.map_err(status_of)?;
+        let latest = self.shared.pleg.fresh().await;
+        let (config, now) = (&self.shared.config, self.shared.clock.now());
+        Ok(Usage::of(&config.node_name, &config.data_dir, self.shared.cgroups.as_ref(), &latest, &usage, now))
+    }
+
+    /// True for ports that others may be connected to through this node: its pods' and its own, never any machine that it
+    /// happens to reach.
+    fn gives_out(&self, address: SocketAddr) -> bool {
+        let ip = address.ip().to_string();
+        let node = &self.shared.config.node_name;
+        let of_pod = |pod: &Value| pod.items_at("/status/podIPs").iter().any(|i| i.str_at("/ip") == Some(&*ip));
+        self.shared.facts.load().host_ips.contains(&ip)
+            || self.listers.lister("", "pods").by_index("spec.nodeName", node).iter().any(|o| of_pod(&o.value()))
     }
 
     /// Triggers `ended` once the container does not run any more.
@@ -181,31 +206,32 @@ impl NodeApi for std::sync::Arc<Kubelet> {
         upgrade(request, &url, Purpose::Ports(ports.to_vec())).await
     }
 
-    async fn stats_summary(&self) -> ApiResult<Value> {
-        let usage = self.shared.runtime.usage().await.map_err(status_of)?;
-        let now = rfc3339(self.shared.clock.now());
-        let latest = self.shared.pleg.fresh().await;
-        let mut pods = Vec::new();
-        for (uid, pod) in &latest.pods {
-            let Some(sandbox) = pod.sandboxes.first() else { continue };
-            let containers: Vec<Value> = pod
-                .containers
-                .iter()
-                .filter_map(|c| Some((c, usage.iter().find(|u| u.id == c.id)?)))
-                .map(|(c, u)| {
-                    json!({"name": c.name, "startTime": super::pod::time_of(c.started_at).map(rfc3339),
-                        "cpu": {"time": now, "usageCoreNanoSeconds": u.cpu_nanos},
-                        "memory": {"time": now, "workingSetBytes": u.memory_working_set}})
-                })
-                .collect();
-            pods.push(json!({"podRef": {"name": sandbox.name, "namespace": sandbox.namespace, "uid": uid},
-                "startTime": super::pod::time_of(sandbox.created_at).map(rfc3339), "containers": containers}));
+    async fn open(&self, door: Door) -> io::Result<NodeStream> {
+        match door {
+            Door::Kubelet => Ok(super::serve::in_process(std::sync::Arc::new(self.clone()))),
+            Door::Port(address) if self.gives_out(address) => {
+                match timeout(DIAL_LIMIT, TcpStream::connect(address)).await {
+                    Ok(Ok(stream)) => {
+                        stream.set_nodelay(true)?;
+                        Ok(Box::new(stream))
+                    }
+                    Ok(Err(error)) => Err(io::Error::other(format!("dial tcp {address}: connect: {error}"))),
+                    Err(_) => Err(io::Error::other(format!("dial tcp {address}: i/o timeout"))),
+                }
+            }
+            Door::Port(address) => {
+                let name = &self.shared.config.node_name;
+                Err(io::Error::other(format!("{address} belongs neither to node {name} nor to a pod on it")))
+            }
         }
-        let machine = super::machine::Machine::read(&self.shared.config.data_dir);
-        let used = machine.memory.saturating_sub(machine.memory_available);
-        Ok(json!({"node": {"nodeName": self.shared.config.node_name,
-            "memory": {"time": now, "availableBytes": machine.memory_available, "workingSetBytes": used},
-            "fs": {"time": now, "availableBytes": machine.disk_available, "capacityBytes": machine.disk}}, "pods": pods}))
+    }
+
+    async fn stats_summary(&self) -> ApiResult<Value> {
+        Ok(self.used().await?.summary(&self.rates))
+    }
+
+    async fn resource_metrics(&self) -> ApiResult<String> {
+        Ok(self.used().await?.resource())
     }
 
     async fn healthz(&self) -> Result<(), String> {

@@ -132,6 +132,26 @@ impl FieldErrors {
         }
     }
 
+    /// The same collection at the object's root.
+    pub fn root_of(other: &Self) -> Self {
+        Self { causes: other.causes.clone(), path: String::new() }
+    }
+
+    /// Another collection at the same place: for tries whose outcome decides what is told.
+    pub fn apart(&self) -> Self {
+        Self { causes: Rc::default(), path: self.path.clone() }
+    }
+
+    /// Takes over what another collection found.
+    pub fn adopt(&self, other: &Self) {
+        self.causes.borrow_mut().extend(other.take());
+    }
+
+    /// True when something was found for one of these reasons.
+    pub fn has_reason(&self, reasons: &[&str]) -> bool {
+        self.causes.borrow().iter().any(|c| reasons.contains(&c.reason))
+    }
+
     /// True while nothing is wrong.
     pub fn is_empty(&self) -> bool {
         self.causes.borrow().is_empty()

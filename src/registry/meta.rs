@@ -111,6 +111,7 @@ pub fn bump_generation(new: &mut Value, old: &Value, strategy: &dyn Strategy) {
         Generation::None | Generation::Once => return,
         Generation::Spec | Generation::Later => new.get("spec") != old.get("spec"),
         Generation::Content => content_differs(new, old),
+        Generation::Whole => content_differs(new, old) || new.get("status") != old.get("status"),
         Generation::All => content_differs(new, old) || metadata_differs(new, old),
     };
     if changed {

@@ -7,7 +7,7 @@
 
 mod admissionregistration;
 pub mod allocators;
-mod apiextensions;
+pub mod apiextensions;
 mod apiregistration;
 mod apps;
 mod authentication;
@@ -18,6 +18,7 @@ mod cells;
 mod certificates;
 mod coordination;
 mod core;
+pub mod custom;
 mod discovery;
 mod encode;
 pub mod errors;
@@ -30,31 +31,31 @@ mod node;
 mod policy;
 mod rbac;
 mod resource;
+mod resources;
 mod scheduling;
 mod storage;
 pub mod strategy;
 pub mod validate;
 pub mod write;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::api::meta::{GroupResource, Gvk};
-use crate::api::object::{Meta, Object};
+use crate::api::object::Object;
 use crate::api::patch::apply;
 use crate::api::schema::{self, StructDef, View as SchemaView};
 use crate::api::scheme::KindInfo;
 use crate::api::status::ApiResult;
 use crate::api::user::UserInfo;
-use crate::store::cache::{Cache, Decode, Generic};
-use crate::store::{Key, Revision};
+use crate::store::Key;
+use crate::store::cache::Cache;
 
+pub use resources::Resources;
 pub use strategy::{Op, Strategy, View};
 
 /// Objects that every cluster has from the start, beside those of RBAC: each with its plural name, cluster-scoped.
@@ -77,6 +78,8 @@ pub struct Resource {
     strategy: Box<dyn Strategy>,
     /// Its shape in the wire table; none for kinds of CustomResourceDefinitions.
     pub def: Option<&'static StructDef>,
+    /// What its definition says; none for built-in kinds.
+    pub custom: Option<custom::Custom>,
     /// The kind of its lists.
     pub list_kind: String,
 }
@@ -86,7 +89,13 @@ impl Resource {
     pub fn new(info: KindInfo, strategy: Box<dyn Strategy>) -> Self {
         let def = schema::table().kind(&info.gvk.group, &info.gvk.version, &info.gvk.kind);
         let list_kind = format!("{}List", info.gvk.kind);
-        Self { gvk: Arc::new(info.gvk.clone()), info, strategy, def, list_kind }
+        Self { gvk: Arc::new(info.gvk.clone()), info, strategy, def, custom: None, list_kind }
+    }
+
+    /// Of a CustomResourceDefinition.
+    pub fn custom(info: KindInfo, custom: custom::Custom, list_kind: String) -> Self {
+        let (gvk, strategy) = (Arc::new(info.gvk.clone()), Box::new(custom.clone()));
+        Self { gvk, info, strategy, def: None, custom: Some(custom), list_kind }
     }
 
     /// Its hooks.
@@ -108,6 +117,11 @@ impl Resource {
         }
     }
 
+    /// True when requests for it are answered: not so for some versions of definitions.
+    pub fn is_served(&self) -> bool {
+        self.custom.as_ref().is_none_or(|c| c.version().served)
+    }
+
     /// True when objects are stored in another version than this row's.
     pub fn converts(&self) -> bool {
         self.info.stored_version != self.info.gvk.version || self.info.stored.group != self.info.gvk.group
@@ -120,6 +134,17 @@ impl Resource {
             value["apiVersion"] = self.info.gvk.api_version().into();
             value["kind"] = (*self.info.gvk.kind).into();
             *value = self.canonical(value.take());
+            self.apply_custom(value);
+        }
+    }
+
+    /// What this version's schema makes of an object of another version.
+    fn apply_custom(&self, value: &mut Value) {
+        if let Some(custom) = &self.custom
+            && let Ok(decoded) = custom.decode(value.clone())
+        {
+            *value = decoded.value;
+            custom.default(value);
         }
     }
 
@@ -142,8 +167,11 @@ impl Resource {
         encode::unversioned(&value)
     }
 
-    /// Fills the defaults of the wire table.
+    /// Fills the defaults of the wire table, or of the schema.
     pub fn apply_defaults(&self, object: &mut Value) {
+        if let Some(custom) = &self.custom {
+            custom.default(object);
+        }
         if let Some(def) = self.def {
             schema::defaults::apply(object, def);
         }
@@ -195,7 +223,10 @@ impl Resource {
 
     /// Its shape, as patches see it.
     pub fn view(&self) -> SchemaView<'_> {
-        self.def.map_or_else(SchemaView::deduced, SchemaView::of)
+        match (&self.custom, self.def) {
+            (Some(custom), _) => SchemaView::crd(custom.schema()),
+            (None, def) => def.map_or_else(SchemaView::deduced, SchemaView::of),
+        }
     }
 
     /// True when an update changed nothing.
@@ -336,81 +367,6 @@ pub trait Admit: Send + Sync {
     async fn mutate(&self, a: &Admission<'_>, new: &mut Value, old: Option<&Value>) -> ApiResult<()>;
     /// Refuses, or not. `new` is none for deletions.
     async fn validate(&self, a: &Admission<'_>, new: Option<&Value>, old: Option<&Value>) -> ApiResult<()>;
-}
-
-/// All resources by what clients call them.
-#[derive(Default, Clone)]
-struct Index {
-    all: Vec<Arc<Resource>>,
-    by_path: HashMap<(String, String, String), Arc<Resource>>,
-    stored: HashMap<GroupResource, Arc<Resource>>,
-}
-
-impl Index {
-    fn of(all: Vec<Arc<Resource>>) -> Self {
-        let mut index = Self::default();
-        for r in &all {
-            let gvk = &r.info.gvk;
-            index
-                .by_path
-                .insert((gvk.group.to_string(), gvk.version.to_string(), r.info.plural.to_string()), r.clone());
-            if !r.converts() {
-                index.stored.insert(r.info.stored.clone(), r.clone());
-            }
-        }
-        index.all = all;
-        index
-    }
-}
-
-/// The resources that the server serves; those of CustomResourceDefinitions come and go.
-pub struct Resources(ArcSwap<Index>, Generic);
-
-impl Resources {
-    /// The built-in ones.
-    pub fn builtin() -> Arc<Self> {
-        Self::with(&allocators::Allocators::default())
-    }
-
-    /// The built-in ones, which take addresses and ports out of `allocators`.
-    pub fn with(allocators: &allocators::Allocators) -> Arc<Self> {
-        let all = kinds::all(allocators).into_iter().map(Arc::new).collect();
-        Arc::new(Self(ArcSwap::from_pointee(Index::of(all)), Generic::default()))
-    }
-
-    /// By group, version and plural name.
-    pub fn get(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
-        self.0.load().by_path.get(&(group.to_owned(), version.to_owned(), plural.to_owned())).cloned()
-    }
-
-    /// All, in the order of the rows.
-    pub fn all(&self) -> Vec<Arc<Resource>> {
-        self.0.load().all.clone()
-    }
-}
-
-impl Decode for Resources {
-    fn decode(&self, gr: &GroupResource, json: Bytes, revision: Revision) -> Result<Object, String> {
-        let index = self.0.load();
-        match index.stored.get(gr) {
-            Some(r) => {
-                let lazy = Object::from_json(r.gvk.clone(), json.clone(), revision, &r.info.selectable);
-                lazy.or_else(|_| {
-                    // Metadata of other types than upstream's (a custom resource written by an older version): as far as
-                    // it can be understood.
-                    let parsed: Value = serde_json::from_slice(&json).map_err(|e| e.to_string())?;
-                    let fields = r.info.extract_fields(&parsed);
-                    Ok(Object { gvk: r.gvk.clone(), meta: Meta::from_value(&parsed), fields, json, revision })
-                })
-            }
-            None => self.1.decode(gr, json, revision),
-        }
-    }
-
-    fn fields(&self, gr: &GroupResource) -> Vec<String> {
-        let index = self.0.load();
-        index.stored.get(gr).map_or_else(Vec::new, |r| r.info.selectable.iter().map(|s| s.field.to_string()).collect())
-    }
 }
 
 /// The write path over the store and the watch cache.

@@ -61,6 +61,8 @@ pub enum Generation {
     Spec,
     /// 1 at creation, one more with every change outside of metadata and status.
     Content,
+    /// 1 at creation, one more with every change outside of metadata: of a kind whose status is like any other field.
+    Whole,
     /// 1 at creation, one more with every change, of metadata too.
     All,
     /// 1 at creation, for ever.
@@ -219,6 +221,9 @@ pub type Prepare = fn(&mut Value, Option<&Value>, &HookCx<'_>);
 /// Refuses a deletion.
 pub type CheckDelete = fn(&Value, &HookCx<'_>) -> ApiResult<()>;
 
+/// Changes an object as its deletion begins.
+pub type OnDelete = fn(&mut Value, &HookCx<'_>);
+
 /// What to tell the client of an object that is valid.
 pub type Warn = fn(&Value) -> Vec<String>;
 
@@ -265,6 +270,7 @@ pub struct Common {
     check_subresource: Option<Check>,
     prepare: Option<Prepare>,
     check_delete: Option<CheckDelete>,
+    on_delete: Option<OnDelete>,
     convert: Option<Convert>,
     warn: Option<Warn>,
     status_alone: bool,
@@ -284,6 +290,7 @@ impl Common {
         check_subresource: None,
         prepare: None,
         check_delete: None,
+        on_delete: None,
         convert: None,
         warn: None,
         status_alone: false,
@@ -354,6 +361,12 @@ impl Common {
     /// With objects that stay.
     pub const fn check_delete(mut self, check: CheckDelete) -> Self {
         self.check_delete = Some(check);
+        self
+    }
+
+    /// With what the beginning of a deletion changes.
+    pub const fn on_delete(mut self, on_delete: OnDelete) -> Self {
+        self.on_delete = Some(on_delete);
         self
     }
 
@@ -432,6 +445,12 @@ impl Strategy for Common {
 
     fn check_delete(&self, object: &Value, cx: &HookCx<'_>) -> ApiResult<()> {
         self.check_delete.map_or(Ok(()), |check| check(object, cx))
+    }
+
+    fn on_delete(&self, object: &mut Value, cx: &HookCx<'_>) {
+        if let Some(on_delete) = self.on_delete {
+            on_delete(object, cx);
+        }
     }
 
     fn warnings(&self, new: &Value, cx: &HookCx<'_>) -> Vec<String> {

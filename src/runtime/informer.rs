@@ -192,6 +192,17 @@ impl RemoteListers {
     }
 }
 
+impl RemoteListers {
+    /// Puts objects of another source into a lister, until the server tells what there really is.
+    pub(super) fn preload(&self, group: &str, resource: &str, make: impl Fn(&[&'static str]) -> Vec<Arc<Object>>) {
+        self.lister(group, resource);
+        let objects = self.made.lock().get(&(group.to_owned(), resource.to_owned())).cloned();
+        if let Some(objects) = objects {
+            make(&objects.pointers()).into_iter().for_each(|object| objects.upsert(object));
+        }
+    }
+}
+
 impl Listers for RemoteListers {
     fn lister(&self, group: &str, resource: &str) -> Arc<dyn Lister> {
         let mut made = self.made.lock();

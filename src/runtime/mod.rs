@@ -8,6 +8,7 @@ pub mod events;
 pub mod fake;
 pub mod fields;
 pub mod informer;
+pub mod kept;
 pub mod lister;
 pub mod metrics;
 pub mod node_api;

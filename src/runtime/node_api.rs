@@ -2,6 +2,7 @@
 //! through this; a node elsewhere is asked over HTTPS by something that implements this too.
 
 use std::io;
+use std::net::SocketAddr;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use futures::stream::BoxStream;
 use http::{Request, Response};
 use jiff::Timestamp;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::api::status::ApiResult;
 
@@ -58,6 +60,23 @@ pub struct Streams {
 /// Bytes of a log as they come.
 pub type LogStream = BoxStream<'static, io::Result<Bytes>>;
 
+/// Bytes both ways.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// A connection to something on a node.
+pub type NodeStream = Box<dyn Duplex>;
+
+/// What on a node a connection leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// The node's own API, plain HTTP/1: who comes this way has been authorized.
+    Kubelet,
+    /// A TCP port of one of its pods, or of the node itself.
+    Port(SocketAddr),
+}
+
 /// A node, as the API server sees it.
 ///
 /// The streaming calls take the client's upgrade request (its `hyper` upgrade in the extensions, the body left behind) and
@@ -78,8 +97,12 @@ pub trait NodeApi: Send + Sync {
     async fn attach(&self, target: &Target, streams: Streams, request: Request<()>) -> ApiResult<Response<()>>;
     /// Connects to ports of the pod; `target.container` does not matter.
     async fn port_forward(&self, target: &Target, ports: &[u16], request: Request<()>) -> ApiResult<Response<()>>;
+    /// Opens a connection; an error says why there is none.
+    async fn open(&self, door: Door) -> io::Result<NodeStream>;
     /// `/stats/summary`.
     async fn stats_summary(&self) -> ApiResult<Value>;
+    /// `/metrics/resource`: what is used, in Prometheus' text form.
+    async fn resource_metrics(&self) -> ApiResult<String>;
     /// `/healthz`: the reason why not, or nothing.
     async fn healthz(&self) -> Result<(), String>;
     /// `/pods`: the node's pods as a PodList.

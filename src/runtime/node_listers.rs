@@ -4,6 +4,8 @@
 //!
 //! **Invariant:** a pod is seen only after everything that it names was looked for, and after the Services, of which its
 //! environment is made: a lister without a ConfigMap means that there is none.
+//! **Invariant:** what was kept from before is only shown while no server has told of all pods; from then on the truth
+//! stands in its place, and a pod that is another one of the same name is seen to go first.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use tokio::sync::mpsc;
 
 use super::fields;
 use super::informer::{self, Informers, RemoteListers, Sink, Source};
+use super::kept::Known;
 use super::lister::{Delta, Lister, Listers};
 use super::objects::Objects;
 use super::references::{Reference, references};
@@ -46,8 +49,8 @@ pub struct NodeInformers {
 }
 
 impl NodeListers {
-    /// For the node `name`; `connect` makes clients for the many small watches.
-    pub fn new(name: &str, connect: Connect) -> (Arc<Self>, NodeInformers) {
+    /// For the node `name`; `connect` makes clients for the many small watches. `known` is shown until a server answers.
+    pub fn new(name: &str, connect: Connect, known: Option<&Known>) -> (Arc<Self>, NodeInformers) {
         let client = connect();
         let (others, informers) = RemoteListers::new(client.clone(), Vec::new());
         let made = |plural: &str| Objects::new(fields::indexed("", plural));
@@ -55,7 +58,7 @@ impl NodeListers {
         config_maps.set_synced();
         secrets.set_synced();
         let services = others.lister("", "services");
-        let gate = Gate {
+        let mut gate = Gate {
             pods: pods.clone(),
             named: HashMap::from([("configmaps", config_maps.clone()), ("secrets", secrets.clone())]),
             followed: HashMap::new(),
@@ -64,7 +67,14 @@ impl NodeListers {
             connect,
             clients: Vec::new(),
             all_told: false,
+            kept: BTreeMap::new(),
         };
+        if let Some(known) = known {
+            for plural in ["nodes", "services"] {
+                others.preload("", plural, |pointers| known.of(plural, pointers));
+            }
+            gate.show(known);
+        }
         let pods_of_node = Source::fields(&res::PODS, format!("spec.nodeName={name}"));
         let informers = NodeInformers { others: informers, gate, services, client, pods: pods_of_node };
         (Arc::new(Self { others, pods, config_maps, secrets }), informers)
@@ -117,6 +127,8 @@ struct Gate {
     clients: Vec<(Client, usize)>,
     /// All pods that there were at the start have been told.
     all_told: bool,
+    /// Objects that were kept and that no server has told of yet.
+    kept: BTreeMap<&'static str, BTreeSet<ObjectKey>>,
 }
 
 impl Gate {
@@ -142,7 +154,10 @@ impl Gate {
                         }
                     }
                     Some(Delta::Delete(last)) => self.delete(last),
-                    Some(Delta::Synced) => self.all_told = true,
+                    Some(Delta::Synced) => {
+                        self.all_told = true;
+                        self.forget_kept();
+                    }
                     None => break,
                 },
                 Some(reference) = news.recv() => self.seen(&reference),
@@ -156,6 +171,42 @@ impl Gate {
         while running.next().await.is_some() {}
         self.pods.close();
         self.named.values().for_each(|objects| objects.close());
+    }
+
+    /// Shows what was kept, what the pods name first.
+    fn show(&mut self, known: &Known) {
+        for (plural, objects) in
+            [("configmaps", &self.named["configmaps"]), ("secrets", &self.named["secrets"]), ("pods", &self.pods)]
+        {
+            for object in known.of(plural, &objects.pointers()) {
+                self.kept.entry(plural).or_default().insert(ObjectKey::from(&object.meta));
+                objects.upsert(object);
+            }
+        }
+    }
+
+    /// All pods have been told of: what else was kept is gone.
+    fn forget_kept(&mut self) {
+        for (plural, keys) in std::mem::take(&mut self.kept) {
+            for key in keys {
+                let reference = Reference { plural, namespace: key.namespace.to_string(), name: key.name.to_string() };
+                match plural {
+                    "pods" if !self.by_pod.contains_key(&key) => self.pods.delete(&key),
+                    "pods" => {}
+                    _ if !self.followed.contains_key(&reference) => self.named[plural].delete(&key),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Lets a pod be seen. Another one of its name was kept, or its end was not heard of: that one goes first.
+    fn reveal(&self, pod: Arc<Object>) {
+        let key = ObjectKey::from(&pod.meta);
+        if self.pods.get(&key.namespace, &key.name).is_some_and(|known| known.meta.uid != pod.meta.uid) {
+            self.pods.delete(&key);
+        }
+        self.pods.upsert(pod);
     }
 
     /// Takes a pod in; gives what has to be followed from now on.
@@ -179,7 +230,7 @@ impl Gate {
             names.into_iter().filter(|n| !self.followed.get(n).is_some_and(|f| f.seen)).collect();
         if missing.is_empty() {
             self.waiting.remove(&key);
-            self.pods.upsert(pod);
+            self.reveal(pod);
         } else {
             self.waiting.insert(key, (pod, missing));
         }
@@ -221,7 +272,7 @@ impl Gate {
         }
         for key in ready {
             if let Some((pod, _)) = self.waiting.remove(&key) {
-                self.pods.upsert(pod);
+                self.reveal(pod);
             }
         }
     }
@@ -316,6 +367,7 @@ mod tests {
             connect: Arc::new(move || api.client()),
             clients: Vec::new(),
             all_told: false,
+            kept: BTreeMap::new(),
         }
     }
 
@@ -364,6 +416,49 @@ mod tests {
         gate.upsert(pod("b", &[]));
         assert!(followed[0].2.is_triggered() && gate.named["secrets"].get("n", "s").is_none());
         assert_eq!((visible(&gate), gate.clients[0].1), (vec!["b".to_owned()], 0));
+    }
+
+    /// A pod that ran before the reboot, one that is gone by now, and one that is another of the same name.
+    #[tokio::test]
+    async fn what_was_kept_gives_way_to_the_truth() {
+        let with_uid = |name: &str, uid: &str| {
+            let mut value = pod(name, &["s"]).value();
+            value["metadata"]["uid"] = uid.into();
+            value
+        };
+        let object = |value: serde_json::Value| Arc::new(Object::from_value(&value, &[]));
+        let secret_of = |name: &str| json!({"metadata": {"name": name, "namespace": "n"}});
+        let known = Known {
+            objects: [
+                ("pods".to_owned(), vec![with_uid("a", "1"), with_uid("b", "2"), with_uid("c", "3")]),
+                ("secrets".to_owned(), vec![secret_of("s"), secret_of("t")]),
+            ]
+            .into(),
+            ..Known::default()
+        };
+        let mut gate = gate();
+        gate.show(&known);
+        let mut deltas = gate.pods.deltas();
+        assert_eq!((visible(&gate), gate.pods.synced()), (vec!["a".into(), "b".into(), "c".into()], false));
+        for _ in 0..3 {
+            assert!(matches!(deltas.next().await, Some(Delta::Upsert { .. })));
+        }
+        gate.upsert(object(with_uid("a", "1")));
+        gate.upsert(object(with_uid("c", "4")));
+        assert_eq!(visible(&gate), ["a", "b", "c"], "the old ones are there until the new ones may be seen");
+        gate.forget_kept();
+        assert!(matches!(deltas.next().await, Some(Delta::Delete(last)) if last.meta.uid == "2"));
+        assert!(gate.named["secrets"].get("n", "s").is_some() && gate.named["secrets"].get("n", "t").is_none());
+        gate.seen(&secret("s"));
+        let mut heard = Vec::new();
+        for _ in 0..3 {
+            heard.push(match deltas.next().await {
+                Some(Delta::Upsert { new, .. }) => format!("+{}", new.meta.uid),
+                Some(Delta::Delete(last)) => format!("-{}", last.meta.uid),
+                _ => String::new(),
+            });
+        }
+        assert_eq!(heard, ["+1", "-3", "+4"]);
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 
-use super::node_api::{LogOptions, LogStream, NodeApi, Streams, Target};
+use super::node_api::{Door, LogOptions, LogStream, NodeApi, NodeStream, Streams, Target};
 use super::tunnel::{KUBELET, Tunnel};
 use crate::api::status::{ApiResult, Reason, Status};
 use crate::client::res::encode;
@@ -192,8 +192,20 @@ impl NodeApi for RemoteNode {
         self.upgrade(&with_query(path("portForward", target, false), &ports), request).await
     }
 
+    async fn open(&self, door: Door) -> io::Result<NodeStream> {
+        let stream = match door {
+            Door::Kubelet => self.tunnel.open(KUBELET).await?,
+            Door::Port(address) => self.tunnel.open(&address.to_string()).await?,
+        };
+        Ok(Box::new(TokioIo::new(stream)))
+    }
+
     async fn stats_summary(&self) -> ApiResult<Value> {
         self.json("/stats/summary").await
+    }
+
+    async fn resource_metrics(&self) -> ApiResult<String> {
+        Ok(String::from_utf8_lossy(&self.get("/metrics/resource").await?).into_owned())
     }
 
     async fn healthz(&self) -> Result<(), String> {

@@ -10,11 +10,11 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::body::Incoming;
@@ -43,6 +43,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a stream may take to open. The node is there, or it is not.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
+/// The header in which an agent says why it does not open a stream.
+const REASON: &str = "x-orch-reason";
 
 /// The server's end.
 #[derive(Debug, Clone)]
@@ -71,41 +73,34 @@ impl Tunnel {
             let mut sender = self.0.clone();
             sender.ready().await?;
             let answer = sender.send_request(request).await?;
-            Ok::<_, hyper::Error>((answer.status(), hyper::upgrade::on(answer).await))
+            let why = answer.headers().get(REASON).and_then(|v| v.to_str().ok()).map(str::to_owned);
+            Ok::<_, hyper::Error>((answer.status(), why, hyper::upgrade::on(answer).await))
         };
         let opened = tokio::time::timeout(OPEN_LIMIT, opening).await;
-        let (status, stream) = opened.map_err(|_| io::ErrorKind::TimedOut)?.map_err(io::Error::other)?;
-        match status {
-            StatusCode::OK => stream.map_err(io::Error::other),
-            other => Err(io::Error::other(format!("the node refuses a stream to {authority}: {other}"))),
+        let (status, why, stream) = opened.map_err(|_| io::ErrorKind::TimedOut)?.map_err(io::Error::other)?;
+        match (status, why) {
+            (StatusCode::OK, _) => stream.map_err(io::Error::other),
+            (_, Some(why)) => Err(io::Error::other(why)),
+            (other, None) => Err(io::Error::other(format!("the node refuses a stream to {authority}: {other}"))),
         }
     }
 }
 
 /// What takes a stream.
-pub type Taker = Arc<dyn Fn(Upgraded) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+pub type Taker = Box<dyn FnOnce(Upgraded) -> BoxFuture<'static, ()> + Send>;
 
-/// The agent's end: takes streams to [`KUBELET`] until the connection ends, or the shutdown.
-pub async fn serve<T>(io: T, take: Taker, shutdown: &Shutdown) -> io::Result<()>
+/// What decides where a stream to an authority leads: to what takes it, or to why there is nothing. It may take less than
+/// [`OPEN_LIMIT`].
+pub type Opener = Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Taker>> + Send + Sync>;
+
+/// The agent's end: takes streams until the connection ends, or the shutdown.
+pub async fn serve<T>(io: T, open: Opener, shutdown: &Shutdown) -> io::Result<()>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        let known = request.method() == Method::CONNECT
-            && request.uri().authority().is_some_and(|authority| authority.as_str() == KUBELET);
-        if known {
-            let (upgrade, take) = (hyper::upgrade::on(&mut request), take.clone());
-            // Belongs to the stream, and ends with it.
-            tokio::spawn(async move {
-                if let Ok(stream) = upgrade.await {
-                    take(stream).await;
-                }
-            });
-        }
-        let status = if known { StatusCode::OK } else { StatusCode::NOT_FOUND };
-        let mut answer = Response::new(Empty::<Bytes>::new());
-        *answer.status_mut() = status;
-        async move { Ok::<_, Infallible>(answer) }
+    let service = service_fn(move |request: Request<Incoming>| {
+        let open = open.clone();
+        async move { Ok::<_, Infallible>(connect(&open, request).await) }
     });
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     builder.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
@@ -118,26 +113,64 @@ where
     }
 }
 
+/// Opens a stream, or says why not.
+async fn connect(open: &Opener, mut request: Request<Incoming>) -> Response<Empty<Bytes>> {
+    let mut answer = Response::new(Empty::new());
+    let authority = request.uri().authority().filter(|_| request.method() == Method::CONNECT);
+    let Some(authority) = authority.map(ToString::to_string) else {
+        *answer.status_mut() = StatusCode::NOT_FOUND;
+        return answer;
+    };
+    match open(authority).await {
+        Ok(take) => {
+            let upgrade = hyper::upgrade::on(&mut request);
+            // Belongs to the stream, and ends with it.
+            tokio::spawn(async move {
+                if let Ok(stream) = upgrade.await {
+                    take(stream).await;
+                }
+            });
+        }
+        Err(why) => {
+            *answer.status_mut() = StatusCode::BAD_GATEWAY;
+            if let Ok(why) = http::HeaderValue::from_str(&why.to_string().replace(['\n', '\r'], " ")) {
+                answer.headers_mut().insert(REASON, why);
+            }
+        }
+    }
+    answer
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    fn echo() -> Taker {
-        Arc::new(|stream| {
-            Box::pin(async move {
-                let (mut read, mut write) = tokio::io::split(TokioIo::new(stream));
-                let _ = tokio::io::copy(&mut read, &mut write).await;
-                let _ = write.shutdown().await;
-            })
+    async fn repeat(stream: Upgraded) {
+        let (mut read, mut write) = tokio::io::split(TokioIo::new(stream));
+        let _ = tokio::io::copy(&mut read, &mut write).await;
+        let _ = write.shutdown().await;
+    }
+
+    fn echo() -> Opener {
+        Arc::new(|authority| {
+            let known = authority == KUBELET;
+            async move {
+                if !known {
+                    return Err(io::Error::other(format!("{authority} is no port of this node's")));
+                }
+                Ok(Box::new(|stream| repeat(stream).boxed()) as Taker)
+            }
+            .boxed()
         })
     }
 
-    async fn pair(take: Taker) -> (Tunnel, Shutdown) {
+    async fn pair(open: Opener) -> (Tunnel, Shutdown) {
         let (server, agent) = tokio::io::duplex(64 << 10);
         let stop = Shutdown::new();
         let ends = stop.clone();
-        tokio::spawn(async move { serve(agent, take, &ends).await });
+        tokio::spawn(async move { serve(agent, open, &ends).await });
         let (tunnel, driven) = Tunnel::over(server).await.unwrap();
         tokio::spawn(driven);
         (tunnel, stop)
@@ -170,9 +203,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_the_kubelet_is_there() {
+    async fn the_agent_says_why_it_does_not_open() {
         let (tunnel, _stop) = pair(echo()).await;
-        assert!(tunnel.open("10.0.0.1:22").await.unwrap_err().to_string().contains("404"));
+        let why = tunnel.open("10.0.0.1:22").await.unwrap_err().to_string();
+        assert_eq!(why, "10.0.0.1:22 is no port of this node's");
     }
 
     #[tokio::test]

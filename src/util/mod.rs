@@ -4,6 +4,7 @@
 //! **Invariant:** nothing here knows of Kubernetes.
 
 pub mod address;
+pub mod anytls;
 pub mod backoff;
 pub mod clock;
 pub mod files;

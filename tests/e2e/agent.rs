@@ -76,6 +76,25 @@ impl Agent {
         child.wait().unwrap();
     }
 
+    /// In how many pods' networks processes of a pod run that has its name in its environment.
+    pub fn networks_of(&self, pod: &str) -> usize {
+        let named = format!("POD_NAME={pod}\0");
+        let processes = harness::processes(&self.data_dir()).into_iter().map(|pid| format!("/proc/{pid}"));
+        let of_pod = processes.filter(|p| {
+            let environment = std::fs::read(format!("{p}/environ")).unwrap_or_default();
+            String::from_utf8_lossy(&environment).contains(&named)
+        });
+        let networks = of_pod.filter_map(|p| std::fs::read_link(format!("{p}/ns/net")).ok());
+        networks.collect::<std::collections::BTreeSet<_>>().len()
+    }
+
+    /// Everything on the machine ends at once, as when its power goes: agent, runtime, containers, mounts, pods' networks.
+    /// What is on its disk stays.
+    pub fn lose_power(&mut self) {
+        self.end(Signal::SIGKILL);
+        harness::sweep(self.dir.path(), &self.data_dir());
+    }
+
     /// Waits until the API has it as a node that is ready.
     #[track_caller]
     pub fn wait_until_ready(&self, cluster: &Cluster) {

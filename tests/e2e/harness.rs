@@ -486,7 +486,7 @@ fn runtime_socket(data_dir: &Path) -> PathBuf {
 }
 
 /// Processes of the private containerd of a data directory, of its shims and of everything below them.
-fn processes(data_dir: &Path) -> Vec<Pid> {
+pub fn processes(data_dir: &Path) -> Vec<Pid> {
     let marker = format!("{}/", data_dir.display());
     let numbers = std::fs::read_dir("/proc").unwrap().flatten();
     let all: Vec<(i32, i32, bool)> = numbers
@@ -549,6 +549,13 @@ fn orch_command() -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", "umask 027; exec \"$@\"", "sh"]).arg(orch());
     command
+}
+
+/// Lets a fault go on until it has lasted as many seconds as the environment says; it does not wait where that says nothing.
+/// What the suite does in seconds is done for real with, say, `ORCH_E2E_PARTITION_SECONDS=120`.
+pub fn lasts(variable: &str, began: Instant) {
+    let seconds = std::env::var(variable).ok().and_then(|s| s.parse().ok()).unwrap_or(0);
+    std::thread::sleep(Duration::from_secs(seconds).saturating_sub(began.elapsed()));
 }
 
 /// The end of a log.

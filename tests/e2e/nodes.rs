@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::agent::Agent;
-use crate::harness::{Cluster, PATIENCE, http_get, import};
+use crate::harness::{Cluster, PATIENCE, http_get, import, lasts};
 
 const SERVER: &str = "https://198.51.100.1:6443";
 
@@ -51,6 +51,7 @@ fn machines_join_are_reached_and_come_back() {
     names_and_tokens_are_guarded(&cluster, &mut a);
     an_agent_comes_back(&cluster, &mut a);
     a_server_comes_back(&mut cluster, &a);
+    a_node_without_a_server(&mut cluster, &mut a);
     drop(b);
 }
 
@@ -83,11 +84,35 @@ fn reach_into_pods(cluster: &Cluster) {
     }
     logs.kill().unwrap();
     logs.wait().unwrap();
+    proxied(cluster);
     // What a pod names is followed.
     cluster.k(&["patch", "configmap", "page", "-p", r#"{"data":{"page":"second"}}"#]);
     cluster.eventually("the volume has what the ConfigMap says now", || {
         cluster.kubectl(&["exec", "on-a", "--", "cat", "/page/page"]).stdout.trim() == "second"
     });
+}
+
+/// Pods, Services and nodes through the API, though the server reaches no port of those machines.
+fn proxied(cluster: &Cluster) {
+    let raw = |path: &str| cluster.kubectl(&["get", "--raw", path]);
+    let pods = "/api/v1/namespaces/default/pods";
+    for name in ["on-box", "on-a", "on-b"] {
+        assert_eq!(raw(&format!("{pods}/{name}:8080/proxy/")).stdout, format!("from {name} (v1)"));
+    }
+    cluster.k(&["expose", "pod", "on-b", "--port=80", "--target-port=8080"]);
+    let service = "/api/v1/namespaces/default/services/on-b:80/proxy/";
+    cluster.eventually("the Service is proxied to", || raw(service).stdout == "from on-b (v1)");
+    assert_eq!(raw("/api/v1/nodes/a/proxy/healthz").stdout, "ok");
+    assert_eq!(raw("/api/v1/nodes/box/proxy/healthz").stdout, "ok");
+    let refused = raw(&format!("{pods}/on-a:1/proxy/")).stderr;
+    assert!(refused.contains("error trying to reach service") && refused.contains("refused"), "{refused}");
+    // Not even the server may look beyond a node's own pods.
+    let metrics = raw("/api/v1/nodes/a/proxy/metrics/resource").stdout;
+    assert!(
+        metrics.contains("container_memory_working_set_bytes{container=\"main\",namespace=\"default\",pod=\"on-a\"}"),
+        "{metrics}"
+    );
+    cluster.k(&["delete", "service", "on-b"]);
 }
 
 fn the_nodes_port_lets_in_whom_the_api_allows(cluster: &Cluster) {
@@ -193,16 +218,70 @@ fn an_agent_comes_back(cluster: &Cluster, a: &mut Agent) {
     assert_eq!(cluster.field("pod", "on-a", "/status/containerStatuses/0/restartCount"), 0);
 }
 
+/// The power is gone while no server answers, and comes back before the server does.
+fn a_node_without_a_server(cluster: &mut Cluster, a: &mut Agent) {
+    cluster.k(&["create", "secret", "generic", "word", "--from-literal=word=kept"]);
+    // It is ill as soon as somebody says so, and well again when it is started.
+    let host = a.data_dir().join("host");
+    std::fs::create_dir_all(&host).unwrap();
+    cluster.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: fragile}}\nspec:\n  nodeName: a\n  terminationGracePeriodSeconds: 0\n  \
+         volumes: [{{name: v, secret: {{secretName: word}}}}, {{name: h, hostPath: {{path: {}}}}}]\n  containers:\n  - {{name: \
+         main, image: localhost/orch/web:v1, command: [sh, -c, 'rm -f /host/ill; sleep 100000'], env: [{{name: POD_NAME, \
+         value: fragile}}], volumeMounts: [{{name: v, mountPath: /word}}, {{name: h, mountPath: /host}}], livenessProbe: \
+         {{exec: {{command: [sh, -c, '! cat /host/ill']}}, periodSeconds: 1, failureThreshold: 1}}}}\n",
+        host.display()
+    ));
+    cluster.k(&["wait", "--for=condition=Ready", "pod/fragile", "--timeout=80s"]);
+    let kept = a.data_dir().join("agent/last-known");
+    let knows = |what: &str| std::fs::read_to_string(&kept).is_ok_and(|text| text.contains(what));
+    cluster.eventually_or(
+        "the pod is kept on the node's disk",
+        || a.log_text(),
+        || knows("\"fragile\"") && knows("a2VwdA=="),
+    );
+    let uids = |cluster: &Cluster| cluster.k(&["get", "pods", "-o", "jsonpath={.items[*].metadata.uid}"]);
+    let before = uids(cluster);
+    cluster.end_server(Signal::SIGKILL);
+    a.lose_power();
+    a.start(&[]);
+    // Each start of a container has a log of its own.
+    let starts = |name: &str| {
+        let of = |e: &std::fs::DirEntry| e.file_name().to_string_lossy().starts_with(&format!("default_{name}_"));
+        let dirs = std::fs::read_dir(a.data_dir().join("agent/pod-logs")).into_iter().flatten().flatten().filter(of);
+        let logs = dirs.flat_map(|d| std::fs::read_dir(d.path().join("main")).into_iter().flatten().flatten());
+        logs.filter_map(|l| l.file_name().to_str()?.strip_suffix(".log")?.parse::<u32>().ok()).max()
+    };
+    let runs = |name: &str, start: u32| starts(name) >= Some(start) && a.networks_of(name) == 1;
+    cluster.eventually_or("its pods run again", || a.log_text(), || runs("on-a", 1) && runs("fragile", 1));
+    std::fs::write(host.join("ill"), "").unwrap();
+    cluster.eventually_or("the probe restarts one", || a.log_text(), || runs("fragile", 2));
+    cluster.start();
+    cluster.eventually_or(
+        "the server hears of it",
+        || a.log_text(),
+        || cluster.kubectl(&["exec", "fragile", "--", "cat", "/word/word"]).stdout == "kept",
+    );
+    cluster.k(&["wait", "--for=condition=Ready", "pod/on-a", "pod/fragile", "--timeout=80s"]);
+    assert_eq!(uids(cluster), before, "nobody was replaced");
+    for name in ["on-a", "fragile"] {
+        assert_eq!(a.networks_of(name), 1, "{name} runs once");
+        assert_ne!(cluster.field("pod", name, "/status/containerStatuses/0/restartCount"), 0);
+    }
+}
+
 fn a_server_comes_back(cluster: &mut Cluster, a: &Agent) {
     let token = cluster.ctl(&["token", "create"]).stdout.trim().to_owned();
     let address = cluster.k(&["get", "pod", "on-a", "-o", "jsonpath={.status.podIP}"]);
     cluster.end_server(Signal::SIGKILL);
+    let began = Instant::now();
     let asked = a.machine.run(|| http_get(&format!("{address}:8080"), "/"));
     assert_eq!(asked.as_deref(), Ok("from on-a (v1)"), "pods run on without a server");
     // One that would join waits until there is a server.
     let mut late = Agent::beside(cluster, "late", 14);
     late.join(SERVER, &token);
     cluster.eventually("it says that it waits", || late.log_text().contains("cannot join yet, trying again"));
+    lasts("ORCH_E2E_SERVER_DOWN_SECONDS", began);
     cluster.start();
     cluster.eventually("the agent has connected by itself", || {
         cluster.kubectl(&["exec", "on-a", "--", "cat", "/page/page"]).code == Some(0)

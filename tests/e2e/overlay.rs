@@ -1,6 +1,7 @@
 //! Pods of three machines: they reach each other, and what happens to them when a machine dies, moves, or is cut off.
 
 use std::process::Command;
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use nlink::netlink::namespace::Netns;
@@ -8,7 +9,7 @@ use orch::cni::overlay::DEVICE;
 use serde_json::Value;
 
 use crate::agent::Agent;
-use crate::harness::{Cluster, http_get, import};
+use crate::harness::{self, Cluster, http_get, import};
 use crate::net::lab::{Ns, ip};
 
 const SERVER: &str = "https://198.51.100.1:6443";
@@ -168,7 +169,7 @@ fn a_node_dies_and_comes_back(cluster: &Cluster, a: &mut Agent, b: &Agent) {
     let before = only_pod(cluster, "moves");
     cluster.k(&["uncordon", "b"]);
     // The machine is cut off; its containers run on, and nobody hears of them.
-    let cut = Faults::new(&a.machine, "");
+    let (cut, began) = (Faults::new(&a.machine, ""), Instant::now());
     cluster.eventually("the pod is replaced elsewhere and answers alone", || {
         let ready = ready_endpoints(cluster, "moves");
         ready.len() == 1 && ready[0] != before
@@ -176,6 +177,8 @@ fn a_node_dies_and_comes_back(cluster: &Cluster, a: &mut Agent, b: &Agent) {
     assert_eq!(cluster.field("pod", &before, "/metadata/deletionTimestamp").as_str().map(str::is_empty), Some(false));
     let after = ready_endpoints(cluster, "moves").remove(0);
     assert_eq!(cluster.field("pod", &after, "/spec/nodeName"), "b");
+    harness::lasts("ORCH_E2E_PARTITION_SECONDS", began);
+    assert_eq!(ready_endpoints(cluster, "moves"), std::slice::from_ref(&after), "for as long as it lasts");
     // Its agent dies meanwhile, and the machine comes back: what was deleted is ended, not started.
     a.end(Signal::SIGKILL);
     drop(cut);

@@ -139,8 +139,10 @@ fn nothing_is_left_of_a_server_and_its_pods() {
     cluster.end_server(Signal::SIGKILL);
     cluster.start();
     cluster.eventually("the pods run again", || {
-        cluster.field("pod", "a", "/status/containerStatuses/0/ready") == true
-            && cluster.field("pod", "a", "/status/containerStatuses/0/restartCount").as_i64() > Some(0)
+        ["a", "stubborn"].iter().all(|pod| {
+            cluster.field("pod", pod, "/status/containerStatuses/0/ready") == true
+                && cluster.field("pod", pod, "/status/containerStatuses/0/restartCount").as_i64() > Some(0)
+        })
     });
     assert_eq!(cluster.field("pod", "a", "/metadata/uid"), uid);
 

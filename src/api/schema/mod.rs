@@ -25,6 +25,7 @@ pub mod canon;
 mod canon_recorded;
 pub mod defaults;
 pub mod openapi;
+pub mod structural;
 pub mod table;
 pub mod time;
 pub mod view;

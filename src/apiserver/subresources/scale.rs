@@ -51,7 +51,13 @@ impl Api {
             let object =
                 View::get(&*self.registry, &res.info.stored.group, &res.info.stored.resource, &at.namespace, &at.name)
                     .ok_or_else(|| Status::not_found(&res.info.gvk.group, &res.info.plural, &at.name))?;
-            return Ok(answer.shaped(200, &scale_of(&object.value())));
+            let mut object = object.value();
+            res.from_stored(&mut object);
+            let places = Places::of(res);
+            if res.custom.is_some() && object.pointer(places.spec).is_none() {
+                return Err(Status::internal(format!("the spec replicas field {:?} does not exist", places.spec)));
+            }
+            return Ok(answer.shaped(200, &scale_of(&object, &places)));
         }
         let options = if verb == Verbs::PATCH { "PatchOptions" } else { "UpdateOptions" };
         let mut cx = self.write_cx(res, &call, options)?;
@@ -66,7 +72,7 @@ impl Api {
                 cx.applied = true;
                 let raw = body::yaml_raw(&call.body);
                 let raw = raw.map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
-                let config = body::canonical_apply(raw, &SCALE.info.gvk, SCALE.def, strictness, &cx)?;
+                let config = body::canonical_apply(raw, &SCALE, strictness, &cx)?;
                 Wish::Apply(config, call.info.query.flag("force"))
             }
             _ => Wish::Patch,
@@ -82,14 +88,35 @@ impl Api {
         let change = |old: &Value| match &wish {
             Wish::Scale(scale) => scaled(old, scale, res),
             Wish::Patch => {
-                let raw = Raw { value: patched(scale_of(old), &call)?, found: vec![] };
+                let raw = Raw { value: patched(scale_of(old, &Places::of(res)), &call)?, found: vec![] };
                 scaled(old, &body::canonical(raw, &SCALE.info.gvk, SCALE.def, strictness, &cx)?, res)
             }
             Wish::Apply(config, force) => applied(old, config, *force, res, &cx),
         };
         let op = Op::Subresource("scale".into());
         let stored = self.registry.update(res, &cx, &at, &op, &change, None).await?;
-        Ok(verbs::finish(answer.shaped(200, &scale_of(&stored.into_object())), &cx))
+        Ok(verbs::finish(answer.shaped(200, &scale_of(&stored.into_object(), &Places::of(res))), &cx))
+    }
+}
+
+/// JSON pointers to what a Scale shows.
+struct Places<'a> {
+    spec: &'a str,
+    status: &'a str,
+    /// A text with a selector; none where it is a label selector in `spec`.
+    selector: Option<&'a str>,
+}
+
+impl<'a> Places<'a> {
+    fn of(res: &'a Resource) -> Self {
+        match res.custom.as_ref().and_then(|c| c.version().scale.as_ref()) {
+            Some(scale) => Self {
+                spec: &scale.spec.pointer,
+                status: &scale.status.pointer,
+                selector: Some(scale.selector.as_ref().map_or("/", |s| &s.pointer)),
+            },
+            None => Self { spec: "/spec/replicas", status: "/status/replicas", selector: None },
+        }
     }
 }
 
@@ -129,18 +156,23 @@ fn applied(old: &Value, config: &Value, force: bool, res: &Resource, cx: &Reques
     }
     let mut part =
         json!({"apiVersion": res.info.gvk.api_version(), "kind": res.info.gvk.kind, "metadata": {"name": name}});
+    let places = Places::of(res);
     if let Some(replicas) = config.pointer("/spec/replicas").filter(|r| !r.is_null()) {
-        part["spec"] = json!({"replicas": replicas});
+        part.set_at(places.spec, replicas.clone());
     }
     let writer = res.writer(cx, Some("scale"));
     let mut new = patch::apply::on_apply(Some(old), &part, force, &writer).map_err(|e| e.to_status())?;
     // A Scale without a number is one of zero.
-    new.set_if_absent("/spec/replicas", 0);
-    check_replicas(&new)?;
+    new.set_if_absent(places.spec, 0);
+    check_replicas(&new, res)?;
     Ok(new)
 }
 
-fn check_replicas(object: &Value) -> ApiResult<()> {
+/// A definition's kind has its own rule, at its own path.
+fn check_replicas(object: &Value, res: &Resource) -> ApiResult<()> {
+    if res.custom.is_some() {
+        return Ok(());
+    }
     let replicas = object.int_at("/spec/replicas").unwrap_or(0);
     if replicas >= 0 {
         return Ok(());
@@ -155,8 +187,8 @@ fn check_replicas(object: &Value) -> ApiResult<()> {
 fn scaled(old: &Value, scale: &Value, res: &Resource) -> ApiResult<Value> {
     let name = old.str_at("/metadata/name").unwrap_or_default();
     let mut new = old.clone();
-    new.set_at("/spec/replicas", scale.int_at("/spec/replicas").unwrap_or(0));
-    check_replicas(&new)?;
+    new.set_at(Places::of(res).spec, scale.int_at("/spec/replicas").unwrap_or(0));
+    check_replicas(&new, res)?;
     let uid = scale.str_at("/metadata/uid").unwrap_or_default();
     if !uid.is_empty() && old.str_at("/metadata/uid") != Some(uid) {
         let found = old.str_at("/metadata/uid").unwrap_or_default();
@@ -173,28 +205,36 @@ fn scaled(old: &Value, scale: &Value, res: &Resource) -> ApiResult<Value> {
 }
 
 /// The Scale of an object.
-fn scale_of(object: &Value) -> Value {
+fn scale_of(object: &Value, places: &Places<'_>) -> Value {
     let mut metadata = serde_json::Map::new();
     for key in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(v) = object["metadata"].get(key) {
             metadata.insert(key.into(), v.clone());
         }
     }
-    let selector = &object["spec"]["selector"];
-    let selector = match selector.get("matchLabels").or(selector.get("matchExpressions")) {
-        Some(_) => Selector::from_label_selector(selector).unwrap_or_default(),
-        None => Selector::from_map(selector),
+    let mut status = json!({"replicas": object.int_at(places.status).unwrap_or(0)});
+    let selector = match places.selector {
+        Some(place) => object.str_at(place).unwrap_or_default().to_owned(),
+        None => selector_of(&object["spec"]["selector"]),
     };
-    let mut status = json!({"replicas": object.int_at("/status/replicas").unwrap_or(0)});
     if !selector.is_empty() {
-        status["selector"] = selector.to_string().into();
+        status["selector"] = selector.into();
     }
     let mut spec = json!({});
-    match object.int_at("/spec/replicas") {
+    match object.int_at(places.spec) {
         Some(n) if n != 0 => spec["replicas"] = n.into(),
         _ => {}
     }
     json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status})
+}
+
+/// The text of a workload's selector.
+fn selector_of(selector: &Value) -> String {
+    let selector = match selector.get("matchLabels").or(selector.get("matchExpressions")) {
+        Some(_) => Selector::from_label_selector(selector).unwrap_or_default(),
+        None => Selector::from_map(selector),
+    };
+    if selector.is_empty() { String::new() } else { selector.to_string() }
 }
 
 #[cfg(test)]
@@ -229,10 +269,11 @@ mod tests {
     #[test]
     fn a_scale_shows_selector_and_replicas() {
         let d = json!({"metadata": {"name": "d", "labels": {"x": "y"}}, "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "web"}}}, "status": {"replicas": 2}});
-        let s = scale_of(&d);
+        let places = Places { spec: "/spec/replicas", status: "/status/replicas", selector: None };
+        let s = scale_of(&d, &places);
         assert_eq!(s["status"], json!({"replicas": 2, "selector": "app=web"}));
         assert_eq!(s["metadata"], json!({"name": "d"}));
         let rc = json!({"spec": {"replicas": 1, "selector": {"a": "b"}}});
-        assert_eq!(scale_of(&rc)["status"]["selector"], "a=b");
+        assert_eq!(scale_of(&rc, &places)["status"]["selector"], "a=b");
     }
 }

@@ -20,6 +20,7 @@ use crate::cmd::config;
 use crate::cni::{self, ipam::Reservation, link, overlay};
 use crate::kubelet::cgroups;
 use crate::kubelet::containerd::Options;
+use crate::pki::hex;
 use crate::util::nft;
 use crate::util::procs::{self, Process};
 
@@ -110,7 +111,7 @@ pub async fn gather(place: &Place) -> anyhow::Result<Facts> {
     facts.mounts.reverse();
     facts.cgroups = pod_cgroups(Path::new(CGROUPS), &uids);
     network(place, &reservations, &mut facts).await?;
-    facts.remains = remains(&bundles, &reservations, place.is_installation);
+    facts.remains = remains(place, &bundles, &reservations);
     // Those of another data directory are below it.
     if place.is_installation {
         facts.logs = logs(Path::new(POD_LOGS), Path::new(CONTAINER_LOGS), &uids);
@@ -242,20 +243,29 @@ async fn network(place: &Place, reservations: &[Reservation], facts: &mut Facts)
     Ok(())
 }
 
+/// The socket that containerd tells the shim of a sandbox to use. Upstream: `runtime/v2/shim.SocketAddress`.
+fn shim_socket(containerd: &Path, sandbox: &str) -> PathBuf {
+    let of = containerd.join("k8s.io").join(sandbox);
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, of.as_os_str().as_encoded_bytes());
+    Path::new(SHIM_SOCKETS).join(hex(digest.as_ref()))
+}
+
 /// Sockets of shims and results of the CNI library.
-fn remains(bundles: &[PathBuf], reservations: &[Reservation], is_installation: bool) -> Vec<PathBuf> {
-    let sockets = bundles.iter().filter_map(|bundle| {
+fn remains(place: &Place, bundles: &[PathBuf], reservations: &[Reservation]) -> Vec<PathBuf> {
+    let told = bundles.iter().filter_map(|bundle| {
         let address = std::fs::read_to_string(bundle.join("address")).ok()?;
-        let path = PathBuf::from(address.trim().strip_prefix("unix://")?);
-        (path.starts_with(SHIM_SOCKETS) && path.exists()).then_some(path)
+        Some(PathBuf::from(address.trim().strip_prefix("unix://")?))
     });
-    let mut out: Vec<PathBuf> = sockets.collect();
     let ids: Vec<String> =
         bundles.iter().filter_map(|b| name(b)).chain(reservations.iter().map(|r| r.container.clone())).collect();
+    // A shim that was killed leaves its socket, and containerd takes the bundle away that names it.
+    let containerd = place.runtime.join("containerd.sock");
+    let sockets: BTreeSet<PathBuf> = told.chain(ids.iter().map(|id| shim_socket(&containerd, id))).collect();
+    let mut out: Vec<PathBuf> = sockets.into_iter().filter(|s| s.starts_with(SHIM_SOCKETS) && s.exists()).collect();
     out.extend(children(Path::new(CNI_RESULTS)).into_iter().filter(|file| {
         let name = name(file).unwrap_or_default();
         // They begin with the network's name, which is orch's.
-        is_installation && name.starts_with("orch-") || ids.iter().any(|id| name.contains(id.as_str()))
+        place.is_installation && name.starts_with("orch-") || ids.iter().any(|id| name.contains(id.as_str()))
     }));
     out
 }

@@ -1,11 +1,11 @@
 //! What kinds there are: all resources of the API, once each, in their preferred version.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
 use crate::api::meta::gvk;
-use crate::api::status::ApiResult;
+use crate::api::status::{ApiResult, Reason};
 use crate::api::value::ValueExt;
 use crate::client::{Client, Res, is_unreachable, optional};
 
@@ -30,14 +30,25 @@ pub async fn resources(client: &Client) -> ApiResult<(Vec<Found>, Vec<String>)> 
     let mut versions = vec![(String::new(), "/api/v1".to_owned())];
     let groups = client.read("/apis".into()).await?;
     for group in groups.items_at("/groups") {
-        if let Some(gv) = group.str_at("/preferredVersion/groupVersion") {
-            versions.push((group.str_at("/name").unwrap_or_default().to_owned(), format!("/apis/{gv}")));
-        }
+        let name = group.str_at("/name").unwrap_or_default();
+        let preferred = group.str_at("/preferredVersion/groupVersion");
+        let others = group.items_at("/versions").iter().filter_map(|v| v.str_at("/groupVersion"));
+        let all = preferred.into_iter().chain(others.filter(|gv| Some(*gv) != preferred));
+        versions.extend(all.map(|gv| (name.to_owned(), format!("/apis/{gv}"))));
     }
-    let (mut found, mut silent) = (Vec::new(), Vec::new());
+    let (mut found, mut silent, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
     for (group, path) in versions {
         match client.read(path.clone()).await {
-            Ok(list) => found.extend(list.items_at("/resources").iter().filter_map(|r| row(&group, &path, r))),
+            Ok(list) => {
+                for kind in list.items_at("/resources").iter().filter_map(|r| row(&group, &path, r)) {
+                    // A kind may be in some versions of its group only: definitions make such ones.
+                    if seen.insert((kind.res.group.clone(), kind.res.plural.clone())) {
+                        found.push(kind);
+                    }
+                }
+            }
+            // Not served any more since the groups were asked for.
+            Err(e) if e.reason == Reason::NotFound => {}
             // An aggregated API that is down must not stop everything else.
             Err(e) if !is_unreachable(&e) => silent.push(format!("{path}: {e}")),
             Err(e) => return Err(e),

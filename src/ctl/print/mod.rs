@@ -3,7 +3,6 @@
 //! Flow: an object or a list in, text out; nothing here talks to the server.
 
 pub mod columns;
-pub mod jsonpath;
 pub mod tab;
 pub mod table;
 mod template;
@@ -17,6 +16,8 @@ use super::cx::{Done, put};
 use super::fail::{Failure, os};
 use super::mapper::{self, Resource};
 use crate::api::codec::yaml;
+pub use crate::api::go_json::{escape_html, sorted};
+pub use crate::api::jsonpath;
 use crate::api::meta::gvk;
 use crate::api::value::ValueExt;
 use columns::Columns;
@@ -292,19 +293,6 @@ fn names(object: &Value) -> String {
     format!("{kind}/{}\n", object.str_at("/metadata/name").unwrap_or_default())
 }
 
-/// The value with sorted keys, as Go's maps are encoded.
-pub fn sorted(value: &Value) -> Value {
-    match value {
-        Value::Object(map) => {
-            let mut pairs: Vec<_> = map.iter().collect();
-            pairs.sort_by(|a, b| a.0.cmp(b.0));
-            Value::Object(pairs.into_iter().map(|(k, v)| (k.clone(), sorted(v))).collect())
-        }
-        Value::Array(items) => Value::Array(items.iter().map(sorted).collect()),
-        scalar => scalar.clone(),
-    }
-}
-
 /// JSON as `kubectl -o json` writes it: four spaces, sorted keys, HTML's signs escaped, a line end.
 pub fn json_text(value: &Value) -> String {
     json_indented(value, b"    ")
@@ -319,22 +307,6 @@ pub fn json_indented(value: &Value, indent: &[u8]) -> String {
     let mut text = escape_html(&String::from_utf8_lossy(&bytes));
     text.push('\n');
     text
-}
-
-/// Escapes what Go's encoder escapes. These signs stand in strings only.
-pub fn escape_html(json: &str) -> String {
-    let mut out = String::with_capacity(json.len());
-    for c in json.chars() {
-        match c {
-            '<' => out.push_str("\\u003c"),
-            '>' => out.push_str("\\u003e"),
-            '&' => out.push_str("\\u0026"),
-            '\u{2028}' => out.push_str("\\u2028"),
-            '\u{2029}' => out.push_str("\\u2029"),
-            c => out.push(c),
-        }
-    }
-    out
 }
 
 /// A `v1` List of objects, as kubectl makes it of many.

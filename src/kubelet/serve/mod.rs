@@ -11,20 +11,17 @@ mod routes;
 mod tests;
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{FutureExt, TryStreamExt};
 use http::{Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use hyper::service::service_fn;
-use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::net::{TcpListener, TcpStream};
@@ -35,7 +32,8 @@ use tokio_util::task::TaskTracker;
 pub use auth::Guard;
 
 use crate::api::status::Status;
-use crate::runtime::node_api::NodeApi;
+use crate::runtime::node_api::{Door, NodeApi, NodeStream};
+use crate::runtime::tunnel::{self, Opener, Taker};
 use crate::util::tasks::Shutdown;
 use auth::Peer;
 use routes::Route;
@@ -44,6 +42,8 @@ use routes::Route;
 const MAX_CONNECTIONS: usize = 256;
 /// How long a TLS handshake and the header of a request may take each.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes on their way between the API server and the node's API in one process.
+const IN_PROCESS_BYTES: usize = 64 << 10;
 /// How long open requests may go on once the node agent stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -123,23 +123,51 @@ async fn secure(
     ended.map_err(|e| anyhow::anyhow!(e))
 }
 
-/// Takes the streams of a tunnel: each is a connection of the API server.
-pub fn taker(node: Arc<dyn NodeApi>) -> crate::runtime::tunnel::Taker {
-    Arc::new(move |stream: Upgraded| -> Pin<Box<dyn Future<Output = ()> + Send>> {
+/// Opens the streams of a tunnel: to the node's API, or to a port that the node gives out.
+pub fn opener(node: Arc<dyn NodeApi>) -> Opener {
+    Arc::new(move |authority| {
         let node = node.clone();
-        let service = service_fn(move |request: Request<hyper::body::Incoming>| {
-            let node = node.clone();
-            async move { Ok::<_, Infallible>(answer(&*node, request).await) }
-        });
-        let mut builder = hyper::server::conn::http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-        let connection = builder.serve_connection(stream, service).with_upgrades();
-        Box::pin(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!("a stream of the API server's ended: {error}");
+        async move {
+            if authority == tunnel::KUBELET {
+                return Ok(Box::new(move |stream| requests(node, stream).boxed()) as Taker);
             }
-        })
+            let address = authority.parse().map_err(|_| io::Error::other(format!("{authority} is no address")))?;
+            let mut port = node.open(Door::Port(address)).await?;
+            Ok(Box::new(move |stream| {
+                async move {
+                    if let Err(error) = tokio::io::copy_bidirectional(&mut TokioIo::new(stream), &mut port).await {
+                        tracing::debug!(%address, "a connection of the API server's ended: {error}");
+                    }
+                }
+                .boxed()
+            }) as Taker)
+        }
+        .boxed()
     })
+}
+
+/// A connection of the API server's to the node's API in the same process.
+pub fn in_process(node: Arc<dyn NodeApi>) -> NodeStream {
+    let (near, far) = tokio::io::duplex(IN_PROCESS_BYTES);
+    // Belongs to the other end, and ends with it.
+    tokio::spawn(requests(node, TokioIo::new(far)));
+    Box::new(near)
+}
+
+/// Answers requests that were authorized before they came here, until the connection ends.
+async fn requests<I>(node: Arc<dyn NodeApi>, stream: I)
+where
+    I: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
+{
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        let node = node.clone();
+        async move { Ok::<_, Infallible>(answer(&*node, request).await) }
+    });
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    if let Err(error) = builder.serve_connection(stream, service).with_upgrades().await {
+        tracing::debug!("a stream of the API server's ended: {error}");
+    }
 }
 
 /// Answers a request that is allowed.
@@ -167,6 +195,7 @@ async fn answer<B>(node: &dyn NodeApi, mut request: Request<B>) -> Response<Body
         Route::PortForward(target, ports) => node.port_forward(&target, &ports, bare).await.map(upgraded),
         Route::Summary => node.stats_summary().await.map(|v| json(&v)),
         Route::Pods => node.pods().await.map(|v| json(&v)),
+        Route::ResourceMetrics => node.resource_metrics().await.map(|m| text(StatusCode::OK, m)),
         Route::Metrics => node.metrics().await.map(|m| text(StatusCode::OK, m)),
         Route::Ping => Ok(text(StatusCode::OK, "ok")),
         Route::Healthz => Ok(match node.healthz().await {

@@ -24,6 +24,8 @@ pub enum Route {
     Pods,
     /// `/metrics`
     Metrics,
+    /// `/metrics/resource`
+    ResourceMetrics,
     /// `/healthz`
     Healthz,
     /// `/healthz/ping`
@@ -59,6 +61,7 @@ pub fn parse(method: &Method, path: &str, query: &str) -> Result<Route, StatusCo
         ["stats", "summary"] => Route::Summary,
         ["pods"] => Route::Pods,
         ["metrics"] => Route::Metrics,
+        ["metrics", "resource"] => Route::ResourceMetrics,
         ["healthz"] => Route::Healthz,
         ["healthz", "ping"] => Route::Ping,
         _ => return Err(StatusCode::NOT_FOUND),
@@ -161,6 +164,7 @@ mod tests {
     }
 
     #[test_case("GET", "/metrics" => ("get", vec!["metrics"]))]
+    #[test_case("GET", "/metrics/resource" => ("get", vec!["metrics"]))]
     #[test_case("GET", "/stats/summary" => ("get", vec!["stats"]))]
     #[test_case("GET", "/pods" => ("get", vec!["pods", "proxy"]))]
     #[test_case("GET", "/containerLogs/n/p/c" => ("get", vec!["proxy"]))]

@@ -69,8 +69,26 @@ impl NodeApi for Parrot {
         Ok(echo(request))
     }
 
+    async fn open(&self, door: Door) -> io::Result<NodeStream> {
+        let Door::Port(address) = door else { return Ok(in_process(Arc::new(Parrot::default()))) };
+        if address.port() == 1 {
+            return Err(io::Error::other("connect: connection refused"));
+        }
+        let (near, far) = tokio::io::duplex(1024);
+        tokio::spawn(async move {
+            let (mut read, mut write) = tokio::io::split(far);
+            tokio::io::copy(&mut read, &mut write).await.unwrap();
+            write.shutdown().await.unwrap();
+        });
+        Ok(Box::new(near))
+    }
+
     async fn stats_summary(&self) -> ApiResult<Value> {
         Ok(json!({"node": {}}))
+    }
+
+    async fn resource_metrics(&self) -> ApiResult<String> {
+        Ok("used 1\n".into())
     }
 
     async fn healthz(&self) -> Result<(), String> {
@@ -89,8 +107,8 @@ impl NodeApi for Parrot {
 async fn remote() -> (Arc<Parrot>, RemoteNode) {
     let parrot = Arc::new(Parrot::default());
     let (server, agent) = tokio::io::duplex(64 << 10);
-    let take = taker(parrot.clone());
-    tokio::spawn(async move { tunnel::serve(agent, take, &Shutdown::new()).await });
+    let open = opener(parrot.clone());
+    tokio::spawn(async move { tunnel::serve(agent, open, &Shutdown::new()).await });
     let (tunnel, driven) = Tunnel::over(server).await.unwrap();
     tokio::spawn(driven);
     (parrot, RemoteNode::new("n", tunnel))
@@ -106,6 +124,7 @@ async fn questions_and_answers_pass_whole() {
     assert_eq!(node.pods().await.unwrap()["kind"], "PodList");
     assert_eq!(node.stats_summary().await.unwrap(), json!({"node": {}}));
     assert_eq!(node.metrics().await.unwrap(), "up 1\n");
+    assert_eq!(node.resource_metrics().await.unwrap(), "used 1\n");
     assert_eq!(node.healthz().await.unwrap_err(), "the runtime is not ready");
     let options = LogOptions {
         follow: true,
@@ -186,4 +205,17 @@ async fn an_upgrade_reaches_through_and_its_failure_comes_back() {
         format!("exec c [\"sh\", \"a & b\"] {:?}", Streams { stdin: true, tty: true, ..Streams::default() })
     );
     assert_eq!(client(node, "gone").await.status().as_u16(), 404);
+}
+
+#[tokio::test]
+async fn ports_of_the_node_are_reached_and_failures_say_why() {
+    let (_, node) = remote().await;
+    let mut stream = node.open(Door::Port("10.42.0.5:80".parse().unwrap())).await.unwrap();
+    stream.write_all(b"hello").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut back = String::new();
+    stream.read_to_string(&mut back).await.unwrap();
+    assert_eq!(back, "hello");
+    let refused = node.open(Door::Port("10.42.0.5:1".parse().unwrap())).await.err().unwrap();
+    assert_eq!(refused.to_string(), "connect: connection refused");
 }

@@ -6,6 +6,7 @@
 pub mod atomic;
 mod downward;
 mod empty_dir;
+mod given;
 mod host_path;
 mod keyed;
 pub mod ownership;
@@ -28,6 +29,7 @@ use super::sources::{Kind, Sources};
 use crate::api::status::{ApiResult, Status};
 use crate::client::Client;
 use atomic::{File, Payload};
+pub use given::Given;
 
 /// Why a volume is not there: the message of `FailedMount`.
 #[derive(Debug, thiserror::Error)]

@@ -2,7 +2,8 @@
 //!
 //! Rules: upstream `pkg/kubelet/token`: at 80 % of the lifetime, or after a day.
 //!
-//! **Invariant:** a token is in memory and in the pod's volume, nowhere else, and never in a log.
+//! **Invariant:** a token is in memory, in the pod's volume, and in what an agent keeps for a start without a server
+//! (`given`); nowhere else, and never in a log.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::ServiceAccountTokenProjection;
@@ -55,6 +56,10 @@ pub async fn file(
     let token = match present {
         Some(token) if token.renew > cx.now => token,
         present => match (request(cx, source).await, present) {
+            // Kept from before, and too old: a pod that starts without a server has nobody to show it to yet.
+            (Ok(token), _) if token.expires <= cx.now => {
+                Token { renew: cx.now.checked_add(RETRY).unwrap_or(token.expires), ..token }
+            }
             (Ok(token), _) => token,
             (Err(why), Some(token)) => {
                 tracing::warn!(pod = cx.pod.name, namespace = cx.pod.namespace, "keeps its old token: {why}");

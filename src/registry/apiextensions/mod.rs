@@ -4,18 +4,21 @@
 
 mod defaults;
 mod definition;
-mod path;
+pub(super) mod path;
 mod schema;
 mod structural;
 #[cfg(test)]
 mod tests;
 
-use serde_json::Value;
+use jiff::Timestamp;
+use serde_json::{Value, json};
 
 use crate::api::scheme::{KindInfo, STATUS_ONLY};
 use crate::api::value::ValueExt;
 use crate::registry::Resource;
+use crate::registry::meta;
 use crate::registry::strategy::{Common, Generation, HookCx, Op};
+use crate::util::clock::rfc3339;
 
 /// The rows of this group.
 pub fn kinds() -> Vec<Resource> {
@@ -33,6 +36,7 @@ pub fn kinds() -> Vec<Resource> {
         Box::new(
             Common::NONE
                 .prepare(prepare)
+                .on_delete(begin_deletion)
                 .check(definition::check)
                 .check_subresource(definition::check_status)
                 .conditional_update()
@@ -54,4 +58,42 @@ fn prepare(new: &mut Value, _old: Option<&Value>, cx: &HookCx<'_>) {
         }
     }
     new.set_at("/status/storedVersions", stored);
+}
+
+/// Keeps a definition until its objects are gone.
+pub const CLEANUP_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
+
+/// A definition that is deleted stays until its objects are gone, and tells so. Upstream: `REST.Delete` of
+/// `customresourcedefinition/etcd.go`.
+fn begin_deletion(crd: &mut Value, cx: &HookCx<'_>) {
+    let mut finalizers = crd.items_at("/metadata/finalizers").to_vec();
+    if !finalizers.iter().any(|f| f == CLEANUP_FINALIZER) {
+        finalizers.push(CLEANUP_FINALIZER.into());
+        let metadata = meta::metadata(crd);
+        metadata.insert("finalizers".into(), finalizers.into());
+        meta::order(metadata);
+    }
+    let why = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
+    set_condition(crd, ("Terminating", true, "InstanceDeletionPending", why), cx.now);
+}
+
+/// Type, status, reason and message of a condition.
+pub type Condition<'a> = (&'a str, bool, &'a str, &'a str);
+
+/// Sets a condition of a definition; its time moves with its status only. Upstream: `SetCRDCondition`.
+pub fn set_condition(crd: &mut Value, (kind, status, reason, message): Condition<'_>, now: Timestamp) {
+    let mut all = crd.items_at("/status/conditions").to_vec();
+    let status = if status { "True" } else { "False" };
+    let mut made = json!({"type": kind, "status": status, "lastTransitionTime": rfc3339(now), "reason": reason,
+        "message": message});
+    match all.iter_mut().find(|c| c.str_at("/type") == Some(kind)) {
+        Some(old) => {
+            if old.str_at("/status") == Some(status) {
+                made["lastTransitionTime"] = old["lastTransitionTime"].clone();
+            }
+            *old = made;
+        }
+        None => all.push(made),
+    }
+    crd.set_at("/status/conditions", all);
 }

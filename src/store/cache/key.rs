@@ -21,6 +21,12 @@ pub fn object_key(resource: &GroupResource, namespace: &str, name: &str) -> Key 
     }
 }
 
+/// Where the keys of a resource's objects begin.
+pub(super) fn prefix(resource: &GroupResource) -> Vec<u8> {
+    let group = if resource.group.is_empty() { CORE } else { &*resource.group };
+    format!("{OBJECTS}{group}/{}/", resource.resource).into_bytes()
+}
+
 /// The parts of an object's key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ObjectPath<'a> {

@@ -154,11 +154,30 @@ impl Cache {
         self.resources.read().values().cloned().collect()
     }
 
-    /// Decodes the objects of a resource again: its row appeared or changed (a CustomResourceDefinition).
-    pub fn redecode(&self, resource: &GroupResource) {
+    /// Decodes the objects of a resource again, from what is stored: its row appeared or changed (a
+    /// CustomResourceDefinition). What is written meanwhile is decoded by the new row anyway.
+    pub async fn reload(&self, resource: &GroupResource) -> Result<(), StoreError> {
         let fields = self.decode.fields(resource);
         let cache = self.resource(resource);
-        cache.redecode(fields, |old| self.decode.decode(resource, old.json.clone(), old.revision).ok());
+        let mut stored = HashMap::new();
+        if cache.count() > 0 {
+            let prefix = key::prefix(resource);
+            let snapshot = self.store.snapshot(&prefix).await?;
+            for Entry { key, value, revision } in snapshot.entries {
+                if let Some(object) = ObjectPath::parse(&key).and_then(|p| self.decode(resource, &p, &value, revision))
+                {
+                    stored.insert((object.meta.namespace.to_string(), object.meta.name.to_string()), object);
+                }
+            }
+        }
+        cache.redecode(fields, |old| {
+            let key = (old.meta.namespace.to_string(), old.meta.name.to_string());
+            match stored.remove(&key).filter(|o| o.revision == old.revision) {
+                Some(object) => Some(object),
+                None => self.decode.decode(resource, old.json.clone(), old.revision).ok().map(Arc::new),
+            }
+        });
+        Ok(())
     }
 
     /// Applies the store's changes until the shutdown, or until the store is closed. One task runs this.

@@ -207,12 +207,12 @@ impl ResourceCache {
     }
 
     /// Decodes all objects again, because the kind's selectable fields are others now.
-    pub(super) fn redecode(&self, fields: Vec<String>, decode: impl Fn(&Object) -> Option<Object>) {
+    pub(super) fn redecode(&self, fields: Vec<String>, mut decode: impl FnMut(&Object) -> Option<Arc<Object>>) {
         let mut names = self.fields.write();
         let mut state = self.state.write();
         let mut objects = Objects::default();
         for old in state.objects.range(None, None) {
-            objects.put(decode(old).map_or_else(|| old.clone(), Arc::new));
+            objects.put(decode(old).unwrap_or_else(|| old.clone()));
         }
         state.objects = objects;
         *names = fields;

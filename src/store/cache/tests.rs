@@ -112,7 +112,7 @@ async fn loads_what_is_there_and_keeps_unknown_kinds_until_their_row_comes() {
     assert_eq!(bed.pods.count(), 1, "what cannot be decoded is logged and left out");
     let object = bed.cache.resource(&things).get("", "t").unwrap();
     assert_eq!((object.gvk.to_string().as_str(), object.revision), ("x.io/v1, Kind=Thing", 1));
-    bed.cache.redecode(&things);
+    bed.cache.reload(&things).await.unwrap();
     assert_eq!(bed.cache.resource(&things).count(), 1);
 }
 

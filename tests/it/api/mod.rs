@@ -2,6 +2,7 @@
 //!
 //! One test is one topic; a request and what its answer must hold stand on a line or two.
 
+mod custom;
 mod deletes;
 mod reads;
 mod webhooks;
@@ -74,6 +75,8 @@ impl Server {
         let running = (cache, shutdown.clone());
         tokio::spawn(async move { running.0.run(running.1).await });
         let api = Api::new(registry, access, clock, shutdown.clone(), Health::new(|| Ok(()), || false));
+        let definitions = api.definitions().follow(shutdown.clone());
+        tokio::spawn(async move { definitions.await.unwrap() });
         let service = InProcess::new(api, UserInfo::authenticated("admin", &[UserInfo::MASTERS]));
         let server = Self { service, shutdown, _dir: dir };
         server.post("/api/v1/namespaces", json!({"metadata": {"name": "n"}})).await.is(201);

@@ -9,6 +9,7 @@
 //! **Invariant:** each `$ref` leads to a definition of the same document. **Invariant:** a document is written part by
 //! part: beside its bytes there is one path or definition at a time, and nothing stays in memory.
 
+mod custom;
 mod definitions;
 mod paths;
 mod words;
@@ -54,10 +55,28 @@ pub fn published_name(def: &StructDef) -> String {
     format!("{prefix}.{}", def.name)
 }
 
-/// The OpenAPI v3 document of one group version, in JSON. `kinds` are the rows served there; rows of
-/// CustomResourceDefinitions have no struct and are left out.
-pub fn v3(group: &str, version: &str, kinds: &[&KindInfo]) -> Vec<u8> {
-    let rows = kinds.iter().copied().filter(|k| k.gvk.group == group && k.gvk.version == version);
+/// A kind to be published.
+#[derive(Debug, Clone, Copy)]
+pub struct Kind<'a> {
+    /// Its row.
+    pub info: &'a KindInfo,
+    /// Of a CustomResourceDefinition: its schema, and the kind of its lists.
+    pub custom: Option<(&'a Value, &'a str)>,
+}
+
+impl<'a> From<&'a KindInfo> for Kind<'a> {
+    fn from(info: &'a KindInfo) -> Self {
+        Self { info, custom: None }
+    }
+}
+
+fn kinds_of<'a, K: Into<Kind<'a>> + Copy>(kinds: &[K]) -> Vec<Kind<'a>> {
+    kinds.iter().map(|k| (*k).into()).collect()
+}
+
+/// The OpenAPI v3 document of one group version, in JSON. `kinds` are those served there.
+pub fn v3<'a, K: Into<Kind<'a>> + Copy>(group: &str, version: &str, kinds: &[K]) -> Vec<u8> {
+    let rows = kinds_of(kinds).into_iter().filter(|k| k.info.gvk.group == group && k.info.gvk.version == version);
     let document = Document::new(Form::V3, rows.collect());
     let mut json = Json::default();
     json.open("{");
@@ -72,8 +91,8 @@ pub fn v3(group: &str, version: &str, kinds: &[&KindInfo]) -> Vec<u8> {
 }
 
 /// The OpenAPI v2 document of all kinds, in JSON.
-pub fn v2(kinds: &[&KindInfo]) -> Vec<u8> {
-    let document = Document::new(Form::V2, kinds.to_vec());
+pub fn v2<'a, K: Into<Kind<'a>> + Copy>(kinds: &[K]) -> Vec<u8> {
+    let document = Document::new(Form::V2, kinds_of(kinds));
     let mut json = Json::default();
     json.open("{");
     json.member("swagger", &"2.0".into());
@@ -85,8 +104,8 @@ pub fn v2(kinds: &[&KindInfo]) -> Vec<u8> {
 }
 
 /// The OpenAPI v2 document of all kinds, as the protobuf message that Go's clients ask for.
-pub fn v2_proto(kinds: &[&KindInfo]) -> Vec<u8> {
-    let document = Document::new(Form::V2, kinds.to_vec());
+pub fn v2_proto<'a, K: Into<Kind<'a>> + Copy>(kinds: &[K]) -> Vec<u8> {
+    let document = Document::new(Form::V2, kinds_of(kinds));
     let info = json!({"title": "Kubernetes", "version": VERSION});
     let mut out = Vec::new();
     document.with_definitions(|definitions| out = gnostic::document(&info, document.paths(), definitions));
@@ -107,18 +126,18 @@ enum Definition {
 
 struct Document<'a> {
     form: Form,
-    rows: Vec<&'a KindInfo>,
+    rows: Vec<Kind<'a>>,
     /// By published name.
     definitions: BTreeMap<String, Definition>,
 }
 
 impl<'a> Document<'a> {
-    fn new(form: Form, mut rows: Vec<&'a KindInfo>) -> Self {
-        rows.sort_by(|a, b| (&a.gvk, &a.plural).cmp(&(&b.gvk, &b.plural)));
+    fn new(form: Form, mut rows: Vec<Kind<'a>>) -> Self {
+        rows.sort_by(|a, b| (&a.info.gvk, &a.info.plural).cmp(&(&b.info.gvk, &b.info.plural)));
         let mut document = Self { form, rows: Vec::new(), definitions: BTreeMap::new() };
         document.definitions.insert(PATCH.name.into(), Definition::Scalar(&PATCH));
         for row in &rows {
-            document.define_kind(row);
+            document.define_kind(*row);
         }
         document.rows = rows;
         for (name, everywhere) in COMMON {
@@ -133,10 +152,16 @@ impl<'a> Document<'a> {
     }
 
     fn group_versions(&self) -> BTreeSet<(String, String)> {
-        self.rows.iter().map(|r| (r.gvk.group.to_string(), r.gvk.version.to_string())).collect()
+        self.rows.iter().map(|r| (r.info.gvk.group.to_string(), r.info.gvk.version.to_string())).collect()
     }
 
-    fn define_kind(&mut self, kind: &KindInfo) {
+    fn define_kind(&mut self, kind: Kind<'a>) {
+        if kind.custom.is_some() {
+            for name in ["meta.v1.ObjectMeta", "meta.v1.ListMeta"] {
+                self.define(table().by_name(name).expect("the table has the metadata"), None);
+            }
+        }
+        let kind = kind.info;
         let list = Gvk { kind: format!("{}List", kind.gvk.kind).into(), ..kind.gvk.clone() };
         let subresources = kind.subresources.iter().filter_map(|s| s.gvk.clone());
         for gvk in [kind.gvk.clone(), list].into_iter().chain(subresources) {
@@ -174,7 +199,7 @@ impl<'a> Document<'a> {
 
     fn paths(&self) -> impl Iterator<Item = (String, Value)> + '_ {
         let roots = self.group_versions().into_iter().map(|(g, v)| paths::of_group_version(self.form, &g, &v));
-        roots.chain(self.rows.iter().flat_map(|row| paths::of_kind(self.form, row)))
+        roots.chain(self.rows.iter().flat_map(|row| paths::of_kind(self.form, *row)))
     }
 
     /// Hands on the definitions, each made when it is asked for.
@@ -192,7 +217,9 @@ impl<'a> Document<'a> {
                 Value::Object(schema)
             }
         };
-        take(&mut self.definitions.iter().map(|(name, definition)| (name.clone(), schema(definition))));
+        let builtin = self.definitions.iter().map(|(name, definition)| (name.clone(), schema(definition)));
+        let custom = self.rows.iter().flat_map(|kind| custom::definitions(self.form, *kind));
+        take(&mut builtin.chain(custom));
     }
 }
 
@@ -335,6 +362,35 @@ mod tests {
         assert_eq!(list["description"], "DeploymentList is a list of Deployment objects.");
         let scale = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale"]["get"];
         assert_eq!(scale["operationId"], "readAppsV1NamespacedDeploymentScale");
+    }
+
+    #[test]
+    fn custom_kinds_are_published_as_built_in_ones() {
+        let info = row("stable.example.com", "v1", "CronTab", "crontabs");
+        let schema = json!({"type": "object", "description": "A tab.", "properties": {"spec": {"type": "object",
+            "x-kubernetes-preserve-unknown-fields": true, "properties": {"n": {"type": "integer", "nullable": true}}}}});
+        let kind = Kind { info: &info, custom: Some((&schema, "CronTabList")) };
+        let (v3, v2) = (read(&v3("stable.example.com", "v1", &[kind])), read(&v2(&[kind])));
+        for document in [&v3, &v2] {
+            let mut found = Vec::new();
+            references(document, &mut found);
+            for reference in found {
+                assert!(document.pointer(&reference[1..]).is_some(), "{reference}");
+            }
+            let one = "/apis/stable.example.com/v1/namespaces/{namespace}/crontabs/{name}";
+            assert_eq!(document["paths"][one]["patch"]["x-kubernetes-group-version-kind"]["kind"], "CronTab");
+        }
+        let name = "com.example.stable.v1.CronTab";
+        let tab = &v3["components"]["schemas"][name];
+        assert_eq!(tab["properties"]["spec"]["properties"]["n"]["nullable"], true);
+        assert_eq!(tab["x-kubernetes-group-version-kind"][0]["kind"], "CronTab");
+        assert!(v3["components"]["schemas"][format!("{name}List")].is_object());
+        assert_eq!(
+            v2["definitions"][name]["properties"]["spec"].get("properties"),
+            None,
+            "old clients would refuse more"
+        );
+        assert!(!v2_proto(&[kind]).is_empty());
     }
 
     #[test]

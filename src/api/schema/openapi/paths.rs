@@ -6,9 +6,9 @@
 use serde_json::{Map, Value, json};
 
 use super::definitions::{self, PATCH};
-use super::{Form, published_name};
+use super::{Form, Kind, custom, published_name};
 use crate::api::meta::{Gvk, gvk};
-use crate::api::schema::{StructDef, table};
+use crate::api::schema::table;
 use crate::api::scheme::{KindInfo, Scope, Verbs};
 
 const JSON_TYPES: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
@@ -19,6 +19,9 @@ const PATCH_TYPES: [&str; 4] = [
     "application/strategic-merge-patch+json",
     "application/apply-patch+yaml",
 ];
+/// A kind of a definition has no strategy for merging.
+const CUSTOM_PATCH_TYPES: [&str; 3] =
+    ["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
 
 /// Query parameters of lists, watches and deletions of many.
 const LIST_QUERY: [(&str, &str); 10] = [
@@ -68,9 +71,17 @@ pub(super) fn root(group: &str, version: &str) -> String {
 }
 
 /// What is served below a row's resource: each path with its item.
-pub(super) fn of_kind(form: Form, kind: &KindInfo) -> Vec<(String, Value)> {
-    let Some(def) = table().kind(&kind.gvk.group, &kind.gvk.version, &kind.gvk.kind) else { return Vec::new() };
-    let list = table().kind(&kind.gvk.group, &kind.gvk.version, &format!("{}List", kind.gvk.kind)).unwrap_or(def);
+pub(super) fn of_kind(form: Form, kind: Kind<'_>) -> Vec<(String, Value)> {
+    let gvk = &kind.info.gvk;
+    let (own, list) = match kind.custom {
+        Some((_, list_kind)) => (custom::name(gvk, &gvk.kind), custom::name(gvk, list_kind)),
+        None => {
+            let Some(def) = table().kind(&gvk.group, &gvk.version, &gvk.kind) else { return Vec::new() };
+            let list = table().kind(&gvk.group, &gvk.version, &format!("{}List", gvk.kind)).unwrap_or(def);
+            (published_name(def), published_name(list))
+        }
+    };
+    let (is_custom, kind) = (kind.custom.is_some(), kind.info);
     let root = root(&kind.gvk.group, &kind.gvk.version);
     let home = match kind.scope {
         Scope::Cluster => root.clone(),
@@ -84,7 +95,7 @@ pub(super) fn of_kind(form: Form, kind: &KindInfo) -> Vec<(String, Value)> {
             paths.push((path, item));
         }
     };
-    let place = Place { kind, gvk: &kind.gvk, def, list, sub: "", all: false, one: false };
+    let place = Place { kind, is_custom, gvk: &kind.gvk, own: &own, list: &list, sub: "", all: false, one: false };
     add(place, collection, kind.verbs, &ON_COLLECTION);
     if kind.scope == Scope::Namespaced {
         add(Place { all: true, ..place }, format!("{root}/{}", kind.plural), kind.verbs, &ON_COLLECTION[..1]);
@@ -92,9 +103,15 @@ pub(super) fn of_kind(form: Form, kind: &KindInfo) -> Vec<(String, Value)> {
     add(Place { one: true, ..place }, one.clone(), kind.verbs.without(Verbs::CREATE), &ON_ONE);
     for sub in kind.subresources.iter() {
         let gvk = sub.gvk.as_ref().unwrap_or(&kind.gvk);
-        let Some(def) = table().kind(&gvk.group, &gvk.version, &gvk.kind) else { continue };
-        let methods: &[Method] = if def.published { &ON_ONE } else { &ON_STREAM };
-        let place = Place { gvk, def, sub: &sub.name, one: true, ..place };
+        let def = table().kind(&gvk.group, &gvk.version, &gvk.kind);
+        let name = match (&sub.gvk, def) {
+            (None, _) => own.clone(),
+            (Some(_), Some(def)) => published_name(def),
+            (Some(_), None) => continue,
+        };
+        let streams = def.is_some_and(|d| !d.published);
+        let methods: &[Method] = if streams { &ON_STREAM } else { &ON_ONE };
+        let place = Place { gvk, own: &name, sub: &sub.name, one: true, ..place };
         add(place, format!("{one}/{}", sub.name), sub.verbs, methods);
     }
     paths
@@ -118,8 +135,12 @@ struct Place<'a> {
     kind: &'a KindInfo,
     /// The kind of the bodies.
     gvk: &'a Gvk,
-    def: &'static StructDef,
-    list: &'static StructDef,
+    /// A kind of a CustomResourceDefinition.
+    is_custom: bool,
+    /// Published name of the bodies.
+    own: &'a str,
+    /// Published name of the list.
+    list: &'a str,
     /// The subresource; empty for the resource itself.
     sub: &'a str,
     /// All namespaces.
@@ -150,14 +171,14 @@ impl Place<'_> {
     }
 
     fn operation(&self, form: Form, method: &str, action: &str) -> Value {
-        let own = definitions::reference(form, &published_name(self.def));
+        let own = definitions::reference(form, self.own);
         let common = |name: &str| {
             let def = table().by_name(name).expect("the table has the common kinds");
             definitions::reference(form, &published_name(def))
         };
         let text = json!({"type": "string"});
         let (answer, codes): (Value, &[&str]) = match action {
-            "list" => (definitions::reference(form, &published_name(self.list)), &["200"]),
+            "list" => (definitions::reference(form, self.list), &["200"]),
             "connect" => (text, &["200"]),
             "get" => (own.clone(), &["200"]),
             "post" => (own.clone(), &["200", "201", "202"]),
@@ -195,7 +216,11 @@ impl Place<'_> {
             "connect" => &["*/*"],
             _ => &JSON_TYPES,
         };
-        let consumes: &[&str] = if action == "patch" { &PATCH_TYPES } else { &JSON_TYPES };
+        let consumes: &[&str] = match action {
+            "patch" if self.is_custom => &CUSTOM_PATCH_TYPES,
+            "patch" => &PATCH_TYPES,
+            _ => &JSON_TYPES,
+        };
         let mut operation = Map::new();
         operation.insert("tags".into(), json!([tag(&self.kind.gvk.group, &self.kind.gvk.version)]));
         operation.insert("operationId".into(), self.id(method, action).into());

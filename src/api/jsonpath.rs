@@ -144,7 +144,7 @@ pub fn show(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),
-        Value::Object(_) | Value::Array(_) => super::escape_html(&super::sorted(value).to_string()),
+        Value::Object(_) | Value::Array(_) => super::go_json::escape_html(&super::go_json::sorted(value).to_string()),
         scalar => scalar.to_string(),
     }
 }

@@ -1,6 +1,7 @@
-//! TLS to containers whose certificate nobody knows: probes and hooks ask whether something answers, not who it is.
+//! TLS to containers whose certificate nobody knows: probes and hooks ask whether something answers, not who it is, and
+//! what the API server passes on to a pod goes where the API says that the pod is.
 //!
-//! **Invariant:** nothing secret is ever sent over such a connection.
+//! **Invariant:** nothing secret of the cluster's is ever sent over such a connection.
 
 use std::sync::{Arc, LazyLock};
 
