@@ -2,11 +2,14 @@
 //!
 //! Rule: upstream `pkg/controller/clusterroleaggregation`.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use crate::api::meta::labels::Selector;
-use crate::api::object::ObjectKey;
+use crate::api::object::{Object, ObjectKey};
+use crate::api::scan;
 use crate::api::value::ValueExt;
 use crate::client::res;
 use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
@@ -20,11 +23,12 @@ pub fn controller() -> Box<dyn Reconciler> {
 }
 
 /// The rules of those roles that a rule selects, each once. `roles` are in the order of their names.
-pub fn aggregate(name: &str, selectors: &[Value], roles: &[Value]) -> Vec<Value> {
+pub fn aggregate(name: &str, selectors: &[Value], roles: &[Arc<Object>]) -> Vec<Value> {
     let selectors: Vec<Selector> = selectors.iter().filter_map(|s| Selector::from_label_selector(s).ok()).collect();
     let mut rules: Vec<Value> = Vec::new();
-    for role in roles.iter().filter(|r| r.str_at("/metadata/name") != Some(name)) {
-        if selectors.iter().any(|s| s.matches_value(role.pointer("/metadata/labels"))) {
+    for role in roles.iter().filter(|r| r.meta.name != name) {
+        if selectors.iter().any(|s| s.matches(|k| role.meta.label(k))) {
+            let role = role.value();
             let fresh: Vec<Value> = role.items_at("/rules").iter().filter(|r| !rules.contains(r)).cloned().collect();
             rules.extend(fresh);
         }
@@ -41,7 +45,7 @@ impl Reconciler for Aggregation {
     fn watches(&self) -> Watches {
         Watches::own(&res::CLUSTER_ROLES).mapped(&res::CLUSTER_ROLES, |_, cx| {
             let mut all = cx.lister(&res::CLUSTER_ROLES).list(None);
-            all.retain(|r| r.value().get("aggregationRule").is_some());
+            all.retain(|r| scan::find(&r.json, 0, "aggregationRule").is_some());
             all.iter().map(|r| ObjectKey::from(&r.meta)).collect()
         })
     }
@@ -52,7 +56,7 @@ impl Reconciler for Aggregation {
         };
         let role = object.value();
         let Some(selectors) = role.pointer("/aggregationRule") else { return Ok(Requeue::Never) };
-        let all: Vec<Value> = cx.lister(&res::CLUSTER_ROLES).list(None).iter().map(|r| r.value()).collect();
+        let all = cx.lister(&res::CLUSTER_ROLES).list(None);
         let rules = aggregate(&key.name, selectors.items_at("/clusterRoleSelectors"), &all);
         if rules != role.items_at("/rules") {
             cx.change(&res::CLUSTER_ROLES, &object, None, &json!({"rules": rules})).await?;

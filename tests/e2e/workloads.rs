@@ -44,7 +44,7 @@ spec:
   template:
     spec:
       restartPolicy: Never
-      containers: [{name: main, image: "localhost/orch/web:v1", command: ["true"]}]
+      containers: [{name: main, image: "localhost/orch/web:v1", command: [sh, -c, "exit 0"]}]
 ---
 apiVersion: batch/v1
 kind: CronJob
@@ -56,7 +56,7 @@ spec:
       template:
         spec:
           restartPolicy: Never
-          containers: [{name: main, image: "localhost/orch/web:v1", command: ["true"]}]
+          containers: [{name: main, image: "localhost/orch/web:v1", command: [sh, -c, "exit 0"]}]
 "#;
 
 const SETS: &str = r#"
