@@ -33,7 +33,8 @@ pub struct Sources {
 const KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or \
                    'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
 
-fn is_key(key: &str) -> bool {
+/// True for what a key of a config map or a secret may be.
+pub fn is_key(key: &str) -> bool {
     !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
@@ -54,6 +55,12 @@ impl HashFlag {
         }
         object
     }
+}
+
+/// The name with the hash of a config map's or a secret's content behind it.
+pub fn hashed_name(object: &Value) -> String {
+    let extra = if object["kind"] == "Secret" { OF_SECRETS } else { &[] };
+    format!("{}-{}", object.str_at("/metadata/name").unwrap_or_default(), hash(object, extra))
 }
 
 /// Ten signs that stand for the content. Upstream: `kubectl/pkg/util/hash`.
@@ -150,7 +157,7 @@ impl Sources {
 }
 
 /// `KEY=VALUE` lines; a key alone takes its value from the environment.
-fn env_lines(text: &str) -> Done<Vec<(String, Vec<u8>)>> {
+pub fn env_lines(text: &str) -> Done<Vec<(String, Vec<u8>)>> {
     let mut all = Vec::new();
     for line in text.lines().map(str::trim_start).filter(|l| !l.is_empty() && !l.starts_with('#')) {
         match line.split_once('=') {
