@@ -9,6 +9,7 @@ use super::files::FileFlags;
 use super::print::PrintFlags;
 use super::write::{MERGE, WriteFlags, Writer};
 use crate::api::meta::{gvk, names};
+use crate::api::value::ValueExt;
 
 /// Flags of both verbs.
 #[derive(Debug, Clone, clap::Args)]

@@ -127,7 +127,7 @@ const CLUSTER: [&str; 5] = ["ClusterRole", "PriorityClass", "StorageClass", "Per
 fn one(resource: &mut Resource, renamed: &[Renamed]) {
     let (kind, ns) = (resource.kind().to_owned(), resource.namespace().to_owned());
     // The object and what it names move together: either the old or the new namespace holds.
-    let mut change = |to: &str, value: &mut Value| {
+    let change = |to: &str, value: &mut Value| {
         let found = value
             .as_str()
             .and_then(|name| find(renamed, to, name, Some(&ns)).or_else(|| find(renamed, to, name, None)));
