@@ -57,15 +57,19 @@ impl HashFlag {
     }
 }
 
-/// The name with the hash of a config map's or a secret's content behind it.
+/// The name with the hash of a config map's or a secret's content behind it, as kustomize makes it: there the name itself
+/// does not count.
 pub fn hashed_name(object: &Value) -> String {
     let extra = if object["kind"] == "Secret" { OF_SECRETS } else { &[] };
-    format!("{}-{}", object.str_at("/metadata/name").unwrap_or_default(), hash(object, extra))
+    let mut counted = object.clone();
+    counted.set_at("/metadata/name", "");
+    counted.set_if_absent("/data", "");
+    format!("{}-{}", object.str_at("/metadata/name").unwrap_or_default(), hash(&counted, extra))
 }
 
 /// Ten signs that stand for the content. Upstream: `kubectl/pkg/util/hash`.
 fn hash(object: &Value, extra: &[&str]) -> String {
-    let data = if object["data"].is_object() { object["data"].clone() } else { json!({}) };
+    let data = object.get("data").filter(|d| !d.is_null()).cloned().unwrap_or_else(|| json!({}));
     let mut counted = json!({"kind": object["kind"], "name": object["metadata"]["name"], "data": data});
     for field in extra {
         counted[*field] = match &object[*field] {

@@ -138,7 +138,9 @@ pub fn build(dir: &Path, anywhere: bool) -> Done<Vec<Value>> {
         resource.rename(name);
     }
     refs::follow(&mut all, &before);
-    order::sort(&mut all);
+    if Kustomization::read(dir, anywhere)?.fields["sortOptions"]["order"] != "fifo" {
+        order::sort(&mut all);
+    }
     Ok(all.into_iter().map(|r| r.object).collect())
 }
 

@@ -160,8 +160,8 @@ fn applied(object: &Value, patch: &Value, options: &Value) -> Done<Option<Value>
     }))
 }
 
-/// kustomize puts new elements of a list before the old ones; the server's strategic merge puts them behind. So the patch is
-/// told the order.
+/// kustomize puts the elements that a patch names before the others; the server's strategic merge puts new ones behind. So
+/// the patch is told the order.
 fn new_first(patch: &mut Value, object: &Value, view: View<'_>) {
     let Value::Object(fields) = patch else { return };
     let names: Vec<String> = fields.keys().filter(|k| !k.starts_with('$')).cloned().collect();
@@ -177,10 +177,9 @@ fn new_first(patch: &mut Value, object: &Value, view: View<'_>) {
                     let same = old.iter().find(|o| !o[key].is_null() && o[key] == element[key]);
                     new_first(element, same.unwrap_or(&Value::Null), field.element());
                 }
-                let kept = |e: &&Value| e.get("$patch").is_none();
-                let is_old = |e: &Value| old.iter().any(|o| o[key] == e[key]);
-                let added = new.iter().filter(kept).filter(|e| !is_old(e));
-                let order: Vec<Value> = added.chain(old.iter()).map(|e| json!({ key: e[key] })).collect();
+                let kept = new.iter().filter(|e| e.get("$patch").is_none());
+                let rest = old.iter().filter(|o| !new.iter().any(|e| e["$patch"].is_null() && e[key] == o[key]));
+                let order: Vec<Value> = kept.chain(rest).map(|e| json!({ key: e[key] })).collect();
                 let replaced = new.iter().any(|e| e["$patch"] == "replace");
                 if !replaced && order.iter().all(|e| !e[key].is_null()) {
                     fields.insert(format!("$setElementOrder/{name}"), order.into());
