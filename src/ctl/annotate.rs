@@ -8,7 +8,8 @@ use super::fail::{Failure, fail};
 use super::files::FileFlags;
 use super::print::PrintFlags;
 use super::write::{MERGE, WriteFlags, Writer};
-use crate::api::meta::names;
+use crate::api::meta::{gvk, names};
+use crate::api::value::ValueExt;
 
 /// Flags of both verbs.
 #[derive(Debug, Clone, clap::Args)]
@@ -151,23 +152,33 @@ async fn run(cx: &Cx, flags: Flags, field: &Field) -> Done {
         ..Query::default()
     };
     let infos = query.infos(cx).await?;
+    // One object that was named needs no title.
+    let titled = infos.len() != 1 || resources.is_empty() || !flags.select.selector.is_empty() || flags.all;
     if infos.len() > 1 && !flags.resource_version.is_empty() {
         fail!("--resource-version may only be used with a single resource");
     }
     let writer = Writer { dry_run, ..flags.write.writer(field.manager) };
     for info in infos {
-        if let Err(failure) = one(cx, &info, &change, &flags, &writer, field).await {
+        if let Err(failure) = one(cx, &info, &change, &flags, &writer, field, titled).await {
             cx.report(&failure);
         }
     }
     Ok(())
 }
 
-async fn one(cx: &Cx, info: &Info, change: &Change, flags: &Flags, writer: &Writer, field: &Field) -> Done {
+async fn one(
+    cx: &Cx,
+    info: &Info,
+    change: &Change,
+    flags: &Flags,
+    writer: &Writer,
+    field: &Field,
+    titled: bool,
+) -> Done {
     let empty = Map::new();
     let now = info.object["metadata"][field.name].as_object().unwrap_or(&empty);
     if flags.list && *change == Change::default() {
-        return list(&info.object, field);
+        return list(&info.object, field, titled);
     }
     if !flags.overwrite {
         refuse_overwrite(info, change, now, field)?;
@@ -197,7 +208,7 @@ async fn one(cx: &Cx, info: &Info, change: &Change, flags: &Flags, writer: &Writ
         writer.patch(cx, info, None, MERGE, &body).await?
     };
     if flags.list {
-        return list(&object, field);
+        return list(&object, field, titled);
     }
     // kubectl tells a label's fate, and of an annotation only that it was set.
     let verb = match (field.name == LABELS.name, same, change.set.is_empty()) {
@@ -209,11 +220,18 @@ async fn one(cx: &Cx, info: &Info, change: &Change, flags: &Flags, writer: &Writ
 }
 
 /// Shows what an object has.
-fn list(object: &Value, field: &Field) -> Done {
+fn list(object: &Value, field: &Field, titled: bool) -> Done {
     let pairs = object["metadata"][field.name].as_object().into_iter().flatten();
     let mut lines: Vec<String> = pairs.map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
     lines.sort();
-    lines.into_iter().try_for_each(say)
+    let indent = if titled { " " } else { "" };
+    if titled {
+        let (group, _) = gvk::split(object.str_at("/apiVersion").unwrap_or_default());
+        let (kind, name) = (object.str_at("/kind"), object.str_at("/metadata/name"));
+        let (kind, name) = (kind.unwrap_or_default(), name.unwrap_or_default());
+        say(format!("Listing {} for {kind}.{group}/{name}:", field.name))?;
+    }
+    lines.into_iter().try_for_each(|line| say(format!("{indent}{line}")))
 }
 
 fn refuse_overwrite(info: &Info, change: &Change, now: &Map<String, Value>, field: &Field) -> Done {

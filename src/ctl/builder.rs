@@ -120,7 +120,7 @@ impl Info {
 
     /// Reads it from the server.
     pub async fn fetch(&self, cx: &Cx) -> Done<Value> {
-        cx.call(Call::get(self.path(None))).await
+        cx.read(Call::get(self.path(None)), &self.ns).await
     }
 }
 

@@ -98,6 +98,8 @@ pub struct Cx {
 impl Cx {
     /// Surroundings with a connection.
     pub fn new(client: Client, server: String, namespace: Option<String>) -> Self {
+        // An empty one is none.
+        let namespace = namespace.filter(|ns| !ns.is_empty());
         let ns_given = namespace.is_some();
         let ns = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
         Self {
@@ -150,7 +152,7 @@ impl Cx {
     }
 
     async fn exchange(&self, method: Method, path: &str, headers: HeaderMap, body: Bytes) -> Done<Bytes> {
-        let answer = self.client.raw(method, path, headers, body).await?;
+        let answer = self.client.raw(method, path, headers, body).await.map_err(|e| self.unreachable(e))?;
         for warning in answer.headers().get_all(WARNING) {
             self.warn(warning.to_str().unwrap_or_default());
         }
@@ -158,6 +160,17 @@ impl Cx {
             return Ok(answer.into_body());
         }
         Err(refusal(answer.status(), answer.body()).into())
+    }
+
+    /// A server that nobody runs is told with its address.
+    fn unreachable(&self, status: Box<Status>) -> Failure {
+        if !status.message.contains("onnection refused") {
+            return status.into();
+        }
+        let host = self.server.split("://").last().unwrap_or_default().trim_end_matches('/');
+        Failure::Verbatim(format!(
+            "The connection to the server {host} was refused - did you specify the right host or port?"
+        ))
     }
 
     /// Shows a `Warning` header: `299 - "text"`.
@@ -171,6 +184,19 @@ impl Cx {
     /// One object.
     pub async fn get(&self, res: &Res, ns: &str, name: &str) -> Done<Value> {
         self.call(Call::get(res.object(ns, name, None))).await
+    }
+
+    /// Reads an object of a namespace. Where the namespace is what is missing, that is what is told.
+    pub async fn read(&self, call: Call<'_>, ns: &str) -> Done<Value> {
+        match self.call(call).await {
+            Err(failure) if failure.is_not_found() && !matches!(ns, "" | "default") => {
+                match self.get(&res::NAMESPACES, "", ns).await {
+                    Err(missing) if missing.is_not_found() => Err(missing),
+                    _ => Err(failure),
+                }
+            }
+            other => other,
+        }
     }
 
     /// One object, or `None`.

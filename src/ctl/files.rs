@@ -27,7 +27,7 @@ pub struct FileFlags {
     /// Files, directories, or - for standard input
     #[arg(short = 'f', long = "filename", value_delimiter = ',', value_name = "FILE")]
     pub filename: Vec<String>,
-    /// A directory with a kustomization; not supported: pipe what `kustomize build` prints to -f -
+    /// A directory with a kustomization, which is built first
     #[arg(short = 'k', long, value_name = "DIR")]
     pub kustomize: Option<String>,
     /// Read directories below the directory too
@@ -54,11 +54,17 @@ impl FileFlags {
     pub async fn read(&self) -> (Vec<Manifest>, Vec<Failure>) {
         let (mut manifests, mut failures) = (Vec::new(), Vec::new());
         if let Some(dir) = &self.kustomize {
-            failures.push(Failure::Plain(if self.filename.is_empty() {
-                format!("kustomizations are not built here: run `kustomize build {dir}` and pipe its output to -f -")
-            } else {
-                "only one of -f or -k can be specified".to_owned()
-            }));
+            if !self.filename.is_empty() {
+                failures.push(Failure::Plain("only one of -f or -k can be specified".to_owned()));
+                return (manifests, failures);
+            }
+            match super::kustomize::build(Path::new(dir), false) {
+                Ok(objects) => {
+                    let source = || dir.clone();
+                    manifests.extend(objects.into_iter().map(|object| Manifest { source: source(), object }));
+                }
+                Err(failure) => failures.push(failure),
+            }
             return (manifests, failures);
         }
         for name in &self.filename {

@@ -108,6 +108,10 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     if args.output_watch_events && !args.watches() {
         fail!("--output-watch-events option can only be used with --watch or --watch-only");
     }
+    let format = args.print.output.as_deref().unwrap_or_default();
+    if args.show_labels && !matches!(format, "" | "wide") {
+        fail!("--show-labels option cannot be used with {format} printer");
+    }
     let output = args.print.tables(args.no_headers)?;
     let targets = targets(cx, &args).await?;
     if args.watch || args.watch_only {
@@ -218,7 +222,7 @@ impl Target {
             append_query(&mut path, "includeObject", "Object");
         }
         if self.name.is_some() {
-            return cx.call(Call::get(path).accept(accept)).await;
+            return cx.read(Call::get(path).accept(accept), &self.ns).await;
         }
         let page = args.chunk_size.to_string();
         let mut limit = if args.chunk_size > 0 { page.as_str() } else { "" };
@@ -390,7 +394,7 @@ fn sort_by(items: &mut [Value], path: &JsonPath, object: impl Fn(&Value) -> &Val
         keyed.push((found.first().map(|v| (*v).clone()), item.clone()));
     }
     if !keyed.is_empty() && keyed.iter().all(|(key, _)| key.is_none()) {
-        fail!("couldn't find any field with the sorting path in the list of objects");
+        fail!("couldn't find any field with path {:?} in the list of objects", path.text());
     }
     keyed.sort_by(|(a, _), (b, _)| match (a, b) {
         (None, None) => Ordering::Equal,

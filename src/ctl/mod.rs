@@ -36,9 +36,11 @@ mod files;
 mod get;
 pub mod image;
 mod kubeconfig;
+mod kustomize;
 mod logs;
 mod mapper;
 mod patch;
+mod plugin;
 mod pods;
 mod port_forward;
 mod print;
@@ -191,11 +193,13 @@ enum Verb {
     Expose(expose::Args),
     Get(get::Args),
     Image(image::Args),
+    Kustomize(kustomize::Args),
     Label(annotate::Label),
     Logs(logs::Args),
     /// Flags of all commands
     Options,
     Patch(patch::Args),
+    Plugin(plugin::Args),
     PortForward(port_forward::Args),
     Replace(replace::Args),
     Rollout(rollout::Args),
@@ -297,6 +301,17 @@ impl From<TokenArgs> for Args {
 
 /// Tells why the words behind `orch ctl` cannot be read, as kubectl tells it.
 pub fn refuse(error: &clap::Error, words: &[String]) -> ExitCode {
+    // A verb that nobody here knows may be a plugin's.
+    let known = |word: &String| {
+        command().get_subcommands().any(|c| c.get_name() == word || c.get_all_aliases().any(|a| a == word))
+    };
+    if error.kind() == clap::error::ErrorKind::InvalidSubcommand
+        && words.first().is_some_and(|word| !known(word))
+        && let Some(failure) = plugin::become_one(words)
+    {
+        eprintln!("{failure}");
+        return ExitCode::FAILURE;
+    }
     match usage::tell(error, words) {
         Some(usage::Told::Error(text)) => eprintln!("{text}"),
         Some(usage::Told::Help { text, wrong: false }) => {
@@ -322,6 +337,8 @@ async fn run_verb(globals: &mut Globals, verb: Verb, images: &dyn image::Images)
     match verb {
         Verb::Completion(args) => return completion::run(&args).map(|()| 0),
         Verb::Config(args) => return config::run(globals, args).map(|()| 0),
+        Verb::Kustomize(args) => return kustomize::run(&args).map(|()| 0),
+        Verb::Plugin(args) => return plugin::run(&args).map(|()| 0),
         Verb::Options => return cx::put(&usage::options()).map(|()| 0),
         Verb::Image(args) => return image::run(images, args).await.map(|()| 0),
         Verb::Version(args) if args.client => return version::client(&args).map(|()| 0),
@@ -337,7 +354,7 @@ async fn run_verb(globals: &mut Globals, verb: Verb, images: &dyn image::Images)
     // A watch ends with its time, and that is no failure.
     let watches = matches!(&verb, Verb::Get(args) if args.watches());
     let work = dispatch(&cx, verb);
-    match write::duration(&globals.request_timeout)? {
+    match write::duration(&globals.request_timeout).map_err(|_| Failure::Plain(BAD_TIMEOUT.into()))? {
         Some(limit) if !limit.is_zero() && !streams => tokio::time::timeout(limit, work)
             .await
             .unwrap_or_else(|_| if watches { Ok(()) } else { Err(too_slow(limit)) })?,
@@ -350,6 +367,9 @@ async fn run_verb(globals: &mut Globals, verb: Verb, images: &dyn image::Images)
         _ => Ok(cx.code()),
     }
 }
+
+const BAD_TIMEOUT: &str = "Invalid timeout value. Timeout must be a single integer in seconds, or an integer followed by a \
+                           corresponding time unit (e.g. 1s | 2m | 3h)";
 
 fn too_slow(limit: std::time::Duration) -> Failure {
     Failure::Plain(format!("the command took longer than --request-timeout={limit:?}"))
@@ -366,7 +386,12 @@ async fn dispatch(cx: &Cx, verb: Verb) -> Done {
         Verb::Autoscale(args) => autoscale::run(cx, args).await,
         Verb::Certificate(args) => certificate::run(cx, args).await,
         Verb::ClusterInfo(_) => cluster_info::run(cx).await,
-        Verb::Completion(_) | Verb::Config(_) | Verb::Image(_) | Verb::Options => Ok(()),
+        Verb::Completion(_)
+        | Verb::Config(_)
+        | Verb::Image(_)
+        | Verb::Kustomize(_)
+        | Verb::Options
+        | Verb::Plugin(_) => Ok(()),
         Verb::Cordon(args) => cordon::cordon(cx, args).await,
         Verb::Cp(args) => cp::run(cx, args).await,
         Verb::Create(args) => create::run(cx, *args).await,

@@ -83,6 +83,9 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     if !args.patch.is_empty() && args.patch_file.is_some() {
         fail!("cannot specify --patch and --patch-file together");
     }
+    if args.local.local && !args.resources.is_empty() {
+        fail!("cannot specify --local and server resources");
+    }
     let text = match &args.patch_file {
         Some(path) => std::fs::read_to_string(path)
             .map_err(|e| Failure::Plain(format!("unable to read patch file: open {path}: {}", os(&e))))?,

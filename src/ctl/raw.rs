@@ -23,6 +23,7 @@ pub async fn call(cx: &Cx, method: Method, path: &str, body: Option<&FileFlags>,
     if beside.output.is_some_and(|o| !o.is_empty()) {
         fail!("--raw and --output are mutually exclusive");
     }
+    let path = &path.replace(' ', "%20");
     if !path.starts_with('/') || path.parse::<http::Uri>().is_err() {
         fail!("--raw must be a valid URL path: parse {path:?}: invalid URI for request");
     }

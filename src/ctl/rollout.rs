@@ -135,7 +135,11 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         fetch: true,
         ..Query::default()
     };
-    for info in query.infos(cx).await? {
+    let infos = query.infos(cx).await?;
+    if infos.is_empty() && cx.code() == 0 && matches!(args.what, What::Restart(_)) {
+        eprintln!("No resources found in {} namespace.", cx.ns);
+    }
+    for info in infos {
         let done = match &args.what {
             What::History(flags) => history(cx, &info, flags).await,
             What::Pause(flags) => pause(cx, &info, flags, true).await,
@@ -371,6 +375,9 @@ async fn history(cx: &Cx, info: &Info, flags: &History) -> Done {
             put(&format!("{parted}{}", output.object(one)?))
         });
     }
+    if all.is_empty() {
+        return put(&format!("{title} \nNo rollout history found.\n"));
+    }
     let rows: String = all.iter().map(|r| format!("{}\t{}\n", r.number, r.cause)).collect();
     let table = tab::align(&format!("REVISION\tCHANGE-CAUSE\n{rows}"), tab::DESCRIBE);
     put(&format!("{title} \n{table}\n"))
@@ -379,7 +386,8 @@ async fn history(cx: &Cx, info: &Info, flags: &History) -> Done {
 async fn pause(cx: &Cx, info: &Info, flags: &Change, paused: bool) -> Done {
     let verb = if paused { "paused" } else { "resumed" };
     if &*info.resource.res.kind != "Deployment" {
-        fail!("{} {:?} cannot be {verb}: only deployments can", info.resource.kind_name(), info.name);
+        let verb = if paused { "pausing" } else { "resuming" };
+        fail!("{} {:?} {verb} is not supported", info.resource.qualified(), info.name);
     }
     if info.object.bool_at("/spec/paused").unwrap_or(false) == paused {
         let state = if paused { "already paused" } else { "not paused" };
@@ -411,10 +419,7 @@ async fn restart(cx: &Cx, info: &Info, flags: &Change) -> Done {
 
 async fn undo(cx: &Cx, info: &Info, flags: &Undo) -> Done {
     if info.object.bool_at("/spec/paused") == Some(true) {
-        fail!(
-            "you cannot rollback a paused deployment; resume it first with 'kubectl rollout resume {}' and try again",
-            info.title()
-        );
+        fail!("you cannot rollback a paused deployment; resume it first with 'kubectl rollout resume' and try again");
     }
     let all = revisions(cx, info).await?;
     let wanted = if flags.to_revision > 0 {
@@ -424,6 +429,7 @@ async fn undo(cx: &Cx, info: &Info, flags: &Undo) -> Done {
         })?
     } else {
         match all.len() {
+            0 | 1 if &*info.resource.res.kind != "Deployment" => fail!("no last revision to roll back to"),
             0 | 1 => fail!("no rollout history found for {} {:?}", info.resource.kind_name(), info.name),
             n => &all[n - 2],
         }

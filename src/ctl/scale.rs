@@ -59,9 +59,8 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         fail!("no objects passed to scale");
     }
     for info in infos {
-        if let Err(failure) = one(cx, &info, &args).await {
-            cx.report(&failure);
-        }
+        // kubectl ends with the first that fails.
+        one(cx, &info, &args).await?;
     }
     Ok(())
 }

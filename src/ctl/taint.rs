@@ -114,6 +114,13 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
             fail!("can not both modify and remove the following taint(s) in the same command: {gone}={of}");
         }
     }
+    for (i, change) in changes.iter().enumerate() {
+        let Change::Add { key, value, effect } = change else { continue };
+        let same = |c: &Change| matches!(c, Change::Add { key: k, effect: e, .. } if k == key && e == effect);
+        if changes[..i].iter().any(same) {
+            fail!("duplicated taints with the same key and effect: {{{key} {value} {effect} <nil>}}\n{HELP}");
+        }
+    }
     // All of them, whatever is named beside it.
     let resources = if args.all { &resources[..1] } else { resources };
     let query = Query { args: resources, labels: &args.selector, all: args.all, fetch: true, ..Query::default() };
@@ -146,6 +153,7 @@ async fn one(cx: &Cx, info: &Info, changes: &[Change], args: &Args) -> Done {
         changes.iter().any(|c| matches!(c, Change::Remove { .. })),
     ) {
         (true, true) => "modified",
+        _ if args.overwrite => "modified",
         (false, _) => "untainted",
         _ => "tainted",
     };

@@ -21,7 +21,30 @@ metadata: {name: web}
 spec: {selector: {app: web}, clusterIP: None, ports: [{port: 80}]}
 "#;
 
-/// Words are parted by blanks; `M` stands for the manifest's file.
+/// A kustomization with a base: what is generated, renamed, patched and followed.
+const KUSTOMIZATION: &[(&str, &str)] = &[
+    (
+        "k/base/kustomization.yaml",
+        "resources: [d.yaml]\ngeneratorOptions: {labels: {gen: 'yes'}}\n\
+         configMapGenerator: [{name: cfg, literals: [a=b]}]\nsecretGenerator: [{name: sec, literals: [p=1]}]\n",
+    ),
+    (
+        "k/base/d.yaml",
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: kd}\nspec:\n  replicas: 0\n  selector: {matchLabels: {app: kd}}\n  \
+         template:\n    metadata: {labels: {app: kd}}\n    spec:\n      containers:\n      - {name: c, image: 'nginx:1', envFrom: \
+         [{configMapRef: {name: cfg}}], env: [{name: P, valueFrom: {secretKeyRef: {name: sec, key: p}}}]}\n      - {name: d, image: x}\n",
+    ),
+    (
+        "k/kustomization.yaml",
+        "resources: [base]\nnamePrefix: p-\nnameSuffix: -s\nlabels: [{pairs: {m: '2'}, includeSelectors: true}, {pairs: {t: '3'}}]\n\
+         commonAnnotations: {an: x}\nimages: [{name: nginx, newTag: '9'}]\n\
+         configMapGenerator: [{name: cfg, behavior: merge, literals: [c=d]}]\npatches:\n- patch: |\n    apiVersion: apps/v1\n    \
+         kind: Deployment\n    metadata: {name: kd}\n    spec: {template: {spec: {containers: [{name: c, env: [{name: Q, value: q}]}, \
+         {name: e, image: y}]}}}\n- target: {kind: Deployment}\n  patch: |-\n    - {op: add, path: /spec/paused, value: true}\n",
+    ),
+];
+
+/// Words are parted by blanks; `M` stands for the manifest's file, `K` for the kustomization's directory.
 const LINES: &[&str] = &[
     "apply -f M",
     "apply -f M",
@@ -37,6 +60,24 @@ const LINES: &[&str] = &[
     "apply -f M --server-side --force",
     "apply -f M --grace-period=1",
     "apply extra",
+    "kustomize K",
+    "kustomize K/base",
+    "apply -k K",
+    "apply -k K",
+    "get -k K -o name",
+    "delete -k K",
+    "apply -k K -f M",
+    "get cm -o name --show-labels",
+    "get cm -o json=x",
+    "get cm --request-timeout=bogus",
+    "get cm --as-group=x",
+    "get cm cm1 -n nosuch",
+    "get cm -o name --sort-by=.nope",
+    "label cm -l a=b --list",
+    "patch cm cm1 --local -p {}",
+    "set env deploy/d2 --from=bogus",
+    "rollout restart deploy -l zz=1",
+    "taint node n k=v:NoSchedule k=w:NoSchedule",
     "get cm cm1 -o jsonpath={.data}",
     "get cm -L a --no-headers",
     "get cm --show-labels --no-headers",
@@ -257,8 +298,13 @@ fn start(dir: &Path) -> Server {
 /// Exit code, stdout, stderr; the namespace's name is taken out, and ages (with the spaces behind them), and times, which
 /// depend on when a command ran.
 fn run(program: &[&str], dir: &Path, ns: &str, line: &str) -> (Option<i32>, String, String) {
-    let manifest = dir.join("m.yaml").display().to_string();
-    let words = line.split(' ').map(|w| if w == "M" { manifest.as_str() } else { w });
+    let at = |path: &str| dir.join(path).display().to_string();
+    let words = line.split(' ').map(|word| match word {
+        "M" => at("m.yaml"),
+        "K" => at("k"),
+        "K/base" => at("k/base"),
+        word => word.to_owned(),
+    });
     let output = Command::new(program[0])
         .args(&program[1..])
         .arg("--kubeconfig")
@@ -286,6 +332,11 @@ fn the_same_words_the_same_answers() {
     }
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("m.yaml"), MANIFEST).unwrap();
+    for (name, text) in KUSTOMIZATION {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
     let _server = start(dir.path());
     for ns in ["of-kubectl", "of-orch"] {
         assert_eq!(run(&["kubectl"], dir.path(), "default", &format!("create ns {ns}")).0, Some(0));

@@ -8,6 +8,7 @@ mod simple;
 mod workload;
 
 pub use rbac::Subjects;
+pub use secret::{data_of, env_lines, hashed_name, is_key};
 
 use http::Method;
 use serde_json::{Map, Value, json};

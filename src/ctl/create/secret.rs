@@ -33,7 +33,8 @@ pub struct Sources {
 const KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or \
                    'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
 
-fn is_key(key: &str) -> bool {
+/// True for what a key of a config map or a secret may be.
+pub fn is_key(key: &str) -> bool {
     !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
@@ -56,9 +57,19 @@ impl HashFlag {
     }
 }
 
+/// The name with the hash of a config map's or a secret's content behind it, as kustomize makes it: there the name itself
+/// does not count.
+pub fn hashed_name(object: &Value) -> String {
+    let extra = if object["kind"] == "Secret" { OF_SECRETS } else { &[] };
+    let mut counted = object.clone();
+    counted.set_at("/metadata/name", "");
+    counted.set_if_absent("/data", "");
+    format!("{}-{}", object.str_at("/metadata/name").unwrap_or_default(), hash(&counted, extra))
+}
+
 /// Ten signs that stand for the content. Upstream: `kubectl/pkg/util/hash`.
 fn hash(object: &Value, extra: &[&str]) -> String {
-    let data = if object["data"].is_object() { object["data"].clone() } else { json!({}) };
+    let data = object.get("data").filter(|d| !d.is_null()).cloned().unwrap_or_else(|| json!({}));
     let mut counted = json!({"kind": object["kind"], "name": object["metadata"]["name"], "data": data});
     for field in extra {
         counted[*field] = match &object[*field] {
@@ -150,7 +161,7 @@ impl Sources {
 }
 
 /// `KEY=VALUE` lines; a key alone takes its value from the environment.
-fn env_lines(text: &str) -> Done<Vec<(String, Vec<u8>)>> {
+pub fn env_lines(text: &str) -> Done<Vec<(String, Vec<u8>)>> {
     let mut all = Vec::new();
     for line in text.lines().map(str::trim_start).filter(|l| !l.is_empty() && !l.starts_with('#')) {
         match line.split_once('=') {

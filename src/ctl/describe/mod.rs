@@ -193,7 +193,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         ..Query::default()
     };
     // What was found by the beginning of its name follows closer.
-    let mut between = "\n\n";
+    let (mut between, mut end) = ("\n\n", "");
     let mut infos = Vec::new();
     let mut failures = Vec::new();
     for info in query.infos(cx).await? {
@@ -204,7 +204,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
                     match beginning_with(cx, &info).await? {
                         found if found.is_empty() => failures.push(failure),
                         found => {
-                            between = "\n";
+                            (between, end) = ("\n", "\n");
                             infos.extend(found);
                         }
                     }
@@ -228,6 +228,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         }
         put(&format!("{}{}", if std::mem::take(&mut first) { "" } else { between }, out.text()))?;
     }
+    put(end)?;
     failures.iter().for_each(|f| cx.report(f));
     Ok(())
 }

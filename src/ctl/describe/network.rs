@@ -121,13 +121,13 @@ pub fn slice(out: &mut Out, slice: &Value) {
     head(out, slice);
     out.field(0, "AddressType", text(&slice["addressType"]));
     if slice.items_at("/ports").is_empty() {
-        out.field(0, "Ports", "<unset>");
+        out.line(0, "Ports: <unset>");
     } else {
         out.line(0, "Ports:");
         ports(out, 1, slice.items_at("/ports"));
     }
     if slice.items_at("/endpoints").is_empty() {
-        return out.field(0, "Endpoints", "<none>");
+        return out.line(0, "Endpoints: <none>");
     }
     out.line(0, "Endpoints:");
     for endpoint in slice.items_at("/endpoints") {

@@ -241,11 +241,11 @@ fn value_source(source: &Value) -> String {
     if let Some(resource) = source.get("resourceFieldRef") {
         return format!("({})", text(&resource["resource"]));
     }
-    for (key, kind) in [("secretKeyRef", "secret"), ("configMapKeyRef", "config map")] {
+    for (key, kind) in [("secretKeyRef", "in secret"), ("configMapKeyRef", "of config map")] {
         if let Some(r) = source.get(key) {
             let optional = r["optional"] == true;
             return format!(
-                "<set to the key '{}' of {kind} '{}'>\tOptional: {optional}",
+                "<set to the key '{}' {kind} '{}'>\tOptional: {optional}",
                 text(&r["key"]),
                 text(&r["name"])
             );

@@ -81,6 +81,8 @@ const FORMATS: [&str; 10] = [
     "yaml",
 ];
 const OF_TABLES: [&str; 3] = ["custom-columns", "custom-columns-file", "wide"];
+/// Formats that take no argument behind `=`.
+const PLAIN: [&str; 4] = ["json", "name", "wide", "yaml"];
 
 impl PrintFlags {
     /// Reads the flags of a verb that shows objects.
@@ -105,6 +107,11 @@ impl PrintFlags {
             Some((name, argument)) => (name, Some(argument.to_owned())),
             None => (text, self.template.clone()),
         };
+        let mut all = [&FORMATS[..], &OF_TABLES].concat();
+        all.sort_unstable();
+        if argument.is_some() && text.contains('=') && PLAIN.contains(&name) {
+            return Err(unknown(text, &all));
+        }
         let given = |what: &str| {
             let missing = match what {
                 "custom columns" => "custom-columns format specified but no custom columns given".to_owned(),
@@ -134,11 +141,7 @@ impl PrintFlags {
             "custom-columns-file" => Output::Columns(Columns::of_file(&file()?, no_headers)?),
             "go-template" | "template" => Output::Template(given("template")?),
             "go-template-file" | "templatefile" => Output::Template(file()?),
-            other => {
-                let mut all = [&FORMATS[..], &OF_TABLES].concat();
-                all.sort_unstable();
-                return Err(unknown(other, &all));
-            }
+            other => return Err(unknown(other, &all)),
         })
     }
 

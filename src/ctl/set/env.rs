@@ -130,7 +130,8 @@ fn read<'a>(words: impl Iterator<Item = &'a String>) -> Done<Changes> {
 /// References to the keys of a config map or a secret.
 async fn from(cx: &Cx, args: &Args) -> Done<Vec<Value>> {
     let Wanted::Objects(objects) = parse(std::slice::from_ref(&args.from))? else {
-        fail!("--from must be configmap/NAME or secret/NAME")
+        cx.mapper().await?.find(&args.from)?;
+        fail!("resource(s) were provided, but no name was specified")
     };
     let mut all = Vec::new();
     for (kind, name) in objects {
