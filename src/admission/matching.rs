@@ -1,4 +1,4 @@
-//! Which requests a webhook, a policy or a binding is for.
+//! Which requests somebody asks to see: the rules of webhooks.
 //!
 //! In: rules and selectors of a stored object; the attributes of a request. Out: whether it is meant, and by which version of
 //! its resource. Nothing here does IO.
@@ -16,8 +16,7 @@ use crate::registry::Admission;
 /// Rules and selectors, read once.
 #[derive(Debug, Default)]
 pub struct Matcher {
-    /// None: all resources, as a binding without rules has it.
-    rules: Option<Vec<Rule>>,
+    rules: Vec<Rule>,
     excluded: Vec<Rule>,
     /// Rules are about the version of the request, not about others of the same objects.
     exact: bool,
@@ -35,18 +34,12 @@ impl Matcher {
         };
         let list = |member: &str| m.items_at(&format!("/{member}")).iter().map(Rule::of).collect::<Vec<_>>();
         Self {
-            rules: Some(list(rules)),
+            rules: list(rules),
             excluded: list("excludeResourceRules"),
             exact: m.str_at("/matchPolicy") == Some("Exact"),
             namespaces: selector("namespaceSelector"),
             objects: selector("objectSelector"),
         }
-    }
-
-    /// The same, but no rules mean all resources.
-    pub fn or_all(mut self) -> Self {
-        self.rules = self.rules.filter(|rules| !rules.is_empty());
-        self
     }
 
     /// Whether a request is meant, and then by which group and version the rules name the resource.
@@ -86,13 +79,12 @@ impl Matcher {
 
     fn matched_version(&self, a: &Attributes<'_>, others: &[GroupVersion]) -> Option<GroupVersion> {
         let own = (a.gvk.group.to_string(), a.gvk.version.to_string());
-        let Some(rules) = &self.rules else { return Some(own) };
-        if rules.iter().any(|r| r.matches(a, &own)) {
+        if self.rules.iter().any(|r| r.matches(a, &own)) {
             return Some(own);
         }
         let others = if self.exact { &[] } else { others };
         // Rules are gone through in their order, and for each the versions in theirs.
-        rules.iter().find_map(|r| others.iter().find(|v| r.matches(a, v)).cloned())
+        self.rules.iter().find_map(|r| others.iter().find(|v| r.matches(a, v)).cloned())
     }
 }
 
