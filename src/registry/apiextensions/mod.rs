@@ -54,10 +54,10 @@ fn prepare(new: &mut Value, _old: Option<&Value>, cx: &HookCx<'_>) {
     }
     let mut stored = new.items_at("/status/storedVersions").to_vec();
     let storage = new.items_at("/spec/versions").iter().find(|v| v.bool_at("/storage") == Some(true));
-    if let Some(name) = storage.and_then(|v| v.get("name")) {
-        if !stored.contains(name) {
-            stored.push(name.clone());
-        }
+    if let Some(name) = storage.and_then(|v| v.get("name"))
+        && !stored.contains(name)
+    {
+        stored.push(name.clone());
     }
     new.set_at("/status/storedVersions", stored);
 }

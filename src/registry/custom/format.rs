@@ -186,7 +186,7 @@ fn is_card(text: &str) -> bool {
         .sum();
     (13..=16).contains(&digits.len())
         && text.chars().all(|c| c.is_ascii_digit() || c == '-' || c == ' ')
-        && sum % 10 == 0
+        && sum.is_multiple_of(10)
 }
 
 fn is_isbn(text: &str, length: usize) -> bool {
