@@ -40,7 +40,7 @@ const KUSTOMIZATION: &[(&str, &str)] = &[
          commonAnnotations: {an: x}\nimages: [{name: nginx, newTag: '9'}]\n\
          configMapGenerator: [{name: cfg, behavior: merge, literals: [c=d]}]\npatches:\n- patch: |\n    apiVersion: apps/v1\n    \
          kind: Deployment\n    metadata: {name: kd}\n    spec: {template: {spec: {containers: [{name: c, env: [{name: Q, value: q}]}, \
-         {name: e, image: y}]}}}\n- target: {kind: Deployment}\n  patch: |-\n    - {op: add, path: /spec/paused, value: true}\n",
+         {name: e, image: z}]}}}\n- target: {kind: Deployment}\n  patch: |-\n    - {op: add, path: /spec/paused, value: true}\n",
     ),
 ];
 
@@ -70,7 +70,6 @@ const LINES: &[&str] = &[
     "get cm -o name --show-labels",
     "get cm -o json=x",
     "get cm --request-timeout=bogus",
-    "get cm --as-group=x",
     "get cm cm1 -n nosuch",
     "get cm -o name --sort-by=.nope",
     "label cm -l a=b --list",
