@@ -1,4 +1,4 @@
-//! Which requests somebody asks to see: the rules of webhooks.
+//! Which requests a webhook, a policy or a binding is for.
 //!
 //! In: rules and selectors of a stored object; the attributes of a request. Out: whether it is meant, and by which version of
 //! its resource. Nothing here does IO.
@@ -16,7 +16,8 @@ use crate::registry::Admission;
 /// Rules and selectors, read once.
 #[derive(Debug, Default)]
 pub struct Matcher {
-    rules: Vec<Rule>,
+    /// None: all resources, as a binding without rules has it.
+    rules: Option<Vec<Rule>>,
     excluded: Vec<Rule>,
     /// Rules are about the version of the request, not about others of the same objects.
     exact: bool,
@@ -34,12 +35,18 @@ impl Matcher {
         };
         let list = |member: &str| m.items_at(&format!("/{member}")).iter().map(Rule::of).collect::<Vec<_>>();
         Self {
-            rules: list(rules),
+            rules: Some(list(rules)),
             excluded: list("excludeResourceRules"),
             exact: m.str_at("/matchPolicy") == Some("Exact"),
             namespaces: selector("namespaceSelector"),
             objects: selector("objectSelector"),
         }
+    }
+
+    /// The same, but no rules mean all resources.
+    pub fn or_all(mut self) -> Self {
+        self.rules = self.rules.filter(|rules| !rules.is_empty());
+        self
     }
 
     /// Whether a request is meant, and then by which group and version the rules name the resource.
@@ -79,12 +86,13 @@ impl Matcher {
 
     fn matched_version(&self, a: &Attributes<'_>, others: &[GroupVersion]) -> Option<GroupVersion> {
         let own = (a.gvk.group.to_string(), a.gvk.version.to_string());
-        if self.rules.iter().any(|r| r.matches(a, &own)) {
+        let Some(rules) = &self.rules else { return Some(own) };
+        if rules.iter().any(|r| r.matches(a, &own)) {
             return Some(own);
         }
         let others = if self.exact { &[] } else { others };
         // Rules are gone through in their order, and for each the versions in theirs.
-        self.rules.iter().find_map(|r| others.iter().find(|v| r.matches(a, v)).cloned())
+        rules.iter().find_map(|r| others.iter().find(|v| r.matches(a, v)).cloned())
     }
 }
 

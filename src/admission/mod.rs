@@ -22,6 +22,7 @@ mod matching;
 mod namespace;
 mod pod_security;
 mod pod_standards;
+pub mod policy;
 mod priority;
 mod quota;
 mod runtime_class;
@@ -87,15 +88,17 @@ const ORDER: &[&str] = &[
     "CertificateSigning",
     "CertificateSubjectRestriction",
     "DefaultIngressClass",
+    "MutatingAdmissionPolicy",
+    "ValidatingAdmissionPolicy",
     "RoleEscalation",
 ];
 
-/// The chain: this module's plugins and those that the server brings.
-pub fn chain(view: Arc<dyn View>, extra: Vec<Box<dyn Plugin>>) -> Arc<Chain> {
+/// The chain: this module's plugins and those that the server brings. `ask` answers the questions of expressions.
+pub fn chain(view: Arc<dyn View>, extra: Vec<Box<dyn Plugin>>, ask: Arc<dyn policy::Ask>) -> Arc<Chain> {
     let mut all = plugins();
     all.extend(extra);
     all.sort_by_key(|p| ORDER.iter().position(|name| *name == p.name()).unwrap_or(ORDER.len()));
-    let webhooks = Webhooks::new(Box::new(webhook::Calls::default()));
+    let webhooks = Webhooks::new(Box::new(webhook::Calls::default()), ask);
     Arc::new(Chain { view, plugins: all, webhooks, registry: OnceLock::new() })
 }
 

@@ -46,8 +46,12 @@ impl Bed {
         tokio::spawn(async move { following.run(Shutdown::new()).await });
         let listers: Arc<dyn Listers> = Arc::new(Objects(cache.clone()));
         let access = Arc::new(Access::new(&pki, listers.clone(), clock.clone(), "cluster.local").unwrap());
-        let plugins = super::auth::admission::plugins(access.clone(), listers);
-        let admission = crate::admission::chain(Arc::new(CacheView(cache.clone())), plugins);
+        let plugins = super::auth::admission::plugins(access.clone(), resources.clone(), listers);
+        let admission = crate::admission::chain(
+            Arc::new(CacheView(cache.clone())),
+            plugins,
+            super::auth::admission::questions(access.clone()),
+        );
         let registry = Arc::new(Registry::new(resources, cache, admission.clone()));
         admission.charge_through(&registry);
         let api = Api::new(registry, access, clock, Shutdown::new(), Health::new(|| Ok(()), || false));

@@ -211,8 +211,10 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
         Cache::open(store.clone() as Arc<dyn Store>, resources.clone()).await.context("cannot load the store")?;
     let listers: Arc<dyn Listers> = Arc::new(super::listers::CacheListers(cache.clone()));
     let access = Arc::new(Access::new(&pki, listers.clone(), clock.clone(), &args.cluster_domain)?);
-    let plugins = crate::apiserver::auth::admission::plugins(access.clone(), listers.clone());
-    let admission = crate::admission::chain(Arc::new(crate::registry::CacheView(cache.clone())), plugins);
+    let plugins = crate::apiserver::auth::admission::plugins(access.clone(), resources.clone(), listers.clone());
+    let questions = crate::apiserver::auth::admission::questions(access.clone());
+    let view = Arc::new(crate::registry::CacheView(cache.clone()));
+    let admission = crate::admission::chain(view, plugins, questions);
     let registry = Arc::new(Registry::new(resources, cache.clone(), admission.clone()));
     admission.charge_through(&registry);
     let metrics = MetricsRegistry::default();

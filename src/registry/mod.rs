@@ -5,7 +5,7 @@
 //!
 //! **Invariant:** no function here knows a kind; what differs stands in its [`Strategy`] or its row.
 
-mod admissionregistration;
+pub mod admissionregistration;
 pub mod allocators;
 pub mod apiextensions;
 mod apiregistration;

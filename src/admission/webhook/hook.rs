@@ -10,8 +10,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::admission::matching::Matcher;
+use crate::admission::policy::compiled::Conditions;
 use crate::api::object::Object;
 use crate::api::value::ValueExt;
+use crate::registry::admissionregistration::expressions;
 
 /// How long a webhook may take when it does not say.
 const TIMEOUT_DEFAULT: i64 = 10;
@@ -39,6 +41,8 @@ pub struct Hook {
     pub client: ClientConfig,
     /// Which requests it is asked about.
     pub matcher: Matcher,
+    /// Its `matchConditions`.
+    pub conditions: Conditions,
 }
 
 /// Where a webhook is.
@@ -122,6 +126,7 @@ impl Hook {
             version: version.unwrap_or("v1").to_owned(),
             client: ClientConfig::of(&w["clientConfig"]),
             matcher: Matcher::new(w, "rules"),
+            conditions: Conditions::new(w, &expressions::webhook()),
         }
     }
 }

@@ -20,6 +20,8 @@ use futures::future::join_all;
 use serde_json::Value;
 
 use super::matching::{Attributes, GroupVersion};
+use crate::admission::policy::{Ask, request};
+use crate::api::cel::Named;
 use crate::api::patch;
 use crate::api::status::{ApiResult, Status};
 use crate::api::value::ValueExt;
@@ -43,6 +45,7 @@ pub struct Webhooks {
     mutating: ArcSwap<Compiled>,
     validating: ArcSwap<Compiled>,
     call: Box<dyn Call>,
+    ask: Arc<dyn Ask>,
 }
 
 /// What the second round of mutation has to know of the first one.
@@ -73,9 +76,32 @@ enum Outcome {
 }
 
 impl Webhooks {
-    /// Called through `call`.
-    pub fn new(call: Box<dyn Call>) -> Self {
-        Self { mutating: ArcSwap::default(), validating: ArcSwap::default(), call }
+    /// Called through `call`; `ask` answers what their conditions ask the authorizer.
+    pub fn new(call: Box<dyn Call>, ask: Arc<dyn Ask>) -> Self {
+        Self { mutating: ArcSwap::default(), validating: ArcSwap::default(), call, ask }
+    }
+
+    /// True when the conditions of a hook hold. What cannot be told is refused, unless the hook's failures are ignored:
+    /// then it is not asked.
+    fn conditions_hold(
+        &self,
+        cx: &Asking<'_>,
+        hook: &Hook,
+        new: Option<&Value>,
+        old: Option<&Value>,
+    ) -> ApiResult<bool> {
+        if hook.conditions.is_empty() {
+            return Ok(true);
+        }
+        let values = request::values(cx.admission, new, old, cx.view, &self.ask);
+        match hook.conditions.hold(&Named(&values)) {
+            Ok(hold) => Ok(hold),
+            Err(_) if hook.ignores_failure => Ok(false),
+            Err(why) => {
+                let info = &cx.admission.resource.info;
+                Err(Status::forbidden(&info.gvk.group, &info.plural, &cx.admission.target.name, &why))
+            }
+        }
     }
 
     /// Asks the mutating webhooks, one after another. For a deletion `new` is none, and nothing can be changed.
@@ -92,6 +118,9 @@ impl Webhooks {
                 continue;
             }
             let Some(version) = cx.matches(hook, new.as_deref(), old)? else { continue };
+            if !self.conditions_hold(cx, hook, new.as_deref(), old)? {
+                continue;
+            }
             let outcome = self.ask(cx, hook, &version, new.as_deref(), old, true).await?;
             if let Outcome::Decided(decision) = outcome {
                 decision.allowed?;
@@ -118,7 +147,9 @@ impl Webhooks {
         }
         let mut matched = Vec::new();
         for hook in &hooks.hooks {
-            if let Some(version) = cx.matches(hook, new, old)? {
+            if let Some(version) = cx.matches(hook, new, old)?
+                && self.conditions_hold(cx, hook, new, old)?
+            {
                 matched.push((hook, version));
             }
         }

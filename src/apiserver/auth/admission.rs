@@ -8,12 +8,14 @@ use serde_json::Value;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
+use crate::admission::policy::{self, Ask};
 use crate::admission::{Plugin, name_of, refuse};
+use crate::api::cel::authorizer::{Answer, Question};
 use crate::api::status::{ApiResult, Status};
 use crate::api::user::{Attributes, Decision, UserInfo};
 use crate::api::value::ValueExt;
 use crate::apiserver::access::Access;
-use crate::registry::{Admission, View};
+use crate::registry::{Admission, Resources, View};
 use crate::runtime::Listers;
 
 use super::lookup::CacheLookup;
@@ -26,15 +28,49 @@ const CERTIFICATES: &str = "certificates.k8s.io";
 /// Signer of the API's clients.
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
 
+/// Who may do what, for the expressions of policies and webhooks.
+pub fn questions(access: Arc<Access>) -> Arc<dyn Ask> {
+    Arc::new(Questions(access))
+}
+
 /// All of them, for the chain.
-pub fn plugins(access: Arc<Access>, listers: Arc<dyn Listers>) -> Vec<Box<dyn Plugin>> {
+pub fn plugins(access: Arc<Access>, resources: Arc<Resources>, listers: Arc<dyn Listers>) -> Vec<Box<dyn Plugin>> {
+    let ask = questions(access.clone());
     vec![
+        Box::new(policy::MutatingAdmissionPolicy::new(ask.clone(), resources.clone())),
+        Box::new(policy::ValidatingAdmissionPolicy::new(ask, resources)),
         Box::new(NodeRestriction(CacheLookup(listers))),
         Box::new(CertificateApproval(access.clone())),
         Box::new(CertificateSigning(access.clone())),
         Box::new(CertificateSubjectRestriction),
         Box::new(RoleEscalation(access)),
     ]
+}
+
+/// Who may do what, for the expressions of policies.
+struct Questions(Arc<Access>);
+
+impl Ask for Questions {
+    fn ask(&self, user: &UserInfo, q: &Question) -> Answer {
+        let service_account = q.service_account.as_ref().map(|(namespace, name)| UserInfo {
+            name: format!("system:serviceaccount:{namespace}:{name}"),
+            groups: super::impersonate::service_account_groups(namespace),
+            ..UserInfo::default()
+        });
+        let attributes = Attributes {
+            verb: q.verb.clone(),
+            group: q.group.clone(),
+            version: if q.path.is_some() { String::new() } else { "*".into() },
+            resource: q.resource.clone(),
+            subresource: q.subresource.clone(),
+            namespace: q.namespace.clone(),
+            name: q.name.clone(),
+            path: q.path.clone().unwrap_or_default(),
+            ..Attributes::default()
+        };
+        let (decision, reason) = self.0.authorizer().explain(&attributes, service_account.as_ref().unwrap_or(user));
+        Answer { allowed: decision == Decision::Allow, reason }
+    }
 }
 
 /// What a kubelet may write.

@@ -2,30 +2,14 @@
 //!
 //! Rules: upstream `pkg/apis/admissionregistration/validation`.
 
+use crate::api::cel::{Env, Type};
 use crate::api::meta::names;
 use crate::registry::validate::Field;
-use crate::registry::validate::cel::{self, Kind, Scope};
+use crate::registry::validate::cel;
 use crate::registry::validate::labels::selector;
 
 /// Conditions of one webhook or policy.
 const CONDITIONS_MAX: usize = 64;
-/// What every expression about a request may name.
-pub const OBJECTS: &[&str] = &["object", "oldObject", "request"];
-/// What a request says of itself.
-pub const REQUEST: &[&str] = &[
-    "kind",
-    "resource",
-    "subResource",
-    "requestKind",
-    "requestResource",
-    "requestSubResource",
-    "name",
-    "namespace",
-    "operation",
-    "userInfo",
-    "dryRun",
-    "options",
-];
 const OPERATIONS: &[&str] = &["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
 /// Stands for everything.
 const ALL: &str = "*";
@@ -108,17 +92,14 @@ pub fn resources(m: &Field<'_>, rules_needed: bool) {
     }
 }
 
-/// `matchConditions`, whose expressions may name what all of them may, and more.
-pub fn conditions(o: &Field<'_>, more: &[&str]) {
-    let names = [OBJECTS, &["namespaceObject", "authorizer"], more].concat();
-    let members = [("request", REQUEST.to_vec())];
-    let scope = Scope { names: &names, members: &members, result: &[Kind::Bool] };
+/// `matchConditions`, whose expressions may name what `env` has.
+pub fn conditions(o: &Field<'_>, env: &Env) {
     if o.count("matchConditions") > CONDITIONS_MAX {
         o.errs.at("matchConditions").too_many(o.count("matchConditions"), CONDITIONS_MAX);
     }
     let mut seen = Vec::new();
     for condition in o.items("matchConditions") {
-        expression(&condition, &scope);
+        expression(&condition, env, &[Type::Bool]);
         let name = condition.text("name");
         if condition.needs("name") {
             condition.at("name").reasons(names::qualified_name(name));
@@ -131,10 +112,10 @@ pub fn conditions(o: &Field<'_>, more: &[&str]) {
 }
 
 /// A member `expression` that says something.
-pub fn expression(o: &Field<'_>, scope: &Scope<'_>) {
+pub fn expression(o: &Field<'_>, env: &Env, wanted: &[Type]) {
     if o.text("expression").trim().is_empty() {
         o.errs.at("expression").required("expression is not specified");
     } else {
-        cel::check(&o.at("expression"), scope);
+        cel::check(&o.at("expression"), env, wanted);
     }
 }

@@ -7,6 +7,7 @@ use crate::api::value::ValueExt;
 use crate::registry::Resource;
 use crate::registry::strategy::{Common, Generation};
 
+pub mod expressions;
 mod matching;
 mod policy;
 mod webhook;

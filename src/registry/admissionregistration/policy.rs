@@ -4,13 +4,14 @@
 
 use serde_json::Value;
 
+use crate::api::cel::{Env, Program, Type};
 use crate::api::meta::names;
 use crate::registry::strategy::HookCx;
-use crate::registry::validate::cel::{self, Kind, Scope};
+use crate::registry::validate::cel;
 use crate::registry::validate::labels::selector;
 use crate::registry::validate::{Field, conditions};
 
-use super::matching::{self, OBJECTS, REQUEST};
+use super::{expressions, matching};
 
 /// Why a validation may refuse.
 const REASONS: &[&str] = &["Forbidden", "Invalid", "RequestEntityTooLarge"];
@@ -23,15 +24,15 @@ const VALUE_EXPRESSION_MAX: usize = 5 * 1024;
 pub fn validating(o: &Field<'_>, _old: Option<&Value>, _cx: &HookCx<'_>) {
     let spec = o.at("spec");
     common(&spec);
-    let names = Names::of(&spec);
+    let env = env(&spec);
     if spec.count("validations") == 0 && spec.count("auditAnnotations") == 0 {
         for list in ["validations", "auditAnnotations"] {
             spec.errs.at(list).required("validations or auditAnnotations must contain at least one item");
         }
     }
     for validation in spec.items("validations") {
-        matching::expression(&validation, &names.scope(&[Kind::Bool]));
-        message(&validation, &names);
+        matching::expression(&validation, &env, &[Type::Bool]);
+        message(&validation, &env);
         validation.optional_one_of("reason", REASONS);
     }
     if spec.count("auditAnnotations") > ANNOTATIONS_MAX {
@@ -40,7 +41,7 @@ pub fn validating(o: &Field<'_>, _old: Option<&Value>, _cx: &HookCx<'_>) {
     }
     let mut seen = Vec::new();
     for annotation in spec.items("auditAnnotations") {
-        audit_annotation(&annotation, o.at("metadata").text("name"), &names);
+        audit_annotation(&annotation, o.at("metadata").text("name"), &env);
         let key = annotation.text("key");
         if seen.contains(&key) {
             annotation.errs.at("key").duplicate(key);
@@ -49,51 +50,22 @@ pub fn validating(o: &Field<'_>, _old: Option<&Value>, _cx: &HookCx<'_>) {
     }
 }
 
-/// What the expressions of a policy may name.
-struct Names<'a> {
-    names: Vec<&'a str>,
-    members: Vec<(&'a str, Vec<&'a str>)>,
+/// What the expressions of a policy may name, all its variables among it.
+fn env(spec: &Field<'_>) -> Env {
+    spec.items("variables").fold(expressions::policy(spec.has("paramKind")), |env, v| with_variable(env, &v))
 }
 
-impl<'a> Names<'a> {
-    /// All variables of a policy.
-    fn of(spec: &Field<'a>) -> Self {
-        let mut names = [OBJECTS, &["namespaceObject", "authorizer", "variables"]].concat();
-        if spec.has("paramKind") {
-            names.push("params");
-        }
-        let said = |v: &Field<'_>| !v.text("expression").trim().is_empty();
-        let variables = spec.items("variables").filter(said).map(|v| v.text("name")).collect();
-        Self { names, members: vec![("request", REQUEST.to_vec()), ("variables", variables)] }
+/// The same with a variable, of any type if it cannot be compiled.
+fn with_variable(env: Env, variable: &Field<'_>) -> Env {
+    let text = variable.text("expression");
+    if text.trim().is_empty() {
+        return env;
     }
-
-    /// The same without a variable and those that follow it.
-    fn before(&self, variable: &str) -> Self {
-        let mut members = self.members.clone();
-        if let Some((_, variables)) = members.last_mut() {
-            let at = variables.iter().position(|v| *v == variable).unwrap_or(variables.len());
-            variables.truncate(at);
-        }
-        Self { names: self.names.clone(), members }
-    }
-
-    fn with(mut self, names: &[&'a str]) -> Self {
-        self.names.extend(names);
-        self
-    }
-
-    /// The same without a name.
-    fn without(&self, name: &str) -> Self {
-        let names = self.names.iter().copied().filter(|n| *n != name).collect();
-        Self { names, members: self.members.clone() }
-    }
-
-    fn scope<'s>(&'s self, result: &'s [Kind]) -> Scope<'s> {
-        Scope { names: &self.names, members: &self.members, result }
-    }
+    let type_ = Program::compile(&env, text).map_or(Type::Dyn, |p| p.result);
+    expressions::with_variable(env, variable.text("name"), type_)
 }
 
-fn message(validation: &Field<'_>, names: &Names<'_>) {
+fn message(validation: &Field<'_>, env: &Env) {
     let blank = |name: &str| !validation.text(name).is_empty() && validation.text(name).trim().is_empty();
     for name in ["message", "messageExpression"] {
         if blank(name) {
@@ -106,12 +78,12 @@ fn message(validation: &Field<'_>, names: &Names<'_>) {
     let expression = validation.at("messageExpression");
     if !expression.as_text().trim().is_empty() {
         // What a message says must not depend on what its reader may do.
-        cel::check(&expression, &names.without("authorizer").scope(&[Kind::Text]));
+        cel::check(&expression, &expressions::without_authorizer(env.clone()), &[Type::String]);
     }
 }
 
 /// The key in the audit log is the policy's name and the annotation's key.
-fn audit_annotation(annotation: &Field<'_>, policy: &str, all: &Names<'_>) {
+fn audit_annotation(annotation: &Field<'_>, policy: &str, env: &Env) {
     let key = annotation.text("key");
     match policy {
         "" => annotation.errs.at("key").invalid(key, "requires metadata.name be non-empty"),
@@ -124,7 +96,7 @@ fn audit_annotation(annotation: &Field<'_>, policy: &str, all: &Names<'_>) {
     } else if expression.len() > VALUE_EXPRESSION_MAX {
         at.required(format!("must not exceed {VALUE_EXPRESSION_MAX} bytes in length"));
     } else {
-        cel::check(&annotation.at("valueExpression"), &all.scope(&[Kind::Text, Kind::Null]));
+        cel::check(&annotation.at("valueExpression"), env, &[Type::String, Type::Null]);
     }
 }
 
@@ -145,7 +117,8 @@ pub fn validating_status(o: &Field<'_>, _old: Option<&Value>, _cx: &HookCx<'_>) 
 pub fn mutating(o: &Field<'_>, _old: Option<&Value>, _cx: &HookCx<'_>) {
     let spec = o.at("spec");
     common(&spec);
-    let names = Names::of(&spec).with(&["Object", "JSONPatch"]);
+    let env = env(&spec).with_patches();
+    let (object, patches) = (Type::object("Object", []), Type::list(Type::object("JSONPatch", [])));
     let rules = spec.at("matchConstraints");
     for rule in rules.items("resourceRules") {
         for operation in rule.items("operations") {
@@ -165,12 +138,12 @@ pub fn mutating(o: &Field<'_>, _old: Option<&Value>, _cx: &HookCx<'_>) {
     for mutation in spec.items("mutations") {
         mutation.needs_one_of("patchType", &["ApplyConfiguration", "JSONPatch"]);
         let (own, result) = match mutation.text("patchType") {
-            "ApplyConfiguration" => ("applyConfiguration", Kind::Map),
-            "JSONPatch" => ("jsonPatch", Kind::List),
+            "ApplyConfiguration" => ("applyConfiguration", object.clone()),
+            "JSONPatch" => ("jsonPatch", patches.clone()),
             _ => continue,
         };
         if mutation.has(own) {
-            matching::expression(&mutation.at(own), &names.scope(&[result]));
+            matching::expression(&mutation.at(own), &env, &[result]);
         } else {
             mutation
                 .errs
@@ -201,8 +174,8 @@ fn common(spec: &Field<'_>) {
     } else {
         matching::resources(&matching, true);
     }
-    matching::conditions(spec, &["params"]);
-    let names = Names::of(spec);
+    let mut env = expressions::policy(spec.has("paramKind"));
+    matching::conditions(spec, &env);
     for variable in spec.items("variables") {
         let name = variable.text("name");
         if name.trim().is_empty() {
@@ -210,7 +183,8 @@ fn common(spec: &Field<'_>) {
         } else if !cel::is_identifier(name) {
             variable.at("name").invalid("must be a valid CEL identifier");
         }
-        matching::expression(&variable, &names.before(name).scope(&[]));
+        matching::expression(&variable, &env, &[]);
+        env = with_variable(env, &variable);
     }
 }
 
@@ -338,16 +312,16 @@ mod tests {
         let (value, errs) = (json!({"message": "a\nb", "messageExpression": " "}), FieldErrors::new());
         let spec = json!({});
         let unused = FieldErrors::new();
-        message(&Field::root(&value, &errs), &Names::of(&Field::root(&spec, &unused)));
+        message(&Field::root(&value, &errs), &env(&Field::root(&spec, &unused)));
         assert_eq!(paths(&errs), ["messageExpression", "message"]);
     }
 
     #[test]
     fn keys_of_annotations_stand_behind_the_policys_name() {
         let (value, errs) = (json!({"key": "a/b", "valueExpression": "'x'"}), FieldErrors::new());
-        let names = Names::of(&Field::root(&value, &errs));
-        audit_annotation(&Field::root(&value, &errs), "p.example.com", &names);
-        audit_annotation(&Field::root(&value, &errs), "", &names);
+        let env = env(&Field::root(&value, &errs));
+        audit_annotation(&Field::root(&value, &errs), "p.example.com", &env);
+        audit_annotation(&Field::root(&value, &errs), "", &env);
         assert_eq!(paths(&errs), ["key", "key"]);
     }
 

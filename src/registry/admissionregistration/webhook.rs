@@ -9,7 +9,7 @@ use crate::registry::strategy::HookCx;
 use crate::registry::validate::labels::selector;
 use crate::registry::validate::{Field, port_number};
 
-use super::matching;
+use super::{expressions, matching};
 
 /// Versions of AdmissionReview that the server speaks.
 const REVIEW_VERSIONS: [&str; 2] = ["v1", "v1beta1"];
@@ -65,7 +65,7 @@ fn one(w: &Field<'_>) {
     versions(w);
     w.items("rules").for_each(|r| matching::rule(&r));
     client(&w.at("clientConfig"));
-    matching::conditions(w, &[]);
+    matching::conditions(w, &expressions::webhook());
 }
 
 fn versions(w: &Field<'_>) {

@@ -7,10 +7,12 @@
 
 use serde_json::Value;
 
+use super::costs::Costs;
 use super::{defaults, path, structural};
+use crate::api::cel::estimate;
+use crate::api::cel::rules::{self, Rule};
 use crate::api::value::ValueExt;
 use crate::registry::validate::Field;
-use crate::registry::validate::cel::{self, Kind, Scope};
 
 const TYPES: &[&str] = &["array", "boolean", "integer", "number", "object", "string"];
 const LIST_TYPES: &[&str] = &["atomic", "set", "map"];
@@ -49,7 +51,7 @@ pub const META: &[&str] = &["metadata", "kind", "apiVersion"];
 
 /// Where in a schema the walk is.
 #[derive(Clone, Copy)]
-struct At {
+struct At<'a> {
     root: bool,
     /// Inside of the schema for metadata.
     meta: bool,
@@ -57,6 +59,14 @@ struct At {
     defaults: bool,
     /// The schema says enough of types to look at rules.
     rules: bool,
+    /// The schema is that of a whole resource within another one.
+    embedded: bool,
+    /// What a value was can be told: it is not within a list without keys.
+    correlatable: bool,
+    /// How many values of this schema one object may have; none when nothing bounds it.
+    count: Option<u64>,
+    /// What rules cost.
+    costs: &'a Costs,
 }
 
 /// The schema of a version; `status` when the kind has a status subresource.
@@ -76,7 +86,19 @@ pub fn check(root: &Field<'_>, status: bool) {
         defaults::check(root);
     }
     let rules = root.errs.len() == before;
-    walk(root, At { root: true, meta: false, defaults: true, rules });
+    let costs = Costs::default();
+    let at = At {
+        root: true,
+        meta: false,
+        defaults: true,
+        rules,
+        embedded: false,
+        correlatable: true,
+        count: Some(1),
+        costs: &costs,
+    };
+    walk(root, at);
+    costs.check(&root.errs);
 }
 
 fn check_root(root: &Field<'_>) {
@@ -97,13 +119,14 @@ fn check_root(root: &Field<'_>) {
     }
 }
 
-fn walk(s: &Field<'_>, at: At) {
+fn walk(s: &Field<'_>, at: At<'_>) {
     if !s.value.is_object() {
         return;
     }
     let before = s.errs.len();
     supported(s, at);
-    let below = At { root: false, ..at };
+    let atomic = s.text("x-kubernetes-map-type") == "atomic";
+    let below = At { root: false, correlatable: at.correlatable && !atomic, ..at };
     let more = s.at("additionalProperties");
     if !more.value.is_null()
         && *more.value != true
@@ -111,7 +134,8 @@ fn walk(s: &Field<'_>, at: At) {
     {
         more.errs.forbidden("additionalProperties and properties are mutual exclusive");
     }
-    walk(&more, At { defaults: at.defaults && !at.meta, ..below });
+    let many = estimate::below(s.value, at.count);
+    walk(&more, At { defaults: at.defaults && !at.meta, count: many, ..below });
     let embedded = s.flag("x-kubernetes-embedded-resource");
     for (name, property) in s.entries("properties") {
         let is_meta = (at.root || embedded) && META.contains(&name);
@@ -122,32 +146,33 @@ fn walk(s: &Field<'_>, at: At) {
     for junctor in ["allOf", "oneOf", "anyOf"] {
         s.items(junctor).for_each(|part| walk(&part, below));
     }
-    walk(&s.at("items"), below);
+    let keyed = s.text("x-kubernetes-list-type") == "map";
+    walk(&s.at("items"), At { correlatable: below.correlatable && keyed, count: many, ..below });
     extensions(s);
     s.items("x-kubernetes-validations").for_each(|rule| check_rule(&rule, s.value));
     if at.rules && s.errs.len() == before {
-        s.items("x-kubernetes-validations").for_each(|rule| compile(&rule, s.value));
+        s.items("x-kubernetes-validations").for_each(|rule| compile(&rule, s.value, At { embedded, ..at }));
     }
 }
 
 /// The expressions of a rule, which may name the fields that the schema has.
-fn compile(rule: &Field<'_>, schema: &Value) {
-    let fields: Vec<&str> = match schema.get("properties").and_then(Value::as_object) {
-        Some(properties) => properties.keys().map(String::as_str).collect(),
-        None => Vec::new(),
-    };
-    let more = ["metadata", "apiVersion", "kind"];
-    let members: Vec<_> = ["self", "oldSelf"].map(|v| (v, [&fields[..], &more].concat())).into();
-    // Of what is no object with fields, none are known.
-    let members = if fields.is_empty() { &members[..0] } else { &members[..] };
-    let scope = |result| Scope { names: &["self", "oldSelf"], members, result };
-    cel::check(&rule.at("rule"), &scope(&[Kind::Bool]));
-    if !rule.text("messageExpression").is_empty() {
-        cel::check(&rule.at("messageExpression"), &scope(&[Kind::Text]));
+fn compile(rule: &Field<'_>, schema: &Value, at: At<'_>) {
+    match rules::compile(rule.value, schema, at.root || at.embedded) {
+        Some(Err(defects)) => defects.iter().for_each(|d| rule.at(d.member).invalid(&d.why)),
+        Some(Ok(Rule { transition: true, .. })) if !at.correlatable => {
+            rule.at("rule").invalid("oldSelf cannot be used on the uncorrelatable portion of the schema");
+        }
+        Some(Ok(compiled)) => {
+            let count = at.count.unwrap_or_else(|| estimate::fit(schema));
+            at.costs.add(&rule.errs.at("rule"), "rule", compiled.cost.saturating_mul(count));
+            let message = compiled.message_cost.saturating_mul(count);
+            at.costs.add(&rule.errs.at("messageExpression"), "messageExpression", message);
+        }
+        None => {}
     }
 }
 
-fn supported(s: &Field<'_>, at: At) {
+fn supported(s: &Field<'_>, at: At<'_>) {
     let type_ = s.at("type");
     if !type_.as_text().is_empty() && !TYPES.contains(&type_.as_text()) {
         type_.errs.not_supported(type_.as_text(), TYPES);

@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 
 use super::Resource;
 use super::apiextensions::path;
+use crate::api::cel::rules::RuleSet;
 use crate::api::jsonpath::JsonPath;
 use crate::api::meta::gvk::{GroupResource, Gvk, Str, join};
 use crate::api::schema::structural::{self, Misfit};
@@ -78,8 +79,8 @@ pub struct Version {
     /// Tells one schema from another.
     digest: String,
     patterns: Patterns,
-    /// True when some node has `x-kubernetes-validations`.
-    has_rules: bool,
+    /// Its `x-kubernetes-validations`; none when no node has some.
+    rules: Option<RuleSet>,
     /// `scale`, where it is a subresource.
     pub scale: Option<ScalePaths>,
     status: bool,
@@ -300,8 +301,8 @@ impl Definition {
 impl Version {
     fn of(spec: &Value) -> Self {
         let schema = spec.pointer("/schema/openAPIV3Schema").cloned().unwrap_or_else(|| json!({"type": "object"}));
-        let (mut patterns, mut has_rules) = (Patterns::new(), false);
-        collect(&schema, &mut patterns, &mut has_rules);
+        let mut patterns = Patterns::new();
+        collect(&schema, &mut patterns);
         let scale = spec.pointer("/subresources/scale").filter(|s| s.is_object()).and_then(|s| {
             let place = |key: &str| s.get(key).and_then(Value::as_str).and_then(Place::parse);
             Some(ScalePaths {
@@ -315,16 +316,16 @@ impl Version {
             served: spec.bool_at("/served") == Some(true),
             status: spec.pointer("/subresources/status").is_some_and(|s| !s.is_null()),
             digest: crate::pki::hex(aws_lc_rs::digest::digest(&SHA256, schema.to_string().as_bytes()).as_ref()),
+            rules: RuleSet::new(&schema),
             schema,
             patterns,
-            has_rules,
             scale,
         }
     }
 }
 
-/// All patterns of a schema, compiled once, and whether it has rules.
-fn collect(node: &Value, patterns: &mut Patterns, has_rules: &mut bool) {
+/// All patterns of a schema, compiled once.
+fn collect(node: &Value, patterns: &mut Patterns) {
     match node {
         Value::Object(map) => {
             if let Some(text) = map.get("pattern").and_then(Value::as_str)
@@ -332,10 +333,9 @@ fn collect(node: &Value, patterns: &mut Patterns, has_rules: &mut bool) {
             {
                 patterns.insert(text.to_owned(), compiled);
             }
-            *has_rules |= map.get("x-kubernetes-validations").is_some_and(Value::is_array);
-            map.values().for_each(|v| collect(v, patterns, has_rules));
+            map.values().for_each(|v| collect(v, patterns));
         }
-        Value::Array(list) => list.iter().for_each(|v| collect(v, patterns, has_rules)),
+        Value::Array(list) => list.iter().for_each(|v| collect(v, patterns)),
         _ => {}
     }
 }

@@ -50,9 +50,7 @@ impl Strategy for Custom {
         if old.is_none_or(|old| lists::is_valid(old, schema)) {
             lists::check(&Field::root(new, errs), schema);
         }
-        if !self.version().has_rules {
-            return;
-        }
+        let Some(rules) = &self.version().rules else { return };
         if errs.has_reason(&BLOCKING) {
             errs.invalid(
                 Value::Null,
@@ -60,7 +58,7 @@ impl Strategy for Custom {
             );
             return;
         }
-        rules::check(&Field::root(new, errs), old, schema);
+        rules::check(rules, new, old, schema, errs);
     }
 }
 

@@ -4,17 +4,16 @@
 
 use serde_json::Value;
 
+use crate::api::cel::{Env, Type};
 use crate::api::meta::names;
 use crate::registry::errors::FieldErrors;
 use crate::registry::strategy::HookCx;
-use crate::registry::validate::cel::{self, Kind, Scope};
+use crate::registry::validate::cel;
 use crate::registry::validate::volume_sources::csi_driver;
 use crate::registry::validate::{Field, meta, resources};
 
 /// Requests, constraints and configurations of one claim.
 const LIST_MAX: usize = 32;
-/// What expressions may ask of a device.
-const DEVICE: &[&str] = &["driver", "attributes", "capacity", "allowMultipleAllocations"];
 /// Choices of one request.
 const CHOICES_MAX: usize = 8;
 /// Longest name of a driver, bytes.
@@ -183,16 +182,26 @@ fn device(d: &Field<'_>) {
     }
 }
 
+/// What expressions may ask of a device: attributes and capacities by their domains and names.
+fn asked() -> [(&'static str, Type); 4] {
+    let by_domain = |of: Type| Type::map(Type::String, Type::map(Type::String, of));
+    [
+        ("driver", Type::String),
+        ("attributes", by_domain(Type::Dyn)),
+        ("capacity", by_domain(Type::Opaque("kubernetes.Quantity"))),
+        ("allowMultipleAllocations", Type::Bool),
+    ]
+}
+
 fn selectors(o: &Field<'_>) {
     bounded(o, "selectors", LIST_MAX);
-    let members = [("device", DEVICE.to_vec())];
-    let scope = Scope { names: &["device"], members: &members, result: &[Kind::Bool] };
+    let env = Env::new().with("device", Type::object("kubernetes.DRADevice", asked()));
     for s in o.items("selectors") {
         let cel = s.at("cel");
         if cel.value.is_null() {
             cel.errs.required("");
         } else {
-            cel::check(&cel.at("expression"), &scope);
+            cel::check(&cel.at("expression"), &env, &[Type::Bool]);
         }
     }
 }

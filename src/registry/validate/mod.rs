@@ -7,7 +7,6 @@
 
 pub mod affinity;
 pub mod cel;
-mod cel_lexer;
 pub mod claims;
 pub mod conditions;
 pub mod containers;

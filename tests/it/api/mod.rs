@@ -4,6 +4,7 @@
 
 mod custom;
 mod deletes;
+mod policies;
 mod reads;
 mod webhooks;
 mod writes;
@@ -67,8 +68,9 @@ impl Server {
         let cache = Cache::open(store, resources.clone()).await.unwrap();
         let listers = Arc::new(CacheListers(cache.clone()));
         let access = Arc::new(Access::new(&pki, listers.clone(), clock.clone(), "cluster.local").unwrap());
-        let plugins = orch::apiserver::auth::admission::plugins(access.clone(), listers);
-        let admission = orch::admission::chain(Arc::new(CacheView(cache.clone())), plugins);
+        let plugins = orch::apiserver::auth::admission::plugins(access.clone(), resources.clone(), listers);
+        let questions = orch::apiserver::auth::admission::questions(access.clone());
+        let admission = orch::admission::chain(Arc::new(CacheView(cache.clone())), plugins, questions);
         let registry = Arc::new(Registry::new(resources, cache.clone(), admission.clone()));
         admission.charge_through(&registry);
         let shutdown = Shutdown::new();

@@ -87,6 +87,11 @@ impl<'a> Writer<'a> {
     }
 }
 
+/// An object with what a configuration says, as an apply merges it; nobody's ownership is looked at.
+pub fn merge_into(view: View<'_>, live: &Value, config: &Value) -> Result<Value, walk::TypeError> {
+    merge::merge(view, live, config)
+}
+
 /// Gives an object that is created (`live` is none) or updated its `managedFields`.
 ///
 /// What the client sent as `managedFields` counts only where it is valid and no subresource is written; an empty list

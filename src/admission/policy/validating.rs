@@ -1,0 +1,171 @@
+//! ValidatingAdmissionPolicy.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::admission::Plugin;
+use crate::api::cel::{Budget, Error, Val, cost};
+use crate::api::status::ApiResult;
+use crate::api::value::ValueExt;
+use crate::registry::admissionregistration::expressions;
+use crate::registry::{Admission, Resources, View};
+
+use super::bound::{Bound, Met, refusal};
+use super::compiled::{Expression, Policy, Values};
+use super::{Ask, request};
+
+/// Longest message that an expression makes, bytes.
+const MESSAGE_MAX: usize = 5 * 1024;
+
+/// One `validations` entry.
+struct Rule {
+    expression: Expression,
+    message: String,
+    message_expression: Option<Expression>,
+    reason: String,
+}
+
+/// The plugin.
+pub struct ValidatingAdmissionPolicy {
+    bound: Bound<Vec<Rule>>,
+    ask: Arc<dyn Ask>,
+}
+
+/// A rule that was broken, or could not be looked at.
+struct Broken {
+    message: String,
+    reason: String,
+}
+
+impl ValidatingAdmissionPolicy {
+    /// Over the resources that parameters may be.
+    pub fn new(ask: Arc<dyn Ask>, resources: Arc<Resources>) -> Self {
+        let plurals = ["validatingadmissionpolicies", "validatingadmissionpolicybindings"];
+        Self { bound: Bound::new(resources, plurals), ask }
+    }
+}
+
+fn compile(object: &Value, policy: &Policy) -> Vec<Rule> {
+    let messages = expressions::without_authorizer(policy.env.clone());
+    let text = |v: &Value, path: &str| v.str_at(path).unwrap_or_default().trim().to_owned();
+    let rule = |v: &Value| {
+        Some(Rule {
+            expression: Expression::new(v, "expression", &policy.env)?,
+            message: text(v, "/message"),
+            message_expression: Expression::new(v, "messageExpression", &messages),
+            reason: text(v, "/reason"),
+        })
+    };
+    object.items_at("/spec/validations").iter().filter_map(rule).collect()
+}
+
+impl Rule {
+    /// Why the rule is broken, if it is.
+    fn broken(&self, fail: bool, vars: &Values<'_>, budget: &mut Budget) -> Option<Broken> {
+        match self.expression.is_true(vars, budget) {
+            Ok(true) => None,
+            Ok(false) => Some(Broken { message: self.text(vars, budget), reason: self.reason.clone() }),
+            Err(_) if !fail => None,
+            Err(why) => {
+                let message = match why {
+                    Error::Budget => {
+                        "validation failed due to running out of cost budget, no further validation rules will be run"
+                            .to_owned()
+                    }
+                    Error::Failed(why) => format!("expression '{}' resulted in error: {why}", self.expression.text),
+                };
+                Some(Broken { message, reason: String::new() })
+            }
+        }
+    }
+
+    fn text(&self, vars: &Values<'_>, budget: &mut Budget) -> String {
+        let made = self.message_expression.as_ref().and_then(|e| e.eval(vars, budget).ok());
+        if let Some(Val::Str(made)) = made {
+            let made = made.trim();
+            if !made.is_empty() && made.len() <= MESSAGE_MAX && !made.contains('\n') {
+                return made.to_owned();
+            }
+        }
+        match &*self.message {
+            "" => format!("failed expression: {}", self.expression.text),
+            text => text.to_owned(),
+        }
+    }
+}
+
+impl ValidatingAdmissionPolicy {
+    /// What a policy finds wrong.
+    fn findings(
+        &self,
+        met: &Met<Vec<Rule>>,
+        a: &Admission<'_>,
+        base: &[(&'static str, Val)],
+        view: &dyn View,
+    ) -> Vec<Broken> {
+        let (policy, rules) = &*met.policy;
+        let undecided = |message: String| match policy.fail {
+            true => vec![Broken { message, reason: String::new() }],
+            false => Vec::new(),
+        };
+        let params = match self.bound.params(policy, &met.binding, a, view) {
+            Ok(params) => params,
+            Err(why) => return undecided(format!("failed to configure binding: {why}")),
+        };
+        let mut out = Vec::new();
+        for param in params {
+            let vars = policy.vars(base, param);
+            match policy.conditions_hold(&vars) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(why) => {
+                    out.extend(undecided(why));
+                    continue;
+                }
+            }
+            let mut budget = Budget::new(cost::PER_OBJECT);
+            for rule in rules {
+                out.extend(rule.broken(policy.fail, &vars, &mut budget));
+                if budget.left() == 0 {
+                    break;
+                }
+            }
+        }
+        out
+    }
+}
+
+impl Plugin for ValidatingAdmissionPolicy {
+    fn name(&self) -> &'static str {
+        "ValidatingAdmissionPolicy"
+    }
+
+    fn validate(&self, a: &Admission<'_>, new: Option<&Value>, old: Option<&Value>, view: &dyn View) -> ApiResult<()> {
+        let met = self.bound.met(a, new, old, view, compile)?;
+        if met.is_empty() {
+            return Ok(());
+        }
+        let base = request::values(a, new, old, view, &self.ask);
+        let mut denied = None;
+        for met in &met {
+            let (policy, binding) = (&met.policy.0.name, &met.binding);
+            for broken in self.findings(met, a, &base, view) {
+                let Broken { message, reason } = broken;
+                if binding.actions.iter().any(|x| x == "Warn") {
+                    let name = &binding.name;
+                    a.cx.warn(format!(
+                        "Validation failed for ValidatingAdmissionPolicy '{policy}' with binding '{name}': {message}"
+                    ));
+                }
+                if denied.is_none() && binding.actions.iter().any(|x| x == "Deny") {
+                    let name = &binding.name;
+                    let text =
+                        format!("ValidatingAdmissionPolicy '{policy}' with binding '{name}' denied request: {message}");
+                    denied = Some(refusal(a, new, text, &reason));
+                }
+            }
+        }
+        denied.map_or(Ok(()), Err)
+    }
+}

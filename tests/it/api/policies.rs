@@ -1,0 +1,167 @@
+//! Admission policies, the conditions of webhooks and the rules of custom resources, through the whole API.
+//!
+//! Conformance, [sig-api-machinery]: "ValidatingAdmissionPolicy should allow expressions to refer variables",
+//! "ValidatingAdmissionPolicy should validate against a Deployment", "ValidatingAdmissionPolicy should type check a CRD",
+//! "MutatingAdmissionPolicy should support MutatingAdmissionPolicy API operations", "AdmissionWebhook should reject validating
+//! webhook configurations with invalid match conditions".
+
+use test_case::test_case;
+
+use super::*;
+
+const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
+
+impl Server {
+    /// A policy named `p` for ConfigMaps and its binding, with `spec` and `binding` over what both need.
+    async fn policy(&self, kind: &str, spec: Value, binding: Value) {
+        let rule = json!({"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE", "DELETE"],
+            "resources": ["configmaps"]});
+        let mut policy = json!({"metadata": {"name": "p"}, "spec": {"matchConstraints": {"resourceRules": [rule]}}});
+        if kind == "mutating" {
+            policy["spec"]["matchConstraints"]["resourceRules"][0]["operations"] = json!(["CREATE", "UPDATE"]);
+            policy["spec"]["reinvocationPolicy"] = "Never".into();
+        }
+        let mut bound = json!({"metadata": {"name": "b"}, "spec": {"policyName": "p"}});
+        for (object, more) in [(&mut policy, spec), (&mut bound, binding)] {
+            object["spec"].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        }
+        self.post(&format!("{GROUP}/{kind}admissionpolicies"), policy).await.is(201);
+        self.post(&format!("{GROUP}/{kind}admissionpolicybindings"), bound).await.is(201);
+    }
+}
+
+fn deny() -> Value {
+    json!({"validationActions": ["Deny"]})
+}
+
+#[test_case(json!({"validations": [{"expression": "object.metadata.name != 'm'", "message": "no"}]}), 422,
+    "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no"; "a message")]
+#[test_case(json!({"validations": [{"expression": "request.userInfo.username != 'admin'", "reason": "Forbidden"}]}), 403,
+    "failed expression: request.userInfo.username != 'admin'"; "a reason, and who asks")]
+#[test_case(json!({"variables": [{"name": "n", "expression": "int(object.data.n)"}, {"name": "m", "expression": "variables.n + 1"}],
+    "validations": [{"expression": "variables.m < 5", "messageExpression": "'m is ' + string(variables.m)"}]}), 422,
+    "m is 6"; "variables of variables")]
+#[test_case(json!({"validations": [{"expression": "object.data.zz == 'x'"}]}), 422,
+    "expression 'object.data.zz == 'x'' resulted in error: no such key: zz"; "what cannot be told is refused")]
+#[test_case(json!({"failurePolicy": "Ignore", "validations": [{"expression": "object.data.zz == 'x'"}]}), 201, "";
+    "or ignored")]
+#[test_case(json!({"matchConditions": [{"name": "c", "expression": "has(object.metadata.labels)"}],
+    "validations": [{"expression": "false"}]}), 201, ""; "a condition that does not hold")]
+#[test_case(json!({"validations": [{"expression": "namespaceObject.metadata.name == 'n' && request.namespace == 'n'"}]}), 201, "";
+    "the namespace")]
+#[test_case(json!({"validations": [{"expression":
+    "authorizer.group('').resource('secrets').namespace('n').check('get').allowed() && authorizer.requestResource.check('create').allowed()"}]}),
+    201, ""; "the authorizer")]
+#[test_case(json!({"validations": [{"expression":
+    "!authorizer.serviceAccount('n', 'default').group('').resource('secrets').namespace('n').check('get').allowed()"}]}),
+    201, ""; "the authorizer about somebody else")]
+#[tokio::test]
+async fn a_validating_policy(spec: Value, code: u16, message: &str) {
+    let server = Server::new().await;
+    server.policy("validating", spec, deny()).await;
+    let got = server.post(MAPS, json!({"metadata": {"name": "m"}, "data": {"n": "5"}})).await;
+    let said = got.is(code);
+    assert!(said["message"].as_str().unwrap_or_default().ends_with(message), "{said}");
+}
+
+#[tokio::test]
+async fn a_policy_warns_and_lets_go_on() {
+    let server = Server::new().await;
+    let spec = json!({"validations": [{"expression": "false", "message": "careful"}]});
+    server.policy("validating", spec, json!({"validationActions": ["Warn", "Audit"]})).await;
+    let got = server.post(MAPS, json!({"metadata": {"name": "m"}})).await;
+    got.is(201);
+    assert_eq!(got.warnings, 1);
+}
+
+#[tokio::test]
+async fn a_policy_sees_old_objects_and_deletions() {
+    let server = Server::new().await;
+    server.post(MAPS, json!({"metadata": {"name": "m"}, "data": {"a": "1"}})).await.is(201);
+    let spec = json!({"validations": [
+        {"expression": "request.operation != 'UPDATE' || object.data.a == oldObject.data.a", "message": "a is fixed"},
+        {"expression": "request.operation != 'DELETE' || object == null && oldObject.data.a != '1'", "message": "keep it"}]});
+    server.policy("validating", spec, deny()).await;
+    let path = format!("{MAPS}/m");
+    let merge = "application/merge-patch+json";
+    server.patch(&path, merge, json!({"data": {"b": "2"}})).await.is(200);
+    server.patch(&path, merge, json!({"data": {"a": "2"}})).await.is(422);
+    server.delete(&path, json!({})).await.is(422);
+}
+
+#[test_case(json!({"name": "limits", "parameterNotFoundAction": "Deny"}), &[("2", 201), ("9", 422)]; "by name")]
+#[test_case(json!({"selector": {"matchLabels": {"limits": "yes"}}, "parameterNotFoundAction": "Deny"}), &[("2", 201), ("9", 422)];
+    "by labels")]
+#[test_case(json!({"name": "none", "parameterNotFoundAction": "Deny"}), &[("2", 422)]; "none, denied")]
+#[test_case(json!({"name": "none", "parameterNotFoundAction": "Allow"}), &[("9", 201)]; "none, allowed")]
+#[tokio::test]
+async fn parameters(param: Value, want: &[(&str, u16)]) {
+    let server = Server::new().await;
+    let limits = json!({"metadata": {"name": "limits", "labels": {"limits": "yes"}}, "data": {"max": "5"}});
+    server.post(MAPS, limits).await.is(201);
+    let spec = json!({"paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
+        "validations": [{"expression": "int(object.data.n) <= int(params.data.max)"}]});
+    server.policy("validating", spec, json!({"validationActions": ["Deny"], "paramRef": param})).await;
+    for (n, code) in want {
+        server
+            .post(&format!("{MAPS}?dryRun=All"), json!({"metadata": {"name": "m"}, "data": {"n": n}}))
+            .await
+            .is(*code);
+    }
+}
+
+#[test_case(json!({"patchType": "JSONPatch", "jsonPatch": {"expression":
+    "[JSONPatch{op: 'add', path: '/metadata/annotations/' + jsonpatch.escapeKey('a/b'), value: object.metadata.name}]"}}),
+    json!([{"x": "y", "a/b": "m"}, {"k": "v"}]); "operations")]
+#[test_case(json!({"patchType": "ApplyConfiguration", "applyConfiguration": {"expression":
+    "Object{data: Object.data{more: 'x'}}"}}), json!([{"x": "y"}, {"k": "v", "more": "x"}]); "a part of the object")]
+#[tokio::test]
+async fn a_mutating_policy(mutation: Value, want: Value) {
+    let server = Server::new().await;
+    server.policy("mutating", json!({"mutations": [mutation]}), json!({})).await;
+    let map = json!({"metadata": {"name": "m", "annotations": {"x": "y"}}, "data": {"k": "v"}});
+    let made = server.post(MAPS, map).await.is(201);
+    assert_eq!(json!([made["metadata"]["annotations"], made["data"]]), want);
+}
+
+#[tokio::test]
+async fn a_mutating_policy_cannot_rename() {
+    let server = Server::new().await;
+    let expression = "[JSONPatch{op: 'replace', path: '/metadata/name', value: 'other'}]";
+    let mutation = json!({"patchType": "JSONPatch", "jsonPatch": {"expression": expression}});
+    server.policy("mutating", json!({"mutations": [mutation]}), json!({})).await;
+    server.post(MAPS, json!({"metadata": {"name": "m"}})).await.is(422);
+}
+
+#[test_case("object.metadata.name == 'asked'", &[("m", 201), ("asked", 500)]; "that tells")]
+#[test_case("object.zz == 1", &[("m", 403)]; "that cannot tell")]
+#[tokio::test]
+async fn a_webhook_with_a_condition(condition: &str, want: &[(&str, u16)]) {
+    let server = Server::new().await;
+    // Nobody listens there: whoever is asked about fails.
+    let hook = json!({"name": "a.example.com", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+        "clientConfig": {"url": "https://127.0.0.1:1/"}, "matchConditions": [{"name": "c", "expression": condition}],
+        "rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}]});
+    let configuration = json!({"metadata": {"name": "w"}, "webhooks": [hook]});
+    server.post(&format!("{GROUP}/validatingwebhookconfigurations"), configuration).await.is(201);
+    for (name, code) in want {
+        server.post(MAPS, json!({"metadata": {"name": name}})).await.is(*code);
+    }
+}
+
+#[test_case(json!({"validations": [{"expression": "object.x +"}]}), "spec.validations[0].expression"; "syntax")]
+#[test_case(json!({"validations": [{"expression": "1 + 1"}]}), "spec.validations[0].expression"; "no boolean")]
+#[test_case(json!({"validations": [{"expression": "request.nope == ''"}]}), "spec.validations[0].expression"; "no such field")]
+#[test_case(json!({"variables": [{"name": "v", "expression": "'x'"}], "validations": [{"expression": "variables.v > 1"}]}),
+    "spec.validations[0].expression"; "the type of a variable")]
+#[test_case(json!({"validations": [{"expression": "true", "messageExpression": "string(authorizer.path('/').check('get').allowed())"}]}),
+    "spec.validations[0].messageExpression"; "messages do not ask the authorizer")]
+#[tokio::test]
+async fn what_does_not_compile_is_refused(spec: Value, field: &str) {
+    let server = Server::new().await;
+    let mut policy = json!({"metadata": {"name": "p"}, "spec": {"matchConstraints": {"resourceRules": [
+        {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}]}}});
+    policy["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+    let said = server.post(&format!("{GROUP}/validatingadmissionpolicies"), policy).await.is(422);
+    assert_eq!(said["details"]["causes"][0]["field"], field);
+}
