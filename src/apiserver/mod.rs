@@ -34,6 +34,7 @@ mod testing;
 mod tests;
 mod verbs;
 mod virtuals;
+mod websocket;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -68,6 +69,8 @@ pub(crate) struct Call {
     info: RequestInfo,
     method: Method,
     headers: HeaderMap,
+    /// The host of an HTTP/2 request.
+    authority: Option<http::uri::Authority>,
     body: Bytes,
     /// What is passed on, which nobody here reads: path and query as they came, the body, the client.
     passed: Option<proxy::Passed>,
@@ -164,6 +167,7 @@ impl Api {
         let user = self.access.impersonate(user, &parts.headers)?;
         self.access.allow(&user, &info.attributes)?;
         let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+        let authority = parts.uri.authority().cloned();
         let upgrading = parts.headers.contains_key(header::UPGRADE);
         let (mut room, mut bytes, mut passed) = (None, Bytes::new(), None);
         if info.attributes.is_resource() && info.attributes.subresource == "proxy" {
@@ -172,7 +176,8 @@ impl Api {
             room = self.limits.body(body.size_hint().exact()).await;
             bytes = body::read(body).await?;
         }
-        let call = Call { user, info, method: parts.method, headers: parts.headers, body: bytes, passed, upgrade };
+        let call =
+            Call { user, info, method: parts.method, headers: parts.headers, authority, body: bytes, passed, upgrade };
         let answer =
             if call.info.attributes.is_resource() { self.resource(call).await } else { self.public(call).await };
         drop(room);

@@ -37,8 +37,7 @@ impl Api {
             ["openapi", "v3", "api", version] => self.openapi_v3(&call, "", version).await,
             ["openapi", "v3", "apis", group, version] => self.openapi_v3(&call, group, version).await,
             [".well-known", "openid-configuration"] => {
-                let host = call.headers.get(http::header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
-                respond::json(200, &self.access.tokens.openid_configuration(&format!("https://{host}")))
+                respond::json(200, &self.access.tokens.openid_configuration(&format!("https://{}", call.host())))
             }
             ["openid", "v1", "jwks"] => {
                 if !negotiate::accepts(&call.headers, "application/jwk-set+json") {
@@ -109,8 +108,7 @@ impl Api {
             negotiate::Discovery::Legacy(encoding) => encoding,
         };
         let value = if core {
-            let host = call.headers.get(http::header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
-            discovery::api_versions(host)
+            discovery::api_versions(call.host())
         } else {
             discovery::group_list(resources)
         };

@@ -96,6 +96,7 @@ rows! {
     PERSISTENT_VOLUMES = "" "v1" "persistentvolumes" "PersistentVolume" false;
     PODS = "" "v1" "pods" "Pod" true;
     SERVICES = "" "v1" "services" "Service" true;
+    SERVICE_CIDRS = "networking.k8s.io" "v1" "servicecidrs" "ServiceCIDR" false;
     ENDPOINTS = "" "v1" "endpoints" "Endpoints" true;
     EVENTS = "" "v1" "events" "Event" true;
     CONFIG_MAPS = "" "v1" "configmaps" "ConfigMap" true;

@@ -223,7 +223,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let serving = SwappableCert::new(pki.serving_key()?);
     let tls = crate::pki::tls::server_config(serving.clone(), &[&pki.client_ca.cert, &pki.request_header_ca.cert])?;
     let config = Config {
-        api: ApiServer { service_ip, address: args.advertise_address.unwrap_or(node_ip), port: address.port() },
+        api: ApiServer { service_ip, service_cidr: args.service_cidr, address: args.advertise_address.unwrap_or(node_ip), port: address.port() },
         advertised: args.advertise_address.is_some(),
         first: super::bootstrap::First {
             cluster,

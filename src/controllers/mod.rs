@@ -76,6 +76,7 @@ pub const CONTROLLERS: &[Controller] = &[
     R(|_| cronjob::controller()),
     R(|_| endpoints::slices()),
     R(|_| endpoints::endpoints()),
+    R(|_| endpoints::mirror()),
     R(|c| node::lifecycle(c.node_grace_seconds)),
     R(|_| node::eviction::controller()),
     R(|c| node::ipam::Ipam::over(c.cluster_cidrs.clone())),

@@ -400,14 +400,11 @@ fn initialized(input: Input<'_>, phase: &str, inits: &[Value], containers: &[Val
         })
         .filter_map(|s| s.str_at("/name"))
         .collect();
-    match (incomplete.is_empty(), phase) {
-        (true, _) => Verdict::YES,
-        (false, "Failed") => Verdict::no("PodFailed", String::new()),
-        (false, _) => Verdict::no(
-            "ContainersNotInitialized",
-            format!("containers with incomplete status: [{}]", incomplete.join(" ")),
-        ),
+    if incomplete.is_empty() {
+        return Verdict::YES;
     }
+    let message = format!("containers with incomplete status: [{}]", incomplete.join(" "));
+    Verdict::no("ContainersNotInitialized", message)
 }
 
 /// What the readiness gates miss; none when they are all satisfied.

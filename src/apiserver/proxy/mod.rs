@@ -100,7 +100,7 @@ impl Api {
             return Ok(to_directory(&passed.uri));
         }
         let prefix = path.strip_suffix(rest).unwrap_or(path).to_owned();
-        let host = host_of(&passed.uri, &call);
+        let host = call.host().to_owned();
         let links = Links { prefix, target: place.host.clone(), asked: host.clone() };
         let target = match (rest.is_empty(), passed.uri.query()) {
             (empty, Some(query)) => format!("{}?{query}", if empty { "/" } else { rest }),
@@ -160,12 +160,6 @@ fn innermost(error: &hyper::Error) -> String {
         cause = source;
     }
     cause.to_string()
-}
-
-/// The host that the client asked for.
-fn host_of(uri: &Uri, call: &Call) -> String {
-    let named = call.headers.get(header::HOST).and_then(|h| h.to_str().ok());
-    named.or(uri.authority().map(|a| a.as_str())).unwrap_or_default().to_owned()
 }
 
 /// Links of a page are relative to its directory, so that the root of a site has to end with a slash.
