@@ -23,8 +23,8 @@ use crate::client::{Client, Credentials, Servers, res};
 use crate::kubelet::serve::opener;
 use crate::pki::tls::SwappableCert;
 use crate::pki::token::{self, JoinToken};
-use crate::runtime::kept;
-use crate::runtime::node_listers::{Connect, NodeListers};
+use crate::runtime::kept::{self, Part};
+use crate::runtime::node_listers::{Before, Connect, NodeListers};
 use crate::runtime::{Delta, Listers};
 use crate::util::backoff::Backoff;
 use crate::util::clock::{SharedClock, SystemClock};
@@ -227,11 +227,26 @@ impl Agent {
         }
     }
 
+    /// What the node knew last, where no server says what is, and the tokens that it has.
+    fn before(&self, alone: bool) -> (Before, Arc<kept::Tokens>) {
+        let read = |part: Part| kept::read(&self.files.path(part.file()), &self.name);
+        let mut pods = read(Part::Pods);
+        let tokens = pods.as_mut().map(|known| std::mem::take(&mut known.tokens)).unwrap_or_default();
+        let tokens = kept::Tokens::new(tokens);
+        if !alone {
+            return (Before::default(), tokens);
+        }
+        let count = pods.as_ref().and_then(|k| k.objects.get("pods")).map_or(0, Vec::len);
+        tracing::warn!(pods = count, "no server answers: going on with the pods that this node knew last");
+        (Before { pods, network: read(Part::Network) }, tokens)
+    }
+
     async fn run(self, member: Member, shutdown: Shutdown) -> anyhow::Result<()> {
         let data_dir = self.args.common.data_dir()?;
         let peer = self.servers.list().first().and_then(|s| s.host()?.trim_matches(['[', ']']).parse().ok());
         let address = Arc::new(self.args.node.address(peer, &member.cluster));
         let node = self.args.node.config(&data_dir, &self.name, address.watch(), &member.cluster)?;
+        let (before, tokens) = self.before(member.alone);
         let parts = NodeParts::new(node, self.runtime);
         let mut tasks = Tasks::new(shutdown);
         let connect: Connect = {
@@ -241,14 +256,8 @@ impl Agent {
                     .expect("the same has made a client before")
             })
         };
-        let path = self.files.path(kept::FILE);
-        let known = kept::read(&path, &self.name).unwrap_or_default();
-        if member.alone {
-            let pods = known.objects.get("pods").map_or(0, Vec::len);
-            tracing::warn!(pods, "no server answers: going on with the pods that this node knew last");
-        }
-        let (listers, informers) = NodeListers::new(&self.name, connect, member.alone.then_some(&known));
-        let tokens = kept::Tokens::new(known.tokens);
+        let (listers, informers) = NodeListers::new(&self.name, connect, &before);
+        drop(before);
         let listers: Arc<dyn Listers> = listers;
         tasks.own("informers", OnEnd::StopAll, move |stop| async move {
             informers.run(stop).await;
@@ -256,11 +265,14 @@ impl Agent {
         });
         let kubelet = parts.kubelet(listers.clone(), member.client.clone(), self.clock.clone());
         kubelet.keep_tokens(tokens.clone());
-        let (name, keeping) = (self.name.clone(), listers.clone());
-        tasks.own("last-known", OnEnd::Fine, move |stop| async move {
-            kept::keep(&name, path, &*keeping, &tokens, &stop).await;
-            Ok(())
-        });
+        for part in [Part::Pods, Part::Network] {
+            let (name, keeping, path) = (self.name.clone(), listers.clone(), self.files.path(part.file()));
+            let tokens = (part == Part::Pods).then(|| tokens.clone());
+            tasks.own(part.file(), OnEnd::Fine, move |stop| async move {
+                kept::keep(part, &name, path, &*keeping, tokens.as_deref(), &stop).await;
+                Ok(())
+            });
+        }
         let first = self.args.server.as_deref().and_then(|s| server_uri(s).ok());
         let files = Arc::new(self.files);
         let identity = Identity {

@@ -95,6 +95,30 @@ impl Agent {
         harness::sweep(self.dir.path(), &self.data_dir());
     }
 
+    /// Takes away the interfaces and rules that orch made, which no reboot leaves.
+    pub fn forget_network(&self) {
+        let run = |args: &[&str]| {
+            let mut command = std::process::Command::new(args[0]);
+            self.machine.run(|| command.args(&args[1..]).output()).unwrap()
+        };
+        for link in ["orch0", "orch-vxlan"] {
+            assert!(run(&["ip", "link", "del", link]).status.success(), "{link} is there");
+        }
+        for table in ["orch", "orch-cni"] {
+            assert!(run(&["nft", "delete", "table", "ip", table]).status.success(), "{table} is there");
+        }
+    }
+
+    /// Routes and rules of the machine, for a test that fails.
+    pub fn network(&self) -> String {
+        let run = |args: &[&str]| {
+            let mut command = std::process::Command::new(args[0]);
+            let out = self.machine.run(|| command.args(&args[1..]).output()).unwrap();
+            String::from_utf8_lossy(&out.stdout).into_owned()
+        };
+        [run(&["ip", "route"]), run(&["nft", "list", "ruleset"])].join("\n")
+    }
+
     /// Waits until the API has it as a node that is ready.
     #[track_caller]
     pub fn wait_until_ready(&self, cluster: &Cluster) {
