@@ -64,10 +64,7 @@ pub struct Args {
 /// Runs until a signal or a failure.
 pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     args.common.log();
-    crate::pki::install_provider();
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
-    let done = runtime.block_on(async {
+    super::on_threads(async {
         let shutdown = Shutdown::new();
         super::signals::stop_on_signals(&shutdown)?;
         let mut agent = Agent::build(args).await?;
@@ -75,9 +72,7 @@ pub fn main(args: Args) -> anyhow::Result<ExitCode> {
             Some(node) => agent.run(node?, shutdown).await,
             None => Ok(()),
         }
-    });
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    done.map(|()| ExitCode::SUCCESS)
+    })
 }
 
 /// A machine that may be a node already.
