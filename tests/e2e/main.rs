@@ -17,6 +17,7 @@ mod nodes;
 mod overlay;
 mod pods;
 mod registry;
+mod resize;
 mod runtime;
 mod uninstall;
 mod workloads;
