@@ -146,9 +146,12 @@ impl Agent {
         let ca_pem = join::trust(&self.files, &self.servers, self.token.as_ref()).await?;
         let kept = self.files.pair(join::CLIENT)?;
         let pair = match kept.filter(|p| p.is_of(&format!("system:node:{}", self.name))) {
-            Some(pair) if pair.begins() > self.clock.now().as_second() => {
-                return Err(self.explained("the node's certificate is not valid yet").await);
-            }
+            // With nobody to ask, a clock that was not set yet keeps the pods of a rebooted node waiting no longer than
+            // servers that are not there.
+            Some(pair) if pair.begins() > self.clock.now().as_second() => match join::shown_by(&self.servers).await {
+                Err(_) if self.has_been_node()? => pair,
+                _ => return Err(self.explained("the node's certificate is not valid yet").await),
+            },
             Some(pair) if pair.ends() > self.clock.now().as_second() => pair,
             _ => self.certificate(&ca_pem).await?,
         };
@@ -158,6 +161,11 @@ impl Agent {
             .map_err(|e| JoinError::Final(e.to_string()))?;
         let (cluster, client_ca_pem, alone) = self.settings(&client).await?;
         Ok(Member { ca_pem, client, cert, cluster, client_ca_pem, alone })
+    }
+
+    /// Whether a server has told it of its cluster.
+    fn has_been_node(&self) -> Result<bool, JoinError> {
+        Ok(state(&self.files)?.get("settings").is_some_and(|s| Cluster::from_config_map(s).is_ok()))
     }
 
     /// A certificate for the token.

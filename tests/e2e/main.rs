@@ -5,6 +5,7 @@
 mod addons;
 mod agent;
 mod bad_input;
+mod clock;
 mod crd;
 mod ctl;
 mod harness;
