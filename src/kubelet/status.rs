@@ -45,6 +45,8 @@ pub enum FailureKind {
     Stopped,
     /// It was stopped for the node's sake: controllers do not count that against it.
     Disruption,
+    /// It took more than it may: it is stopped at once, for its own sake.
+    Overrun,
     /// It was not admitted: nothing of it ever ran.
     Rejected,
 }

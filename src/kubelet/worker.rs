@@ -397,7 +397,7 @@ impl Worker {
             self.report(pod, &inventory, false).await?;
         }
         let mut hurried = pod.clone();
-        if self.failure.as_ref().is_some_and(|f| f.kind == FailureKind::Disruption) {
+        if self.failure.as_ref().is_some_and(|f| matches!(f.kind, FailureKind::Disruption | FailureKind::Overrun)) {
             hurried.pod.metadata.deletion_grace_period_seconds = Some(NO_GRACE);
         }
         let pod = &hurried;
