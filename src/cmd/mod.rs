@@ -26,10 +26,13 @@ mod uninstall;
 mod unit;
 
 use std::ffi::OsString;
+use std::future::Future;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use listers::CacheListers;
@@ -122,6 +125,16 @@ fn run() -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Runs a server or an agent on threads of its own; what still blocks one after its end has a second.
+fn on_threads(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
+    crate::pki::install_provider();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let done = runtime.block_on(work);
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 fn ctl(args: crate::ctl::Args) -> anyhow::Result<ExitCode> {

@@ -109,17 +109,12 @@ pub struct Args {
 /// Runs until a signal or a failure.
 pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     args.common.log();
-    crate::pki::install_provider();
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
-    let done = runtime.block_on(async {
+    super::on_threads(async {
         let shutdown = Shutdown::new();
         let bound = build(args, shutdown.clone()).await?;
         super::signals::stop_on_signals(&shutdown)?;
         bound.run().await
-    });
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    done.map(|()| ExitCode::SUCCESS)
+    })
 }
 
 /// A server that holds its ports and its store, and does nothing yet.
