@@ -381,6 +381,7 @@ fn service_account(name: &str) -> UserInfo {
         // As upstream: the role of this one is enough.
         "node-ipam-controller" | "taint-eviction-controller" => "node-controller",
         "root-ca-certificate-publisher" => "root-ca-cert-publisher",
+        "resource-claim-making-controller" => "resource-claim-controller",
         name => name,
     };
     UserInfo::authenticated(
