@@ -14,6 +14,7 @@ mod cork;
 pub mod crd;
 mod deletion;
 pub mod discovery;
+mod encryption;
 pub mod health;
 pub mod limits;
 mod metrics;
@@ -37,7 +38,7 @@ mod virtuals;
 mod websocket;
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -49,6 +50,7 @@ use crate::api::status::{ApiResult, Reason, Status};
 use crate::api::user::UserInfo;
 use crate::registry::Registry;
 use crate::runtime::node_api::NodeApi;
+use crate::store::sealed::Encryption;
 use crate::util::clock::SharedClock;
 use crate::util::tasks::Shutdown;
 
@@ -89,6 +91,8 @@ pub struct Api {
     metrics: Metrics,
     /// How the nodes are reached for logs and streams.
     nodes: Arc<nodes::Nodes>,
+    /// What seals the store, for its administrators.
+    encryption: OnceLock<Arc<Encryption>>,
 }
 
 impl Api {
@@ -101,7 +105,8 @@ impl Api {
         health: Health,
     ) -> Arc<Self> {
         let (limits, metrics, nodes) = (Limits::default(), Metrics::default(), Arc::default());
-        Arc::new(Self { registry, access, clock, shutdown, health, limits, metrics, nodes })
+        let encryption = OnceLock::new();
+        Arc::new(Self { registry, access, clock, shutdown, health, limits, metrics, nodes, encryption })
     }
 
     /// Adds to what `/metrics` shows.

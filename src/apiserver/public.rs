@@ -7,7 +7,7 @@ use crate::api::status::ApiResult;
 
 use super::respond::{self, Answer};
 use super::verbs::method_not_allowed;
-use super::{Api, Call, discovery, negotiate, verbs};
+use super::{Api, Call, discovery, encryption, negotiate, verbs};
 
 /// The Kubernetes version that is served.
 pub const KUBERNETES: (&str, &str, &str) = ("1", "36", "v1.36.0");
@@ -16,6 +16,9 @@ impl Api {
     /// A request for no resource.
     pub(super) async fn public(&self, call: Call) -> ApiResult<Answer> {
         let path = call.info.attributes.path.trim_end_matches('/').to_owned();
+        if path == encryption::PATH {
+            return self.encryption(call).await;
+        }
         if !matches!(call.method, Method::GET | Method::HEAD) {
             return Err(method_not_allowed());
         }

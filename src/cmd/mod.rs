@@ -2,6 +2,7 @@
 //!
 //! In: arguments, `/etc/orch/config.yaml`, environment. Out: an exit code; one line on standard error when it is not 0.
 
+mod access;
 mod agent;
 mod bench;
 mod bootstrap;
@@ -59,6 +60,8 @@ enum Command {
     Ctl(Box<crate::ctl::Args>),
     /// Make, list, replace and revoke the tokens that machines join with
     Token(Box<crate::ctl::TokenArgs>),
+    /// See to the encryption of Secrets at rest: status, rotate-keys, reencrypt, enable, disable
+    SecretsEncrypt(Box<crate::ctl::EncryptArgs>),
     /// See whether this machine can run orch, and what to change
     Check(check::Args),
     /// Stop orch and all its pods; state and installation stay
@@ -111,6 +114,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Bench(args) => bench::main(args),
         Command::Ctl(args) => ctl(*args),
         Command::Token(args) => ctl((*args).into()),
+        Command::SecretsEncrypt(args) => ctl((*args).into()),
         Command::Check(args) => check::main(&args),
         Command::Killall(args) => uninstall::kill(args),
         Command::Uninstall(args) => uninstall::main(args),

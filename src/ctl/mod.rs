@@ -26,6 +26,7 @@ mod describe;
 mod diff;
 mod drain;
 mod edit;
+pub mod encrypt;
 mod events;
 mod examples;
 mod exec;
@@ -208,6 +209,8 @@ enum Verb {
     Set(set::Args),
     Taint(taint::Args),
     Token(token::Args),
+    /// See to the encryption of Secrets at rest
+    SecretsEncrypt(encrypt::Args),
     Uncordon(cordon::Uncordon),
     Version(version::Args),
     Wait(wait::Args),
@@ -296,6 +299,21 @@ pub struct TokenArgs {
 impl From<TokenArgs> for Args {
     fn from(TokenArgs { globals, args }: TokenArgs) -> Self {
         Self(Raw { globals, verb: Verb::Token(args) })
+    }
+}
+
+/// `orch secrets-encrypt`: the verb of the same name, and flags of every verb.
+#[derive(Debug, Clone, clap::Args)]
+pub struct EncryptArgs {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(flatten)]
+    args: encrypt::Args,
+}
+
+impl From<EncryptArgs> for Args {
+    fn from(EncryptArgs { globals, args }: EncryptArgs) -> Self {
+        Self(Raw { globals, verb: Verb::SecretsEncrypt(args) })
     }
 }
 
@@ -416,6 +434,7 @@ async fn dispatch(cx: &Cx, verb: Verb) -> Done {
         Verb::Set(args) => set::run(cx, args).await,
         Verb::Taint(args) => taint::run(cx, args).await,
         Verb::Token(args) => token::run(cx, args).await,
+        Verb::SecretsEncrypt(args) => encrypt::run(cx, args).await,
         Verb::Uncordon(args) => cordon::uncordon(cx, args).await,
         Verb::Version(args) => version::run(cx, &args).await,
         Verb::Wait(args) => wait::run(cx, args).await,
