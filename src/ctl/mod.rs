@@ -45,6 +45,7 @@ mod plugin;
 mod pods;
 mod port_forward;
 mod print;
+mod proxy;
 mod raw;
 mod reconcile;
 mod replace;
@@ -202,6 +203,7 @@ enum Verb {
     Patch(patch::Args),
     Plugin(plugin::Args),
     PortForward(port_forward::Args),
+    Proxy(proxy::Args),
     Replace(replace::Args),
     Rollout(rollout::Args),
     Run(run::Args),
@@ -367,7 +369,13 @@ async fn run_verb(globals: &mut Globals, verb: Verb, images: &dyn image::Images)
     // The limit is for requests: streams go on as long as they are wanted.
     let streams = matches!(
         verb,
-        Verb::Attach(_) | Verb::Cp(_) | Verb::Edit(_) | Verb::Exec(_) | Verb::PortForward(_) | Verb::Run(_)
+        Verb::Attach(_)
+            | Verb::Cp(_)
+            | Verb::Edit(_)
+            | Verb::Exec(_)
+            | Verb::PortForward(_)
+            | Verb::Proxy(_)
+            | Verb::Run(_)
     );
     // A watch ends with its time, and that is no failure.
     let watches = matches!(&verb, Verb::Get(args) if args.watches());
@@ -427,6 +435,7 @@ async fn dispatch(cx: &Cx, verb: Verb) -> Done {
         Verb::Logs(args) => logs::run(cx, args).await,
         Verb::Patch(args) => patch::run(cx, args).await,
         Verb::PortForward(args) => port_forward::run(cx, args).await,
+        Verb::Proxy(args) => proxy::run(cx, args).await,
         Verb::Replace(args) => replace::run(cx, args).await,
         Verb::Rollout(args) => rollout::run(cx, args).await,
         Verb::Run(args) => run::run(cx, args).await,
