@@ -4,6 +4,7 @@
 
 mod allocator;
 mod api;
+mod conformance;
 mod cri_proto;
 mod dependencies;
 mod layering;
