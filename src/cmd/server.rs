@@ -305,6 +305,8 @@ impl Bound {
         definitions.load().await?;
         let api = self.api.clone();
         tasks.own_restarting("definitions", Backoff::RESTART, move |stop| api.definitions().follow(stop).boxed());
+        let api = self.api.clone();
+        tasks.own_restarting("policies", Backoff::RESTART, move |stop| api.policies().follow(stop).boxed());
         let (api, listener, tls) = (self.api.clone(), self.listener, self.tls);
         tasks.own("apiserver", OnEnd::StopAll, |stop| serve(api, listener, tls, stop));
         tracing::info!(address = %self.address, "serving the Kubernetes API");
