@@ -14,6 +14,7 @@ mod cork;
 pub mod crd;
 mod deletion;
 pub mod discovery;
+mod encryption;
 pub mod health;
 pub mod limits;
 mod metrics;
@@ -35,9 +36,10 @@ mod testing;
 mod tests;
 mod verbs;
 mod virtuals;
+mod websocket;
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -49,6 +51,7 @@ use crate::api::status::{ApiResult, Reason, Status};
 use crate::api::user::UserInfo;
 use crate::registry::Registry;
 use crate::runtime::node_api::NodeApi;
+use crate::store::sealed::Encryption;
 use crate::util::clock::SharedClock;
 use crate::util::tasks::Shutdown;
 
@@ -69,6 +72,8 @@ pub(crate) struct Call {
     info: RequestInfo,
     method: Method,
     headers: HeaderMap,
+    /// The host of an HTTP/2 request.
+    authority: Option<http::uri::Authority>,
     body: Bytes,
     /// What is passed on, which nobody here reads: path and query as they came, the body, the client.
     passed: Option<proxy::Passed>,
@@ -87,6 +92,8 @@ pub struct Api {
     metrics: Metrics,
     /// How the nodes are reached for logs and streams.
     nodes: Arc<nodes::Nodes>,
+    /// What seals the store, for its administrators.
+    encryption: OnceLock<Arc<Encryption>>,
 }
 
 impl Api {
@@ -99,7 +106,8 @@ impl Api {
         health: Health,
     ) -> Arc<Self> {
         let (limits, metrics, nodes) = (Limits::default(), Metrics::default(), Arc::default());
-        Arc::new(Self { registry, access, clock, shutdown, health, limits, metrics, nodes })
+        let encryption = OnceLock::new();
+        Arc::new(Self { registry, access, clock, shutdown, health, limits, metrics, nodes, encryption })
     }
 
     /// Adds to what `/metrics` shows.
@@ -170,6 +178,7 @@ impl Api {
         let user = self.access.impersonate(user, &parts.headers)?;
         self.access.allow(&user, &info.attributes)?;
         let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+        let authority = parts.uri.authority().cloned();
         let upgrading = parts.headers.contains_key(header::UPGRADE);
         let (mut room, mut bytes, mut passed) = (None, Bytes::new(), None);
         if info.attributes.is_resource() && info.attributes.subresource == "proxy" {
@@ -178,7 +187,8 @@ impl Api {
             room = self.limits.body(body.size_hint().exact()).await;
             bytes = body::read(body).await?;
         }
-        let call = Call { user, info, method: parts.method, headers: parts.headers, body: bytes, passed, upgrade };
+        let call =
+            Call { user, info, method: parts.method, headers: parts.headers, authority, body: bytes, passed, upgrade };
         let answer =
             if call.info.attributes.is_resource() { self.resource(call).await } else { self.public(call).await };
         drop(room);

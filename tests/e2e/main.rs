@@ -5,6 +5,7 @@
 mod addons;
 mod agent;
 mod bad_input;
+mod clock;
 mod crd;
 mod ctl;
 mod harness;
@@ -17,6 +18,7 @@ mod nodes;
 mod overlay;
 mod pods;
 mod registry;
+mod resize;
 mod runtime;
 mod uninstall;
 mod workloads;
