@@ -21,6 +21,7 @@ mod metrics;
 pub mod negotiate;
 mod nodes;
 mod openapi;
+mod policies;
 mod proxy;
 mod public;
 mod read;
@@ -117,6 +118,11 @@ impl Api {
     /// What follows the CustomResourceDefinitions, to be run beside the API.
     pub fn definitions(&self) -> crd::Definitions {
         crd::Definitions::new(self.registry.clone(), self.clock.clone())
+    }
+
+    /// What judges the expressions of policies, to be run beside the API.
+    pub fn policies(&self) -> policies::Policies {
+        policies::Policies::new(self.registry.clone(), self.clock.clone())
     }
 
     /// Says how a node is reached.

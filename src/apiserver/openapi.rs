@@ -103,7 +103,8 @@ impl Api {
                 paths.insert(path, json!({"serverRelativeURL": url}));
             }
         }
-        respond::json(200, &json!({"paths": paths}))
+        // Upstream serves the index as a file, whose type it guesses.
+        respond::text(200, json!({"paths": paths}).to_string())
     }
 
     /// `/openapi/v3/<group version>`.

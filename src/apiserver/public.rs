@@ -110,11 +110,7 @@ impl Api {
             }
             negotiate::Discovery::Legacy(encoding) => encoding,
         };
-        let value = if core {
-            discovery::api_versions(call.host())
-        } else {
-            discovery::group_list(resources)
-        };
+        let value = if core { discovery::api_versions(call.host()) } else { discovery::group_list(resources) };
         Ok(respond::encoded(200, &value, encoding))
     }
 }

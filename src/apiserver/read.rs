@@ -19,6 +19,7 @@ use crate::api::object::Object;
 use crate::api::schema;
 use crate::api::status::{ApiResult, Status};
 use crate::api::table::{self, Include};
+use crate::api::value::ValueExt;
 use crate::registry::Resource;
 use crate::registry::write::Stored;
 use crate::store::cache::{Cache, Cursor, Event, EventKind, FORM_FREE, Since};
@@ -202,8 +203,12 @@ impl ReadCx<'_> {
     }
 
     /// A list of these objects.
-    pub fn list_answer(&self, objects: Vec<Arc<Object>>, metadata: Value) -> Answer {
+    pub fn list_answer(&self, objects: Vec<Arc<Object>>, mut metadata: Value) -> Answer {
         let info = &self.resource.info;
+        if matches!(self.form.shape, Shape::Full) && self.resource.custom.is_some() {
+            // A list without a type says so, too, when there is no more.
+            metadata.set_if_absent("/continue", "");
+        }
         match self.form.shape {
             Shape::Full if self.form.encoding == Encoding::Json && !self.resource.converts() => {
                 let head = format!(

@@ -19,12 +19,12 @@ use crate::registry::write::Stored;
 use crate::registry::{Op, RequestCx, Resource, Target};
 
 use super::body::{self, FieldValidation};
-use super::websocket;
 use super::negotiate::{self, Encoding, Form, Offer, Shape};
 use super::read::ReadCx;
 use super::request::Query;
 use super::respond::{self, Answer};
 use super::selection::Options;
+use super::websocket;
 use super::{Api, Call, virtuals};
 
 /// Longest name of a field manager, bytes.

@@ -224,7 +224,12 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let serving = SwappableCert::new(pki.serving_key()?);
     let tls = crate::pki::tls::server_config(serving.clone(), &[&pki.client_ca.cert, &pki.request_header_ca.cert])?;
     let config = Config {
-        api: ApiServer { service_ip, service_cidr: args.service_cidr, address: args.advertise_address.unwrap_or(node_ip), port: address.port() },
+        api: ApiServer {
+            service_ip,
+            service_cidr: args.service_cidr,
+            address: args.advertise_address.unwrap_or(node_ip),
+            port: address.port(),
+        },
         advertised: args.advertise_address.is_some(),
         first: super::bootstrap::First {
             cluster,
@@ -309,6 +314,8 @@ impl Bound {
         definitions.load().await?;
         let api = self.api.clone();
         tasks.own_restarting("definitions", Backoff::RESTART, move |stop| api.definitions().follow(stop).boxed());
+        let api = self.api.clone();
+        tasks.own_restarting("policies", Backoff::RESTART, move |stop| api.policies().follow(stop).boxed());
         let (api, listener, tls) = (self.api.clone(), self.listener, self.tls);
         tasks.own("apiserver", OnEnd::StopAll, |stop| serve(api, listener, tls, stop));
         tracing::info!(address = %self.address, "serving the Kubernetes API");

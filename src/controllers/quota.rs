@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::api::meta::quantity::Quantity;
@@ -60,6 +61,7 @@ pub fn kinds(hard: &Map<String, Value>) -> BTreeSet<(String, String)> {
                 {
                     "persistentvolumeclaims"
                 }
+                k if k.contains(".deviceclass.") => return ("resource.k8s.io".into(), "resourceclaims".into()),
                 _ => "pods",
             };
             (String::new(), plural.to_owned())
@@ -69,14 +71,18 @@ pub fn kinds(hard: &Map<String, Value>) -> BTreeSet<(String, String)> {
 }
 
 /// What of `hard` is used.
-pub fn used(quota: &Value, hard: &Map<String, Value>, objects: &BTreeMap<(String, String), Vec<Arc<Object>>>) -> Value {
+pub fn used(
+    quota: &Value,
+    hard: &Map<String, Value>,
+    objects: &BTreeMap<(String, String), Vec<Arc<Object>>>,
+    now: Timestamp,
+) -> Value {
     let mut all = Amounts::new();
     for ((group, plural), objects) in objects {
-        let pods = group.is_empty() && plural == "pods";
         for object in objects {
             let value = object.value();
-            if in_scope(pods, &value, quota) {
-                add(&mut all, &usage_of(group, plural, &value));
+            if in_scope(group, plural, &value, quota) {
+                add(&mut all, &usage_of(group, plural, &value, now));
             }
         }
     }
@@ -115,7 +121,7 @@ impl Reconciler for Quotas {
                 ((group, plural), all)
             })
             .collect();
-        let status = json!({"hard": hard, "used": used(&quota, hard, &objects)});
+        let status = json!({"hard": hard, "used": used(&quota, hard, &objects, cx.clock.now())});
         common::write(cx, &res::RESOURCE_QUOTAS, &object, status).await?;
         Ok(Requeue::Never)
     }

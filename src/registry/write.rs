@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::api::object::Object;
 use crate::api::status::{ApiResult, Reason, Status};
@@ -92,10 +92,17 @@ impl DeleteOptions {
         ] {
             let found = current.str_at(field).unwrap_or_default();
             if let Some(wanted) = wanted.as_deref().filter(|w| *w != found) {
+                let name = current.str_at("/metadata/name").unwrap_or_default();
+                if res.strategy().terminates() {
+                    // Upstream judges these two kinds in code of its own, in other words.
+                    let why = format!(
+                        "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}"
+                    );
+                    return Err(Status::conflict(&res.info.stored.group, &res.info.plural, name, &why));
+                }
                 let why = format!(
                     "the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). The object might have been {perhaps}"
                 );
-                let name = current.str_at("/metadata/name").unwrap_or_default();
                 return Err(Status::conflict(&res.info.stored.group, &res.info.gvk.kind, name, &why));
             }
         }
@@ -288,7 +295,7 @@ impl Registry {
         res.strategy().prepare(&mut new, Some(old), &hooks);
         // A binding is no change of what the pod's author asked for: upstream writes it around the strategy.
         if op_subresource(op) != Some("binding") {
-            meta::bump_generation(&mut new, old, res.strategy());
+            meta::bump_generation(&mut new, old, res);
         }
         new = res.track_fields(Some(old), res.canonical(new), cx, subresource);
         self.check(res, cx, &new, Some(old), op)?;
@@ -373,6 +380,9 @@ impl Registry {
             // Its grace runs: only a shorter one changes anything.
             return false;
         }
+        if deleting && strategy.terminates() && strategy.keeps(object) {
+            return false;
+        }
         if strategy.has_dependents() {
             propagate(object, options, strategy.orphans_by_default());
         }
@@ -380,12 +390,14 @@ impl Registry {
             let at = cx.now.checked_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(cx.now);
             let meta = meta::metadata(object);
             meta.insert("deletionTimestamp".into(), rfc3339(at).into());
-            meta.insert("deletionGracePeriodSeconds".into(), grace.into());
-            if let Some(generation) = meta.get("generation").and_then(Value::as_i64) {
-                meta.insert("generation".into(), generation.saturating_add(1).into());
+            match strategy.terminates() {
+                true => meta::order(meta),
+                false => give_grace(meta, grace),
             }
-            meta::order(meta);
             strategy.on_delete(object, hooks);
+        } else if object.pointer("/metadata/deletionGracePeriodSeconds").is_none() {
+            // The second request for what only began to terminate.
+            give_grace(meta::metadata(object), grace);
         } else if grace < left {
             let meta = meta::metadata(object);
             let began =
@@ -418,7 +430,7 @@ impl Registry {
         let hooks = self.hooks(res, cx, op.clone());
         res.strategy().validate(new, old, &hooks, &errs);
         if !matches!(op, Op::Subresource(_)) {
-            for warning in res.strategy().warnings(new, &hooks) {
+            for warning in res.strategy().warnings(new, old, &hooks) {
                 cx.warn(warning);
             }
         }
@@ -567,6 +579,15 @@ fn check_identity(res: &Resource, at: &Target, old: &Value, new: &Value, is_patc
         return Err(Status::conflict(&res.info.gvk.group, &res.info.plural, &at.name, &why));
     }
     Ok(())
+}
+
+/// Says how long an object may stay, which is news of it.
+fn give_grace(meta: &mut Map<String, Value>, seconds: i64) {
+    meta.insert("deletionGracePeriodSeconds".into(), seconds.into());
+    if let Some(generation) = meta.get("generation").and_then(Value::as_i64) {
+        meta.insert("generation".into(), generation.saturating_add(1).into());
+    }
+    meta::order(meta);
 }
 
 /// Adds the finalizer that a propagation policy means, and takes away the other one.

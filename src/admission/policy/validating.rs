@@ -150,7 +150,12 @@ impl Plugin for ValidatingAdmissionPolicy {
         let mut denied = None;
         for met in &met {
             let (policy, binding) = (&met.policy.0.name, &met.binding);
-            for broken in self.findings(met, a, &base, view) {
+            let shown = |v| met.shown(a, v);
+            let other = met.version.as_deref().map(|version| {
+                let (new, old) = (new.map(shown), old.map(shown));
+                request::values_of(a, version, new.as_deref(), old.as_deref(), view, &self.ask)
+            });
+            for broken in self.findings(met, a, other.as_ref().unwrap_or(&base), view) {
                 let Broken { message, reason } = broken;
                 if binding.actions.iter().any(|x| x == "Warn") {
                     let name = &binding.name;

@@ -84,8 +84,7 @@ struct Swept {
 async fn sweep(cx: &Cx, namespace: &str) -> Result<Swept, Error> {
     let (found, silent) = discovery::resources(&cx.client).await?;
     let mut swept = Swept { silent, ..Swept::default() };
-    let mut kinds: Vec<&Found> =
-        found.iter().filter(|f| f.res.namespaced && f.can(&["list", "delete"])).collect();
+    let mut kinds: Vec<&Found> = found.iter().filter(|f| f.res.namespaced && f.can(&["list", "delete"])).collect();
     let is_pods = |kind: &Found| kind.res.group.is_empty() && kind.res.plural == "pods";
     kinds.sort_by_key(|kind| !is_pods(kind));
     for kind in kinds {

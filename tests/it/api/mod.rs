@@ -79,6 +79,8 @@ impl Server {
         let api = Api::new(registry, access, clock, shutdown.clone(), Health::new(|| Ok(()), || false));
         let definitions = api.definitions().follow(shutdown.clone());
         tokio::spawn(async move { definitions.await.unwrap() });
+        let policies = api.policies().follow(shutdown.clone());
+        tokio::spawn(async move { policies.await.unwrap() });
         let service = InProcess::new(api, UserInfo::authenticated("admin", &[UserInfo::MASTERS]));
         let server = Self { service, shutdown, _dir: dir };
         server.post("/api/v1/namespaces", json!({"metadata": {"name": "n"}})).await.is(201);
