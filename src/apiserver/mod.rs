@@ -6,7 +6,8 @@
 //! [`Identity`], never a way around.
 //! **Invariant:** every error leaves as a `Status`, made in one place.
 
-mod access;
+pub mod access;
+pub mod audit;
 pub mod auth;
 mod body;
 mod connect;
@@ -56,6 +57,7 @@ use crate::util::clock::SharedClock;
 use crate::util::tasks::Shutdown;
 
 pub use access::Access;
+use audit::{Audit, Trail};
 use health::Health;
 use limits::Limits;
 use metrics::{Metrics, Source};
@@ -94,6 +96,8 @@ pub struct Api {
     nodes: Arc<nodes::Nodes>,
     /// What seals the store, for its administrators.
     encryption: OnceLock<Arc<Encryption>>,
+    /// What is kept of requests; none when nothing is.
+    audit: OnceLock<Arc<Audit>>,
 }
 
 impl Api {
@@ -106,8 +110,8 @@ impl Api {
         health: Health,
     ) -> Arc<Self> {
         let (limits, metrics, nodes) = (Limits::default(), Metrics::default(), Arc::default());
-        let encryption = OnceLock::new();
-        Arc::new(Self { registry, access, clock, shutdown, health, limits, metrics, nodes, encryption })
+        let (encryption, audit) = (OnceLock::new(), OnceLock::new());
+        Arc::new(Self { registry, access, clock, shutdown, health, limits, metrics, nodes, encryption, audit })
     }
 
     /// Adds to what `/metrics` shows.
@@ -130,8 +134,25 @@ impl Api {
         self.nodes.attach(name, node);
     }
 
+    /// Keeps what a policy says of the requests from now on; once.
+    pub fn attach_audit(&self, audit: Arc<Audit>) {
+        // There is one policy.
+        let _ = self.audit.set(audit);
+    }
+
     /// Answers a request. Never fails: errors are answers.
     pub async fn handle<B>(&self, request: Request<B>) -> Answer
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<tower::BoxError>,
+    {
+        match self.audit.get() {
+            None => self.answer(request).await,
+            Some(audit) => audit.follow(request, |request| self.answer(request)).await,
+        }
+    }
+
+    async fn answer<B>(&self, request: Request<B>) -> Answer
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<tower::BoxError>,
@@ -145,7 +166,9 @@ impl Api {
             Err(_) => {
                 tracing::error!(%method, path, "a request panicked; this is a bug in orch");
                 let why = "This request caused apiserver to panic. Look in the logs for details.";
-                respond::error(&Status::new(Reason::InternalError, why), encoding)
+                let mut answer = respond::error(&Status::new(Reason::InternalError, why), encoding);
+                answer.extensions_mut().insert(respond::Panicked);
+                answer
             }
         };
         self.metrics.answered(answer.status());
@@ -164,7 +187,15 @@ impl Api {
         }
         let long = info.is_long_running();
         let work = async {
-            let user = self.access.authenticate(&parts).await?;
+            let user = match self.access.authenticate(&parts).await {
+                Ok(user) => user,
+                Err(status) => {
+                    if let Some(trail) = parts.extensions.get::<Arc<Trail>>() {
+                        trail.unknown(&info.attributes);
+                    }
+                    return Err(status);
+                }
+            };
             self.handle_for(user, info, parts, body).await
         };
         if long { work.await } else { self.limits.within(work).await }
@@ -175,8 +206,18 @@ impl Api {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<tower::BoxError>,
     {
-        let user = self.access.impersonate(user, &parts.headers)?;
-        self.access.allow(&user, &info.attributes)?;
+        let trail = parts.extensions.remove::<Arc<Trail>>();
+        if let Some(trail) = &trail {
+            trail.identified(&user, &info.attributes, info.is_long_running()).await;
+        }
+        let user = match self.access.impersonate(&user, &parts.headers).await? {
+            None => user,
+            Some(target) => {
+                trail.iter().for_each(|t| t.impersonated(&target));
+                target
+            }
+        };
+        self.access.allow(&user, &info.attributes).await?;
         let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
         let authority = parts.uri.authority().cloned();
         let upgrading = parts.headers.contains_key(header::UPGRADE);
@@ -186,6 +227,7 @@ impl Api {
         } else if parts.method != Method::GET && !upgrading {
             room = self.limits.body(body.size_hint().exact()).await;
             bytes = body::read(body).await?;
+            trail.iter().for_each(|t| t.body(&info.attributes, &parts.headers, &bytes));
         }
         let call =
             Call { user, info, method: parts.method, headers: parts.headers, authority, body: bytes, passed, upgrade };

@@ -85,6 +85,18 @@ impl Client {
         Self::from_config(tls::read_kubeconfig(path, options).await?)
     }
 
+    /// To the server of a kubeconfig file's current context, and the path (with its query) of the server's URL: for
+    /// webhooks, which are one URL.
+    pub async fn to_url_of(path: &Path) -> Result<(Self, String), ConnectError> {
+        let mut config = tls::read_kubeconfig(path, &Default::default()).await?;
+        let place = config.cluster_url.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
+        let mut parts = config.cluster_url.into_parts();
+        parts.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
+        config.cluster_url = http::Uri::from_parts(parts)
+            .map_err(|e| ConnectError::Kubeconfig { path: path.into(), reason: e.to_string() })?;
+        Ok((Self::from_config(config)?, place))
+    }
+
     /// As `kube`'s configuration says; TLS is orch's own.
     pub fn from_config(config: kube::Config) -> Result<Self, ConnectError> {
         tls::client(config, None, None).map(Self::new)

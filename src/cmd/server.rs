@@ -17,6 +17,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::api::user::UserInfo;
+use crate::apiserver::audit::Audit;
 use crate::apiserver::health::Health;
 use crate::apiserver::serve::{InProcess, serve};
 use crate::apiserver::{Access, Api};
@@ -129,6 +130,7 @@ pub struct Bound {
     cache: Arc<Cache>,
     store: Arc<dyn Store>,
     encryption: Arc<Encryption>,
+    audit: Option<Arc<Audit>>,
     clock: SharedClock,
     node: Option<(NodeParts, tokio::net::TcpListener)>,
     config: Config,
@@ -210,7 +212,9 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let resources = Resources::with(&Allocators::new((services.network(), services.prefix_len()), ports));
     let cache = Cache::open(encryption.store(), resources.clone()).await.context("cannot load the store")?;
     let listers: Arc<dyn Listers> = Arc::new(super::listers::CacheListers(cache.clone()));
-    let access = Arc::new(Access::new(&pki, listers.clone(), clock.clone(), &args.cluster_domain)?);
+    let settings = args.access.settings()?;
+    let access = Access::open(&pki, listers.clone(), clock.clone(), &args.cluster_domain, settings).await?;
+    let access = Arc::new(access);
     let plugins = crate::apiserver::auth::admission::plugins(access.clone(), resources.clone(), listers.clone());
     let questions = crate::apiserver::auth::admission::questions(access.clone());
     let view = Arc::new(crate::registry::CacheView(cache.clone()));
@@ -220,6 +224,11 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let metrics = MetricsRegistry::default();
     let api = Api::new(registry, access.clone(), clock.clone(), shutdown.clone(), health(&store, &shutdown));
     api.attach_encryption(encryption.clone());
+    let audit = match args.access.audit() {
+        Some(settings) => Some(Audit::open(settings, clock.clone()).await?),
+        None => None,
+    };
+    audit.iter().for_each(|audit| api.attach_audit(audit.clone()));
     api.publish_metrics(super::figures::source(metrics.clone(), store.clone(), cache.clone()));
     let serving = SwappableCert::new(pki.serving_key()?);
     let tls = crate::pki::tls::server_config(serving.clone(), &[&pki.client_ca.cert, &pki.request_header_ca.cert])?;
@@ -255,6 +264,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
         cache,
         store,
         encryption,
+        audit,
         clock,
         node,
         config,
@@ -275,6 +285,13 @@ impl Bound {
         let shutdown = self.shutdown;
         let cache = self.cache;
         tasks.own("watch-cache", OnEnd::StopAll, |stop| async move { Ok(cache.run(stop).await?) });
+        if let Some(audit) = self.audit {
+            // Started early: it ends late, when nobody makes events any more.
+            tasks.own("audit", OnEnd::StopAll, |stop| async move {
+                audit.run(stop).await;
+                Ok(())
+            });
+        }
         let encryption = self.encryption;
         tasks.own("encryption", OnEnd::Fine, |stop| async move { Ok(encryption.run(stop).await?) });
         let api = self.api.clone();
@@ -286,12 +303,14 @@ impl Bound {
             self.store.close().await;
             return Err(error);
         }
-        let (access, listers) = (self.access, self.listers.clone());
+        let (access, listers) = (self.access.clone(), self.listers.clone());
         let (loaded, roles) = tokio::sync::oneshot::channel::<()>();
         tasks.own("rbac", OnEnd::StopAll, |stop| async move {
             stop.or(access.follow(&*listers, move || drop(loaded))).await;
             Ok(())
         });
+        let access = self.access.clone();
+        tasks.own("access-files", OnEnd::Fine, |stop| async move { Ok(access.follow_files(stop).await?) });
         // Dropped when all roles are known: nobody is refused because the server is still loading.
         let _ = roles.await;
         let (identity, clock, moves) = (self.identity, self.clock.clone(), self.node_address.watch());

@@ -16,4 +16,5 @@ pub mod procs;
 pub mod sys;
 pub mod tasks;
 pub mod telemetry;
+pub mod ttl;
 pub mod words;

@@ -1,7 +1,7 @@
 //! Which of upstream's conformance behaviours our tests name, and that each name is one of upstream's.
 //!
-//! A test says what it covers in a comment: `Conformance, [sig-x]: "a name", "another"`, with a prefix between the group and
-//! the colon that all its names share. In: every source of `src` and `tests`, and `conformance.json` of the directory that
+//! A test says what it covers in a comment: `"[sig-x] a name"`, or `Conformance, [sig-x]: "a name", "another"`, with a prefix
+//! between the group and the colon that all its names share. In: every source of `src` and `tests`, and `conformance.json` of the directory that
 //! `ORCH_FACTS` names; without it only the form is looked at. `--nocapture` prints what no test names yet.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +13,7 @@ use regex::Regex;
 fn claims(root: &Path) -> BTreeSet<(String, String)> {
     let claim = Regex::new(r#"Conformance, (\[sig-[a-z-]+\])([^":]*):((?:\s*"[^"]+"\s*(?:,|and|;)?)+)"#).unwrap();
     let name = Regex::new(r#""([^"]+)""#).unwrap();
+    let whole = Regex::new(r#""(\[sig-[a-z-]+\]) ([^"]+)""#).unwrap();
     let mut found = BTreeSet::new();
     let mut folders = vec![root.join("src"), root.join("tests")];
     while let Some(folder) = folders.pop() {
@@ -24,6 +25,7 @@ fn claims(root: &Path) -> BTreeSet<(String, String)> {
                 let text = std::fs::read_to_string(&path).unwrap();
                 let lines = text.lines().map(|l| l.trim_start().trim_start_matches(['/', '!']).trim());
                 let text = lines.collect::<Vec<_>>().join(" ");
+                found.extend(whole.captures_iter(&text).map(|c| (c[1].to_owned(), c[2].to_owned())));
                 for claim in claim.captures_iter(&text) {
                     let names = name.captures_iter(&claim[3]).map(|n| format!("{} {}", claim[2].trim(), &n[1]));
                     found.extend(names.map(|n| (claim[1].to_owned(), n.trim().to_owned())));

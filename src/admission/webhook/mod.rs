@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use super::matching::{Attributes, GroupVersion};
 use crate::admission::policy::{Ask, request};
+use crate::api::audit::annotate;
 use crate::api::cel::Named;
 use crate::api::patch;
 use crate::api::status::{ApiResult, Status};
@@ -182,7 +183,8 @@ impl Webhooks {
             Err(why) => format!("failed to call webhook: {why}"),
             Ok(bytes) => match review::answer(&bytes, hook, &uid, mutating) {
                 Err(why) => format!("received invalid webhook response: {why}"),
-                Ok(decision) => {
+                Ok(mut decision) => {
+                    std::mem::take(&mut decision.annotations).into_iter().for_each(|note| annotate(|| note));
                     decision.warnings.iter().for_each(|w| cx.admission.cx.warn(w.clone()));
                     return Ok(Outcome::Decided(decision));
                 }

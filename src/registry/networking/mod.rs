@@ -85,11 +85,7 @@ pub fn kinds() -> Vec<Resource> {
             KindInfo::cluster("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", "servicecidr")
                 .columns(CIDR_COLUMNS)
                 .subresources(STATUS_ONLY),
-            Box::new(
-                Common::NONE
-                    .status_alone()
-                    .check(addresses::check_cidr),
-            ),
+            Box::new(Common::NONE.status_alone().check(addresses::check_cidr)),
         ),
     ]
 }
