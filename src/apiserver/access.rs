@@ -54,7 +54,7 @@ impl Access {
             kinds: vec![tokens.clone(), Arc::new(join)],
             audiences: tokens.api_audiences().to_vec(),
         });
-        let proxy = FrontProxy { allowed_names: vec!["system:auth-proxy".into()], clock: clock.clone() };
+        let proxy = FrontProxy { allowed_names: vec![crate::pki::FRONT_PROXY.into()], clock: clock.clone() };
         let certificates = ClientCertificates { clock: clock.clone(), records: lookup.clone() };
         Ok(Self {
             chain: Chain(vec![Arc::new(proxy), Arc::new(certificates), bearer.clone()]),

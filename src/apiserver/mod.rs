@@ -7,6 +7,7 @@
 //! **Invariant:** every error leaves as a `Status`, made in one place.
 
 mod access;
+pub mod aggregation;
 pub mod auth;
 mod body;
 mod connect;
@@ -14,6 +15,7 @@ mod cork;
 pub mod crd;
 mod deletion;
 pub mod discovery;
+mod flow;
 pub mod health;
 pub mod limits;
 mod metrics;
@@ -25,6 +27,7 @@ mod public;
 mod read;
 pub mod request;
 pub mod respond;
+mod roads;
 mod selection;
 pub mod serve;
 mod subresources;
@@ -57,6 +60,7 @@ use limits::Limits;
 use metrics::{Metrics, Source};
 use request::RequestInfo;
 use respond::Answer;
+pub use roads::Roads;
 
 /// The user of a request that comes from the same process; an extension of the request.
 #[derive(Debug, Clone)]
@@ -86,19 +90,28 @@ pub struct Api {
     metrics: Metrics,
     /// How the nodes are reached for logs and streams.
     nodes: Arc<nodes::Nodes>,
+    roads: Roads,
+    /// What others serve.
+    extensions: Arc<aggregation::Extensions>,
+    /// Whose requests are worked on when there are too many.
+    flow: Arc<flow::Flow>,
 }
 
 impl Api {
-    /// Over a registry. Watches end with `shutdown`.
+    /// Over a registry; nodes and Services are reached by `roads`. Watches end with `shutdown`.
     pub fn new(
         registry: Arc<Registry>,
         access: Arc<Access>,
         clock: SharedClock,
         shutdown: Shutdown,
         health: Health,
+        roads: &Roads,
     ) -> Arc<Self> {
-        let (limits, metrics, nodes) = (Limits::default(), Metrics::default(), Arc::default());
-        Arc::new(Self { registry, access, clock, shutdown, health, limits, metrics, nodes })
+        let (limits, metrics, nodes) = (Limits::default(), Metrics::default(), roads.nodes.clone());
+        let (roads, extensions, flow) = (roads.clone(), Arc::default(), Arc::<flow::Flow>::default());
+        let figures = flow.clone();
+        metrics.publish(Box::new(move || figures.render()));
+        Arc::new(Self { registry, access, clock, shutdown, health, limits, metrics, nodes, roads, extensions, flow })
     }
 
     /// Adds to what `/metrics` shows.
@@ -109,6 +122,11 @@ impl Api {
     /// What follows the CustomResourceDefinitions, to be run beside the API.
     pub fn definitions(&self) -> crd::Definitions {
         crd::Definitions::new(self.registry.clone(), self.clock.clone())
+    }
+
+    /// What follows the priority levels, to be run beside the API.
+    pub fn fairness(&self) -> flow::Follower {
+        flow::Follower::new(self.flow.clone(), self.registry.clone(), self.clock.clone())
     }
 
     /// Says how a node is reached.
@@ -125,7 +143,7 @@ impl Api {
         let encoding = verbs::error_encoding(request.headers());
         let for_people = respond::is_for_people(request.uri().query().unwrap_or_default(), request.headers());
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let answer = match AssertUnwindSafe(self.try_handle(request)).catch_unwind().await {
+        let answer = match AssertUnwindSafe(self.try_handle(request, encoding)).catch_unwind().await {
             Ok(Ok(answer)) => answer,
             Ok(Err(status)) => respond::error(&status, encoding),
             Err(_) => {
@@ -138,7 +156,7 @@ impl Api {
         if for_people { respond::laid_out(answer).await } else { answer }
     }
 
-    async fn try_handle<B>(&self, request: Request<B>) -> ApiResult<Answer>
+    async fn try_handle<B>(&self, request: Request<B>, encoding: negotiate::Encoding) -> ApiResult<Answer>
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<tower::BoxError>,
@@ -146,35 +164,61 @@ impl Api {
         let (mut parts, body) = request.into_parts();
         let info = RequestInfo::parse(&parts.method, parts.uri.path(), parts.uri.query().unwrap_or_default());
         if let Some(Identity(user)) = parts.extensions.remove() {
+            let user = self.access.impersonate(user, &parts.headers)?;
             return self.handle_for(user, info, parts, body).await;
         }
         let long = info.is_long_running();
         let work = async {
             let user = self.access.authenticate(&parts).await?;
-            self.handle_for(user, info, parts, body).await
+            let user = self.access.impersonate(user, &parts.headers)?;
+            let fair = !long || info.attributes.verb == "watch";
+            let seats = if info.attributes.verb == "list" { self.seats_of_list(&info) } else { 1 };
+            let admitted = match fair {
+                true => match self.flow.admit(&user, &info.attributes, seats).await {
+                    Ok(admitted) => admitted,
+                    Err(refused) => return Ok(refused),
+                },
+                false => None,
+            };
+            let done = self.handle_for(user, info, parts, body).await;
+            let Some(admitted) = admitted else { return done };
+            let mut answer = done.unwrap_or_else(|status| respond::error(&status, encoding));
+            admitted.mark(&mut answer);
+            Ok(answer)
         };
         if long { work.await } else { self.limits.within(work).await }
     }
 
+    fn seats_of_list(&self, info: &RequestInfo) -> usize {
+        let a = &info.attributes;
+        let Some(res) = self.registry.resources().get(&a.group, &a.version, &a.resource) else { return 1 };
+        let limit = info.query.text("limit").and_then(|l| l.parse().ok()).filter(|l| *l > 0).unwrap_or(usize::MAX);
+        flow::seats_of_list(self.registry.cache().resource(&res.info.stored).count().min(limit))
+    }
+
+    /// For a user, who is who the request wants to be.
     async fn handle_for<B>(&self, user: UserInfo, info: RequestInfo, mut parts: Parts, body: B) -> ApiResult<Answer>
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<tower::BoxError>,
     {
-        let user = self.access.impersonate(user, &parts.headers)?;
         self.access.allow(&user, &info.attributes)?;
         let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
         let upgrading = parts.headers.contains_key(header::UPGRADE);
         let (mut room, mut bytes, mut passed) = (None, Bytes::new(), None);
-        if info.attributes.is_resource() && info.attributes.subresource == "proxy" {
+        let extension = self.extensions.of_path(&info.attributes.path);
+        if extension.is_some() || info.attributes.is_resource() && info.attributes.subresource == "proxy" {
             passed = Some(proxy::Passed::of(&mut parts, body, upgrading));
         } else if parts.method != Method::GET && !upgrading {
             room = self.limits.body(body.size_hint().exact()).await;
             bytes = body::read(body).await?;
         }
         let call = Call { user, info, method: parts.method, headers: parts.headers, body: bytes, passed, upgrade };
-        let answer =
-            if call.info.attributes.is_resource() { self.resource(call).await } else { self.public(call).await };
+        let answer = match extension {
+            Some(extension) => self.pass_on(&extension, call).await,
+            None if call.info.attributes.is_resource() => self.resource(call).await,
+            None => self.public(call).await,
+        };
         drop(room);
         answer
     }

@@ -5,6 +5,7 @@
 mod addons;
 mod agent;
 mod bad_input;
+mod clients;
 mod crd;
 mod ctl;
 mod harness;

@@ -6,5 +6,6 @@ mod allocator;
 mod api;
 mod cri_proto;
 mod dependencies;
+mod fuzz;
 mod layering;
 mod store_crash;

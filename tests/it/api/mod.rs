@@ -2,8 +2,12 @@
 //!
 //! One test is one topic; a request and what its answer must hold stand on a line or two.
 
+mod aggregation;
+mod conversion;
 mod custom;
 mod deletes;
+mod garbage;
+mod hooks;
 mod policies;
 mod reads;
 mod webhooks;
@@ -17,9 +21,10 @@ use http_body_util::{BodyExt, Full};
 use orch::api::user::UserInfo;
 use orch::apiserver::health::Health;
 use orch::apiserver::serve::InProcess;
-use orch::apiserver::{Access, Api};
+use orch::apiserver::{Access, Api, Roads};
 use orch::cmd::CacheListers;
 use orch::pki::{Pki, PkiConfig};
+use orch::registry::outward::Calls;
 use orch::registry::{CacheView, Registry, Resources};
 use orch::store::Store;
 use orch::store::cache::Cache;
@@ -38,6 +43,8 @@ const TABLE: &str = "application/json;as=Table;g=meta.k8s.io;v=v1";
 struct Server {
     service: InProcess,
     shutdown: Shutdown,
+    /// Who vouches for the front proxy.
+    request_header_ca: String,
     _dir: tempfile::TempDir,
 }
 
@@ -70,20 +77,46 @@ impl Server {
         let access = Arc::new(Access::new(&pki, listers.clone(), clock.clone(), "cluster.local").unwrap());
         let plugins = orch::apiserver::auth::admission::plugins(access.clone(), resources.clone(), listers);
         let questions = orch::apiserver::auth::admission::questions(access.clone());
-        let admission = orch::admission::chain(Arc::new(CacheView(cache.clone())), plugins, questions);
-        let registry = Arc::new(Registry::new(resources, cache.clone(), admission.clone()));
+        let view = Arc::new(CacheView(cache.clone()));
+        let identity = orch::client::Credentials::Certificate {
+            cert_pem: pki.auth_proxy.cert_pem.clone().into(),
+            key_pem: pki.auth_proxy.key_pem.clone().into(),
+        };
+        let roads = Roads::new(view.clone(), identity);
+        let calls = Arc::new(Calls::new(Arc::new(roads.clone())));
+        let admission = orch::admission::chain(view, plugins, questions, calls.clone());
+        let registry = Arc::new(Registry::new(resources, cache.clone(), admission.clone(), calls));
         admission.charge_through(&registry);
         let shutdown = Shutdown::new();
         let running = (cache, shutdown.clone());
         tokio::spawn(async move { running.0.run(running.1).await });
-        let api = Api::new(registry, access, clock, shutdown.clone(), Health::new(|| Ok(()), || false));
+        let api = Api::new(registry, access, clock, shutdown.clone(), Health::new(|| Ok(()), || false), &roads);
         let definitions = api.definitions().follow(shutdown.clone());
         tokio::spawn(async move { definitions.await.unwrap() });
+        let aggregator = api.aggregator().follow(shutdown.clone());
+        tokio::spawn(async move { aggregator.await.unwrap() });
         let service = InProcess::new(api, UserInfo::authenticated("admin", &[UserInfo::MASTERS]));
-        let server = Self { service, shutdown, _dir: dir };
+        let server = Self { service, shutdown, request_header_ca: pki.request_header_ca.cert_pem.clone(), _dir: dir };
         server.post("/api/v1/namespaces", json!({"metadata": {"name": "n"}})).await.is(201);
         server.post("/api/v1/namespaces/n/serviceaccounts", json!({"metadata": {"name": "default"}})).await.is(201);
         server
+    }
+
+    /// Code and bytes of an answer that may be no text.
+    async fn send_raw(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(header::HeaderName, &str)],
+        body: Bytes,
+    ) -> (u16, Bytes) {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        let answer = self.service.clone().call(request.body(Full::new(body)).unwrap()).await.unwrap();
+        let code = answer.status().as_u16();
+        (code, answer.into_body().collect().await.unwrap().to_bytes())
     }
 
     async fn send(&self, method: &str, path: &str, headers: &[(header::HeaderName, &str)], body: Bytes) -> Got {
