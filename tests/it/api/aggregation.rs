@@ -98,6 +98,7 @@ async fn serve(
         let answer = http::Response::builder().status(101).header("upgrade", "echo").header("connection", "Upgrade");
         return Ok(answer.body(Full::default()).unwrap());
     }
+    let code = if request.method() == "POST" { 201 } else { 200 };
     let body = match request.uri().path() {
         "/apis/wardle.example.com/v1" => {
             json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "wardle.example.com/v1",
@@ -112,7 +113,7 @@ async fn serve(
             json!({"kind": "Flunder", "sent": String::from_utf8_lossy(&sent)})
         }
     };
-    let answer = http::Response::builder().status(if body["sent"] == "" { 200 } else { 201 });
+    let answer = http::Response::builder().status(code);
     Ok(answer
         .header("content-type", "application/json")
         .header("warning", "299 - \"w\"")
