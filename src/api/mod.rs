@@ -21,3 +21,4 @@ pub mod table;
 pub mod usage;
 pub mod user;
 pub mod value;
+pub mod websocket;

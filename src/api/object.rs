@@ -216,7 +216,7 @@ impl Object {
         let texts =
             if pointers.is_empty() { Vec::new() } else { scan::fields_beside(&json, &pointers, at..at + length) };
         let field = |(text, s): (String, &Selectable)| -> Box<str> {
-            if text.is_empty() { (&*s.absent).into() } else { text.into() }
+            s.counted(text, |p| scan::fields(&json, &[p]).into_iter().next().unwrap_or_default())
         };
         let fields = texts.into_iter().zip(selectable).map(field).collect();
         Ok(Self { gvk, meta, fields, json, revision })

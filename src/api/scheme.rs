@@ -211,17 +211,39 @@ pub struct Selectable {
     pub pointer: Str,
     /// What an absent field counts as (`false` for `spec.unschedulable`).
     pub absent: Str,
+    /// JSON pointer to the field that is asked for where this one is empty.
+    pub instead: Option<&'static str>,
 }
 
 impl Selectable {
     /// A static one; absent counts as "".
     pub const fn new(field: &'static str, pointer: &'static str) -> Self {
-        Self { field: Cow::Borrowed(field), pointer: Cow::Borrowed(pointer), absent: Cow::Borrowed("") }
+        Self { field: Cow::Borrowed(field), pointer: Cow::Borrowed(pointer), absent: Cow::Borrowed(""), instead: None }
+    }
+
+    /// What a field's text counts as; `read` gives the text of another one.
+    pub fn counted(&self, text: String, read: impl Fn(&str) -> String) -> Box<str> {
+        match self.instead {
+            Some(pointer) if text.is_empty() => read(pointer).into(),
+            _ if text.is_empty() => (&*self.absent).into(),
+            _ => text.into(),
+        }
+    }
+
+    /// The same with another field in place of an empty one.
+    pub const fn or_field(mut self, pointer: &'static str) -> Self {
+        self.instead = Some(pointer);
+        self
     }
 
     /// A static one with a value for its absence.
     pub const fn or(field: &'static str, pointer: &'static str, absent: &'static str) -> Self {
-        Self { field: Cow::Borrowed(field), pointer: Cow::Borrowed(pointer), absent: Cow::Borrowed(absent) }
+        Self {
+            field: Cow::Borrowed(field),
+            pointer: Cow::Borrowed(pointer),
+            absent: Cow::Borrowed(absent),
+            instead: None,
+        }
     }
 }
 
@@ -370,10 +392,7 @@ impl KindInfo {
     pub fn extract_fields(&self, object: &Value) -> Box<[Box<str>]> {
         self.selectable
             .iter()
-            .map(|s| match field_text(object.pointer(&s.pointer)) {
-                t if t.is_empty() => (&*s.absent).into(),
-                t => t.into(),
-            })
+            .map(|s| s.counted(field_text(object.pointer(&s.pointer)), |p| field_text(object.pointer(p))))
             .collect()
     }
 }

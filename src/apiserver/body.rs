@@ -89,8 +89,22 @@ where
 pub struct Raw {
     /// The value.
     pub value: Value,
-    /// As it is told: `duplicate field "spec.foo"`.
+    /// As it is told: `duplicate field "spec.foo"`, or `line 3: key "foo" already set in map`.
     pub found: Vec<String>,
+    /// Of JSON, how many fields of the text are before each.
+    places: Vec<usize>,
+}
+
+impl Raw {
+    /// A value that was no client's text.
+    pub fn made(value: Value) -> Self {
+        Self::patched(value, Vec::new())
+    }
+
+    /// What a patch made, and what was found in the patch.
+    pub fn patched(value: Value, found: Vec<String>) -> Self {
+        Self { value, found, places: Vec::new() }
+    }
 }
 
 /// Decodes by content type; `def` is for protobuf.
@@ -102,7 +116,7 @@ pub fn decode(bytes: &[u8], headers: &HeaderMap, gvk: &Gvk) -> ApiResult<Raw> {
         "application/yaml" => yaml_raw(bytes).map_err(|why| unreadable(gvk, &why)),
         "application/vnd.kubernetes.protobuf" => {
             let value = proto_value(bytes, gvk).map_err(|why| unreadable(gvk, &why))?;
-            Ok(Raw { value, found: Vec::new() })
+            Ok(Raw::made(value))
         }
         _ => Err(Status::new(
             Reason::UnsupportedMediaType,
@@ -115,14 +129,14 @@ pub fn decode(bytes: &[u8], headers: &HeaderMap, gvk: &Gvk) -> ApiResult<Raw> {
 pub fn json_raw(bytes: &[u8]) -> Result<Raw, String> {
     let parsed = codec::json::parse(bytes).map_err(|e| e.to_string())?;
     let found = parsed.duplicates.iter().map(|f| format!("duplicate field {f:?}")).collect();
-    Ok(Raw { value: parsed.value, found })
+    Ok(Raw { value: parsed.value, found, places: parsed.places })
 }
 
 /// YAML; the error is a text.
 pub fn yaml_raw(bytes: &[u8]) -> Result<Raw, String> {
     let parsed = codec::yaml::parse_last_wins(bytes).map_err(|e| e.to_string())?;
-    let found = parsed.duplicates.iter().map(|f| format!("key {f:?} already set in map")).collect();
-    Ok(Raw { value: parsed.value, found })
+    let found = if parsed.duplicates.is_empty() { Vec::new() } else { codec::yaml::duplicate_keys(bytes) };
+    Ok(Raw::patched(parsed.value, found))
 }
 
 /// A JSON patch: a list of operations, which have no fields but upstream's four.
@@ -163,20 +177,53 @@ pub fn canonical(
     strictness: FieldValidation,
     cx: &RequestCx,
 ) -> ApiResult<Value> {
-    let Raw { mut value, mut found } = raw;
+    let Raw { mut value, mut found, places } = raw;
     check_type(&mut value, gvk)?;
     let Some(def) = def else { return Ok(value) };
+    // Of what has duplicate fields, the order of its fields is kept.
+    let order = (!places.is_empty()).then(|| fields(&value));
     let made = schema::canonicalize(value, def).map_err(|e| unreadable(gvk, &e.to_string()))?;
-    found.extend(made.unknown.iter().map(|f| format!("unknown field {f:?}")));
+    let unknown = made.unknown.iter().map(|f| format!("unknown field {f:?}"));
+    match order {
+        None => found.extend(unknown),
+        Some(order) => {
+            let place = |path: &String| order.iter().position(|f| f == path).unwrap_or(order.len());
+            let mut placed: Vec<(usize, String)> = made.unknown.iter().map(place).zip(unknown).collect();
+            placed.extend(places.into_iter().zip(found));
+            // Stable: at one place the unknown field is before the duplicate.
+            placed.sort_by_key(|(place, _)| *place);
+            found = placed.into_iter().map(|(_, f)| f).collect();
+        }
+    }
     report(found, gvk, strictness, cx)?;
     Ok(made.value)
+}
+
+/// The paths of all fields of a value, in the order of its text.
+fn fields(value: &Value) -> Vec<String> {
+    fn walk(value: &Value, at: &str, out: &mut Vec<String>) {
+        match value {
+            Value::Object(members) => members.iter().for_each(|(key, below)| {
+                let path = if at.is_empty() { key.clone() } else { format!("{at}.{key}") };
+                out.push(path.clone());
+                walk(below, &path, out);
+            }),
+            Value::Array(items) => {
+                items.iter().enumerate().for_each(|(i, below)| walk(below, &format!("{at}[{i}]"), out))
+            }
+            _ => {}
+        }
+    }
+    let mut out = Vec::new();
+    walk(value, "", &mut out);
+    out
 }
 
 /// The same for an object of a resource: of a definition's kind, its schema says what is known.
 pub fn canonical_of(raw: Raw, res: &Resource, strictness: FieldValidation, cx: &RequestCx) -> ApiResult<Value> {
     let gvk = &res.info.gvk;
     let Some(custom) = &res.custom else { return canonical(raw, gvk, res.def, strictness, cx) };
-    let Raw { value, mut found } = raw;
+    let Raw { value, mut found, .. } = raw;
     if !value.is_object() {
         return Err(unreadable(gvk, "it is not an object"));
     }
@@ -187,11 +234,17 @@ pub fn canonical_of(raw: Raw, res: &Resource, strictness: FieldValidation, cx: &
     Ok(made.value)
 }
 
-/// The same for the configuration of an apply, which is checked but stays as the client wrote it: what it does not name
-/// it does not own.
-pub fn canonical_apply(raw: Raw, res: &Resource, strictness: FieldValidation, cx: &RequestCx) -> ApiResult<Value> {
-    let config = raw.value.clone();
-    canonical_of(raw, res, strictness, cx)?;
+/// The configuration of an apply, which is checked but stays as the client wrote it: what it does not name it does not own.
+/// That it has unknown fields the apply itself finds. The second is the error of its duplicate keys, which comes behind
+/// all others.
+pub fn canonical_apply(
+    raw: Raw,
+    res: &Resource,
+    strictness: FieldValidation,
+    cx: &RequestCx,
+) -> ApiResult<(Value, Option<Box<Status>>)> {
+    let Raw { value: config, found, .. } = raw;
+    canonical_of(Raw::made(config.clone()), res, FieldValidation::Ignore, cx)?;
     // The type is not made up either.
     for field in ["/apiVersion", "/kind"] {
         if config.str_at(field).unwrap_or_default().is_empty() {
@@ -199,7 +252,24 @@ pub fn canonical_apply(raw: Raw, res: &Resource, strictness: FieldValidation, cx
             return Err(Status::bad_request(format!("Object '{field}' is missing in the applied configuration")));
         }
     }
-    Ok(config)
+    let refused = match strictness {
+        FieldValidation::Strict if !found.is_empty() => {
+            let why =
+                format!("error strict decoding YAML: error converting YAML to JSON: {}", unmarshal_errors(&found));
+            Some(Status::bad_request(why))
+        }
+        FieldValidation::Warn => {
+            found.into_iter().for_each(|f| cx.warn(f));
+            None
+        }
+        _ => None,
+    };
+    Ok((config, refused))
+}
+
+/// What go-yaml makes of lines.
+fn unmarshal_errors(lines: &[String]) -> String {
+    format!("yaml: unmarshal errors:\n  {}", lines.join("\n  "))
 }
 
 fn report(mut found: Vec<String>, gvk: &Gvk, strictness: FieldValidation, cx: &RequestCx) -> ApiResult<()> {
@@ -212,7 +282,13 @@ fn report(mut found: Vec<String>, gvk: &Gvk, strictness: FieldValidation, cx: &R
             found.into_iter().for_each(|f| cx.warn(f));
             Ok(())
         }
-        FieldValidation::Strict => Err(unreadable(gvk, &format!("strict decoding error: {}", found.join(", ")))),
+        FieldValidation::Strict => {
+            let lines = found.iter().take_while(|f| f.starts_with("line ")).count();
+            let rest = found.split_off(lines);
+            let yaml = (!found.is_empty()).then(|| unmarshal_errors(&found));
+            let found: Vec<String> = yaml.into_iter().chain(rest).collect();
+            Err(unreadable(gvk, &format!("strict decoding error: {}", found.join(", "))))
+        }
     }
 }
 
@@ -293,7 +369,10 @@ mod tests {
     #[test]
     fn yaml_and_json_patches_have_duplicates_too() {
         let raw = yaml_raw(b"metadata: {name: c}\ndata: {a: x}\ndata: {a: z}\n").unwrap();
-        assert_eq!((&raw.value["data"]["a"], raw.found), (&json!("z"), vec!["key \"data\" already set in map".into()]));
+        assert_eq!(
+            (&raw.value["data"]["a"], raw.found),
+            (&json!("z"), vec!["line 3: key \"data\" already set in map".into()])
+        );
         let raw = json_patch_raw(br#"[{"op":"add","op":"test","path":"/a","oops":1}]"#).unwrap();
         assert_eq!(raw.found, ["json patch duplicate field \"[0].op\"", "json patch unknown field \"[0].oops\""]);
     }

@@ -7,11 +7,11 @@ use crate::api::status::ApiResult;
 use crate::registry::{Op, Resource};
 
 use super::respond::Answer;
-use super::{Api, Call, verbs};
+use super::{Api, Call, verbs, websocket};
 
 impl Api {
     /// A request for a subresource.
-    pub(super) async fn subresource(&self, res: Arc<Resource>, call: Call) -> ApiResult<Answer> {
+    pub(super) async fn subresource(&self, res: Arc<Resource>, mut call: Call) -> ApiResult<Answer> {
         let a = &call.info.attributes;
         let Some(sub) = res.info.subresources.iter().find(|s| s.name == a.subresource) else {
             return self.unknown_path(&res.info.gvk.group);
@@ -35,7 +35,10 @@ impl Api {
         }
         let op = Op::Subresource(sub.name.clone());
         match (sub.gvk.is_none(), verb) {
-            (true, Verbs::GET) if sub.name == "log" => self.pod_log(&call).await,
+            (true, Verbs::GET) if sub.name == "log" => {
+                let answer = self.pod_log(&call).await?;
+                websocket::log(answer, &mut call)
+            }
             (true, Verbs::GET) => self.get(&res, &call).await,
             (true, Verbs::UPDATE) => self.update(&res, call, op).await,
             (true, Verbs::PATCH) => self.patch(&res, call, op).await,

@@ -15,6 +15,7 @@ mod cork;
 pub mod crd;
 mod deletion;
 pub mod discovery;
+mod encryption;
 mod flow;
 pub mod health;
 pub mod limits;
@@ -37,9 +38,10 @@ mod testing;
 mod tests;
 mod verbs;
 mod virtuals;
+mod websocket;
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -51,6 +53,7 @@ use crate::api::status::{ApiResult, Reason, Status};
 use crate::api::user::UserInfo;
 use crate::registry::Registry;
 use crate::runtime::node_api::NodeApi;
+use crate::store::sealed::Encryption;
 use crate::util::clock::SharedClock;
 use crate::util::tasks::Shutdown;
 
@@ -72,6 +75,8 @@ pub(crate) struct Call {
     info: RequestInfo,
     method: Method,
     headers: HeaderMap,
+    /// The host of an HTTP/2 request.
+    authority: Option<http::uri::Authority>,
     body: Bytes,
     /// What is passed on, which nobody here reads: path and query as they came, the body, the client.
     passed: Option<proxy::Passed>,
@@ -95,6 +100,8 @@ pub struct Api {
     extensions: Arc<aggregation::Extensions>,
     /// Whose requests are worked on when there are too many.
     flow: Arc<flow::Flow>,
+    /// What seals the store, for its administrators.
+    encryption: OnceLock<Arc<Encryption>>,
 }
 
 impl Api {
@@ -111,7 +118,21 @@ impl Api {
         let (roads, extensions, flow) = (roads.clone(), Arc::default(), Arc::<flow::Flow>::default());
         let figures = flow.clone();
         metrics.publish(Box::new(move || figures.render()));
-        Arc::new(Self { registry, access, clock, shutdown, health, limits, metrics, nodes, roads, extensions, flow })
+        let encryption = OnceLock::new();
+        Arc::new(Self {
+            registry,
+            access,
+            clock,
+            shutdown,
+            health,
+            limits,
+            metrics,
+            nodes,
+            roads,
+            extensions,
+            flow,
+            encryption,
+        })
     }
 
     /// Adds to what `/metrics` shows.
@@ -204,6 +225,7 @@ impl Api {
     {
         self.access.allow(&user, &info.attributes)?;
         let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+        let authority = parts.uri.authority().cloned();
         let upgrading = parts.headers.contains_key(header::UPGRADE);
         let (mut room, mut bytes, mut passed) = (None, Bytes::new(), None);
         let extension = self.extensions.of_path(&info.attributes.path);
@@ -213,7 +235,8 @@ impl Api {
             room = self.limits.body(body.size_hint().exact()).await;
             bytes = body::read(body).await?;
         }
-        let call = Call { user, info, method: parts.method, headers: parts.headers, body: bytes, passed, upgrade };
+        let call =
+            Call { user, info, method: parts.method, headers: parts.headers, authority, body: bytes, passed, upgrade };
         let answer = match extension {
             Some(extension) => self.pass_on(&extension, call).await,
             None if call.info.attributes.is_resource() => self.resource(call).await,

@@ -7,7 +7,7 @@ use crate::api::status::ApiResult;
 
 use super::respond::{self, Answer};
 use super::verbs::method_not_allowed;
-use super::{Api, Call, aggregation, discovery, negotiate, verbs};
+use super::{Api, Call, aggregation, discovery, encryption, negotiate, verbs};
 
 /// The Kubernetes version that is served.
 pub const KUBERNETES: (&str, &str, &str) = ("1", "36", "v1.36.0");
@@ -16,6 +16,9 @@ impl Api {
     /// A request for no resource.
     pub(super) async fn public(&self, call: Call) -> ApiResult<Answer> {
         let path = call.info.attributes.path.trim_end_matches('/').to_owned();
+        if path == encryption::PATH {
+            return self.encryption(call).await;
+        }
         if !matches!(call.method, Method::GET | Method::HEAD) {
             return Err(method_not_allowed());
         }
@@ -37,8 +40,7 @@ impl Api {
             ["openapi", "v3", "api", version] => self.openapi_v3(&call, "", version).await,
             ["openapi", "v3", "apis", group, version] => self.openapi_v3(&call, group, version).await,
             [".well-known", "openid-configuration"] => {
-                let host = call.headers.get(http::header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
-                respond::json(200, &self.access.tokens.openid_configuration(&format!("https://{host}")))
+                respond::json(200, &self.access.tokens.openid_configuration(&format!("https://{}", call.host())))
             }
             ["openid", "v1", "jwks"] => {
                 if !negotiate::accepts(&call.headers, "application/jwk-set+json") {
@@ -119,8 +121,7 @@ impl Api {
             negotiate::Discovery::Legacy(encoding) => encoding,
         };
         let value = if core {
-            let host = call.headers.get(http::header::HOST).and_then(|v| v.to_str().ok()).unwrap_or_default();
-            discovery::api_versions(host)
+            discovery::api_versions(call.host())
         } else {
             let mut list = discovery::group_list(resources);
             aggregation::into_group_list(&mut list, &self.extensions.all());

@@ -24,6 +24,7 @@ use super::read::ReadCx;
 use super::request::Query;
 use super::respond::{self, Answer};
 use super::selection::Options;
+use super::websocket;
 use super::{Api, Call, virtuals};
 
 /// Longest name of a field manager, bytes.
@@ -31,7 +32,7 @@ const MANAGER_MAX_BYTES: usize = 128;
 
 impl Api {
     /// A request for a resource of the registry.
-    pub(super) async fn resource(&self, call: Call) -> ApiResult<Answer> {
+    pub(super) async fn resource(&self, mut call: Call) -> ApiResult<Answer> {
         let a = &call.info.attributes;
         let Some(res) = self.registry.resources().get(&a.group, &a.version, &a.resource) else {
             return self.unknown_path(&a.group);
@@ -75,7 +76,10 @@ impl Api {
                 let why = format!("watch is not supported on resources of kind \"{}\"", res.info.plural);
                 Err(Status::new(Reason::MethodNotAllowed, why).with_details(json!({"kind": res.info.plural})))
             }
-            Verbs::WATCH => self.watch(&res, &call).await,
+            Verbs::WATCH => {
+                let answer = self.watch(&res, &call).await?;
+                websocket::watch(answer, &mut call)
+            }
             Verbs::CREATE => self.create(res, call).await,
             Verbs::UPDATE => self.update(&res, call, Op::Update).await,
             Verbs::PATCH => self.patch(&res, call, Op::Update).await,
@@ -167,6 +171,10 @@ impl Api {
 
     async fn create(&self, res: Arc<Resource>, call: Call) -> ApiResult<Answer> {
         let read = self.read_cx(&res, &call, false, false)?;
+        // What is only answered, and never kept, is no row of a table.
+        if !res.info.verbs.has(Verbs::GET) && matches!(read.form.shape, Shape::Table(_)) {
+            return Err(not_acceptable(&call.headers));
+        }
         let cx = self.write_cx(&res, &call, "CreateOptions")?;
         let strictness = FieldValidation::parse(&call.info.query, "CreateOptions")?;
         let raw = body::decode(&call.body, &call.headers, &res.info.gvk)?;
@@ -236,7 +244,7 @@ impl Api {
         }
         let change = |old: &Value| {
             let new = patch.apply(old, res)?;
-            let raw = body::Raw { value: new, found: patch.found().to_vec() };
+            let raw = body::Raw::patched(new, patch.found().to_vec());
             let new = body::canonical_of(raw, res, strictness, &cx).map_err(|e| match e.reason {
                 Reason::BadRequest => unprocessable(res, &at.name, &e.message),
                 _ => e,
@@ -260,7 +268,7 @@ impl Api {
         strictness: FieldValidation,
     ) -> ApiResult<(RequestCx, Stored)> {
         let force = call.info.query.flag("force");
-        let config = body::canonical_apply(config, res, strictness, &cx)?;
+        let (config, refused) = body::canonical_apply(config, res, strictness, &cx)?;
         check_namespace(&config, at, res)?;
         match config.str_at("/metadata/name") {
             Some(name) if name != at.name => {
@@ -279,7 +287,8 @@ impl Api {
         let change = |old: &Value| {
             let writer = res.writer(&cx, subresource.as_deref());
             let new = patch::apply::on_apply(Some(old), &config, force, &writer).map_err(|e| e.to_status())?;
-            let raw = body::Raw { value: new, found: Vec::new() };
+            refused.clone().map_or(Ok(()), Err)?;
+            let raw = body::Raw::made(new);
             body::canonical_of(raw, res, FieldValidation::Ignore, &cx)
         };
         let create = if op == Op::Update {
@@ -289,7 +298,8 @@ impl Api {
             config.remove_at("/metadata/resourceVersion");
             let new =
                 patch::apply::on_apply(None, &config, force, &res.writer(&cx, None)).map_err(|e| e.to_status())?;
-            let raw = body::Raw { value: new, found: Vec::new() };
+            refused.clone().map_or(Ok(()), Err)?;
+            let raw = body::Raw::made(new);
             Some(body::canonical_of(raw, res, FieldValidation::Ignore, &cx)?)
         } else {
             None
@@ -346,6 +356,12 @@ impl Call {
         let a = &self.info.attributes;
         let namespace = if res.info.is_namespaced() { a.namespace.clone() } else { String::new() };
         Target { namespace, name: a.name.clone() }
+    }
+
+    /// The host that the client asked for, with its port; "" when it named none.
+    pub(super) fn host(&self) -> &str {
+        let named = self.headers.get(header::HOST).and_then(|v| v.to_str().ok());
+        named.or(self.authority.as_ref().map(|a| a.as_str())).unwrap_or_default()
     }
 
     /// The namespace in the path; none for all.
@@ -432,7 +448,10 @@ impl PatchBody {
             "application/strategic-merge-patch+json" if res.def.is_some() => {
                 Ok(Self::Strategic(raw(body::json_raw(&call.body))?))
             }
-            "application/apply-patch+yaml" => Ok(Self::Apply(raw(body::yaml_raw(&call.body))?)),
+            "application/apply-patch+yaml" => {
+                let read = body::yaml_raw(&call.body);
+                Ok(Self::Apply(read.map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?))
+            }
             _ => {
                 let mut types: Vec<Cow<'static, str>> =
                     vec!["application/json-patch+json".into(), "application/merge-patch+json".into()];

@@ -96,6 +96,7 @@ rows! {
     PERSISTENT_VOLUMES = "" "v1" "persistentvolumes" "PersistentVolume" false;
     PODS = "" "v1" "pods" "Pod" true;
     SERVICES = "" "v1" "services" "Service" true;
+    SERVICE_CIDRS = "networking.k8s.io" "v1" "servicecidrs" "ServiceCIDR" false;
     ENDPOINTS = "" "v1" "endpoints" "Endpoints" true;
     EVENTS = "" "v1" "events" "Event" true;
     CONFIG_MAPS = "" "v1" "configmaps" "ConfigMap" true;
@@ -123,6 +124,8 @@ rows! {
     CUSTOM_RESOURCE_DEFINITIONS = "apiextensions.k8s.io" "v1" "customresourcedefinitions" "CustomResourceDefinition" false;
     LEASES = "coordination.k8s.io" "v1" "leases" "Lease" true;
     ENDPOINT_SLICES = "discovery.k8s.io" "v1" "endpointslices" "EndpointSlice" true;
+    RESOURCE_CLAIMS = "resource.k8s.io" "v1" "resourceclaims" "ResourceClaim" true;
+    RESOURCE_CLAIM_TEMPLATES = "resource.k8s.io" "v1" "resourceclaimtemplates" "ResourceClaimTemplate" true;
     CLUSTER_ROLES = "rbac.authorization.k8s.io" "v1" "clusterroles" "ClusterRole" false;
     CLUSTER_ROLE_BINDINGS = "rbac.authorization.k8s.io" "v1" "clusterrolebindings" "ClusterRoleBinding" false;
     ROLES = "rbac.authorization.k8s.io" "v1" "roles" "Role" true;

@@ -23,8 +23,8 @@ use crate::client::{Client, Credentials, Servers, res};
 use crate::kubelet::serve::opener;
 use crate::pki::tls::SwappableCert;
 use crate::pki::token::{self, JoinToken};
-use crate::runtime::kept;
-use crate::runtime::node_listers::{Connect, NodeListers};
+use crate::runtime::kept::{self, Part};
+use crate::runtime::node_listers::{Before, Connect, NodeListers};
 use crate::runtime::{Delta, Listers};
 use crate::util::backoff::Backoff;
 use crate::util::clock::{SharedClock, SystemClock};
@@ -64,10 +64,7 @@ pub struct Args {
 /// Runs until a signal or a failure.
 pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     args.common.log();
-    crate::pki::install_provider();
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
-    let done = runtime.block_on(async {
+    super::on_threads(async {
         let shutdown = Shutdown::new();
         super::signals::stop_on_signals(&shutdown)?;
         let mut agent = Agent::build(args).await?;
@@ -75,9 +72,7 @@ pub fn main(args: Args) -> anyhow::Result<ExitCode> {
             Some(node) => agent.run(node?, shutdown).await,
             None => Ok(()),
         }
-    });
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    done.map(|()| ExitCode::SUCCESS)
+    })
 }
 
 /// A machine that may be a node already.
@@ -151,9 +146,12 @@ impl Agent {
         let ca_pem = join::trust(&self.files, &self.servers, self.token.as_ref()).await?;
         let kept = self.files.pair(join::CLIENT)?;
         let pair = match kept.filter(|p| p.is_of(&format!("system:node:{}", self.name))) {
-            Some(pair) if pair.begins() > self.clock.now().as_second() => {
-                return Err(self.explained("the node's certificate is not valid yet").await);
-            }
+            // With nobody to ask, a clock that was not set yet keeps the pods of a rebooted node waiting no longer than
+            // servers that are not there.
+            Some(pair) if pair.begins() > self.clock.now().as_second() => match join::shown_by(&self.servers).await {
+                Err(_) if self.has_been_node()? => pair,
+                _ => return Err(self.explained("the node's certificate is not valid yet").await),
+            },
             Some(pair) if pair.ends() > self.clock.now().as_second() => pair,
             _ => self.certificate(&ca_pem).await?,
         };
@@ -163,6 +161,11 @@ impl Agent {
             .map_err(|e| JoinError::Final(e.to_string()))?;
         let (cluster, client_ca_pem, alone) = self.settings(&client).await?;
         Ok(Member { ca_pem, client, cert, cluster, client_ca_pem, alone })
+    }
+
+    /// Whether a server has told it of its cluster.
+    fn has_been_node(&self) -> Result<bool, JoinError> {
+        Ok(state(&self.files)?.get("settings").is_some_and(|s| Cluster::from_config_map(s).is_ok()))
     }
 
     /// A certificate for the token.
@@ -227,11 +230,26 @@ impl Agent {
         }
     }
 
+    /// What the node knew last, where no server says what is, and the tokens that it has.
+    fn before(&self, alone: bool) -> (Before, Arc<kept::Tokens>) {
+        let read = |part: Part| kept::read(&self.files.path(part.file()), &self.name);
+        let mut pods = read(Part::Pods);
+        let tokens = pods.as_mut().map(|known| std::mem::take(&mut known.tokens)).unwrap_or_default();
+        let tokens = kept::Tokens::new(tokens);
+        if !alone {
+            return (Before::default(), tokens);
+        }
+        let count = pods.as_ref().and_then(|k| k.objects.get("pods")).map_or(0, Vec::len);
+        tracing::warn!(pods = count, "no server answers: going on with the pods that this node knew last");
+        (Before { pods, network: read(Part::Network) }, tokens)
+    }
+
     async fn run(self, member: Member, shutdown: Shutdown) -> anyhow::Result<()> {
         let data_dir = self.args.common.data_dir()?;
         let peer = self.servers.list().first().and_then(|s| s.host()?.trim_matches(['[', ']']).parse().ok());
         let address = Arc::new(self.args.node.address(peer, &member.cluster));
         let node = self.args.node.config(&data_dir, &self.name, address.watch(), &member.cluster)?;
+        let (before, tokens) = self.before(member.alone);
         let parts = NodeParts::new(node, self.runtime);
         let mut tasks = Tasks::new(shutdown);
         let connect: Connect = {
@@ -241,14 +259,8 @@ impl Agent {
                     .expect("the same has made a client before")
             })
         };
-        let path = self.files.path(kept::FILE);
-        let known = kept::read(&path, &self.name).unwrap_or_default();
-        if member.alone {
-            let pods = known.objects.get("pods").map_or(0, Vec::len);
-            tracing::warn!(pods, "no server answers: going on with the pods that this node knew last");
-        }
-        let (listers, informers) = NodeListers::new(&self.name, connect, member.alone.then_some(&known));
-        let tokens = kept::Tokens::new(known.tokens);
+        let (listers, informers) = NodeListers::new(&self.name, connect, &before);
+        drop(before);
         let listers: Arc<dyn Listers> = listers;
         tasks.own("informers", OnEnd::StopAll, move |stop| async move {
             informers.run(stop).await;
@@ -256,11 +268,14 @@ impl Agent {
         });
         let kubelet = parts.kubelet(listers.clone(), member.client.clone(), self.clock.clone());
         kubelet.keep_tokens(tokens.clone());
-        let (name, keeping) = (self.name.clone(), listers.clone());
-        tasks.own("last-known", OnEnd::Fine, move |stop| async move {
-            kept::keep(&name, path, &*keeping, &tokens, &stop).await;
-            Ok(())
-        });
+        for part in [Part::Pods, Part::Network] {
+            let (name, keeping, path) = (self.name.clone(), listers.clone(), self.files.path(part.file()));
+            let tokens = (part == Part::Pods).then(|| tokens.clone());
+            tasks.own(part.file(), OnEnd::Fine, move |stop| async move {
+                kept::keep(part, &name, path, &*keeping, tokens.as_deref(), &stop).await;
+                Ok(())
+            });
+        }
         let first = self.args.server.as_deref().and_then(|s| server_uri(s).ok());
         let files = Arc::new(self.files);
         let identity = Identity {

@@ -2,6 +2,7 @@
 //!
 //! In: arguments, `/etc/orch/config.yaml`, environment. Out: an exit code; one line on standard error when it is not 0.
 
+mod access;
 mod agent;
 mod bench;
 mod bootstrap;
@@ -26,10 +27,13 @@ mod uninstall;
 mod unit;
 
 use std::ffi::OsString;
+use std::future::Future;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use listers::CacheListers;
@@ -56,6 +60,8 @@ enum Command {
     Ctl(Box<crate::ctl::Args>),
     /// Make, list, replace and revoke the tokens that machines join with
     Token(Box<crate::ctl::TokenArgs>),
+    /// See to the encryption of Secrets at rest: status, rotate-keys, reencrypt, enable, disable
+    SecretsEncrypt(Box<crate::ctl::EncryptArgs>),
     /// See whether this machine can run orch, and what to change
     Check(check::Args),
     /// Stop orch and all its pods; state and installation stay
@@ -108,6 +114,7 @@ fn run() -> anyhow::Result<ExitCode> {
         Command::Bench(args) => bench::main(args),
         Command::Ctl(args) => ctl(*args),
         Command::Token(args) => ctl((*args).into()),
+        Command::SecretsEncrypt(args) => ctl((*args).into()),
         Command::Check(args) => check::main(&args),
         Command::Killall(args) => uninstall::kill(args),
         Command::Uninstall(args) => uninstall::main(args),
@@ -122,6 +129,16 @@ fn run() -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Runs a server or an agent on threads of its own; what still blocks one after its end has a second.
+fn on_threads(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
+    crate::pki::install_provider();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let done = runtime.block_on(work);
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 fn ctl(args: crate::ctl::Args) -> anyhow::Result<ExitCode> {

@@ -34,12 +34,14 @@ use crate::scheduler::{self, Scheduler};
 use crate::store::Store;
 use crate::store::cache::Cache;
 use crate::store::durable::{Durable, Options};
+use crate::store::sealed::Encryption;
 use crate::util::address::Address;
 use crate::util::backoff::Backoff;
 use crate::util::clock::{SharedClock, SystemClock};
 use crate::util::files;
 use crate::util::tasks::{OnEnd, Shutdown, Tasks};
 
+use super::access::AccessFlags;
 use super::cluster::Cluster;
 use super::components::disabled;
 use super::flags::{Common, NodeFlags, TokenFlags};
@@ -91,6 +93,8 @@ pub struct Args {
     pub write_kubeconfig_mode: String,
     #[command(flatten)]
     pub token: TokenFlags,
+    #[command(flatten)]
+    pub access: AccessFlags,
     /// Setting of a controller, as upstream's controller manager has it; node-monitor-grace-period is known
     #[arg(long, value_name = "NAME=VALUE", value_parser = controller_setting, action = ArgAction::Append)]
     pub kube_controller_manager_arg: Vec<ControllerSetting>,
@@ -110,17 +114,12 @@ pub struct Args {
 /// Runs until a signal or a failure.
 pub fn main(args: Args) -> anyhow::Result<ExitCode> {
     args.common.log();
-    crate::pki::install_provider();
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
-    let done = runtime.block_on(async {
+    super::on_threads(async {
         let shutdown = Shutdown::new();
         let bound = build(args, shutdown.clone()).await?;
         super::signals::stop_on_signals(&shutdown)?;
         bound.run().await
-    });
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    done.map(|()| ExitCode::SUCCESS)
+    })
 }
 
 /// A server that holds its ports and its store, and does nothing yet.
@@ -130,6 +129,7 @@ pub struct Bound {
     listers: Arc<dyn Listers>,
     cache: Arc<Cache>,
     store: Arc<dyn Store>,
+    encryption: Arc<Encryption>,
     clock: SharedClock,
     node: Option<(NodeParts, tokio::net::TcpListener)>,
     config: Config,
@@ -195,6 +195,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
         .with_context(|| format!("cannot create {}; choose another place with --data-dir", server_dir.display()))?;
     // First of all what is in the data directory: its lock keeps two servers from changing each other's files.
     let store = open_store(server_dir.join("db")).await?;
+    let encryption = Encryption::open(store.clone(), args.access.encryption(&server_dir)).await?;
     let pki_config = PkiConfig {
         node_name: node_name.clone(),
         node_ips: args.advertise_address.into_iter().chain([node_ip]).collect(),
@@ -208,8 +209,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let IpNet::V4(services) = args.service_cidr else { bail!("Services have IPv4 addresses only, so far") };
     let ports = port_range(&args.service_node_port_range)?;
     let resources = Resources::with(&Allocators::new((services.network(), services.prefix_len()), ports));
-    let cache =
-        Cache::open(store.clone() as Arc<dyn Store>, resources.clone()).await.context("cannot load the store")?;
+    let cache = Cache::open(encryption.store(), resources.clone()).await.context("cannot load the store")?;
     let listers: Arc<dyn Listers> = Arc::new(super::listers::CacheListers(cache.clone()));
     let access = Arc::new(Access::new(&pki, listers.clone(), clock.clone(), &args.cluster_domain)?);
     let plugins = crate::apiserver::auth::admission::plugins(access.clone(), resources.clone(), listers.clone());
@@ -223,11 +223,17 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     admission.charge_through(&registry);
     let metrics = MetricsRegistry::default();
     let api = Api::new(registry, access.clone(), clock.clone(), shutdown.clone(), health(&store, &shutdown), &roads);
+    api.attach_encryption(encryption.clone());
     api.publish_metrics(super::figures::source(metrics.clone(), store.clone(), cache.clone()));
     let serving = SwappableCert::new(pki.serving_key()?);
     let tls = crate::pki::tls::server_config(serving.clone(), &[&pki.client_ca.cert, &pki.request_header_ca.cert])?;
     let config = Config {
-        api: ApiServer { service_ip, address: args.advertise_address.unwrap_or(node_ip), port: address.port() },
+        api: ApiServer {
+            service_ip,
+            service_cidr: args.service_cidr,
+            address: args.advertise_address.unwrap_or(node_ip),
+            port: address.port(),
+        },
         advertised: args.advertise_address.is_some(),
         first: super::bootstrap::First {
             cluster,
@@ -253,6 +259,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
         listers,
         cache,
         store,
+        encryption,
         clock,
         node,
         config,
@@ -273,6 +280,8 @@ impl Bound {
         let shutdown = self.shutdown;
         let cache = self.cache;
         tasks.own("watch-cache", OnEnd::StopAll, |stop| async move { Ok(cache.run(stop).await?) });
+        let encryption = self.encryption;
+        tasks.own("encryption", OnEnd::Fine, |stop| async move { Ok(encryption.run(stop).await?) });
         let api = self.api.clone();
         let client = move |user: UserInfo| Client::in_process(InProcess::new(api.clone(), user));
         let admin = client(UserInfo::authenticated("system:apiserver", &[UserInfo::MASTERS])).named("orch");
@@ -402,6 +411,7 @@ fn service_account(name: &str) -> UserInfo {
         // As upstream: the role of this one is enough.
         "node-ipam-controller" | "taint-eviction-controller" => "node-controller",
         "root-ca-certificate-publisher" => "root-ca-cert-publisher",
+        "resource-claim-making-controller" => "resource-claim-controller",
         name => name,
     };
     UserInfo::authenticated(

@@ -1,4 +1,5 @@
-//! What a cluster has from the start: its four namespaces, and the Service `kubernetes` with the API server behind it.
+//! What a cluster has from the start: its four namespaces, the Service range, and the Service `kubernetes` with the API
+//! server behind it.
 //!
 //! The server calls [`ensure`] once it answers; it is idempotent, and a deleted object comes back with the next call.
 
@@ -6,6 +7,7 @@ use std::net::IpAddr;
 
 use futures::future::try_join_all;
 use futures::try_join;
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use crate::api::status::{ApiResult, Reason};
@@ -20,6 +22,8 @@ pub const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kub
 pub struct ApiServer {
     /// The first address of the Service range.
     pub service_ip: IpAddr,
+    /// The Service range itself.
+    pub service_cidr: IpNet,
     /// Where nodes and pods reach the server itself.
     pub address: IpAddr,
     /// Its port.
@@ -60,10 +64,32 @@ pub async fn ensure(client: &Client, server: &ApiServer) -> ApiResult<()> {
         "ports": [{"name": "https", "port": server.port, "protocol": "TCP"}],
     });
     try_join!(
+        service_range(client, server.service_cidr),
         put(client, &res::SERVICES, &service, &["/spec/ports"]),
         put(client, &res::ENDPOINTS, &endpoints, &["/subsets"]),
         put(client, &res::ENDPOINT_SLICES, &slice, &["/endpoints", "/ports"]),
     )?;
+    Ok(())
+}
+
+/// The object that says what the Service range is. It is told, not asked: the range is the server's setting.
+/// Upstream: `pkg/controlplane/controller/defaultservicecidr`.
+async fn service_range(client: &Client, range: IpNet) -> ApiResult<()> {
+    let wanted = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": [range]}});
+    let known = match optional(client.get(&res::SERVICE_CIDRS, "", "kubernetes").await)? {
+        Some(known) => known,
+        None => client.create(&res::SERVICE_CIDRS, "", &wanted).await?,
+    };
+    if known.items_at("/status/conditions").iter().any(|c| c.str_at("/type") == Some("Ready")) {
+        return Ok(());
+    }
+    let ready = json!({"type": "Ready", "status": "True", "reason": "",
+        "lastTransitionTime": known["metadata"]["creationTimestamp"],
+        "message": "Kubernetes default Service CIDR is ready"});
+    let mut new = known;
+    new.set_at("/status/conditions", vec![ready]);
+    client.update(&res::SERVICE_CIDRS, "", "kubernetes", Some("status"), &new).await?;
     Ok(())
 }
 
@@ -102,7 +128,13 @@ mod tests {
     #[tokio::test]
     async fn a_cluster_begins_with_what_clients_expect() {
         let cluster = Cluster::new();
-        let mut server = ApiServer { service_ip: [10, 43, 0, 1].into(), address: [192, 0, 2, 1].into(), port: 6443 };
+        let range = "10.43.0.0/16".parse().unwrap();
+        let mut server = ApiServer {
+            service_ip: [10, 43, 0, 1].into(),
+            service_cidr: range,
+            address: [192, 0, 2, 1].into(),
+            port: 6443,
+        };
         ensure(&cluster.client(), &server).await.unwrap();
         assert_eq!(cluster.api.all(&res::NAMESPACES).len(), 4);
         cluster.api.take_log();

@@ -20,6 +20,7 @@ pub mod namespace;
 pub mod node;
 pub mod quota;
 pub mod replicaset;
+pub mod resourceclaim;
 pub mod statefulset;
 pub mod tokens;
 
@@ -75,8 +76,11 @@ pub const CONTROLLERS: &[Controller] = &[
     R(|_| job::controller()),
     R(|_| job::ttl::controller()),
     R(|_| cronjob::controller()),
+    R(|_| resourceclaim::making()),
+    R(|_| resourceclaim::claims()),
     R(|_| endpoints::slices()),
     R(|_| endpoints::endpoints()),
+    R(|_| endpoints::mirror()),
     R(|c| node::lifecycle(c.node_grace_seconds)),
     R(|_| node::eviction::controller()),
     R(|c| node::ipam::Ipam::over(c.cluster_cidrs.clone())),

@@ -26,6 +26,7 @@ mod describe;
 mod diff;
 mod drain;
 mod edit;
+pub mod encrypt;
 mod events;
 mod examples;
 mod exec;
@@ -44,6 +45,7 @@ mod plugin;
 mod pods;
 mod port_forward;
 mod print;
+mod proxy;
 mod raw;
 mod reconcile;
 mod replace;
@@ -201,6 +203,7 @@ enum Verb {
     Patch(patch::Args),
     Plugin(plugin::Args),
     PortForward(port_forward::Args),
+    Proxy(proxy::Args),
     Replace(replace::Args),
     Rollout(rollout::Args),
     Run(run::Args),
@@ -208,6 +211,8 @@ enum Verb {
     Set(set::Args),
     Taint(taint::Args),
     Token(token::Args),
+    /// See to the encryption of Secrets at rest
+    SecretsEncrypt(encrypt::Args),
     Uncordon(cordon::Uncordon),
     Version(version::Args),
     Wait(wait::Args),
@@ -299,6 +304,21 @@ impl From<TokenArgs> for Args {
     }
 }
 
+/// `orch secrets-encrypt`: the verb of the same name, and flags of every verb.
+#[derive(Debug, Clone, clap::Args)]
+pub struct EncryptArgs {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(flatten)]
+    args: encrypt::Args,
+}
+
+impl From<EncryptArgs> for Args {
+    fn from(EncryptArgs { globals, args }: EncryptArgs) -> Self {
+        Self(Raw { globals, verb: Verb::SecretsEncrypt(args) })
+    }
+}
+
 /// Tells why the words behind `orch ctl` cannot be read, as kubectl tells it.
 pub fn refuse(error: &clap::Error, words: &[String]) -> ExitCode {
     // A verb that nobody here knows may be a plugin's.
@@ -349,7 +369,13 @@ async fn run_verb(globals: &mut Globals, verb: Verb, images: &dyn image::Images)
     // The limit is for requests: streams go on as long as they are wanted.
     let streams = matches!(
         verb,
-        Verb::Attach(_) | Verb::Cp(_) | Verb::Edit(_) | Verb::Exec(_) | Verb::PortForward(_) | Verb::Run(_)
+        Verb::Attach(_)
+            | Verb::Cp(_)
+            | Verb::Edit(_)
+            | Verb::Exec(_)
+            | Verb::PortForward(_)
+            | Verb::Proxy(_)
+            | Verb::Run(_)
     );
     // A watch ends with its time, and that is no failure.
     let watches = matches!(&verb, Verb::Get(args) if args.watches());
@@ -409,6 +435,7 @@ async fn dispatch(cx: &Cx, verb: Verb) -> Done {
         Verb::Logs(args) => logs::run(cx, args).await,
         Verb::Patch(args) => patch::run(cx, args).await,
         Verb::PortForward(args) => port_forward::run(cx, args).await,
+        Verb::Proxy(args) => proxy::run(cx, args).await,
         Verb::Replace(args) => replace::run(cx, args).await,
         Verb::Rollout(args) => rollout::run(cx, args).await,
         Verb::Run(args) => run::run(cx, args).await,
@@ -416,6 +443,7 @@ async fn dispatch(cx: &Cx, verb: Verb) -> Done {
         Verb::Set(args) => set::run(cx, args).await,
         Verb::Taint(args) => taint::run(cx, args).await,
         Verb::Token(args) => token::run(cx, args).await,
+        Verb::SecretsEncrypt(args) => encrypt::run(cx, args).await,
         Verb::Uncordon(args) => cordon::uncordon(cx, args).await,
         Verb::Version(args) => version::run(cx, &args).await,
         Verb::Wait(args) => wait::run(cx, args).await,

@@ -136,6 +136,11 @@ fn predicates(pod: &PodView, node: &Value, others: &[&PodView]) -> Verdict {
     Ok(())
 }
 
+/// Whether what the pod requests is there beside what the others have; else what is not.
+pub fn room(pod: &PodView, node: &Value, others: &[&PodView]) -> Result<(), String> {
+    resources(pod, node, others).map_err(|(_, message)| message)
+}
+
 fn resources(pod: &PodView, node: &Value, others: &[&PodView]) -> Verdict {
     let allocatable = node.pointer("/status/allocatable").and_then(Value::as_object);
     // Thousandths of CPUs, whole units of the rest.

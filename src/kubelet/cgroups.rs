@@ -46,7 +46,8 @@ impl Qos {
     }
 }
 
-fn amount(r: Option<&ResourceRequirements>, limits: bool, what: &str) -> Option<Quantity> {
+/// What is requested or limited of a resource; none for nothing.
+pub fn amount(r: Option<&ResourceRequirements>, limits: bool, what: &str) -> Option<Quantity> {
     let r = r?;
     let map = if limits { r.limits.as_ref() } else { r.requests.as_ref() };
     Quantity::parse(&map?.get(what)?.0).ok().filter(|q| q.nanos() > 0)
@@ -179,6 +180,17 @@ pub fn of_pod(pod: &PodView) -> LinuxResources {
     }
 }
 
+/// Limits that allow what either of the two allows; 0 is no limit.
+pub fn wider(a: &LinuxResources, b: &LinuxResources) -> LinuxResources {
+    let most = |a: i64, b: i64| if a == 0 || b == 0 { 0 } else { a.max(b) };
+    LinuxResources {
+        cpu_quota: most(a.cpu_quota, b.cpu_quota),
+        cpu_shares: a.cpu_shares.max(b.cpu_shares),
+        memory_limit: most(a.memory_limit, b.memory_limit),
+        ..b.clone()
+    }
+}
+
 /// The cgroup of a pod below the root, as the runtime is told: `/kubepods/burstable/pod<uid>`.
 pub fn pod_path(pod: &PodView) -> String {
     match qos(pod) {
@@ -278,6 +290,16 @@ impl Tree {
                 }
             }
             self.limit(&at, &limits)?;
+        }
+        self.weigh_classes()
+    }
+
+    /// Sets other limits of a pod's cgroup; one that is not there limits nothing.
+    pub fn limit_pod(&self, pod: &PodView, limits: &LinuxResources) -> io::Result<()> {
+        let path = pod_path(pod);
+        let there = self.hierarchies().into_iter().map(|h| h.join(path.trim_start_matches('/'))).filter(|p| p.is_dir());
+        for at in there {
+            self.limit(&at, limits)?;
         }
         self.weigh_classes()
     }

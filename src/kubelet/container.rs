@@ -14,7 +14,7 @@ use super::pod::{Member, PodView, Role, keys};
 use super::runtime::{ContainerConfig, ContainerStatus, Image, Mount, PortMapping, Propagation, SandboxConfig};
 use super::sources::Sources;
 use super::volumes::{Prepared, subpath};
-use super::{cgroups, logs, security};
+use super::{cgroups, logs, resize, security};
 
 /// Where a container's last words are, in the container.
 const MESSAGE_PATH: &str = "/dev/termination-log";
@@ -185,6 +185,7 @@ fn annotations(making: &Making<'_>) -> BTreeMap<String, String> {
     let policy = spec.termination_message_policy.as_deref().unwrap_or("File");
     let mut out = BTreeMap::from([
         (keys::HASH.to_owned(), making.member.hash.clone()),
+        (keys::RESOURCES.to_owned(), resize::mark(making.member)),
         (keys::RESTART_COUNT.to_owned(), making.attempt.to_string()),
         (keys::MESSAGE_PATH.to_owned(), spec.termination_message_path.as_deref().unwrap_or(MESSAGE_PATH).to_owned()),
         (keys::MESSAGE_POLICY.to_owned(), policy.to_owned()),

@@ -39,6 +39,7 @@ mod pods;
 pub mod probes;
 pub mod pull;
 pub mod registries;
+pub mod resize;
 pub mod runtime;
 pub mod security;
 pub mod serve;

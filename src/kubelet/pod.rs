@@ -32,6 +32,8 @@ pub mod keys {
     pub const MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
     /// Seconds a pod gets to stop (annotation), for pods that are gone from the API.
     pub const GRACE: &str = "io.kubernetes.pod.terminationGracePeriod";
+    /// What the container was made with, as JSON (annotation; orch's own).
+    pub const RESOURCES: &str = "orch.internal/resources";
     /// When the API saw the pod (annotation of the pod in upstream's sources).
     pub const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
     /// Marks the mirror of a static pod (annotation).

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use super::admit::{self, Site};
 use super::pleg::Snapshot;
 use super::pod::{PodView, keys};
+use super::resize::{self, Given, Pending};
 use super::shared::Shared;
 use super::sources::Kind;
 use super::status::Failure;
@@ -29,6 +30,8 @@ struct Entry {
     namespace: String,
     /// What its volumes are made of.
     references: Vec<(Kind, String)>,
+    /// The pod as it is asked for, while it is not given that.
+    asked: Option<Arc<PodView>>,
 }
 
 /// Why a worker ended.
@@ -140,21 +143,65 @@ impl Pods {
     fn upsert(&self, object: &Object, workers: &mut JoinSet<Ended>) {
         let Some(pod) = self.ours(object) else { return };
         let pod = Arc::new(pod);
-        if let Some(entry) = self.entries.lock().get_mut(&pod.uid) {
-            entry.references = volumes::references(&pod);
-            let mut stale = false;
-            entry.handle.desired.send_modify(|desired| {
-                stale = volumes::tell_of(&desired.pod, &pod);
-                desired.pod = pod;
-            });
-            if stale {
-                entry.handle.stale.store(true, Ordering::SeqCst);
-                entry.handle.wake.notify_one();
-            }
+        let known = self.entries.lock().get(&pod.uid).map(|entry| entry.handle.desired.borrow().pod.clone());
+        if let Some(known) = known {
+            self.update(&pod, &resize::given(&known));
+            self.give();
             return;
         }
+        let given = if pod.start_time().is_some() { resize::remembered(&pod) } else { Given::new() };
         let failure = self.judge(&pod).err().map(Arc::new);
-        self.start(Desired { pod, gone: false, failure }, workers);
+        let (view, pending) = self.allocate(&pod, &given);
+        let asked = pending.is_some().then(|| pod.clone());
+        self.start(Desired { pod: view, gone: false, failure, pending }, asked, workers);
+    }
+
+    /// Another revision of a pod that has a worker, and was given this before.
+    fn update(&self, pod: &Arc<PodView>, given: &Given) {
+        let (view, pending) = self.allocate(pod, given);
+        let mut entries = self.entries.lock();
+        let Some(entry) = entries.get_mut(&pod.uid) else { return };
+        entry.references = volumes::references(pod);
+        entry.asked = pending.is_some().then(|| pod.clone());
+        let mut stale = false;
+        entry.handle.desired.send_modify(|desired| {
+            stale = volumes::tell_of(&desired.pod, &view);
+            desired.pod = view;
+            desired.pending = pending;
+        });
+        if stale {
+            entry.handle.stale.store(true, Ordering::SeqCst);
+            entry.handle.wake.notify_one();
+        }
+    }
+
+    /// What a pod is given that was given this before: all that it asks for, where there is room, or nothing new.
+    fn allocate(&self, pod: &Arc<PodView>, given: &Given) -> (Arc<PodView>, Option<Arc<Pending>>) {
+        if !resize::asks_for_more_or_less(pod, given) {
+            return (pod.clone(), None);
+        }
+        let active = self.active();
+        let others: Vec<&PodView> = active.iter().map(|p| &**p).filter(|p| p.uid != pod.uid).collect();
+        let Err(pending) = resize::fits(pod, &self.site(), &others) else { return (pod.clone(), None) };
+        let before = self.entries.lock().get(&pod.uid).and_then(|e| e.handle.desired.borrow().pending.clone());
+        if before.is_none_or(|b| *b != pending) {
+            let title = format!("Pod resize {}", pending.reason);
+            let message = resize::message(&title, pod, Some(&pending.message));
+            self.shared.event(pod, None, EventType::Warning, &format!("Resize{}", pending.reason), message);
+        }
+        (Arc::new(resize::with(pod, given)), Some(Arc::new(pending)))
+    }
+
+    /// Gives pods what they wait for, now that there may be room: the more important ones first.
+    fn give(&self) {
+        let mut waiting: Vec<Arc<PodView>> = self.entries.lock().values().filter_map(|e| e.asked.clone()).collect();
+        waiting.sort_by_key(|pod| (std::cmp::Reverse(pod.spec.priority), pod.uid.clone()));
+        for pod in waiting {
+            let known = self.entries.lock().get(&pod.uid).map(|entry| entry.handle.desired.borrow().pod.clone());
+            if let Some(known) = known.filter(|known| !known.is_terminal()) {
+                self.update(&pod, &resize::given(&known));
+            }
+        }
     }
 
     /// Whether a pod that is new here may run. One that was started before, or is on its way out, is not judged.
@@ -164,8 +211,7 @@ impl Pods {
         }
         let shared = &self.shared;
         let name = &shared.config.node_name;
-        let node = shared.listers.lister("", "nodes").get("", name).map(|n| n.value());
-        let site = Site { node, pressures: shared.pressure.borrow().clone() };
+        let site = self.site();
         // Those that were started by an orch before this one may not have been seen by this one yet.
         let bound = match self.complete.load(Ordering::SeqCst) {
             true => Vec::new(),
@@ -188,7 +234,13 @@ impl Pods {
         verdict
     }
 
-    /// Pods that run, or are about to.
+    /// What is known of the node.
+    fn site(&self) -> Site {
+        let node = self.shared.listers.lister("", "nodes").get("", &self.shared.config.node_name);
+        Site { node: node.map(|n| n.value()), pressures: self.shared.pressure.borrow().clone() }
+    }
+
+    /// Pods that run, or are about to, with what they are given.
     pub fn active(&self) -> Vec<Arc<PodView>> {
         let entries = self.entries.lock();
         let desired = entries.values().map(|e| e.handle.desired.borrow());
@@ -208,10 +260,10 @@ impl Pods {
         }
     }
 
-    fn start(&self, desired: Desired, workers: &mut JoinSet<Ended>) {
+    fn start(&self, desired: Desired, asked: Option<Arc<PodView>>, workers: &mut JoinSet<Ended>) {
         let pod = desired.pod.clone();
         let (worker, handle) = Worker::new(self.shared.clone(), desired);
-        let entry = Entry { handle, namespace: pod.namespace.clone(), references: volumes::references(&pod) };
+        let entry = Entry { handle, namespace: pod.namespace.clone(), references: volumes::references(&pod), asked };
         self.entries.lock().insert(pod.uid.clone(), entry);
         let uid = pod.uid.clone();
         workers.spawn(async move {
@@ -224,6 +276,7 @@ impl Pods {
         if let Some(entry) = self.entries.lock().get(&last.meta.uid) {
             entry.handle.desired.send_modify(|d| d.gone = true);
         }
+        self.give();
     }
 
     /// Removes what is left on the disk of pods that neither the API nor the runtime knows: orch was ended in the middle of
@@ -269,12 +322,13 @@ impl Pods {
             );
             let grace = sandbox.annotations.get(keys::GRACE).and_then(|g| g.parse().ok()).or(Some(MIN_GRACE_SECONDS));
             let pod = Arc::new(PodView::orphan(sandbox, grace));
-            self.start(Desired { pod, gone: true, failure: None }, workers);
+            self.start(Desired { pod, gone: true, failure: None, pending: None }, None, workers);
         }
     }
 
     fn ended(&self, ended: Ended, listers: &dyn Listers, workers: &mut JoinSet<Ended>) {
         self.entries.lock().remove(&ended.uid);
+        self.give();
         if ended.panicked {
             tracing::error!(uid = ended.uid, "its worker panicked, starting it again; this is a bug in orch");
             let name = &self.shared.config.node_name;

@@ -14,6 +14,7 @@ use super::network::{self, Dns};
 use super::past;
 use super::pod::{Member, PodInventory, PodView};
 use super::pull;
+use super::resize::Progress;
 use super::runtime::{RuntimeError, SandboxConfig, State};
 use super::shared::{Shared, Tell, Volumes};
 use super::status::Waiting;
@@ -41,6 +42,8 @@ pub struct Memory {
     pub issued: Issued,
     /// Volumes that are there.
     pub volumes: Volumes,
+    /// What containers have of what they were given.
+    pub resize: Progress,
 }
 
 /// Makes all volumes, or brings them up to date; gives the time of the next refresh.

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::cgroups;
 use super::past;
 use super::pod::{Member, PodInventory, PodView, ProbeKind, Role, time_of};
+use super::resize::{self, Progress};
 use super::runtime::{ContainerStatus, State};
 use super::sync::{Outcome, Results};
 use crate::api::value::ValueExt;
@@ -44,6 +45,8 @@ pub enum FailureKind {
     Stopped,
     /// It was stopped for the node's sake: controllers do not count that against it.
     Disruption,
+    /// It took more than it may: it is stopped at once, for its own sake.
+    Overrun,
     /// It was not admitted: nothing of it ever ran.
     Rejected,
 }
@@ -63,6 +66,8 @@ pub struct Input<'a> {
     pub ended: bool,
     /// Why the kubelet ended the pod.
     pub failure: Option<&'a Failure>,
+    /// What containers have of what they were given.
+    pub resize: &'a Progress,
     /// Node addresses, the main one first.
     pub host_ips: &'a [String],
     /// `containerd`.
@@ -203,7 +208,7 @@ fn container(input: Input<'_>, member: &Member) -> Value {
     }
     if member.role != Role::Ephemeral {
         out["started"] = started.into();
-        add_resources(&mut out, member, newest);
+        add_resources(&mut out, input.resize, member, newest);
     }
     add_mounts(&mut out, member);
     if newest.is_none() {
@@ -212,15 +217,15 @@ fn container(input: Input<'_>, member: &Member) -> Value {
     out
 }
 
-fn add_resources(out: &mut Value, member: &Member, newest: Option<&ContainerStatus>) {
-    if newest.is_none_or(|c| c.state != State::Running) {
-        return;
-    }
-    let resources = member.spec.resources.as_ref();
-    if let Some(requests) = resources.and_then(|r| r.requests.as_ref()) {
+/// What a running container was given, and what it has.
+fn add_resources(out: &mut Value, resize: &Progress, member: &Member, newest: Option<&ContainerStatus>) {
+    let Some(c) = newest.filter(|c| c.state == State::Running) else { return };
+    let given = member.spec.resources.as_ref();
+    if let Some(requests) = given.and_then(|r| r.requests.as_ref()) {
         out["allocatedResources"] = json!(requests);
     }
-    out["resources"] = resources.map_or_else(|| json!({}), |r| json!(r));
+    let has = resize.of(&c.id).unwrap_or(given);
+    out["resources"] = has.map_or_else(|| json!({}), |r| json!(r));
 }
 
 fn add_mounts(out: &mut Value, member: &Member) {
@@ -361,6 +366,7 @@ fn conditions(input: Input<'_>, phase: &str, inits: &[Value], containers: &[Valu
     ]
     .into_iter()
     .chain(disruption(input))
+    .chain(resizing(input))
     .map(|(kind, verdict)| condition(input, kind, verdict))
     .collect()
 }
@@ -369,6 +375,19 @@ fn conditions(input: Input<'_>, phase: &str, inits: &[Value], containers: &[Valu
 fn disruption(input: Input<'_>) -> Option<(&'static str, Verdict)> {
     let failure = input.failure.filter(|f| f.kind == FailureKind::Disruption)?;
     Some(("DisruptionTarget", Verdict(true, "TerminationByKubelet", failure.message.clone())))
+}
+
+/// Told while a pod has not what it asks for: it is not given it, or is on the way to it.
+fn resizing(input: Input<'_>) -> Vec<(&'static str, Verdict)> {
+    let mut out = Vec::new();
+    if let Some(pending) = &input.resize.pending {
+        out.push((resize::PENDING, Verdict(true, pending.reason, pending.message.clone())));
+    }
+    if !input.resize.behind(input.pod, input.inventory).is_empty() {
+        let (reason, message) = input.resize.error.as_ref().map_or(("", ""), |why| ("Error", why.as_str()));
+        out.push((resize::IN_PROGRESS, Verdict(true, reason, message.to_owned())));
+    }
+    out
 }
 
 #[derive(Clone)]
@@ -400,14 +419,11 @@ fn initialized(input: Input<'_>, phase: &str, inits: &[Value], containers: &[Val
         })
         .filter_map(|s| s.str_at("/name"))
         .collect();
-    match (incomplete.is_empty(), phase) {
-        (true, _) => Verdict::YES,
-        (false, "Failed") => Verdict::no("PodFailed", String::new()),
-        (false, _) => Verdict::no(
-            "ContainersNotInitialized",
-            format!("containers with incomplete status: [{}]", incomplete.join(" ")),
-        ),
+    if incomplete.is_empty() {
+        return Verdict::YES;
     }
+    let message = format!("containers with incomplete status: [{}]", incomplete.join(" "));
+    Verdict::no("ContainersNotInitialized", message)
 }
 
 /// What the readiness gates miss; none when they are all satisfied.
@@ -492,6 +508,12 @@ pub fn patch(pod: &PodView, old: &Value, new: &Value) -> Option<Value> {
                     !same(known.iter().find(same_type), Some(*c))
                 };
                 let mut list: Vec<Value> = list.as_array().into_iter().flatten().filter(changed).cloned().collect();
+                // These are told of while they last.
+                let is_in = |all: &[Value], kind: &str| all.iter().any(|c| c.str_at("/type") == Some(kind));
+                let now = after.map_or(&[][..], |a| a.items_at(""));
+                let over = |kind: &&str| is_in(known, kind) && !is_in(now, kind);
+                let over = [resize::PENDING, resize::IN_PROGRESS].into_iter().filter(over);
+                list.extend(over.map(|kind| json!({"type": kind, "$patch": "delete"})));
                 if list.is_empty() {
                     continue;
                 }

@@ -3,7 +3,10 @@
 use super::*;
 use crate::kubelet::testing::{BORN, inventory, pod, simple, staged};
 use State::{Created, Exited, Running};
+use std::sync::{Arc, LazyLock};
 use test_case::test_case;
+
+static NOTHING: LazyLock<Progress> = LazyLock::new(Progress::default);
 
 type There<'a> = &'a [(&'a str, State, i32)];
 
@@ -20,6 +23,7 @@ fn with<'a>(
         waiting: waits,
         ended: false,
         failure: None,
+        resize: &NOTHING,
         host_ips: &[],
         runtime_name: "fake",
         now: Timestamp::from_second(BORN + 60).unwrap(),
@@ -155,6 +159,42 @@ fn a_pod_that_ran_too_long_failed() {
 
 fn failure(reason: &str, kind: FailureKind) -> Failure {
     Failure { reason: reason.into(), message: "why".into(), kind }
+}
+
+/// While a pod has not what it asks for its conditions say so; what they said is taken back.
+#[test]
+fn a_resize_is_told_of_while_it_lasts() {
+    let asking =
+        |cpu: &str| pod(json!({"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}]}));
+    let (old, mut new) = (asking("1"), asking("2"));
+    let there = inventory(&new, &[("c", Running, 0)]);
+    let mut resize = Progress::default();
+    resize.set("c0", old.members[0].spec.resources.clone());
+    resize.error = Some("no".into());
+    resize.pending = Some(Arc::new(resize::Pending { reason: "Deferred", message: "full".into() }));
+    let (results, waits) = (Results::new(), HashMap::new());
+    let s = status(Input { resize: &resize, ..with(&new, &there, &results, &waits) });
+    let said = |kind: &str| {
+        let c = condition(&s, kind);
+        [c.str_at("/status"), c.str_at("/reason"), c.str_at("/message")].map(Option::unwrap_or_default).join(" ")
+    };
+    assert_eq!(said(resize::PENDING), "True Deferred full");
+    assert_eq!(said(resize::IN_PROGRESS), "True Error no");
+    let c = &s.items_at("/containerStatuses")[0];
+    assert_eq!((c.str_at("/allocatedResources/cpu"), c.str_at("/resources/requests/cpu")), (Some("2"), Some("1")));
+
+    new.status = s;
+    let mut resize = Progress::default();
+    resize.look(&asking("2"), &there);
+    let s = status(Input { resize: &resize, ..with(&new, &there, &results, &waits) });
+    let patched = patch(&new, &new.status, &s).unwrap();
+    let gone: Vec<&str> = patched
+        .items_at("/status/conditions")
+        .iter()
+        .filter(|c| c.get("$patch").is_some())
+        .filter_map(|c| c.str_at("/type"))
+        .collect();
+    assert_eq!(gone, [resize::PENDING, resize::IN_PROGRESS]);
 }
 
 #[test]

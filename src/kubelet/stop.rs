@@ -48,6 +48,7 @@ pub async fn container(
         Some(Why::Liveness) => format!("Container {} failed liveness probe, will be restarted", c.name),
         Some(Why::Startup) => format!("Container {} failed startup probe, will be restarted", c.name),
         Some(Why::Changed) => format!("Container {} definition changed, will be restarted", c.name),
+        Some(Why::Resized) => format!("Container {} resize requires restart", c.name),
         Some(Why::Unknown) => format!("Container {} is in unknown state, try killing it before restart", c.name),
     };
     shared.event(pod, member, EventType::Normal, "Killing", message);

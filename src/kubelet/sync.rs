@@ -11,6 +11,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::pod::{Member, PodInventory, PodView, ProbeKind, Role, keys, time_of};
+use super::resize::Progress;
 use super::runtime::{ContainerStatus, State};
 use crate::util::backoff::Backoff;
 
@@ -71,6 +72,8 @@ pub enum Why {
     Startup,
     /// Its name or image changed.
     Changed,
+    /// It gets other resources, and its policy wants it to start with them.
+    Resized,
     /// The runtime lost track of it.
     Unknown,
 }
@@ -127,6 +130,8 @@ pub struct Seen<'a> {
     pub probes: &'a Results,
     /// Restart delays.
     pub delays: &'a Delays,
+    /// What containers have of what they were given.
+    pub resize: &'a Progress,
     /// The clock.
     pub now: Timestamp,
 }
@@ -221,7 +226,7 @@ fn plan_app(seen: Seen<'_>, member: &Member, plan: &mut Plan) -> Step {
     match status.state {
         State::Running => {
             let Some(why) = reason_to_kill(seen, member, status) else { return Step::Keep };
-            let restarts = why == Why::Changed || member.restarts(policy, 1);
+            let restarts = matches!(why, Why::Changed | Why::Resized) || member.restarts(policy, 1);
             plan.kill.push(Kill { id: status.id.clone(), name: name.clone(), why, restarts });
             if !restarts {
                 return Step::Leave;
@@ -252,7 +257,7 @@ fn reason_to_kill(seen: Seen<'_>, member: &Member, status: &ContainerStatus) -> 
     } else if member.spec.startup_probe.is_some() && failed(ProbeKind::Startup) {
         Some(Why::Startup)
     } else {
-        None
+        seen.resize.restarts(member, &status.id).then_some(Why::Resized)
     }
 }
 

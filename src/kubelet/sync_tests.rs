@@ -23,7 +23,7 @@ fn words(plan: &Plan) -> String {
 
 fn plan_at(pod: &PodView, inventory: &PodInventory, probes: &Results, delays: &Delays, second: i64) -> Plan {
     let now = Timestamp::from_second(second).unwrap();
-    plan(Seen { pod, inventory, probes, delays, now })
+    plan(Seen { pod, inventory, probes, delays, resize: &Progress::default(), now })
 }
 
 fn planned(pod: &PodView, there: There<'_>) -> String {
@@ -42,6 +42,26 @@ fn planned(pod: &PodView, there: There<'_>) -> String {
 #[test_case("Always", &[("c", Unknown, 0)], "-c +c"; "lost")]
 fn app(policy: &str, there: There<'_>, want: &str) {
     assert_eq!(planned(&simple(policy), there), want);
+}
+
+/// Another amount of memory ends the container only where its policy says so; a status of one that is gone says nothing.
+#[test_case("RestartContainer", "-c +c")]
+#[test_case("NotRequired", "")]
+fn resized(policy: &str, want: &str) {
+    let asking = |memory: &str| {
+        pod(
+            json!({"restartPolicy": "Always", "containers": [{"name": "c", "image": "i", "resources": {"limits": {"memory": memory}},
+            "resizePolicy": [{"resourceName": "memory", "restartPolicy": policy}]}]}),
+        )
+    };
+    let (old, new) = (asking("64Mi"), asking("32Mi"));
+    let there = inventory(&old, &[("c", Running, 0)]);
+    let mut resize = Progress::default();
+    resize.set("c0", old.members[0].spec.resources.clone());
+    let now = Timestamp::from_second(BORN + 100).unwrap();
+    let (probes, delays) = (Results::new(), Delays::default());
+    let plan = plan(Seen { pod: &new, inventory: &there, probes: &probes, delays: &delays, resize: &resize, now });
+    assert_eq!((words(&plan).as_str(), plan.kill.iter().all(|k| k.why == Why::Resized)), (want, true));
 }
 
 #[test_case("Always", &[], "+i"; "first init")]

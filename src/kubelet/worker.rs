@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 
 use super::pod::{PodInventory, PodView};
 use super::probes::Prober;
+use super::resize::{self, Pending};
 use super::runtime::{RuntimeError, State};
 use super::shared::Shared;
 use super::start::{self, Memory};
@@ -47,6 +48,8 @@ pub struct Desired {
     pub gone: bool,
     /// The node does not want it, or not any more.
     pub failure: Option<Arc<Failure>>,
+    /// The pod is not given what it asks for; `pod` says what it is given.
+    pub pending: Option<Arc<Pending>>,
 }
 
 impl Desired {
@@ -143,6 +146,7 @@ impl Worker {
     async fn step(&mut self, desired: &Desired) -> Option<Duration> {
         let pod = self.with_reported_status(&desired.pod);
         let before = self.phase;
+        self.memory.resize.pending.clone_from(&desired.pending);
         if self.failure.is_none() && self.phase == Phase::Syncing {
             self.failure.clone_from(&desired.failure);
         }
@@ -217,11 +221,21 @@ impl Worker {
         }
         self.tell_unhealthy(pod);
         let results = self.prober.results();
-        let seen = Seen { pod, inventory: &inventory, probes: &results, delays: &self.memory.delays, now };
+        self.memory.resize.look(pod, &inventory);
+        let Memory { delays, resize, .. } = &self.memory;
+        let seen = Seen { pod, inventory: &inventory, probes: &results, delays, resize, now };
         let plan = sync::plan(seen);
         self.note_waits(pod, &plan);
         self.report(pod, &inventory, false).await?;
+        let behind = !self.memory.resize.behind(pod, &inventory).is_empty();
+        if behind {
+            self.begin_resize(pod, &inventory);
+        }
         let after = self.act(pod, inventory, &plan).await?;
+        self.memory.resize.look(pod, &after);
+        if behind {
+            self.resize(pod, &after).await;
+        }
         self.watch_health(pod, &after);
         self.report(pod, &after, false).await?;
         self.collect_garbage(pod, &after).await;
@@ -230,10 +244,51 @@ impl Worker {
         let pulls = pull::next_try(&self.memory.failures, &self.memory.delays, now);
         let times = waits.chain(pulls).chain(self.refresh).chain(deadline);
         let mut next = times.min().map(|t| t.duration_since(now).max(SignedDuration::ZERO).unsigned_abs());
+        if self.memory.resize.error.is_some() {
+            let again = RETRY.delay(self.memory.resize.failures);
+            next = Some(next.map_or(again, |n| n.min(again)));
+        }
         if self.has_config_errors() {
             next = Some(next.map_or(CONFIG_RETRY, |n| n.min(CONFIG_RETRY)));
         }
         Ok(next)
+    }
+
+    /// Tells of a change of resources, and makes room for it.
+    fn begin_resize(&mut self, pod: &PodView, inventory: &PodInventory) {
+        let resize = &mut self.memory.resize;
+        if !std::mem::replace(&mut resize.told, true) {
+            let message = resize::message("Pod resize started", pod, None);
+            self.shared.event(pod, None, EventType::Normal, "ResizeStarted", message);
+        }
+        if let Err(e) = resize::act::widen(&self.shared, pod, inventory, resize) {
+            // What is too narrow for it is told by the container that does not fit.
+            tracing::warn!(pod = pod.name, namespace = pod.namespace, "{e}");
+        }
+    }
+
+    /// Gives the containers what they were given.
+    async fn resize(&mut self, pod: &PodView, inventory: &PodInventory) {
+        let shared = self.shared.clone();
+        let resize = &mut self.memory.resize;
+        match resize::act::apply(&shared, pod, inventory, resize).await {
+            Ok(()) => {
+                (resize.error, resize.failures) = (None, 0);
+                if resize.behind(pod, inventory).is_empty() {
+                    resize.told = false;
+                    let message = resize::message("Pod resize completed", pod, None);
+                    shared.event(pod, None, EventType::Normal, "ResizeCompleted", message);
+                }
+            }
+            Err(why) => {
+                resize.failures = resize.failures.saturating_add(1);
+                if resize.error.as_ref() != Some(&why) {
+                    let message = resize::message("Pod resize error", pod, Some(&why));
+                    shared.event(pod, None, EventType::Warning, "ResizeError", message);
+                }
+                resize.error = Some(why);
+            }
+        }
     }
 
     fn has_config_errors(&self) -> bool {
@@ -342,7 +397,7 @@ impl Worker {
             self.report(pod, &inventory, false).await?;
         }
         let mut hurried = pod.clone();
-        if self.failure.as_ref().is_some_and(|f| f.kind == FailureKind::Disruption) {
+        if self.failure.as_ref().is_some_and(|f| matches!(f.kind, FailureKind::Disruption | FailureKind::Overrun)) {
             hurried.pod.metadata.deletion_grace_period_seconds = Some(NO_GRACE);
         }
         let pod = &hurried;
@@ -456,6 +511,7 @@ impl Worker {
             waiting: &self.memory.waiting,
             ended,
             failure: self.failure.as_deref(),
+            resize: &self.memory.resize,
             host_ips: &facts.host_ips,
             runtime_name: &runtime_name,
             now: self.shared.clock.now(),

@@ -1,7 +1,7 @@
 //! The rules in the kernel: one table, changed by transactions that hold only what changed.
 //!
 //! A packet's way: `prerouting` and `output` look its destination up in a verdict map, by address first, then (for the
-//! node's own addresses) by port; the Service port's chain picks an index, and the map `endpoints` turns (group, index)
+//! node's own addresses) by port; the Service port's chain picks an index, and a map `endpoints-N` turns (group, index)
 //! into an address. Three lookups, however many Services there are. `postrouting` masquerades what is marked, and pods
 //! that reached themselves. `input`, `forward` and `output-early` refuse what has no endpoints.
 //!
@@ -35,7 +35,9 @@ const SERVICES: &str = "services";
 const NODE_PORTS: &str = "node-ports";
 const REFUSED: &str = "refused";
 const REFUSED_NODE_PORTS: &str = "refused-node-ports";
-const ENDPOINTS: &str = "endpoints";
+/// Endpoints are spread over so many maps, by their group: the kernel goes through all rules that use a map for each
+/// element that it gets, and through all elements for each rule, so that one map for all takes seconds at 10,000 Services.
+const ENDPOINT_MAPS: u32 = 64;
 const LIVE: &str = "live";
 const HAIRPINS: &str = "hairpins";
 const AFFINITY: &str = "affinity";
@@ -57,10 +59,15 @@ struct Sets {
     node_ports: Set,
     refused: Set,
     refused_node_ports: Set,
-    endpoints: Set,
     live: Set,
     hairpins: Set,
     affinity: Set,
+    endpoints: Vec<Set>,
+}
+
+/// The map that has the endpoints of a group.
+fn endpoints_of(group: u32) -> String {
+    format!("endpoints-{}", group % ENDPOINT_MAPS)
 }
 
 impl Sets {
@@ -74,7 +81,7 @@ impl Sets {
             node_ports: set(NODE_PORTS, &[InetProto, InetService]).vmap(),
             refused: set(REFUSED, &[Ipv4Addr, InetProto, InetService]).vmap(),
             refused_node_ports: set(REFUSED_NODE_PORTS, &[InetProto, InetService]).vmap(),
-            endpoints: set(ENDPOINTS, &[Mark, Mark]).map(endpoint()),
+            endpoints: (0..ENDPOINT_MAPS).map(|n| set(&endpoints_of(n), &[Mark, Mark]).map(endpoint())).collect(),
             live: set(LIVE, &[Mark, Ipv4Addr, InetService]),
             hairpins: set(HAIRPINS, &[Ipv4Addr, Ipv4Addr]),
             affinity: set(AFFINITY, &[Mark, Ipv4Addr])
@@ -85,17 +92,17 @@ impl Sets {
         }
     }
 
-    fn all(&self) -> [&Set; 8] {
-        [
+    fn all(&self) -> Vec<&Set> {
+        let single = [
             &self.services,
             &self.node_ports,
             &self.refused,
             &self.refused_node_ports,
-            &self.endpoints,
             &self.live,
             &self.hairpins,
             &self.affinity,
-        ]
+        ];
+        single.into_iter().chain(&self.endpoints).collect()
     }
 
     /// The set an element belongs to, by its place in [`Sets::all`], and its form there.
@@ -111,14 +118,15 @@ impl Sets {
                 (if matches!(action, Action::Chain(_)) { 1 } else { 3 }, key.verdict(verdict(action)?))
             }
             Element::Endpoint(group, index, endpoint) => {
-                (4, SetElement::concat([mark(*group), mark(*index)]).value(nft::endpoint_value(*endpoint)))
+                let place = 7 + (group % ENDPOINT_MAPS) as usize;
+                (place, SetElement::concat([mark(*group), mark(*index)]).value(nft::endpoint_value(*endpoint)))
             }
             Element::Live(group, endpoint) => {
                 let parts = [mark(*group), SetElement::ipv4(*endpoint.ip()), SetElement::port(endpoint.port())];
-                (5, SetElement::concat(parts))
+                (4, SetElement::concat(parts))
             }
             Element::Hairpin(address) => {
-                (6, SetElement::concat([SetElement::ipv4(*address), SetElement::ipv4(*address)]))
+                (5, SetElement::concat([SetElement::ipv4(*address), SetElement::ipv4(*address)]))
             }
         })
     }
@@ -221,7 +229,7 @@ impl Table {
         op: fn(Transaction, &Set, &[SetElement]) -> Transaction,
     ) -> Result<Transaction> {
         let sets = self.sets.all();
-        let mut placed: [Vec<SetElement>; 8] = Default::default();
+        let mut placed = vec![Vec::new(); sets.len()];
         for element in elements {
             let (set, element) = self.sets.place(element)?;
             placed[set].push(element);
@@ -315,7 +323,7 @@ fn pick(group: u32, endpoints: u32) -> Vec<Expr> {
     vec![
         load(Register::Reg32_00, group),
         Expr::Numgen { dreg: Register::Reg32_01, kind: NumgenKind::Random, modulus: endpoints, offset: 0 },
-        nft::value_map(ENDPOINTS, Register::Reg32_00, Register::Reg32_09),
+        nft::value_map(&endpoints_of(group), Register::Reg32_00, Register::Reg32_09),
     ]
 }
 

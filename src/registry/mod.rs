@@ -215,13 +215,19 @@ impl Resource {
         }
     }
 
-    /// What somebody else made of an object, as this kind's type: what it does not know is left out.
+    /// What somebody else made of an object, as this kind's type: what it does not know is left out, and what it has a
+    /// default for is there.
     ///
     /// # Errors
     /// Why it does not fit.
-    pub fn decoded(&self, object: Value) -> Result<Value, schema::DecodeError> {
+    pub fn decoded(&self, object: Value) -> Result<Value, String> {
+        if let Some(custom) = &self.custom {
+            let mut made = custom.decode(object)?.value;
+            custom.default(&mut made);
+            return Ok(made);
+        }
         let Some(def) = self.def else { return Ok(object) };
-        schema::canonicalize(object, def).map(|made| made.value)
+        schema::canonicalize(object, def).map(|made| made.value).map_err(|e| e.to_string())
     }
 
     /// Keeps `metadata.managedFields` up to date after a create or an update.

@@ -82,6 +82,27 @@ pub struct DeleteOptions {
 }
 
 impl DeleteOptions {
+    /// Does the object that is there meet the preconditions?
+    ///
+    /// # Errors
+    /// 409 with the precondition that it does not meet.
+    pub fn check(&self, res: &Resource, current: &Value) -> ApiResult<()> {
+        for (wanted, what, field, perhaps) in [
+            (&self.uid, "UID", "/metadata/uid", "deleted and then recreated"),
+            (&self.resource_version, "ResourceVersion", "/metadata/resourceVersion", "modified"),
+        ] {
+            let found = current.str_at(field).unwrap_or_default();
+            if let Some(wanted) = wanted.as_deref().filter(|w| *w != found) {
+                let why = format!(
+                    "the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). The object might have been {perhaps}"
+                );
+                let name = current.str_at("/metadata/name").unwrap_or_default();
+                return Err(Status::conflict(&res.info.stored.group, &res.info.gvk.kind, name, &why));
+            }
+        }
+        Ok(())
+    }
+
     /// From a body; the deprecated `orphanDependents` counts as a policy.
     ///
     /// # Errors
@@ -268,7 +289,10 @@ impl Registry {
         let admission = Admission::new(res, cx, at, op);
         self.admission().mutate(&admission, &mut new, Some(old)).await?;
         res.strategy().prepare(&mut new, Some(old), &hooks);
-        meta::bump_generation(&mut new, old, res.strategy());
+        // A binding is no change of what the pod's author asked for: upstream writes it around the strategy.
+        if op_subresource(op) != Some("binding") {
+            meta::bump_generation(&mut new, old, res.strategy());
+        }
         new = res.track_fields(Some(old), res.canonical(new), cx, subresource);
         self.check(res, cx, &new, Some(old), op)?;
         self.admission().validate(&admission, Some(&new), Some(old)).await?;
@@ -327,7 +351,7 @@ impl Registry {
             let current = self.one_in_version(res, current).await?;
             let mut old = current.value();
             res.from_stored(&mut old);
-            check_preconditions(res, &current, options)?;
+            options.check(res, &old)?;
             let hooks = self.hooks(res, cx, Op::Update);
             res.strategy().check_delete(&old, &hooks)?;
             self.admission().validate(&Admission::deletion(res, cx, at), None, Some(&old)).await?;
@@ -573,23 +597,6 @@ fn check_identity(res: &Resource, at: &Target, old: &Value, new: &Value, is_patc
         return Err(Status::conflict(&res.info.gvk.group, &res.info.plural, &at.name, &why));
     }
     Ok(())
-}
-
-fn check_preconditions(res: &Resource, current: &Object, options: &DeleteOptions) -> ApiResult<()> {
-    let conflict = |what: &str, wanted: &str, found: &str, perhaps: &str| {
-        let why = format!(
-            "the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). The object might have been {perhaps}"
-        );
-        Err(Status::conflict(&res.info.stored.group, &res.info.gvk.kind, &current.meta.name, &why))
-    };
-    if let Some(uid) = options.uid.as_deref().filter(|u| *u != current.meta.uid) {
-        return conflict("UID", uid, &current.meta.uid, "deleted and then recreated");
-    }
-    let revision = current.revision.to_string();
-    match options.resource_version.as_deref().filter(|rv| *rv != revision) {
-        Some(rv) => conflict("ResourceVersion", rv, &revision, "modified"),
-        None => Ok(()),
-    }
 }
 
 /// Adds the finalizer that a propagation policy means, and takes away the other one.

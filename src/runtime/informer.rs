@@ -193,18 +193,8 @@ impl RemoteListers {
 }
 
 impl RemoteListers {
-    /// Puts objects of another source into a lister, until the server tells what there really is.
-    pub(super) fn preload(&self, group: &str, resource: &str, make: impl Fn(&[&'static str]) -> Vec<Arc<Object>>) {
-        self.lister(group, resource);
-        let objects = self.made.lock().get(&(group.to_owned(), resource.to_owned())).cloned();
-        if let Some(objects) = objects {
-            make(&objects.pointers()).into_iter().for_each(|object| objects.upsert(object));
-        }
-    }
-}
-
-impl Listers for RemoteListers {
-    fn lister(&self, group: &str, resource: &str) -> Arc<dyn Lister> {
+    /// The state behind a lister.
+    pub(super) fn objects(&self, group: &str, resource: &str) -> Arc<Objects> {
         let mut made = self.made.lock();
         let objects = made.entry((group.to_owned(), resource.to_owned())).or_insert_with(|| {
             let objects = Objects::new(fields::indexed(group, resource));
@@ -216,6 +206,12 @@ impl Listers for RemoteListers {
             objects
         });
         objects.clone()
+    }
+}
+
+impl Listers for RemoteListers {
+    fn lister(&self, group: &str, resource: &str) -> Arc<dyn Lister> {
+        self.objects(group, resource)
     }
 }
 

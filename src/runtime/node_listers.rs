@@ -6,6 +6,8 @@
 //! environment is made: a lister without a ConfigMap means that there is none.
 //! **Invariant:** what was kept from before is only shown while no server has told of all pods; from then on the truth
 //! stands in its place, and a pod that is another one of the same name is seen to go first.
+//! **Invariant:** kept pods are never said to be all there are, so nothing ends for their sake; what the network is made of
+//! is, because rules, names and routes of yesterday are better than none.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,11 +15,11 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::fields;
 use super::informer::{self, Informers, RemoteListers, Sink, Source};
-use super::kept::Known;
+use super::kept::{Known, Part};
 use super::lister::{Delta, Lister, Listers};
 use super::objects::Objects;
 use super::references::{Reference, references};
@@ -31,6 +33,15 @@ const PER_CONNECTION: usize = 100;
 /// Makes a client with a connection of its own.
 pub type Connect = Arc<dyn Fn() -> Client + Send + Sync>;
 
+/// What a node knew before it was started without a server.
+#[derive(Debug, Default)]
+pub struct Before {
+    /// Its pods and what they name.
+    pub pods: Option<Known>,
+    /// What its network is made of.
+    pub network: Option<Known>,
+}
+
 /// Listers of a node.
 pub struct NodeListers {
     others: Arc<RemoteListers>,
@@ -43,21 +54,21 @@ pub struct NodeListers {
 pub struct NodeInformers {
     others: Informers,
     gate: Gate,
-    services: Arc<dyn Lister>,
+    services: watch::Receiver<bool>,
     client: Client,
     pods: Source,
 }
 
 impl NodeListers {
-    /// For the node `name`; `connect` makes clients for the many small watches. `known` is shown until a server answers.
-    pub fn new(name: &str, connect: Connect, known: Option<&Known>) -> (Arc<Self>, NodeInformers) {
+    /// For the node `name`; `connect` makes clients for the many small watches. `before` is shown until a server answers.
+    pub fn new(name: &str, connect: Connect, before: &Before) -> (Arc<Self>, NodeInformers) {
         let client = connect();
         let (others, informers) = RemoteListers::new(client.clone(), Vec::new());
         let made = |plural: &str| Objects::new(fields::indexed("", plural));
         let (pods, config_maps, secrets) = (made("pods"), made("configmaps"), made("secrets"));
         config_maps.set_synced();
         secrets.set_synced();
-        let services = others.lister("", "services");
+        let services = others.objects("", "services").told();
         let mut gate = Gate {
             pods: pods.clone(),
             named: HashMap::from([("configmaps", config_maps.clone()), ("secrets", secrets.clone())]),
@@ -69,16 +80,30 @@ impl NodeListers {
             all_told: false,
             kept: BTreeMap::new(),
         };
-        if let Some(known) = known {
-            for plural in ["nodes", "services"] {
-                others.preload("", plural, |pointers| known.of(plural, pointers));
-            }
+        if let Some(known) = &before.pods {
+            show(&others, Part::Pods, known);
             gate.show(known);
+        }
+        if let Some(known) = &before.network {
+            // What there was of the network is all of it, until somebody knows better: rules, names and routes are made.
+            show(&others, Part::Network, known).into_iter().for_each(|objects| objects.set_synced());
         }
         let pods_of_node = Source::fields(&res::PODS, format!("spec.nodeName={name}"));
         let informers = NodeInformers { others: informers, gate, services, client, pods: pods_of_node };
         (Arc::new(Self { others, pods, config_maps, secrets }), informers)
     }
+}
+
+/// Shows objects of the kinds that are followed whole.
+fn show(others: &RemoteListers, part: Part, known: &Known) -> Vec<Arc<Objects>> {
+    let whole = part.kinds().iter().filter(|(_, plural)| Part::Network.kinds().iter().any(|(_, p)| p == plural));
+    whole
+        .map(|(group, plural)| {
+            let objects = others.objects(group, plural);
+            objects.preload(known.of(plural, &objects.pointers()));
+            objects
+        })
+        .collect()
 }
 
 impl Listers for NodeListers {
@@ -100,7 +125,7 @@ impl NodeInformers {
         tokio::join!(
             self.others.run(shutdown.clone()),
             informer::follow(&self.client, &self.pods, &*staging, &shutdown),
-            self.gate.run(deltas, self.services.deltas(), &shutdown),
+            self.gate.run(deltas, self.services, &shutdown),
         );
     }
 }
@@ -135,11 +160,11 @@ impl Gate {
     async fn run(
         mut self,
         mut pods: futures::stream::BoxStream<'static, Delta>,
-        mut services: futures::stream::BoxStream<'static, Delta>,
+        mut services: watch::Receiver<bool>,
         shutdown: &Shutdown,
     ) {
-        while !matches!(shutdown.or(services.next()).await, None | Some(None | Some(Delta::Synced))) {}
-        drop(services);
+        // The end of their source is the end of all.
+        let _ = shutdown.or(services.wait_for(|told| *told)).await;
         // One word for each object that is followed.
         let (seen, mut news) = mpsc::unbounded_channel();
         let mut running = FuturesUnordered::new();
@@ -428,10 +453,11 @@ mod tests {
         };
         let object = |value: serde_json::Value| Arc::new(Object::from_value(&value, &[]));
         let secret_of = |name: &str| json!({"metadata": {"name": name, "namespace": "n"}});
+        let text = |value: serde_json::Value| value.to_string();
         let known = Known {
             objects: [
-                ("pods".to_owned(), vec![with_uid("a", "1"), with_uid("b", "2"), with_uid("c", "3")]),
-                ("secrets".to_owned(), vec![secret_of("s"), secret_of("t")]),
+                ("pods".to_owned(), [with_uid("a", "1"), with_uid("b", "2"), with_uid("c", "3")].map(text).into()),
+                ("secrets".to_owned(), [secret_of("s"), secret_of("t")].map(text).into()),
             ]
             .into(),
             ..Known::default()
@@ -459,6 +485,42 @@ mod tests {
             });
         }
         assert_eq!(heard, ["+1", "-3", "+4"]);
+    }
+
+    /// Rules, names and routes are made of what was kept; pods that the server tells of wait for its Services.
+    #[tokio::test]
+    async fn the_network_of_before_is_shown_as_all_there_is() {
+        let object = |name: &str, revision: u32| {
+            json!({"metadata": {"name": name, "namespace": "n", "resourceVersion": revision.to_string()}}).to_string()
+        };
+        let known = |all: &[(&str, &str, u32)]| {
+            let mut known = Known::default();
+            for (kind, name, revision) in all {
+                known.objects.entry((*kind).to_owned()).or_default().push(object(name, *revision));
+            }
+            Some(known)
+        };
+        let before = Before {
+            pods: known(&[("services", "s", 4), ("nodes", "own", 0), ("configmaps", "c", 1)]),
+            network: known(&[
+                ("services", "s", 3),
+                ("services", "t", 3),
+                ("nodes", "m", 0),
+                ("endpointslices", "s-1", 2),
+            ]),
+        };
+        let api = FakeApi::new(|_, _, _| {});
+        let (listers, informers) = NodeListers::new("own", Arc::new(move || api.client()), &before);
+        let shown = |group: &str, plural: &str| {
+            let lister = listers.lister(group, plural);
+            let all = lister.list(None).into_iter().map(|o| format!("{}@{}", o.meta.name, o.revision));
+            (all.collect::<Vec<_>>().join(" "), lister.synced())
+        };
+        assert_eq!(shown("", "services"), ("s@4 t@3".into(), true));
+        assert_eq!(shown("", "nodes"), ("m@0 own@0".into(), true));
+        assert_eq!(shown("discovery.k8s.io", "endpointslices"), ("s-1@2".into(), true));
+        assert_eq!(shown("", "namespaces"), (String::new(), true));
+        assert!(!listers.lister("", "pods").synced() && !*informers.services.borrow());
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use std::sync::{Arc, Weak};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::lister::{Delta, Lister};
 use crate::api::object::{Object, ObjectKey};
@@ -24,6 +24,7 @@ pub type IndexedField = (&'static str, &'static str);
 pub struct Objects {
     fields: &'static [IndexedField],
     state: RwLock<State>,
+    told: watch::Sender<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -69,7 +70,7 @@ impl Objects {
     /// Empty and not synced. `fields` are indexed beside the owners.
     pub fn new(fields: &'static [IndexedField]) -> Arc<Self> {
         let state = State { by_field: vec![HashMap::new(); fields.len()], ..State::default() };
-        Arc::new(Self { fields, state: RwLock::new(state) })
+        Arc::new(Self { fields, state: RwLock::new(state), told: watch::Sender::new(false) })
     }
 
     /// The pointers to give to [`Object::from_value`].
@@ -107,6 +108,24 @@ impl Objects {
             }
         }
         state.sync();
+        drop(state);
+        self.told.send_replace(true);
+    }
+
+    /// Shows objects of another source until the truth is told; one that is here in a later state stays.
+    pub fn preload(&self, all: Vec<Arc<Object>>) {
+        let mut state = self.state.write();
+        for object in all {
+            let known = state.map.get(&ObjectKey::from(&object.meta));
+            if known.is_none_or(|k| k.revision < object.revision) {
+                state.upsert(object);
+            }
+        }
+    }
+
+    /// Becomes true with the first [`Objects::replace`]: what was preloaded is not the truth.
+    pub fn told(&self) -> watch::Receiver<bool> {
+        self.told.subscribe()
     }
 
     /// Says that the first full state is there.
@@ -352,6 +371,22 @@ mod tests {
         assert_eq!(next(&mut deltas).await, "0>a@6");
         objects.close();
         assert_eq!(next(&mut deltas).await, "end");
+    }
+
+    #[tokio::test]
+    async fn what_was_preloaded_gives_way_to_the_truth() {
+        let objects = Objects::new(FIELDS);
+        objects.preload(vec![pod("a", "1", "", 3), pod("b", "2", "", 2)]);
+        objects.preload(vec![pod("a", "1", "", 1)]);
+        objects.set_synced();
+        let (mut deltas, told) = (objects.deltas(), objects.told());
+        for want in ["0>a@3", "0>b@2", "synced"] {
+            assert_eq!(next(&mut deltas).await, want);
+        }
+        assert!(!*told.borrow());
+        objects.replace(vec![pod("a", "1", "", 3), pod("b", "2", "", 4)]);
+        assert!(*told.borrow());
+        assert_eq!(next(&mut deltas).await, "2>b@4");
     }
 
     #[tokio::test]

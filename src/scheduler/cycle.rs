@@ -63,6 +63,8 @@ pub struct NoFit {
     pub reasons: BTreeMap<Reason, usize>,
     /// A plugin refused before it saw nodes.
     pub rejected: Option<String>,
+    /// Something is wrong, with this message; nothing else counts.
+    pub error: Option<String>,
     /// Who refused.
     pub by: Vec<&'static str>,
     /// Nodes that victims might help on, in their order.
@@ -182,6 +184,10 @@ impl<'a> Checks<'a> {
             }
             match self.check_promised(node, nominated) {
                 Ok(()) => found.push(at),
+                Err((_, refusal)) if refusal.error => {
+                    no_fit.error = Some(refusal.reasons.iter().map(|r| &**r).collect());
+                    return Err(no_fit);
+                }
                 Err((plugin, refusal)) => no_fit.note(at, plugin, refusal),
             }
             if found.len() == enough {

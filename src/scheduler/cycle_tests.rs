@@ -93,8 +93,8 @@ fn outcome(on: &[(&str, Arc<PodInfo>)], newcomer: &PodInfo) -> String {
 #[test_case(far("db", "zone"), "n3"; "far")]
 #[test_case(far("db", "host"), "n3"; "far by host")]
 #[test_case(spread("zone"), "n1 n3"; "as even as before")]
-#[test_case(json!({"resourceClaims": [{"name": "gpu"}]}),
-    "DynamicResources: devices of resource claims cannot be allocated by this scheduler"; "devices")]
+#[test_case(json!({"resourceClaims": [{"name": "gpu", "resourceClaimName": "gpu"}]}),
+    "DynamicResources: resourceclaim \"gpu\" not found"; "devices")]
 #[test_case(json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}),
     "VolumeRestrictions: persistentvolumeclaim \"data\" not found"; "no such claim")]
 fn filters(spec: Value, want: &str) {

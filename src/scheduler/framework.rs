@@ -26,17 +26,24 @@ pub struct Refusal {
     pub reasons: Vec<Reason>,
     /// No victim would change this.
     pub final_: bool,
+    /// Something is wrong: the pod is not to be placed on any node before that is put right.
+    pub error: bool,
 }
 
 impl Refusal {
     /// One that a victim might change.
     pub fn retry(reason: impl Into<Reason>) -> Self {
-        Self { reasons: vec![reason.into()], final_: false }
+        Self { reasons: vec![reason.into()], final_: false, error: false }
     }
 
     /// One that stays whatever pods go.
     pub fn unresolvable(reason: impl Into<Reason>) -> Self {
-        Self { reasons: vec![reason.into()], final_: true }
+        Self { reasons: vec![reason.into()], final_: true, error: false }
+    }
+
+    /// One that ends the attempt.
+    pub fn error(reason: impl Into<Reason>) -> Self {
+        Self { reasons: vec![reason.into()], final_: true, error: true }
     }
 }
 
@@ -106,6 +113,11 @@ pub enum Event {
     Namespace,
     /// Something of storage changed.
     Storage,
+    /// There may be other devices, or classes of them.
+    Devices,
+    /// A claim of devices changed.
+    #[allow(missing_docs)]
+    Claim { namespace: Box<str>, name: Box<str>, freed: bool },
 }
 
 /// Scales scores so that the largest becomes [`MAX_SCORE`]; `reverse` makes the largest the worst.

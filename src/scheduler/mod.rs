@@ -10,12 +10,14 @@ pub mod cluster;
 pub mod cycle;
 #[cfg(test)]
 mod cycle_tests;
+pub mod devices;
 pub mod framework;
 pub mod plugins;
 pub mod pod;
 pub mod preempt;
 pub mod queue;
 mod raw;
+mod reserve;
 pub mod resources;
 pub mod side;
 pub mod volumes;
@@ -67,6 +69,9 @@ enum Topic {
     Namespaces,
     Services,
     Storage,
+    Slices,
+    DeviceClasses,
+    Claims,
 }
 
 /// Resources that are followed, with what they matter for.
@@ -74,6 +79,9 @@ const FOLLOWED: &[(Topic, &str, &str)] = &[
     (Topic::Nodes, "", "nodes"),
     (Topic::Namespaces, "", "namespaces"),
     (Topic::Services, "", "services"),
+    (Topic::DeviceClasses, "resource.k8s.io", "deviceclasses"),
+    (Topic::Slices, "resource.k8s.io", "resourceslices"),
+    (Topic::Claims, "resource.k8s.io", "resourceclaims"),
     (Topic::Pods, "", "pods"),
     (Topic::Storage, "", "persistentvolumeclaims"),
     (Topic::Storage, "", "persistentvolumes"),

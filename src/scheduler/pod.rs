@@ -6,6 +6,7 @@ use crate::api::meta::labels::{Op, Requirement, Selector};
 use crate::api::object::Object;
 use crate::runtime::events::Regarding;
 
+use super::devices::PodClaim;
 use super::raw;
 use super::resources::{DEFAULT_MEMORY, DEFAULT_MILLI_CPU, Resources};
 use super::volumes::Volumes;
@@ -58,7 +59,8 @@ pub struct PodInfo {
     pub spread: Box<[Spread]>,
     pub images: Box<[Box<str>]>,
     pub volumes: Volumes,
-    pub claims_devices: bool,
+    /// Claims of devices.
+    pub device_claims: Box<[PodClaim]>,
 }
 
 /// A port of the host that a pod wants for itself.
@@ -304,7 +306,7 @@ impl PodInfo {
                 .chain(&spec.containers)
                 .map(|c| normal_image(&c.image).into())
                 .collect(),
-            claims_devices: !spec.resource_claims.is_empty(),
+            device_claims: device_claims(&spec.resource_claims, &status.resource_claim_statuses),
             volumes: Volumes::new(&object.meta.name, &spec.volumes),
             node: spec.node_name.into(),
             nominated: status.nominated_node_name.into(),
@@ -358,6 +360,20 @@ impl PodInfo {
         self.node_selector.iter().all(|(k, v)| label(labels, k) == Some(v))
             && self.node_required.as_ref().is_none_or(|terms| terms.iter().any(|t| t.matches(name, labels)))
     }
+}
+
+/// Those made from templates stand in the status; one without a name there is not needed.
+fn device_claims(claims: &[raw::DeviceClaim], made: &[raw::DeviceClaim]) -> Box<[PodClaim]> {
+    let of = |c: &raw::DeviceClaim| {
+        if let Some(name) = &c.resource_claim_name {
+            return Some(PodClaim { claim: Some(name.as_str().into()), own: false });
+        }
+        match made.iter().find(|s| s.name == c.name) {
+            Some(made) => Some(PodClaim { claim: Some(made.resource_claim_name.as_deref()?.into()), own: true }),
+            None => Some(PodClaim { claim: None, own: true }),
+        }
+    };
+    claims.iter().filter_map(of).collect()
 }
 
 impl From<raw::Toleration> for Toleration {

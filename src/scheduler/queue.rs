@@ -59,6 +59,7 @@ pub struct Queue {
     /// By whole seconds of the end of the backoff, so that priority decides among neighbours.
     backoff: BTreeSet<(Instant, Turn, Box<str>)>,
     unschedulable: BTreeSet<Box<str>>,
+    gated: BTreeSet<Box<str>>,
     entered: u64,
     checked: Option<Instant>,
 }
@@ -80,9 +81,11 @@ impl Queue {
     }
 
     /// A new pod, or a new state of one that waits; the latter stays where it is, unless its gates opened or closed.
-    pub fn set(&mut self, pod: Arc<PodInfo>) {
+    /// `admitted` unless something is missing without which it is of no use to try.
+    pub fn set(&mut self, pod: Arc<PodInfo>, admitted: bool) {
         let uid = pod.uid.clone();
-        let place = if pod.gated { Place::Gated } else { Place::Active };
+        let gated = pod.gated || !admitted;
+        let place = if gated { Place::Gated } else { Place::Active };
         match self.pods.get_mut(&uid) {
             None => {
                 let turn = (Reverse(pod.priority), self.next_turn());
@@ -98,12 +101,23 @@ impl Queue {
                 self.move_to(&uid, place);
             }
             Some(waiting) => {
-                let gates_moved = waiting.pod.gated != pod.gated;
+                // What was missing is looked at again when it is tried; a gate of its own closes at once.
+                let was_gated = waiting.place == Place::Gated;
+                let gates_moved = if was_gated { !gated } else { pod.gated && !waiting.pod.gated };
                 waiting.pod = pod;
                 if gates_moved {
                     self.move_to(&uid, place);
                 }
             }
+        }
+    }
+
+    /// Lets those in that were kept out for want of something, and have it now.
+    pub fn admit(&mut self, admitted: impl Fn(&PodInfo) -> bool) {
+        let open = |uid: &str| self.pods.get(uid).is_some_and(|w| !w.pod.gated && admitted(&w.pod));
+        let all: Vec<Box<str>> = self.gated.iter().filter(|uid| open(uid)).cloned().collect();
+        for uid in all {
+            self.move_to(&uid, Place::Active);
         }
     }
 
@@ -204,7 +218,8 @@ impl Queue {
             Place::Active => drop(self.active.remove(&(waiting.turn, uid.into()))),
             Place::Backoff(until, _) => drop(self.backoff.remove(&(*until, waiting.turn, uid.into()))),
             Place::Unschedulable(_) => drop(self.unschedulable.remove(uid)),
-            Place::Gated | Place::InFlight => {}
+            Place::Gated => drop(self.gated.remove(uid)),
+            Place::InFlight => {}
         }
     }
 
@@ -216,7 +231,8 @@ impl Queue {
             Place::Active => drop(self.active.insert((waiting.turn, uid.into()))),
             Place::Backoff(until, _) => drop(self.backoff.insert((*until, waiting.turn, uid.into()))),
             Place::Unschedulable(_) => drop(self.unschedulable.insert(uid.into())),
-            Place::Gated | Place::InFlight => {}
+            Place::Gated => drop(self.gated.insert(uid.into())),
+            Place::InFlight => {}
         }
         waiting.place = place;
     }
@@ -238,7 +254,7 @@ mod tests {
     fn priority_then_age() {
         let (mut q, now) = (Queue::default(), Instant::now());
         for p in [pod("a", 0), pod("b", 5), pod("c", 5), pod("d", 0)] {
-            q.set(p);
+            q.set(p, true);
         }
         assert_eq!([(); 5].map(|()| pop(&mut q, now)), ["b", "c", "a", "d", ""]);
     }
@@ -246,8 +262,8 @@ mod tests {
     #[test]
     fn refused_pods_wait_for_help_and_are_hurried_when_nothing_else_is_due() {
         let (mut q, now) = (Queue::default(), Instant::now());
-        q.set(pod("a", 0));
-        q.set(pod("b", 9));
+        q.set(pod("a", 0), true);
+        q.set(pod("b", 9), true);
         for name in ["b", "a"] {
             assert_eq!(pop(&mut q, now), name);
             q.refused(name, vec!["Fit"], now);
@@ -268,12 +284,24 @@ mod tests {
     fn gates_keep_a_pod_out() {
         let (mut q, now) = (Queue::default(), Instant::now());
         let gated = Arc::new(PodInfo { gated: true, ..(*pod("a", 0)).clone() });
-        q.set(gated);
+        q.set(gated, true);
         assert_eq!(pop(&mut q, now), "");
-        q.set(pod("a", 0));
+        q.set(pod("a", 0), true);
         assert_eq!(pop(&mut q, now), "a");
-        q.set(pod("a", 3));
+        q.set(pod("a", 3), true);
         assert_eq!(pop(&mut q, now), "", "a new state of a pod that is being bound changes nothing");
         assert!(q.remove("a").is_some() && q.is_empty());
+    }
+
+    #[test]
+    fn what_is_missing_keeps_a_pod_out_until_it_is_there() {
+        let (mut q, now) = (Queue::default(), Instant::now());
+        q.set(pod("a", 0), false);
+        q.set(Arc::new(PodInfo { gated: true, ..(*pod("b", 0)).clone() }), false);
+        q.admit(|_| false);
+        assert_eq!(pop(&mut q, now), "");
+        q.admit(|_| true);
+        assert_eq!(pop(&mut q, now), "a");
+        assert_eq!(pop(&mut q, now), "", "its own gates stay closed");
     }
 }

@@ -21,10 +21,11 @@ raw! {
         node_selector: std::collections::BTreeMap<String, String>, containers: Vec<Container>,
         init_containers: Vec<Container>, overhead: RawList, resources: ResourceNeeds, tolerations: Vec<Toleration>,
         affinity: Affinity, topology_spread_constraints: Vec<Spread>, scheduling_gates: Vec<Value>,
-        host_network: bool, volumes: Vec<Value>, resource_claims: Vec<Value>,
+        host_network: bool, volumes: Vec<Value>, resource_claims: Vec<DeviceClaim>,
     }
     PodStatus { phase: String, nominated_node_name: String, start_time: String, container_statuses: Vec<ContainerStatus>,
-        init_container_statuses: Vec<ContainerStatus> }
+        init_container_statuses: Vec<ContainerStatus>, resource_claim_statuses: Vec<DeviceClaim> }
+    DeviceClaim { name: String, resource_claim_name: Option<String>, resource_claim_template_name: Option<String> }
     ContainerStatus { name: String, allocated_resources: RawList, resources: ResourceNeeds }
     Container { name: String, image: String, resources: ResourceNeeds, ports: Vec<Port>, restart_policy: String }
     ResourceNeeds { requests: RawList }

@@ -13,6 +13,8 @@ use crate::api::object::Object;
 use crate::runtime::{Lister, Listers};
 
 use super::cluster::NodeInfo;
+use super::devices::Inventory;
+use super::devices::model::Claim as DeviceClaim;
 use super::pod::{PodInfo, Spread, label};
 use super::volumes::{Claim, Class, Volume, VolumePlan};
 use crate::api::meta::quantity::Quantity;
@@ -34,6 +36,9 @@ pub struct Side {
     taken: HashMap<Box<str>, Box<str>>,
     /// `PodDisruptionBudget`s.
     pub budgets: Arc<dyn Lister>,
+    /// Devices, and the claims of them.
+    pub devices: Inventory,
+    device_claims: Arc<dyn Lister>,
 }
 
 impl Side {
@@ -52,6 +57,8 @@ impl Side {
             capacities: listers.lister("storage.k8s.io", "csistoragecapacities"),
             taken: HashMap::new(),
             budgets: listers.lister("policy", "poddisruptionbudgets"),
+            devices: Inventory::default(),
+            device_claims: listers.lister("resource.k8s.io", "resourceclaims"),
         }
     }
 
@@ -180,6 +187,17 @@ impl Side {
         for (volume, _) in &plan.bind {
             self.taken.remove(volume);
         }
+    }
+}
+
+/// Devices.
+impl Side {
+    /// The writes about a claim have ended, well or not: what the API has of it counts again.
+    pub fn settle_devices(&mut self, claim: &DeviceClaim) {
+        if let Some(now) = self.device_claims.get(&claim.namespace, &claim.name) {
+            self.devices.set_claim(&now);
+        }
+        self.devices.forget(&claim.uid);
     }
 }
 

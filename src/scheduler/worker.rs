@@ -12,6 +12,7 @@ use super::cycle::{self, Checks, NoFit, Nominated};
 use super::framework::{Cycle, Event};
 use super::plugins::PLUGINS;
 use super::plugins::binding::Claims;
+use super::plugins::devices::{DevicePlan, PodDevices};
 use super::pod::PodInfo;
 use super::preempt;
 use super::queue::Queue;
@@ -29,7 +30,10 @@ type Preemption = Result<preempt::Plan, preempt::NoPlan>;
 type Refusal = (NoFit, Option<Preemption>);
 
 /// Between the reasons of the nodes and those of preemption, as upstream's DynamicResources and DefaultPreemption say it.
-const PREEMPTION: &str = "no new claims to deallocate, preemption: ";
+const PREEMPTION: &str = ", preemption: ";
+const NO_CLAIMS: &str = "no new claims to deallocate";
+const CLAIMS_KEPT: &str = "still not schedulable";
+const CLAIM_FREED: &str = "deallocation of ResourceClaim completed";
 
 /// See the module.
 pub(super) struct Worker {
@@ -97,7 +101,37 @@ impl Worker {
             (Topic::Services, Delta::Upsert { new, .. }) => self.side.set_service(&new),
             (Topic::Services, Delta::Delete(last)) => self.side.remove_service(&last),
             (Topic::Storage, _) => self.wake(&Event::Storage),
+            (Topic::Slices, Delta::Upsert { new, .. }) => {
+                self.side.devices.set_slice(&new);
+                self.wake(&Event::Devices);
+            }
+            (Topic::Slices, Delta::Delete(last)) => {
+                self.side.devices.remove_slice(&last);
+                // Of a pool that has one slice less there may be a whole generation now.
+                self.wake(&Event::Devices);
+            }
+            (Topic::DeviceClasses, Delta::Upsert { new, .. }) => {
+                self.side.devices.set_class(&new);
+                self.wake(&Event::Devices);
+            }
+            (Topic::DeviceClasses, Delta::Delete(last)) => self.side.devices.remove_class(&last),
+            (Topic::Claims, Delta::Upsert { new, .. }) => self.claim(&new, false),
+            (Topic::Claims, Delta::Delete(last)) => self.claim(&last, true),
         }
+    }
+
+    fn claim(&mut self, object: &Object, gone: bool) {
+        let (namespace, name) = (object.meta.namespace.as_str(), object.meta.name.as_str());
+        let allocated = |side: &Side| side.devices.claim(namespace, name).is_some_and(|c| c.allocated);
+        let had = allocated(&self.side);
+        match gone {
+            true => self.side.devices.remove_claim(object),
+            false => self.side.devices.set_claim(object),
+        }
+        let freed = had && !allocated(&self.side);
+        let devices = &self.side.devices;
+        self.queue.admit(|pod| devices.admits(pod));
+        self.wake(&Event::Claim { namespace: namespace.into(), name: name.into(), freed });
     }
 
     fn wake(&mut self, event: &Event) {
@@ -165,7 +199,7 @@ impl Worker {
         let uid = pod.uid.clone();
         self.nominated.set(&pod, &pod.nominated);
         let before = self.queue.get(&uid).cloned();
-        self.queue.set(pod.clone());
+        self.queue.set(pod.clone(), self.side.devices.admits(&pod));
         if before.is_some_and(|old| !old.wants_the_same(&pod)) {
             self.queue.activate(&uid, Instant::now());
         }
@@ -189,11 +223,16 @@ impl Worker {
 
 /// True where neither what the pod wants nor what was promised to it changed.
 fn nothing_new(old: &Object, new: &Object) -> bool {
+    let claims = |o: &Object| {
+        let status = scan::find(&o.json, 0, "status")?;
+        scan::member(&o.json, status, "resourceClaimStatuses").map(|at| o.json[at].to_vec())
+    };
     let spec = |o: &Object| scan::member(&o.json, 0, "spec");
     let (Some(a), Some(b)) = (spec(old), spec(new)) else { return false };
     old.json[a] == new.json[b]
         && old.meta.labels == new.meta.labels
         && old.is_deleting() == new.is_deleting()
+        && claims(old) == claims(new)
         && ["/status/nominatedNodeName", "/status/phase"]
             .iter()
             .all(|at| scan::fields(&old.json, &[at]) == scan::fields(&new.json, &[at]))
@@ -239,15 +278,28 @@ impl Worker {
         let node = &self.cluster.nodes()[at];
         let claims = if pod.volumes.claims.is_empty() { None } else { Claims::new(&self.side, &pod).ok() };
         let volumes = claims.and_then(|c| c.plan(node).ok()).unwrap_or_default();
+        let devices = match pod.device_claims.is_empty() {
+            true => DevicePlan::new(),
+            false => PodDevices::new(&self.side.devices, &pod).map(|d| d.plan(node)).unwrap_or_default(),
+        };
         let node = node.name.clone();
+        for (claim, allocation) in &devices {
+            if let Some(allocation) = allocation {
+                self.side.devices.promise(&claim.uid, allocation);
+            }
+        }
         self.side.take(&volumes);
         self.cluster.place(pod.clone(), &node, true);
         self.nominated.remove(&pod.uid);
-        self.writes.bind(pod, node, volumes);
+        self.writes.bind(pod, node, volumes, devices);
     }
 
     fn refuse(&mut self, pod: &Arc<PodInfo>, (no_fit, preemption): Refusal) {
+        if let Some(error) = no_fit.error {
+            return self.fail(pod, error);
+        }
         let mut message = no_fit.message();
+        let claims = if preemption.is_some() { self.free_claim(pod, &no_fit) } else { NO_CLAIMS };
         let nominated = match preemption {
             None => None,
             Some(Ok(plan)) => {
@@ -256,7 +308,7 @@ impl Worker {
                 Some(node)
             }
             Some(Err(none)) => {
-                message = format!("{message} {PREEMPTION}{}", none.message);
+                message = format!("{message} {claims}{PREEMPTION}{}", none.message);
                 let had = self.nominated.node_of(&pod.uid).is_some();
                 (none.withdraw && had).then(|| {
                     self.nominated.remove(&pod.uid);
@@ -267,6 +319,28 @@ impl Worker {
         self.queue.refused(&pod.uid, no_fit.by, Instant::now());
         self.events.warning(pod.regarding(), "FailedScheduling", message.clone());
         self.writes.condition(pod, Condition { reason: "Unschedulable", message, nominated });
+    }
+
+    /// Something went wrong on the way: it is said, and tried again later.
+    fn fail(&mut self, pod: &Arc<PodInfo>, message: String) {
+        self.queue.failed(&pod.uid, Instant::now());
+        self.events.warning(pod.regarding(), "FailedScheduling", message.clone());
+        self.writes.condition(pod, Condition { reason: "SchedulerError", message, nominated: None });
+    }
+
+    /// Takes its devices from a claim that keeps the pod from all nodes and that nobody uses. Gives what is said of it.
+    fn free_claim(&mut self, pod: &Arc<PodInfo>, no_fit: &NoFit) -> &'static str {
+        if no_fit.rejected.is_some() || pod.device_claims.is_empty() {
+            return NO_CLAIMS;
+        }
+        let devices = PodDevices::new(&self.side.devices, pod).ok();
+        match devices.and_then(|d| d.in_the_way(self.cluster.nodes()).cloned()) {
+            Some(claim) => {
+                self.writes.free(claim);
+                CLAIM_FREED
+            }
+            None => CLAIMS_KEPT,
+        }
     }
 
     /// Sends victims away and promises the node to the pod.
@@ -286,8 +360,11 @@ impl Worker {
     }
 
     fn done(&mut self, done: Done) {
-        let Done { pod, node, volumes, result } = done;
+        let Done { pod, node, volumes, devices, result } = done;
         self.side.release(&volumes);
+        for (claim, _) in &devices {
+            self.side.settle_devices(claim);
+        }
         match result {
             Ok(()) => {
                 self.queue.remove(&pod.uid);
@@ -299,10 +376,7 @@ impl Worker {
             Err(status) => {
                 tracing::warn!(pod = pod.key(), node = &*node, "cannot bind: {status}");
                 self.forget(&pod);
-                self.queue.failed(&pod.uid, Instant::now());
-                let message = format!("binding rejected: {}", status.message);
-                self.events.warning(pod.regarding(), "FailedScheduling", message.clone());
-                self.writes.condition(&pod, Condition { reason: "SchedulerError", message, nominated: None });
+                self.fail(&pod, format!("binding rejected: {}", status.message));
             }
         }
     }

@@ -13,7 +13,10 @@ use futures::{FutureExt, StreamExt};
 use serde_json::json;
 use tokio::task::JoinSet;
 
+use super::devices::model::Claim as DeviceClaim;
+use super::plugins::devices::DevicePlan;
 use super::pod::PodInfo;
+use super::reserve;
 use super::volumes::{BIND_COMPLETED, Claim, VolumePlan};
 use crate::api::status::{ApiResult, Reason, Status};
 use crate::api::value::ValueExt;
@@ -38,6 +41,7 @@ pub(super) struct Done {
     pub(super) pod: Arc<PodInfo>,
     pub(super) node: Box<str>,
     pub(super) volumes: VolumePlan,
+    pub(super) devices: DevicePlan,
     pub(super) result: ApiResult<()>,
 }
 
@@ -45,6 +49,7 @@ enum Ended {
     Bound(Done),
     Written(Box<str>, ApiResult<()>),
     Evicted(Arc<PodInfo>, ApiResult<()>),
+    Freed(ApiResult<()>),
 }
 
 /// What was last said of a pod.
@@ -75,13 +80,13 @@ impl Writes {
     }
 
     /// Binds a pod, after its claims.
-    pub(super) fn bind(&mut self, pod: Arc<PodInfo>, node: Box<str>, volumes: VolumePlan) {
-        let client = self.client.clone();
+    pub(super) fn bind(&mut self, pod: Arc<PodInfo>, node: Box<str>, volumes: VolumePlan, devices: DevicePlan) {
+        let (client, now) = (self.client.clone(), rfc3339(self.clock.now()));
         self.tasks.spawn(async move {
             // An end that is never told would leave the pod assumed, and untried, for ever.
-            let bound = AssertUnwindSafe(bind(&client, &pod, &node, &volumes)).catch_unwind().await;
+            let bound = AssertUnwindSafe(bind(&client, &pod, &node, &volumes, &devices, &now)).catch_unwind().await;
             let result = bound.unwrap_or_else(|_| Err(Status::internal("binding panicked; this is a bug in orch")));
-            Ended::Bound(Done { pod, node, volumes, result })
+            Ended::Bound(Done { pod, node, volumes, devices, result })
         });
     }
 
@@ -92,6 +97,12 @@ impl Writes {
             let result = evict(&client, &victim, &now).await;
             Ended::Evicted(victim, result)
         });
+    }
+
+    /// Takes its devices from a claim that nobody uses.
+    pub(super) fn free(&mut self, claim: Arc<DeviceClaim>) {
+        let client = self.client.clone();
+        self.tasks.spawn(async move { Ended::Freed(reserve::free(&client, &claim).await) });
     }
 
     /// Says why a pod has no node.
@@ -145,7 +156,9 @@ impl Writes {
         match ended {
             Ok(Ended::Bound(done)) => self.ended.push_back(done),
             Ok(Ended::Written(uid, result)) => self.written(&uid, result),
-            Ok(Ended::Evicted(_, Ok(()))) => {}
+            Ok(Ended::Evicted(_, Ok(())) | Ended::Freed(Ok(()))) => {}
+            // Somebody else changed it: that wakes the pod.
+            Ok(Ended::Freed(Err(error))) => tracing::debug!("cannot free the devices of a claim: {error}"),
             Ok(Ended::Evicted(pod, Err(error))) => {
                 if !matches!(error.reason, Reason::NotFound | Reason::Conflict) {
                     tracing::warn!(pod = pod.key(), "cannot preempt: {error}");
@@ -181,14 +194,26 @@ async fn evict(client: &Client, victim: &PodInfo, now: &str) -> ApiResult<()> {
     client.delete(&res::PODS, ns, name, &DeleteOptions::of_uid(&*victim.uid)).await.map(drop)
 }
 
-async fn bind(client: &Client, pod: &PodInfo, node: &str, volumes: &VolumePlan) -> ApiResult<()> {
+async fn bind(
+    client: &Client,
+    pod: &PodInfo,
+    node: &str,
+    volumes: &VolumePlan,
+    devices: &DevicePlan,
+    now: &str,
+) -> ApiResult<()> {
     if !volumes.is_empty() {
         bind_volumes(client, node, volumes).await?;
     }
+    reserve::all(client, pod, devices, now).await?;
     let body = json!({"apiVersion": "v1", "kind": "Binding",
         "metadata": {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid},
         "target": {"kind": "Node", "name": node}});
-    client.create_sub(&res::PODS, &pod.namespace, &pod.name, "binding", &body).await.map(drop)
+    let bound = client.create_sub(&res::PODS, &pod.namespace, &pod.name, "binding", &body).await;
+    if bound.is_err() {
+        reserve::undo(client, pod, devices).await;
+    }
+    bound.map(drop)
 }
 
 /// Gives claims their volumes, or asks for volumes to be made, and waits until the volume controller has finished it.

@@ -17,6 +17,7 @@ pub mod cache;
 pub mod durable;
 pub mod journal;
 pub mod memory;
+pub mod sealed;
 mod sled;
 mod snapshot;
 mod state;

@@ -16,6 +16,8 @@ pub struct Agent {
     pub name: String,
     pub address: String,
     pub machine: Ns,
+    /// Environment of the agents that are started from now on.
+    pub env: Vec<(String, String)>,
     dir: tempfile::TempDir,
     child: Option<Child>,
 }
@@ -25,7 +27,7 @@ impl Agent {
     pub fn beside(cluster: &Cluster, name: &str, number: u8) -> Self {
         let (machine, address) = cluster.machine_beside(name, number);
         let dir = tempfile::Builder::new().prefix("orch-e2e-").tempdir().unwrap();
-        Self { name: name.to_owned(), address, machine, dir, child: None }
+        Self { name: name.to_owned(), address, machine, env: Vec::new(), dir, child: None }
     }
 
     pub fn data_dir(&self) -> PathBuf {
@@ -46,12 +48,19 @@ impl Agent {
         // Its address is found and followed.
         let usual = ["agent", "--data-dir", &data, "--node-name", &self.name];
         let args: Vec<String> = usual.iter().chain(&harness::ANY_DISK).chain(more).map(|&a| a.to_owned()).collect();
-        self.child = Some(harness::spawn(&self.machine, &args, &self.log()));
+        self.child = Some(harness::spawn(&self.machine, &args, &self.env, &self.log()));
     }
 
     /// Starts it so that it joins.
     pub fn join(&mut self, server: &str, token: &str) {
         self.start(&["--join", server, "--token", token]);
+    }
+
+    /// Waits until it has said something, and sees that it goes on.
+    #[track_caller]
+    pub fn says(&mut self, cluster: &Cluster, what: &str) {
+        cluster.eventually_or(what, || self.log_text(), || self.log_text().contains(what));
+        assert!(self.child.as_mut().expect("it was started").try_wait().unwrap().is_none(), "{}", self.log_text());
     }
 
     /// What an agent says that cannot join: it has to end by itself.
@@ -93,6 +102,30 @@ impl Agent {
     pub fn lose_power(&mut self) {
         self.end(Signal::SIGKILL);
         harness::sweep(self.dir.path(), &self.data_dir());
+    }
+
+    /// Takes away the interfaces and rules that orch made, which no reboot leaves.
+    pub fn forget_network(&self) {
+        let run = |args: &[&str]| {
+            let mut command = std::process::Command::new(args[0]);
+            self.machine.run(|| command.args(&args[1..]).output()).unwrap()
+        };
+        for link in ["orch0", "orch-vxlan"] {
+            assert!(run(&["ip", "link", "del", link]).status.success(), "{link} is there");
+        }
+        for table in ["orch", "orch-cni"] {
+            assert!(run(&["nft", "delete", "table", "ip", table]).status.success(), "{table} is there");
+        }
+    }
+
+    /// Routes and rules of the machine, for a test that fails.
+    pub fn network(&self) -> String {
+        let run = |args: &[&str]| {
+            let mut command = std::process::Command::new(args[0]);
+            let out = self.machine.run(|| command.args(&args[1..]).output()).unwrap();
+            String::from_utf8_lossy(&out.stdout).into_owned()
+        };
+        [run(&["ip", "route"]), run(&["nft", "list", "ruleset"])].join("\n")
     }
 
     /// Waits until the API has it as a node that is ready.

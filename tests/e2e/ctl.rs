@@ -320,7 +320,21 @@ fn run(program: &[&str], dir: &Path, ns: &str, line: &str) -> (Option<i32>, Stri
         let text = String::from_utf8_lossy(bytes).replace(ns, "NS");
         times.replace_all(&ages.replace_all(&text, "AGE "), "TIME").into_owned()
     };
-    (output.status.code(), text(&output.stdout), text(&output.stderr))
+    (output.status.code(), by_name(&text(&output.stdout)), text(&output.stderr))
+}
+
+/// Sorts the replica sets that `describe` lists: both clients list them by the second in which they were made, and the two
+/// namespaces are not filled in the same seconds.
+fn by_name(text: &str) -> String {
+    let line = |line: &str| match line.strip_prefix("OldReplicaSets:") {
+        Some(sets) => {
+            let mut sets: Vec<&str> = sets.trim().split(", ").collect();
+            sets.sort_unstable();
+            format!("OldReplicaSets:  {}\n", sets.join(", "))
+        }
+        None => line.to_owned(),
+    };
+    text.split_inclusive('\n').map(line).collect()
 }
 
 #[test]

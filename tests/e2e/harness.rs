@@ -550,10 +550,10 @@ pub fn sweep(dir: &Path, data_dir: &Path) {
 }
 
 /// Starts a program on a machine, as systemd/orch.service does: with its mask of files, and with a log.
-pub fn spawn(machine: &Ns, args: &[String], log: &Path) -> Child {
+pub fn spawn(machine: &Ns, args: &[String], env: &[(String, String)], log: &Path) -> Child {
     let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
     let mut command = orch_command();
-    command.args(args).env_remove("ORCH_CONFIG_FILE");
+    command.args(args).envs(env.iter().map(|(k, v)| (k, v))).env_remove("ORCH_CONFIG_FILE");
     command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
     machine.run(|| command.spawn()).unwrap()
 }

@@ -1,9 +1,11 @@
 //! A cluster of several machines: joining, leaving, being refused; and reaching a node that nobody can dial.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use orch::runtime::kept::Part;
 
 use crate::agent::Agent;
 use crate::harness::{Cluster, PATIENCE, http_get, import, lasts};
@@ -51,11 +53,7 @@ fn machines_join_are_reached_and_come_back() {
     names_and_tokens_are_guarded(&cluster, &mut a);
     an_agent_comes_back(&cluster, &mut a);
     a_server_comes_back(&mut cluster, &a);
-    // Asked for by name: what a node learned in the last twenty seconds, a pod's token among it, may not be on its disk yet,
-    // and this step does not wait for it.
-    if std::env::var_os("ORCH_E2E_LONE_NODE").is_some() {
-        a_node_without_a_server(&mut cluster, &mut a);
-    }
+    a_node_without_a_server(&mut cluster, &mut a);
     drop(b);
 }
 
@@ -224,29 +222,40 @@ fn an_agent_comes_back(cluster: &Cluster, a: &mut Agent) {
 /// The power is gone while no server answers, and comes back before the server does.
 fn a_node_without_a_server(cluster: &mut Cluster, a: &mut Agent) {
     cluster.k(&["create", "secret", "generic", "word", "--from-literal=word=kept"]);
-    // It is ill as soon as somebody says so, and well again when it is started.
+    cluster.k(&["expose", "pod", "on-b", "--name=far", "--port=80", "--target-port=8080"]);
+    // It is ill as soon as somebody says so, and well again when it is started. And it asks a pod of another node, by the
+    // name of its Service.
     let host = a.data_dir().join("host");
     std::fs::create_dir_all(&host).unwrap();
+    std::fs::set_permissions(&host, std::fs::Permissions::from_mode(0o777)).unwrap();
     cluster.apply(&format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: fragile}}\nspec:\n  nodeName: a\n  terminationGracePeriodSeconds: 0\n  \
          volumes: [{{name: v, secret: {{secretName: word}}}}, {{name: h, hostPath: {{path: {}}}}}]\n  containers:\n  - {{name: \
-         main, image: localhost/orch/web:v1, command: [sh, -c, 'rm -f /host/ill; sleep 100000'], env: [{{name: POD_NAME, \
+         main, image: localhost/orch/web:v1, command: [sh, -c, 'rm -f /host/ill; until wget -qO /host/heard http://far/; do sleep 1; done; sleep 100000'], env: [{{name: POD_NAME, \
          value: fragile}}], volumeMounts: [{{name: v, mountPath: /word}}, {{name: h, mountPath: /host}}], livenessProbe: \
          {{exec: {{command: [sh, -c, '! cat /host/ill']}}, periodSeconds: 1, failureThreshold: 1}}}}\n",
         host.display()
     ));
     cluster.k(&["wait", "--for=condition=Ready", "pod/fragile", "--timeout=80s"]);
-    let kept = a.data_dir().join("agent/last-known");
-    let knows = |what: &str| std::fs::read_to_string(&kept).is_ok_and(|text| text.contains(what));
+    cluster.eventually("it hears the other pod", || host.join("heard").exists());
+    let kept = |part: Part| std::fs::read_to_string(a.data_dir().join("agent").join(part.file())).unwrap_or_default();
+    let uid = |pod: &str| cluster.k(&["get", "pod", pod, "-o", "jsonpath={.metadata.uid}"]);
+    let tokens = ["on-a", "fragile"].map(|pod| format!("\"pod\":\"{}\"", uid(pod)));
     cluster.eventually_or(
-        "the pod is kept on the node's disk",
+        "what its pods need is kept on the node's disk",
         || a.log_text(),
-        || knows("\"fragile\"") && knows("a2VwdA=="),
+        || {
+            let (pods, network) = (kept(Part::Pods), kept(Part::Network));
+            let mut wanted = tokens.iter().map(String::as_str).chain(["\"fragile\"", "a2VwdA=="]);
+            wanted.all(|what| pods.contains(what)) && network.contains("\"far\"") && network.contains("\"far-")
+        },
     );
     let uids = |cluster: &Cluster| cluster.k(&["get", "pods", "-o", "jsonpath={.items[*].metadata.uid}"]);
     let before = uids(cluster);
     cluster.end_server(Signal::SIGKILL);
     a.lose_power();
+    a.forget_network();
+    std::fs::remove_file(host.join("heard")).unwrap();
     a.start(&[]);
     // Each start of a container has a log of its own.
     let starts = |name: &str| {
@@ -257,6 +266,12 @@ fn a_node_without_a_server(cluster: &mut Cluster, a: &mut Agent) {
     };
     let runs = |name: &str, start: u32| starts(name) >= Some(start) && a.networks_of(name) == 1;
     cluster.eventually_or("its pods run again", || a.log_text(), || runs("on-a", 1) && runs("fragile", 1));
+    let heard = || std::fs::read_to_string(host.join("heard")).unwrap_or_default();
+    cluster.eventually_or(
+        "it hears the pod of the other node, by name",
+        || format!("{}\n{}", a.log_text(), a.network()),
+        || heard().trim() == "from on-b (v1)",
+    );
     std::fs::write(host.join("ill"), "").unwrap();
     cluster.eventually_or("the probe restarts one", || a.log_text(), || runs("fragile", 2));
     cluster.start();

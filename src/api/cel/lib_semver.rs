@@ -96,6 +96,11 @@ fn parse(text: &str, loose: bool) -> Option<Semver> {
     Some(Semver { numbers, pre, build: build.unwrap_or_default().to_owned() })
 }
 
+/// The version that a text is, to the letter.
+pub(super) fn exact(text: &str) -> Option<Val> {
+    parse(text, false).map(|version| Val::Semver(version.into()))
+}
+
 fn read(a: &[Val]) -> Option<Option<Semver>> {
     match a {
         [Val::Str(s)] => Some(parse(s, false)),

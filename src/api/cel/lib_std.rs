@@ -119,7 +119,7 @@ pub fn index(operand: &Val, at: &Val) -> Res {
                 None => fail(format!("index out of bounds: {}", convert::text(at)?)),
             }
         }
-        (Val::Map(m), at) => match Key::of(at).and_then(|k| m.entries.get(&k)) {
+        (Val::Map(m), at) => match Key::of(at).and_then(|k| m.entry(&k)) {
             Some(Val::Bad(why)) => fail(&**why),
             Some(v) => Ok(v.clone()),
             None => fail(format!("no such key: {}", convert::text(at)?)),

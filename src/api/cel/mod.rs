@@ -14,6 +14,7 @@ pub mod authorizer;
 mod check;
 mod convert;
 pub mod cost;
+pub mod device;
 pub mod escape;
 pub mod estimate;
 mod eval;

@@ -118,6 +118,8 @@ pub struct Map {
     pub entries: IndexMap<Key, Val>,
     /// The name of an object's type, where it has one.
     pub type_name: Option<Arc<str>>,
+    /// What stands for every entry that is not there.
+    pub default: Option<Val>,
     /// How many values it holds at all depths.
     weight: u64,
 }
@@ -150,12 +152,17 @@ impl Map {
     /// A map.
     pub fn new(entries: IndexMap<Key, Val>, type_name: Option<Arc<str>>) -> Self {
         let weight = entries.values().fold(1, |sum: u64, v| sum.saturating_add(v.weight()));
-        Self { entries, type_name, weight }
+        Self { entries, type_name, default: None, weight }
     }
 
     /// The entry of a text.
     pub fn field(&self, name: &str) -> Option<&Val> {
-        self.entries.get(&Key::Str(name.into()))
+        self.entry(&Key::Str(name.into()))
+    }
+
+    /// An entry, or what stands for it.
+    pub fn entry(&self, key: &Key) -> Option<&Val> {
+        self.entries.get(key).or(self.default.as_ref())
     }
 }
 
@@ -192,6 +199,12 @@ impl Val {
     /// A value that is there.
     pub fn some(v: Val) -> Self {
         Val::Optional(Some(Arc::new(v)))
+    }
+
+    /// The same, with what stands for every entry that is not there.
+    pub fn map_with_default<K: Into<Arc<str>>>(entries: impl IntoIterator<Item = (K, Val)>, default: Val) -> Self {
+        let entries = entries.into_iter().map(|(k, v)| (Key::Str(k.into()), v)).collect();
+        Val::Map(Arc::new(Map { default: Some(default), ..Map::new(entries, None) }))
     }
 
     /// JSON of which no schema is known.

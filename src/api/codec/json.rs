@@ -17,6 +17,8 @@ pub struct Parsed {
     pub value: Value,
     /// Paths of fields that stand there more than once, as `spec.foo` or `items[0].name`.
     pub duplicates: Vec<String>,
+    /// For each of them, how many fields of the text are before it that are none.
+    pub places: Vec<usize>,
 }
 
 /// Why a text is no JSON.
@@ -31,11 +33,11 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, JsonError> {
 
 /// The same for a text that stands `depth` levels deep in a body.
 pub(super) fn parse_at(bytes: &[u8], depth: usize) -> Result<Parsed, JsonError> {
-    let mut duplicates = Vec::new();
+    let mut told = Told::default();
     let mut decoder = serde_json::Deserializer::from_slice(bytes);
-    let value = Node { duplicates: &mut duplicates, depth }.deserialize(&mut decoder)?;
+    let value = Node { told: &mut told, depth }.deserialize(&mut decoder)?;
     decoder.end()?;
-    Ok(Parsed { value, duplicates })
+    Ok(told.of(value))
 }
 
 /// Encodes a value. A JSON value always encodes.
@@ -43,9 +45,23 @@ pub fn to_vec(value: &Value) -> Vec<u8> {
     serde_json::to_vec(value).expect("a JSON value serializes")
 }
 
+/// What is noted on the way through a text.
+#[derive(Default)]
+pub(super) struct Told {
+    duplicates: Vec<String>,
+    places: Vec<usize>,
+    fields: usize,
+}
+
+impl Told {
+    pub(super) fn of(self, value: Value) -> Parsed {
+        Parsed { value, duplicates: self.duplicates, places: self.places }
+    }
+}
+
 /// Builds a value from any self-describing format, and notes duplicate fields.
 pub(super) struct Node<'a> {
-    pub(super) duplicates: &'a mut Vec<String>,
+    pub(super) told: &'a mut Told,
     pub(super) depth: usize,
 }
 
@@ -54,12 +70,12 @@ impl Node<'_> {
         if self.depth >= MAX_DEPTH {
             return Err(E::custom(format_args!("exceeded max depth of {MAX_DEPTH}")));
         }
-        Ok(Node { duplicates: self.duplicates, depth: self.depth + 1 })
+        Ok(Node { told: self.told, depth: self.depth + 1 })
     }
 
     /// Puts `part` before the duplicates that were found below it.
     fn prefix(&mut self, since: usize, part: impl Fn() -> String) {
-        for path in &mut self.duplicates[since..] {
+        for path in &mut self.told.duplicates[since..] {
             let dot = if path.starts_with('[') { "" } else { "." };
             *path = format!("{}{dot}{path}", part());
         }
@@ -116,7 +132,7 @@ impl<'de> Visitor<'de> for Node<'_> {
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<Value, A::Error> {
         let mut items = Vec::new();
         loop {
-            let before = self.duplicates.len();
+            let before = self.told.duplicates.len();
             let Some(item) = seq.next_element_seed(self.below()?)? else { return Ok(Value::Array(items)) };
             self.prefix(before, || format!("[{}]", items.len()));
             items.push(item);
@@ -126,18 +142,21 @@ impl<'de> Visitor<'de> for Node<'_> {
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Value, A::Error> {
         let mut members = Map::new();
         while let Some(Key(key)) = map.next_key()? {
-            let before = self.duplicates.len();
+            let before = self.told.duplicates.len();
+            let place = self.told.fields;
+            self.told.fields += usize::from(!members.contains_key(&key));
             let value = map.next_value_seed(self.below()?)?;
             self.prefix(before, || key.clone());
             match members.entry(key) {
-                serde_json::map::Entry::Vacant(place) => {
-                    place.insert(value);
+                serde_json::map::Entry::Vacant(free) => {
+                    free.insert(value);
                 }
-                serde_json::map::Entry::Occupied(mut place) => {
-                    if self.duplicates.len() < MAX_STRICT_ERRORS {
-                        self.duplicates.push(place.key().clone());
+                serde_json::map::Entry::Occupied(mut taken) => {
+                    if self.told.duplicates.len() < MAX_STRICT_ERRORS {
+                        self.told.duplicates.push(taken.key().clone());
+                        self.told.places.push(place);
                     }
-                    place.insert(value);
+                    taken.insert(value);
                 }
             }
         }
@@ -146,7 +165,7 @@ impl<'de> Visitor<'de> for Node<'_> {
 }
 
 /// A key; YAML's numbers and booleans become their text.
-struct Key(String);
+pub(super) struct Key(pub(super) String);
 
 impl<'de> Deserialize<'de> for Key {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -4,12 +4,14 @@
 //! Duplicate keys are refused (but by [`parse_last_wins`]), and so are documents whose aliases expand without bound.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 use std::fmt::Write as _;
 
-use serde::de::DeserializeSeed;
+use serde::de::{DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-use super::json::{Node, Parsed};
+use super::MAX_STRICT_ERRORS;
+use super::json::{Key, Node, Parsed, Told};
 
 /// Events that the aliases of one text may expand to.
 const MAX_ALIAS_EVENTS: usize = 100_000;
@@ -30,14 +32,20 @@ pub fn parse_all(text: &str) -> Result<Vec<Value>, YamlError> {
 }
 
 fn documents(text: &str, duplicate_keys: serde_saphyr::DuplicateKeyPolicy) -> Result<Vec<Parsed>, YamlError> {
+    let documents: Vec<Document> = read(text, duplicate_keys)?;
+    Ok(documents.into_iter().map(|d| d.0).collect())
+}
+
+fn read<T: DeserializeOwned>(
+    text: &str,
+    duplicate_keys: serde_saphyr::DuplicateKeyPolicy,
+) -> Result<Vec<T>, YamlError> {
     let mut options = serde_saphyr::Options::default();
     options.legacy_octal_numbers = true;
     options.with_snippet = false;
     options.alias_limits.max_total_replayed_events = MAX_ALIAS_EVENTS;
     options.duplicate_keys = duplicate_keys;
-    let documents: Vec<Document> =
-        serde_saphyr::from_multiple_with_options(text, options).map_err(|e| YamlError(worded(&e.to_string())))?;
-    Ok(documents.into_iter().map(|d| d.0).collect())
+    serde_saphyr::from_multiple_with_options(text, options).map_err(|e| YamlError(worded(&e.to_string())))
 }
 
 /// Parses a body of one document as upstream's server does: of duplicate keys the last counts, and they are told.
@@ -45,7 +53,73 @@ pub fn parse_last_wins(bytes: &[u8]) -> Result<Parsed, YamlError> {
     let text = std::str::from_utf8(bytes).map_err(|e| YamlError(e.to_string()))?;
     let documents = documents(text, serde_saphyr::DuplicateKeyPolicy::LastWins)?;
     let first = documents.into_iter().find(|d| !d.value.is_null());
-    Ok(first.unwrap_or(Parsed { value: Value::Null, duplicates: Vec::new() }))
+    Ok(first.unwrap_or_else(|| Told::default().of(Value::Null)))
+}
+
+/// The duplicate keys of a text that [`parse_last_wins`] takes, as go-yaml tells them: `line 9: key "foo" already set in map`.
+pub fn duplicate_keys(bytes: &[u8]) -> Vec<String> {
+    let Ok(text) = std::str::from_utf8(bytes) else { return Vec::new() };
+    let documents: Vec<Repeated> = read(text, serde_saphyr::DuplicateKeyPolicy::LastWins).unwrap_or_default();
+    documents.into_iter().flat_map(|d| d.0).take(MAX_STRICT_ERRORS).collect()
+}
+
+/// The duplicate keys of a node, with their lines.
+struct Repeated(Vec<String>);
+
+impl<'de> serde::Deserialize<'de> for Repeated {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Self(Vec::new()))
+    }
+}
+
+impl<'de> Visitor<'de> for Repeated {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("any YAML value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<Self, A::Error> {
+        while let Some(Repeated(below)) = seq.next_element()? {
+            self.0.extend(below);
+        }
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Self, A::Error> {
+        let mut seen = HashSet::new();
+        while let Some(key) = map.next_key::<serde_saphyr::Spanned<Key>>()? {
+            let (line, Key(name)) = (key.referenced.line(), key.value);
+            let again = (!seen.insert(name.clone())).then(|| format!("line {line}: key {name:?} already set in map"));
+            self.0.extend(map.next_value::<Repeated>()?.0);
+            self.0.extend(again);
+        }
+        Ok(self)
+    }
 }
 
 /// The parser's message as go-yaml writes it: the line in front, none for the first.
@@ -71,9 +145,9 @@ struct Document(Parsed);
 
 impl<'de> serde::Deserialize<'de> for Document {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut duplicates = Vec::new();
-        let value = Node { duplicates: &mut duplicates, depth: 0 }.deserialize(deserializer)?;
-        Ok(Document(Parsed { value, duplicates }))
+        let mut told = Told::default();
+        let value = Node { told: &mut told, depth: 0 }.deserialize(deserializer)?;
+        Ok(Document(told.of(value)))
     }
 }
 
@@ -320,6 +394,14 @@ mod tests {
         assert!(parse_all("{1: a, \"1\": b}").is_err());
         let told = parse_last_wins(b"a: 1\nb: {c: 1, c: 2}\n").unwrap();
         assert_eq!((told.value, told.duplicates), (json!({"a": 1, "b": {"c": 2}}), vec!["b.c".into()]));
+        assert_eq!(
+            duplicate_keys(b"\na: 1\nb:\n  c: 1\n  c: 2\nl:\n- d: 1\n  d: 2\na: 2\n"),
+            [
+                "line 5: key \"c\" already set in map",
+                "line 8: key \"d\" already set in map",
+                "line 9: key \"a\" already set in map",
+            ]
+        );
         let merged = parse_last_wins(b"a: &x {k: 1}\nb: {<<: *x, k: 2}\n").unwrap();
         assert_eq!((&merged.value["b"], merged.duplicates.len()), (&json!({"k": 2}), 0));
         let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();

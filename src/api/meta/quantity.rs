@@ -50,6 +50,12 @@ impl Quantity {
         Self { nano: n as i128 * NANO, format: Format::BinarySi }
     }
 
+    /// Exact, in nano-units; written with binary suffixes where it is a number of kibibytes.
+    pub fn of_nanos(nano: i128) -> Self {
+        let format = if nano % (1024 * NANO) == 0 { Format::BinarySi } else { Format::DecimalSi };
+        Self { nano: nano.clamp(-MAX, MAX), format }
+    }
+
     /// Parses upstream's grammar; what is finer than nano is rounded up, as upstream rounds.
     pub fn parse(text: &str) -> Result<Self, QuantityError> {
         let (negative, body) = match text.as_bytes().first() {

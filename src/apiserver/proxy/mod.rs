@@ -28,11 +28,12 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use rustls_pki_types::ServerName;
+use serde_json::{Value, json};
 
 use crate::api::status::{ApiResult, Reason, Status};
 use crate::api::user::Attributes;
 use crate::client::Coming;
-use crate::registry::{Resource, View};
+use crate::registry::{Admission, Resource, View};
 use crate::runtime::node_api::{Door, NodeStream};
 use crate::util::anytls;
 
@@ -85,6 +86,9 @@ impl Api {
         if a.name.is_empty() || res.info.is_namespaced() == a.namespace.is_empty() {
             return Err(verbs::method_not_allowed());
         }
+        let (cx, at) = (self.cx(res, &call, ""), call.target(res));
+        let mut options = connect_options(res, place::behind_proxy(passed.uri.path(), res.info.is_namespaced()));
+        self.registry.admit(&Admission::connection(res, &cx, &at, &a.subresource), &mut options).await?;
         let place = place::find(
             &res.info.plural,
             a,
@@ -102,7 +106,7 @@ impl Api {
             return Ok(to_directory(&passed.uri));
         }
         let prefix = path.strip_suffix(rest).unwrap_or(path).to_owned();
-        let host = host_of(&passed.uri, &call);
+        let host = call.host().to_owned();
         let links = Links { prefix, target: place.host.clone(), asked: host.clone() };
         let target = match (rest.is_empty(), passed.uri.query()) {
             (empty, Some(query)) => format!("{}?{query}", if empty { "/" } else { rest }),
@@ -124,7 +128,7 @@ impl Api {
         }
     }
 
-    fn slices_of(&self, namespace: &str, service: &str) -> Vec<serde_json::Value> {
+    fn slices_of(&self, namespace: &str, service: &str) -> Vec<Value> {
         let slices = View::list(&*self.registry, "discovery.k8s.io", "endpointslices", Some(namespace));
         let of = |o: &Arc<crate::api::object::Object>| {
             o.meta.label(crate::api::services::SERVICE_NAME_LABEL) == Some(service)
@@ -164,10 +168,14 @@ fn innermost(error: &hyper::Error) -> String {
     cause.to_string()
 }
 
-/// The host that the client asked for.
-fn host_of(uri: &Uri, call: &Call) -> String {
-    let named = call.headers.get(header::HOST).and_then(|h| h.to_str().ok());
-    named.or(uri.authority().map(|a| a.as_str())).unwrap_or_default().to_owned()
+/// What admission sees of it: `PodProxyOptions` and its siblings, with the path as upstream takes it apart.
+fn connect_options(res: &Resource, rest: &str) -> Value {
+    let mut options = json!({"kind": format!("{}ProxyOptions", res.info.gvk.kind), "apiVersion": "v1"});
+    let path = rest.trim_matches('/');
+    if !path.is_empty() {
+        options["path"] = path.into();
+    }
+    options
 }
 
 /// Links of a page are relative to its directory, so that the root of a site has to end with a slash.

@@ -127,6 +127,7 @@ impl NodeApi for Web {
 }
 
 const POD: &str = "/api/v1/namespaces/default/pods/p:8080/proxy";
+const NODE: &str = "/api/v1/nodes/n/proxy";
 
 /// With a pod `p` on node `n`, and a Service `s` that has nobody behind it.
 async fn bed() -> Bed {
@@ -260,9 +261,38 @@ async fn each_method_needs_its_verb() {
     assert!(status["message"].as_str().unwrap().contains("cannot create resource \"pods/proxy\""), "{status}");
 }
 
-/// A client's connection to the API that is upgraded behind the proxy.
+/// Admission is asked before anything is sent, and told where it goes.
 #[tokio::test]
-async fn an_upgrade_reaches_through() {
+async fn what_is_proxied_is_admitted() {
+    let bed = bed().await;
+    let rules = json!([{"operations": ["CONNECT"], "apiGroups": [""], "apiVersions": ["v1"],
+        "resources": ["pods/proxy", "nodes/proxy"]}]);
+    let policies = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic";
+    let policy = json!({"metadata": {"name": "doors"}, "spec": {"failurePolicy": "Fail",
+        "matchConstraints": {"resourceRules": rules},
+        "validations": [{"expression": "!has(object.path) || object.path != 'closed/door'",
+            "messageExpression": "object.kind + ' is closed'"}]}});
+    let (code, made) = bed.admin("POST", &format!("{policies}ies"), &policy).await;
+    assert_eq!(code, 201, "{made}");
+    let binding =
+        json!({"metadata": {"name": "doors"}, "spec": {"policyName": "doors", "validationActions": ["Deny"]}});
+    let (code, made) = bed.admin("POST", &format!("{policies}ybindings"), &binding).await;
+    assert_eq!(code, 201, "{made}");
+    for (root, kind) in [(POD, "PodProxyOptions"), (NODE, "NodeProxyOptions")] {
+        let (code, status) = bed.admin("GET", &format!("{root}/closed/door/?a=b"), &Value::Null).await;
+        assert_eq!(code, 422, "{status}");
+        assert!(status["message"].as_str().unwrap().contains(&format!("{kind} is closed")), "{status}");
+        for open in ["/", "/closed", "/closed/door/knob"] {
+            assert_eq!(ask(&bed, request("GET", &format!("{root}{open}")), "").await.status().as_u16(), 200, "{open}");
+        }
+    }
+}
+
+/// A client's connection to the API that is upgraded behind the proxy.
+#[test_case(POD; "of a pod")]
+#[test_case(NODE; "of a node")]
+#[tokio::test]
+async fn an_upgrade_reaches_through(root: &str) {
     let bed = bed().await;
     let (near, far) = tokio::io::duplex(64 << 10);
     let api = bed.api.clone();
@@ -276,7 +306,8 @@ async fn an_upgrade_reaches_through() {
     tokio::spawn(server.serve_connection(TokioIo::new(far), service).with_upgrades());
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(near)).await.unwrap();
     tokio::spawn(connection.with_upgrades());
-    let asked = Request::builder().uri(format!("{POD}/chat")).header("connection", "Upgrade").header("upgrade", "chat");
+    let asked =
+        Request::builder().uri(format!("{root}/chat")).header("connection", "Upgrade").header("upgrade", "chat");
     let answer = sender.send_request(asked.body(Full::<Bytes>::default()).unwrap()).await.unwrap();
     assert_eq!(answer.status().as_u16(), 101);
     let mut stream = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());

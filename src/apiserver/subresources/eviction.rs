@@ -46,9 +46,45 @@ impl Api {
         if let Some(budget) = self.budget_of(&pod, &at)? {
             self.take_from_budget(&cx, &budget, &pod).await?;
         }
-        self.registry.delete(pods, &cx, &at, &DeleteOptions::from_value(&asked)?).await?;
+        let mut options = DeleteOptions::from_value(&asked)?;
+        if !cx.dry_run {
+            let marked = self.mark_evicted(pods, &cx, &at, &options).await?;
+            // The mark is of this request: it is not what the precondition is about.
+            if options.resource_version.is_some() {
+                options.resource_version = marked.str_at("/metadata/resourceVersion").map(str::to_owned);
+            }
+        }
+        self.registry.delete(pods, &cx, &at, &options).await?;
         let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
         Ok(verbs::finish(respond::encoded(201, &done, verbs::error_encoding(&call.headers)), &cx))
+    }
+
+    /// Says on the pod why it goes: controllers tell a disruption from a failure by it.
+    async fn mark_evicted(
+        &self,
+        pods: &Arc<Resource>,
+        cx: &RequestCx,
+        at: &Target,
+        options: &DeleteOptions,
+    ) -> ApiResult<Value> {
+        let now = rfc3339(cx.now);
+        let change = |old: &Value| {
+            options.check(pods, old)?;
+            let mut conditions = old.items_at("/status/conditions").to_vec();
+            let is_mark = |c: &Value| c.str_at("/type") == Some("DisruptionTarget");
+            let since = conditions.iter().find(|c| is_mark(c) && c.str_at("/status") == Some("True"));
+            let since = since.and_then(|c| c.str_at("/lastTransitionTime")).unwrap_or(&now).to_owned();
+            conditions.retain(|c| !is_mark(c));
+            conditions.push(json!({
+                "type": "DisruptionTarget", "status": "True", "lastProbeTime": null, "lastTransitionTime": since,
+                "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting",
+            }));
+            let mut new = old.clone();
+            new.set_at("/status/conditions", conditions);
+            Ok(new)
+        };
+        let op = Op::Subresource("status".into());
+        Ok(self.registry.update(pods, cx, at, &op, &change, None).await?.into_object())
     }
 
     /// The budget that the pod's eviction needs, if any.

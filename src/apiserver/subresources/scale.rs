@@ -72,7 +72,8 @@ impl Api {
                 cx.applied = true;
                 let raw = body::yaml_raw(&call.body);
                 let raw = raw.map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
-                let config = body::canonical_apply(raw, &SCALE, strictness, &cx)?;
+                let (config, refused) = body::canonical_apply(raw, &SCALE, strictness, &cx)?;
+                refused.map_or(Ok(()), Err)?;
                 Wish::Apply(config, call.info.query.flag("force"))
             }
             _ => Wish::Patch,
@@ -88,7 +89,7 @@ impl Api {
         let change = |old: &Value| match &wish {
             Wish::Scale(scale) => scaled(old, scale, res),
             Wish::Patch => {
-                let raw = Raw { value: patched(scale_of(old, &Places::of(res)), &call)?, found: vec![] };
+                let raw = Raw::made(patched(scale_of(old, &Places::of(res)), &call)?);
                 scaled(old, &body::canonical(raw, &SCALE.info.gvk, SCALE.def, strictness, &cx)?, res)
             }
             Wish::Apply(config, force) => applied(old, config, *force, res, &cx),

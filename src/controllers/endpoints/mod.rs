@@ -1,8 +1,12 @@
 //! EndpointSlices, and the legacy Endpoints beside them: which pods answer for a Service.
 //!
-//! Two reconcilers over the same reading of Service and pods. Services without a selector are somebody else's.
+//! Two reconcilers over the same reading of Service and pods. Services without a selector are somebody else's: a third one
+//! ([`mirror`]) makes slices of the Endpoints that people write for them.
 
+mod mirror;
 pub mod plan;
+
+pub use mirror::mirror;
 
 use std::sync::Arc;
 

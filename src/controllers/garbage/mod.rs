@@ -196,11 +196,13 @@ impl Kinds {
         let blocks = |o: &Object| o.meta.owners.iter().any(|r| r.uid == object.meta.uid && r.block_owner_deletion);
         item.dependents = dependents.len();
         item.blocking = dependents.iter().filter(|(_, o)| blocks(o)).count();
+        item.circle = dependents.iter().any(|(_, o)| o.is_deleting() && Item::new(o).foreground);
         match plan::decide(&item) {
             Act::Nothing => Ok(()),
             Act::Delete(propagation) => self.delete(res, &object, propagation).await,
             Act::Forget(uids) => self.forget(res, &object, &uids).await,
             Act::Release(finalizer) => self.release(res, &object, finalizer).await,
+            Act::Unblock => self.unblock(res, &object).await,
             Act::OrphanDependents => {
                 for ((at, ..), dependent) in dependents {
                     self.forget(&self.all[at].0, &dependent, std::slice::from_ref(&object.meta.uid)).await?;
@@ -226,6 +228,12 @@ impl Kinds {
         let known = |r: &&Value| !r.str_at("/uid").is_some_and(|u| uids.iter().any(|x| x == u));
         let left: Vec<&Value> = value.items_at("/metadata/ownerReferences").iter().filter(known).collect();
         self.patch(res, object, json!({"ownerReferences": left})).await
+    }
+
+    async fn unblock(&self, res: &Res, object: &Object) -> Result<(), Error> {
+        let mut owners = object.value().items_at("/metadata/ownerReferences").to_vec();
+        owners.iter_mut().for_each(|o| o["blockOwnerDeletion"] = false.into());
+        self.patch(res, object, json!({"ownerReferences": owners})).await
     }
 
     async fn release(&self, res: &Res, object: &Object, finalizer: &str) -> Result<(), Error> {
@@ -291,6 +299,21 @@ mod tests {
         let at = |text: &str| log.iter().rposition(|l| l.contains(text)).unwrap();
         assert!(at("/pods/a") < at("/replicasets/r"), "{log:?}");
         assert!(at("/replicasets/r") < at("/deployments/d"), "{log:?}");
+    }
+
+    /// Conformance, [sig-api-machinery]: "Garbage collector should not be blocked by dependency circle".
+    #[tokio::test]
+    async fn a_circle_of_owners_goes() {
+        let cluster = Cluster::new();
+        for (pod, owner) in [("a", "c"), ("b", "a"), ("c", "b")] {
+            let owner = json!([{"apiVersion": "v1", "kind": "Pod", "name": owner, "uid": format!("uid-{owner}"),
+                "controller": true, "blockOwnerDeletion": true}]);
+            let meta = json!({"name": pod, "namespace": "n", "ownerReferences": owner});
+            cluster.put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": meta}));
+        }
+        let options = DeleteOptions { propagation: Some(Propagation::Foreground), ..DeleteOptions::default() };
+        cluster.client().delete(&res::PODS, "n", "a", &options).await.unwrap();
+        cluster.until(run, |c| count(c)[2] == 0).await;
     }
 
     #[tokio::test]

@@ -36,6 +36,10 @@ pub struct Item {
     pub dependents: usize,
     /// Of these, those that block its deletion.
     pub blocking: usize,
+    /// A dependent waits for its own dependents: the object may be one of them.
+    pub circle: bool,
+    /// It blocks the deletion of an owner.
+    pub blocks: bool,
 }
 
 impl Item {
@@ -46,6 +50,7 @@ impl Item {
             deleting: object.is_deleting(),
             foreground: held_by(FOREGROUND),
             orphan: held_by(ORPHAN),
+            blocks: object.meta.owners.iter().any(|o| o.block_owner_deletion),
             ..Self::default()
         }
     }
@@ -62,6 +67,8 @@ pub enum Act {
     Forget(Vec<String>),
     /// It loses a finalizer of ours.
     Release(&'static str),
+    /// It no longer blocks the deletion of its owners: they wait for each other in a circle.
+    Unblock,
     /// Its dependents forget it, then it loses [`ORPHAN`].
     OrphanDependents,
 }
@@ -83,6 +90,9 @@ pub fn decide(item: &Item) -> Act {
         return Act::Forget(lost.iter().map(|(uid, _)| uid.clone()).collect());
     }
     let waited_for = lost.iter().any(|(_, o)| *o == Owner::Waiting);
+    if waited_for && item.circle && item.blocks {
+        return Act::Unblock;
+    }
     Act::Delete(match item {
         Item { orphan: true, .. } => Propagation::Orphan,
         Item { foreground: true, .. } => Propagation::Foreground,
@@ -108,6 +118,8 @@ mod tests {
     #[test_case(item(&[Owner::Absent, Owner::Solid]), Act::Forget(vec!["0".into()]); "one of two is gone")]
     #[test_case(item(&[Owner::Waiting]), Act::Delete(Propagation::Background); "a leaf that is waited for")]
     #[test_case(Item { dependents: 1, ..item(&[Owner::Waiting]) }, Act::Delete(Propagation::Foreground); "a branch that is waited for")]
+    #[test_case(Item { dependents: 1, circle: true, blocks: true, ..item(&[Owner::Waiting]) }, Act::Unblock; "a circle")]
+    #[test_case(Item { dependents: 1, circle: true, ..item(&[Owner::Waiting]) }, Act::Delete(Propagation::Foreground); "a circle that is open")]
     #[test_case(Item { orphan: true, ..item(&[Owner::Absent]) }, Act::Delete(Propagation::Orphan))]
     #[test_case(Item { deleting: true, ..item(&[Owner::Absent]) }, Act::Nothing; "already going")]
     #[test_case(Item { deleting: true, foreground: true, blocking: 2, ..item(&[]) }, Act::Nothing; "waits")]

@@ -1,6 +1,8 @@
 //! Namespaces: emptying those on their way out, and what every other one contains from the start.
 //!
-//! A namespace that is being deleted keeps the finalizer `kubernetes` until nothing of any kind is left in it.
+//! A namespace that is being deleted keeps the finalizer `kubernetes` until nothing of any kind is left in it. Its pods go
+//! first: what guards them (a NetworkPolicy) or what they need to end well stays until they are gone, as upstream's
+//! `OrderedNamespaceDeletion` has it.
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -74,13 +76,21 @@ struct Swept {
     failures: Vec<String>,
     /// API groups that did not answer.
     silent: Vec<String>,
+    /// Pods are left, or nobody knows: nothing else was touched.
+    pods_remain: bool,
 }
 
 /// Deletes everything in a namespace and counts what is still there.
 async fn sweep(cx: &Cx, namespace: &str) -> Result<Swept, Error> {
     let (found, silent) = discovery::resources(&cx.client).await?;
     let mut swept = Swept { silent, ..Swept::default() };
-    for kind in found.iter().filter(|f| f.res.namespaced && f.can(&["list", "delete"])) {
+    let mut kinds: Vec<&Found> = found.iter().filter(|f| f.res.namespaced && f.can(&["list", "delete"])).collect();
+    let is_pods = |kind: &Found| kind.res.group.is_empty() && kind.res.plural == "pods";
+    kinds.sort_by_key(|kind| !is_pods(kind));
+    for kind in kinds {
+        if !is_pods(kind) && swept.pods_remain {
+            break;
+        }
         match sweep_kind(cx, kind, namespace).await {
             Ok(left) if left.is_empty() => {}
             Ok(left) => {
@@ -97,9 +107,13 @@ async fn sweep(cx: &Cx, namespace: &str) -> Result<Swept, Error> {
                     resource: kind.res.plural.clone(),
                 };
                 swept.left.push((name.to_string(), left.len()));
+                swept.pods_remain |= is_pods(kind);
             }
             Err(Error::Api(e)) if matches!(e.reason, Reason::MethodNotAllowed | Reason::NotFound) => {}
-            Err(e) => swept.failures.push(format!("{}: {e}", kind.res.plural)),
+            Err(e) => {
+                swept.failures.push(format!("{}: {e}", kind.res.plural));
+                swept.pods_remain |= is_pods(kind);
+            }
         }
     }
     Ok(swept)
@@ -271,6 +285,25 @@ mod tests {
         assert!(remaining.str_at("/message").unwrap().contains("example.com/hold in 1"), "{remaining}");
         let free = json!({"metadata": {"finalizers": null}});
         cluster.client().patch(&res::CONFIG_MAPS, "n", "b", None, Patch::Merge(&free)).await.unwrap();
+        cluster.reconcile(&Deletion, "", "n").await.unwrap();
+        assert!(cluster.get(&res::NAMESPACES, "", "n").is_none());
+    }
+
+    /// Conformance, [sig-api-machinery]: "OrderedNamespaceDeletion namespace deletion should delete pod first".
+    #[tokio::test]
+    async fn nothing_goes_before_the_pods() {
+        let cluster = Cluster::new();
+        cluster.put(namespace());
+        for (kind, finalizers) in [("ConfigMap", json!([])), ("Pod", json!(["example.com/hold"]))] {
+            cluster.put(json!({"apiVersion": "v1", "kind": kind,
+                "metadata": {"name": "a", "namespace": "n", "finalizers": finalizers}}));
+        }
+        cluster.client().delete(&res::NAMESPACES, "", "n", &DeleteOptions::default()).await.unwrap();
+        cluster.reconcile(&Deletion, "", "n").await.unwrap();
+        assert!(cluster.get(&res::PODS, "n", "a").is_some_and(|p| p.str_at("/metadata/deletionTimestamp").is_some()));
+        assert!(cluster.get(&res::CONFIG_MAPS, "n", "a").is_some());
+        let free = json!({"metadata": {"finalizers": null}});
+        cluster.client().patch(&res::PODS, "n", "a", None, Patch::Merge(&free)).await.unwrap();
         cluster.reconcile(&Deletion, "", "n").await.unwrap();
         assert!(cluster.get(&res::NAMESPACES, "", "n").is_none());
     }

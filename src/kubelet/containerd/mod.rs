@@ -28,6 +28,7 @@ use crate::kubelet::runtime::{Runtime, RuntimeError};
 use crate::kubelet::{images, pause};
 use crate::util::backoff::Backoff;
 use crate::util::files::write_atomic;
+use crate::util::procs::mount_points;
 use crate::util::tasks::Shutdown;
 
 /// Time for containerd to serve after its start; slow disks with many containers need some.
@@ -367,9 +368,8 @@ impl Containerd {
     }
 
     fn unmount_all(&self) -> io::Result<()> {
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
         // Later mounts may lie upon earlier ones.
-        for point in mounts.lines().rev().filter_map(|l| l.split(' ').nth(4)).map(Path::new) {
+        for point in mount_points()?.iter().rev() {
             if point.starts_with(&self.settings.state) || point.starts_with(&self.settings.root) {
                 let _ = umount2(point, MntFlags::MNT_DETACH);
             }

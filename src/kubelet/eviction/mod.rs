@@ -7,6 +7,7 @@
 //! **Invariant:** a critical pod is never evicted. **Invariant:** the next pod goes only when the last one is gone, or after
 //! [`CLEANUP`].
 
+pub mod local;
 pub mod plan;
 
 use std::collections::HashMap;
@@ -63,11 +64,47 @@ impl Eviction {
     pub async fn run(&self, pods: &Pods, shutdown: &Shutdown) {
         let work = async {
             loop {
+                self.end_overruns(pods).await;
                 self.look(pods).await;
                 tokio::time::sleep(PERIOD).await;
             }
         };
         shutdown.or(work).await;
+    }
+
+    /// Ends the pods that took more of the disk than they may.
+    async fn end_overruns(&self, pods: &Pods) {
+        let limited: Vec<Arc<PodView>> =
+            pods.active().into_iter().filter(|p| !is_critical(p) && local::is_limited(p)).collect();
+        if limited.is_empty() {
+            return;
+        }
+        let Some(usage) = self.usage().await else { return };
+        // Volumes are counted file by file, which may take a while.
+        let shared = self.shared.clone();
+        let count = move || {
+            let over = |pod: Arc<PodView>| local::overrun(&pod, &taken(&shared, &pod, &usage)).map(|why| (pod, why));
+            limited.into_iter().filter_map(over).collect::<Vec<_>>()
+        };
+        for (pod, message) in tokio::task::spawn_blocking(count).await.unwrap_or_default() {
+            self.end(pods, &pod, message, FailureKind::Overrun);
+        }
+    }
+
+    async fn usage(&self) -> Option<HashMap<String, ContainerUsage>> {
+        match self.shared.runtime.usage().await {
+            Ok(usage) => Some(usage.into_iter().map(|u| (u.id.clone(), u)).collect()),
+            Err(e) => {
+                tracing::warn!("cannot tell what containers use: {e}");
+                None
+            }
+        }
+    }
+
+    fn end(&self, pods: &Pods, pod: &PodView, message: String, kind: FailureKind) {
+        tracing::warn!(pod = pod.name, namespace = pod.namespace, "evicted: {message}");
+        self.shared.event(pod, None, EventType::Warning, REASON, message.clone());
+        pods.fail(&pod.uid, Failure { reason: REASON.into(), message, kind });
     }
 
     async fn look(&self, pods: &Pods) {
@@ -106,10 +143,7 @@ impl Eviction {
     }
 
     async fn evict(&self, met: Met, pods: &Pods) {
-        let usage: HashMap<String, ContainerUsage> = match self.shared.runtime.usage().await {
-            Ok(usage) => usage.into_iter().map(|u| (u.id.clone(), u)).collect(),
-            Err(e) => return tracing::warn!("cannot tell what containers use: {e}"),
-        };
+        let Some(usage) = self.usage().await else { return };
         let active: Vec<Arc<PodView>> = pods.active().into_iter().filter(|p| !is_critical(p)).collect();
         // Volumes are counted file by file, which may take a while.
         let (shared, all) = (self.shared.clone(), active.clone());
@@ -120,11 +154,8 @@ impl Eviction {
         else {
             return tracing::warn!(resource = met.signal.resource(), "no pod can be evicted");
         };
-        let message = plan::message(met, chosen);
-        tracing::warn!(pod = pod.name, namespace = pod.namespace, "evicted: {message}");
-        self.shared.event(pod, None, EventType::Warning, REASON, message.clone());
         self.state.lock().going = Some((pod.uid.clone(), self.shared.clock.now()));
-        pods.fail(&pod.uid, Failure { reason: REASON.into(), message, kind: FailureKind::Disruption });
+        self.end(pods, pod, plan::message(met, chosen), FailureKind::Disruption);
     }
 }
 
@@ -187,8 +218,25 @@ fn candidate(shared: &Shared, pod: &PodView, signal: Signal, usage: &HashMap<Str
     Candidate { uid: pod.uid.clone(), priority: pod.spec.priority.unwrap_or(0), whole, containers }
 }
 
+/// What a pod has taken of the disk.
+fn taken(shared: &Shared, pod: &PodView, usage: &HashMap<String, ContainerUsage>) -> local::Taken {
+    let inventory = shared.pleg.latest().pod(&pod.uid);
+    let dir = empty_dirs(&shared.pod_dir(&pod.uid));
+    let volumes = local::volumes(pod).map(|name| (name.to_owned(), Tree::of(&dir.join(name)).bytes)).collect();
+    let container = |name: &str| {
+        let newest = inventory.newest(name)?;
+        let written = usage.get(&newest.id).map_or(0, |u| u.disk_bytes);
+        Some((name.to_owned(), written + Tree::of(Path::new(&newest.log_path)).bytes))
+    };
+    let containers = pod.members.iter().filter_map(|m| container(m.name())).collect();
+    local::Taken { volumes, containers }
+}
+
 /// What a pod's `emptyDir` volumes hold; those in memory are no matter of the disk.
 fn local_volumes(pod_dir: &Path) -> Tree {
-    let all: PathBuf = pod_dir.join("volumes").join("kubernetes.io~empty-dir");
-    Tree::of(&all)
+    Tree::of(&empty_dirs(pod_dir))
+}
+
+fn empty_dirs(pod_dir: &Path) -> PathBuf {
+    pod_dir.join("volumes").join("kubernetes.io~empty-dir")
 }

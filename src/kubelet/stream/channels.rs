@@ -9,6 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
@@ -16,6 +17,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, frame::coding::CloseCode};
 
 use super::spdy::{self, Frame, Writer};
+use crate::api::value::ValueExt;
 use crate::kubelet::runtime::StreamOptions;
 
 /// A sub-protocol of the WebSocket.
@@ -25,14 +27,21 @@ pub(super) struct Protocol {
     base64: bool,
     /// Clients can close stdin.
     closes: bool,
+    /// The final status is a Status; elder clients get its message, and nothing when all went well.
+    tells_status: bool,
 }
 
 /// Newest first.
 const PROTOCOLS: &[Protocol] = &[
-    Protocol { name: "v5.channel.k8s.io", base64: false, closes: true },
-    Protocol { name: "v4.channel.k8s.io", base64: false, closes: false },
-    Protocol { name: "v4.base64.channel.k8s.io", base64: true, closes: false },
+    Protocol { name: "v5.channel.k8s.io", base64: false, closes: true, tells_status: true },
+    Protocol { name: "v4.channel.k8s.io", base64: false, closes: false, tells_status: true },
+    Protocol { name: "v4.base64.channel.k8s.io", base64: true, closes: false, tells_status: true },
+    Protocol { name: "channel.k8s.io", base64: false, closes: false, tells_status: false },
+    Protocol { name: "base64.channel.k8s.io", base64: true, closes: false, tells_status: false },
+    UNNAMED,
 ];
+/// What a client speaks that offers no protocol at all.
+const UNNAMED: Protocol = Protocol { name: "", base64: false, closes: false, tells_status: false };
 /// Names of the streams by channel; a stream's SPDY id is twice its channel and one.
 const STREAM_TYPES: &[&str] = &["stdin", "stdout", "stderr", "error", "resize"];
 const STDIN: u8 = 0;
@@ -48,7 +57,16 @@ const READ_BYTES: usize = 32 << 10;
 
 /// The newest protocol that was offered.
 pub(super) fn negotiate(offered: &[&str]) -> Option<&'static Protocol> {
-    PROTOCOLS.iter().find(|p| offered.contains(&p.name))
+    PROTOCOLS.iter().find(|p| offered.contains(&p.name) || (p.name.is_empty() && offered.is_empty()))
+}
+
+/// What an elder client is told of the final status.
+fn message_of(status: &[u8]) -> String {
+    let status: Value = serde_json::from_slice(status).unwrap_or_default();
+    match status.str_at("/status") {
+        Some("Success") => String::new(),
+        _ => status.str_at("/message").unwrap_or_default().to_owned(),
+    }
 }
 
 fn stream_of(channel: u8) -> u32 {
@@ -145,11 +163,16 @@ where
     };
     let outward = async {
         let mut buffer = BytesMut::with_capacity(READ_BYTES);
+        let mut status = Vec::new();
         loop {
             while let Some(frame) = spdy::take(&mut buffer) {
                 match frame {
                     Frame::Data(stream, bytes, _) if !bytes.is_empty() => {
                         let Some(channel) = channel_of(stream) else { continue };
+                        if channel == ERROR && !protocol.tells_status {
+                            status.extend_from_slice(&bytes);
+                            continue;
+                        }
                         to_client.send(encode(protocol, channel, &bytes)).await.map_err(io::Error::other)?;
                     }
                     Frame::Ping(ping) => {
@@ -160,6 +183,10 @@ where
             }
             // The runtime's server closes the connection after the final status.
             if from_runtime.read_buf(&mut buffer).await? == 0 {
+                let told = message_of(&status);
+                if !told.is_empty() {
+                    to_client.send(encode(protocol, ERROR, told.as_bytes())).await.map_err(io::Error::other)?;
+                }
                 let close = CloseFrame { code: CloseCode::Normal, reason: "".into() };
                 return to_client.send(Message::Close(Some(close))).await.map_err(io::Error::other);
             }
@@ -197,6 +224,15 @@ mod tests {
         );
         assert_eq!(encode(by("v4.base64.channel.k8s.io"), 1, b"hi"), Message::text("1aGk="));
         assert_eq!(encode(by("v5.channel.k8s.io"), 2, b"x"), Message::Binary(Bytes::from_static(b"\x02x")));
+    }
+
+    #[test]
+    fn elder_clients_are_told_of_failures_only() {
+        assert_eq!(message_of(br#"{"status": "Success"}"#), "");
+        assert_eq!(message_of(br#"{"status": "Failure", "message": "exit code 3"}"#), "exit code 3");
+        assert!(!negotiate(&["channel.k8s.io"]).unwrap().tells_status);
+        assert_eq!(negotiate(&[]).unwrap().name, "");
+        assert_eq!(negotiate(&["unknown"]), None);
     }
 
     #[test]

@@ -15,14 +15,14 @@ mod tunnel;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::api::websocket;
 use bytes::Bytes;
-use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::kubelet::runtime::StreamOptions;
 
@@ -143,11 +143,10 @@ fn speech(headers: &HeaderMap) -> Result<Speech, StreamError> {
     if upgrade.eq_ignore_ascii_case(SPDY) {
         return Ok(Speech::Spdy);
     }
-    if !upgrade.eq_ignore_ascii_case("websocket") {
+    if !websocket::is_asked(headers) {
         return Err(StreamError::NotAnUpgrade(format!("missing upgrade headers in request: {upgrade:?}")));
     }
-    let offered = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
-    let offered: Vec<&str> = offered.flat_map(|v| v.split(',')).map(str::trim).filter(|p| !p.is_empty()).collect();
+    let offered = websocket::offered(headers);
     if offered.contains(&TUNNELED) {
         return Ok(Speech::Tunnel);
     }
@@ -158,16 +157,7 @@ fn speech(headers: &HeaderMap) -> Result<Speech, StreamError> {
 }
 
 fn websocket_answer(headers: &HeaderMap, protocol: &str) -> Result<http::response::Builder, StreamError> {
-    let key = headers.get(SEC_WEBSOCKET_KEY).ok_or_else(|| StreamError::NotAnUpgrade("no Sec-WebSocket-Key".into()))?;
-    let mut response = Response::builder()
-        .status(StatusCode::SWITCHING_PROTOCOLS)
-        .header(UPGRADE, "websocket")
-        .header(CONNECTION, "Upgrade")
-        .header(SEC_WEBSOCKET_ACCEPT, derive_accept_key(key.as_bytes()));
-    if !protocol.is_empty() {
-        response = response.header(SEC_WEBSOCKET_PROTOCOL, protocol);
-    }
-    Ok(response)
+    websocket::accepted(headers, protocol).ok_or_else(|| StreamError::NotAnUpgrade("no Sec-WebSocket-Key".into()))
 }
 
 /// A runtime's streaming URL.
@@ -229,6 +219,7 @@ impl Target {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::header::SEC_WEBSOCKET_PROTOCOL;
     use test_case::test_case;
 
     #[test_case("http://127.0.0.1:4000/exec/abc" => Some(("127.0.0.1:4000".into(), "/exec/abc".into())))]
@@ -241,6 +232,7 @@ mod tests {
     }
 
     #[test_case("SPDY/3.1", "" => Some("spdy"))]
+    #[test_case("websocket", "channel.k8s.io" => Some("channel.k8s.io"); "the first one")]
     #[test_case("websocket", "v5.channel.k8s.io" => Some("v5.channel.k8s.io"))]
     #[test_case("websocket", "v4.channel.k8s.io, v5.channel.k8s.io" => Some("v5.channel.k8s.io"); "the newest")]
     #[test_case("websocket", "SPDY/3.1+portforward.k8s.io" => Some("tunnel"))]

@@ -130,7 +130,7 @@ fn service(s: &Field<'_>) {
         s.at("port").invalid(why);
     }
     let path = s.at("path");
-    if path.value.is_null() || path.as_text() == "/" {
+    if path.value.is_null() || matches!(path.as_text(), "" | "/") {
         return;
     }
     let text = path.as_text();

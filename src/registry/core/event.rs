@@ -21,7 +21,8 @@ const FIELDS: &[Selectable] = &[
     Selectable::new("involvedObject.fieldPath", "/involvedObject/fieldPath"),
     Selectable::new("reason", "/reason"),
     Selectable::new("reportingComponent", "/reportingComponent"),
-    Selectable::new("source", "/source/component"),
+    // Events of the newer API have no source.
+    Selectable::new("source", "/source/component").or_field("/reportingComponent"),
     Selectable::new("type", "/type"),
 ];
 

@@ -66,6 +66,19 @@ impl Strategy for Services {
         true
     }
 
+    /// An address is one that the node takes as its own, unless it is said to be a proxy's.
+    fn default(&self, new: &mut Value, _: &HookCx<'_>) {
+        if kind_of(new) != "LoadBalancer" {
+            return;
+        }
+        let ingress = new.pointer_mut("/status/loadBalancer/ingress").and_then(Value::as_array_mut);
+        for address in ingress.into_iter().flatten() {
+            if !address.str_at("/ip").unwrap_or_default().is_empty() && address.get("ipMode").is_none() {
+                address.set_at("/ipMode", "VIP");
+            }
+        }
+    }
+
     fn prepare(&self, new: &mut Value, old: Option<&Value>, cx: &HookCx<'_>) {
         match old {
             None => {

@@ -373,7 +373,7 @@ fn selectable(spec: &Value) -> Vec<Selectable> {
     let one = |f: &Value| {
         let path = f.str_at("/jsonPath")?;
         let field = path.strip_prefix('.').unwrap_or(path).to_owned();
-        Some(Selectable { field: field.into(), pointer: pointer(path)?.into(), absent: "".into() })
+        Some(Selectable { field: field.into(), pointer: pointer(path)?.into(), absent: "".into(), instead: None })
     };
     spec.items_at("/selectableFields").iter().filter_map(one).collect()
 }

@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use crate::api::cel::{Env, Type};
+use crate::api::cel::{Type, device};
 use crate::api::meta::names;
 use crate::registry::errors::FieldErrors;
 use crate::registry::strategy::HookCx;
@@ -182,20 +182,9 @@ fn device(d: &Field<'_>) {
     }
 }
 
-/// What expressions may ask of a device: attributes and capacities by their domains and names.
-fn asked() -> [(&'static str, Type); 4] {
-    let by_domain = |of: Type| Type::map(Type::String, Type::map(Type::String, of));
-    [
-        ("driver", Type::String),
-        ("attributes", by_domain(Type::Dyn)),
-        ("capacity", by_domain(Type::Opaque("kubernetes.Quantity"))),
-        ("allowMultipleAllocations", Type::Bool),
-    ]
-}
-
 fn selectors(o: &Field<'_>) {
     bounded(o, "selectors", LIST_MAX);
-    let env = Env::new().with("device", Type::object("kubernetes.DRADevice", asked()));
+    let env = device::env();
     for s in o.items("selectors") {
         let cel = s.at("cel");
         if cel.value.is_null() {

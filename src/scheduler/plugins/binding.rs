@@ -108,7 +108,7 @@ impl<'a> Claims<'a> {
 
 impl Filter for Claims<'_> {
     fn check(&self, node: &NodeInfo) -> Result<(), Refusal> {
-        let mut refusal = Refusal { reasons: Vec::new(), final_: true };
+        let mut refusal = Refusal { reasons: Vec::new(), final_: true, error: false };
         if self.bound.iter().flatten().any(|v| !v.reachable(node)) {
             refusal.reasons.push(ELSEWHERE.into());
         }

@@ -22,7 +22,7 @@ impl Filter for Fits<'_> {
 /// Everything that is short; no reasons where all fits.
 fn shortages(wanted: &Resources, node: &NodeInfo) -> Refusal {
     let (have, used) = (&node.allocatable, &node.requested);
-    let mut out = Refusal { reasons: Vec::new(), final_: false };
+    let mut out = Refusal { reasons: Vec::new(), final_: false, error: false };
     if used.pods + 1 > have.pods {
         out.reasons.push("Too many pods".into());
     }

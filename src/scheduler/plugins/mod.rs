@@ -2,7 +2,7 @@
 
 mod affinity;
 pub mod binding;
-mod devices;
+pub mod devices;
 mod fit;
 mod images;
 mod nodes;
@@ -28,7 +28,7 @@ pub const PLUGINS: &[(&dyn Plugin, i64)] = &[
     (&volumes::VolumeZone, 0),
     (&spread::PodTopologySpread, 2),
     (&affinity::InterPodAffinity, 2),
-    (&devices::DynamicResources, 0),
+    (&devices::DynamicResources, 2),
     (&fit::NodeResourcesBalancedAllocation, 1),
     (&images::ImageLocality, 1),
 ];

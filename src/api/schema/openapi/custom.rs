@@ -62,12 +62,15 @@ fn described(form: Form, name: &str, description: &str) -> Value {
 }
 
 fn object(form: Form, schema: &Value, gvk: &Gvk) -> Value {
+    let keeps = schema.get("x-kubernetes-preserve-unknown-fields").and_then(Value::as_bool).unwrap_or(false);
+    let open = form == Form::V2 && keeps;
     let mut made = match form {
+        // kubectl takes everything for unknown that stands beside named properties.
+        _ if open => json!({"type": "object"}),
         Form::V3 => schema.clone(),
         Form::V2 => for_v2(schema),
     };
-    let keeps = schema.get("x-kubernetes-preserve-unknown-fields").and_then(Value::as_bool).unwrap_or(false);
-    if form == Form::V3 || !keeps {
+    if !open {
         let properties = &mut made["properties"];
         if !properties.is_object() {
             *properties = Value::Object(Map::new());

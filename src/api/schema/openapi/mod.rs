@@ -364,6 +364,18 @@ mod tests {
         assert_eq!(scale["operationId"], "readAppsV1NamespacedDeploymentScale");
     }
 
+    /// Conformance, [sig-api-machinery]: "CustomResourcePublishOpenAPI works for CRD without validation schema".
+    #[test]
+    fn what_keeps_every_field_names_none_in_the_old_form() {
+        let info = row("stable.example.com", "v1", "CronTab", "crontabs");
+        let schema = json!({"type": "object", "description": "A tab.", "x-kubernetes-preserve-unknown-fields": true,
+            "properties": {"spec": {"type": "object"}}});
+        let kind = Kind { info: &info, custom: Some((&schema, "CronTabList")) };
+        let gvk = json!([{"group": "stable.example.com", "version": "v1", "kind": "CronTab"}]);
+        let tab = &read(&v2(&[kind]))["definitions"]["com.example.stable.v1.CronTab"];
+        assert_eq!(*tab, json!({"type": "object", "x-kubernetes-group-version-kind": gvk}));
+    }
+
     #[test]
     fn custom_kinds_are_published_as_built_in_ones() {
         let info = row("stable.example.com", "v1", "CronTab", "crontabs");

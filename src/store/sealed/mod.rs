@@ -1,0 +1,218 @@
+//! Encryption at rest, at the border of the store: values go in sealed and come out plain.
+//!
+//! ```text
+//! registry ─► Sealed::commit ─► journal, sled, snapshots (sealed)
+//! watch cache ◄─ Sealed::changes, snapshot ◄─┘
+//! ```
+//!
+//! The watch cache above holds what it always holds, so reads cost nothing more; what lies on the disk, the journal and
+//! backups included, is sealed for the resources that the configuration names.
+//!
+//! **Invariant:** a value that is to be sealed never reaches the store below as it is.
+//! **Invariant:** a configuration that cannot read everything that is stored is not taken: neither at start nor later.
+//! **Invariant:** what cannot be read is an error that names the object, never an object that is not there.
+
+mod cipher;
+pub mod config;
+mod manager;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use tokio::sync::RwLock;
+
+pub use config::{Config, ConfigError};
+pub use manager::{Encryption, EncryptionError, Settings, Status};
+
+use super::cache::OBJECTS;
+use super::{Batch, Change, CommitError, Entry, Expect, Revision, Snapshot, Store, StoreError, Txn, Write};
+
+/// Earlier configurations that followers who are behind may still need.
+const EARLIER_MAX: usize = 8;
+/// Values that are written again at one time.
+const REWRITES: usize = 32;
+
+/// The configuration that counts, and earlier ones of this process: newest first.
+#[derive(Default)]
+struct Readers(Vec<Arc<Config>>);
+
+impl Readers {
+    fn open(&self, key: &[u8], value: &Bytes) -> Result<Bytes, StoreError> {
+        let mut first = None;
+        for config in &self.0 {
+            match config.open(key, value) {
+                Ok(plain) => return Ok(plain.unwrap_or_else(|| value.clone())),
+                Err(why) => first = first.or(Some(why)),
+            }
+        }
+        let why = first.unwrap_or_else(|| ConfigError("there is no configuration".into()));
+        Err(StoreError::Failed(format!("{why}; put the key back into the encryption configuration")))
+    }
+
+    fn batch(&self, batch: Batch) -> Result<Batch, StoreError> {
+        let is_sealed = |c: &Change| c.value.as_ref().is_some_and(|v| v.starts_with(cipher::SEALED));
+        if !batch.iter().any(is_sealed) {
+            return Ok(batch);
+        }
+        let open = |c: &Change| {
+            let value = match &c.value {
+                Some(value) if is_sealed(c) => Some(self.open(&c.key, value)?),
+                other => other.clone(),
+            };
+            Ok(Change { value, ..c.clone() })
+        };
+        batch.iter().map(open).collect()
+    }
+}
+
+/// A store whose values are sealed as a configuration says.
+pub struct Sealed {
+    inner: Arc<dyn Store>,
+    /// What writes. Held while a commit is under way, so that a new configuration sees all that an old one wrote.
+    writer: RwLock<Arc<Config>>,
+    readers: ArcSwap<Readers>,
+}
+
+/// What is stored, in figures.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Values that are sealed.
+    pub sealed: usize,
+    /// Values that would be stored otherwise now: to be written again.
+    pub stale: usize,
+}
+
+impl Sealed {
+    /// Over a store that is open.
+    ///
+    /// # Errors
+    /// What is stored cannot be read with `config`; the error names the first object.
+    pub async fn open(inner: Arc<dyn Store>, config: Config) -> Result<Arc<Self>, StoreError> {
+        readable(&*inner, &config).await?;
+        Ok(Self::over(inner, config))
+    }
+
+    fn over(inner: Arc<dyn Store>, config: Config) -> Arc<Self> {
+        let config = Arc::new(config);
+        let readers = ArcSwap::from_pointee(Readers(vec![config.clone()]));
+        Arc::new(Self { inner, writer: RwLock::new(config), readers })
+    }
+
+    /// Uses another configuration from now on; what is stored stays as it is.
+    ///
+    /// # Errors
+    /// It cannot read what is stored, and is not used.
+    pub async fn reload(&self, config: Config) -> Result<(), StoreError> {
+        let mut writer = self.writer.write().await;
+        // Commits whose callers went away may still be on their way: what comes after them in the queue is.
+        self.inner.commit(Txn::default()).await.map_err(|e| StoreError::Failed(e.to_string()))?;
+        readable(&*self.inner, &config).await?;
+        let config = Arc::new(config);
+        let mut all = vec![config.clone()];
+        all.extend(self.readers.load().0.iter().take(EARLIER_MAX).cloned());
+        self.readers.store(Arc::new(Readers(all)));
+        *writer = config;
+        Ok(())
+    }
+
+    /// The configuration that counts.
+    pub async fn config(&self) -> Arc<Config> {
+        self.writer.read().await.clone()
+    }
+
+    /// Looks at all that is stored.
+    pub async fn counts(&self) -> Result<Counts, StoreError> {
+        let config = self.config().await;
+        let all = self.inner.snapshot(OBJECTS.as_bytes()).await?;
+        let mut counts = Counts::default();
+        for Entry { key, value, .. } in &all.entries {
+            counts.sealed += usize::from(value.starts_with(cipher::SEALED));
+            counts.stale += usize::from(config.is_stale(key, value));
+        }
+        Ok(counts)
+    }
+
+    /// Writes again what is not stored as the configuration wants it. An object that somebody writes meanwhile is
+    /// written by them. Gives back how many there were.
+    pub async fn rewrite(&self) -> Result<usize, StoreError> {
+        let config = self.config().await;
+        let all = self.inner.snapshot(OBJECTS.as_bytes()).await?;
+        let stale: Vec<Entry> = all.entries.into_iter().filter(|e| config.is_stale(&e.key, &e.value)).collect();
+        let count = stale.len();
+        let one = |Entry { key, value, revision }| async move {
+            let plain = self.readers.load().open(&key, &value)?;
+            let write = Write { key, expect: Expect::Revision(revision), value: Some(plain) };
+            match self.commit(Txn(vec![write])).await {
+                Ok(_) | Err(CommitError::Conflict { .. }) => Ok(()),
+                Err(error) => Err(StoreError::Failed(error.to_string())),
+            }
+        };
+        let mut work = futures::stream::iter(stale).map(one).buffer_unordered(REWRITES);
+        while let Some(done) = work.next().await {
+            done?;
+        }
+        Ok(count)
+    }
+}
+
+/// Fails for the first stored value that `config` cannot read.
+async fn readable(store: &dyn Store, config: &Config) -> Result<(), StoreError> {
+    let all = store.snapshot(OBJECTS.as_bytes()).await?;
+    let failed = |e: &Entry| config.open(&e.key, &e.value).err();
+    let mut wrong = all.entries.iter().filter_map(failed);
+    let Some(first) = wrong.next() else { return Ok(()) };
+    let others = match wrong.count() {
+        0 => String::new(),
+        n => format!(", and so are {n} more"),
+    };
+    let cure = "put the missing key, or the identity provider, into the file of --encryption-provider-config";
+    Err(StoreError::Failed(format!("{first}{others}; {cure}")))
+}
+
+impl Store for Sealed {
+    fn commit(&self, mut txn: Txn) -> BoxFuture<'_, Result<Revision, CommitError>> {
+        async move {
+            let config = self.writer.read().await;
+            for write in &mut txn.0 {
+                let Some(value) = &write.value else { continue };
+                match config.seal(&write.key, value) {
+                    Ok(None) => {}
+                    Ok(Some(sealed)) => write.value = Some(sealed),
+                    Err(why) => return Err(CommitError::ReadOnly(why.0)),
+                }
+            }
+            self.inner.commit(txn).await
+        }
+        .boxed()
+    }
+
+    fn snapshot(&self, prefix: &[u8]) -> BoxFuture<'_, Result<Snapshot, StoreError>> {
+        let prefix = Bytes::copy_from_slice(prefix);
+        async move {
+            let mut all = self.inner.snapshot(&prefix).await?;
+            let readers = self.readers.load();
+            for entry in &mut all.entries {
+                if entry.value.starts_with(cipher::SEALED) {
+                    entry.value = readers.open(&entry.key, &entry.value)?;
+                }
+            }
+            Ok(all)
+        }
+        .boxed()
+    }
+
+    fn changes(&self, since: Revision) -> BoxStream<'_, Result<Batch, StoreError>> {
+        let open = |batch: Result<Batch, StoreError>| batch.and_then(|b| self.readers.load().batch(b));
+        self.inner.changes(since).map(open).boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.inner.close()
+    }
+}
