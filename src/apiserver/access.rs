@@ -204,7 +204,7 @@ impl Access {
         let mut kinds: Vec<Arc<dyn TokenAuthenticator>> = vec![tokens.clone(), Arc::new(join), issuers.clone()];
         kinds.extend(webhook.map(|w| w as Arc<dyn TokenAuthenticator>));
         let bearer = Arc::new(BearerTokens { kinds, audiences: tokens.api_audiences().to_vec() });
-        let proxy = FrontProxy { allowed_names: vec!["system:auth-proxy".into()], clock: clock.clone() };
+        let proxy = FrontProxy { allowed_names: vec![crate::pki::FRONT_PROXY.into()], clock: clock.clone() };
         let certificates = ClientCertificates { clock: clock.clone(), records: lookup.clone() };
         let node = Arc::new(NodeAuthorizer::new(lookup));
         let modes = Arc::new(Modes::new(vec![Link::Local(node.clone()), Link::Local(rbac.clone())]));

@@ -20,13 +20,14 @@ use crate::api::user::UserInfo;
 use crate::apiserver::audit::Audit;
 use crate::apiserver::health::Health;
 use crate::apiserver::serve::{InProcess, serve};
-use crate::apiserver::{Access, Api};
-use crate::client::Client;
+use crate::apiserver::{Access, Api, Roads};
+use crate::client::{Client, Credentials};
 use crate::cni::overlay::Backend;
 use crate::controllers::bootstrap::ApiServer;
 use crate::controllers::{self, ClientFor, addons};
 use crate::pki::{Pki, PkiConfig, kubeconfig, tls::SwappableCert, token};
 use crate::registry::allocators::Allocators;
+use crate::registry::outward::Calls;
 use crate::registry::{Registry, Resources};
 use crate::runtime::Listers;
 use crate::runtime::metrics::Registry as MetricsRegistry;
@@ -218,11 +219,14 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let plugins = crate::apiserver::auth::admission::plugins(access.clone(), resources.clone(), listers.clone());
     let questions = crate::apiserver::auth::admission::questions(access.clone());
     let view = Arc::new(crate::registry::CacheView(cache.clone()));
-    let admission = crate::admission::chain(view, plugins, questions);
-    let registry = Arc::new(Registry::new(resources, cache.clone(), admission.clone()));
+    let front_proxy = SwappableCert::new(pki.auth_proxy.certified()?);
+    let roads = Roads::new(view.clone(), Credentials::Rotating(front_proxy.clone()));
+    let calls = Arc::new(Calls::new(Arc::new(roads.clone())));
+    let admission = crate::admission::chain(view, plugins, questions, calls.clone());
+    let registry = Arc::new(Registry::new(resources, cache.clone(), admission.clone(), calls));
     admission.charge_through(&registry);
     let metrics = MetricsRegistry::default();
-    let api = Api::new(registry, access.clone(), clock.clone(), shutdown.clone(), health(&store, &shutdown));
+    let api = Api::new(registry, access.clone(), clock.clone(), shutdown.clone(), health(&store, &shutdown), &roads);
     api.attach_encryption(encryption.clone());
     let audit = match args.access.audit() {
         Some(settings) => Some(Audit::open(settings, clock.clone()).await?),
@@ -243,6 +247,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
         first: super::bootstrap::First {
             cluster,
             client_ca_pem: pki.client_ca.cert_pem.clone(),
+            request_header_ca_pem: pki.request_header_ca.cert_pem.clone(),
             own_node: (!args.disable_agent).then(|| node_name.clone()),
             own_key_hash: crate::pki::request::key_hash(&pki.kubelet.key_pem)?,
             token,
@@ -254,7 +259,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     };
     let node_serving = SwappableCert::new(pki.kubelet_serving.certified()?);
     let kubeconfig = KubeconfigTarget::of(&args, &data_dir, address)?;
-    let identity = Identity { pki, serving, node_serving, advertised: args.advertise_address, kubeconfig };
+    let identity = Identity { pki, serving, node_serving, front_proxy, advertised: args.advertise_address, kubeconfig };
     identity.kubeconfig.write(&identity.pki)?;
     let store = store as Arc<dyn Store>;
     Ok(Bound {
@@ -331,6 +336,11 @@ impl Bound {
         }
         let mut definitions = self.api.definitions();
         definitions.load().await?;
+        self.api.aggregator().load();
+        let api = self.api.clone();
+        tasks.own_restarting("aggregator", Backoff::RESTART, move |stop| api.aggregator().follow(stop).boxed());
+        let api = self.api.clone();
+        tasks.own_restarting("fairness", Backoff::RESTART, move |stop| api.fairness().follow(stop).boxed());
         let api = self.api.clone();
         tasks.own_restarting("definitions", Backoff::RESTART, move |stop| api.definitions().follow(stop).boxed());
         let api = self.api.clone();
@@ -338,6 +348,12 @@ impl Bound {
         let (api, listener, tls) = (self.api.clone(), self.listener, self.tls);
         tasks.own("apiserver", OnEnd::StopAll, |stop| serve(api, listener, tls, stop));
         tracing::info!(address = %self.address, "serving the Kubernetes API");
+        let itself = client(UserInfo::authenticated("system:apiserver", &[UserInfo::MASTERS])).named("kube-apiserver");
+        let (listers, clock, host) = (self.listers.clone(), self.clock.clone(), self.config.node_name.clone());
+        tasks.own("identity", OnEnd::Fine, |stop| async move {
+            controllers::identity::run(&itself, &*listers, &clock, &host, stop).await;
+            Ok(())
+        });
         let client_for: ClientFor = {
             let client = client.clone();
             Arc::new(move |name| client(service_account(name)))
@@ -487,6 +503,7 @@ struct Identity {
     pki: Pki,
     serving: Arc<SwappableCert>,
     node_serving: Arc<SwappableCert>,
+    front_proxy: Arc<SwappableCert>,
     /// What `--advertise-address` says.
     advertised: Option<IpAddr>,
     kubeconfig: KubeconfigTarget,
@@ -524,6 +541,7 @@ impl Identity {
         let pki = self.pki.renewed(now)?;
         self.serving.swap(pki.serving_key()?);
         self.node_serving.swap(pki.kubelet_serving.certified()?);
+        self.front_proxy.swap(pki.auth_proxy.certified()?);
         self.kubeconfig.write(&pki)?;
         self.pki = pki;
         Ok(())

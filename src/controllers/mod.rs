@@ -14,6 +14,7 @@ pub mod deployment;
 pub mod disruption;
 pub mod endpoints;
 pub mod garbage;
+pub mod identity;
 pub mod job;
 pub mod namespace;
 pub mod node;

@@ -7,6 +7,7 @@ pub mod address;
 pub mod anytls;
 pub mod backoff;
 pub mod clock;
+pub mod duplex;
 pub mod file_watch;
 pub mod files;
 pub mod nft;

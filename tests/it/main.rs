@@ -7,5 +7,6 @@ mod api;
 mod conformance;
 mod cri_proto;
 mod dependencies;
+mod fuzz;
 mod layering;
 mod store_crash;

@@ -451,7 +451,7 @@ fn reviewed(
     namespace: &str,
     caller: &UserInfo,
     authorizer: &dyn Authorizer,
-) -> ApiResult<Value> {
+) -> crate::api::status::ApiResult<Value> {
     let (a, user) = review::access_question(which, body, namespace, caller)?;
     Ok(review::access_answer(which, body, authorizer.explain(&a, &user)))
 }

@@ -3,9 +3,13 @@
 //! One test is one topic; a request and what its answer must hold stand on a line or two.
 
 mod access;
+mod aggregation;
 mod audit;
+mod conversion;
 mod custom;
 mod deletes;
+mod garbage;
+mod hooks;
 mod policies;
 mod reads;
 mod services;
@@ -24,9 +28,10 @@ use orch::apiserver::audit::Audit;
 use orch::apiserver::health::Health;
 use orch::apiserver::respond::Answer;
 use orch::apiserver::serve::InProcess;
-use orch::apiserver::{Access, Api};
+use orch::apiserver::{Access, Api, Roads};
 use orch::cmd::CacheListers;
 use orch::pki::{Pki, PkiConfig};
+use orch::registry::outward::Calls;
 use orch::registry::{CacheView, Registry, Resources};
 use orch::store::Store;
 use orch::store::cache::Cache;
@@ -47,6 +52,8 @@ struct Server {
     api: Arc<Api>,
     service: InProcess,
     shutdown: Shutdown,
+    /// Who vouches for the front proxy.
+    request_header_ca: String,
     _dir: tempfile::TempDir,
 }
 
@@ -99,8 +106,15 @@ impl Server {
         let access = Arc::new(access);
         let plugins = orch::apiserver::auth::admission::plugins(access.clone(), resources.clone(), listers.clone());
         let questions = orch::apiserver::auth::admission::questions(access.clone());
-        let admission = orch::admission::chain(Arc::new(CacheView(cache.clone())), plugins, questions);
-        let registry = Arc::new(Registry::new(resources, cache.clone(), admission.clone()));
+        let view = Arc::new(CacheView(cache.clone()));
+        let identity = orch::client::Credentials::Certificate {
+            cert_pem: pki.auth_proxy.cert_pem.clone().into(),
+            key_pem: pki.auth_proxy.key_pem.clone().into(),
+        };
+        let roads = Roads::new(view.clone(), identity);
+        let calls = Arc::new(Calls::new(Arc::new(roads.clone())));
+        let admission = orch::admission::chain(view, plugins, questions, calls.clone());
+        let registry = Arc::new(Registry::new(resources, cache.clone(), admission.clone(), calls));
         admission.charge_through(&registry);
         let shutdown = Shutdown::new();
         let running = (cache, shutdown.clone());
@@ -110,19 +124,39 @@ impl Server {
         tokio::spawn(async move { stop.or(following.follow(&*listers, move || drop(loaded))).await });
         let (following, stop) = (access.clone(), shutdown.clone());
         tokio::spawn(async move { following.follow_files(stop).await.unwrap() });
-        let api = Api::new(registry, access, clock, shutdown.clone(), Health::new(|| Ok(()), || false));
+        let api = Api::new(registry, access, clock, shutdown.clone(), Health::new(|| Ok(()), || false), &roads);
         setup.audit.into_iter().for_each(|audit| api.attach_audit(audit));
         setup.encryption.into_iter().for_each(|encryption| api.attach_encryption(encryption));
         let _ = roles.await;
         let definitions = api.definitions().follow(shutdown.clone());
         tokio::spawn(async move { definitions.await.unwrap() });
+        let aggregator = api.aggregator().follow(shutdown.clone());
+        tokio::spawn(async move { aggregator.await.unwrap() });
         let policies = api.policies().follow(shutdown.clone());
         tokio::spawn(async move { policies.await.unwrap() });
         let service = InProcess::new(api.clone(), UserInfo::authenticated("admin", &[UserInfo::MASTERS]));
-        let server = Self { api, service, shutdown, _dir: dir };
+        let server =
+            Self { api, service, shutdown, request_header_ca: pki.request_header_ca.cert_pem.clone(), _dir: dir };
         server.post("/api/v1/namespaces", json!({"metadata": {"name": "n"}})).await.is(201);
         server.post("/api/v1/namespaces/n/serviceaccounts", json!({"metadata": {"name": "default"}})).await.is(201);
         server
+    }
+
+    /// Code and bytes of an answer that may be no text.
+    async fn send_raw(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(header::HeaderName, &str)],
+        body: Bytes,
+    ) -> (u16, Bytes) {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        let answer = self.service.clone().call(request.body(Full::new(body)).unwrap()).await.unwrap();
+        let code = answer.status().as_u16();
+        (code, answer.into_body().collect().await.unwrap().to_bytes())
     }
 
     async fn send(&self, method: &str, path: &str, headers: &[(header::HeaderName, &str)], body: Bytes) -> Got {

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 use crate::api::value::ValueExt;
-use crate::client::Client;
+use crate::client::{Client, Credentials, Peer, Trust};
 use crate::util::clock::SharedClock;
 
 /// Longest document that is read.
@@ -96,8 +96,13 @@ impl Keys {
         let rest = url.strip_prefix("https://").ok_or_else(|| format!("{url:?} is no https URL"))?;
         let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
         let failed = |why: &str| format!("Get {url:?}: {why}");
-        let client =
-            Client::peer(&format!("https://{authority}"), &self.ca, None).map_err(|e| failed(&e.to_string()))?;
+        let peer = Peer {
+            base: format!("https://{authority}"),
+            trust: Trust::of_bundle(self.ca.clone()),
+            credentials: Credentials::None,
+            dial: None,
+        };
+        let client = Client::peer(peer).map_err(|e| failed(&e.to_string()))?;
         let asked = async {
             let answer = client.send(Method::GET, path, HeaderMap::new(), Default::default()).await;
             let (parts, body) = answer.map_err(|e| failed(&e.message))?.into_parts();

@@ -53,7 +53,7 @@ impl Provider {
                                 json!({"keys": *served.lock()})
                             }
                         };
-                        async move { Ok::<_, Infallible>(http::Response::new(Full::from(body.to_string()))) }
+                        async move { Ok::<_, Infallible>(http::Response::new(Full::<bytes::Bytes>::from(body.to_string()))) }
                     });
                     let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                     let _ = server.serve_connection(TokioIo::new(stream), one).await;
