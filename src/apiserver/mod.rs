@@ -124,6 +124,11 @@ impl Api {
         self.nodes.attach(name, node);
     }
 
+    /// The way to a node; an error while there is none.
+    pub fn node(&self, name: &str) -> ApiResult<Arc<dyn NodeApi>> {
+        self.nodes.get(name)
+    }
+
     /// Answers a request. Never fails: errors are answers.
     pub async fn handle<B>(&self, request: Request<B>) -> Answer
     where

@@ -21,4 +21,5 @@ mod registry;
 mod resize;
 mod runtime;
 mod uninstall;
+mod volumes;
 mod workloads;
