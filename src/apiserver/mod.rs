@@ -172,6 +172,11 @@ impl Api {
         let _ = self.audit.set(audit);
     }
 
+    /// The way to a node; an error while there is none.
+    pub fn node(&self, name: &str) -> ApiResult<Arc<dyn NodeApi>> {
+        self.nodes.get(name)
+    }
+
     /// Answers a request. Never fails: errors are answers.
     pub async fn handle<B>(&self, request: Request<B>) -> Answer
     where

@@ -24,6 +24,7 @@ use crate::apiserver::{Access, Api, Roads};
 use crate::client::{Client, Credentials};
 use crate::cni::overlay::Backend;
 use crate::controllers::bootstrap::ApiServer;
+use crate::controllers::volumes::local_path::Nodes;
 use crate::controllers::{self, ClientFor, addons};
 use crate::pki::{Pki, PkiConfig, kubeconfig, tls::SwappableCert, token};
 use crate::registry::allocators::Allocators;
@@ -108,6 +109,9 @@ pub struct Args {
     /// Parts to leave out, and add-ons of <data-dir>/server/manifests to treat as not there
     #[arg(long, value_name = "NAME", value_delimiter = ',', action = ArgAction::Append)]
     pub disable: Vec<String>,
+    /// Where nodes keep the volumes of the class local-path; below their data directories if not given
+    #[arg(long, value_name = "DIR")]
+    pub default_local_storage_path: Option<PathBuf>,
     #[command(flatten)]
     pub node: NodeFlags,
 }
@@ -163,6 +167,7 @@ fn controllers_config(args: &Args, pki: &Pki) -> controllers::Config {
         root_ca_pem: pki.server_ca.cert_pem.clone(),
         node_grace_seconds: args.kube_controller_manager_arg.last().map(|ControllerSetting::NodeGrace(s)| *s),
         signing: Some(signing),
+        local_path: None,
     }
 }
 
@@ -182,6 +187,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let manifests = data_dir.join("server/manifests");
     let disabled = disabled(&args.disable, &manifests)?;
     let cluster = cluster(&args, !disabled.dns)?;
+    let local_storage = !disabled.local_storage;
     let node_address = args.node.address(None, &cluster);
     let node_ip = node_address.now();
     let service_ip = args.service_cidr.hosts().next().context("the service range is empty")?;
@@ -236,6 +242,8 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     api.publish_metrics(super::figures::source(metrics.clone(), store.clone(), cache.clone()));
     let serving = SwappableCert::new(pki.serving_key()?);
     let tls = crate::pki::tls::server_config(serving.clone(), &[&pki.client_ca.cert, &pki.request_header_ca.cert])?;
+    let nodes = api.clone();
+    let local_path = local_storage.then(|| Arc::new(move |name: &str| nodes.node(name)) as Nodes);
     let config = Config {
         api: ApiServer {
             service_ip,
@@ -254,7 +262,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
             server_dir: server_dir.clone(),
         },
         addons: addons::Config { dir: manifests, server: node_name.clone(), disabled: disabled.addons },
-        controllers: controllers_config(&args, &pki),
+        controllers: controllers::Config { local_path, ..controllers_config(&args, &pki) },
         node_name,
     };
     let node_serving = SwappableCert::new(pki.kubelet_serving.certified()?);
@@ -431,6 +439,8 @@ fn service_account(name: &str) -> UserInfo {
         }
         // As upstream: the role of this one is enough.
         "node-ipam-controller" | "taint-eviction-controller" => "node-controller",
+        "persistent-volume-controller" => "persistent-volume-binder",
+        "local-path-deleter" | "local-path-class" => "local-path-provisioner",
         "root-ca-certificate-publisher" => "root-ca-cert-publisher",
         "resource-claim-making-controller" => "resource-claim-controller",
         name => name,
@@ -449,7 +459,11 @@ fn cluster(args: &Args, serve_dns: bool) -> anyhow::Result<Cluster> {
     };
     let (cluster_cidr, service_cidr) = (args.cluster_cidr, args.service_cidr);
     let (cluster_domain, backend) = (args.cluster_domain.clone(), args.flannel_backend);
-    Ok(Cluster { cluster_cidr, service_cidr, cluster_dns, cluster_domain, backend, serve_dns })
+    let local_storage = args.default_local_storage_path.clone();
+    if let Some(dir) = local_storage.as_deref().filter(|dir| !dir.is_absolute() || *dir == Path::new("/")) {
+        bail!("--default-local-storage-path {}: must be an absolute path, and not /", dir.display());
+    }
+    Ok(Cluster { cluster_cidr, service_cidr, cluster_dns, cluster_domain, backend, local_storage, serve_dns })
 }
 
 /// Opens the store off the runtime's threads: it reads the journal.

@@ -11,7 +11,7 @@ use http::{Request, Response};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::api::status::ApiResult;
+use crate::api::status::{ApiResult, Reason, Status};
 
 /// A container of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -101,6 +101,14 @@ pub trait NodeApi: Send + Sync {
     async fn healthz(&self) -> Result<(), String>;
     /// `/pods`: the node's pods as a PodList.
     async fn pods(&self) -> ApiResult<Value>;
+    /// Makes a directory of this name in the node's storage directory; gives its path.
+    async fn make_local_volume(&self, name: &str) -> ApiResult<String> {
+        Err(Status::new(Reason::NotFound, format!("this node keeps no volumes: {name}")))
+    }
+    /// Removes such a directory with all that is in it. One that is gone is no error.
+    async fn remove_local_volume(&self, path: &str) -> ApiResult<()> {
+        Err(Status::new(Reason::NotFound, format!("this node keeps no volumes: {path}")))
+    }
     /// `/metrics`: figures of the node agent, in Prometheus' text form.
     async fn metrics(&self) -> ApiResult<String>;
 }

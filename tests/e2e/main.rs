@@ -22,4 +22,5 @@ mod registry;
 mod resize;
 mod runtime;
 mod uninstall;
+mod volumes;
 mod workloads;
