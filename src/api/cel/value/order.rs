@@ -1,6 +1,7 @@
 //! How values compare: across the types of numbers, and lists by the kind that their schema gives them.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use super::{List, ListKind, Map, Val};
 
