@@ -4,6 +4,7 @@
 
 use serde_json::Value;
 
+use crate::api::audit::{annotate, is_collecting};
 use crate::api::object::Object;
 use crate::api::status::{ApiResult, Cause, Status};
 use crate::registry::{Admission, View};
@@ -46,6 +47,18 @@ impl Plugin for PodSecurity {
                 format!("violates PodSecurity \"{}:{version}\": {}", level.name(), found.join(", "))
             })
         };
+        if is_pod {
+            annotate(|| {
+                let version = namespace.meta.label(&format!("{PREFIX}enforce-version")).unwrap_or("latest");
+                (format!("{PREFIX}enforce-policy"), format!("{}:{version}", level_of(&namespace, "enforce").name()))
+            });
+        }
+        if is_collecting()
+            && let Some(why) = broken("audit")
+        {
+            let why = format!("would {}", why.replacen("violates", "violate", 1));
+            annotate(|| (format!("{PREFIX}audit-violations"), why));
+        }
         if is_pod && let Some(why) = broken("enforce") {
             return Err(refuse(a, name_of(new), why));
         }

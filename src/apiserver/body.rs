@@ -152,7 +152,7 @@ pub fn json_patch_raw(bytes: &[u8]) -> Result<Raw, String> {
 }
 
 /// Protobuf: the envelope says what it is; the caller checks that against what it should be.
-fn proto_value(bytes: &[u8], gvk: &Gvk) -> Result<Value, String> {
+pub fn proto_value(bytes: &[u8], gvk: &Gvk) -> Result<Value, String> {
     let envelope = codec::proto::open(bytes).map_err(|e| e.to_string())?;
     let (group, version) = crate::api::meta::gvk::split(envelope.api_version);
     let table = schema::table();

@@ -103,6 +103,12 @@ impl Api {
                 paths.insert(path, json!({"serverRelativeURL": url}));
             }
         }
+        for e in self.extensions.all().iter() {
+            if let Some(url) = &e.learned.load().openapi {
+                let path = path_of(&e.remote.group, &e.remote.version);
+                paths.insert(path, json!({"serverRelativeURL": url}));
+            }
+        }
         // Upstream serves the index as a file, whose type it guesses.
         respond::text(200, json!({"paths": paths}).to_string())
     }

@@ -2,6 +2,7 @@
 //! agents, which may read this one and keep what it says for the time that the server is away.
 
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use ipnet::IpNet;
@@ -27,6 +28,8 @@ pub struct Cluster {
     pub cluster_domain: String,
     /// How packets get from node to node.
     pub backend: Backend,
+    /// Where nodes keep volumes of the class `local-path`; none for below their own data directories.
+    pub local_storage: Option<PathBuf>,
     /// Whether nodes answer for the cluster's DNS; if not, the cluster brings its own.
     pub serve_dns: bool,
 }
@@ -38,6 +41,7 @@ impl Cluster {
             "cluster-cidr": self.cluster_cidr.to_string(), "service-cidr": self.service_cidr.to_string(),
             "cluster-dns": self.cluster_dns.to_string(), "cluster-domain": self.cluster_domain,
             "flannel-backend": self.backend.to_string(), "serve-dns": self.serve_dns.to_string(),
+            "local-storage-path": self.local_storage.as_deref().map(Path::to_string_lossy).unwrap_or_default(),
             "client-ca.crt": client_ca_pem}})
     }
 
@@ -57,6 +61,7 @@ impl Cluster {
                 .parse()
                 .map_err(anyhow::Error::msg)
                 .with_context(|| bad("flannel-backend"))?,
+            local_storage: map["data"]["local-storage-path"].as_str().filter(|p| !p.is_empty()).map(PathBuf::from),
             // Servers before this setting always did.
             serve_dns: map["data"]["serve-dns"] != "false",
         };
@@ -76,6 +81,7 @@ mod tests {
             cluster_dns: "10.43.0.10".parse().unwrap(),
             cluster_domain: "cluster.local".into(),
             backend: Backend::HostGw,
+            local_storage: Some("/srv/volumes".into()),
             serve_dns: false,
         };
         let mut map = cluster.to_config_map("pem");

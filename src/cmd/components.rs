@@ -8,14 +8,18 @@ use crate::util::words::nearest;
 
 /// The cluster's DNS on every node.
 const DNS: &str = "coredns";
+/// Volumes that are directories of nodes.
+const LOCAL_STORAGE: &str = "local-storage";
 /// What k3s ships and orch does not: there is nothing to turn off, and nothing wrong with saying so.
-const NOT_SHIPPED: [&str; 5] = ["traefik", "servicelb", "local-storage", "metrics-server", "runtimes"];
+const NOT_SHIPPED: [&str; 4] = ["traefik", "servicelb", "metrics-server", "runtimes"];
 
 /// What is off.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Disabled {
     /// No DNS is served; the cluster brings its own.
     pub(super) dns: bool,
+    /// No class `local-path`, and nobody makes its volumes.
+    pub(super) local_storage: bool,
     /// Add-ons by name.
     pub(super) addons: Vec<String>,
 }
@@ -27,12 +31,14 @@ pub(super) fn disabled(names: &[String], manifests: &Path) -> anyhow::Result<Dis
     for name in names.iter().filter(|n| !n.is_empty()) {
         if name == DNS {
             out.dns = true;
+        } else if name == LOCAL_STORAGE {
+            out.local_storage = true;
         } else if there.contains(name) {
             out.addons.push(name.clone());
         } else if NOT_SHIPPED.contains(&name.as_str()) {
             tracing::info!("--disable {name}: orch does not ship it");
         } else {
-            let known = std::iter::once(DNS).chain(NOT_SHIPPED).chain(there.iter().map(String::as_str));
+            let known = [DNS, LOCAL_STORAGE].into_iter().chain(NOT_SHIPPED).chain(there.iter().map(String::as_str));
             bail!(
                 "--disable {name:?}: there is no such part, and no such file in {}; did you mean {:?}?",
                 manifests.display(),
@@ -70,8 +76,8 @@ mod tests {
         let of = |names: &[&str]| {
             disabled(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>(), dir.path()).map_err(|e| e.to_string())
         };
-        let all = Disabled { dns: true, addons: vec!["web".into(), "group".into()] };
-        assert_eq!(of(&["coredns", "web", "group", "traefik"]), Ok(all));
+        let all = Disabled { dns: true, local_storage: true, addons: vec!["web".into(), "group".into()] };
+        assert_eq!(of(&["coredns", "web", "group", "traefik", "local-storage"]), Ok(all));
         assert!(of(&["cordns"]).unwrap_err().ends_with("did you mean \"coredns\"?"));
         assert!(disabled(&["x".into()], Path::new("/nonexistent")).is_err());
     }

@@ -160,6 +160,9 @@ impl NodeParts {
             config.containerd = Some(socket.clone());
             config.pinned_images = vec![containerd.pause_image().to_owned()];
         }
+        if let Some(dir) = &c.cluster.local_storage {
+            config.local_storage = dir.clone();
+        }
         c.kubelet_args.apply(&mut config);
         let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(socket).with_rewrites(rewrites.clone()));
         Kubelet::new(config, runtime, listers, client, clock)

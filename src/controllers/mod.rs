@@ -14,6 +14,7 @@ pub mod deployment;
 pub mod disruption;
 pub mod endpoints;
 pub mod garbage;
+pub mod identity;
 pub mod job;
 pub mod namespace;
 pub mod node;
@@ -22,6 +23,7 @@ pub mod replicaset;
 pub mod resourceclaim;
 pub mod statefulset;
 pub mod tokens;
+pub mod volumes;
 
 use std::sync::Arc;
 
@@ -37,7 +39,7 @@ use crate::util::clock::SharedClock;
 use crate::util::tasks::{OnEnd, Shutdown, Tasks};
 
 /// What controllers have to be told.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Config {
     /// Pod addresses of the cluster: one range, or one of each family.
     pub cluster_cidrs: Vec<IpNet>,
@@ -45,6 +47,8 @@ pub struct Config {
     pub root_ca_pem: String,
     /// Seconds without a heartbeat after which a node counts as silent; upstream's when none are given.
     pub node_grace_seconds: Option<i64>,
+    /// The way to nodes, for volumes that are directories there; none where that part is disabled.
+    pub local_path: Option<volumes::local_path::Nodes>,
     /// What signs certificates; none signs none.
     pub signing: Option<certificates::Signing>,
 }
@@ -90,6 +94,15 @@ pub const CONTROLLERS: &[Controller] = &[
     R(|_| certificates::cleaner()),
     R(|_| certificates::names()),
     R(|_| tokens::cleaner()),
+    R(|_| volumes::claims::controller()),
+    R(|_| volumes::volumes::controller()),
+    R(|_| volumes::protect::claims()),
+    R(|_| volumes::protect::volumes()),
+    R(|_| volumes::ephemeral::controller()),
+    R(|_| volumes::expand::controller()),
+    R(|c| volumes::local_path::provisioner(c.local_path.clone())),
+    R(|c| volumes::local_path::deleter(c.local_path.clone())),
+    R(|c| volumes::local_path::class(c.local_path.clone())),
 ];
 
 /// Gives the client of a controller, by its name; so each can be who it is upstream,

@@ -12,6 +12,8 @@ pub struct Config {
     pub node_name: String,
     /// Data directory of orch; the kubelet's is below it.
     pub data_dir: PathBuf,
+    /// Where the directories are that are volumes of the class `local-path`.
+    pub local_storage: PathBuf,
     /// Where container logs are, `/var/log/pods` upstream.
     pub pod_logs: PathBuf,
     /// Where links to the logs are that name pod, namespace and container, `/var/log/containers` upstream: collectors of
@@ -53,6 +55,7 @@ impl Config {
         let data_dir = data_dir.into();
         Self {
             containerd: None,
+            local_storage: data_dir.join("storage"),
             image_root: data_dir.join("agent/containerd"),
             pinned_images: Vec::new(),
             image_gc: GcPolicy::default(),

@@ -20,6 +20,7 @@ use super::pod::{PodInventory, PodView};
 use super::runtime::{ContainerStatus, RuntimeError, State, StreamOptions};
 use super::stats::Usage;
 use super::stream::{Purpose, StreamError, proxy_upgrade};
+use super::volumes::local_storage::{self, StorageError};
 use crate::api::status::{ApiResult, Reason, Status};
 use crate::api::value::ValueExt;
 use crate::runtime::node_api::{Door, LogOptions, LogStream, NodeApi, NodeStream, Streams, Target};
@@ -36,6 +37,14 @@ fn status_of(e: RuntimeError) -> Box<Status> {
         RuntimeError::NotFound(what) => Status::new(Reason::NotFound, format!("{what} not found")),
         RuntimeError::Unavailable(_) => Status::new(Reason::ServiceUnavailable, e.to_string()),
         other => Status::internal(other),
+    }
+}
+
+fn storage_status(e: StorageError) -> Box<Status> {
+    match e {
+        StorageError::Foreign(..) => Status::bad_request(e.to_string()),
+        StorageError::InUse(..) => Status::new(Reason::Conflict, e.to_string()),
+        StorageError::Io(..) => Status::internal(e),
     }
 }
 
@@ -247,6 +256,19 @@ impl NodeApi for std::sync::Arc<Kubelet> {
         let items: Vec<Value> =
             self.listers.lister("", "pods").by_index("spec.nodeName", name).iter().map(|o| o.value()).collect();
         Ok(json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items}))
+    }
+
+    async fn make_local_volume(&self, name: &str) -> ApiResult<String> {
+        let made = local_storage::make(&self.shared.config.local_storage, name).map_err(storage_status)?;
+        Ok(made.to_string_lossy().into_owned())
+    }
+
+    async fn remove_local_volume(&self, path: &str) -> ApiResult<()> {
+        let (storage, pods) = (self.shared.config.local_storage.clone(), self.shared.pod_dir(""));
+        let path = PathBuf::from(path);
+        // There may be much in it.
+        let removed = tokio::task::spawn_blocking(move || local_storage::remove(&storage, &path, &pods));
+        removed.await.map_err(Status::internal)?.map_err(storage_status)
     }
 
     async fn metrics(&self) -> ApiResult<String> {

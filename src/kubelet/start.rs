@@ -56,6 +56,8 @@ pub async fn prepare_volumes(
     let (dir, facts) = (shared.pod_dir(&pod.uid), shared.facts_of(pod, inventory));
     let mut refresh: Option<Timestamp> = None;
     std::fs::create_dir_all(&dir).map_err(|e| format!("cannot make {}: {e}", dir.display()))?;
+    let node = shared.listers.lister("", "nodes").get("", &shared.config.node_name);
+    let node_labels = node.as_ref().map_or(&[] as &volumes::Labels, |n| &n.meta.labels);
     for volume in pod.spec.volumes.iter().flatten() {
         let mut cx = volumes::Cx {
             pod,
@@ -63,10 +65,12 @@ pub async fn prepare_volumes(
             facts: &facts,
             sources: &*shared.sources,
             tokens: &*shared.tokens,
+            claims: &shared.client,
+            node_labels,
             issued: &mut memory.issued,
             now: shared.clock.now(),
         };
-        match volumes::prepare(&mut cx, volume).await {
+        match volumes::prepare(&mut cx, volume, memory.volumes.get(&volume.name)).await {
             Ok(prepared) => {
                 refresh = [refresh, prepared.refresh].into_iter().flatten().min();
                 memory.volumes.insert(volume.name.clone(), prepared);

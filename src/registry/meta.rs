@@ -241,7 +241,8 @@ pub fn validate_labels(labels: &Value, errs: &FieldErrors) {
     }
 }
 
-fn validate_annotations(annotations: &Value, errs: &FieldErrors) {
+/// Keys and the size of an annotation map.
+pub fn validate_annotations(annotations: &Value, errs: &FieldErrors) {
     let mut size = 0;
     for (key, value) in annotations.as_object().into_iter().flatten() {
         errs.all_invalid(key, names::qualified_name(&key.to_lowercase()));

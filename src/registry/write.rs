@@ -42,7 +42,8 @@ impl Stored {
         Self { body, revision: None, json: None, created }
     }
 
-    /// The object's JSON in the version it is stored in; none when it is not stored (a dry run, or it is gone).
+    /// The object's JSON in the version it is stored in, or, of a kind with a conversion webhook, in the request's; none when
+    /// it is not stored (a dry run, or it is gone).
     pub fn json(&self) -> Option<&Bytes> {
         self.json.as_ref()
     }
@@ -191,10 +192,9 @@ impl Registry {
                 if cx.dry_run {
                     return Ok(Stored::dry(body, true));
                 }
-                match self.store(res, key, Expect::Absent, &body, held).await {
-                    Ok((revision, json)) => {
-                        return Ok(Stored { body, revision: Some(revision), json, created: true });
-                    }
+                let stored = self.encoded(res, &body).await?;
+                match self.store(key, Expect::Absent, &stored, held).await {
+                    Ok((revision, json)) => return self.answered(res, body, revision, json, true).await,
                     Err(CommitError::Conflict { .. }) if asked && tries < 8 => {}
                     Err(CommitError::Conflict { .. }) => {
                         return Err(Status::already_exists(&info.gvk.group, &info.plural, &name));
@@ -229,7 +229,10 @@ impl Registry {
                     None => Err(Status::not_found(&res.info.gvk.group, &res.info.plural, &at.name)),
                 };
             };
-            let mut old = current.value();
+            // An object that a webhook brings forward is written even when nothing else changes.
+            let stale = res.by_webhook().is_some() && current.gvk.version != res.info.stored_version;
+            let current = Current { object: self.one_in_version(res, current).await?, stale };
+            let mut old = current.object.value();
             res.from_stored(&mut old);
             let new = change(&old)?;
             // A lost race is run again: a patch then sees the new state, and a client's own resourceVersion is found old.
@@ -250,11 +253,11 @@ impl Registry {
         cx: &RequestCx,
         at: &Target,
         op: &Op,
-        current: &Arc<Object>,
+        current: &Current,
         old: &Value,
         mut new: Value,
     ) -> Result<Stored, TryError> {
-        let info = &res.info;
+        let (info, current, stale) = (&res.info, &current.object, current.stale);
         check_identity(res, at, old, &new, cx.is_patch)?;
         match new.str_at("/metadata/resourceVersion").unwrap_or_default() {
             "" | "0" if !res.strategy().unconditional_update() && *op == Op::Update && !cx.is_patch => {
@@ -302,7 +305,7 @@ impl Registry {
         self.admission().validate(&admission, Some(&new), Some(old)).await?;
         let hooks = self.hooks(res, cx, op.clone());
         let held = res.strategy().allocate(&mut new, Some(old), &hooks)?;
-        if res.same(old, &new) {
+        if !stale && res.same(old, &new) {
             let json = Some(current.json.clone());
             return Ok(Stored { body: old.clone(), revision: None, json, created: false });
         }
@@ -316,8 +319,28 @@ impl Registry {
             let revision = self.commit(key, expect, None, held).await.map_err(TryError::from)?;
             return Ok(Stored { body: new, revision: Some(revision), json: None, created: false });
         }
-        let (revision, json) = self.store(res, key, expect, &new, held).await.map_err(TryError::from)?;
-        Ok(Stored { body: new, revision: Some(revision), json, created: false })
+        let stored = self.encoded(res, &new).await?;
+        let (revision, json) = self.store(key, expect, &stored, held).await.map_err(TryError::from)?;
+        Ok(self.answered(res, new, revision, json, false).await?)
+    }
+
+    /// What a write left. Where a webhook converts, that is what it makes of the stored form.
+    async fn answered(
+        &self,
+        res: &Resource,
+        body: Value,
+        revision: Revision,
+        json: Option<Bytes>,
+        created: bool,
+    ) -> ApiResult<Stored> {
+        let own = match &json {
+            Some(json) => self.written(res, json, revision).await?,
+            None => None,
+        };
+        Ok(match own {
+            Some(own) => Stored { body: own.value(), revision: Some(revision), json: Some(own.json.clone()), created },
+            None => Stored { body, revision: Some(revision), json, created },
+        })
     }
 
     /// Deletes an object, or begins to.
@@ -332,6 +355,7 @@ impl Registry {
             let Some(current) = self.cache().resource(&res.info.stored).get(&at.namespace, &at.name) else {
                 return Err(Status::not_found(&res.info.gvk.group, &res.info.plural, &at.name));
             };
+            let current = self.one_in_version(res, current).await?;
             let mut old = current.value();
             res.from_stored(&mut old);
             options.check(res, &old)?;
@@ -350,7 +374,7 @@ impl Registry {
             if !gone && marked == old {
                 return Ok(Deleted::Pending(old));
             }
-            let value = if gone { None } else { Some(res.encode_for_store(&marked)) };
+            let value = if gone { None } else { Some(self.encoded(res, &marked).await?) };
             let key = res.key(&at.namespace, &at.name);
             match self.commit(key, Expect::Revision(current.revision), value, Held::default()).await {
                 Ok(revision) if gone => return Ok(Deleted::Gone(with_revision(marked, revision))),
@@ -445,15 +469,13 @@ impl Registry {
     /// Writes an object; gives back its revision and its JSON with it.
     async fn store(
         &self,
-        res: &Resource,
         key: Bytes,
         expect: Expect,
-        object: &Value,
+        stored: &Bytes,
         held: Held,
     ) -> Result<(Revision, Option<Bytes>), CommitError> {
-        let stored = res.encode_for_store(object);
         let revision = self.commit(key, expect, Some(stored.clone()), held).await?;
-        Ok((revision, splice_revision(&stored, revision)))
+        Ok((revision, splice_revision(stored, revision)))
     }
 
     /// Writes, and waits until the watch cache has it. What is held is held until then, also when the client goes away
@@ -481,6 +503,14 @@ impl Registry {
         // Ends with the commit, which the store finishes or refuses.
         tokio::spawn(work).await.unwrap_or(Err(CommitError::Closed))
     }
+}
+
+/// What an update begins with.
+struct Current {
+    /// The object, in the request's version.
+    object: Arc<Object>,
+    /// It is stored in another version than the stored one.
+    stale: bool,
 }
 
 /// Why one round of an update did not write.

@@ -10,9 +10,8 @@ use futures::stream::BoxStream;
 use http::{Request, Response};
 use jiff::Timestamp;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::api::status::ApiResult;
+use crate::api::status::{ApiResult, Reason, Status};
 
 /// A container of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -60,13 +59,8 @@ pub struct Streams {
 /// Bytes of a log as they come.
 pub type LogStream = BoxStream<'static, io::Result<Bytes>>;
 
-/// Bytes both ways.
-pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
-
 /// A connection to something on a node.
-pub type NodeStream = Box<dyn Duplex>;
+pub type NodeStream = crate::util::duplex::Stream;
 
 /// What on a node a connection leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +101,14 @@ pub trait NodeApi: Send + Sync {
     async fn healthz(&self) -> Result<(), String>;
     /// `/pods`: the node's pods as a PodList.
     async fn pods(&self) -> ApiResult<Value>;
+    /// Makes a directory of this name in the node's storage directory; gives its path.
+    async fn make_local_volume(&self, name: &str) -> ApiResult<String> {
+        Err(Status::new(Reason::NotFound, format!("this node keeps no volumes: {name}")))
+    }
+    /// Removes such a directory with all that is in it. One that is gone is no error.
+    async fn remove_local_volume(&self, path: &str) -> ApiResult<()> {
+        Err(Status::new(Reason::NotFound, format!("this node keeps no volumes: {path}")))
+    }
     /// `/metrics`: figures of the node agent, in Prometheus' text form.
     async fn metrics(&self) -> ApiResult<String>;
 }

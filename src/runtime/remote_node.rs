@@ -55,7 +55,11 @@ impl RemoteNode {
     }
 
     async fn get(&self, path: &str) -> ApiResult<Bytes> {
-        let answer = self.send(Method::GET, path, HeaderMap::new()).await?;
+        self.ask(Method::GET, path).await
+    }
+
+    async fn ask(&self, method: Method, path: &str) -> ApiResult<Bytes> {
+        let answer = self.send(method, path, HeaderMap::new()).await?;
         let status = answer.status();
         let body = self.whole(answer).await?;
         if status.is_success() { Ok(body) } else { Err(failure(status, &body)) }
@@ -214,6 +218,17 @@ impl NodeApi for RemoteNode {
 
     async fn pods(&self) -> ApiResult<Value> {
         self.json("/pods").await
+    }
+
+    async fn make_local_volume(&self, name: &str) -> ApiResult<String> {
+        let mut path = "/localVolumes/".to_owned();
+        encode(&mut path, name);
+        Ok(String::from_utf8_lossy(&self.ask(Method::PUT, &path).await?).into_owned())
+    }
+
+    async fn remove_local_volume(&self, path: &str) -> ApiResult<()> {
+        let query = with_query("/localVolumes".to_owned(), &[("path", path.to_owned())]);
+        self.ask(Method::DELETE, &query).await.map(drop)
     }
 
     async fn metrics(&self) -> ApiResult<String> {

@@ -5,6 +5,7 @@
 mod addons;
 mod agent;
 mod bad_input;
+mod clients;
 mod clock;
 mod crd;
 mod ctl;
@@ -21,4 +22,5 @@ mod registry;
 mod resize;
 mod runtime;
 mod uninstall;
+mod volumes;
 mod workloads;

@@ -49,6 +49,7 @@ fn lab() -> (Cluster, Agent, Agent) {
 fn machines_join_are_reached_and_come_back() {
     let (mut cluster, mut a, b) = lab();
     reach_into_pods(&cluster);
+    a_claim_lives_on_its_pods_machine(&cluster, &b);
     the_nodes_port_lets_in_whom_the_api_allows(&cluster);
     names_and_tokens_are_guarded(&cluster, &mut a);
     an_agent_comes_back(&cluster, &mut a);
@@ -114,6 +115,26 @@ fn proxied(cluster: &Cluster) {
         "{metrics}"
     );
     cluster.k(&["delete", "service", "on-b"]);
+}
+
+/// The agent makes and removes the directory, and reads claim and volume with no more rights than a node has.
+fn a_claim_lives_on_its_pods_machine(cluster: &Cluster, b: &Agent) {
+    cluster.apply(
+        "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {name: there}\nspec: {storageClassName: local-path, \
+         accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Mi}}}\n---\napiVersion: v1\nkind: Pod\nmetadata: \
+         {name: keeper}\nspec:\n  nodeSelector: {kubernetes.io/hostname: b}\n  terminationGracePeriodSeconds: 0\n  volumes: \
+         [{name: v, persistentVolumeClaim: {claimName: there}}]\n  containers:\n  - {name: main, image: \
+         localhost/orch/web:v1, volumeMounts: [{name: v, mountPath: /v}]}\n",
+    );
+    cluster.k(&["wait", "--for=condition=Ready", "pod/keeper", "--timeout=80s"]);
+    cluster.k(&["exec", "keeper", "--", "sh", "-c", "echo kept > /v/file"]);
+    let volume = cluster.field("pvc", "there", "/spec/volumeName");
+    let path = cluster.field("pv", volume.as_str().unwrap(), "/spec/local/path");
+    let path = std::path::PathBuf::from(path.as_str().unwrap());
+    assert!(path.starts_with(b.data_dir().join("storage")), "{}", path.display());
+    assert_eq!(std::fs::read_to_string(path.join("file")).unwrap(), "kept\n");
+    cluster.k(&["delete", "pod/keeper", "pvc/there", "--timeout=60s"]);
+    cluster.eventually("the directory goes from the machine where it is", || !path.exists());
 }
 
 fn the_nodes_port_lets_in_whom_the_api_allows(cluster: &Cluster) {

@@ -308,6 +308,7 @@ mod tests {
         assert!(cluster.get(&res::NAMESPACES, "", "n").is_none());
     }
 
+    /// "[sig-auth] ServiceAccounts should guarantee kube-root-ca.crt exist in any namespace"
     #[tokio::test]
     async fn what_every_namespace_has_comes_back() {
         let cluster = Cluster::new();

@@ -197,6 +197,8 @@ async fn answer<B>(node: &dyn NodeApi, mut request: Request<B>) -> Response<Body
         Route::Pods => node.pods().await.map(|v| json(&v)),
         Route::ResourceMetrics => node.resource_metrics().await.map(|m| text(StatusCode::OK, m)),
         Route::Metrics => node.metrics().await.map(|m| text(StatusCode::OK, m)),
+        Route::MakeVolume(name) => node.make_local_volume(&name).await.map(|path| text(StatusCode::OK, path)),
+        Route::RemoveVolume(path) => node.remove_local_volume(&path).await.map(|()| text(StatusCode::OK, "")),
         Route::Ping => Ok(text(StatusCode::OK, "ok")),
         Route::Healthz => Ok(match node.healthz().await {
             Ok(()) => text(StatusCode::OK, "ok"),

@@ -26,6 +26,10 @@ pub enum Route {
     Metrics,
     /// `/metrics/resource`
     ResourceMetrics,
+    /// `PUT /localVolumes/NAME`
+    MakeVolume(String),
+    /// `DELETE /localVolumes?path=PATH`
+    RemoveVolume(String),
     /// `/healthz`
     Healthz,
     /// `/healthz/ping`
@@ -62,11 +66,18 @@ pub fn parse(method: &Method, path: &str, query: &str) -> Result<Route, StatusCo
         ["pods"] => Route::Pods,
         ["metrics"] => Route::Metrics,
         ["metrics", "resource"] => Route::ResourceMetrics,
+        ["localVolumes", name] => Route::MakeVolume((*name).to_owned()),
+        ["localVolumes"] => Route::RemoveVolume(query.get("path").ok_or(StatusCode::BAD_REQUEST)?),
         ["healthz"] => Route::Healthz,
         ["healthz", "ping"] => Route::Ping,
         _ => return Err(StatusCode::NOT_FOUND),
     };
     let upgrades = matches!(route, Route::Exec(..) | Route::Attach(..) | Route::PortForward(..));
+    match (&route, method) {
+        (Route::MakeVolume(_), &Method::PUT) | (Route::RemoveVolume(_), &Method::DELETE) => return Ok(route),
+        (Route::MakeVolume(_) | Route::RemoveVolume(_), _) => return Err(StatusCode::METHOD_NOT_ALLOWED),
+        _ => {}
+    }
     match *method {
         Method::GET => Ok(route),
         Method::POST if upgrades => Ok(route),
@@ -161,6 +172,9 @@ mod tests {
         assert_eq!(get("/containerLogs/n/p/c", "tailLines=x").unwrap_err(), StatusCode::BAD_REQUEST);
         assert_eq!(get("/run/n/p/c", "").unwrap_err(), StatusCode::NOT_FOUND);
         assert_eq!(parse(&Method::POST, "/pods", "").unwrap_err(), StatusCode::METHOD_NOT_ALLOWED);
+        let removed = parse(&Method::DELETE, "/localVolumes", "path=%2Fs%2Fpvc-1").unwrap();
+        assert_eq!(removed, Route::RemoveVolume("/s/pvc-1".into()));
+        assert_eq!(get("/localVolumes/pvc-1", "").unwrap_err(), StatusCode::METHOD_NOT_ALLOWED);
     }
 
     #[test_case("GET", "/metrics" => ("get", vec!["metrics"]))]
@@ -170,6 +184,8 @@ mod tests {
     #[test_case("GET", "/containerLogs/n/p/c" => ("get", vec!["proxy"]))]
     #[test_case("POST", "/exec/n/p/c" => ("create", vec!["proxy"]))]
     #[test_case("GET", "/exec/n/p/c" => ("create", vec!["proxy"]); "a websocket is no reading")]
+    #[test_case("PUT", "/localVolumes/pvc-1" => ("update", vec!["proxy"]))]
+    #[test_case("DELETE", "/localVolumes" => ("delete", vec!["proxy"]))]
     #[test_case("GET", "/unknown" => ("get", vec!["proxy"]))]
     fn permissions(method: &str, path: &str) -> (&'static str, Vec<&'static str>) {
         attributes(&method.parse().unwrap(), path)

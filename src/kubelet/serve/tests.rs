@@ -99,6 +99,15 @@ impl NodeApi for Parrot {
         Ok(json!({"kind": "PodList"}))
     }
 
+    async fn make_local_volume(&self, name: &str) -> ApiResult<String> {
+        Ok(format!("/storage/{name}"))
+    }
+
+    async fn remove_local_volume(&self, path: &str) -> ApiResult<()> {
+        self.hear(format!("remove {path}"));
+        Ok(())
+    }
+
     async fn metrics(&self) -> ApiResult<String> {
         Ok("up 1\n".into())
     }
@@ -126,6 +135,9 @@ async fn questions_and_answers_pass_whole() {
     assert_eq!(node.metrics().await.unwrap(), "up 1\n");
     assert_eq!(node.resource_metrics().await.unwrap(), "used 1\n");
     assert_eq!(node.healthz().await.unwrap_err(), "the runtime is not ready");
+    assert_eq!(node.make_local_volume("pvc-1_n_c").await.unwrap(), "/storage/pvc-1_n_c");
+    node.remove_local_volume("/storage/pvc-1_n_c").await.unwrap();
+    assert_eq!(parrot.0.lock().unwrap().pop().unwrap(), "remove /storage/pvc-1_n_c");
     let options = LogOptions {
         follow: true,
         tail_lines: Some(2),

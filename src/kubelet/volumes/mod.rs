@@ -4,11 +4,16 @@
 //! **Invariant:** nothing is written outside the pod's directory, but for hostPath types that create what they name.
 
 pub mod atomic;
+pub mod claim;
 mod downward;
 mod empty_dir;
 mod given;
 mod host_path;
 mod keyed;
+mod local;
+pub mod local_storage;
+mod mounts;
+mod nfs;
 pub mod ownership;
 mod projected;
 pub mod subpath;
@@ -69,6 +74,9 @@ impl Tokens for Client {
     }
 }
 
+/// Labels, as objects have them.
+pub type Labels = [(Box<str>, Box<str>)];
+
 /// What a source may use.
 pub struct Cx<'a> {
     /// The pod.
@@ -81,6 +89,10 @@ pub struct Cx<'a> {
     pub sources: &'a dyn Sources,
     /// Service account tokens.
     pub tokens: &'a dyn Tokens,
+    /// Claims and their volumes.
+    pub claims: &'a dyn claim::Claims,
+    /// Labels of the node: persistent volumes may be bound to nodes by them.
+    pub node_labels: &'a Labels,
     /// Tokens that were given, by volume; outlive one `prepare`.
     pub issued: &'a mut Issued,
     /// The clock.
@@ -101,8 +113,14 @@ pub struct Prepared {
     pub read_only: bool,
 }
 
-/// Makes one volume of the pod, or brings it up to date.
-pub async fn prepare(cx: &mut Cx<'_>, volume: &Volume) -> Result<Prepared, VolumeError> {
+/// Makes one volume of the pod, or brings it up to date. `known` is what it was before, since the kubelet started.
+pub async fn prepare(cx: &mut Cx<'_>, volume: &Volume, known: Option<&Prepared>) -> Result<Prepared, VolumeError> {
+    if claim::name_of(cx.pod, volume).is_some() {
+        return claim::prepare(cx, volume, known.is_none()).await;
+    }
+    if let Some(source) = &volume.nfs {
+        return nfs::prepare(cx, &volume.name, source, &[], false).await;
+    }
     if let Some(source) = &volume.host_path {
         return host_path::prepare(source);
     }
@@ -176,27 +194,19 @@ pub fn teardown(dir: &Path) -> io::Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other?,
     };
-    let mut below = mounts_below(&std::fs::read_to_string("/proc/self/mountinfo")?, &dir);
+    let mut below = mounts::below(&std::fs::read_to_string("/proc/self/mountinfo")?, &dir);
     // Inner mounts first.
     below.sort_by_key(|p| std::cmp::Reverse(p.as_os_str().len()));
     for path in below {
         nix::mount::umount2(&path, nix::mount::MntFlags::MNT_DETACH)?;
     }
-    if let Some(left) = mounts_below(&std::fs::read_to_string("/proc/self/mountinfo")?, &dir).first() {
+    if let Some(left) = mounts::below(&std::fs::read_to_string("/proc/self/mountinfo")?, &dir).first() {
         return Err(io::Error::other(format!("{} is still mounted", left.display())));
     }
     match std::fs::remove_dir_all(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
-}
-
-/// Mount points inside `dir`, from the text of a mountinfo file.
-fn mounts_below(mountinfo: &str, dir: &Path) -> Vec<PathBuf> {
-    let unescape =
-        |s: &str| s.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\");
-    let points = mountinfo.lines().filter_map(|l| l.split(' ').nth(4)).map(|p| PathBuf::from(unescape(p)));
-    points.filter(|p| p.starts_with(dir) && p != dir).collect()
 }
 
 fn directory(pod_dir: &Path, plugin: &str, name: &str) -> PathBuf {
@@ -240,15 +250,8 @@ fn pick(
 
 /// Name of the source of a volume that orch cannot make.
 fn source_name(v: &Volume) -> &'static str {
-    let known: [(&'static str, bool); 7] = [
-        ("persistentVolumeClaim", v.persistent_volume_claim.is_some()),
-        ("csi", v.csi.is_some()),
-        ("ephemeral", v.ephemeral.is_some()),
-        ("image", v.image.is_some()),
-        ("nfs", v.nfs.is_some()),
-        ("iscsi", v.iscsi.is_some()),
-        ("fc", v.fc.is_some()),
-    ];
+    let known: [(&'static str, bool); 4] =
+        [("csi", v.csi.is_some()), ("image", v.image.is_some()), ("iscsi", v.iscsi.is_some()), ("fc", v.fc.is_some())];
     known.iter().find(|(_, there)| *there).map_or("unknown", |(name, _)| name)
 }
 

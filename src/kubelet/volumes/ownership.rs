@@ -24,6 +24,16 @@ pub fn apply_once(pod: &PodView, path: &Path) -> io::Result<()> {
     visit(path, gid)
 }
 
+/// The same by the pod's `fsGroupChangePolicy`: every time a pod gets the volume, or only where its root is not so yet.
+pub fn apply(pod: &PodView, path: &Path) -> io::Result<()> {
+    let policy = pod.spec.security_context.as_ref().and_then(|s| s.fs_group_change_policy.as_deref());
+    match (policy, group(pod)) {
+        (Some("OnRootMismatch"), _) => apply_once(pod, path),
+        (_, Some(gid)) => visit(path, gid),
+        (_, None) => Ok(()),
+    }
+}
+
 fn visit(path: &Path, gid: u32) -> io::Result<()> {
     let meta = std::fs::symlink_metadata(path)?;
     std::os::unix::fs::lchown(path, None, Some(gid))?;

@@ -24,10 +24,27 @@ impl Tokens for FakeTokens {
     }
 }
 
+/// The claim and the volume that there are.
+#[derive(Default)]
+struct Claimed(Option<(Value, Value)>);
+
+#[async_trait]
+impl claim::Claims for Claimed {
+    async fn claim(&self, _: &str, name: &str) -> ApiResult<Value> {
+        self.0.as_ref().map(|c| c.0.clone()).ok_or_else(|| Status::not_found("", "persistentvolumeclaims", name))
+    }
+
+    async fn volume(&self, name: &str) -> ApiResult<Value> {
+        self.0.as_ref().map(|c| c.1.clone()).ok_or_else(|| Status::not_found("", "persistentvolumes", name))
+    }
+}
+
 struct Bench {
     dir: tempfile::TempDir,
     sources: FakeSources,
     tokens: FakeTokens,
+    claims: Claimed,
+    known: Option<Prepared>,
     issued: Issued,
 }
 
@@ -39,7 +56,14 @@ impl Bench {
             "s",
             &[("pw", "x")],
         );
-        Self { dir: tempfile::tempdir().unwrap(), sources, tokens: FakeTokens::default(), issued: Issued::new() }
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            sources,
+            tokens: FakeTokens::default(),
+            claims: Claimed::default(),
+            known: None,
+            issued: Issued::new(),
+        }
     }
 
     async fn prepare(&mut self, pod_spec: Value, volume: Value, now: i64) -> Result<Prepared, VolumeError> {
@@ -53,10 +77,12 @@ impl Bench {
             facts: &Facts::default(),
             sources: &self.sources,
             tokens: &self.tokens,
+            claims: &self.claims,
+            node_labels: &[],
             issued: &mut self.issued,
             now: Timestamp::from_second(now).unwrap(),
         };
-        prepare(&mut cx, &serde_json::from_value(volume).unwrap()).await
+        prepare(&mut cx, &serde_json::from_value(volume).unwrap(), self.known.as_ref()).await
     }
 }
 
@@ -89,12 +115,61 @@ async fn config_maps_become_files_and_follow_changes() {
 #[test_case(json!({"secret": {"secretName": "s", "items": [{"key": "z", "path": "z"}]}}), "references non-existent secret key: z"; "key")]
 #[test_case(json!({"hostPath": {"path": "/proc/version", "type": "Directory"}}), "is not a directory"; "host path type")]
 #[test_case(json!({"hostPath": {"path": "/proc/../etc"}}), "'..'"; "host path dots")]
-#[test_case(json!({"nfs": {"server": "x", "path": "/"}}), "nfs"; "unknown source")]
+#[test_case(json!({"csi": {"driver": "x"}}), "csi"; "unknown source")]
+#[test_case(json!({"persistentVolumeClaim": {"claimName": "no"}}), "error processing PVC n/no: PVC not found"; "claim")]
 #[tokio::test]
 async fn what_is_missing_is_named(mut volume: Value, want: &str) {
     volume["name"] = "v".into();
     let error = Bench::new().prepare(json!({}), volume, 0).await.unwrap_err();
     assert!(error.to_string().contains(want), "{error}");
+}
+
+/// A claim that is bound to a directory of this node.
+fn claimed(path: &Path) -> Claimed {
+    let claim = json!({"metadata": {"name": "c", "namespace": "n", "uid": "1"}, "spec": {"volumeName": "pv"},
+        "status": {"phase": "Bound"}});
+    let volume = json!({"metadata": {"name": "pv"}, "spec": {"claimRef": {"uid": "1"}, "local": {"path": path}}});
+    Claimed(Some((claim, volume)))
+}
+
+#[tokio::test]
+async fn a_claim_is_the_directory_that_it_is_bound_to() {
+    let mut bench = Bench::new();
+    let path = bench.dir.path().join("disk");
+    let volume =
+        |read_only: bool| json!({"name": "v", "persistentVolumeClaim": {"claimName": "c", "readOnly": read_only}});
+    bench.claims = claimed(&path);
+    let missing = bench.prepare(json!({}), volume(false), 0).await.unwrap_err();
+    assert!(missing.to_string().contains("does not exist"), "{missing}");
+    std::fs::create_dir(&path).unwrap();
+    // What the pod was given it keeps, though no server answers any more.
+    bench.claims = Claimed::default();
+    assert_eq!(bench.prepare(json!({}), volume(false), 0).await.unwrap().path, path);
+    assert!(bench.prepare(json!({}), volume(true), 0).await.unwrap().read_only);
+    let uids: Vec<String> = claim::given(bench.dir.path().parent().unwrap()).into_iter().map(|(uid, _)| uid).collect();
+    assert!(uids.iter().any(|uid| bench.dir.path().ends_with(uid)), "whoever removes directories can see it");
+}
+
+#[tokio::test]
+async fn a_claims_directory_belongs_to_the_pods_group_once_a_pod() {
+    let mut bench = Bench::new();
+    let path = bench.dir.path().join("disk");
+    std::fs::create_dir(&path).unwrap();
+    bench.claims = claimed(&path);
+    let file = path.join("file");
+    std::fs::write(&file, "x").unwrap();
+    // Root may give it to any group; others only to their own.
+    let own = nix::unistd::getegid().as_raw();
+    let group = if nix::unistd::geteuid().is_root() { 4321 } else { own };
+    let pod = json!({"securityContext": {"fsGroup": group}});
+    let volume = json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}});
+    let prepared = bench.prepare(pod.clone(), volume.clone(), 0).await.unwrap();
+    let meta = std::fs::metadata(&file).unwrap();
+    assert_eq!((meta.gid(), meta.mode() & 0o060), (group, 0o060));
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    bench.known = Some(prepared);
+    bench.prepare(pod, volume, 0).await.unwrap();
+    assert_eq!(std::fs::metadata(&file).unwrap().mode() & 0o777, 0o600, "what the pod does afterwards is its own");
 }
 
 #[tokio::test]
@@ -180,7 +255,7 @@ async fn an_empty_dir_keeps_what_is_in_it() {
 #[test]
 fn mounts_are_found_below_the_directory_only() {
     let text = "1 2 0:1 / /pods/u rw - tmpfs t rw\n1 2 0:1 / /pods/u/v\\040x rw - tmpfs t rw\n1 2 0:1 / /pods/uu rw - t t rw\n";
-    assert_eq!(mounts_below(text, Path::new("/pods/u")), [PathBuf::from("/pods/u/v x")]);
+    assert_eq!(mounts::below(text, Path::new("/pods/u")), [PathBuf::from("/pods/u/v x")]);
 }
 
 #[test_case(json!({"downwardAPI": {"items": []}}), "2", true; "downward")]

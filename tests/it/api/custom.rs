@@ -9,7 +9,7 @@ use super::{APPLY, MERGE, Server, TABLE};
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const TABS: &str = "/apis/stable.example.com/v1/namespaces/n/crontabs";
 /// Until a definition has done what it is to do, on the busiest machine.
-const LONG: Duration = Duration::from_secs(60);
+pub(super) const LONG: Duration = Duration::from_secs(60);
 
 fn definition() -> Value {
     json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
@@ -58,7 +58,7 @@ impl Server {
     }
 
     /// Waits until a definition says that it is established.
-    async fn define(&self, definition: Value) {
+    pub(super) async fn define(&self, definition: Value) {
         let name = definition["metadata"]["name"].as_str().unwrap().to_owned();
         self.post(CRDS, definition).await.is(201);
         self.until(&format!("{CRDS}/{name}"), "established", |_, crd| is(crd, "Established", "True")).await;

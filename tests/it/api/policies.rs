@@ -1,7 +1,7 @@
 //! Admission policies, the conditions of webhooks and the rules of custom resources, through the whole API.
 //!
 //! Conformance, [sig-api-machinery]: "ValidatingAdmissionPolicy should allow expressions to refer variables",
-//! "ValidatingAdmissionPolicy should validate against a Deployment", "ValidatingAdmissionPolicy should type check a CRD",
+//! "ValidatingAdmissionPolicy should validate against a Deployment",
 //! "MutatingAdmissionPolicy should support MutatingAdmissionPolicy API operations", "AdmissionWebhook should reject validating
 //! webhook configurations with invalid match conditions".
 

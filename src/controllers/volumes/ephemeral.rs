@@ -1,0 +1,75 @@
+//! Pods bring claims along: each generic ephemeral volume gets one that goes with its pod.
+//!
+//! Rules: upstream `pkg/controller/volume/ephemeral`.
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+
+use crate::api::object::{Object, ObjectKey};
+use crate::api::value::ValueExt;
+use crate::client::res;
+use crate::controllers::common::claim::owner_reference;
+use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
+
+/// The controller.
+pub struct Ephemeral;
+
+/// For the list of controllers.
+pub fn controller() -> Box<dyn Reconciler> {
+    Box::new(Ephemeral)
+}
+
+#[async_trait]
+impl Reconciler for Ephemeral {
+    fn name(&self) -> &'static str {
+        "ephemeral-volume-controller"
+    }
+
+    fn watches(&self) -> Watches {
+        // A claim that went is made again for the pod that owned it.
+        Watches::own(&res::PODS).owned(&res::PERSISTENT_VOLUME_CLAIMS)
+    }
+
+    async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
+        let Some(pod) = cx.get(&res::PODS, key).filter(|p| !p.is_deleting()) else { return Ok(Requeue::Never) };
+        if !std::str::from_utf8(&pod.json).is_ok_and(|text| text.contains("\"ephemeral\"")) {
+            return Ok(Requeue::Never);
+        }
+        let value = pod.value();
+        if matches!(value.str_at("/status/phase"), Some("Succeeded" | "Failed")) {
+            return Ok(Requeue::Never);
+        }
+        for claim in claims(&pod, &value) {
+            let name = claim.str_at("/metadata/name").unwrap_or_default();
+            match cx.lister(&res::PERSISTENT_VOLUME_CLAIMS).get(&key.namespace, name) {
+                Some(known) if known.meta.controller().is_some_and(|o| o.uid == pod.meta.uid) => {}
+                Some(_) => {
+                    let reason =
+                        format!("PVC {}/{name} was not created for pod {key} (pod is not owner)", key.namespace);
+                    cx.events.warning(&pod, "FailedEphemeralVolume", reason.clone());
+                    return Err(Error::Object { what: format!("pod {key}"), reason });
+                }
+                None => drop(cx.client.create(&res::PERSISTENT_VOLUME_CLAIMS, &key.namespace, &claim).await?),
+            }
+        }
+        Ok(Requeue::Never)
+    }
+}
+
+/// The claims of a pod's ephemeral volumes.
+pub(super) fn claims(pod: &Object, value: &Value) -> Vec<Value> {
+    let claim = |volume: &Value| {
+        let template = volume.pointer("/ephemeral/volumeClaimTemplate")?;
+        let name = format!("{}-{}", pod.meta.name, volume.str_at("/name")?);
+        let mut claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "spec": template["spec"],
+            "metadata": {"name": name, "namespace": pod.meta.namespace,
+                "ownerReferences": [owner_reference(&res::PODS, pod)]}});
+        for field in ["labels", "annotations"] {
+            if let Some(map) = template.pointer(&format!("/metadata/{field}")) {
+                claim["metadata"][field] = map.clone();
+            }
+        }
+        Some(claim)
+    };
+    value.items_at("/spec/volumes").iter().filter_map(claim).collect()
+}

@@ -1,0 +1,31 @@
+//! `local` persistent volumes: a directory or a mounted disk of this node.
+//!
+//! Rules: upstream `pkg/volume/local`; a bare disk, which upstream would format, is refused.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::{Cx, Prepared, VolumeError, ownership};
+use crate::api::value::ValueExt;
+
+/// Checks the directory. `own` gives it to the pod's group.
+pub fn prepare(cx: &Cx<'_>, source: &Value, own: bool) -> Result<Prepared, VolumeError> {
+    let path = PathBuf::from(source.str_at("/path").unwrap_or_default());
+    if !path.is_absolute() || path.components().any(|c| c == std::path::Component::ParentDir) {
+        return Err(VolumeError::Missing(format!("local volume path {} is not absolute or has '..'", path.display())));
+    }
+    match std::fs::metadata(&path) {
+        Ok(meta) if meta.is_dir() => {}
+        Ok(_) => {
+            let why =
+                format!("{} is no directory; format it and mount it, and name the place of the mount", path.display());
+            return Err(VolumeError::Missing(why));
+        }
+        Err(_) => return Err(VolumeError::Missing(format!("path \"{}\" does not exist", path.display()))),
+    }
+    if own {
+        ownership::apply(cx.pod, &path).map_err(|e| VolumeError::io(&path, e))?;
+    }
+    Ok(Prepared { path, refresh: None, read_only: false })
+}
