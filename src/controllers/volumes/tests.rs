@@ -466,7 +466,8 @@ async fn a_class_that_is_disabled_goes_unless_it_is_a_persons() {
 #[tokio::test]
 async fn a_class_of_attributes_stays_while_it_is_named() {
     let cluster = Cluster::new();
-    cluster.put(json!({"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttributesClass", "metadata": {"name": "gold"},
+    cluster
+        .put(json!({"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttributesClass", "metadata": {"name": "gold"},
         "driverName": "d"}));
     let mut claim = claim_object("c", "");
     claim["spec"]["volumeAttributesClassName"] = "gold".into();
