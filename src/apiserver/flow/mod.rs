@@ -334,9 +334,8 @@ mod tests {
         drop(first);
         // They come in turn, and each makes room for the next; one that goes away before its turn is passed over.
         drop(waiting.remove(0));
-        for next in waiting {
-            assert!(next.await.is_ok());
-        }
+        let turns = waiting.into_iter().map(|next| async move { next.await.is_ok() });
+        assert_eq!(futures::future::join_all(turns).await, [true; 5]);
         assert_eq!(flow.seats.lock().figures().iter().map(|f| f.executing + f.waiting).sum::<usize>(), 0);
         let text = flow.render();
         assert!(text.contains("apiserver_flowcontrol_rejected_requests_total{priority_level=\"one\",flow_schema=\"all\",reason=\"queue-full\"} 1"), "{text}");
