@@ -297,10 +297,11 @@ impl Api {
         }
         let call =
             Call { user, info, method: parts.method, headers: parts.headers, authority, body: bytes, passed, upgrade };
+        // On the heap: together they are more than a thread's stack, and an idle connection needs none of them.
         let answer = match extension {
-            Some(extension) => self.pass_on(&extension, call).await,
-            None if call.info.attributes.is_resource() => self.resource(call).await,
-            None => self.public(call).await,
+            Some(extension) => Box::pin(self.pass_on(&extension, call)).await,
+            None if call.info.attributes.is_resource() => Box::pin(self.resource(call)).await,
+            None => Box::pin(self.public(call)).await,
         };
         drop(room);
         answer

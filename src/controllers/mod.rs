@@ -98,6 +98,7 @@ pub const CONTROLLERS: &[Controller] = &[
     R(|_| volumes::volumes::controller()),
     R(|_| volumes::protect::claims()),
     R(|_| volumes::protect::volumes()),
+    R(|_| volumes::protect::classes()),
     R(|_| volumes::ephemeral::controller()),
     R(|_| volumes::expand::controller()),
     R(|c| volumes::local_path::provisioner(c.local_path.clone())),
