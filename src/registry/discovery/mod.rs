@@ -70,9 +70,10 @@ fn prepare(new: &mut Value, old: Option<&Value>, _cx: &HookCx<'_>) {
     }
 }
 
-fn warn(new: &Value, _old: Option<&Value>) -> Vec<String> {
+/// Of what is created; its kind of addresses stays.
+fn warn(new: &Value, old: Option<&Value>) -> Vec<String> {
     match new.str_at("/addressType") {
-        Some("FQDN") => vec!["spec.addressType: FQDN endpoints are deprecated".to_owned()],
+        Some("FQDN") if old.is_none() => vec!["spec.addressType: FQDN endpoints are deprecated".to_owned()],
         _ => Vec::new(),
     }
 }
