@@ -4,6 +4,7 @@
 #   scripts/deps.sh build      a C compiler for the two C libraries that orch contains
 #   scripts/deps.sh node       containerd and runc for pods, busybox for the demo's image
 #   scripts/deps.sh test       both, and what the tests use beside them, a stock kubectl too
+#   scripts/deps.sh clients    the official Python client and the Go client's modules, for the tests with them
 #   scripts/deps.sh kubectl    prints the path of a stock kubectl, after it was found or fetched
 #
 # Nothing is installed that is already there, in whatever way it came.
@@ -75,6 +76,20 @@ find_kubectl() {
   echo "$cached"
 }
 
+# Prints the Python that has the official client; ORCH_PYTHON names it to the tests.
+fetch_clients() {
+  local python=$ORCH_CACHE/python/bin/python3
+  if have python3 && ! "$python" -c 'import kubernetes' 2>/dev/null; then
+    step "Fetching the official Python client (pip)"
+    python3 -m venv "$ORCH_CACHE/python" && "$python" -m pip install -q kubernetes || fail "pip could not install kubernetes"
+  fi
+  if have go; then
+    step "Fetching and compiling the Go client"
+    (cd "$(dirname "$0")/../tests/clients/go" && go build -o /dev/null .) || fail "the Go client could not be compiled"
+  fi
+  echo "$python"
+}
+
 case ${1:-test} in
   build) install_missing "${build[@]}" ;;
   node) install_missing "${node[@]}" ;;
@@ -82,6 +97,7 @@ case ${1:-test} in
     install_missing "${build[@]}" "${node[@]}" "${test[@]}"
     find_kubectl >/dev/null
     ;;
+  clients) fetch_clients ;;
   kubectl) find_kubectl ;;
-  *) fail "no such group: $1 (build, node, test or kubectl)" ;;
+  *) fail "no such group: $1 (build, node, test, clients or kubectl)" ;;
 esac

@@ -21,6 +21,8 @@ SCALARS = {
     "apiextensions.v1.JSONSchemaPropsOrArray": "schema|array", "apiextensions.v1.JSONSchemaPropsOrBool": "schema|bool",
     "apiextensions.v1.JSONSchemaPropsOrStringArray": "schema|strings",
 }
+# An empty list of these is an error, where none at all gets a default.
+KEEPS_EMPTY = {("autoscaling.v2.HPAScalingRules", "policies")}
 EMPTY = ["apiextensions.v1.CustomResourceSubresourceStatus"]
 SKIPPED_PACKAGES = {"runtime", "resource", "intstr"}
 SKIPPED = {"meta.v1.Timestamp", "meta.v1.TypeMeta", "meta.v1.InternalEvent"}
@@ -95,6 +97,7 @@ class Generator:
         out = [field.get("spelt", field["json"]), number, "*" * pointer + ty]
         out += {"empty": ["?"], "zero": ["??"]}.get(field.get("omit"), [])
         out += ["!"] if field["json"] in facts.get("required", []) else []
+        out += ["[]"] if (struct, field["json"]) in KEEPS_EMPTY else []
         if "listType" in said:
             out.append("l=" + (",".join(said["mapKeys"]) if said["listType"] == "map" else said["listType"]))
         if "mapType" in said:

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::api::status::{ApiResult, Reason, Status};
 use crate::api::value::ValueExt;
+use crate::registry::outward::Call;
 use crate::registry::{Admission, Admit, Registry, View};
 
 use webhook::{Asking, Rounds, Webhooks};
@@ -93,12 +94,18 @@ const ORDER: &[&str] = &[
     "RoleEscalation",
 ];
 
-/// The chain: this module's plugins and those that the server brings. `ask` answers the questions of expressions.
-pub fn chain(view: Arc<dyn View>, extra: Vec<Box<dyn Plugin>>, ask: Arc<dyn policy::Ask>) -> Arc<Chain> {
+/// The chain: this module's plugins and those that the server brings. `ask` answers the questions of expressions, webhooks
+/// are asked through `call`.
+pub fn chain(
+    view: Arc<dyn View>,
+    extra: Vec<Box<dyn Plugin>>,
+    ask: Arc<dyn policy::Ask>,
+    call: Arc<dyn Call>,
+) -> Arc<Chain> {
     let mut all = plugins();
     all.extend(extra);
     all.sort_by_key(|p| ORDER.iter().position(|name| *name == p.name()).unwrap_or(ORDER.len()));
-    let webhooks = Webhooks::new(Box::new(webhook::Calls::default()), ask);
+    let webhooks = Webhooks::new(call, ask);
     Arc::new(Chain { view, plugins: all, webhooks, registry: OnceLock::new() })
 }
 

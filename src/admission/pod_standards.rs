@@ -1,6 +1,7 @@
 //! The Pod Security Standards. Pure.
 //!
-//! Rules and words: upstream `k8s.io/pod-security-admission/policy`, at its newest version.
+//! Rules and words: upstream `k8s.io/pod-security-admission/policy`. A rule may say something else in later versions of the
+//! standards; a namespace may ask for the standards of an older one.
 
 use serde_json::Value;
 
@@ -33,22 +34,75 @@ impl Level {
     }
 }
 
-type Rule = fn(&Pod<'_>) -> Option<String>;
+/// A version of the standards: a minor version of Kubernetes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(u32);
+
+impl Version {
+    /// Whatever is newest.
+    pub const LATEST: Version = Version(u32::MAX);
+
+    /// From a label's value: `latest` or `v1.30`.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text == "latest" {
+            return Some(Self::LATEST);
+        }
+        let minor = text.strip_prefix("v1.")?;
+        let plain = minor.bytes().all(|c| c.is_ascii_digit()) && (minor == "0" || !minor.starts_with('0'));
+        minor.parse().ok().filter(|_| plain).map(Self)
+    }
+}
+
+/// Says what of a pod is not allowed.
+type Check = fn(&Pod<'_>) -> Option<String>;
+
+/// A rule: its name, and what it says since which minor version, in ascending order.
+struct Rule(&'static str, &'static [(u32, Check)]);
+
+impl Rule {
+    /// The check of a version; none before the rule came.
+    fn at(&self, version: Version) -> Option<Check> {
+        self.1.iter().rev().find(|(since, _)| *since <= version.0).map(|(_, check)| *check)
+    }
+}
 
 const BASELINE: &[Rule] = &[
-    app_armor,
-    added_capabilities,
-    host_namespaces,
-    host_path,
-    host_ports,
-    privileged,
-    proc_mount,
-    selinux,
-    unconfined,
-    sysctls,
-    host_process,
+    Rule("appArmorProfile", &[(0, app_armor)]),
+    Rule("capabilities_baseline", &[(0, added_capabilities)]),
+    Rule("hostNamespaces", &[(0, host_namespaces)]),
+    Rule("hostPathVolumes", &[(0, host_path)]),
+    Rule("hostPorts", &[(0, host_ports)]),
+    Rule("hostProbesAndHostLifecycle", &[(34, probe_hosts)]),
+    Rule("privileged", &[(0, privileged)]),
+    Rule("procMount_baseline", &[(0, proc_mount), (35, |pod| as_host_user(pod, proc_mount))]),
+    Rule("seLinuxOptions", &[(0, |pod| selinux(pod, &SELINUX_TYPES[..4])), (31, |pod| selinux(pod, SELINUX_TYPES))]),
+    Rule("seccompProfile_baseline", &[(0, unconfined_of_old), (19, unconfined)]),
+    Rule(
+        "sysctls",
+        &[
+            (0, |pod| sysctls(pod, &SYSCTLS[..5])),
+            (27, |pod| sysctls(pod, &SYSCTLS[..6])),
+            (29, |pod| sysctls(pod, &SYSCTLS[..10])),
+            (32, |pod| sysctls(pod, SYSCTLS)),
+        ],
+    ),
+    Rule("windowsHostProcess", &[(0, host_process)]),
 ];
-const RESTRICTED: &[Rule] = &[escalation, dropped_capabilities, volume_types, run_as_non_root, run_as_user, seccomp];
+const RESTRICTED: &[Rule] = &[
+    Rule("allowPrivilegeEscalation", &[(8, escalation), (25, |pod| on_linux(pod, escalation))]),
+    Rule("capabilities_restricted", &[(22, dropped_capabilities), (25, |pod| on_linux(pod, dropped_capabilities))]),
+    Rule("restrictedVolumes", &[(0, volume_types)]),
+    Rule("procMount_restricted", &[(35, user_namespace_proc_mount)]),
+    Rule("runAsNonRoot", &[(0, run_as_non_root), (35, |pod| as_host_user(pod, run_as_non_root))]),
+    Rule("runAsUser", &[(23, run_as_user), (35, |pod| as_host_user(pod, run_as_user))]),
+    Rule("seccompProfile_restricted", &[(19, seccomp), (25, |pod| on_linux(pod, seccomp))]),
+];
+/// Baseline rules that say less than a restricted one, where that is in force.
+const COVERED: [(&str, &str); 3] = [
+    ("capabilities_baseline", "capabilities_restricted"),
+    ("hostPathVolumes", "restrictedVolumes"),
+    ("seccompProfile_baseline", "seccompProfile_restricted"),
+];
 
 /// Capabilities that containers may add at the baseline.
 const CAPABILITIES: &[&str] = &[
@@ -66,21 +120,22 @@ const CAPABILITIES: &[&str] = &[
     "SETUID",
     "SYS_CHROOT",
 ];
-/// Kernel parameters that a pod may set.
+/// Kernel parameters that a pod may set, in the order in which they came to be allowed.
 const SYSCTLS: &[&str] = &[
     "kernel.shm_rmid_forced",
     "net.ipv4.ip_local_port_range",
-    "net.ipv4.ip_local_reserved_ports",
-    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.tcp_syncookies",
     "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
     "net.ipv4.tcp_fin_timeout",
     "net.ipv4.tcp_keepalive_intvl",
     "net.ipv4.tcp_keepalive_probes",
-    "net.ipv4.tcp_keepalive_time",
     "net.ipv4.tcp_rmem",
-    "net.ipv4.tcp_syncookies",
     "net.ipv4.tcp_wmem",
 ];
+/// The last one came later.
 const SELINUX_TYPES: &[&str] = &["", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"];
 const VOLUMES: &[&str] = &[
     "configMap",
@@ -125,20 +180,30 @@ impl<'a> Pod<'a> {
 }
 
 /// What of a pod its level does not allow, one text per rule.
-pub fn violations(metadata: &Value, spec: &Value, level: Level) -> Vec<String> {
+pub fn violations(metadata: &Value, spec: &Value, level: Level, version: Version) -> Vec<String> {
     let pod = Pod { metadata, spec };
     let mut out: Vec<String> = Vec::new();
-    if level >= Level::Restricted {
-        out.extend(RESTRICTED.iter().filter_map(|rule| rule(&pod)));
-    }
+    let restricted = level == Level::Restricted;
     if level >= Level::Baseline {
-        // The restricted rules for capabilities, volumes and seccomp say more than these.
-        let covered: &[Rule] =
-            if level == Level::Restricted { &[added_capabilities, host_path, unconfined] } else { &[] };
-        let rules = BASELINE.iter().filter(|rule| !covered.iter().any(|c| std::ptr::fn_addr_eq(*c, **rule)));
-        out.splice(0..0, rules.filter_map(|rule| rule(&pod)));
+        let in_force = |name: &str| RESTRICTED.iter().any(|r| r.0 == name && r.at(version).is_some());
+        let covered = |rule: &Rule| restricted && COVERED.iter().any(|(less, more)| *less == rule.0 && in_force(more));
+        let rules = BASELINE.iter().filter(|rule| !covered(rule));
+        out.extend(rules.filter_map(|rule| rule.at(version)?(&pod)));
+    }
+    if restricted {
+        out.extend(RESTRICTED.iter().filter_map(|rule| rule.at(version)?(&pod)));
     }
     out
+}
+
+/// A check that does not hold for Windows pods.
+fn on_linux(pod: &Pod<'_>, check: Check) -> Option<String> {
+    if pod.is_windows() { None } else { check(pod) }
+}
+
+/// A check that does not hold for pods whose root is nobody on the node.
+fn as_host_user(pod: &Pod<'_>, check: Check) -> Option<String> {
+    if pod.spec.bool_at("/hostUsers") == Some(false) { None } else { check(pod) }
 }
 
 fn app_armor(pod: &Pod<'_>) -> Option<String> {
@@ -209,11 +274,35 @@ fn proc_mount(pod: &Pod<'_>) -> Option<String> {
     Some(format!("procMount ({who} must not set securityContext.procMount to a value other than \"Default\")"))
 }
 
-fn selinux(pod: &Pod<'_>) -> Option<String> {
+/// At the restricted level a user namespace excuses nothing of it. The baseline has told of all other pods.
+fn user_namespace_proc_mount(pod: &Pod<'_>) -> Option<String> {
+    if pod.spec.bool_at("/hostUsers") == Some(false) { proc_mount(pod) } else { None }
+}
+
+/// Hosts that the node would be made to talk to.
+fn probe_hosts(pod: &Pod<'_>) -> Option<String> {
+    fn hosts(container: &Value) -> Vec<String> {
+        const AT: [&str; 5] =
+            ["/livenessProbe", "/readinessProbe", "/startupProbe", "/lifecycle/postStart", "/lifecycle/preStop"];
+        let handlers = AT.iter().filter_map(|at| container.pointer(at));
+        let named =
+            handlers.flat_map(|h| ["/httpGet/host", "/tcpSocket/host"].map(|at| h.str_at(at).unwrap_or_default()));
+        named.filter(|host| !host.is_empty()).map(|host| format!("{host:?}")).collect()
+    }
+    let who = pod.named(|c| !hosts(c).is_empty())?;
+    let mut all: Vec<String> = pod.containers().flat_map(hosts).collect();
+    all.sort();
+    all.dedup();
+    let verb = if who.starts_with("containers") { "use" } else { "uses" };
+    let word = if all.len() == 1 { "host" } else { "hosts" };
+    Some(format!("probe or lifecycle host ({who} {verb} probe or lifecycle {word} {})", all.join(", ")))
+}
+
+fn selinux(pod: &Pod<'_>, types: &[&str]) -> Option<String> {
     let bad = |c: &Value| {
         let o = &c["securityContext"]["seLinuxOptions"];
         let text = |k: &str| o.get(k).and_then(Value::as_str).unwrap_or_default();
-        !SELINUX_TYPES.contains(&text("type")) || !text("user").is_empty() || !text("role").is_empty()
+        !types.contains(&text("type")) || !text("user").is_empty() || !text("role").is_empty()
     };
     (bad(pod.spec) || pod.containers().any(bad))
         .then(|| "seLinuxOptions (pod or containers set forbidden securityContext.seLinuxOptions)".to_owned())
@@ -227,9 +316,21 @@ fn unconfined(pod: &Pod<'_>) -> Option<String> {
     })
 }
 
-fn sysctls(pod: &Pod<'_>) -> Option<String> {
+/// As annotations said it before there was a field.
+fn unconfined_of_old(pod: &Pod<'_>) -> Option<String> {
+    let ok = |v: &str| matches!(v, "runtime/default" | "docker/default") || v.starts_with("localhost/");
+    let keys = ["seccomp.security.alpha.kubernetes.io/pod", "container.seccomp.security.alpha.kubernetes.io/"];
+    let annotations = pod.metadata["annotations"].as_object().into_iter().flatten();
+    let bad =
+        annotations.filter(|(k, v)| (*k == keys[0] || k.starts_with(keys[1])) && !ok(v.as_str().unwrap_or_default()));
+    let mut bad: Vec<String> = bad.map(|(k, v)| format!("{k}={v}")).collect();
+    bad.sort();
+    (!bad.is_empty()).then(|| format!("seccompProfile (forbidden annotations {})", bad.join(", ")))
+}
+
+fn sysctls(pod: &Pod<'_>, allowed: &[&str]) -> Option<String> {
     let all = pod.spec.items_at("/securityContext/sysctls").iter().filter_map(|s| s.str_at("/name"));
-    let bad: Vec<&str> = all.filter(|n| !SYSCTLS.contains(n)).collect();
+    let bad: Vec<&str> = all.filter(|n| !allowed.contains(n)).collect();
     (!bad.is_empty()).then(|| format!("forbidden sysctls ({})", bad.join(", ")))
 }
 
@@ -241,17 +342,11 @@ fn host_process(pod: &Pod<'_>) -> Option<String> {
 }
 
 fn escalation(pod: &Pod<'_>) -> Option<String> {
-    if pod.is_windows() {
-        return None;
-    }
     let who = pod.named(|c| c.bool_at("/securityContext/allowPrivilegeEscalation") != Some(false))?;
     Some(format!("allowPrivilegeEscalation != false ({who} must set securityContext.allowPrivilegeEscalation=false)"))
 }
 
 fn dropped_capabilities(pod: &Pod<'_>) -> Option<String> {
-    if pod.is_windows() {
-        return None;
-    }
     let keeps = |c: &Value| !c.items_at("/securityContext/capabilities/drop").iter().any(|d| d == "ALL");
     let mut told = Vec::new();
     if let Some(who) = pod.named(keeps) {
@@ -283,7 +378,13 @@ fn volume_types(pod: &Pod<'_>) -> Option<String> {
 fn run_as_non_root(pod: &Pod<'_>) -> Option<String> {
     let of = |c: &Value| c.bool_at("/securityContext/runAsNonRoot");
     let whole = of(pod.spec);
-    if let Some(who) = pod.named(|c| of(c) == Some(false)) {
+    let mut who: Vec<String> = Vec::new();
+    if whole == Some(false) {
+        who.push("pod".into());
+    }
+    who.extend(pod.named(|c| of(c) == Some(false)));
+    if !who.is_empty() {
+        let who = who.join(" and ");
         return Some(format!("runAsNonRoot != true ({who} must not set securityContext.runAsNonRoot=false)"));
     }
     if whole == Some(true) {
@@ -304,9 +405,6 @@ fn run_as_user(pod: &Pod<'_>) -> Option<String> {
 }
 
 fn seccomp(pod: &Pod<'_>) -> Option<String> {
-    if pod.is_windows() {
-        return None;
-    }
     let of = |c: &Value| c.str_at("/securityContext/seccompProfile/type").map(str::to_owned);
     let ok = |t: &str| matches!(t, "RuntimeDefault" | "Localhost");
     let whole = of(pod.spec).is_some_and(|t| ok(&t));
@@ -332,7 +430,38 @@ mod tests {
     #[test_case(json!({"securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [{"name": "c", "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}}]}), Level::Restricted, 0; "hardened")]
     #[test_case(json!({"containers": [{"name": "c", "securityContext": {"capabilities": {"add": ["SYS_ADMIN", "CHOWN"]}}}]}), Level::Baseline, 1; "capability")]
+    #[test_case(json!({"securityContext": {"runAsNonRoot": false, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [{"name": "c", "securityContext": {"runAsNonRoot": true, "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}}]}), Level::Restricted, 1; "a pod that wants to be root")]
+    #[test_case(json!({"containers": [{"name": "c", "livenessProbe": {"httpGet": {"host": "10.0.0.1"}}}]}), Level::Baseline, 1; "a probe of somebody else")]
     fn levels(spec: Value, level: Level, want: usize) {
-        assert_eq!(violations(&Value::Null, &spec, level).len(), want, "{:?}", violations(&Value::Null, &spec, level));
+        let found = violations(&Value::Null, &spec, level, Version::LATEST);
+        assert_eq!(found.len(), want, "{found:?}");
+    }
+
+    #[test_case("v1.7", Level::Restricted, json!({"containers": [{"name": "c"}]}), 1; "escalation is not asked about yet")]
+    #[test_case("v1.24", Level::Restricted, json!({"os": {"name": "windows"}, "containers": [{"name": "c"}]}), 4; "Windows was asked for all of it")]
+    #[test_case("v1.25", Level::Restricted, json!({"os": {"name": "windows"}, "containers": [{"name": "c"}]}), 1; "and is not any more")]
+    #[test_case("v1.33", Level::Baseline, json!({"containers": [{"name": "c", "livenessProbe": {"tcpSocket": {"host": "h"}}}]}), 0; "hosts of probes came later")]
+    #[test_case("v1.26", Level::Baseline, json!({"securityContext": {"sysctls": [{"name": "net.ipv4.tcp_rmem"}]}}), 1; "a parameter before its time")]
+    #[test_case("v1.32", Level::Baseline, json!({"securityContext": {"sysctls": [{"name": "net.ipv4.tcp_rmem"}]}}), 0; "and at its time")]
+    #[test_case("v1.34", Level::Baseline, json!({"hostUsers": false, "containers": [{"name": "c", "securityContext": {"procMount": "Unmasked"}}]}), 1; "user namespaces do not count yet")]
+    #[test_case("v1.35", Level::Baseline, json!({"hostUsers": false, "containers": [{"name": "c", "securityContext": {"procMount": "Unmasked"}}]}), 0; "and do")]
+    #[test_case("v1.35", Level::Restricted, json!({"hostUsers": false, "containers": [{"name": "c", "securityContext": {"procMount": "Unmasked"}}]}), 4; "but for the masks of a restricted pod")]
+    #[test_case("v1.18", Level::Baseline, json!({"containers": [{"name": "c", "securityContext": {"seccompProfile": {"type": "Unconfined"}}}]}), 0; "no field for it then")]
+    #[test_case("v1.30", Level::Baseline, json!({"securityContext": {"seLinuxOptions": {"type": "container_engine_t"}}}), 1; "a type before its time")]
+    fn versions(version: &str, level: Level, spec: Value, want: usize) {
+        let found = violations(&Value::Null, &spec, level, Version::parse(version).unwrap());
+        assert_eq!(found.len(), want, "{found:?}");
+    }
+
+    #[test_case("latest", true)]
+    #[test_case("v1.0", true)]
+    #[test_case("v1.36", true)]
+    #[test_case("v1.036", false)]
+    #[test_case("v1.", false)]
+    #[test_case("1.30", false)]
+    #[test_case("v2.0", false)]
+    fn names_of_versions(text: &str, want: bool) {
+        assert_eq!(Version::parse(text).is_some(), want);
     }
 }

@@ -14,7 +14,6 @@ use crate::api::status::{ApiResult, Status};
 use crate::api::usage::{self, Amounts, amounts};
 use crate::api::user::UserInfo;
 use crate::api::value::ValueExt;
-use crate::registry::validate::resources::OF_PODS;
 use crate::registry::{Admission, Op, Registry, RequestCx, Target, View};
 
 use super::{is_resize, name_of, refuse};
@@ -120,21 +119,29 @@ fn charged(a: &Admission<'_>, new: &Value, quota: &Value, delta: &Amounts) -> Ap
 
 /// What an object counts as.
 fn usage_of(a: &Admission<'_>, object: &Value) -> Amounts {
-    quota::usage_of(&a.resource.info.gvk.group, &a.resource.info.plural, object)
+    quota::usage_of(&a.resource.info.gvk.group, &a.resource.info.plural, object, a.cx.now)
 }
 
 /// True when a quota counts the object.
 fn in_scope(a: &Admission<'_>, object: &Value, quota: &Value) -> bool {
-    quota::in_scope(a.is("", "pods"), object, quota)
+    quota::in_scope(&a.resource.info.gvk.group, &a.resource.info.plural, object, quota)
 }
+
+/// What every container must name where a quota limits it; of nothing else upstream asks that.
+const DEMANDED: [&str; 6] = ["cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
 
 /// Refuses a pod with a container that leaves out what the quota limits.
 fn demand(a: &Admission<'_>, pod: &Value, quota: &str, hard: &Amounts) -> ApiResult<()> {
-    if !a.is("", "pods") {
-        return Ok(());
+    match lacking(pod, hard).filter(|_| a.is("", "pods")) {
+        Some(what) => Err(refuse(a, name_of(pod), format!("failed quota: {quota}: must specify {what}"))),
+        None => Ok(()),
     }
+}
+
+/// What which containers of a pod leave out, of what a quota limits.
+fn lacking(pod: &Value, hard: &Amounts) -> Option<String> {
     let mut missing: Vec<(String, Vec<&str>)> = Vec::new();
-    for name in OF_PODS.iter().filter(|n| **n != "pods" && hard.contains_key(**n)) {
+    for name in DEMANDED.iter().filter(|n| hard.contains_key(**n)) {
         let (which, resource) = name.split_once('.').unwrap_or(("requests", name));
         let at_pod = pod["spec"]["resources"][which].get(resource).is_some();
         let lacks = |c: &&Value| c["resources"][which].get(resource).is_none();
@@ -144,10 +151,28 @@ fn demand(a: &Admission<'_>, pod: &Value, quota: &str, hard: &Amounts) -> ApiRes
             missing.push(((*name).to_owned(), lacking));
         }
     }
-    if missing.is_empty() {
-        return Ok(());
-    }
     missing.sort();
     let told: Vec<String> = missing.iter().map(|(name, of)| format!("{name} for: {}", of.join(","))).collect();
-    Err(refuse(a, name_of(pod), format!("failed quota: {quota}: must specify {}", told.join("; "))))
+    (!told.is_empty()).then(|| told.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use test_case::test_case;
+
+    #[test_case(json!({"limits.cpu": "1", "memory": "1"}), Some("limits.cpu for: b; memory for: a,b"); "processor and memory")]
+    #[test_case(json!({"requests.ephemeral-storage": "1Gi", "pods": "1"}), None; "nothing else is demanded")]
+    fn demands(hard: Value, want: Option<&str>) {
+        let pod =
+            json!({"spec": {"containers": [{"name": "a", "resources": {"limits": {"cpu": "1"}}}, {"name": "b"}]}});
+        assert_eq!(lacking(&pod, &amounts(&hard)).as_deref(), want);
+    }
+
+    #[test]
+    fn a_pod_may_ask_for_all_its_containers() {
+        let pod = json!({"spec": {"resources": {"limits": {"cpu": "1"}}, "containers": [{"name": "a"}]}});
+        assert_eq!(lacking(&pod, &amounts(&json!({"limits.cpu": "1"}))), None);
+    }
 }

@@ -8,6 +8,7 @@ use crate::api::status::{ApiResult, Status};
 use crate::api::value::ValueExt;
 use crate::registry::meta::generate_name;
 use crate::registry::{Admission, View};
+use crate::runtime::references::references;
 
 use super::{Plugin, is_new_pod, name_of, refuse};
 
@@ -17,6 +18,9 @@ const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const TOKEN_SECONDS: i64 = 3607;
 /// Marks pods that a kubelet made from files.
 const MIRROR: &str = "/metadata/annotations/kubernetes.io~1config.mirror";
+
+/// Marks accounts whose pods get no secrets but those that the account names.
+const ENFORCE: &str = "/metadata/annotations/kubernetes.io~1enforce-mountable-secrets";
 
 /// The plugin.
 pub struct ServiceAccount;
@@ -59,19 +63,20 @@ impl Plugin for ServiceAccount {
         Ok(())
     }
 
-    fn validate(
-        &self,
-        a: &Admission<'_>,
-        new: Option<&Value>,
-        _old: Option<&Value>,
-        _view: &dyn View,
-    ) -> ApiResult<()> {
-        let Some(new) = new.filter(|_| is_new_pod(a)) else { return Ok(()) };
-        if new.pointer(MIRROR).is_none() {
-            return Ok(());
+    fn validate(&self, a: &Admission<'_>, new: Option<&Value>, _old: Option<&Value>, view: &dyn View) -> ApiResult<()> {
+        let later = a.is("", "pods") && a.subresource == "ephemeralcontainers";
+        let Some(new) = new.filter(|_| is_new_pod(a) || later) else { return Ok(()) };
+        if later || new.pointer(MIRROR).is_none() {
+            let name = new.str_at("/spec/serviceAccountName").unwrap_or_default();
+            let account = view.get("", "serviceaccounts", &a.target.namespace, name);
+            let why = account.and_then(|account| kept_from(new, &account.value()));
+            return why.map_or(Ok(()), |why| Err(refuse(a, name_of(new), why)));
         }
         if new.str_at("/spec/serviceAccountName").is_some_and(|s| !s.is_empty()) {
             return Err(refuse(a, name_of(new), "a mirror pod may not reference service accounts"));
+        }
+        if references(new).iter().any(|r| r.plural == "secrets") {
+            return Err(refuse(a, name_of(new), "a mirror pod may not reference secrets"));
         }
         let token = |v: &Value| v.items_at("/projected/sources").iter().any(|s| s.get("serviceAccountToken").is_some());
         if new.items_at("/spec/volumes").iter().any(token) {
@@ -79,6 +84,29 @@ impl Plugin for ServiceAccount {
         }
         Ok(())
     }
+}
+
+/// Why a pod may not run as an account that lets its pods have only the secrets that it names.
+fn kept_from(pod: &Value, account: &Value) -> Option<String> {
+    if !account.pointer(ENFORCE).is_some_and(|v| matches!(v.as_str(), Some("true" | "True" | "TRUE" | "t" | "T" | "1")))
+    {
+        return None;
+    }
+    let name = account.str_at("/metadata/name").unwrap_or_default();
+    let names = |list: &str, secret: &str| account.items_at(list).iter().any(|s| s.str_at("/name") == Some(secret));
+    for (i, pull) in pod.items_at("/spec/imagePullSecrets").iter().enumerate() {
+        let secret = pull.str_at("/name").unwrap_or_default();
+        if !names("/imagePullSecrets", secret) {
+            return Some(format!(
+                "imagePullSecrets[{i}].name={secret:?} is not allowed because service account {name} does not reference that imagePullSecret"
+            ));
+        }
+    }
+    let mut without_pull = pod.clone();
+    without_pull.remove_at("/spec/imagePullSecrets");
+    let secrets = references(&without_pull).into_iter().filter(|r| r.plural == "secrets");
+    let missing = secrets.map(|r| r.name).find(|secret| !names("/secrets", secret))?;
+    Some(format!("secret {missing:?} is not allowed because service account {name} does not reference that secret"))
 }
 
 /// Mounts a projected token into every container that has nothing at its place.
@@ -121,6 +149,7 @@ fn mount_token(pod: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use test_case::test_case;
 
     #[test]
     fn a_token_is_mounted_once() {
@@ -132,5 +161,21 @@ mod tests {
         assert_eq!(pod.items_at("/spec/containers/1/volumeMounts")[0]["name"], "x");
         mount_token(&mut pod);
         assert_eq!(pod.items_at("/spec/volumes").len(), 1);
+    }
+
+    #[test_case(json!({"volumes": [{"name": "v", "secret": {"secretName": "mine"}}]}), None; "a secret of the account's")]
+    #[test_case(json!({"volumes": [{"name": "v", "secret": {"secretName": "other"}}]}), Some("\"other\""); "another in a volume")]
+    #[test_case(json!({"containers": [{"envFrom": [{"secretRef": {"name": "other"}}]}]}), Some("\"other\""); "another in variables")]
+    #[test_case(json!({"imagePullSecrets": [{"name": "pull"}]}), None; "for images")]
+    #[test_case(json!({"imagePullSecrets": [{"name": "mine"}]}), Some("imagePullSecrets[0]"); "not for images")]
+    fn secrets_of_the_account(spec: Value, want: Option<&str>) {
+        let mut account =
+            json!({"metadata": {"name": "a"}, "secrets": [{"name": "mine"}], "imagePullSecrets": [{"name": "pull"}]});
+        let pod = json!({ "spec": spec });
+        assert_eq!(kept_from(&pod, &account), None, "nobody asked for it");
+        account.set_at(ENFORCE, "true");
+        let why = kept_from(&pod, &account);
+        assert_eq!(why.is_some(), want.is_some(), "{why:?}");
+        assert!(why.unwrap_or_default().contains(want.unwrap_or_default()));
     }
 }

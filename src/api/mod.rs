@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** the truth is JSON; nothing here goes through a generated type and back.
 
+pub mod audit;
 pub mod cel;
 pub mod codec;
 pub mod cron;

@@ -2,6 +2,7 @@
 //!
 //! Rules: upstream `pkg/quota/v1/evaluator/core`.
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::meta::quantity::Quantity;
@@ -10,9 +11,11 @@ use super::value::ValueExt;
 
 /// Resources of pods that a quota may name without a prefix, meaning requests.
 const PLAIN: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
+/// Devices that a claim for all of a class may get. Upstream: `AllocationResultsMaxSize`.
+const ALL_DEVICES: i64 = 32;
 
-/// What an object counts as.
-pub fn usage_of(group: &str, plural: &str, object: &Value) -> Amounts {
+/// What an object counts as at a time.
+pub fn usage_of(group: &str, plural: &str, object: &Value, now: Timestamp) -> Amounts {
     let one = Quantity::units(1);
     let mut out = Amounts::new();
     let count = match group {
@@ -21,7 +24,8 @@ pub fn usage_of(group: &str, plural: &str, object: &Value) -> Amounts {
     };
     out.insert(count, one);
     match (group, plural) {
-        ("", "pods") => pod_usage(object, &mut out),
+        ("", "pods") => pod_usage(object, now, &mut out),
+        ("resource.k8s.io", "resourceclaims") => device_usage(object, &mut out),
         ("", "services") => service_usage(object, &mut out),
         ("", "persistentvolumeclaims") => claim_usage(object, &mut out),
         ("", plural @ ("configmaps" | "secrets" | "replicationcontrollers" | "resourcequotas")) => {
@@ -32,8 +36,8 @@ pub fn usage_of(group: &str, plural: &str, object: &Value) -> Amounts {
     out
 }
 
-fn pod_usage(pod: &Value, out: &mut Amounts) {
-    if matches!(pod.str_at("/status/phase"), Some("Succeeded" | "Failed")) {
+fn pod_usage(pod: &Value, now: Timestamp, out: &mut Amounts) {
+    if matches!(pod.str_at("/status/phase"), Some("Succeeded" | "Failed")) || is_overdue(pod, now) {
         return;
     }
     out.insert("pods".into(), Quantity::units(1));
@@ -47,6 +51,33 @@ fn pod_usage(pod: &Value, out: &mut Amounts) {
         if PLAIN.contains(&name.as_str()) {
             out.insert(format!("limits.{name}"), amount);
         }
+    }
+}
+
+/// True for a pod that should have been gone for as long as it was given: on a lost node, say. Others may take its place.
+fn is_overdue(pod: &Value, now: Timestamp) -> bool {
+    let at = pod.str_at("/metadata/deletionTimestamp").and_then(|t| t.parse::<Timestamp>().ok());
+    let grace = pod.int_at("/metadata/deletionGracePeriodSeconds").map(SignedDuration::from_secs);
+    let (Some(at), Some(grace)) = (at, grace) else { return false };
+    at.checked_add(grace).is_ok_and(|until| now > until)
+}
+
+/// Devices of each class that a claim may get: of the alternatives of a request the most.
+fn device_usage(claim: &Value, out: &mut Amounts) {
+    let count = |request: &Value| match request.str_at("/allocationMode") {
+        Some("All") => ALL_DEVICES,
+        _ => request.int_at("/count").unwrap_or(1),
+    };
+    for request in claim.items_at("/spec/devices/requests") {
+        let mut most = Amounts::new();
+        let alternatives = request.items_at("/firstAvailable").iter();
+        for one in request.get("exactly").into_iter().chain(alternatives) {
+            let class = one.str_at("/deviceClassName").unwrap_or_default();
+            let devices = Quantity::units(count(one));
+            let entry = most.entry(format!("{class}.deviceclass.resource.k8s.io/devices")).or_insert(devices);
+            *entry = (*entry).max(devices);
+        }
+        usage::add(out, &most);
     }
 }
 
@@ -79,14 +110,35 @@ fn claim_usage(claim: &Value, out: &mut Amounts) {
     }
 }
 
-/// True when a quota counts the object, which is one of the `pods` or not.
-pub fn in_scope(pods: bool, object: &Value, quota: &Value) -> bool {
+/// True when a quota counts the object of a resource.
+pub fn in_scope(group: &str, plural: &str, object: &Value, quota: &Value) -> bool {
     let plain = quota.items_at("/spec/scopes").iter().filter_map(Value::as_str).map(|s| (s, "Exists", &[] as &[Value]));
     let selected = quota.items_at("/spec/scopeSelector/matchExpressions").iter().map(|e| {
         let text = |p| e.str_at(p).unwrap_or_default();
         (text("/scopeName"), text("/operator"), e.items_at("/values"))
     });
-    plain.chain(selected).all(|(scope, operator, values)| pods && matches_scope(object, scope, operator, values))
+    plain.chain(selected).all(|(scope, operator, values)| match (group, plural) {
+        ("", "pods") => matches_scope(object, scope, operator, values),
+        ("", "persistentvolumeclaims") => scope == "VolumeAttributesClass" && has_class(object, operator, values),
+        _ => false,
+    })
+}
+
+/// By the classes that a claim has, wants or is about to get.
+fn has_class(claim: &Value, operator: &str, values: &[Value]) -> bool {
+    const AT: [&str; 3] = [
+        "/spec/volumeAttributesClassName",
+        "/status/currentVolumeAttributesClassName",
+        "/status/modifyVolumeStatus/targetVolumeAttributesClassName",
+    ];
+    let named: Vec<&str> = AT.iter().filter_map(|at| claim.str_at(at)).filter(|name| !name.is_empty()).collect();
+    let any = || values.iter().filter_map(Value::as_str).any(|v| named.contains(&v));
+    match operator {
+        "In" => any(),
+        "NotIn" => !any(),
+        "DoesNotExist" => named.is_empty(),
+        _ => !named.is_empty(),
+    }
 }
 
 fn matches_scope(pod: &Value, scope: &str, operator: &str, values: &[Value]) -> bool {
@@ -119,11 +171,22 @@ fn matches_scope(pod: &Value, scope: &str, operator: &str, values: &[Value]) -> 
     }
 }
 
+/// By the class that the pod has, or will have: of what it asks for, processor and memory count.
 fn is_best_effort(pod: &Value) -> bool {
+    if let Some(class) = pod.str_at("/status/qosClass").filter(|c| !c.is_empty()) {
+        return class == "BestEffort";
+    }
     let asks = |c: &Value| {
-        let some = |which: &str| c["resources"][which].as_object().is_some_and(|m| !m.is_empty());
+        let some = |which: &str| {
+            let amounts = amounts(&c["resources"][which]);
+            ["cpu", "memory"].iter().any(|name| amounts.get(*name).is_some_and(|a| a.nanos() > 0))
+        };
         some("requests") || some("limits")
     };
+    let whole = &pod["spec"];
+    if whole["resources"].is_object() {
+        return !asks(whole);
+    }
     !["/spec/containers", "/spec/initContainers"].iter().flat_map(|p| pod.items_at(p)).any(asks)
 }
 
@@ -142,6 +205,47 @@ mod tests {
     #[test_case("VolumeAttributesClass", json!({}), false)]
     fn scopes(scope: &str, spec: Value, want: bool) {
         assert_eq!(matches_scope(&json!({"spec": spec}), scope, "Exists", &[]), want);
+    }
+
+    #[test_case(json!({"resources": {"requests": {"cpu": "1"}}, "containers": [{}]}), false; "asked for at the pod")]
+    #[test_case(json!({"containers": [{"resources": {"requests": {"ephemeral-storage": "1Gi"}}}]}), true; "what does not count")]
+    #[test_case(json!({"containers": [{"resources": {"limits": {"cpu": "0"}}}]}), true; "nothing")]
+    #[test_case(json!({"initContainers": [{"resources": {"limits": {"memory": "1Mi"}}}]}), false; "before the rest")]
+    fn best_effort(spec: Value, want: bool) {
+        assert_eq!(is_best_effort(&json!({"spec": spec})), want);
+    }
+
+    #[test_case("In", true)]
+    #[test_case("NotIn", false)]
+    #[test_case("Exists", true)]
+    #[test_case("DoesNotExist", false)]
+    fn claims_by_class(operator: &str, want: bool) {
+        let quota = json!({"spec": {"scopeSelector": {"matchExpressions": [
+            {"scopeName": "VolumeAttributesClass", "operator": operator, "values": ["gold"]}]}}});
+        let claim = json!({"status": {"currentVolumeAttributesClassName": "gold"}});
+        assert_eq!(in_scope("", "persistentvolumeclaims", &claim, &quota), want);
+        assert!(!in_scope("", "services", &claim, &quota));
+    }
+
+    #[test]
+    fn overdue_pods_are_not_counted() {
+        let pod = |at: &str| json!({"metadata": {"deletionTimestamp": at, "deletionGracePeriodSeconds": 30}});
+        let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
+        assert!(usage_of("", "pods", &pod("2026-01-01T00:00:45Z"), now).contains_key("pods"));
+        let late = usage_of("", "pods", &pod("2026-01-01T00:00:15Z"), now);
+        assert!(!late.contains_key("pods") && late.contains_key("count/pods"));
+    }
+
+    #[test]
+    fn claims_count_the_devices_that_they_may_get() {
+        let claim = json!({"spec": {"devices": {"requests": [
+            {"name": "a", "exactly": {"deviceClassName": "gpu", "allocationMode": "ExactCount", "count": 2}},
+            {"name": "b", "firstAvailable": [{"deviceClassName": "gpu", "count": 1},
+                {"deviceClassName": "gpu", "count": 4}, {"deviceClassName": "nic", "allocationMode": "All"}]}]}}});
+        let used = usage_of("resource.k8s.io", "resourceclaims", &claim, Timestamp::UNIX_EPOCH);
+        assert_eq!(used["gpu.deviceclass.resource.k8s.io/devices"].value(), 6);
+        assert_eq!(used["nic.deviceclass.resource.k8s.io/devices"].value(), ALL_DEVICES);
+        assert_eq!(used["count/resourceclaims.resource.k8s.io"].value(), 1);
     }
 
     #[test]

@@ -238,7 +238,12 @@ impl Selectable {
 
     /// A static one with a value for its absence.
     pub const fn or(field: &'static str, pointer: &'static str, absent: &'static str) -> Self {
-        Self { field: Cow::Borrowed(field), pointer: Cow::Borrowed(pointer), absent: Cow::Borrowed(absent), instead: None }
+        Self {
+            field: Cow::Borrowed(field),
+            pointer: Cow::Borrowed(pointer),
+            absent: Cow::Borrowed(absent),
+            instead: None,
+        }
     }
 }
 

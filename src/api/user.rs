@@ -61,8 +61,11 @@ pub struct Attributes {
     pub name: String,
     /// The URL path.
     pub path: String,
-    /// The raw field selector of a list, watch or deletecollection, or empty. Only the Node authorizer looks at it.
+    /// The raw field selector of a list, watch or deletecollection, or empty. Only the Node authorizer and webhooks look at
+    /// it.
     pub field_selector: String,
+    /// The raw label selector of these, or empty. Only webhooks look at it.
+    pub label_selector: String,
 }
 
 impl Attributes {

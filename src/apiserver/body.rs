@@ -152,7 +152,7 @@ pub fn json_patch_raw(bytes: &[u8]) -> Result<Raw, String> {
 }
 
 /// Protobuf: the envelope says what it is; the caller checks that against what it should be.
-fn proto_value(bytes: &[u8], gvk: &Gvk) -> Result<Value, String> {
+pub fn proto_value(bytes: &[u8], gvk: &Gvk) -> Result<Value, String> {
     let envelope = codec::proto::open(bytes).map_err(|e| e.to_string())?;
     let (group, version) = crate::api::meta::gvk::split(envelope.api_version);
     let table = schema::table();
@@ -208,7 +208,9 @@ fn fields(value: &Value) -> Vec<String> {
                 out.push(path.clone());
                 walk(below, &path, out);
             }),
-            Value::Array(items) => items.iter().enumerate().for_each(|(i, below)| walk(below, &format!("{at}[{i}]"), out)),
+            Value::Array(items) => {
+                items.iter().enumerate().for_each(|(i, below)| walk(below, &format!("{at}[{i}]"), out))
+            }
             _ => {}
         }
     }
@@ -252,7 +254,8 @@ pub fn canonical_apply(
     }
     let refused = match strictness {
         FieldValidation::Strict if !found.is_empty() => {
-            let why = format!("error strict decoding YAML: error converting YAML to JSON: {}", unmarshal_errors(&found));
+            let why =
+                format!("error strict decoding YAML: error converting YAML to JSON: {}", unmarshal_errors(&found));
             Some(Status::bad_request(why))
         }
         FieldValidation::Warn => {
@@ -366,7 +369,10 @@ mod tests {
     #[test]
     fn yaml_and_json_patches_have_duplicates_too() {
         let raw = yaml_raw(b"metadata: {name: c}\ndata: {a: x}\ndata: {a: z}\n").unwrap();
-        assert_eq!((&raw.value["data"]["a"], raw.found), (&json!("z"), vec!["line 3: key \"data\" already set in map".into()]));
+        assert_eq!(
+            (&raw.value["data"]["a"], raw.found),
+            (&json!("z"), vec!["line 3: key \"data\" already set in map".into()])
+        );
         let raw = json_patch_raw(br#"[{"op":"add","op":"test","path":"/a","oops":1}]"#).unwrap();
         assert_eq!(raw.found, ["json patch duplicate field \"[0].op\"", "json patch unknown field \"[0].oops\""]);
     }

@@ -36,6 +36,11 @@ const GROUP_ORDER: &[&str] = &[
     "resource.k8s.io",
 ];
 
+/// True for a group of the server's own.
+pub fn is_builtin(group: &str) -> bool {
+    GROUP_ORDER.contains(&group)
+}
+
 /// A group and its versions, the preferred one first.
 pub struct Group {
     /// Name, empty for core.

@@ -1,10 +1,8 @@
-//! What requests from outside may take of the server: how many at once, how many bytes of bodies, how long.
-//!
-//! A request over a bound waits for its turn, and is refused when its time is over. Those of the same process need no
-//! place, and long-running ones (watches, logs, streams) hold none.
+//! What requests from outside may take of the server: how many bytes of bodies, how long. How many at once, and whose, is
+//! said by `flow`.
 //!
 //! **Invariant:** bodies in memory never exceed [`BODY_BYTES`] and [`SMALL_BYTES`] for each of [`REQUESTS`], whatever
-//! clients send. Only large bodies wait for room, so that clients which send those slowly stop nobody else.
+//! clients send; those of whom nothing is kept waiting (`system:masters`) are as many as their connections. Only large bodies wait for room, so that clients which send those slowly stop nobody else.
 
 use std::future::Future;
 use std::time::Duration;
@@ -14,7 +12,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::body::MAX_BODY_BYTES;
 use crate::api::status::{ApiResult, Reason, Status};
 
-/// Requests at once. Upstream: 400 that read and 200 that write.
+/// Seats of requests at once. Upstream: 400 that read and 200 that write.
 pub const REQUESTS: usize = 600;
 /// Bytes of large bodies that are being read or worked on, all together.
 pub const BODY_BYTES: usize = 96 << 20;
@@ -28,29 +26,24 @@ const UNIT: usize = 1 << 10;
 
 /// The places.
 pub struct Limits {
-    requests: Semaphore,
     bodies: Semaphore,
     time: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self::new(REQUESTS, BODY_BYTES, REQUEST_TIME)
+        Self::new(BODY_BYTES, REQUEST_TIME)
     }
 }
 
 impl Limits {
-    fn new(requests: usize, bodies: usize, time: Duration) -> Self {
-        Self { requests: Semaphore::new(requests), bodies: Semaphore::new(bodies / UNIT), time }
+    fn new(bodies: usize, time: Duration) -> Self {
+        Self { bodies: Semaphore::new(bodies / UNIT), time }
     }
 
-    /// Does a short request when there is a place for it, and within its time; 504 otherwise.
+    /// Does a short request within its time; 504 otherwise.
     pub async fn within<T>(&self, work: impl Future<Output = ApiResult<T>>) -> ApiResult<T> {
-        let placed = async {
-            let _place = self.requests.acquire().await;
-            work.await
-        };
-        match tokio::time::timeout(self.time, placed).await {
+        match tokio::time::timeout(self.time, work).await {
             Ok(done) => done,
             Err(_) => {
                 Err(Status::new(Reason::Timeout, "Timeout: request did not complete within the allotted timeout")
@@ -75,20 +68,16 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_takes_too_long_is_refused_and_leaves_its_place() {
-        let limits = Limits::new(1, BODY_BYTES, Duration::from_millis(5));
+    async fn what_takes_too_long_is_refused() {
+        let limits = Limits::new(BODY_BYTES, Duration::from_millis(5));
         let slow = limits.within(std::future::pending::<ApiResult<()>>()).await.unwrap_err();
         assert_eq!((slow.code, slow.reason), (504, Reason::Timeout));
         assert!(limits.within(async { Ok(()) }).await.is_ok());
-        // One place is taken: the next waits for it, and gives up in time.
-        let (first, second) =
-            tokio::join!(limits.within(std::future::pending::<ApiResult<()>>()), limits.within(async { Ok(()) }));
-        assert!(first.is_err() && second.is_err());
     }
 
     #[tokio::test]
     async fn large_bodies_share_what_there_is() {
-        let limits = Limits::new(1, MAX_BODY_BYTES + UNIT, REQUEST_TIME);
+        let limits = Limits::new(MAX_BODY_BYTES + UNIT, REQUEST_TIME);
         let large = Some(SMALL_BYTES as u64 + 1);
         let unknown = limits.body(None).await.expect("room");
         assert!(limits.body(Some(7)).await.is_none(), "a small one needs none");

@@ -6,7 +6,9 @@
 //! [`Identity`], never a way around.
 //! **Invariant:** every error leaves as a `Status`, made in one place.
 
-mod access;
+pub mod access;
+pub mod aggregation;
+pub mod audit;
 pub mod auth;
 mod body;
 mod connect;
@@ -15,17 +17,20 @@ pub mod crd;
 mod deletion;
 pub mod discovery;
 mod encryption;
+mod flow;
 pub mod health;
 pub mod limits;
 mod metrics;
 pub mod negotiate;
 mod nodes;
 mod openapi;
+mod policies;
 mod proxy;
 mod public;
 mod read;
 pub mod request;
 pub mod respond;
+mod roads;
 mod selection;
 pub mod serve;
 mod subresources;
@@ -55,11 +60,13 @@ use crate::util::clock::SharedClock;
 use crate::util::tasks::Shutdown;
 
 pub use access::Access;
+use audit::{Audit, Trail};
 use health::Health;
 use limits::Limits;
 use metrics::{Metrics, Source};
 use request::RequestInfo;
 use respond::Answer;
+pub use roads::Roads;
 
 /// The user of a request that comes from the same process; an extension of the request.
 #[derive(Debug, Clone)]
@@ -91,22 +98,47 @@ pub struct Api {
     metrics: Metrics,
     /// How the nodes are reached for logs and streams.
     nodes: Arc<nodes::Nodes>,
+    roads: Roads,
+    /// What others serve.
+    extensions: Arc<aggregation::Extensions>,
+    /// Whose requests are worked on when there are too many.
+    flow: Arc<flow::Flow>,
     /// What seals the store, for its administrators.
     encryption: OnceLock<Arc<Encryption>>,
+    /// What is kept of requests; none when nothing is.
+    audit: OnceLock<Arc<Audit>>,
 }
 
 impl Api {
-    /// Over a registry. Watches end with `shutdown`.
+    /// Over a registry; nodes and Services are reached by `roads`. Watches end with `shutdown`.
     pub fn new(
         registry: Arc<Registry>,
         access: Arc<Access>,
         clock: SharedClock,
         shutdown: Shutdown,
         health: Health,
+        roads: &Roads,
     ) -> Arc<Self> {
-        let (limits, metrics, nodes) = (Limits::default(), Metrics::default(), Arc::default());
-        let encryption = OnceLock::new();
-        Arc::new(Self { registry, access, clock, shutdown, health, limits, metrics, nodes, encryption })
+        let (limits, metrics, nodes) = (Limits::default(), Metrics::default(), roads.nodes.clone());
+        let (roads, extensions, flow) = (roads.clone(), Arc::default(), Arc::<flow::Flow>::default());
+        let figures = flow.clone();
+        metrics.publish(Box::new(move || figures.render()));
+        let (encryption, audit) = (OnceLock::new(), OnceLock::new());
+        Arc::new(Self {
+            registry,
+            access,
+            clock,
+            shutdown,
+            health,
+            limits,
+            metrics,
+            nodes,
+            roads,
+            extensions,
+            flow,
+            encryption,
+            audit,
+        })
     }
 
     /// Adds to what `/metrics` shows.
@@ -119,9 +151,25 @@ impl Api {
         crd::Definitions::new(self.registry.clone(), self.clock.clone())
     }
 
+    /// What judges the expressions of policies, to be run beside the API.
+    pub fn policies(&self) -> policies::Policies {
+        policies::Policies::new(self.registry.clone(), self.clock.clone())
+    }
+
+    /// What follows the priority levels, to be run beside the API.
+    pub fn fairness(&self) -> flow::Follower {
+        flow::Follower::new(self.flow.clone(), self.registry.clone(), self.clock.clone())
+    }
+
     /// Says how a node is reached.
     pub fn attach_node(&self, name: &str, node: Arc<dyn NodeApi>) {
         self.nodes.attach(name, node);
+    }
+
+    /// Keeps what a policy says of the requests from now on; once.
+    pub fn attach_audit(&self, audit: Arc<Audit>) {
+        // There is one policy.
+        let _ = self.audit.set(audit);
     }
 
     /// The way to a node; an error while there is none.
@@ -135,23 +183,36 @@ impl Api {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<tower::BoxError>,
     {
+        match self.audit.get() {
+            None => self.answer(request).await,
+            Some(audit) => audit.follow(request, |request| self.answer(request)).await,
+        }
+    }
+
+    async fn answer<B>(&self, request: Request<B>) -> Answer
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<tower::BoxError>,
+    {
         let encoding = verbs::error_encoding(request.headers());
         let for_people = respond::is_for_people(request.uri().query().unwrap_or_default(), request.headers());
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let answer = match AssertUnwindSafe(self.try_handle(request)).catch_unwind().await {
+        let answer = match AssertUnwindSafe(self.try_handle(request, encoding)).catch_unwind().await {
             Ok(Ok(answer)) => answer,
             Ok(Err(status)) => respond::error(&status, encoding),
             Err(_) => {
                 tracing::error!(%method, path, "a request panicked; this is a bug in orch");
                 let why = "This request caused apiserver to panic. Look in the logs for details.";
-                respond::error(&Status::new(Reason::InternalError, why), encoding)
+                let mut answer = respond::error(&Status::new(Reason::InternalError, why), encoding);
+                answer.extensions_mut().insert(respond::Panicked);
+                answer
             }
         };
         self.metrics.answered(answer.status());
         if for_people { respond::laid_out(answer).await } else { answer }
     }
 
-    async fn try_handle<B>(&self, request: Request<B>) -> ApiResult<Answer>
+    async fn try_handle<B>(&self, request: Request<B>, encoding: negotiate::Encoding) -> ApiResult<Answer>
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<tower::BoxError>,
@@ -159,37 +220,89 @@ impl Api {
         let (mut parts, body) = request.into_parts();
         let info = RequestInfo::parse(&parts.method, parts.uri.path(), parts.uri.query().unwrap_or_default());
         if let Some(Identity(user)) = parts.extensions.remove() {
+            let user = self.identify(user, &info, &parts).await?;
             return self.handle_for(user, info, parts, body).await;
         }
         let long = info.is_long_running();
         let work = async {
-            let user = self.access.authenticate(&parts).await?;
-            self.handle_for(user, info, parts, body).await
+            let user = match self.access.authenticate(&parts).await {
+                Ok(user) => user,
+                Err(status) => {
+                    if let Some(trail) = parts.extensions.get::<Arc<Trail>>() {
+                        trail.unknown(&info.attributes);
+                    }
+                    return Err(status);
+                }
+            };
+            let user = self.identify(user, &info, &parts).await?;
+            let fair = !long || info.attributes.verb == "watch";
+            let seats = if info.attributes.verb == "list" { self.seats_of_list(&info) } else { 1 };
+            let admitted = match fair {
+                true => match self.flow.admit(&user, &info.attributes, seats).await {
+                    Ok(admitted) => admitted,
+                    Err(refused) => return Ok(refused),
+                },
+                false => None,
+            };
+            let done = self.handle_for(user, info, parts, body).await;
+            let Some(admitted) = admitted else { return done };
+            let mut answer = done.unwrap_or_else(|status| respond::error(&status, encoding));
+            admitted.mark(&mut answer);
+            Ok(answer)
         };
         if long { work.await } else { self.limits.within(work).await }
     }
 
+    /// Who the request wants to be, which is told to its trail.
+    async fn identify(&self, user: UserInfo, info: &RequestInfo, parts: &Parts) -> ApiResult<UserInfo> {
+        let trail = parts.extensions.get::<Arc<Trail>>();
+        if let Some(trail) = trail {
+            trail.identified(&user, &info.attributes, info.is_long_running()).await;
+        }
+        Ok(match self.access.impersonate(&user, &parts.headers).await? {
+            None => user,
+            Some(target) => {
+                trail.iter().for_each(|t| t.impersonated(&target));
+                target
+            }
+        })
+    }
+
+    fn seats_of_list(&self, info: &RequestInfo) -> usize {
+        let a = &info.attributes;
+        let Some(res) = self.registry.resources().get(&a.group, &a.version, &a.resource) else { return 1 };
+        let limit = info.query.text("limit").and_then(|l| l.parse().ok()).filter(|l| *l > 0).unwrap_or(usize::MAX);
+        flow::seats_of_list(self.registry.cache().resource(&res.info.stored).count().min(limit))
+    }
+
+    /// For a user, who is who the request wants to be.
     async fn handle_for<B>(&self, user: UserInfo, info: RequestInfo, mut parts: Parts, body: B) -> ApiResult<Answer>
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<tower::BoxError>,
     {
-        let user = self.access.impersonate(user, &parts.headers)?;
-        self.access.allow(&user, &info.attributes)?;
+        let trail = parts.extensions.remove::<Arc<Trail>>();
+        self.access.allow(&user, &info.attributes).await?;
         let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
         let authority = parts.uri.authority().cloned();
         let upgrading = parts.headers.contains_key(header::UPGRADE);
         let (mut room, mut bytes, mut passed) = (None, Bytes::new(), None);
-        if info.attributes.is_resource() && info.attributes.subresource == "proxy" {
+        let extension = self.extensions.of_path(&info.attributes.path);
+        if extension.is_some() || info.attributes.is_resource() && info.attributes.subresource == "proxy" {
             passed = Some(proxy::Passed::of(&mut parts, body, upgrading));
         } else if parts.method != Method::GET && !upgrading {
             room = self.limits.body(body.size_hint().exact()).await;
             bytes = body::read(body).await?;
+            trail.iter().for_each(|t| t.body(&info.attributes, &parts.headers, &bytes));
         }
         let call =
             Call { user, info, method: parts.method, headers: parts.headers, authority, body: bytes, passed, upgrade };
-        let answer =
-            if call.info.attributes.is_resource() { self.resource(call).await } else { self.public(call).await };
+        // On the heap: together they are more than a thread's stack, and an idle connection needs none of them.
+        let answer = match extension {
+            Some(extension) => Box::pin(self.pass_on(&extension, call)).await,
+            None if call.info.attributes.is_resource() => Box::pin(self.resource(call)).await,
+            None => Box::pin(self.public(call)).await,
+        };
         drop(room);
         answer
     }

@@ -103,7 +103,14 @@ impl Api {
                 paths.insert(path, json!({"serverRelativeURL": url}));
             }
         }
-        respond::json(200, &json!({"paths": paths}))
+        for e in self.extensions.all().iter() {
+            if let Some(url) = &e.learned.load().openapi {
+                let path = path_of(&e.remote.group, &e.remote.version);
+                paths.insert(path, json!({"serverRelativeURL": url}));
+            }
+        }
+        // Upstream serves the index as a file, whose type it guesses.
+        respond::text(200, json!({"paths": paths}).to_string())
     }
 
     /// `/openapi/v3/<group version>`.

@@ -7,7 +7,7 @@ use crate::api::status::ApiResult;
 
 use super::respond::{self, Answer};
 use super::verbs::method_not_allowed;
-use super::{Api, Call, discovery, encryption, negotiate, verbs};
+use super::{Api, Call, aggregation, discovery, encryption, negotiate, verbs};
 
 /// The Kubernetes version that is served.
 pub const KUBERNETES: (&str, &str, &str) = ("1", "36", "v1.36.0");
@@ -51,7 +51,10 @@ impl Api {
             }
             ["api"] | ["apis"] => return self.discovery(&call, parts[0] == "api"),
             ["api", "v1"] => self.found(&call, discovery::resource_list(self.registry.resources(), "", "v1")),
-            ["apis", group] => self.found(&call, discovery::group(self.registry.resources(), group)),
+            ["apis", group] => {
+                let own = discovery::group(self.registry.resources(), group);
+                self.found(&call, aggregation::into_group(own, group, &self.extensions.all()))
+            }
             ["api", ..] => return self.unknown_path(""),
             ["apis", group, version] => match discovery::resource_list(self.registry.resources(), group, version) {
                 Some(list) => respond::encoded(200, &list, super::verbs::error_encoding(&call.headers)),
@@ -87,10 +90,14 @@ impl Api {
             paths.push(format!("/apis/{}", g.name));
             paths.extend(g.versions.iter().map(|(v, _)| format!("/apis/{}/{v}", g.name)));
         }
+        for e in self.extensions.all().iter() {
+            paths.extend([format!("/apis/{}", e.remote.group), e.remote.path()]);
+        }
         for endpoint in ["healthz", "livez", "readyz"] {
             paths.extend(self.health.paths(endpoint));
         }
         paths.sort();
+        paths.dedup();
         paths
     }
 
@@ -104,7 +111,10 @@ impl Api {
                     "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
                     _ => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
                 };
-                let list = discovery::aggregated(resources, core, &format!("apidiscovery.k8s.io/{version}"));
+                let mut list = discovery::aggregated(resources, core, &format!("apidiscovery.k8s.io/{version}"));
+                if !core {
+                    aggregation::into_aggregated(&mut list, &self.extensions.all());
+                }
                 let body = serde_json::to_vec(&list).expect("a JSON value serializes");
                 return Ok(respond::answer(200, content_type, respond::full(body)));
             }
@@ -113,7 +123,9 @@ impl Api {
         let value = if core {
             discovery::api_versions(call.host())
         } else {
-            discovery::group_list(resources)
+            let mut list = discovery::group_list(resources);
+            aggregation::into_group_list(&mut list, &self.extensions.all());
+            list
         };
         Ok(respond::encoded(200, &value, encoding))
     }

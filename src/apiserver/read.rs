@@ -19,8 +19,9 @@ use crate::api::object::Object;
 use crate::api::schema;
 use crate::api::status::{ApiResult, Status};
 use crate::api::table::{self, Include};
-use crate::registry::Resource;
+use crate::api::value::ValueExt;
 use crate::registry::write::Stored;
+use crate::registry::{Registry, Resource};
 use crate::store::cache::{Cache, Cursor, Event, EventKind, FORM_FREE, Since};
 use crate::util::tasks::Shutdown;
 
@@ -43,6 +44,8 @@ const WATCH_PART_BYTES: usize = 256 << 10;
 
 /// What a read needs to know beside its options.
 pub struct ReadCx<'a> {
+    /// Converts where a webhook does.
+    pub registry: &'a Arc<Registry>,
     /// The current state.
     pub cache: &'a Arc<Cache>,
     /// The kind.
@@ -57,13 +60,14 @@ pub struct ReadCx<'a> {
 
 impl ReadCx<'_> {
     /// One object.
-    pub fn get(&self, namespace: &str, name: &str) -> ApiResult<Answer> {
+    pub async fn get(&self, namespace: &str, name: &str) -> ApiResult<Answer> {
         let info = &self.resource.info;
         let object = self
             .cache
             .resource(&info.stored)
             .get(namespace, name)
             .ok_or_else(|| Status::not_found(&info.gvk.group, &info.plural, name))?;
+        let object = self.registry.one_in_version(self.resource, object).await?;
         if self.form == Form::JSON && !self.resource.converts() {
             return Ok(respond::json_bytes(200, object.json.clone()));
         }
@@ -134,6 +138,8 @@ impl ReadCx<'_> {
             objects.drain(..begin);
         }
         if !selection.is_everything() {
+            // Labels and fields are those of the version that is asked for.
+            objects = self.registry.in_version(self.resource, objects).await?;
             objects.retain(|o| selection.matches(o));
         }
         let (mut next, mut remaining) = (None, None);
@@ -152,6 +158,7 @@ impl ReadCx<'_> {
                 metadata.insert("remainingItemCount".into(), n.into());
             }
         }
+        let objects = self.registry.in_version(self.resource, objects).await?;
         Ok((objects, Value::Object(metadata)))
     }
 
@@ -202,8 +209,12 @@ impl ReadCx<'_> {
     }
 
     /// A list of these objects.
-    pub fn list_answer(&self, objects: Vec<Arc<Object>>, metadata: Value) -> Answer {
+    pub fn list_answer(&self, objects: Vec<Arc<Object>>, mut metadata: Value) -> Answer {
         let info = &self.resource.info;
+        if matches!(self.form.shape, Shape::Full) && self.resource.custom.is_some() {
+            // A list without a type says so, too, when there is no more.
+            metadata.set_if_absent("/continue", "");
+        }
         match self.form.shape {
             Shape::Full if self.form.encoding == Encoding::Json && !self.resource.converts() => {
                 let head = format!(
@@ -285,7 +296,8 @@ impl ReadCx<'_> {
                         None => shutdown.wait().await,
                     }
                 };
-                respond::stream(watch_parts(teller, cursor, deadline, Box::pin(stop)))
+                let converting = self.resource.by_webhook().map(|_| self.registry.clone());
+                respond::stream(watch_parts(teller, cursor, converting, deadline, Box::pin(stop)))
             }
             Err(gone) => {
                 let status = Status::expired(format!("too old resource version: {} ({})", gone.since, gone.oldest));
@@ -475,6 +487,7 @@ impl Teller {
 fn watch_parts(
     teller: Teller,
     cursor: Cursor,
+    converting: Option<Arc<Registry>>,
     deadline: tokio::time::Instant,
     stop: Pin<Box<dyn Future<Output = ()> + Send>>,
 ) -> impl Stream<Item = Bytes> + Send {
@@ -482,6 +495,8 @@ fn watch_parts(
     struct State {
         teller: Teller,
         cursor: Cursor,
+        /// For kinds whose versions a webhook converts.
+        converting: Option<Arc<Registry>>,
         /// Read from the cursor, not yet told.
         events: std::vec::IntoIter<Arc<Event>>,
         deadline: tokio::time::Instant,
@@ -501,6 +516,7 @@ fn watch_parts(
         stop,
         teller,
         cursor,
+        converting,
         events: Vec::new().into_iter(),
         deadline,
         ended: false,
@@ -530,7 +546,13 @@ fn watch_parts(
                     }
                 }
                 batch = s.cursor.next_batch() => match batch {
-                    Ok(events) => s.events = events.into_iter(),
+                    Ok(events) => match in_version(s.converting.as_deref(), &s.teller.resource, events).await {
+                        Ok(events) => s.events = events.into_iter(),
+                        Err(status) => {
+                            s.ended = true;
+                            return Some((s.teller.frame("ERROR", &status.to_value()), s));
+                        }
+                    },
                     Err(gone) => {
                         s.ended = true;
                         let status = Status::expired(format!("too old resource version: {} ({})", gone.since, gone.oldest));
@@ -540,6 +562,17 @@ fn watch_parts(
             }
         }
     })
+}
+
+async fn in_version(
+    converting: Option<&Registry>,
+    resource: &Resource,
+    events: Vec<Arc<Event>>,
+) -> ApiResult<Vec<Arc<Event>>> {
+    match converting {
+        Some(registry) => registry.events_in_version(resource, events).await,
+        None => Ok(events),
+    }
 }
 
 /// Kinds of events, for forms.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use http::Method;
 
 use crate::api::meta::fields::FieldSelector;
+use crate::api::meta::labels::Selector;
 use crate::api::meta::names;
 use crate::api::user::Attributes;
 use crate::util::percent::decode;
@@ -129,6 +130,12 @@ impl RequestInfo {
             verb.into()
         };
         // What a collection is narrowed to, authorizers see; one narrowed to one name is that name's.
+        if matches!(a.verb.as_str(), "list" | "watch" | "deletecollection")
+            && let Some(text) = self.query.text("labelSelector")
+            && Selector::parse(text).is_ok()
+        {
+            a.label_selector = text.to_owned();
+        }
         if matches!(a.verb.as_str(), "list" | "watch" | "deletecollection")
             && !named
             && let Some(text) = self.query.text("fieldSelector")

@@ -1,6 +1,7 @@
 //! Answers: status codes, headers, bodies.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::Stream;
@@ -72,6 +73,14 @@ pub fn text(code: u16, text: impl Into<Bytes>) -> Answer {
 #[derive(Debug, Clone, Copy)]
 pub struct Endless;
 
+/// The Status in an answer, so that nobody has to read it out of the bytes again.
+#[derive(Debug, Clone)]
+pub struct Refused(pub Arc<Value>);
+
+/// Marks the answer of a request that panicked.
+#[derive(Debug, Clone, Copy)]
+pub struct Panicked;
+
 /// True for requests of people: `pretty` in the query, or else the user agent of a browser, curl or wget.
 ///
 /// Upstream: `isPrettyPrint`.
@@ -121,7 +130,9 @@ pub fn proto(value: &Value) -> Option<Vec<u8>> {
 
 /// An error. Retry-After is set where the status says so.
 pub fn error(status: &Status, encoding: Encoding) -> Answer {
-    let mut r = encoded(status.code, &status.to_value(), encoding);
+    let value = status.to_value();
+    let mut r = encoded(status.code, &value, encoding);
+    r.extensions_mut().insert(Refused(Arc::new(value)));
     if let Some(seconds) = status.details.get("retryAfterSeconds").and_then(Value::as_u64) {
         r.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }

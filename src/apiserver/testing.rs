@@ -14,6 +14,7 @@ use crate::api::meta::GroupResource;
 use crate::api::object::Object;
 use crate::api::user::UserInfo;
 use crate::pki::{Pki, PkiConfig};
+use crate::registry::outward::Calls;
 use crate::registry::{CacheView, Registry, Resources};
 use crate::runtime::{Delta, Lister, Listers};
 use crate::store::cache::{Cache, ResourceCache};
@@ -47,14 +48,14 @@ impl Bed {
         let listers: Arc<dyn Listers> = Arc::new(Objects(cache.clone()));
         let access = Arc::new(Access::new(&pki, listers.clone(), clock.clone(), "cluster.local").unwrap());
         let plugins = super::auth::admission::plugins(access.clone(), resources.clone(), listers);
-        let admission = crate::admission::chain(
-            Arc::new(CacheView(cache.clone())),
-            plugins,
-            super::auth::admission::questions(access.clone()),
-        );
-        let registry = Arc::new(Registry::new(resources, cache, admission.clone()));
+        let view = Arc::new(CacheView(cache.clone()));
+        let roads = super::Roads::new(view.clone(), crate::client::Credentials::None);
+        let calls = Arc::new(Calls::new(Arc::new(roads.clone())));
+        let questions = super::auth::admission::questions(access.clone());
+        let admission = crate::admission::chain(view, plugins, questions, calls.clone());
+        let registry = Arc::new(Registry::new(resources, cache, admission.clone(), calls));
         admission.charge_through(&registry);
-        let api = Api::new(registry, access, clock, Shutdown::new(), Health::new(|| Ok(()), || false));
+        let api = Api::new(registry, access, clock, Shutdown::new(), Health::new(|| Ok(()), || false), &roads);
         let bed = Self { api, _files: files };
         for name in ["default", "kube-node-lease"] {
             let body = serde_json::json!({"metadata": {"name": name}});

@@ -19,12 +19,12 @@ use crate::registry::write::Stored;
 use crate::registry::{Op, RequestCx, Resource, Target};
 
 use super::body::{self, FieldValidation};
-use super::websocket;
 use super::negotiate::{self, Encoding, Form, Offer, Shape};
 use super::read::ReadCx;
 use super::request::Query;
 use super::respond::{self, Answer};
 use super::selection::Options;
+use super::websocket;
 use super::{Api, Call, virtuals};
 
 /// Longest name of a field manager, bytes.
@@ -66,7 +66,7 @@ impl Api {
             return Err(method_not_allowed());
         }
         if let Some(custom) = &res.custom {
-            may_be_served(custom, &res, verb)?;
+            may_be_served(custom, verb)?;
         }
         let deprecation = res.info.deprecation.clone().map(|warning| (warning, error_encoding(&call.headers)));
         let answer = match verb {
@@ -115,7 +115,14 @@ impl Api {
             }
             _ => Include::Metadata,
         };
-        Ok(ReadCx { cache: self.registry.cache(), resource: res, form, include, now: self.clock.now() })
+        Ok(ReadCx {
+            registry: &self.registry,
+            cache: self.registry.cache(),
+            resource: res,
+            form,
+            include,
+            now: self.clock.now(),
+        })
     }
 
     /// 404 for a path that is not served: a Status below a group that is, a line of text elsewhere.
@@ -139,7 +146,7 @@ impl Api {
                 text.parse().map_err(|_| Status::bad_request(format!("invalid resource version {text:?}")))?;
             read.reach(Some(revision)).await?;
         }
-        read.get(namespace, &a.name)
+        read.get(namespace, &a.name).await
     }
 
     async fn list(&self, res: &Arc<Resource>, call: &Call) -> ApiResult<Answer> {
@@ -481,17 +488,11 @@ impl PatchBody {
     }
 }
 
-/// What a definition's state keeps from being done. Upstream: `crdHandler.serveResource` and its converter.
-fn may_be_served(custom: &Custom, res: &Resource, verb: Verbs) -> ApiResult<()> {
+/// What a definition's state keeps from being done. Upstream: `crdHandler.serveResource`.
+fn may_be_served(custom: &Custom, verb: Verbs) -> ApiResult<()> {
     if custom.definition.terminating && verb == Verbs::CREATE {
         let why = "create not allowed while custom resource definition is terminating";
         return Err(Status::new(Reason::MethodNotAllowed, why).with_details(json!({})));
-    }
-    if custom.definition.webhook && res.converts() {
-        return Err(Status::internal(format!(
-            "conversion of {} to {} by a webhook is not supported by this server; only {} is served",
-            res.info.plural, res.info.gvk.version, res.info.stored_version
-        )));
     }
     Ok(())
 }

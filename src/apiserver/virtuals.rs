@@ -56,9 +56,12 @@ impl Api {
             Review::Token => review::token_review(&new, &self.access.bearer).await,
             Review::Access(which) => {
                 let namespace = &call.info.attributes.namespace;
-                review::access_review(*which, &new, namespace, &call.user, self.access.authorizer())
+                let (a, user) = review::access_question(*which, &new, namespace, &call.user)?;
+                Ok(review::access_answer(*which, &new, self.access.explain(&a, &user).await))
             }
-            Review::Rules => review::self_subject_rules_review(&new, &call.user, &self.access.rbac),
+            Review::Rules => {
+                review::self_subject_rules_review(&new, &call.user, &self.access.rbac, self.access.asks_webhooks())
+            }
             Review::Own => Ok(review::self_subject_review(&call.user, &rfc3339(cx.now))),
         }
     }

@@ -21,8 +21,8 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 use crate::api::status::{ApiResult, Status};
 use crate::api::websocket;
 
-use super::respond::{self, Answer, Body};
 use super::Call;
+use super::respond::{self, Answer, Body};
 
 /// Protocols of a log: bytes, or bytes in base64.
 const BINARY: &str = "binary.k8s.io";

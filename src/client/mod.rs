@@ -9,6 +9,7 @@
 #[cfg(test)]
 pub mod fake;
 mod options;
+mod peer;
 pub mod res;
 pub mod servers;
 mod tls;
@@ -27,8 +28,10 @@ use kube::client::Body;
 use serde_json::Value;
 
 pub use options::{DeleteOptions, ListOptions, Patch, Propagation, WriteOptions};
+pub use peer::{Coming, Dial, Passage, Peer, Trust};
 pub use res::Res;
 pub use servers::Servers;
+pub(crate) use tls::resolve;
 pub use tls::{ConnectError, Credentials};
 pub use watch::{MAX_EVENT_BYTES, WatchEvent, WatchKind};
 
@@ -85,9 +88,21 @@ impl Client {
         Self::from_config(tls::read_kubeconfig(path, options).await?)
     }
 
+    /// To the server of a kubeconfig file's current context, and the path (with its query) of the server's URL: for
+    /// webhooks, which are one URL.
+    pub async fn to_url_of(path: &Path) -> Result<(Self, String), ConnectError> {
+        let mut config = tls::read_kubeconfig(path, &Default::default()).await?;
+        let place = config.cluster_url.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
+        let mut parts = config.cluster_url.into_parts();
+        parts.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
+        config.cluster_url = http::Uri::from_parts(parts)
+            .map_err(|e| ConnectError::Kubeconfig { path: path.into(), reason: e.to_string() })?;
+        Ok((Self::from_config(config)?, place))
+    }
+
     /// As `kube`'s configuration says; TLS is orch's own.
     pub fn from_config(config: kube::Config) -> Result<Self, ConnectError> {
-        tls::client(config, None, None).map(Self::new)
+        tls::client(config, None, tls::Road::Direct).map(Self::new)
     }
 
     /// To `server` (`https://host:port`), which must show a certificate of `ca_pem`.
@@ -100,10 +115,9 @@ impl Client {
         tls::any_of(servers, ca_pem, credentials).map(Self::new)
     }
 
-    /// To `server`, which must show a certificate for `name` (none: for its host), of `ca_pem` where that is not empty, else
-    /// of one of the machine's CAs. Shows no credentials.
-    pub fn peer(server: &str, ca_pem: &[u8], name: Option<String>) -> Result<Self, ConnectError> {
-        tls::peer(server, ca_pem, name).map(Self::new)
+    /// To a server that is no API server of this cluster's.
+    pub fn peer(peer: Peer) -> Result<Self, ConnectError> {
+        peer.connect().map(Self::new)
     }
 
     /// To `server`, whatever certificate it shows: only for what is public, and checked by other means.

@@ -25,11 +25,14 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
 
+use super::peer::Dial;
 use super::servers::Servers;
+use crate::util::duplex;
 
 /// How long a connection may take, TCP and TLS each.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -101,7 +104,7 @@ pub(super) fn unverified(server: &str) -> Result<kube::Client, ConnectError> {
         server.parse().map_err(|e| ConnectError::Config { server: server.to_owned(), reason: format!("{e}") })?;
     let mut config = kube::Config::new(uri);
     config.accept_invalid_certs = true;
-    client(config, None, None)
+    client(config, None, Road::Direct)
 }
 
 /// To whichever of `servers` answers.
@@ -113,26 +116,28 @@ pub(super) fn any_of(
     let name = format!("https://{}", super::servers::SERVER_NAME);
     let (mut config, resolver) = configured(&name, ca_pem, credentials)?;
     config.tls_server_name = Some(super::servers::SERVER_NAME.into());
-    client(config, resolver, Some(servers))
-}
-
-pub(super) fn peer(server: &str, ca_pem: &[u8], name: Option<String>) -> Result<kube::Client, ConnectError> {
-    let (mut config, resolver) = configured(server, ca_pem, Credentials::None)?;
-    if ca_pem.is_empty() {
-        config.root_cert = None;
-    }
-    config.tls_server_name = name;
-    client(config, resolver, None)
+    client(config, resolver, Road::Any(servers))
 }
 
 pub(super) fn direct(server: &str, ca_pem: &[u8], credentials: Credentials) -> Result<kube::Client, ConnectError> {
     let (config, resolver) = configured(server, ca_pem, credentials)?;
-    client(config, resolver, None)
+    client(config, resolver, Road::Direct)
 }
 
 type Configured = (kube::Config, Option<Arc<dyn ResolvesClientCert>>);
 
-fn configured(server: &str, ca_pem: &[u8], credentials: Credentials) -> Result<Configured, ConnectError> {
+/// How connections are made.
+#[derive(Clone)]
+pub(super) enum Road {
+    /// TCP to the host of the URI.
+    Direct,
+    /// TCP to whichever of these answers.
+    Any(Arc<Servers>),
+    /// Somebody else makes them.
+    Dialed(Arc<dyn Dial>),
+}
+
+pub(super) fn configured(server: &str, ca_pem: &[u8], credentials: Credentials) -> Result<Configured, ConnectError> {
     let fail = |reason: String| ConnectError::Config { server: server.to_owned(), reason };
     let uri: Uri = server.parse().map_err(|e| fail(format!("{e}")))?;
     let mut config = kube::Config::new(uri);
@@ -151,26 +156,14 @@ fn configured(server: &str, ca_pem: &[u8], credentials: Credentials) -> Result<C
     Ok((config, resolver))
 }
 
-/// A `kube` client over our own connector: one pool for everything, and one without HTTP/2 for upgrades.
+/// A `kube` client over our own connector.
 pub(super) fn client(
     config: kube::Config,
     resolver: Option<Arc<dyn ResolvesClientCert>>,
-    servers: Option<Arc<Servers>>,
+    road: Road,
 ) -> Result<kube::Client, ConnectError> {
-    let server = config.cluster_url.to_string();
-    let fail = |reason: String| ConnectError::Config { server: server.clone(), reason };
-    let mut tls = client_config(&config, resolver).map_err(&fail)?;
-    let server_name = config.tls_server_name.clone();
-    let builder = || {
-        let mut b = hyper_util::client::legacy::Client::builder(TokioExecutor::new());
-        b.timer(TokioTimer::new()).pool_timer(TokioTimer::new());
-        b.http2_keep_alive_interval(KEEP_ALIVE).http2_keep_alive_timeout(KEEP_ALIVE);
-        b
-    };
-    let h1 = Connector::new(tls.clone(), server_name.clone(), servers.clone()).map_err(&fail)?;
-    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let any = Connector::new(tls, server_name, servers).map_err(&fail)?;
-    let transport = Transport { any: builder().build(any), h1: builder().build(h1) };
+    let fail = |reason: String| ConnectError::Config { server: config.cluster_url.to_string(), reason };
+    let transport = Transport::<Body>::new(&config, resolver, road)?;
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer().map_err(|e| fail(e.to_string()))?)
@@ -180,16 +173,54 @@ pub(super) fn client(
     Ok(kube::Client::new(service, config.default_namespace))
 }
 
-type Pool = hyper_util::client::legacy::Client<Connector, Body>;
+type Pool<B> = hyper_util::client::legacy::Client<Connector, B>;
 
-/// Sends upgrades over HTTP/1.1 and the rest over whatever the server likes best.
-#[derive(Clone)]
-struct Transport {
-    any: Pool,
-    h1: Pool,
+/// Sends upgrades over HTTP/1.1 and the rest over whatever the server likes best: one pool for everything, and one without
+/// HTTP/2 for upgrades.
+pub(super) struct Transport<B> {
+    any: Pool<B>,
+    h1: Pool<B>,
 }
 
-impl Service<Request<Body>> for Transport {
+impl<B> Clone for Transport<B> {
+    fn clone(&self) -> Self {
+        Self { any: self.any.clone(), h1: self.h1.clone() }
+    }
+}
+
+impl<B> Transport<B>
+where
+    B: http_body::Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    pub(super) fn new(
+        config: &kube::Config,
+        resolver: Option<Arc<dyn ResolvesClientCert>>,
+        road: Road,
+    ) -> Result<Self, ConnectError> {
+        let fail = |reason: String| ConnectError::Config { server: config.cluster_url.to_string(), reason };
+        let mut tls = client_config(config, resolver).map_err(fail)?;
+        let server_name = config.tls_server_name.clone();
+        let builder = || {
+            let mut b = hyper_util::client::legacy::Client::builder(TokioExecutor::new());
+            b.timer(TokioTimer::new()).pool_timer(TokioTimer::new());
+            b.http2_keep_alive_interval(KEEP_ALIVE).http2_keep_alive_timeout(KEEP_ALIVE);
+            b
+        };
+        let h1 = Connector::new(tls.clone(), server_name.clone(), road.clone()).map_err(fail)?;
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let any = Connector::new(tls, server_name, road).map_err(fail)?;
+        Ok(Self { any: builder().build(any), h1: builder().build(h1) })
+    }
+}
+
+impl<B> Service<Request<B>> for Transport<B>
+where
+    B: http_body::Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
     type Response = Response<Incoming>;
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
@@ -198,7 +229,7 @@ impl Service<Request<Body>> for Transport {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         let pool = if request.headers().contains_key(UPGRADE) { &self.h1 } else { &self.any };
         pool.request(request).map(|r| r.map_err(BoxError::from)).boxed()
     }
@@ -327,16 +358,18 @@ impl Service<Name> for Resolve {
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        async move {
-            let resolver = hickory_resolver::TokioResolver::builder_tokio()
-                .and_then(hickory_resolver::ResolverBuilder::build)
-                .map_err(std::io::Error::other)?;
-            let found = resolver.lookup_ip(name.as_str()).await.map_err(std::io::Error::other)?;
-            let all: Vec<SocketAddr> = found.iter().map(|ip: IpAddr| (ip, 0).into()).collect();
-            Ok(all.into_iter())
-        }
-        .boxed()
+        async move { Ok(resolve(name.as_str()).await?.into_iter().map(|ip| (ip, 0).into()).collect::<Vec<_>>().into_iter()) }
+            .boxed()
     }
+}
+
+/// Addresses of a name, without the machine's C library.
+pub(crate) async fn resolve(name: &str) -> std::io::Result<Vec<IpAddr>> {
+    let resolver = hickory_resolver::TokioResolver::builder_tokio()
+        .and_then(hickory_resolver::ResolverBuilder::build)
+        .map_err(std::io::Error::other)?;
+    let found = resolver.lookup_ip(name).await.map_err(std::io::Error::other)?;
+    Ok(found.iter().collect())
 }
 
 /// TCP, and TLS on it for `https`; to the host of the URI, or to whichever server answers.
@@ -345,22 +378,18 @@ struct Connector {
     tcp: HttpConnector<Resolve>,
     tls: tokio_rustls::TlsConnector,
     server_name: Option<ServerName<'static>>,
-    servers: Option<Arc<Servers>>,
+    road: Road,
 }
 
 impl Connector {
-    fn new(
-        tls: rustls::ClientConfig,
-        server_name: Option<String>,
-        servers: Option<Arc<Servers>>,
-    ) -> Result<Self, String> {
+    fn new(tls: rustls::ClientConfig, server_name: Option<String>, road: Road) -> Result<Self, String> {
         let mut tcp = HttpConnector::new_with_resolver(Resolve);
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(KEEP_ALIVE));
         tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let server_name = server_name.map(ServerName::try_from).transpose().map_err(|e| e.to_string())?;
-        Ok(Self { tcp, tls: tokio_rustls::TlsConnector::from(Arc::new(tls)), server_name, servers })
+        Ok(Self { tcp, tls: tokio_rustls::TlsConnector::from(Arc::new(tls)), server_name, road })
     }
 
     async fn connect(&self, uri: Uri) -> Result<Io, BoxError> {
@@ -370,12 +399,23 @@ impl Connector {
         if !secure {
             return Ok(Io::Plain(TokioIo::new(stream)));
         }
+        Ok(Io::Tls(self.secured(&host, stream).await?))
+    }
+
+    async fn secured<S: AsyncRead + AsyncWrite + Unpin>(&self, host: &str, stream: S) -> Result<Secured<S>, BoxError> {
         let name = match &self.server_name {
             Some(name) => name.clone(),
-            None => ServerName::try_from(host)?,
+            None => ServerName::try_from(host.to_owned())?,
         };
         let handshake = tokio::time::timeout(CONNECT_TIMEOUT, self.tls.connect(name, stream));
-        Ok(Io::Tls(TokioIo::new(Box::new(handshake.await??))))
+        Ok(TokioIo::new(Box::new(handshake.await??)))
+    }
+
+    /// Over a connection that somebody else makes; always secured.
+    async fn connect_through(&self, dial: &dyn Dial, uri: &Uri) -> Result<Io, BoxError> {
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, dial.dial()).await??;
+        Ok(Io::Dialed(self.secured(host, stream).await?))
     }
 
     /// The servers one after another; the error is the last one's.
@@ -407,19 +447,23 @@ impl Service<Uri> for Connector {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let this = self.clone();
         async move {
-            match &this.servers {
-                Some(servers) => this.connect_any(servers).await,
-                None => Ok(Stream { io: this.connect(uri).await?, end: None }),
+            match &this.road {
+                Road::Any(servers) => this.connect_any(servers).await,
+                Road::Direct => Ok(Stream { io: this.connect(uri).await?, end: None }),
+                Road::Dialed(dial) => Ok(Stream { io: this.connect_through(&**dial, &uri).await?, end: None }),
             }
         }
         .boxed()
     }
 }
 
+type Secured<S> = TokioIo<Box<tokio_rustls::client::TlsStream<S>>>;
+
 /// A connection, secured or not.
 enum Io {
     Plain(TokioIo<TcpStream>),
-    Tls(TokioIo<Box<tokio_rustls::client::TlsStream<TcpStream>>>),
+    Tls(Secured<TcpStream>),
+    Dialed(Secured<duplex::Stream>),
 }
 
 /// One that may be ended from elsewhere.
@@ -430,10 +474,12 @@ struct Stream {
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        match &self.io {
-            Io::Tls(tls) if tls.inner().get_ref().1.alpn_protocol() == Some(b"h2") => Connected::new().negotiated_h2(),
-            Io::Plain(_) | Io::Tls(_) => Connected::new(),
-        }
+        let protocol = match &self.io {
+            Io::Plain(_) => None,
+            Io::Tls(tls) => tls.inner().get_ref().1.alpn_protocol(),
+            Io::Dialed(tls) => tls.inner().get_ref().1.alpn_protocol(),
+        };
+        if protocol == Some(b"h2") { Connected::new().negotiated_h2() } else { Connected::new() }
     }
 }
 
@@ -445,6 +491,10 @@ macro_rules! on_stream {
                 $call
             }
             Io::Tls($inner) => {
+                let $inner = Pin::new($inner);
+                $call
+            }
+            Io::Dialed($inner) => {
                 let $inner = Pin::new($inner);
                 $call
             }

@@ -14,6 +14,7 @@ use crate::apiserver::auth::rbac::bootstrap::{Reconcile, objects, reconcile};
 use crate::client::{Client, Res, optional, res};
 use crate::controllers::bootstrap::{ApiServer, ensure};
 use crate::ctl::token as ctl_token;
+use crate::pki;
 use crate::pki::token::{self, JoinToken};
 
 use super::cluster::Cluster;
@@ -40,6 +41,8 @@ pub struct First {
     pub cluster: Cluster,
     /// The CA of clients, for the servers of nodes.
     pub client_ca_pem: String,
+    /// The CA of the front proxy's certificate, for extension API servers.
+    pub request_header_ca_pem: String,
     /// The node of this process.
     pub own_node: Option<String>,
     /// Hash of its key: nobody joins under its name.
@@ -62,7 +65,27 @@ pub async fn run(client: &Client, server: &ApiServer, first: &First) -> anyhow::
     });
     writes.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
     write_cluster(client, first).await.context("cannot write what nodes have to know")?;
+    let trusted = trusted_clients(first);
+    put(client, &res::CONFIG_MAPS, &trusted, "data")
+        .await
+        .context("cannot write what extension servers have to know")?;
     register_token(client, first).await.context("cannot write the join token")
+}
+
+/// How extension API servers know users: by a client certificate, or by headers of the front proxy's requests. They read it
+/// where upstream's write it.
+fn trusted_clients(first: &First) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap",
+    "metadata": {"name": "extension-apiserver-authentication", "namespace": NAMESPACE},
+    "data": {
+        "client-ca-file": first.client_ca_pem,
+        "requestheader-allowed-names": format!("[{:?}]", pki::FRONT_PROXY),
+        "requestheader-client-ca-file": first.request_header_ca_pem,
+        "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]",
+        "requestheader-group-headers": "[\"X-Remote-Group\"]",
+        "requestheader-uid-headers": "[\"X-Remote-Uid\"]",
+        "requestheader-username-headers": "[\"X-Remote-User\"]",
+    }})
 }
 
 /// The settings that nodes read, and the name of the server's own node.

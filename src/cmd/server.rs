@@ -17,16 +17,18 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::api::user::UserInfo;
+use crate::apiserver::audit::Audit;
 use crate::apiserver::health::Health;
 use crate::apiserver::serve::{InProcess, serve};
-use crate::apiserver::{Access, Api};
-use crate::client::Client;
+use crate::apiserver::{Access, Api, Roads};
+use crate::client::{Client, Credentials};
 use crate::cni::overlay::Backend;
 use crate::controllers::bootstrap::ApiServer;
 use crate::controllers::volumes::local_path::Nodes;
 use crate::controllers::{self, ClientFor, addons};
 use crate::pki::{Pki, PkiConfig, kubeconfig, tls::SwappableCert, token};
 use crate::registry::allocators::Allocators;
+use crate::registry::outward::Calls;
 use crate::registry::{Registry, Resources};
 use crate::runtime::Listers;
 use crate::runtime::metrics::Registry as MetricsRegistry;
@@ -133,6 +135,7 @@ pub struct Bound {
     cache: Arc<Cache>,
     store: Arc<dyn Store>,
     encryption: Arc<Encryption>,
+    audit: Option<Arc<Audit>>,
     clock: SharedClock,
     node: Option<(NodeParts, tokio::net::TcpListener)>,
     config: Config,
@@ -216,27 +219,43 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let resources = Resources::with(&Allocators::new((services.network(), services.prefix_len()), ports));
     let cache = Cache::open(encryption.store(), resources.clone()).await.context("cannot load the store")?;
     let listers: Arc<dyn Listers> = Arc::new(super::listers::CacheListers(cache.clone()));
-    let access = Arc::new(Access::new(&pki, listers.clone(), clock.clone(), &args.cluster_domain)?);
+    let settings = args.access.settings()?;
+    let access = Access::open(&pki, listers.clone(), clock.clone(), &args.cluster_domain, settings).await?;
+    let access = Arc::new(access);
     let plugins = crate::apiserver::auth::admission::plugins(access.clone(), resources.clone(), listers.clone());
     let questions = crate::apiserver::auth::admission::questions(access.clone());
     let view = Arc::new(crate::registry::CacheView(cache.clone()));
-    let admission = crate::admission::chain(view, plugins, questions);
-    let registry = Arc::new(Registry::new(resources, cache.clone(), admission.clone()));
+    let front_proxy = SwappableCert::new(pki.auth_proxy.certified()?);
+    let roads = Roads::new(view.clone(), Credentials::Rotating(front_proxy.clone()));
+    let calls = Arc::new(Calls::new(Arc::new(roads.clone())));
+    let admission = crate::admission::chain(view, plugins, questions, calls.clone());
+    let registry = Arc::new(Registry::new(resources, cache.clone(), admission.clone(), calls));
     admission.charge_through(&registry);
     let metrics = MetricsRegistry::default();
-    let api = Api::new(registry, access.clone(), clock.clone(), shutdown.clone(), health(&store, &shutdown));
+    let api = Api::new(registry, access.clone(), clock.clone(), shutdown.clone(), health(&store, &shutdown), &roads);
     api.attach_encryption(encryption.clone());
+    let audit = match args.access.audit() {
+        Some(settings) => Some(Audit::open(settings, clock.clone()).await?),
+        None => None,
+    };
+    audit.iter().for_each(|audit| api.attach_audit(audit.clone()));
     api.publish_metrics(super::figures::source(metrics.clone(), store.clone(), cache.clone()));
     let serving = SwappableCert::new(pki.serving_key()?);
     let tls = crate::pki::tls::server_config(serving.clone(), &[&pki.client_ca.cert, &pki.request_header_ca.cert])?;
     let nodes = api.clone();
     let local_path = local_storage.then(|| Arc::new(move |name: &str| nodes.node(name)) as Nodes);
     let config = Config {
-        api: ApiServer { service_ip, service_cidr: args.service_cidr, address: args.advertise_address.unwrap_or(node_ip), port: address.port() },
+        api: ApiServer {
+            service_ip,
+            service_cidr: args.service_cidr,
+            address: args.advertise_address.unwrap_or(node_ip),
+            port: address.port(),
+        },
         advertised: args.advertise_address.is_some(),
         first: super::bootstrap::First {
             cluster,
             client_ca_pem: pki.client_ca.cert_pem.clone(),
+            request_header_ca_pem: pki.request_header_ca.cert_pem.clone(),
             own_node: (!args.disable_agent).then(|| node_name.clone()),
             own_key_hash: crate::pki::request::key_hash(&pki.kubelet.key_pem)?,
             token,
@@ -248,7 +267,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     };
     let node_serving = SwappableCert::new(pki.kubelet_serving.certified()?);
     let kubeconfig = KubeconfigTarget::of(&args, &data_dir, address)?;
-    let identity = Identity { pki, serving, node_serving, advertised: args.advertise_address, kubeconfig };
+    let identity = Identity { pki, serving, node_serving, front_proxy, advertised: args.advertise_address, kubeconfig };
     identity.kubeconfig.write(&identity.pki)?;
     let store = store as Arc<dyn Store>;
     Ok(Bound {
@@ -258,6 +277,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
         cache,
         store,
         encryption,
+        audit,
         clock,
         node,
         config,
@@ -278,6 +298,13 @@ impl Bound {
         let shutdown = self.shutdown;
         let cache = self.cache;
         tasks.own("watch-cache", OnEnd::StopAll, |stop| async move { Ok(cache.run(stop).await?) });
+        if let Some(audit) = self.audit {
+            // Started early: it ends late, when nobody makes events any more.
+            tasks.own("audit", OnEnd::StopAll, |stop| async move {
+                audit.run(stop).await;
+                Ok(())
+            });
+        }
         let encryption = self.encryption;
         tasks.own("encryption", OnEnd::Fine, |stop| async move { Ok(encryption.run(stop).await?) });
         let api = self.api.clone();
@@ -289,12 +316,14 @@ impl Bound {
             self.store.close().await;
             return Err(error);
         }
-        let (access, listers) = (self.access, self.listers.clone());
+        let (access, listers) = (self.access.clone(), self.listers.clone());
         let (loaded, roles) = tokio::sync::oneshot::channel::<()>();
         tasks.own("rbac", OnEnd::StopAll, |stop| async move {
             stop.or(access.follow(&*listers, move || drop(loaded))).await;
             Ok(())
         });
+        let access = self.access.clone();
+        tasks.own("access-files", OnEnd::Fine, |stop| async move { Ok(access.follow_files(stop).await?) });
         // Dropped when all roles are known: nobody is refused because the server is still loading.
         let _ = roles.await;
         let (identity, clock, moves) = (self.identity, self.clock.clone(), self.node_address.watch());
@@ -315,11 +344,24 @@ impl Bound {
         }
         let mut definitions = self.api.definitions();
         definitions.load().await?;
+        self.api.aggregator().load();
+        let api = self.api.clone();
+        tasks.own_restarting("aggregator", Backoff::RESTART, move |stop| api.aggregator().follow(stop).boxed());
+        let api = self.api.clone();
+        tasks.own_restarting("fairness", Backoff::RESTART, move |stop| api.fairness().follow(stop).boxed());
         let api = self.api.clone();
         tasks.own_restarting("definitions", Backoff::RESTART, move |stop| api.definitions().follow(stop).boxed());
+        let api = self.api.clone();
+        tasks.own_restarting("policies", Backoff::RESTART, move |stop| api.policies().follow(stop).boxed());
         let (api, listener, tls) = (self.api.clone(), self.listener, self.tls);
         tasks.own("apiserver", OnEnd::StopAll, |stop| serve(api, listener, tls, stop));
         tracing::info!(address = %self.address, "serving the Kubernetes API");
+        let itself = client(UserInfo::authenticated("system:apiserver", &[UserInfo::MASTERS])).named("kube-apiserver");
+        let (listers, clock, host) = (self.listers.clone(), self.clock.clone(), self.config.node_name.clone());
+        tasks.own("identity", OnEnd::Fine, |stop| async move {
+            controllers::identity::run(&itself, &*listers, &clock, &host, stop).await;
+            Ok(())
+        });
         let client_for: ClientFor = {
             let client = client.clone();
             Arc::new(move |name| client(service_account(name)))
@@ -475,6 +517,7 @@ struct Identity {
     pki: Pki,
     serving: Arc<SwappableCert>,
     node_serving: Arc<SwappableCert>,
+    front_proxy: Arc<SwappableCert>,
     /// What `--advertise-address` says.
     advertised: Option<IpAddr>,
     kubeconfig: KubeconfigTarget,
@@ -512,6 +555,7 @@ impl Identity {
         let pki = self.pki.renewed(now)?;
         self.serving.swap(pki.serving_key()?);
         self.node_serving.swap(pki.kubelet_serving.certified()?);
+        self.front_proxy.swap(pki.auth_proxy.certified()?);
         self.kubeconfig.write(&pki)?;
         self.pki = pki;
         Ok(())

@@ -129,7 +129,12 @@ mod tests {
     async fn a_cluster_begins_with_what_clients_expect() {
         let cluster = Cluster::new();
         let range = "10.43.0.0/16".parse().unwrap();
-        let mut server = ApiServer { service_ip: [10, 43, 0, 1].into(), service_cidr: range, address: [192, 0, 2, 1].into(), port: 6443 };
+        let mut server = ApiServer {
+            service_ip: [10, 43, 0, 1].into(),
+            service_cidr: range,
+            address: [192, 0, 2, 1].into(),
+            port: 6443,
+        };
         ensure(&cluster.client(), &server).await.unwrap();
         assert_eq!(cluster.api.all(&res::NAMESPACES).len(), 4);
         cluster.api.take_log();

@@ -14,6 +14,7 @@ pub mod deployment;
 pub mod disruption;
 pub mod endpoints;
 pub mod garbage;
+pub mod identity;
 pub mod job;
 pub mod namespace;
 pub mod node;
@@ -97,6 +98,7 @@ pub const CONTROLLERS: &[Controller] = &[
     R(|_| volumes::volumes::controller()),
     R(|_| volumes::protect::claims()),
     R(|_| volumes::protect::volumes()),
+    R(|_| volumes::protect::classes()),
     R(|_| volumes::ephemeral::controller()),
     R(|_| volumes::expand::controller()),
     R(|c| volumes::local_path::provisioner(c.local_path.clone())),

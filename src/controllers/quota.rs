@@ -1,6 +1,9 @@
 //! ResourceQuotas: what a namespace uses. Admission adds what is made; this counts everything again, so that what is gone
 //! is given back, and a new quota knows what is there.
 //!
+//! **Invariant:** nothing is counted again because something was made: admission charges before the object is there, and a
+//! count in between would take the charge back, and let too many in.
+//!
 //! Rule: upstream `pkg/controller/resourcequota`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::api::meta::quantity::Quantity;
@@ -60,6 +64,7 @@ pub fn kinds(hard: &Map<String, Value>) -> BTreeSet<(String, String)> {
                 {
                     "persistentvolumeclaims"
                 }
+                k if k.contains(".deviceclass.") => return ("resource.k8s.io".into(), "resourceclaims".into()),
                 _ => "pods",
             };
             (String::new(), plural.to_owned())
@@ -69,19 +74,49 @@ pub fn kinds(hard: &Map<String, Value>) -> BTreeSet<(String, String)> {
 }
 
 /// What of `hard` is used.
-pub fn used(quota: &Value, hard: &Map<String, Value>, objects: &BTreeMap<(String, String), Vec<Arc<Object>>>) -> Value {
+pub fn used(
+    quota: &Value,
+    hard: &Map<String, Value>,
+    objects: &BTreeMap<(String, String), Vec<Arc<Object>>>,
+    now: Timestamp,
+) -> Value {
     let mut all = Amounts::new();
     for ((group, plural), objects) in objects {
-        let pods = group.is_empty() && plural == "pods";
         for object in objects {
             let value = object.value();
-            if in_scope(pods, &value, quota) {
-                add(&mut all, &usage_of(group, plural, &value));
+            if in_scope(group, plural, &value, quota) {
+                add(&mut all, &usage_of(group, plural, &value, now));
             }
         }
     }
     let of = |key: &String| all.get(key).copied().unwrap_or(Quantity::units(0)).to_string();
     hard.keys().map(|key| (key.clone(), Value::from(of(key)))).collect::<Map<_, _>>().into()
+}
+
+/// A quota that is new, or whose bounds were changed.
+fn uncounted(old: Option<&Object>, new: Option<&Object>, _: &Cx) -> Vec<ObjectKey> {
+    let Some(new) = new else { return Vec::new() };
+    let bounds = |quota: &Object| quota.value()["spec"].take();
+    let same = old.is_some_and(|old| old.meta.uid == new.meta.uid && bounds(old) == bounds(new));
+    if same { Vec::new() } else { vec![ObjectKey::from(&new.meta)] }
+}
+
+/// The quotas of the namespace of an object that uses less than before, or nothing any more.
+fn given_back(old: Option<&Object>, new: Option<&Object>, cx: &Cx) -> Vec<ObjectKey> {
+    let Some(old) = old else { return Vec::new() };
+    let quotas = cx.lister(&res::RESOURCE_QUOTAS).list(Some(&old.meta.namespace));
+    if quotas.is_empty() {
+        return Vec::new();
+    }
+    let less = match (new, FOLLOWED.iter().find(|r| r.kind == *old.gvk.kind)) {
+        (Some(new), Some(res)) => {
+            let usage = |object: &Object| usage_of(&res.group, &res.plural, &object.value(), cx.now());
+            let (before, after) = (usage(old), usage(new));
+            before.iter().any(|(key, amount)| after.get(key).is_none_or(|a| a < amount))
+        }
+        _ => true,
+    };
+    if less { quotas.iter().map(|q| ObjectKey::from(&q.meta)).collect() } else { Vec::new() }
 }
 
 #[async_trait]
@@ -91,13 +126,8 @@ impl Reconciler for Quotas {
     }
 
     fn watches(&self) -> Watches {
-        let own = Watches::own(&res::RESOURCE_QUOTAS);
-        FOLLOWED.iter().fold(own, |all, res| {
-            all.mapped(res, |object, cx| {
-                let quotas = cx.lister(&res::RESOURCE_QUOTAS).list(Some(&object.meta.namespace));
-                quotas.iter().map(|q| ObjectKey::from(&q.meta)).collect()
-            })
-        })
+        let own = Watches::own_changed(&res::RESOURCE_QUOTAS, uncounted);
+        FOLLOWED.iter().fold(own, |all, res| all.changed(res, given_back))
     }
 
     fn resync(&self) -> Option<Duration> {
@@ -115,7 +145,7 @@ impl Reconciler for Quotas {
                 ((group, plural), all)
             })
             .collect();
-        let status = json!({"hard": hard, "used": used(&quota, hard, &objects)});
+        let status = json!({"hard": hard, "used": used(&quota, hard, &objects, cx.clock.now())});
         common::write(cx, &res::RESOURCE_QUOTAS, &object, status).await?;
         Ok(Requeue::Never)
     }
@@ -143,5 +173,33 @@ mod tests {
         cluster.client().delete(&res::PODS, "n", "a", &Default::default()).await.unwrap();
         cluster.reconcile(&Quotas, "n", "q").await.unwrap();
         assert_eq!(used(&cluster)["requests.cpu"], "500m");
+    }
+
+    /// What admission has charged for a pod that is still to come stays charged.
+    #[test]
+    fn only_what_gives_back_is_counted_again() {
+        let cluster = Cluster::new();
+        cluster.put(json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q", "namespace": "n"}}));
+        let pod = |namespace: &str, phase: &str| {
+            let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": namespace, "uid": "u"},
+                "spec": {"containers": [{"resources": {"requests": {"cpu": "1"}}}]}, "status": {"phase": phase}});
+            Object::from_value(&pod, &[])
+        };
+        let (pending, running, ended) = (pod("n", "Pending"), pod("n", "Running"), pod("n", "Succeeded"));
+        let counts = |old: Option<&Object>, new: Option<&Object>| !given_back(old, new, &cluster.cx()).is_empty();
+        assert!(!counts(None, Some(&pending)), "it was made");
+        assert!(!counts(Some(&pending), Some(&running)), "it uses what it did");
+        assert!(counts(Some(&running), Some(&ended)));
+        assert!(counts(Some(&running), None));
+        assert!(!counts(Some(&pod("other", "Running")), None), "no quota there");
+        let quota = |pods: &str, used: &str| {
+            let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q", "namespace": "n", "uid": "u"},
+                "spec": {"hard": {"pods": pods}}, "status": {"used": {"pods": used}}});
+            Object::from_value(&quota, &[])
+        };
+        let looks = |old: Option<&Object>, new: &Object| !uncounted(old, Some(new), &cluster.cx()).is_empty();
+        assert!(looks(None, &quota("2", "0")));
+        assert!(!looks(Some(&quota("2", "0")), &quota("2", "1")), "a charge");
+        assert!(looks(Some(&quota("2", "1")), &quota("3", "1")));
     }
 }

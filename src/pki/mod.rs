@@ -29,6 +29,9 @@ pub use profile::{Profile, Usage};
 
 use crate::util::files::{self, SECRET_MODE};
 
+/// The name in the certificate that this server shows to extension API servers: whoever shows it is believed who asks.
+pub const FRONT_PROXY: &str = "system:auth-proxy";
+
 /// Why key material cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
@@ -154,7 +157,7 @@ impl Pki {
             ("client-scheduler", Profile::client("system:kube-scheduler", &[]), &client_ca),
             ("client-kubelet", Profile::kubelet_client(node), &client_ca),
             ("client-kube-apiserver", Profile::client("system:apiserver", &["system:masters"]), &client_ca),
-            ("client-auth-proxy", Profile::client("system:auth-proxy", &[]), &request_header_ca),
+            ("client-auth-proxy", Profile::client(FRONT_PROXY, &[]), &request_header_ca),
         ];
         let pairs = std::thread::scope(|s| {
             let all = profiles.each_ref().map(|(file, profile, ca)| s.spawn(move || ca.pair(dir, file, profile, now)));

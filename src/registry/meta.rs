@@ -9,10 +9,12 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::api::meta::names;
+use crate::api::schema;
 use crate::api::scheme::KindInfo;
 use crate::api::value::ValueExt;
 use crate::util::clock::rfc3339;
 
+use super::Resource;
 use super::errors::FieldErrors;
 use super::strategy::{Generation, Strategy};
 
@@ -106,12 +108,17 @@ pub fn before_update(new: &mut Value, old: &Value, info: &KindInfo, strategy: &d
 }
 
 /// Moves the generation when what it counts has changed; call after `prepare`.
-pub fn bump_generation(new: &mut Value, old: &Value, strategy: &dyn Strategy) {
-    let changed = match strategy.generation() {
+pub fn bump_generation(new: &mut Value, old: &Value, res: &Resource) {
+    // Amounts in other units are no change.
+    let differs = |part: &str| match res.def {
+        Some(def) => !schema::equal_member(def, part, new.get(part), old.get(part)),
+        None => new.get(part) != old.get(part),
+    };
+    let changed = match res.strategy().generation() {
         Generation::None | Generation::Once => return,
-        Generation::Spec | Generation::Later => new.get("spec") != old.get("spec"),
+        Generation::Spec | Generation::Later => differs("spec"),
         Generation::Content => content_differs(new, old),
-        Generation::Whole => content_differs(new, old) || new.get("status") != old.get("status"),
+        Generation::Whole => content_differs(new, old) || differs("status"),
         Generation::All => content_differs(new, old) || metadata_differs(new, old),
     };
     if changed {
@@ -234,7 +241,8 @@ pub fn validate_labels(labels: &Value, errs: &FieldErrors) {
     }
 }
 
-fn validate_annotations(annotations: &Value, errs: &FieldErrors) {
+/// Keys and the size of an annotation map.
+pub fn validate_annotations(annotations: &Value, errs: &FieldErrors) {
     let mut size = 0;
     for (key, value) in annotations.as_object().into_iter().flatten() {
         errs.all_invalid(key, names::qualified_name(&key.to_lowercase()));

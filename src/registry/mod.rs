@@ -16,6 +16,7 @@ mod autoscaling;
 mod batch;
 mod cells;
 mod certificates;
+mod conversion;
 mod coordination;
 mod core;
 pub mod custom;
@@ -28,6 +29,7 @@ pub mod kinds;
 pub mod meta;
 mod networking;
 mod node;
+pub mod outward;
 mod policy;
 mod rbac;
 mod resource;
@@ -122,9 +124,31 @@ impl Resource {
         self.custom.as_ref().is_none_or(|c| c.version().served)
     }
 
-    /// True when objects are stored in another version than this row's.
+    /// True when objects are stored in this row's version.
+    pub fn is_stored_version(&self) -> bool {
+        self.info.stored_version == self.info.gvk.version && self.info.stored.group == self.info.gvk.group
+    }
+
+    /// True when objects are stored in another version than this row's, and the row itself converts them.
     pub fn converts(&self) -> bool {
-        self.info.stored_version != self.info.gvk.version || self.info.stored.group != self.info.gvk.group
+        !self.is_stored_version() && self.by_webhook().is_none()
+    }
+
+    /// Its definition, when a webhook converts its versions: [`Registry::in_version`].
+    pub fn by_webhook(&self) -> Option<&custom::Custom> {
+        self.custom.as_ref().filter(|c| c.definition.webhook.is_some())
+    }
+
+    /// What a stored object is: of a definition with a webhook, objects keep the version they were written in.
+    fn gvk_of(&self, json: &[u8]) -> Arc<Gvk> {
+        if self.by_webhook().is_none() {
+            return self.gvk.clone();
+        }
+        let found = crate::api::scan::fields(json, &["/apiVersion"]).pop().unwrap_or_default();
+        match crate::api::meta::gvk::split(&found).1 {
+            version if *version == *self.gvk.version => self.gvk.clone(),
+            version => Arc::new(Gvk { version: version.to_owned().into(), ..(*self.gvk).clone() }),
+        }
     }
 
     /// Turns a stored object into this row's version.
@@ -380,12 +404,19 @@ pub struct Registry {
     resources: Arc<Resources>,
     cache: Arc<Cache>,
     admission: Arc<dyn Admit>,
+    call: Arc<dyn outward::Call>,
+    kept: parking_lot::Mutex<conversion::Kept>,
 }
 
 impl Registry {
-    /// Over a cache whose objects `resources` decoded.
-    pub fn new(resources: Arc<Resources>, cache: Arc<Cache>, admission: Arc<dyn Admit>) -> Self {
-        Self { resources, cache, admission }
+    /// Over a cache whose objects `resources` decoded; conversion webhooks are asked through `call`.
+    pub fn new(
+        resources: Arc<Resources>,
+        cache: Arc<Cache>,
+        admission: Arc<dyn Admit>,
+        call: Arc<dyn outward::Call>,
+    ) -> Self {
+        Self { resources, cache, admission, call, kept: parking_lot::Mutex::default() }
     }
 
     /// What is served.

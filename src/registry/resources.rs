@@ -32,7 +32,7 @@ impl Index {
     fn of(builtin: usize, all: Vec<Arc<Resource>>) -> Self {
         let mut index = Self { builtin, ..Self::default() };
         for r in &all {
-            if !r.converts() {
+            if r.is_stored_version() {
                 index.stored.insert(r.info.stored.clone(), r.clone());
             }
             if !r.is_served() {
@@ -99,13 +99,14 @@ impl Decode for Resources {
                     Some(custom) => custom.current_json(json),
                     None => json,
                 };
-                let lazy = Object::from_json(r.gvk.clone(), json.clone(), revision, &r.info.selectable);
+                let gvk = r.gvk_of(&json);
+                let lazy = Object::from_json(gvk.clone(), json.clone(), revision, &r.info.selectable);
                 lazy.or_else(|_| {
                     // Metadata of other types than upstream's (a custom resource written by an older version): as far as
                     // it can be understood.
                     let parsed: Value = serde_json::from_slice(&json).map_err(|e| e.to_string())?;
                     let fields = r.info.extract_fields(&parsed);
-                    Ok(Object { gvk: r.gvk.clone(), meta: Meta::from_value(&parsed), fields, json, revision })
+                    Ok(Object { gvk, meta: Meta::from_value(&parsed), fields, json, revision })
                 })
             }
             None => self.1.decode(gr, json, revision),

@@ -145,8 +145,8 @@ pub trait Strategy: Send + Sync {
     /// What is wrong with the object.
     fn validate(&self, _new: &Value, _old: Option<&Value>, _cx: &HookCx<'_>, _errs: &FieldErrors) {}
 
-    /// Warnings for the client: deprecated fields, suspicious values.
-    fn warnings(&self, _new: &Value, _cx: &HookCx<'_>) -> Vec<String> {
+    /// Warnings for the client: deprecated fields, suspicious values. There is an old object where one is updated.
+    fn warnings(&self, _new: &Value, _old: Option<&Value>, _cx: &HookCx<'_>) -> Vec<String> {
         Vec::new()
     }
 
@@ -164,6 +164,12 @@ pub trait Strategy: Send + Sync {
     /// Refuses a deletion.
     fn check_delete(&self, _object: &Value, _cx: &HookCx<'_>) -> ApiResult<()> {
         Ok(())
+    }
+
+    /// True for a kind whose deletion is a phase of its own: the first request only marks the object, without a grace and
+    /// without a new generation.
+    fn terminates(&self) -> bool {
+        false
     }
 
     /// Changes the object as a deletion begins (namespaces: phase Terminating).
@@ -230,8 +236,8 @@ pub type CheckDelete = fn(&Value, &HookCx<'_>) -> ApiResult<()>;
 /// Changes an object as its deletion begins.
 pub type OnDelete = fn(&mut Value, &HookCx<'_>);
 
-/// What to tell the client of an object that is valid.
-pub type Warn = fn(&Value) -> Vec<String>;
+/// What to tell the client of a valid object that is created or (where there is an old one) updated.
+pub type Warn = fn(&Value, Option<&Value>) -> Vec<String>;
 
 /// To the stored version, or back.
 pub type Convert = fn(&mut Value, bool);
@@ -378,13 +384,13 @@ impl Common {
         self
     }
 
-    /// With what the beginning of a deletion changes.
+    /// With a phase of deletion, and what its beginning changes.
     pub const fn on_delete(mut self, on_delete: OnDelete) -> Self {
         self.on_delete = Some(on_delete);
         self
     }
 
-    /// With warnings for creates.
+    /// With warnings.
     pub const fn warn(mut self, warn: Warn) -> Self {
         self.warn = Some(warn);
         self
@@ -465,15 +471,18 @@ impl Strategy for Common {
         self.check_delete.map_or(Ok(()), |check| check(object, cx))
     }
 
+    fn terminates(&self) -> bool {
+        self.on_delete.is_some()
+    }
+
     fn on_delete(&self, object: &mut Value, cx: &HookCx<'_>) {
         if let Some(on_delete) = self.on_delete {
             on_delete(object, cx);
         }
     }
 
-    fn warnings(&self, new: &Value, cx: &HookCx<'_>) -> Vec<String> {
-        let told = self.warn.filter(|_| cx.op == Op::Create);
-        told.map(|warn| warn(new)).unwrap_or_default()
+    fn warnings(&self, new: &Value, old: Option<&Value>, _cx: &HookCx<'_>) -> Vec<String> {
+        self.warn.map(|warn| warn(new, old)).unwrap_or_default()
     }
 
     fn convert(&self, value: &mut Value, _info: &KindInfo, to_stored: bool) {

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::api::object::Object;
 use crate::api::status::{ApiResult, Reason, Status};
@@ -42,7 +42,8 @@ impl Stored {
         Self { body, revision: None, json: None, created }
     }
 
-    /// The object's JSON in the version it is stored in; none when it is not stored (a dry run, or it is gone).
+    /// The object's JSON in the version it is stored in, or, of a kind with a conversion webhook, in the request's; none when
+    /// it is not stored (a dry run, or it is gone).
     pub fn json(&self) -> Option<&Bytes> {
         self.json.as_ref()
     }
@@ -92,10 +93,17 @@ impl DeleteOptions {
         ] {
             let found = current.str_at(field).unwrap_or_default();
             if let Some(wanted) = wanted.as_deref().filter(|w| *w != found) {
+                let name = current.str_at("/metadata/name").unwrap_or_default();
+                if res.strategy().terminates() {
+                    // Upstream judges these two kinds in code of its own, in other words.
+                    let why = format!(
+                        "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}"
+                    );
+                    return Err(Status::conflict(&res.info.stored.group, &res.info.plural, name, &why));
+                }
                 let why = format!(
                     "the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). The object might have been {perhaps}"
                 );
-                let name = current.str_at("/metadata/name").unwrap_or_default();
                 return Err(Status::conflict(&res.info.stored.group, &res.info.gvk.kind, name, &why));
             }
         }
@@ -184,10 +192,9 @@ impl Registry {
                 if cx.dry_run {
                     return Ok(Stored::dry(body, true));
                 }
-                match self.store(res, key, Expect::Absent, &body, held).await {
-                    Ok((revision, json)) => {
-                        return Ok(Stored { body, revision: Some(revision), json, created: true });
-                    }
+                let stored = self.encoded(res, &body).await?;
+                match self.store(key, Expect::Absent, &stored, held).await {
+                    Ok((revision, json)) => return self.answered(res, body, revision, json, true).await,
                     Err(CommitError::Conflict { .. }) if asked && tries < 8 => {}
                     Err(CommitError::Conflict { .. }) => {
                         return Err(Status::already_exists(&info.gvk.group, &info.plural, &name));
@@ -222,7 +229,10 @@ impl Registry {
                     None => Err(Status::not_found(&res.info.gvk.group, &res.info.plural, &at.name)),
                 };
             };
-            let mut old = current.value();
+            // An object that a webhook brings forward is written even when nothing else changes.
+            let stale = res.by_webhook().is_some() && current.gvk.version != res.info.stored_version;
+            let current = Current { object: self.one_in_version(res, current).await?, stale };
+            let mut old = current.object.value();
             res.from_stored(&mut old);
             let new = change(&old)?;
             // A lost race is run again: a patch then sees the new state, and a client's own resourceVersion is found old.
@@ -243,11 +253,11 @@ impl Registry {
         cx: &RequestCx,
         at: &Target,
         op: &Op,
-        current: &Arc<Object>,
+        current: &Current,
         old: &Value,
         mut new: Value,
     ) -> Result<Stored, TryError> {
-        let info = &res.info;
+        let (info, current, stale) = (&res.info, &current.object, current.stale);
         check_identity(res, at, old, &new, cx.is_patch)?;
         match new.str_at("/metadata/resourceVersion").unwrap_or_default() {
             "" | "0" if !res.strategy().unconditional_update() && *op == Op::Update && !cx.is_patch => {
@@ -288,14 +298,14 @@ impl Registry {
         res.strategy().prepare(&mut new, Some(old), &hooks);
         // A binding is no change of what the pod's author asked for: upstream writes it around the strategy.
         if op_subresource(op) != Some("binding") {
-            meta::bump_generation(&mut new, old, res.strategy());
+            meta::bump_generation(&mut new, old, res);
         }
         new = res.track_fields(Some(old), res.canonical(new), cx, subresource);
         self.check(res, cx, &new, Some(old), op)?;
         self.admission().validate(&admission, Some(&new), Some(old)).await?;
         let hooks = self.hooks(res, cx, op.clone());
         let held = res.strategy().allocate(&mut new, Some(old), &hooks)?;
-        if res.same(old, &new) {
+        if !stale && res.same(old, &new) {
             let json = Some(current.json.clone());
             return Ok(Stored { body: old.clone(), revision: None, json, created: false });
         }
@@ -309,8 +319,28 @@ impl Registry {
             let revision = self.commit(key, expect, None, held).await.map_err(TryError::from)?;
             return Ok(Stored { body: new, revision: Some(revision), json: None, created: false });
         }
-        let (revision, json) = self.store(res, key, expect, &new, held).await.map_err(TryError::from)?;
-        Ok(Stored { body: new, revision: Some(revision), json, created: false })
+        let stored = self.encoded(res, &new).await?;
+        let (revision, json) = self.store(key, expect, &stored, held).await.map_err(TryError::from)?;
+        Ok(self.answered(res, new, revision, json, false).await?)
+    }
+
+    /// What a write left. Where a webhook converts, that is what it makes of the stored form.
+    async fn answered(
+        &self,
+        res: &Resource,
+        body: Value,
+        revision: Revision,
+        json: Option<Bytes>,
+        created: bool,
+    ) -> ApiResult<Stored> {
+        let own = match &json {
+            Some(json) => self.written(res, json, revision).await?,
+            None => None,
+        };
+        Ok(match own {
+            Some(own) => Stored { body: own.value(), revision: Some(revision), json: Some(own.json.clone()), created },
+            None => Stored { body, revision: Some(revision), json, created },
+        })
     }
 
     /// Deletes an object, or begins to.
@@ -325,6 +355,7 @@ impl Registry {
             let Some(current) = self.cache().resource(&res.info.stored).get(&at.namespace, &at.name) else {
                 return Err(Status::not_found(&res.info.gvk.group, &res.info.plural, &at.name));
             };
+            let current = self.one_in_version(res, current).await?;
             let mut old = current.value();
             res.from_stored(&mut old);
             options.check(res, &old)?;
@@ -343,7 +374,7 @@ impl Registry {
             if !gone && marked == old {
                 return Ok(Deleted::Pending(old));
             }
-            let value = if gone { None } else { Some(res.encode_for_store(&marked)) };
+            let value = if gone { None } else { Some(self.encoded(res, &marked).await?) };
             let key = res.key(&at.namespace, &at.name);
             match self.commit(key, Expect::Revision(current.revision), value, Held::default()).await {
                 Ok(revision) if gone => return Ok(Deleted::Gone(with_revision(marked, revision))),
@@ -373,6 +404,9 @@ impl Registry {
             // Its grace runs: only a shorter one changes anything.
             return false;
         }
+        if deleting && strategy.terminates() && strategy.keeps(object) {
+            return false;
+        }
         if strategy.has_dependents() {
             propagate(object, options, strategy.orphans_by_default());
         }
@@ -380,12 +414,14 @@ impl Registry {
             let at = cx.now.checked_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(cx.now);
             let meta = meta::metadata(object);
             meta.insert("deletionTimestamp".into(), rfc3339(at).into());
-            meta.insert("deletionGracePeriodSeconds".into(), grace.into());
-            if let Some(generation) = meta.get("generation").and_then(Value::as_i64) {
-                meta.insert("generation".into(), generation.saturating_add(1).into());
+            match strategy.terminates() {
+                true => meta::order(meta),
+                false => give_grace(meta, grace),
             }
-            meta::order(meta);
             strategy.on_delete(object, hooks);
+        } else if object.pointer("/metadata/deletionGracePeriodSeconds").is_none() {
+            // The second request for what only began to terminate.
+            give_grace(meta::metadata(object), grace);
         } else if grace < left {
             let meta = meta::metadata(object);
             let began =
@@ -418,7 +454,7 @@ impl Registry {
         let hooks = self.hooks(res, cx, op.clone());
         res.strategy().validate(new, old, &hooks, &errs);
         if !matches!(op, Op::Subresource(_)) {
-            for warning in res.strategy().warnings(new, &hooks) {
+            for warning in res.strategy().warnings(new, old, &hooks) {
                 cx.warn(warning);
             }
         }
@@ -433,15 +469,13 @@ impl Registry {
     /// Writes an object; gives back its revision and its JSON with it.
     async fn store(
         &self,
-        res: &Resource,
         key: Bytes,
         expect: Expect,
-        object: &Value,
+        stored: &Bytes,
         held: Held,
     ) -> Result<(Revision, Option<Bytes>), CommitError> {
-        let stored = res.encode_for_store(object);
         let revision = self.commit(key, expect, Some(stored.clone()), held).await?;
-        Ok((revision, splice_revision(&stored, revision)))
+        Ok((revision, splice_revision(stored, revision)))
     }
 
     /// Writes, and waits until the watch cache has it. What is held is held until then, also when the client goes away
@@ -469,6 +503,14 @@ impl Registry {
         // Ends with the commit, which the store finishes or refuses.
         tokio::spawn(work).await.unwrap_or(Err(CommitError::Closed))
     }
+}
+
+/// What an update begins with.
+struct Current {
+    /// The object, in the request's version.
+    object: Arc<Object>,
+    /// It is stored in another version than the stored one.
+    stale: bool,
 }
 
 /// Why one round of an update did not write.
@@ -567,6 +609,15 @@ fn check_identity(res: &Resource, at: &Target, old: &Value, new: &Value, is_patc
         return Err(Status::conflict(&res.info.gvk.group, &res.info.plural, &at.name, &why));
     }
     Ok(())
+}
+
+/// Says how long an object may stay, which is news of it.
+fn give_grace(meta: &mut Map<String, Value>, seconds: i64) {
+    meta.insert("deletionGracePeriodSeconds".into(), seconds.into());
+    if let Some(generation) = meta.get("generation").and_then(Value::as_i64) {
+        meta.insert("generation".into(), generation.saturating_add(1).into());
+    }
+    meta::order(meta);
 }
 
 /// Adds the finalizer that a propagation policy means, and takes away the other one.

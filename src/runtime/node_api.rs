@@ -10,7 +10,6 @@ use futures::stream::BoxStream;
 use http::{Request, Response};
 use jiff::Timestamp;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::api::status::{ApiResult, Reason, Status};
 
@@ -60,13 +59,8 @@ pub struct Streams {
 /// Bytes of a log as they come.
 pub type LogStream = BoxStream<'static, io::Result<Bytes>>;
 
-/// Bytes both ways.
-pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
-
 /// A connection to something on a node.
-pub type NodeStream = Box<dyn Duplex>;
+pub type NodeStream = crate::util::duplex::Stream;
 
 /// What on a node a connection leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -122,11 +122,15 @@ impl Cx {
 /// Keys that a changed object concerns.
 pub type MapFn = fn(&Object, &Cx) -> Vec<ObjectKey>;
 
+/// Keys that a change concerns, by the object before (none: it is new) and after (none: it is gone).
+pub type ChangeFn = fn(Option<&Object>, Option<&Object>, &Cx) -> Vec<ObjectKey>;
+
 #[derive(Debug, Clone, Copy)]
 enum Map {
     Own,
     Owned,
     Mapped(MapFn),
+    Changed(ChangeFn),
 }
 
 /// What a reconciler watches.
@@ -142,6 +146,17 @@ impl Watches {
         Self { own: res, all: vec![(res, Map::Own)] }
     }
 
+    /// The same, of which only some changes concern the reconciler.
+    pub fn own_changed(res: &'static Res, map: ChangeFn) -> Self {
+        Self { own: res, all: vec![(res, Map::Changed(map))] }
+    }
+
+    /// Objects of `res`, through a function that sees what has changed.
+    pub fn changed(mut self, res: &'static Res, map: ChangeFn) -> Self {
+        self.all.push((res, Map::Changed(map)));
+        self
+    }
+
     /// Objects of `res` whose controller is one of ours.
     pub fn owned(mut self, res: &'static Res) -> Self {
         self.all.push((res, Map::Owned));
@@ -154,8 +169,16 @@ impl Watches {
         self
     }
 
-    fn keys(&self, watch: usize, object: &Object, cx: &Cx) -> Vec<ObjectKey> {
+    fn keys(&self, watch: usize, old: Option<&Object>, new: Option<&Object>, cx: &Cx) -> Vec<ObjectKey> {
+        if let Map::Changed(map) = self.all[watch].1 {
+            return map(old, new, cx);
+        }
+        old.into_iter().chain(new).flat_map(|object| self.keys_of(watch, object, cx)).collect()
+    }
+
+    fn keys_of(&self, watch: usize, object: &Object, cx: &Cx) -> Vec<ObjectKey> {
         match self.all[watch].1 {
+            Map::Changed(_) => Vec::new(),
             Map::Own => vec![ObjectKey::from(&object.meta)],
             Map::Mapped(map) => map(object, cx),
             Map::Owned => match object.meta.controller() {
@@ -224,17 +247,12 @@ pub async fn run(reconciler: &dyn Reconciler, cx: Cx, shutdown: Shutdown) -> Res
             biased;
             () = shutdown.wait() => return Ok(()),
             Some(deltas) = sources.next() => for (i, delta) in deltas {
-                let add = |queue: &mut Queue<ObjectKey>, o: &Object| {
-                    watches.keys(i, o, &cx).into_iter().for_each(|k| queue.add(k));
+                let mut add = |old: Option<&Object>, new: Option<&Object>| {
+                    watches.keys(i, old, new, &cx).into_iter().for_each(|k| queue.add(k));
                 };
                 match delta {
-                    Some(Delta::Upsert { old, new }) => {
-                        if let Some(old) = old {
-                            add(&mut queue, &old);
-                        }
-                        add(&mut queue, &new);
-                    }
-                    Some(Delta::Delete(last)) => add(&mut queue, &last),
+                    Some(Delta::Upsert { old, new }) => add(old.as_deref(), Some(&new)),
+                    Some(Delta::Delete(last)) => add(Some(&last), None),
                     Some(Delta::Synced) => unsynced = unsynced.saturating_sub(1),
                     None if shutdown.is_triggered() => return Ok(()),
                     None => return Err(SourceEnded { name: reconciler.name(), resource: &watches.all[i].0.plural }),

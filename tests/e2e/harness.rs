@@ -264,6 +264,20 @@ impl Cluster {
         self.client_child(Command::new(stock_kubectl()), args)
     }
 
+    /// Somebody else's client on the machine, as the administrator.
+    pub fn client(&self, mut command: Command) -> Ran {
+        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", self.dir.path());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = self.machine.run(|| command.spawn()).unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        run_with(child, "")
+    }
+
+    /// Runs a future on the machine.
+    pub fn block_on<T: Send, F: Future<Output = T>>(&self, f: impl FnOnce() -> F + Send) -> T {
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        self.machine.run(|| runtime().block_on(f()))
+    }
+
     fn client_child(&self, mut command: Command, args: &[&str]) -> Child {
         command.arg("--kubeconfig").arg(self.kubeconfig()).args(args);
         // Its cache of discovery would outlive the cluster.

@@ -5,6 +5,7 @@
 mod addons;
 mod agent;
 mod bad_input;
+mod clients;
 mod clock;
 mod crd;
 mod ctl;

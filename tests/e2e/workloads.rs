@@ -1,12 +1,10 @@
 //! Workloads beyond the Deployment, on a node with real containers and a stock kubectl: Jobs that count what ended,
 //! StatefulSets whose pods have names, DaemonSets, and rollouts of both there and back.
 //!
-//! Of upstream's conformance tests [sig-apps] this covers the heart of: "Job should run a job to completion when tasks
-//! succeed", "Job should create pods for an Indexed job with completion indexes and specified hostname", "Job should
-//! allow to use a pod failure policy …", "StatefulSet should perform rolling updates and roll backs of template
-//! modifications", "Scaling should happen in predictable order", "Daemon set should rollback without unnecessary
-//! restarts", "Daemon set should run and stop simple daemon", "DisruptionController should block an eviction until the
-//! PDB is updated to allow it".
+//! Conformance, [sig-apps]: "Job should create pods for an Indexed job with completion indexes and specified hostname",
+//! "should perform rolling updates and roll backs of template modifications", "Scaling should happen in predictable order",
+//! "Daemon set should rollback without unnecessary restarts", "Daemon set should run and stop simple daemon",
+//! "DisruptionController should block an eviction until the PDB is updated to allow it".
 
 use crate::harness::Cluster;
 

@@ -4,7 +4,9 @@
 
 mod allocator;
 mod api;
+mod conformance;
 mod cri_proto;
 mod dependencies;
+mod fuzz;
 mod layering;
 mod store_crash;

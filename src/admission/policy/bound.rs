@@ -1,5 +1,6 @@
 //! What both plugins do alike: the policies and bindings that a request meets, and the parameters of each.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -10,11 +11,11 @@ use crate::api::object::Object;
 use crate::api::scheme::Scope;
 use crate::api::status::{ApiResult, Reason, Status};
 use crate::api::value::ValueExt;
-use crate::registry::{Admission, Resources, View};
+use crate::registry::{Admission, Resource, Resources, View};
 
 use super::GROUP;
 use super::compiled::{Kept, Policy};
-use crate::admission::matching::{Attributes, Matcher, name_of};
+use crate::admission::matching::{Attributes, GroupVersion, Matcher, name_of};
 
 /// A binding.
 pub struct Binding {
@@ -59,6 +60,42 @@ pub struct Met<T> {
     pub policy: Arc<(Policy, T)>,
     /// The binding.
     pub binding: Arc<Binding>,
+    /// The version of the resource that the policy's rules name, where it is not the request's.
+    pub version: Option<Arc<Resource>>,
+}
+
+impl<T> Met<T> {
+    /// The resource as the policy sees it.
+    pub fn resource<'a>(&'a self, a: &'a Admission<'_>) -> &'a Resource {
+        self.version.as_deref().unwrap_or(a.resource)
+    }
+
+    /// An object of the request as the policy sees it. What is posted to a subresource is of one version only.
+    pub fn shown<'v>(&self, a: &Admission<'_>, object: &'v Value) -> Cow<'v, Value> {
+        match &self.version {
+            Some(version) if is_of(object, a.resource) => Cow::Owned(convert(object.clone(), a.resource, version)),
+            _ => Cow::Borrowed(object),
+        }
+    }
+
+    /// What the policy made of an object, in the request's version.
+    pub fn back(&self, a: &Admission<'_>, object: Value) -> Value {
+        match &self.version {
+            Some(version) if is_of(&object, version) => convert(object, version, a.resource),
+            _ => object,
+        }
+    }
+}
+
+fn is_of(object: &Value, resource: &Resource) -> bool {
+    let own = &resource.info.gvk;
+    object.str_at("/kind") == Some(&*own.kind) && object.str_at("/apiVersion") == Some(&*own.api_version())
+}
+
+fn convert(mut object: Value, from: &Resource, to: &Resource) -> Value {
+    from.to_stored(&mut object);
+    to.from_stored(&mut object);
+    object
 }
 
 impl<T> Bound<T> {
@@ -86,8 +123,13 @@ impl<T> Bound<T> {
             let namespace = view.get("", "namespaces", "", attributes.namespace)?;
             Some(namespace.value().pointer("/metadata/labels").cloned().unwrap_or_default())
         };
-        // A policy sees the version that was asked for: objects are not converted for it.
-        let matches = |m: &Matcher| m.matches(&attributes, &[], labels).map(|found| found.is_some());
+        // The same objects in other versions: a policy that names one of them is asked, and sees it.
+        let own = &a.resource.info;
+        let mut others = self.resources.all();
+        others.retain(|r| r.info.stored == own.stored && r.info.gvk != own.gvk);
+        let names: Vec<GroupVersion> =
+            others.iter().map(|r| (r.info.gvk.group.to_string(), r.info.gvk.version.to_string())).collect();
+        let matches = |m: &Matcher| m.matches(&attributes, &names, labels);
         let mut out = Vec::new();
         for object in view.list(GROUP, self.plurals[0], None) {
             let mut own = bindings.iter().filter(|b| *b.policy == *object.meta.name).peekable();
@@ -99,12 +141,11 @@ impl<T> Bound<T> {
                 let more = compile(value, &policy);
                 (policy, more)
             });
-            if !matches(&policy.0.matcher)? {
-                continue;
-            }
+            let Some(named) = matches(&policy.0.matcher)? else { continue };
+            let version = names.iter().position(|n| *n == named).map(|i| others[i].clone());
             for binding in own {
-                if matches(&binding.matcher)? {
-                    out.push(Met { policy: policy.clone(), binding: binding.clone() });
+                if matches(&binding.matcher)?.is_some() {
+                    out.push(Met { policy: policy.clone(), binding: binding.clone(), version: version.clone() });
                 }
             }
         }

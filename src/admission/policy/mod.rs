@@ -12,6 +12,7 @@ mod mutating;
 pub(super) mod request;
 mod validating;
 
+pub use compiled::Conditions;
 use std::sync::Arc;
 
 use crate::api::cel::authorizer::{Answer, Authorizer, Question};

@@ -9,7 +9,7 @@ use crate::api::cel::{Budget, Val, cost};
 use crate::api::patch;
 use crate::api::status::ApiResult;
 use crate::api::value::ValueExt;
-use crate::registry::{Admission, Resources, View};
+use crate::registry::{Admission, Resource, Resources, View};
 
 use super::bound::{Bound, Met, refusal};
 use super::compiled::{Expression, Policy};
@@ -57,14 +57,22 @@ fn compile(object: &Value, policy: &Policy) -> Mutations {
 }
 
 /// The object with what an expression made of it.
-fn apply(a: &Admission<'_>, object: &Value, made: Made, value: &Val) -> Result<Value, String> {
+fn apply(of: &Resource, object: &Value, made: Made, value: &Val) -> Result<Value, String> {
     let patch = value.to_json().ok_or("the expression's value has no JSON")?;
     let changed = match (made, patch) {
         (Made::Patch, patch @ Value::Array(_)) => {
             patch::json::apply(object.clone(), patch).map_err(|s| s.message.clone())?
         }
         (Made::Object, patch @ Value::Object(_)) => {
-            patch::apply::merge_into(a.resource.view(), object, &patch).map_err(|e| e.to_string())?
+            // All that it does not say of one would be lost.
+            let atomics = patch::apply::atomics(of.view(), &patch);
+            if !atomics.is_empty() {
+                let atomics = atomics.join(", ");
+                return Err(format!(
+                    "invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {atomics}"
+                ));
+            }
+            patch::apply::merge_into(of.view(), object, &patch).map_err(|e| e.to_string())?
         }
         (Made::Patch, _) => return Err("the expression does not evaluate to a list of JSONPatch".into()),
         (Made::Object, _) => return Err("the expression does not evaluate to an Object".into()),
@@ -108,7 +116,10 @@ impl MutatingAdmissionPolicy {
             let mut budget = Budget::new(cost::PER_OBJECT);
             for (made, expression) in &mutations.all {
                 // Every mutation sees what the one before it did.
-                let base = request::values(a, Some(new), old, view, &self.ask);
+                let shown = met.shown(a, new).into_owned();
+                let before = old.map(|old| met.shown(a, old));
+                let of = met.resource(a);
+                let base = request::values_of(a, of, Some(&shown), before.as_deref(), view, &self.ask);
                 let vars = policy.vars(&base, param.clone());
                 match policy.conditions_hold(&vars) {
                     Ok(true) => {}
@@ -119,8 +130,8 @@ impl MutatingAdmissionPolicy {
                     }
                 }
                 let value = expression.eval(&vars, &mut budget).map_err(|e| e.to_string());
-                match value.and_then(|v| apply(a, new, *made, &v)) {
-                    Ok(changed) => *new = changed,
+                match value.and_then(|v| apply(of, &shown, *made, &v)) {
+                    Ok(changed) => *new = met.back(a, changed),
                     Err(why) => {
                         let why = format!("expression '{}' resulted in error: {why}", expression.text);
                         undecided(why, new)?;

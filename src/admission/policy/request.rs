@@ -9,7 +9,7 @@ use crate::api::cel::authorizer::{Authz, Question, Stage};
 use crate::api::cel::value;
 use crate::api::object::Object;
 use crate::registry::admissionregistration::expressions::{NAMESPACE_METADATA, REQUEST_RESOURCE};
-use crate::registry::{Admission, View};
+use crate::registry::{Admission, Resource, View};
 
 use crate::admission::matching;
 
@@ -18,6 +18,18 @@ use super::{Ask, Asked};
 /// The values of all variables but `params` and `variables`.
 pub fn values(
     a: &Admission<'_>,
+    new: Option<&Value>,
+    old: Option<&Value>,
+    view: &dyn View,
+    ask: &Arc<dyn Ask>,
+) -> Vec<(&'static str, Val)> {
+    values_of(a, a.resource, new, old, view, ask)
+}
+
+/// The same where the objects are of another version of the resource than the request's.
+pub fn values_of(
+    a: &Admission<'_>,
+    shown: &Resource,
     new: Option<&Value>,
     old: Option<&Value>,
     view: &dyn View,
@@ -43,7 +55,7 @@ pub fn values(
     vec![
         ("object", object(new)),
         ("oldObject", object(old)),
-        ("request", Val::from_json(&request(a, new))),
+        ("request", Val::from_json(&request(a, shown, new))),
         ("namespaceObject", namespace.map_or(Val::Null, |ns| namespace_value(&ns))),
         ("authorizer", Val::Authz(Arc::new(Authz::new(authorizer)))),
         (REQUEST_RESOURCE, Val::Authz(Arc::new(own))),
@@ -51,13 +63,15 @@ pub fn values(
 }
 
 /// The AdmissionRequest, without its objects; what is empty is left out.
-fn request(a: &Admission<'_>, new: Option<&Value>) -> Value {
-    let gvk = &a.resource.info.gvk;
-    let kind = json!({"group": gvk.group, "version": gvk.version, "kind": gvk.kind});
-    let resource = json!({"group": gvk.group, "version": gvk.version, "resource": a.resource.info.plural});
+fn request(a: &Admission<'_>, shown: &Resource, new: Option<&Value>) -> Value {
+    let kind_of =
+        |r: &Resource| json!({"group": r.info.gvk.group, "version": r.info.gvk.version, "kind": r.info.gvk.kind});
+    let resource_of =
+        |r: &Resource| json!({"group": r.info.gvk.group, "version": r.info.gvk.version, "resource": r.info.plural});
     let user = &a.cx.user;
     let mut out = json!({
-        "kind": kind, "resource": resource, "requestKind": kind, "requestResource": resource,
+        "kind": kind_of(shown), "resource": resource_of(shown),
+        "requestKind": kind_of(a.resource), "requestResource": resource_of(a.resource),
         "operation": a.operation, "dryRun": a.cx.dry_run, "options": options(a),
         "userInfo": present([
             ("username", user.name.as_str().into()),

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::admission::Plugin;
+use crate::api::audit::annotate;
 use crate::api::cel::{Budget, Error, Val, cost};
 use crate::api::status::ApiResult;
 use crate::api::value::ValueExt;
@@ -17,6 +18,8 @@ use super::{Ask, request};
 
 /// Longest message that an expression makes, bytes.
 const MESSAGE_MAX: usize = 5 * 1024;
+/// The annotation of audit events for what bindings with the action `Audit` found.
+const FAILURES: &str = "validation.policy.admission.k8s.io/validation_failure";
 
 /// One `validations` entry.
 struct Rule {
@@ -36,6 +39,8 @@ pub struct ValidatingAdmissionPolicy {
 struct Broken {
     message: String,
     reason: String,
+    /// Of the rule in the policy.
+    index: usize,
 }
 
 impl ValidatingAdmissionPolicy {
@@ -62,10 +67,10 @@ fn compile(object: &Value, policy: &Policy) -> Vec<Rule> {
 
 impl Rule {
     /// Why the rule is broken, if it is.
-    fn broken(&self, fail: bool, vars: &Values<'_>, budget: &mut Budget) -> Option<Broken> {
+    fn broken(&self, index: usize, fail: bool, vars: &Values<'_>, budget: &mut Budget) -> Option<Broken> {
         match self.expression.is_true(vars, budget) {
             Ok(true) => None,
-            Ok(false) => Some(Broken { message: self.text(vars, budget), reason: self.reason.clone() }),
+            Ok(false) => Some(Broken { message: self.text(vars, budget), reason: self.reason.clone(), index }),
             Err(_) if !fail => None,
             Err(why) => {
                 let message = match why {
@@ -75,7 +80,7 @@ impl Rule {
                     }
                     Error::Failed(why) => format!("expression '{}' resulted in error: {why}", self.expression.text),
                 };
-                Some(Broken { message, reason: String::new() })
+                Some(Broken { message, reason: String::new(), index })
             }
         }
     }
@@ -106,7 +111,7 @@ impl ValidatingAdmissionPolicy {
     ) -> Vec<Broken> {
         let (policy, rules) = &*met.policy;
         let undecided = |message: String| match policy.fail {
-            true => vec![Broken { message, reason: String::new() }],
+            true => vec![Broken { message, reason: String::new(), index: 0 }],
             false => Vec::new(),
         };
         let params = match self.bound.params(policy, &met.binding, a, view) {
@@ -125,8 +130,8 @@ impl ValidatingAdmissionPolicy {
                 }
             }
             let mut budget = Budget::new(cost::PER_OBJECT);
-            for rule in rules {
-                out.extend(rule.broken(policy.fail, &vars, &mut budget));
+            for (index, rule) in rules.iter().enumerate() {
+                out.extend(rule.broken(index, policy.fail, &vars, &mut budget));
                 if budget.left() == 0 {
                     break;
                 }
@@ -148,10 +153,22 @@ impl Plugin for ValidatingAdmissionPolicy {
         }
         let base = request::values(a, new, old, view, &self.ask);
         let mut denied = None;
+        let mut noted = Vec::new();
         for met in &met {
             let (policy, binding) = (&met.policy.0.name, &met.binding);
-            for broken in self.findings(met, a, &base, view) {
-                let Broken { message, reason } = broken;
+            let shown = |v| met.shown(a, v);
+            let other = met.version.as_deref().map(|version| {
+                let (new, old) = (new.map(shown), old.map(shown));
+                request::values_of(a, version, new.as_deref(), old.as_deref(), view, &self.ask)
+            });
+            for broken in self.findings(met, a, other.as_ref().unwrap_or(&base), view) {
+                if binding.actions.iter().any(|x| x == "Audit") {
+                    noted.push(json!({
+                        "message": broken.message, "policy": policy, "binding": binding.name,
+                        "expressionIndex": broken.index, "validationActions": binding.actions,
+                    }));
+                }
+                let Broken { message, reason, .. } = broken;
                 if binding.actions.iter().any(|x| x == "Warn") {
                     let name = &binding.name;
                     a.cx.warn(format!(
@@ -165,6 +182,9 @@ impl Plugin for ValidatingAdmissionPolicy {
                     denied = Some(refusal(a, new, text, &reason));
                 }
             }
+        }
+        if !noted.is_empty() {
+            annotate(|| (FAILURES.to_owned(), Value::from(noted).to_string()));
         }
         denied.map_or(Ok(()), Err)
     }

@@ -14,11 +14,10 @@ use crate::admission::policy::compiled::Conditions;
 use crate::api::object::Object;
 use crate::api::value::ValueExt;
 use crate::registry::admissionregistration::expressions;
+use crate::registry::outward::ClientConfig;
 
 /// How long a webhook may take when it does not say.
 const TIMEOUT_DEFAULT: i64 = 10;
-/// The port of a Service that none is named for.
-const PORT_DEFAULT: i64 = 443;
 
 /// One webhook of one configuration.
 #[derive(Debug)]
@@ -43,55 +42,6 @@ pub struct Hook {
     pub matcher: Matcher,
     /// Its `matchConditions`.
     pub conditions: Conditions,
-}
-
-/// Where a webhook is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClientConfig {
-    /// An URL or a Service.
-    pub place: Place,
-    /// PEM of the CAs that its certificate may be of; empty for the machine's own.
-    pub ca: Vec<u8>,
-}
-
-/// How a webhook is found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
-    /// `https://host:port/path`.
-    Url(String),
-    /// A Service of the cluster.
-    Service {
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
-        /// One of its ports.
-        port: i64,
-        /// With its first slash; may be empty.
-        path: String,
-    },
-}
-
-impl ClientConfig {
-    /// From a `WebhookClientConfig`.
-    pub fn of(config: &Value) -> Self {
-        use base64::Engine;
-        let ca = config.str_at("/caBundle").unwrap_or_default();
-        let place = match config.str_at("/url") {
-            Some(url) => Place::Url(url.to_owned()),
-            None => {
-                let text = |member: &str| config.str_at(&format!("/service/{member}")).unwrap_or_default().to_owned();
-                let path = match text("path") {
-                    path if path.is_empty() || path.starts_with('/') => path,
-                    path => format!("/{path}"),
-                };
-                let port = config.int_at("/service/port").unwrap_or(PORT_DEFAULT);
-                Place::Service { namespace: text("namespace"), name: text("name"), port, path }
-            }
-        };
-        // What is no base64 did not pass the wire table.
-        Self { place, ca: base64::engine::general_purpose::STANDARD.decode(ca).unwrap_or_default() }
-    }
 }
 
 impl Hook {
@@ -136,6 +86,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::registry::outward::{Place, ServicePort};
 
     #[test]
     fn what_a_configuration_says_and_does_not() {
@@ -148,7 +99,8 @@ mod tests {
             (some.version.as_str(), some.timeout, some.dry_run, some.reinvoked),
             ("v1beta1", Duration::from_secs(10), true, false)
         );
-        let place = Place::Service { namespace: "n".into(), name: "s".into(), port: 443, path: "/p".into() };
+        let service = ServicePort { namespace: "n".into(), name: "s".into(), port: 443 };
+        let place = Place::Service { service, path: "/p".into() };
         assert_eq!(some.client, ClientConfig { place, ca: b"a".to_vec() });
     }
 }

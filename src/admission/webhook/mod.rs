@@ -1,17 +1,17 @@
 //! Admission webhooks: others' servers that change a new object or refuse a request.
 //!
 //! In: requests that the chain's own plugins have let through. Out: changed objects, refusals, warnings. `hook` says which
-//! webhooks a request is for, `review` what they are asked and answer, `call` reaches them.
+//! webhooks a request is for, `review` what they are asked and answer; `registry::outward` reaches them.
 //!
 //! **Invariant:** a webhook holds up one request, for its timeout at most; nothing is locked meanwhile.
 //! **Invariant:** where no configuration is stored, a request pays for two look-ups and nothing else.
 //!
 //! Rules: upstream `apiserver/pkg/admission/plugin/webhook/{mutating,validating,generic}`.
 
-mod call;
 mod hook;
 mod review;
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -21,13 +21,14 @@ use serde_json::Value;
 
 use super::matching::{Attributes, GroupVersion};
 use crate::admission::policy::{Ask, request};
+use crate::api::audit::annotate;
 use crate::api::cel::Named;
 use crate::api::patch;
 use crate::api::status::{ApiResult, Status};
 use crate::api::value::ValueExt;
+use crate::registry::outward::Call;
 use crate::registry::{Admission, Registry, Resource, View};
 
-pub use call::{Call, Calls};
 use hook::Hook;
 use review::{Decision, Question};
 
@@ -44,7 +45,7 @@ struct Compiled {
 pub struct Webhooks {
     mutating: ArcSwap<Compiled>,
     validating: ArcSwap<Compiled>,
-    call: Box<dyn Call>,
+    call: Arc<dyn Call>,
     ask: Arc<dyn Ask>,
 }
 
@@ -77,7 +78,7 @@ enum Outcome {
 
 impl Webhooks {
     /// Called through `call`; `ask` answers what their conditions ask the authorizer.
-    pub fn new(call: Box<dyn Call>, ask: Arc<dyn Ask>) -> Self {
+    pub fn new(call: Arc<dyn Call>, ask: Arc<dyn Ask>) -> Self {
         Self { mutating: ArcSwap::default(), validating: ArcSwap::default(), call, ask }
     }
 
@@ -125,7 +126,7 @@ impl Webhooks {
             if let Outcome::Decided(decision) = outcome {
                 decision.allowed?;
                 if let Some(patch) = decision.patch
-                    && apply(cx, hook, &version, new.as_deref_mut(), patch)?
+                    && apply(cx, hook, &version, new.as_deref_mut(), patch).await?
                 {
                     rounds.changed = true;
                     rounds.again.extend(rounds.asked.drain());
@@ -174,15 +175,17 @@ impl Webhooks {
             return Err(Status::bad_request(format!("admission webhook {:?} does not support dry run", hook.name)));
         }
         let other = cx.other(version);
-        let (new, old) = (new.map(|v| other.to(v)), old.map(|v| other.to(v)));
+        let (new, old) = (other.to_maybe(new).await?, other.to_maybe(old).await?);
         let question = Question { admission: cx.admission, version, new: new.as_deref(), old: old.as_deref() };
         let uid = uuid::Uuid::new_v4().to_string();
         let body = serde_json::to_vec(&question.review(hook, &uid)).map_err(Status::internal)?;
-        let failure = match self.call.post(&hook.client, cx.view, hook.timeout, body).await {
+        let query = format!("timeout={}s", hook.timeout.as_secs());
+        let failure = match self.call.post(&hook.client, &query, hook.timeout, body).await {
             Err(why) => format!("failed to call webhook: {why}"),
             Ok(bytes) => match review::answer(&bytes, hook, &uid, mutating) {
                 Err(why) => format!("received invalid webhook response: {why}"),
-                Ok(decision) => {
+                Ok(mut decision) => {
+                    std::mem::take(&mut decision.annotations).into_iter().for_each(|note| annotate(|| note));
                     decision.warnings.iter().for_each(|w| cx.admission.cx.warn(w.clone()));
                     return Ok(Outcome::Decided(decision));
                 }
@@ -233,7 +236,7 @@ impl Asking<'_> {
         let other = (*group != *own.group || *version != *own.version).then(|| {
             self.versions().into_iter().find(|r| *r.info.gvk.group == **group && *r.info.gvk.version == **version)
         });
-        Between { own: self.admission.resource, other: other.flatten() }
+        Between { own: self.admission.resource, other: other.flatten(), registry: self.registry }
     }
 }
 
@@ -241,29 +244,39 @@ impl Asking<'_> {
 struct Between<'a> {
     own: &'a Resource,
     other: Option<Arc<Resource>>,
+    registry: Option<&'a Registry>,
 }
 
 impl Between<'_> {
-    fn to<'v>(&self, object: &'v Value) -> std::borrow::Cow<'v, Value> {
-        use std::borrow::Cow;
-        match &self.other {
-            Some(other) if is_of(object, self.own) => Cow::Owned(convert(object.clone(), self.own, other)),
-            _ => Cow::Borrowed(object),
+    async fn to_maybe<'v>(&self, object: Option<&'v Value>) -> ApiResult<Option<Cow<'v, Value>>> {
+        match object {
+            Some(object) => self.to(object).await.map(Some),
+            None => Ok(None),
         }
     }
 
-    fn back(&self, object: Value) -> Value {
+    async fn to<'v>(&self, object: &'v Value) -> ApiResult<Cow<'v, Value>> {
         match &self.other {
-            Some(other) if is_of(&object, other) => convert(object, other, self.own),
-            _ => object,
+            Some(other) if is_of(object, self.own) => {
+                Ok(Cow::Owned(self.convert(object.clone(), self.own, other).await?))
+            }
+            _ => Ok(Cow::Borrowed(object)),
         }
     }
-}
 
-fn convert(mut object: Value, from: &Resource, to: &Resource) -> Value {
-    from.to_stored(&mut object);
-    to.from_stored(&mut object);
-    object
+    async fn back(&self, object: Value) -> ApiResult<Value> {
+        match &self.other {
+            Some(other) if is_of(&object, other) => self.convert(object, other, self.own).await,
+            _ => Ok(object),
+        }
+    }
+
+    async fn convert(&self, object: Value, from: &Resource, to: &Resource) -> ApiResult<Value> {
+        match self.registry {
+            Some(registry) => registry.converted(object, from, to).await,
+            None => Ok(object),
+        }
+    }
 }
 
 fn is_of(object: &Value, resource: &Resource) -> bool {
@@ -272,7 +285,7 @@ fn is_of(object: &Value, resource: &Resource) -> bool {
 }
 
 /// Applies a webhook's patch; true when it changed the object.
-fn apply(
+async fn apply(
     cx: &Asking<'_>,
     hook: &Hook,
     version: &GroupVersion,
@@ -284,9 +297,10 @@ fn apply(
         return Err(Status::internal(format!("admission webhook {:?} {why}", hook.name)));
     };
     let between = cx.other(version);
-    let patched = patch::json::apply(between.to(new).into_owned(), patch).map_err(|e| Status::internal(&e.message))?;
+    let shown = between.to(new).await?.into_owned();
+    let patched = patch::json::apply(shown, patch).map_err(|e| Status::internal(&e.message))?;
     let resource = cx.admission.resource;
-    let mut patched = between.back(patched);
+    let mut patched = between.back(patched).await?;
     if is_of(&patched, resource) {
         patched = resource.decoded(patched).map_err(Status::internal)?;
         resource.apply_defaults(&mut patched);

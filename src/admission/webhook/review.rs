@@ -28,6 +28,8 @@ pub struct Decision {
     pub patch: Option<Value>,
     /// For the client.
     pub warnings: Vec<String>,
+    /// For the audit log: `webhook/key` and a text.
+    pub annotations: Vec<(String, String)>,
 }
 
 /// What is asked, in the version that the hook's rules name.
@@ -159,11 +161,15 @@ pub fn answer(body: &[u8], hook: &Hook, uid: &str, mutating: bool) -> Result<Dec
         }
     }
     let warnings = r.items_at("/warnings").iter().filter_map(Value::as_str).map(str::to_owned).collect();
+    let notes = r.get("auditAnnotations").and_then(Value::as_object).into_iter().flatten();
+    let note = |(key, text): (&String, &Value)| Some((format!("{}/{key}", hook.name), text.as_str()?.to_owned()));
+    let annotations = notes.filter_map(note).collect();
     if r.bool_at("/allowed") != Some(true) {
-        return Ok(Decision { allowed: Err(refusal(&hook.name, r.get("status"))), patch: None, warnings });
+        let allowed = Err(refusal(&hook.name, r.get("status")));
+        return Ok(Decision { allowed, patch: None, warnings, annotations });
     }
     let patch = if mutating { patch(r, hook)? } else { None };
-    Ok(Decision { allowed: Ok(()), patch, warnings })
+    Ok(Decision { allowed: Ok(()), patch, warnings, annotations })
 }
 
 fn patch(r: &Value, hook: &Hook) -> Result<Option<Value>, String> {

@@ -23,6 +23,10 @@ pub struct Question {
     pub namespace: String,
     /// The object.
     pub name: String,
+    /// What a collection is narrowed to, by fields.
+    pub field_selector: String,
+    /// And by labels.
+    pub label_selector: String,
     /// The verb.
     pub verb: String,
     /// Who asks, where it is a ServiceAccount and not the user of the request: namespace and name.
@@ -109,8 +113,8 @@ pub const ROWS: &[Row] = &[
     Row { name: "subresource", decls: RESOURCE, run: |a| narrowed(a, |q, s| q.subresource = s) },
     Row { name: "namespace", decls: RESOURCE, run: |a| narrowed(a, |q, s| q.namespace = s) },
     Row { name: "name", decls: RESOURCE, run: |a| narrowed(a, |q, s| q.name = s) },
-    Row { name: "fieldSelector", decls: RESOURCE, run: |a| narrowed(a, |_, _| {}) },
-    Row { name: "labelSelector", decls: RESOURCE, run: |a| narrowed(a, |_, _| {}) },
+    Row { name: "fieldSelector", decls: RESOURCE, run: |a| narrowed(a, |q, s| q.field_selector = s) },
+    Row { name: "labelSelector", decls: RESOURCE, run: |a| narrowed(a, |q, s| q.label_selector = s) },
     Row { name: "check", decls: &["PathCheck.(string) Decision", "ResourceCheck.(string) Decision"], run: check },
     Row { name: "allowed", decls: &["Decision.() bool"], run: |a| decision(a, |d| Val::Bool(d.allowed)) },
     Row { name: "reason", decls: &["Decision.() string"], run: |a| decision(a, |d| Val::from(d.reason.as_str())) },

@@ -3,15 +3,16 @@
 //! In: a tree and what is declared. Out: the type of its value, every call bound to what it runs, or what is wrong.
 //! Rules: cel-go `checker`; upstream's base environment wants the members of a literal to be of one type.
 
+mod calls;
+mod unify;
+
 use std::sync::Arc;
 
 use super::Env;
 use super::ast::{Entry, Expr, Fold, Kind};
-use super::funcs;
 use super::lexer::Problem;
-use super::types::{Object, Signature, Type};
+use super::types::{Object, Type};
 use super::value::Val;
-use super::{lib_regex, lib_time};
 
 /// Checks a tree and binds its calls.
 pub fn check(env: &Env, expr: &mut Expr) -> Result<Type, Vec<Problem>> {
@@ -59,96 +60,6 @@ impl Checker<'_> {
     fn problem(&mut self, at: u32, why: impl Into<String>) -> Type {
         self.problems.push(Problem { at: at as usize, why: why.into() });
         Type::Dyn
-    }
-
-    fn fresh(&mut self) -> Type {
-        self.bound.push(None);
-        Type::Var(u32::try_from(self.bound.len() - 1).unwrap_or(u32::MAX))
-    }
-
-    /// What a type stands for, at its head.
-    fn head(&self, t: &Type) -> Type {
-        let mut t = t.clone();
-        while let Type::Var(n) = t {
-            match self.bound.get(n as usize).cloned().flatten() {
-                Some(next) => t = next,
-                None => break,
-            }
-        }
-        t
-    }
-
-    /// A type without variables.
-    fn whole(&self, t: &Type) -> Type {
-        match self.head(t) {
-            Type::Var(_) => Type::Dyn,
-            Type::List(t) => Type::list(self.whole(&t)),
-            Type::Map(k, v) => Type::map(self.whole(&k), self.whole(&v)),
-            Type::Optional(t) => Type::Optional(Box::new(self.whole(&t))),
-            Type::Type(t) => Type::Type(Box::new(self.whole(&t))),
-            other => other,
-        }
-    }
-
-    fn undo(&mut self, to: usize) {
-        for n in self.trail.drain(to..) {
-            self.bound[n] = None;
-        }
-    }
-
-    fn occurs(&self, var: u32, t: &Type) -> bool {
-        match self.head(t) {
-            Type::Var(n) => n == var,
-            Type::List(t) | Type::Optional(t) | Type::Type(t) => self.occurs(var, &t),
-            Type::Map(k, v) => self.occurs(var, &k) || self.occurs(var, &v),
-            _ => false,
-        }
-    }
-
-    fn bind(&mut self, var: u32, t: Type) -> bool {
-        if self.occurs(var, &t) {
-            return t == Type::Var(var);
-        }
-        self.bound[var as usize] = Some(t);
-        self.trail.push(var as usize);
-        true
-    }
-
-    /// True when a value of a type can stand where another one is wanted.
-    fn fits(&mut self, wanted: &Type, given: &Type) -> bool {
-        match (self.head(wanted), self.head(given)) {
-            (Type::Var(a), Type::Var(b)) if a == b => true,
-            (Type::Var(n), t) | (t, Type::Var(n)) => self.bind(n, t),
-            (Type::Dyn, _) | (_, Type::Dyn) => true,
-            (Type::List(a), Type::List(b)) | (Type::Optional(a), Type::Optional(b)) => self.fits(&a, &b),
-            (Type::Map(ka, va), Type::Map(kb, vb)) => self.fits(&ka, &kb) && self.fits(&va, &vb),
-            // Of two types one may be asked whether it is the other.
-            (Type::Type(_), Type::Type(_)) => true,
-            (Type::Null, other) | (other, Type::Null) => matches!(
-                other,
-                Type::Null | Type::Object(_) | Type::Opaque(_) | Type::Optional(_) | Type::Timestamp | Type::Duration
-            ),
-            (a, b) => a == b,
-        }
-    }
-
-    fn is(&mut self, wanted: &Type, given: &Type) -> bool {
-        let mark = self.trail.len();
-        let fits = self.fits(wanted, given);
-        if !fits {
-            self.undo(mark);
-        }
-        fits
-    }
-
-    /// A type for members of both types; they have to be of one.
-    fn join(&mut self, at: u32, so_far: Option<Type>, next: Type) -> Type {
-        let Some(so_far) = so_far else { return next };
-        if self.is(&so_far, &next) {
-            return if self.head(&next) == Type::Dyn { Type::Dyn } else { so_far };
-        }
-        let (a, b) = (self.whole(&so_far), self.whole(&next));
-        self.problem(at, format!("expected type '{a}' but found '{b}'"))
     }
 
     fn expr(&mut self, e: &mut Expr) -> Type {
@@ -331,15 +242,6 @@ impl Checker<'_> {
         self.no_overload(at, name, &types, false)
     }
 
-    fn no_overload(&mut self, at: u32, name: &str, args: &[Type], member: bool) -> Type {
-        let shown: Vec<String> = args.iter().map(|t| self.whole(t).to_string()).collect();
-        let args = match member {
-            true => format!("{}.({})", shown[0], shown[1..].join(", ")),
-            false => format!("({})", shown.join(", ")),
-        };
-        self.problem(at, format!("found no matching overload for '{name}' applied to '{args}'"))
-    }
-
     fn object(&mut self, at: u32, name: &str, fields: &mut [Entry<String>]) -> Type {
         let Some(object) = self.env.object(name) else {
             fields.iter_mut().for_each(|f| drop(self.expr(&mut f.value)));
@@ -429,96 +331,6 @@ impl Checker<'_> {
             let given = self.whole(given);
             self.problem(at, format!("expected type 'bool' but found '{given}'"));
         }
-    }
-
-    fn call(&mut self, e: &mut Expr) -> Type {
-        let at = e.at;
-        let Kind::Call { name, member, args, fun } = &mut e.kind else { return Type::Dyn };
-        // `sets.contains(a, b)` is a function of two arguments, unless somebody declared `sets`.
-        if *member
-            && let Some(space) = args[0].dotted()
-            && !self.is_local(&space)
-            && funcs::find(&format!("{space}.{name}")).is_some()
-        {
-            *name = format!("{space}.{name}");
-            *member = false;
-            args.remove(0);
-        }
-        let types: Vec<Type> = args.iter_mut().map(|a| self.expr(a)).collect();
-        let Some(function) = funcs::find(name) else {
-            return self.problem(at, format!("undeclared reference to '{name}' (in container '')"));
-        };
-        let (name, member) = (name.clone(), *member);
-        self.literals(&name, args, member);
-        let mut result: Option<Type> = None;
-        let mut runs = None;
-        for (signature, run) in &function.overloads {
-            if signature.member != member || signature.args.len() != types.len() {
-                continue;
-            }
-            let mark = self.trail.len();
-            let (wanted, made) = self.instance(signature);
-            if !wanted.iter().zip(&types).all(|(w, t)| self.fits(w, t)) {
-                self.undo(mark);
-                continue;
-            }
-            runs = Some(*run);
-            let made = self.whole_but_vars(&made);
-            result = Some(match result {
-                None => made,
-                Some(before) if before == made => before,
-                // Several fit: only the values will tell.
-                Some(_) => Type::Dyn,
-            });
-        }
-        *fun = runs;
-        match result {
-            Some(t) => t,
-            None => self.no_overload(at, &name, &types, member),
-        }
-    }
-
-    fn whole_but_vars(&self, t: &Type) -> Type {
-        match self.head(t) {
-            Type::List(t) => Type::list(self.whole_but_vars(&t)),
-            Type::Map(k, v) => Type::map(self.whole_but_vars(&k), self.whole_but_vars(&v)),
-            Type::Optional(t) => Type::Optional(Box::new(self.whole_but_vars(&t))),
-            other => other,
-        }
-    }
-
-    /// A signature with variables of its own.
-    fn instance(&mut self, s: &Signature) -> (Vec<Type>, Type) {
-        let vars = [self.fresh(), self.fresh()];
-        (s.args.iter().map(|t| renamed(t, &vars)).collect(), renamed(&s.result, &vars))
-    }
-
-    /// What a literal argument must be.
-    fn literals(&mut self, name: &str, args: &[Expr], member: bool) {
-        let text = |i: usize| match args.get(i).map(|a| &a.kind) {
-            Some(Kind::Const(Val::Str(s))) => Some(s.clone()),
-            _ => None,
-        };
-        let bad = match (name, args.len(), member) {
-            ("matches", 2, _) => text(1).filter(|s| lib_regex::compile(s).is_err()).map(|_| 1),
-            ("timestamp", 1, false) => text(0).filter(|s| lib_time::parse_timestamp(s).is_none()).map(|_| 0),
-            ("duration", 1, false) => text(0).filter(|s| lib_time::parse_duration(s).is_none()).map(|_| 0),
-            _ => None,
-        };
-        if let Some(i) = bad {
-            self.problem(args[i].at, format!("invalid {name} argument"));
-        }
-    }
-}
-
-fn renamed(t: &Type, vars: &[Type; 2]) -> Type {
-    match t {
-        Type::Var(n) => vars[*n as usize % 2].clone(),
-        Type::List(t) => Type::list(renamed(t, vars)),
-        Type::Map(k, v) => Type::map(renamed(k, vars), renamed(v, vars)),
-        Type::Optional(t) => Type::Optional(Box::new(renamed(t, vars))),
-        Type::Type(t) => Type::Type(Box::new(renamed(t, vars))),
-        other => other.clone(),
     }
 }
 

@@ -38,6 +38,7 @@ mod rules_compile;
 mod schema;
 #[cfg(test)]
 mod tests;
+pub mod typed;
 pub mod types;
 pub mod value;
 

@@ -394,11 +394,14 @@ mod tests {
         assert!(parse_all("{1: a, \"1\": b}").is_err());
         let told = parse_last_wins(b"a: 1\nb: {c: 1, c: 2}\n").unwrap();
         assert_eq!((told.value, told.duplicates), (json!({"a": 1, "b": {"c": 2}}), vec!["b.c".into()]));
-        assert_eq!(duplicate_keys(b"\na: 1\nb:\n  c: 1\n  c: 2\nl:\n- d: 1\n  d: 2\na: 2\n"), [
-            "line 5: key \"c\" already set in map",
-            "line 8: key \"d\" already set in map",
-            "line 9: key \"a\" already set in map",
-        ]);
+        assert_eq!(
+            duplicate_keys(b"\na: 1\nb:\n  c: 1\n  c: 2\nl:\n- d: 1\n  d: 2\na: 2\n"),
+            [
+                "line 5: key \"c\" already set in map",
+                "line 8: key \"d\" already set in map",
+                "line 9: key \"a\" already set in map",
+            ]
+        );
         let merged = parse_last_wins(b"a: &x {k: 1}\nb: {<<: *x, k: 2}\n").unwrap();
         assert_eq!((&merged.value["b"], merged.duplicates.len()), (&json!({"k": 2}), 0));
         let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();

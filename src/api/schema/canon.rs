@@ -321,7 +321,7 @@ fn is_left_out(field: &FieldDef, value: &Value) -> bool {
         return false;
     }
     match value {
-        Value::Array(items) => items.is_empty() && !keeps_raw(&field.ty),
+        Value::Array(items) => items.is_empty() && !keeps_raw(&field.ty) && !field.keeps_empty,
         Value::Object(members) => {
             let zero_struct = field.omit == Omit::Zero && matches!(field.ty, Type::Struct(_));
             members.is_empty() && (matches!(field.ty, Type::Map(_)) || zero_struct)

@@ -18,12 +18,14 @@
 //! A number `2.1` is field 1 of the message embedded as field 2: Go's inlined structs are spread in JSON and nested in
 //! protobuf; their names stand before the field's. `-` is not in protobuf. Types: `*` pointer, `[]` list, `{}` map from text; a bare struct name is one of the
 //! same package. Flags: `?` omitted when empty, `??` when zero, `!` required, `l=` list type (`atomic`, `set` or the map
-//! keys), `t=` map type, `m=strategy:key` strategic merge, `d=` the schema's default where it is not the zero value.
+//! keys), `t=` map type, `m=strategy:key` strategic merge, `d=` the schema's default where it is not the zero value, `[]` an
+//! empty list is not dropped: to defaults and rules it is not the same as none.
 
 pub mod canon;
 #[cfg(test)]
 mod canon_recorded;
 pub mod defaults;
+pub mod equal;
 pub mod openapi;
 pub mod structural;
 pub mod table;
@@ -35,6 +37,7 @@ use std::sync::OnceLock;
 use serde_json::Value;
 
 pub use canon::{Canonical, DecodeError, canonicalize};
+pub use equal::{equal_as, equal_member};
 pub use table::{Table, table};
 pub use view::{Shape, View};
 
@@ -140,6 +143,8 @@ pub struct FieldDef {
     pub pb: u32,
     /// Numbers of the embedded messages that hold it in protobuf, outermost first; mostly empty.
     pub via: &'static [u32],
+    /// For lists: an empty one is something else than none. Rules refuse it, so that it never is stored.
+    pub keeps_empty: bool,
     /// For lists: how apply sees it, where the schema says so. Unsaid is atomic.
     pub list: Option<ListType<'static>>,
     /// For structs and maps: the field's own map type, which wins over the struct's; true is atomic.

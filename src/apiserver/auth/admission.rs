@@ -66,7 +66,8 @@ impl Ask for Questions {
             namespace: q.namespace.clone(),
             name: q.name.clone(),
             path: q.path.clone().unwrap_or_default(),
-            ..Attributes::default()
+            field_selector: q.field_selector.clone(),
+            label_selector: q.label_selector.clone(),
         };
         let (decision, reason) = self.0.authorizer().explain(&attributes, service_account.as_ref().unwrap_or(user));
         Answer { allowed: decision == Decision::Allow, reason }

@@ -4,19 +4,21 @@
 //! a [`Decision`](crate::api::user::Decision) or 403.
 //!
 //! **Invariant:** credentials that are there but wrong are 401, never anonymous.
-//! **Invariant:** decisions read indexes and the watch cache; they do no IO.
+//! **Invariant:** decisions read indexes and the watch cache; they do no IO, except where webhooks are configured.
 
 pub mod admission;
 pub mod authn;
 pub mod impersonate;
 pub mod lookup;
+pub mod modes;
 pub mod node;
+pub mod oidc;
 pub mod rbac;
+pub mod remote;
 pub mod restriction;
 pub mod review;
+pub mod token_webhook;
 pub mod tokens;
-
-use std::sync::Arc;
 
 use crate::api::status::Status;
 use crate::api::user::{Attributes, Decision, UserInfo};
@@ -33,38 +35,6 @@ pub trait Authorizer: Send + Sync {
             Decision::Deny(why) => (Decision::Deny(why.clone()), why),
             Decision::NoOpinion(why) => (Decision::NoOpinion(why.clone()), why),
         }
-    }
-}
-
-/// Asks one after another until one has an opinion: Node, then RBAC.
-pub struct Union(pub Vec<Arc<dyn Authorizer>>);
-
-impl Union {
-    fn ask(&self, one: impl Fn(&dyn Authorizer) -> (Decision, String)) -> (Decision, String) {
-        let mut reasons: Vec<String> = Vec::new();
-        for authorizer in &self.0 {
-            match one(&**authorizer) {
-                (Decision::NoOpinion(_), why) if why.is_empty() => {}
-                (Decision::NoOpinion(_), why) => reasons.push(why),
-                opinion => return opinion,
-            }
-        }
-        let reason = reasons.join("\n");
-        (Decision::NoOpinion(reason.clone()), reason)
-    }
-}
-
-impl Authorizer for Union {
-    fn authorize(&self, attributes: &Attributes, user: &UserInfo) -> Decision {
-        self.ask(|a| match a.authorize(attributes, user) {
-            Decision::NoOpinion(why) => (Decision::NoOpinion(String::new()), why),
-            opinion => (opinion, String::new()),
-        })
-        .0
-    }
-
-    fn explain(&self, attributes: &Attributes, user: &UserInfo) -> (Decision, String) {
-        self.ask(|a| a.explain(attributes, user))
     }
 }
 

@@ -5,8 +5,8 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Authorizer;
 use super::authn::{AuthError, BearerTokens, with_authenticated_group};
+use super::modes::selectors;
 use super::rbac::Rbac;
 use crate::api::status::{ApiResult, Cause, Status};
 use crate::api::user::{Attributes, Decision, UserInfo};
@@ -35,14 +35,13 @@ impl Access {
     }
 }
 
-/// Answers an access review. `namespace` is the request's, for [`Access::Local`].
-pub fn access_review(
+/// What an access review asks, and about whom. `namespace` is the request's, for [`Access::Local`].
+pub fn access_question(
     which: Access,
     body: &Value,
     namespace: &str,
     caller: &UserInfo,
-    authorizer: &dyn Authorizer,
-) -> ApiResult<Value> {
+) -> ApiResult<(Attributes, UserInfo)> {
     let causes = validate(which, body, namespace);
     if !causes.is_empty() {
         // Upstream names no kind here.
@@ -52,11 +51,15 @@ pub fn access_review(
         return Err(Status::bad_request("the namespace of the object does not match the namespace on the request"));
     }
     let spec = &body["spec"];
-    let attributes = attributes(spec);
-    let (decision, reason) = match which {
-        Access::Own => authorizer.explain(&attributes, caller),
-        _ => authorizer.explain(&attributes, &subject(spec)),
+    let user = match which {
+        Access::Own => caller.clone(),
+        _ => subject_of(spec, "/user"),
     };
+    Ok((attributes(spec), user))
+}
+
+/// The review with its answer.
+pub fn access_answer(which: Access, body: &Value, (decision, reason): (Decision, String)) -> Value {
     let mut status = Map::new();
     status.insert("allowed".into(), (decision == Decision::Allow).into());
     if matches!(decision, Decision::Deny(_)) {
@@ -65,7 +68,7 @@ pub fn access_review(
     if !reason.is_empty() {
         status.insert("reason".into(), reason.into());
     }
-    Ok(answered(body, AUTHORIZATION, which.kind(), status.into()))
+    answered(body, AUTHORIZATION, which.kind(), status.into())
 }
 
 fn answered(body: &Value, group: &str, kind: &str, status: Value) -> Value {
@@ -79,12 +82,13 @@ fn answered(body: &Value, group: &str, kind: &str, status: Value) -> Value {
     out
 }
 
-fn subject(spec: &Value) -> UserInfo {
+/// A user that a review names; his name stands at `name`.
+pub(super) fn subject_of(spec: &Value, name: &str) -> UserInfo {
     let texts =
         |v: &Value| -> Vec<String> { v.items_at("").iter().filter_map(|t| t.as_str().map(str::to_owned)).collect() };
     let extra = spec["extra"].as_object().into_iter().flatten();
     UserInfo {
-        name: spec.str_at("/user").unwrap_or_default().into(),
+        name: spec.str_at(name).unwrap_or_default().into(),
         uid: spec.str_at("/uid").unwrap_or_default().into(),
         groups: texts(&spec["groups"]),
         extra: extra.map(|(k, v)| (k.to_lowercase(), texts(v))).collect(),
@@ -110,20 +114,9 @@ fn attributes(spec: &Value) -> Attributes {
         namespace: at("namespace"),
         name: at("name"),
         path: String::new(),
-        field_selector: field_selector(&spec["resourceAttributes"]["fieldSelector"]),
+        field_selector: selectors::text(&spec["resourceAttributes"]["fieldSelector"], true),
+        label_selector: selectors::text(&spec["resourceAttributes"]["labelSelector"], false),
     }
-}
-
-/// The exact requirements of a review's field selector in the form a request has them.
-fn field_selector(selector: &Value) -> String {
-    if let Some(raw) = selector.str_at("/rawSelector") {
-        return raw.to_owned();
-    }
-    let exact = selector.items_at("/requirements").iter().filter_map(|r| match r.items_at("/values") {
-        [Value::String(value)] if r.str_at("/operator") == Some("In") => Some(format!("{}={value}", r.str_at("/key")?)),
-        _ => None,
-    });
-    exact.collect::<Vec<_>>().join(",")
 }
 
 fn is_set(spec: &Value, field: &str) -> bool {
@@ -219,8 +212,8 @@ pub fn user_value(user: &UserInfo) -> Value {
     Value::Object(out)
 }
 
-/// Answers a SelfSubjectRulesReview.
-pub fn self_subject_rules_review(body: &Value, caller: &UserInfo, rbac: &Rbac) -> ApiResult<Value> {
+/// Answers a SelfSubjectRulesReview. Where webhooks decide too, nobody knows all that is allowed.
+pub fn self_subject_rules_review(body: &Value, caller: &UserInfo, rbac: &Rbac, webhooks: bool) -> ApiResult<Value> {
     let namespace = body.str_at("/spec/namespace").unwrap_or_default();
     if namespace.is_empty() {
         return Err(Status::bad_request("no namespace on request"));
@@ -241,7 +234,10 @@ pub fn self_subject_rules_review(body: &Value, caller: &UserInfo, rbac: &Rbac) -
         resources.push(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}));
         paths.push(json!({"verbs": ["*"], "nonResourceURLs": ["*"]}));
     }
-    let status = json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false});
+    let mut status = json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": webhooks});
+    if webhooks {
+        status["evaluationError"] = "webhook authorizer does not support user rule resolution".into();
+    }
     let mut out = answered(body, AUTHORIZATION, "SelfSubjectRulesReview", status);
     // Upstream gives the question back empty.
     out["spec"] = json!({});

@@ -445,12 +445,23 @@ fn a_node_asks_for_tokens(reference: Value, audiences: &[&str], allowed: bool) {
     assert_eq!(restriction::check(&write, &objects()).is_ok(), allowed);
 }
 
+fn reviewed(
+    which: review::Access,
+    body: &Value,
+    namespace: &str,
+    caller: &UserInfo,
+    authorizer: &dyn Authorizer,
+) -> crate::api::status::ApiResult<Value> {
+    let (a, user) = review::access_question(which, body, namespace, caller)?;
+    Ok(review::access_answer(which, body, authorizer.explain(&a, &user)))
+}
+
 #[test]
 fn access_reviews_answer_and_complain_as_upstream() {
     let rbac = Rbac::default();
     let root = UserInfo::authenticated("root", &["system:masters"]);
     let pods = json!({"verb": "get", "resource": "pods", "namespace": "a"});
-    let own = |body: Value| review::access_review(Access::Own, &body, "", &root, &rbac);
+    let own = |body: Value| reviewed(Access::Own, &body, "", &root, &rbac);
     let answer = own(json!({"spec": {"resourceAttributes": pods}})).unwrap();
     assert_eq!(
         answer,
@@ -467,12 +478,12 @@ fn access_reviews_answer_and_complain_as_upstream() {
         own(both).unwrap_err().message.contains(r#"{"Path":"/","Verb":"get"}: cannot be specified in combination"#)
     );
     let subject = json!({"spec": {"user": "x", "resourceAttributes": pods}});
-    let answer = review::access_review(Access::Subject, &subject, "", &root, &rbac).unwrap();
+    let answer = reviewed(Access::Subject, &subject, "", &root, &rbac).unwrap();
     assert_eq!(answer["status"], json!({"allowed": false}));
-    let error = review::access_review(Access::Local, &subject, "b", &root, &rbac).unwrap_err();
+    let error = reviewed(Access::Local, &subject, "b", &root, &rbac).unwrap_err();
     assert!(error.message.contains("spec.resourceAttributes.namespace: Invalid value: \"a\": must match"), "{error}");
     let nobody = json!({"spec": {"resourceAttributes": pods}});
-    assert_eq!(review::access_review(Access::Subject, &nobody, "", &root, &rbac).unwrap_err().code, 422);
+    assert_eq!(reviewed(Access::Subject, &nobody, "", &root, &rbac).unwrap_err().code, 422);
 }
 
 #[test]

@@ -93,6 +93,13 @@ impl Key {
     }
 }
 
+/// A key for tests of other tokens: how it signs, with what, and its public part.
+#[cfg(test)]
+pub(super) fn signing(key: &TokenKey) -> (Algorithm, EncodingKey, Value) {
+    let Key { algorithm, encoding, jwk, .. } = Key::new(key);
+    (algorithm, encoding, jwk)
+}
+
 /// Modulus and exponent of an RSA public key (PKCS #1), without leading zeros.
 fn numbers(public: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let Ok((_, key)) = RSAPublicKey::from_der(public) else { return Default::default() };

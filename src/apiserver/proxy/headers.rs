@@ -24,7 +24,7 @@ const SECRET_PREFIXES: [&str; 3] = ["x-remote-extra-", "impersonate-extra-", "im
 const BEARER_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
 
 /// Takes away what concerns one connection; an upgrade goes on to the other side.
-pub(super) fn strip(headers: &mut HeaderMap, upgrading: bool) {
+pub(in crate::apiserver) fn strip(headers: &mut HeaderMap, upgrading: bool) {
     let upgrade = headers.get(header::UPGRADE).filter(|_| upgrading).cloned();
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
@@ -46,7 +46,7 @@ pub(super) fn strip(headers: &mut HeaderMap, upgrading: bool) {
 }
 
 /// The headers of a request for the other side.
-pub(super) fn onward(from: &HeaderMap, upgrading: bool) -> HeaderMap {
+pub(in crate::apiserver) fn onward(from: &HeaderMap, upgrading: bool) -> HeaderMap {
     let mut headers = from.clone();
     strip(&mut headers, upgrading);
     let secret = |name: &str| SECRET.contains(&name) || SECRET_PREFIXES.iter().any(|p| name.starts_with(p));
@@ -70,7 +70,7 @@ pub(super) fn onward(from: &HeaderMap, upgrading: bool) -> HeaderMap {
 }
 
 /// Says on whose behalf, and under which path, the request comes.
-pub(super) fn forwarded(headers: &mut HeaderMap, client: Option<SocketAddr>, uri: &str) {
+pub(in crate::apiserver) fn forwarded(headers: &mut HeaderMap, client: Option<SocketAddr>, uri: &str) {
     const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
     if let Some(client) = client {
         let before: Vec<&str> = headers.get_all(&FOR).iter().filter_map(|v| v.to_str().ok()).collect();
@@ -85,7 +85,7 @@ pub(super) fn forwarded(headers: &mut HeaderMap, client: Option<SocketAddr>, uri
 }
 
 /// True for pages.
-pub(super) fn is_html(headers: &HeaderMap) -> bool {
+pub(in crate::apiserver) fn is_html(headers: &HeaderMap) -> bool {
     let media = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     media.split(';').next().unwrap_or_default().trim() == "text/html"
 }

@@ -8,7 +8,7 @@
 //! **Invariant:** bodies pass both ways as they come; nothing of them is collected here.
 //! **Invariant:** credentials of the client never leave the API server.
 
-mod headers;
+pub(super) mod headers;
 mod html;
 mod place;
 #[cfg(test)]
@@ -23,7 +23,6 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body::Body as HttpBody;
-use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -33,6 +32,7 @@ use serde_json::{Value, json};
 
 use crate::api::status::{ApiResult, Reason, Status};
 use crate::api::user::Attributes;
+use crate::client::Coming;
 use crate::registry::{Admission, Resource, View};
 use crate::runtime::node_api::{Door, NodeStream};
 use crate::util::anytls;
@@ -46,9 +46,6 @@ use urls::Links;
 /// Methods that are passed on. Upstream: `proxyMethods`.
 const METHODS: [Method; 7] =
     [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::HEAD, Method::OPTIONS];
-
-/// A request's body, still to come.
-type Coming = UnsyncBoxBody<Bytes, tower::BoxError>;
 
 /// What of a request is passed on untouched.
 pub(super) struct Passed {
@@ -71,6 +68,11 @@ impl Passed {
         };
         let client = parts.extensions.get::<PeerAddress>().map(|p| p.0);
         Self { uri: parts.uri.clone(), body: Mutex::new(body), client }
+    }
+
+    /// Path and query as they came, the body, the client's address.
+    pub(super) fn into_parts(self) -> (Uri, Coming, Option<SocketAddr>) {
+        (self.uri, self.body.into_inner(), self.client)
     }
 }
 
@@ -96,7 +98,7 @@ impl Api {
         let upgrade = call.upgrade.take().filter(|_| call.headers.contains_key(header::UPGRADE));
         if upgrade.is_some() && place.way == Way::Kubelet {
             // Reaches into containers, whatever the method: upstream lets it pass for reading.
-            self.access.allow(&call.user, &Attributes { verb: "create".into(), ..a.clone() })?;
+            self.access.allow(&call.user, &Attributes { verb: "create".into(), ..a.clone() }).await?;
         }
         let path = passed.uri.path();
         let rest = place::behind_proxy(path, res.info.is_namespaced());
@@ -208,7 +210,7 @@ fn passed_back(method: &Method, answer: hyper::Response<Incoming>, links: Links)
 }
 
 /// The answer to an upgrade, and the bytes after it. A refusal is passed on as it is.
-fn upgraded(client: hyper::upgrade::OnUpgrade, answer: hyper::Response<Incoming>) -> ApiResult<Answer> {
+pub(super) fn upgraded(client: hyper::upgrade::OnUpgrade, answer: hyper::Response<Incoming>) -> ApiResult<Answer> {
     let status = answer.status();
     if status != StatusCode::SWITCHING_PROTOCOLS && status.as_u16() < 400 {
         return Err(Status::internal(format!("invalid upgrade response: status code {}", status.as_u16())));

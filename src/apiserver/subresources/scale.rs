@@ -51,7 +51,7 @@ impl Api {
             let object =
                 View::get(&*self.registry, &res.info.stored.group, &res.info.stored.resource, &at.namespace, &at.name)
                     .ok_or_else(|| Status::not_found(&res.info.gvk.group, &res.info.plural, &at.name))?;
-            let mut object = object.value();
+            let mut object = self.registry.one_in_version(res, object).await?.value();
             res.from_stored(&mut object);
             let places = Places::of(res);
             if res.custom.is_some() && object.pointer(places.spec).is_none() {

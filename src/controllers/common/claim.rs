@@ -54,7 +54,7 @@ impl<'a> Rule<'a> {
         Self { selector, finalizer: None, fits: |_, _| true }
     }
 
-    /// What is adopted gets this finalizer.
+    /// What is adopted gets this finalizer, what is released loses it.
     pub fn with_finalizer(self, finalizer: &'a str) -> Self {
         Self { finalizer: Some(finalizer), ..self }
     }
@@ -128,8 +128,12 @@ pub async fn claim_by(
     }
     for object in claim.release {
         let others: Vec<Value> = references(&object).into_iter().filter(|r| r["uid"] != *owner.meta.uid).collect();
-        let patch = json!({"metadata": {"uid": object.meta.uid, "resourceVersion": object.revision.to_string(),
+        let mut patch = json!({"metadata": {"uid": object.meta.uid, "resourceVersion": object.revision.to_string(),
             "ownerReferences": others}});
+        if let Some(finalizer) = rule.finalizer {
+            let left = object.meta.finalizers.iter().map(|f| &**f).filter(|f| *f != finalizer);
+            patch["metadata"]["finalizers"] = left.collect::<Vec<&str>>().into();
+        }
         patched(cx, res, &object, &patch).await?;
     }
     Ok(claim.mine)

@@ -142,6 +142,8 @@ fn body(owner_res: &Res, owner: &Object, value: &Value, hash: &str, number: i64)
         labels[key] = hash.into();
     }
     template["$patch"] = "replace".into();
+    // Upstream's tools compare the bytes with those of a map, whose keys are sorted.
+    template.sort_all_objects();
     let mut metadata = json!({"name": format!("{prefix}-{hash}"), "labels": labels,
         "ownerReferences": [claim::owner_reference(owner_res, owner)]});
     if let Some(annotations) = value.pointer("/metadata/annotations") {
@@ -172,6 +174,16 @@ pub async fn truncate(cx: &Cx, owner: &Object, history: &History, live: &BTreeSe
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn data_has_the_bytes_of_a_sorted_map() {
+        let set = json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "d", "namespace": "n", "uid": "u"},
+            "spec": {"template": {"spec": {"restartPolicy": "Always", "containers": [{"name": "c", "image": "i"}]},
+                "metadata": {"labels": {"b": "2", "a": "1"}}}}});
+        let made = body(&crate::client::res::DAEMON_SETS, &Object::from_value(&set, &[]), &set, "hash", 1);
+        let want = r#"{"spec":{"template":{"$patch":"replace","metadata":{"labels":{"a":"1","b":"2"}},"spec":{"containers":[{"image":"i","name":"c"}],"restartPolicy":"Always"}}}}"#;
+        assert_eq!(made["data"].to_string(), want);
+    }
 
     #[test]
     fn live_revisions_stay_and_the_oldest_go() {

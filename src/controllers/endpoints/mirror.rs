@@ -44,13 +44,14 @@ impl Reconciler for Mirror {
     }
 
     fn watches(&self) -> Watches {
-        Watches::own(&res::ENDPOINTS)
-            .mapped(&res::SERVICES, |service, _| vec![ObjectKey::from(&service.meta)])
-            .mapped(&res::ENDPOINT_SLICES, |slice, _| {
+        Watches::own(&res::ENDPOINTS).mapped(&res::SERVICES, |service, _| vec![ObjectKey::from(&service.meta)]).mapped(
+            &res::ENDPOINT_SLICES,
+            |slice, _| {
                 let ours = slice.meta.label(MANAGED_BY) == Some(MANAGER);
                 let service = slice.meta.label(SERVICE_LABEL).filter(|_| ours);
                 service.map(|s| ObjectKey::new(&slice.meta.namespace, s)).into_iter().collect()
-            })
+            },
+        )
     }
 
     async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
@@ -170,7 +171,8 @@ fn changes(wanted: &[Value], existing: &[Value]) -> SlicePlan {
     let mut plan = SlicePlan::default();
     let mut left: Vec<&Value> = existing.iter().collect();
     for want in wanted {
-        let same = |s: &&Value| s["addressType"] == want["addressType"] && s.items_at("/ports") == want.items_at("/ports");
+        let same =
+            |s: &&Value| s["addressType"] == want["addressType"] && s.items_at("/ports") == want.items_at("/ports");
         let Some(at) = left.iter().position(|s| same(s)) else {
             plan.create.push(want.clone());
             continue;
@@ -233,7 +235,8 @@ mod tests {
         cluster.api.take_log();
         cluster.reconcile(&*mirror(), "n", "db").await.unwrap();
         assert_eq!(cluster.api.take_log(), [] as [&str; 0], "nothing new, nothing written");
-        let other = json!({"subsets": [{"addresses": [{"ip": "10.2.3.4"}], "ports": [{"port": 80, "protocol": "TCP"}]}]});
+        let other =
+            json!({"subsets": [{"addresses": [{"ip": "10.2.3.4"}], "ports": [{"port": 80, "protocol": "TCP"}]}]});
         cluster.client().patch(&res::ENDPOINTS, "n", "db", None, Patch::Merge(&other)).await.unwrap();
         cluster.reconcile(&*mirror(), "n", "db").await.unwrap();
         let slices = made(&cluster);

@@ -272,3 +272,19 @@ fn time_to_live(ttl: Option<i64>, now: i64, want: Option<i64>) {
     let job = Job { spec, status: finished, ..Job::default() };
     assert_eq!(ttl::left(&job, now + want.map_or(0, |w| 100 - w)), want);
 }
+
+/// Conformance, [sig-apps]: "Job should adopt matching orphans and release non-matching pods". One that lost all its labels is
+/// nobody's to count: nothing may hold it.
+#[tokio::test]
+async fn a_released_pod_is_not_held() {
+    let world = World::with(json!({"parallelism": 1, "completions": 1})).await;
+    let mut pod = world.running().remove(0);
+    let name = pod.str_at("/metadata/name").unwrap().to_owned();
+    assert_eq!(pod["metadata"]["finalizers"], json!([FINALIZER]));
+    pod.remove_at("/metadata/labels");
+    world.0.put(pod);
+    world.settle().await;
+    let released = world.0.get(&res::PODS, "n", &name).unwrap();
+    assert!(released.items_at("/metadata/ownerReferences").is_empty());
+    assert!(released.items_at("/metadata/finalizers").is_empty());
+}

@@ -84,8 +84,7 @@ struct Swept {
 async fn sweep(cx: &Cx, namespace: &str) -> Result<Swept, Error> {
     let (found, silent) = discovery::resources(&cx.client).await?;
     let mut swept = Swept { silent, ..Swept::default() };
-    let mut kinds: Vec<&Found> =
-        found.iter().filter(|f| f.res.namespaced && f.can(&["list", "delete"])).collect();
+    let mut kinds: Vec<&Found> = found.iter().filter(|f| f.res.namespaced && f.can(&["list", "delete"])).collect();
     let is_pods = |kind: &Found| kind.res.group.is_empty() && kind.res.plural == "pods";
     kinds.sort_by_key(|kind| !is_pods(kind));
     for kind in kinds {
@@ -309,6 +308,7 @@ mod tests {
         assert!(cluster.get(&res::NAMESPACES, "", "n").is_none());
     }
 
+    /// "[sig-auth] ServiceAccounts should guarantee kube-root-ca.crt exist in any namespace"
     #[tokio::test]
     async fn what_every_namespace_has_comes_back() {
         let cluster = Cluster::new();

@@ -1,6 +1,7 @@
-//! Claims and volumes that are in use stay until they are not: their finalizers go when nobody uses them.
+//! Claims, volumes and classes of volume attributes that are in use stay until they are not: their finalizers go when nobody
+//! uses them.
 //!
-//! Rules: upstream `pkg/controller/volume/{pvcprotection,pvprotection}`.
+//! Rules: upstream `pkg/controller/volume/{pvcprotection,pvprotection,vacprotection}`.
 
 use std::sync::Arc;
 
@@ -18,6 +19,16 @@ pub const CLAIM: &str = "kubernetes.io/pvc-protection";
 /// Keeps a volume.
 pub const VOLUME: &str = "kubernetes.io/pv-protection";
 
+/// Keeps a class of volume attributes.
+const CLASS: &str = "kubernetes.io/vac-protection";
+/// Where a claim and a volume name such a class.
+const CLASS_OF_CLAIM: [&str; 3] = [
+    "/spec/volumeAttributesClassName",
+    "/status/currentVolumeAttributesClassName",
+    "/status/modifyVolumeStatus/targetVolumeAttributesClassName",
+];
+const CLASS_OF_VOLUME: [&str; 1] = ["/spec/volumeAttributesClassName"];
+
 /// Claims: kept while a pod that has a node names them.
 pub fn claims() -> Box<dyn Reconciler> {
     Box::new(Claims)
@@ -26,6 +37,47 @@ pub fn claims() -> Box<dyn Reconciler> {
 /// Volumes: kept while they are bound.
 pub fn volumes() -> Box<dyn Reconciler> {
     Box::new(Volumes)
+}
+
+/// Classes of volume attributes: kept while a claim or a volume names them.
+pub fn classes() -> Box<dyn Reconciler> {
+    Box::new(Classes)
+}
+
+struct Classes;
+
+/// The class keys that an object names.
+fn classes_of(object: &Object, at: &[&str]) -> Vec<ObjectKey> {
+    let value = object.value();
+    at.iter().filter_map(|at| value.str_at(at)).filter(|n| !n.is_empty()).map(|n| ObjectKey::new("", n)).collect()
+}
+
+#[async_trait]
+impl Reconciler for Classes {
+    fn name(&self) -> &'static str {
+        "volumeattributesclass-protection-controller"
+    }
+
+    fn watches(&self) -> Watches {
+        Watches::own(&res::VOLUME_ATTRIBUTES_CLASSES)
+            .mapped(&res::PERSISTENT_VOLUME_CLAIMS, |claim, cx| leaving(cx, classes_of(claim, &CLASS_OF_CLAIM)))
+            .mapped(&res::PERSISTENT_VOLUMES, |volume, cx| leaving(cx, classes_of(volume, &CLASS_OF_VOLUME)))
+    }
+
+    async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
+        let Some(object) = cx.get(&res::VOLUME_ATTRIBUTES_CLASSES, key) else { return Ok(Requeue::Never) };
+        let named = |res: &Res, at: &[&str]| cx.lister(res).list(None).iter().any(|o| classes_of(o, at).contains(key));
+        let used = || {
+            named(&res::PERSISTENT_VOLUME_CLAIMS, &CLASS_OF_CLAIM) || named(&res::PERSISTENT_VOLUMES, &CLASS_OF_VOLUME)
+        };
+        protect(cx, &res::VOLUME_ATTRIBUTES_CLASSES, &object, CLASS, used).await
+    }
+}
+
+/// Of these classes, those that are being deleted: the others need no look at what names them.
+fn leaving(cx: &Cx, classes: Vec<ObjectKey>) -> Vec<ObjectKey> {
+    let all = cx.lister(&res::VOLUME_ATTRIBUTES_CLASSES);
+    classes.into_iter().filter(|key| all.get("", &key.name).is_some_and(|c| c.is_deleting())).collect()
 }
 
 struct Claims;

@@ -14,7 +14,7 @@ use crate::api::meta::labels::Selector;
 use crate::api::object::Object;
 use crate::api::status::{ApiResult, Reason, Status};
 use crate::api::value::ValueExt;
-use crate::client::res;
+use crate::client::{DeleteOptions, res};
 use crate::runtime::fake::Cluster;
 use crate::runtime::node_api::{Door, LogOptions, LogStream, NodeApi, NodeStream, Streams, Target};
 use crate::runtime::{Reconciler, Requeue};
@@ -461,4 +461,27 @@ async fn a_class_that_is_disabled_goes_unless_it_is_a_persons() {
         run(&cluster, &*local_path::class(None), "", "a").await;
         assert_eq!(cluster.get(&res::STORAGE_CLASSES, "", "local-path").is_some(), stays, "{label}");
     }
+}
+
+#[tokio::test]
+async fn a_class_of_attributes_stays_while_it_is_named() {
+    let cluster = Cluster::new();
+    cluster
+        .put(json!({"apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttributesClass", "metadata": {"name": "gold"},
+        "driverName": "d"}));
+    let mut claim = claim_object("c", "");
+    claim["spec"]["volumeAttributesClassName"] = "gold".into();
+    claim["metadata"]["finalizers"] = json!([]);
+    cluster.put(claim);
+    let look = async || cluster.reconcile(&*protect::classes(), "", "gold").await.unwrap();
+    let class = || cluster.get(&res::VOLUME_ATTRIBUTES_CLASSES, "", "gold");
+    look().await;
+    assert_eq!(class().unwrap()["metadata"]["finalizers"], json!(["kubernetes.io/vac-protection"]));
+    let options = DeleteOptions::default();
+    cluster.client().delete(&res::VOLUME_ATTRIBUTES_CLASSES, "", "gold", &options).await.unwrap();
+    look().await;
+    assert!(class().is_some(), "a claim names it");
+    cluster.client().delete(&res::PERSISTENT_VOLUME_CLAIMS, "n", "c", &options).await.unwrap();
+    look().await;
+    assert!(class().is_none());
 }

@@ -15,6 +15,7 @@ mod tunnel;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::api::websocket;
 use bytes::Bytes;
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
@@ -22,7 +23,6 @@ use http_body_util::Empty;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use crate::api::websocket;
 
 use crate::kubelet::runtime::StreamOptions;
 

@@ -42,6 +42,7 @@ pub fn kinds() -> Vec<Resource> {
                 .check_subresource(definition::check_status)
                 .warn(unknown_formats)
                 .any_finalizer()
+                .owns_nothing()
                 .conditional_update()
                 .generation(Generation::Spec),
         ),
@@ -64,7 +65,10 @@ fn prepare(new: &mut Value, _old: Option<&Value>, cx: &HookCx<'_>) {
 }
 
 /// Formats of texts that nothing will be checked for. Upstream: `validation.GetUnrecognizedFormats`.
-fn unknown_formats(crd: &Value) -> Vec<String> {
+fn unknown_formats(crd: &Value, old: Option<&Value>) -> Vec<String> {
+    if old.is_some() {
+        return Vec::new();
+    }
     fn walk(node: &Value, found: &mut Vec<String>) {
         match node {
             Value::Object(map) => {

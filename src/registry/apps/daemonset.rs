@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::api::schema;
 use crate::api::scheme::{Column, KindInfo, STATUS_ONLY};
 use crate::api::value::ValueExt;
 use crate::registry::core::templates::{always_restarted, collisions};
@@ -64,7 +65,7 @@ impl Strategy for DaemonSets {
         count_template(new, old);
     }
 
-    fn warnings(&self, new: &Value, _: &HookCx<'_>) -> Vec<String> {
+    fn warnings(&self, new: &Value, _old: Option<&Value>, _: &HookCx<'_>) -> Vec<String> {
         warnings::pod_spec(&new["spec"]["template"]["spec"], "spec.template.spec")
     }
 
@@ -94,7 +95,8 @@ fn count_template(new: &mut Value, old: Option<&Value>) {
         None => 1,
         Some(old) => {
             let was = old.str_at(at).and_then(|t| t.parse::<i64>().ok()).unwrap_or(0);
-            was + i64::from(new.pointer("/spec/template") != old.pointer("/spec/template"))
+            let (now, before) = (&new["spec"]["template"], &old["spec"]["template"]);
+            was + i64::from(!schema::equal_as("core.v1.PodTemplateSpec", now, before))
         }
     };
     new.set_at(at, count.to_string());

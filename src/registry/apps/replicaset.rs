@@ -44,7 +44,7 @@ impl Strategy for ReplicaSets {
         }
     }
 
-    fn warnings(&self, new: &Value, cx: &HookCx<'_>) -> Vec<String> {
+    fn warnings(&self, new: &Value, _old: Option<&Value>, cx: &HookCx<'_>) -> Vec<String> {
         warnings::workload(new, cx.op == Op::Create)
     }
 

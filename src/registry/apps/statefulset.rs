@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::api::schema;
 use crate::api::scheme::{Column, KindInfo, SCALE, STATUS, Subresource};
 use crate::api::value::ValueExt;
 use crate::registry::core::templates::{always_restarted, collisions, counts};
@@ -61,7 +62,7 @@ impl Strategy for StatefulSets {
         }
     }
 
-    fn warnings(&self, new: &Value, _: &HookCx<'_>) -> Vec<String> {
+    fn warnings(&self, new: &Value, _old: Option<&Value>, _: &HookCx<'_>) -> Vec<String> {
         warnings::pod_spec(&new["spec"]["template"]["spec"], "spec.template.spec")
     }
 
@@ -146,18 +147,11 @@ fn retention(field: &Field<'_>) {
 }
 
 fn update(spec: &Field<'_>, old: &Value) {
-    let rest = |of: &Value| -> Vec<(String, Value)> {
-        let mut all: Vec<_> = of
-            .as_object()
-            .into_iter()
-            .flatten()
-            .filter(|(k, _)| !MAY_CHANGE.contains(&k.as_str()))
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect();
-        all.sort_by(|a, b| a.0.cmp(&b.0));
-        all
+    let rest = |of: &Value| -> Value {
+        let members = of.as_object().into_iter().flatten().filter(|(k, _)| !MAY_CHANGE.contains(&k.as_str()));
+        members.map(|(k, v)| (k.clone(), v.clone())).collect::<serde_json::Map<_, _>>().into()
     };
-    if rest(spec.value) != rest(old) {
+    if !schema::equal_as("apps.v1.StatefulSetSpec", &rest(spec.value), &rest(old)) {
         spec.errs.forbidden(
             "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
         );

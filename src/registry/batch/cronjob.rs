@@ -59,7 +59,7 @@ impl Strategy for CronJobs {
         }
     }
 
-    fn warnings(&self, new: &Value, cx: &HookCx<'_>) -> Vec<String> {
+    fn warnings(&self, new: &Value, _old: Option<&Value>, cx: &HookCx<'_>) -> Vec<String> {
         let pod = new.pointer("/spec/jobTemplate/spec/template/spec").unwrap_or(&Value::Null);
         let mut out = warnings::pod_spec(pod, "spec.jobTemplate.spec.template.spec");
         if cx.op == Op::Create {

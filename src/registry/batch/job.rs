@@ -122,7 +122,7 @@ impl Strategy for Jobs {
         Ok(Held::default())
     }
 
-    fn warnings(&self, new: &Value, cx: &HookCx<'_>) -> Vec<String> {
+    fn warnings(&self, new: &Value, _old: Option<&Value>, cx: &HookCx<'_>) -> Vec<String> {
         warnings::workload(new, cx.op == Op::Create)
     }
 

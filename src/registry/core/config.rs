@@ -61,7 +61,7 @@ impl Strategy for ConfigMaps {
 struct Secrets;
 
 impl Strategy for Secrets {
-    fn warnings(&self, new: &Value, _: &HookCx<'_>) -> Vec<String> {
+    fn warnings(&self, new: &Value, _old: Option<&Value>, _: &HookCx<'_>) -> Vec<String> {
         use base64::Engine;
         if new.str_at("/type") != Some("kubernetes.io/tls") {
             return Vec::new();

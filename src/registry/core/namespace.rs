@@ -83,6 +83,10 @@ impl Strategy for Namespaces {
         }
     }
 
+    fn terminates(&self) -> bool {
+        true
+    }
+
     fn on_delete(&self, object: &mut Value, _: &HookCx<'_>) {
         object.set_at("/status/phase", "Terminating");
     }

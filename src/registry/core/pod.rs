@@ -118,7 +118,7 @@ impl Strategy for Pods {
         }
     }
 
-    fn warnings(&self, new: &Value, cx: &HookCx<'_>) -> Vec<String> {
+    fn warnings(&self, new: &Value, _old: Option<&Value>, cx: &HookCx<'_>) -> Vec<String> {
         // People do not update pods.
         if cx.op != Op::Create {
             return Vec::new();

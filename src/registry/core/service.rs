@@ -104,7 +104,7 @@ impl Strategy for Services {
         }
     }
 
-    fn warnings(&self, new: &Value, _: &HookCx<'_>) -> Vec<String> {
+    fn warnings(&self, new: &Value, _old: Option<&Value>, _: &HookCx<'_>) -> Vec<String> {
         validate::warnings(new)
     }
 

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::api::meta::quantity::Quantity;
+use crate::api::schema;
 use crate::api::scheme::{Column, KindInfo, STATUS_ONLY};
 use crate::api::value::ValueExt;
 use crate::registry::Resource;
@@ -118,7 +119,7 @@ impl Strategy for Volumes {
         }
     }
 
-    fn warnings(&self, new: &Value, _: &HookCx<'_>) -> Vec<String> {
+    fn warnings(&self, new: &Value, _old: Option<&Value>, _: &HookCx<'_>) -> Vec<String> {
         if new.str_at("/spec/persistentVolumeReclaimPolicy") == Some("Recycle") {
             return vec![
                 "spec.persistentVolumeReclaimPolicy: Recycle is deprecated, use dynamic provisioning".to_owned(),
@@ -239,7 +240,7 @@ fn claim_update(spec: &Field<'_>, new: &Value, old: &Value, errs: &FieldErrors) 
             None => drop(compared.remove_at(field)),
         }
     }
-    if compared != *was {
+    if !schema::equal_as("core.v1.PersistentVolumeClaimSpec", &compared, was) {
         spec.errs.forbidden(
             "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",
         );

@@ -59,7 +59,7 @@ impl Strategy for PodTemplates {
         true
     }
 
-    fn warnings(&self, new: &Value, _: &HookCx<'_>) -> Vec<String> {
+    fn warnings(&self, new: &Value, _old: Option<&Value>, _: &HookCx<'_>) -> Vec<String> {
         warnings::pod_spec(&new["template"]["spec"], "template.spec")
     }
 
@@ -85,7 +85,7 @@ impl Strategy for Controllers {
         }
     }
 
-    fn warnings(&self, new: &Value, _: &HookCx<'_>) -> Vec<String> {
+    fn warnings(&self, new: &Value, _old: Option<&Value>, _: &HookCx<'_>) -> Vec<String> {
         warnings::pod_spec(&new["spec"]["template"]["spec"], "spec.template.spec")
     }
 

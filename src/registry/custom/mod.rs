@@ -12,10 +12,12 @@ mod lists;
 pub mod rules;
 mod strategy;
 pub mod validate;
+pub mod webhook;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::digest::SHA256;
 use bytes::Bytes;
@@ -34,6 +36,9 @@ use crate::api::value::ValueExt;
 use crate::util::tasks::Shutdown;
 
 pub use format::is_known as is_known_format;
+
+/// Numbers of states of definitions.
+static STATES: AtomicU64 = AtomicU64::new(0);
 
 /// Compiled patterns of a schema by their texts.
 pub(super) type Patterns = HashMap<String, Regex>;
@@ -93,8 +98,10 @@ pub struct Definition {
     kind: String,
     /// Objects keep fields that no schema knows: definitions from before v1.
     keeps_unknown: bool,
-    /// Versions are converted by a webhook.
-    pub webhook: bool,
+    /// Converts versions; none where they differ by name only.
+    pub webhook: Option<webhook::Webhook>,
+    /// Tells this state of the definition from others.
+    pub state: u64,
     /// Triggered when another definition, or none, has taken its place: watches end then.
     pub replaced: Shutdown,
     /// It is being deleted: nothing new may come.
@@ -189,7 +196,7 @@ impl Custom {
         let mut made = d.coerce(stored.clone(), version, Misfit::Drop).ok()?.value;
         structural::default(&mut made, &version.schema);
         // A webhook's versions are not each other's.
-        if was != d.versions[d.storage].name && !d.webhook {
+        if was != d.versions[d.storage].name && d.webhook.is_none() {
             made["apiVersion"] = join(&d.group, &d.versions[d.storage].name).into();
         }
         (made != *stored).then_some(made)
@@ -220,7 +227,8 @@ impl Definition {
             plural: text("/status/acceptedNames/plural")?,
             kind: text("/status/acceptedNames/kind")?,
             keeps_unknown: crd.bool_at("/spec/preserveUnknownFields") == Some(true),
-            webhook: crd.str_at("/spec/conversion/strategy") == Some("Webhook"),
+            webhook: webhook::Webhook::of(crd),
+            state: STATES.fetch_add(1, Ordering::Relaxed),
             terminating: condition("Terminating") || crd.str_at("/metadata/deletionTimestamp").is_some(),
             versions,
             storage,

@@ -70,7 +70,7 @@ fn prepare(new: &mut Value, old: Option<&Value>, _cx: &HookCx<'_>) {
     }
 }
 
-fn warn(new: &Value) -> Vec<String> {
+fn warn(new: &Value, _old: Option<&Value>) -> Vec<String> {
     match new.str_at("/addressType") {
         Some("FQDN") => vec!["spec.addressType: FQDN endpoints are deprecated".to_owned()],
         _ => Vec::new(),

@@ -1,6 +1,6 @@
 //! Kinds of the API group `flowcontrol.apiserver.k8s.io`, and the objects of them that every cluster has.
 //!
-//! The server bounds its work in other ways; these objects are kept so that tools find them.
+//! `apiserver::flow` decides by them.
 
 use crate::api::scheme::{Column, KindInfo, STATUS_ONLY};
 use crate::api::table::text_or;

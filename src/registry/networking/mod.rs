@@ -8,7 +8,6 @@ use crate::api::value::ValueExt;
 use crate::registry::Resource;
 use crate::registry::cells::{NONE, selector_query};
 use crate::registry::strategy::{Common, Generation};
-use crate::registry::validate::conditions;
 
 mod addresses;
 mod ingress;
@@ -86,12 +85,7 @@ pub fn kinds() -> Vec<Resource> {
             KindInfo::cluster("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", "servicecidr")
                 .columns(CIDR_COLUMNS)
                 .subresources(STATUS_ONLY),
-            Box::new(
-                Common::NONE
-                    .status_alone()
-                    .check(addresses::check_cidr)
-                    .check_subresource(|o, _, _| conditions::conditions(&o.at("status"))),
-            ),
+            Box::new(Common::NONE.status_alone().check(addresses::check_cidr)),
         ),
     ]
 }

@@ -26,7 +26,7 @@ const PARAMETERS_MAX_BYTES: usize = 10 * 1024;
 /// Create and update of a ResourceClaim.
 pub fn check(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
     match old {
-        Some(old) => o.immutable("spec", old),
+        Some(old) => o.immutable_amounts("spec", old, "resource.v1.ResourceClaim"),
         None => spec(&o.at("spec")),
     }
 }
@@ -36,7 +36,7 @@ pub fn check_template(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
     meta::of_template(&o.at("spec").at("metadata"));
     spec(&o.at("spec").at("spec"));
     if let Some(old) = old {
-        o.immutable("spec", old);
+        o.immutable_amounts("spec", old, "resource.v1.ResourceClaimTemplate");
     }
 }
 

@@ -19,10 +19,14 @@ const TOKEN_SECONDS: (i64, i64) = (600, 1 << 32);
 /// Shortest time between two reports of what a node can attach, seconds.
 const UPDATE_SECONDS_MIN: i64 = 10;
 
-/// Tokens that drivers get among the attributes of volumes end in logs.
-pub fn warn_driver(o: &Value) -> Vec<String> {
-    let unset = o.pointer("/spec/serviceAccountTokenInSecrets").is_none_or(Value::is_null);
-    if o.items_at("/spec/tokenRequests").is_empty() || !unset {
+/// Tokens that drivers get among the attributes of volumes end in logs. An update is warned of where it makes it so.
+pub fn warn_driver(o: &Value, old: Option<&Value>) -> Vec<String> {
+    let leaks = |o: &Value| {
+        let unset = o.pointer("/spec/serviceAccountTokenInSecrets").is_none_or(Value::is_null);
+        (unset, o.items_at("/spec/tokenRequests").to_vec())
+    };
+    let now = leaks(o);
+    if !now.0 || now.1.is_empty() || old.is_some_and(|old| leaks(old) == now) {
         return Vec::new();
     }
     vec!["spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes".to_owned()]
@@ -131,5 +135,25 @@ pub fn check_capacity(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
     if let Some(old) = old {
         o.immutable("nodeTopology", old);
         o.immutable("storageClassName", old);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use test_case::test_case;
+
+    fn driver(spec: Value) -> Value {
+        json!({ "spec": spec })
+    }
+
+    #[test_case(json!({"tokenRequests": [{"audience": "a"}]}), None, 1; "created")]
+    #[test_case(json!({"tokenRequests": [{"audience": "a"}], "serviceAccountTokenInSecrets": false}), None, 0; "somebody has thought of it")]
+    #[test_case(json!({"tokenRequests": [{"audience": "a"}], "podInfoOnMount": true}), Some(json!({"tokenRequests": [{"audience": "a"}]})), 0; "something else changed")]
+    #[test_case(json!({"tokenRequests": [{"audience": "b"}]}), Some(json!({"tokenRequests": [{"audience": "a"}]})), 1; "other tokens")]
+    #[test_case(json!({}), Some(json!({"tokenRequests": [{"audience": "a"}]})), 0; "no tokens any more")]
+    fn warnings(new: Value, old: Option<Value>, want: usize) {
+        assert_eq!(warn_driver(&driver(new), old.map(driver).as_ref()).len(), want);
     }
 }

@@ -132,6 +132,11 @@ fn all_probes(c: &Field<'_>, grace: i64) {
     probe(&c.at("startupProbe"), Probe::Startup, grace);
 }
 
+/// Exit codes of one rule.
+const EXIT_CODES_MAX: usize = 255;
+/// Rules of one container.
+const RESTART_RULES_MAX: usize = 20;
+
 fn restart_policy(c: &Field<'_>, allowed: &[&str]) {
     c.optional_one_of("restartPolicy", allowed);
     if c.count("restartPolicyRules") == 0 {
@@ -140,8 +145,8 @@ fn restart_policy(c: &Field<'_>, allowed: &[&str]) {
     if !c.has("restartPolicy") {
         c.errs.at("restartPolicy").required("must specify restartPolicy when restart rules are used");
     }
-    if c.count("restartPolicyRules") > 20 {
-        c.errs.at("restartPolicyRules").too_many(c.count("restartPolicyRules"), 20);
+    if c.count("restartPolicyRules") > RESTART_RULES_MAX {
+        c.errs.at("restartPolicyRules").too_many(c.count("restartPolicyRules"), RESTART_RULES_MAX);
     }
     for rule in c.items("restartPolicyRules") {
         if rule.text("action").is_empty() {
@@ -152,8 +157,10 @@ fn restart_policy(c: &Field<'_>, allowed: &[&str]) {
         if rule.has("exitCodes") {
             let codes = rule.at("exitCodes");
             codes.one_of("operator", &["In", "NotIn"]);
-            if codes.count("values") == 0 {
-                codes.errs.at("values").required("must not be empty");
+            match codes.count("values") {
+                0 => codes.errs.at("values").required("must not be empty"),
+                n if n > EXIT_CODES_MAX => codes.errs.at("values").too_many(n, EXIT_CODES_MAX),
+                _ => {}
             }
         } else {
             rule.errs.at("exitCodes").required("must be specified");

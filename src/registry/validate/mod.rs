@@ -36,6 +36,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use crate::api::meta::names;
+use crate::api::schema;
 use crate::api::value::ValueExt;
 
 use super::errors::FieldErrors;
@@ -175,6 +176,15 @@ impl<'a> Field<'a> {
     /// A member user or group id, where it is there.
     pub fn id(&self, name: &str) {
         self.in_range(name, 0, ID_MAX);
+    }
+
+    /// The same where the member holds amounts, which may be written in another unit; `of` is the type of this part, as
+    /// `core.v1.PodSpec`.
+    pub fn immutable_amounts(&self, name: &str, old: &Value, of: &str) {
+        let same = |def| schema::equal_member(def, name, self.value.get(name), old.get(name));
+        if !schema::table().by_name(of).is_some_and(same) {
+            self.at(name).invalid("field is immutable");
+        }
     }
 
     /// A member that must not differ from the old object's.

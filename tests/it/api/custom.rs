@@ -9,7 +9,7 @@ use super::{APPLY, MERGE, Server, TABLE};
 const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const TABS: &str = "/apis/stable.example.com/v1/namespaces/n/crontabs";
 /// Until a definition has done what it is to do, on the busiest machine.
-const LONG: Duration = Duration::from_secs(60);
+pub(super) const LONG: Duration = Duration::from_secs(60);
 
 fn definition() -> Value {
     json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
@@ -43,7 +43,7 @@ fn tab(name: &str, spec: Value) -> Value {
 
 impl Server {
     /// Waits until the answer to a GET is as wanted.
-    async fn until(&self, path: &str, what: &str, wanted: impl Fn(u16, &Value) -> bool) {
+    pub(super) async fn until(&self, path: &str, what: &str, wanted: impl Fn(u16, &Value) -> bool) {
         let try_all = async {
             loop {
                 let got = self.get(path).await;
@@ -58,7 +58,7 @@ impl Server {
     }
 
     /// Waits until a definition says that it is established.
-    async fn define(&self, definition: Value) {
+    pub(super) async fn define(&self, definition: Value) {
         let name = definition["metadata"]["name"].as_str().unwrap().to_owned();
         self.post(CRDS, definition).await.is(201);
         self.until(&format!("{CRDS}/{name}"), "established", |_, crd| is(crd, "Established", "True")).await;
@@ -192,6 +192,32 @@ async fn a_definition_goes_after_its_last_object() {
     s.until(TABS, "not served", |code, _| code == 404).await;
     s.define(definition()).await;
     assert_eq!(s.get(TABS).await.names(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_deletion_that_is_a_phase_begins_without_a_grace() {
+    let server = Server::new().await;
+    server.define(definition()).await;
+    server.post(TABS, tab("a", json!({"cron": "* *"}))).await.is(201);
+    let list = server.get(TABS).await.is(200);
+    assert_eq!(list["metadata"]["continue"], "", "a list without a type says that there is no more");
+    let of = |kind: &str| {
+        let (path, plural) = match kind {
+            "Namespace" => ("/api/v1/namespaces/n".to_owned(), "namespaces"),
+            _ => (format!("{CRDS}/crontabs.stable.example.com"), "customresourcedefinitions"),
+        };
+        (path, plural)
+    };
+    for kind in ["CustomResourceDefinition", "Namespace"] {
+        let (path, plural) = of(kind);
+        let before = server.get(&path).await.is(200)["metadata"]["generation"].clone();
+        let wrong = server.delete(&path, json!({"preconditions": {"uid": "u"}})).await.is(409);
+        assert_eq!(wrong["details"]["kind"], plural);
+        let marked = server.delete(&format!("{path}?dryRun=All"), json!({"dryRun": ["All"]})).await.is(200);
+        let metadata = &marked["metadata"];
+        assert!(metadata["deletionTimestamp"].is_string(), "{marked}");
+        assert_eq!((metadata.get("deletionGracePeriodSeconds"), &metadata["generation"]), (None, &before));
+    }
 }
 
 #[tokio::test]

@@ -2,10 +2,18 @@
 //!
 //! One test is one topic; a request and what its answer must hold stand on a line or two.
 
+mod access;
+mod aggregation;
+mod audit;
+mod conversion;
 mod custom;
 mod deletes;
+mod garbage;
+mod hooks;
 mod policies;
 mod reads;
+mod services;
+mod sig_auth;
 mod webhooks;
 mod writes;
 
@@ -15,15 +23,20 @@ use bytes::Bytes;
 use http::{Request, header};
 use http_body_util::{BodyExt, Full};
 use orch::api::user::UserInfo;
+use orch::apiserver::access::Settings;
+use orch::apiserver::audit::Audit;
 use orch::apiserver::health::Health;
+use orch::apiserver::respond::Answer;
 use orch::apiserver::serve::InProcess;
-use orch::apiserver::{Access, Api};
+use orch::apiserver::{Access, Api, Roads};
 use orch::cmd::CacheListers;
 use orch::pki::{Pki, PkiConfig};
+use orch::registry::outward::Calls;
 use orch::registry::{CacheView, Registry, Resources};
 use orch::store::Store;
 use orch::store::cache::Cache;
 use orch::store::memory::Memory;
+use orch::store::sealed::Encryption;
 use orch::util::clock::{Clock, SystemClock};
 use orch::util::tasks::Shutdown;
 use serde_json::{Value, json};
@@ -36,8 +49,11 @@ const TABLE: &str = "application/json;as=Table;g=meta.k8s.io;v=v1";
 
 /// A server without sockets, and its administrator.
 struct Server {
+    api: Arc<Api>,
     service: InProcess,
     shutdown: Shutdown,
+    /// Who vouches for the front proxy.
+    request_header_ca: String,
     _dir: tempfile::TempDir,
 }
 
@@ -49,9 +65,25 @@ struct Got {
     text: String,
 }
 
+/// What a server is to have that is not usual.
+#[derive(Default)]
+struct Setup {
+    /// Issuers, webhooks, modes.
+    access: Settings,
+    /// What is kept of requests.
+    audit: Option<Arc<Audit>>,
+    /// Encryption at rest, with its store.
+    encryption: Option<Arc<Encryption>>,
+}
+
 impl Server {
     /// With the namespace `n`.
     async fn new() -> Self {
+        Self::with(Setup::default()).await
+    }
+
+    /// The same with what is not usual.
+    async fn with(setup: Setup) -> Self {
         orch::pki::install_provider();
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(SystemClock);
@@ -63,27 +95,68 @@ impl Server {
             tls_sans: vec![],
         };
         let pki = Pki::open(dir.path(), &config, clock.now()).unwrap();
-        let store: Arc<dyn Store> = Arc::new(Memory::new());
+        let store: Arc<dyn Store> = match &setup.encryption {
+            Some(encryption) => encryption.store(),
+            None => Arc::new(Memory::new()),
+        };
         let resources = Resources::builtin();
         let cache = Cache::open(store, resources.clone()).await.unwrap();
         let listers = Arc::new(CacheListers(cache.clone()));
-        let access = Arc::new(Access::new(&pki, listers.clone(), clock.clone(), "cluster.local").unwrap());
-        let plugins = orch::apiserver::auth::admission::plugins(access.clone(), resources.clone(), listers);
+        let access = Access::open(&pki, listers.clone(), clock.clone(), "cluster.local", setup.access).await.unwrap();
+        let access = Arc::new(access);
+        let plugins = orch::apiserver::auth::admission::plugins(access.clone(), resources.clone(), listers.clone());
         let questions = orch::apiserver::auth::admission::questions(access.clone());
-        let admission = orch::admission::chain(Arc::new(CacheView(cache.clone())), plugins, questions);
-        let registry = Arc::new(Registry::new(resources, cache.clone(), admission.clone()));
+        let view = Arc::new(CacheView(cache.clone()));
+        let identity = orch::client::Credentials::Certificate {
+            cert_pem: pki.auth_proxy.cert_pem.clone().into(),
+            key_pem: pki.auth_proxy.key_pem.clone().into(),
+        };
+        let roads = Roads::new(view.clone(), identity);
+        let calls = Arc::new(Calls::new(Arc::new(roads.clone())));
+        let admission = orch::admission::chain(view, plugins, questions, calls.clone());
+        let registry = Arc::new(Registry::new(resources, cache.clone(), admission.clone(), calls));
         admission.charge_through(&registry);
         let shutdown = Shutdown::new();
         let running = (cache, shutdown.clone());
         tokio::spawn(async move { running.0.run(running.1).await });
-        let api = Api::new(registry, access, clock, shutdown.clone(), Health::new(|| Ok(()), || false));
+        let (loaded, roles) = tokio::sync::oneshot::channel::<()>();
+        let (following, stop) = (access.clone(), shutdown.clone());
+        tokio::spawn(async move { stop.or(following.follow(&*listers, move || drop(loaded))).await });
+        let (following, stop) = (access.clone(), shutdown.clone());
+        tokio::spawn(async move { following.follow_files(stop).await.unwrap() });
+        let api = Api::new(registry, access, clock, shutdown.clone(), Health::new(|| Ok(()), || false), &roads);
+        setup.audit.into_iter().for_each(|audit| api.attach_audit(audit));
+        setup.encryption.into_iter().for_each(|encryption| api.attach_encryption(encryption));
+        let _ = roles.await;
         let definitions = api.definitions().follow(shutdown.clone());
         tokio::spawn(async move { definitions.await.unwrap() });
-        let service = InProcess::new(api, UserInfo::authenticated("admin", &[UserInfo::MASTERS]));
-        let server = Self { service, shutdown, _dir: dir };
+        let aggregator = api.aggregator().follow(shutdown.clone());
+        tokio::spawn(async move { aggregator.await.unwrap() });
+        let policies = api.policies().follow(shutdown.clone());
+        tokio::spawn(async move { policies.await.unwrap() });
+        let service = InProcess::new(api.clone(), UserInfo::authenticated("admin", &[UserInfo::MASTERS]));
+        let server =
+            Self { api, service, shutdown, request_header_ca: pki.request_header_ca.cert_pem.clone(), _dir: dir };
         server.post("/api/v1/namespaces", json!({"metadata": {"name": "n"}})).await.is(201);
         server.post("/api/v1/namespaces/n/serviceaccounts", json!({"metadata": {"name": "default"}})).await.is(201);
         server
+    }
+
+    /// Code and bytes of an answer that may be no text.
+    async fn send_raw(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(header::HeaderName, &str)],
+        body: Bytes,
+    ) -> (u16, Bytes) {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(name, *value);
+        }
+        let answer = self.service.clone().call(request.body(Full::new(body)).unwrap()).await.unwrap();
+        let code = answer.status().as_u16();
+        (code, answer.into_body().collect().await.unwrap().to_bytes())
     }
 
     async fn send(&self, method: &str, path: &str, headers: &[(header::HeaderName, &str)], body: Bytes) -> Got {
@@ -92,11 +165,24 @@ impl Server {
             request = request.header(name, *value);
         }
         let answer = self.service.clone().call(request.body(Full::new(body)).unwrap()).await.unwrap();
-        let (parts, body) = answer.into_parts();
-        let content_type = parts.headers.get(header::CONTENT_TYPE).map(|v| v.to_str().unwrap().to_owned());
-        let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
-        let warnings = parts.headers.get_all(header::WARNING).iter().count();
-        Got { code: parts.status.as_u16(), content_type: content_type.unwrap_or_default(), warnings, text }
+        Got::read(answer).await
+    }
+
+    /// A request from outside, with a bearer token or nothing.
+    async fn outside(&self, method: &str, path: &str, token: Option<&str>, body: Value) -> Got {
+        let mut request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, JSON);
+        if let Some(token) = token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        Got::read(self.api.handle(request.body(Full::new(Bytes::from(body))).unwrap()).await).await
+    }
+
+    /// A request of the administrator's as somebody else.
+    async fn as_user(&self, user: &str, method: &str, path: &str, body: Value) -> Got {
+        let headers = [(header::HeaderName::from_static("impersonate-user"), user), (header::CONTENT_TYPE, JSON)];
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        self.send(method, path, &headers, body.into()).await
     }
 
     async fn get(&self, path: &str) -> Got {
@@ -127,6 +213,17 @@ impl Server {
         self.with_body("DELETE", path, JSON, options).await
     }
 
+    /// Waits until somebody may do something, as a SubjectAccessReview asks it: roles are followed, which takes a moment.
+    async fn until_allowed(&self, spec: Value) {
+        let end = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+        let review = json!({"spec": spec});
+        let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+        while self.post(path, review.clone()).await.is(201)["status"]["allowed"] != true {
+            assert!(tokio::time::Instant::now() < end, "never allowed: {review}");
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// A ConfigMap `name` in `n`.
     async fn config_map(&self, name: &str, metadata: Value) -> Got {
         let mut body = json!({"metadata": {"name": name}});
@@ -142,6 +239,14 @@ impl Drop for Server {
 }
 
 impl Got {
+    async fn read(answer: Answer) -> Self {
+        let (parts, body) = answer.into_parts();
+        let content_type = parts.headers.get(header::CONTENT_TYPE).map(|v| v.to_str().unwrap().to_owned());
+        let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+        let warnings = parts.headers.get_all(header::WARNING).iter().count();
+        Self { code: parts.status.as_u16(), content_type: content_type.unwrap_or_default(), warnings, text }
+    }
+
     /// The body, when the code is this one.
     #[track_caller]
     fn is(&self, code: u16) -> Value {

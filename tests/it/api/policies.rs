@@ -1,7 +1,7 @@
 //! Admission policies, the conditions of webhooks and the rules of custom resources, through the whole API.
 //!
 //! Conformance, [sig-api-machinery]: "ValidatingAdmissionPolicy should allow expressions to refer variables",
-//! "ValidatingAdmissionPolicy should validate against a Deployment", "ValidatingAdmissionPolicy should type check a CRD",
+//! "ValidatingAdmissionPolicy should validate against a Deployment",
 //! "MutatingAdmissionPolicy should support MutatingAdmissionPolicy API operations", "AdmissionWebhook should reject validating
 //! webhook configurations with invalid match conditions".
 
@@ -131,6 +131,78 @@ async fn a_mutating_policy_cannot_rename() {
     let mutation = json!({"patchType": "JSONPatch", "jsonPatch": {"expression": expression}});
     server.policy("mutating", json!({"mutations": [mutation]}), json!({})).await;
     server.post(MAPS, json!({"metadata": {"name": "m"}})).await.is(422);
+}
+
+/// A rule for the resource of a group in one version.
+fn rule(group: &str, version: &str, resource: &str) -> Value {
+    json!({"resourceRules": [{"apiGroups": [group], "apiVersions": [version], "operations": ["CREATE", "UPDATE"],
+        "resources": [resource]}]})
+}
+
+const SCALERS: &str = "/apis/autoscaling/v1/namespaces/n/horizontalpodautoscalers";
+
+fn scaler() -> Value {
+    json!({"metadata": {"name": "s"}, "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 50,
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}}})
+}
+
+#[test_case("Equivalent", "object.spec.metrics[0].resource.target.averageUtilization > 60", 422; "in the version that it names")]
+#[test_case("Equivalent", "request.kind.version == 'v2' && request.requestKind.version == 'v1' && object.apiVersion == 'autoscaling/v2'", 201; "and knows the other")]
+#[test_case("Exact", "false", 201; "or is not asked")]
+#[tokio::test]
+async fn a_policy_sees_the_same_object_of_another_version(matching: &str, expression: &str, code: u16) {
+    let server = Server::new().await;
+    let mut constraints = rule("autoscaling", "v2", "horizontalpodautoscalers");
+    constraints["matchPolicy"] = matching.into();
+    let spec = json!({"matchConstraints": constraints, "validations": [{"expression": expression}]});
+    server.policy("validating", spec, deny()).await;
+    server.post(SCALERS, scaler()).await.is(code);
+}
+
+#[tokio::test]
+async fn a_mutation_of_another_version_comes_back_in_this_one() {
+    let server = Server::new().await;
+    let expression =
+        "[JSONPatch{op: 'replace', path: '/spec/metrics/0/resource/target/averageUtilization', value: 70}]";
+    let mutation = json!({"patchType": "JSONPatch", "jsonPatch": {"expression": expression}});
+    let constraints = rule("autoscaling", "v2", "horizontalpodautoscalers");
+    server.policy("mutating", json!({"matchConstraints": constraints, "mutations": [mutation]}), json!({})).await;
+    let made = server.post(SCALERS, scaler()).await.is(201);
+    assert_eq!(
+        json!([made["apiVersion"], made["spec"]["targetCPUUtilizationPercentage"]]),
+        json!(["autoscaling/v1", 70])
+    );
+}
+
+#[test_case("Object{spec: Object.spec{tolerations: [Object.spec.tolerations{operator: 'Exists'}]}}", 422; "a list that has no keys")]
+#[test_case("Object{metadata: Object.metadata{labels: Object.metadata.labels{a: 'b'}}}", 201; "a map")]
+#[tokio::test]
+async fn a_configuration_replaces_no_whole_lists(expression: &str, code: u16) {
+    let server = Server::new().await;
+    let mutation = json!({"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": expression}});
+    let spec = json!({"matchConstraints": rule("", "v1", "pods"), "mutations": [mutation]});
+    server.policy("mutating", spec, json!({})).await;
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    server.post("/api/v1/namespaces/n/pods", pod).await.is(code);
+}
+
+#[tokio::test]
+async fn a_policy_is_told_what_its_expressions_get_wrong() {
+    let server = Server::new().await;
+    let spec = json!({"matchConstraints": rule("apps", "v1", "deployments"), "validations": [
+        {"expression": "object.spec.replicas > '1'", "messageExpression": "'wants replicas > 1, got ' + object.spec.replicas"}]});
+    server.policy("validating", spec, deny()).await;
+    let path = format!("{GROUP}/validatingadmissionpolicies/p");
+    let seen = |generation: i64| move |_: u16, policy: &Value| policy["status"]["observedGeneration"] == generation;
+    server.until(&path, "is type checked", seen(1)).await;
+    let policy = server.get(&path).await.is(200);
+    let warnings = policy["status"]["typeChecking"]["expressionWarnings"].as_array().unwrap();
+    let at: Vec<&str> = warnings.iter().filter_map(|w| w["fieldRef"].as_str()).collect();
+    assert_eq!(at, ["spec.validations[0].expression", "spec.validations[0].messageExpression"]);
+    let right = json!({"spec": {"validations": [{"expression": "object.spec.replicas > 1"}]}});
+    server.patch(&path, MERGE, right).await.is(200);
+    server.until(&path, "is type checked again", seen(2)).await;
+    assert_eq!(server.get(&path).await.is(200)["status"]["typeChecking"], json!({}));
 }
 
 #[test_case("object.metadata.name == 'asked'", &[("m", 201), ("asked", 500)]; "that tells")]

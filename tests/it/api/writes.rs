@@ -157,3 +157,50 @@ async fn limits_hold_for_new_amounts_of_a_running_pod() {
     s.patch(resize, smp, pod("400m")).await.is(403);
     s.patch(resize, smp, pod("250m")).await.is(200);
 }
+
+#[tokio::test]
+async fn an_amount_in_another_unit_is_no_change() {
+    let server = Server::new().await;
+    let path = "/apis/apps/v1/namespaces/n/deployments";
+    let template = |memory: &str| {
+        json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [
+        {"name": "c", "image": "i", "resources": {"limits": {"memory": memory}}}]}})
+    };
+    let deployment = json!({"metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": template("64Mi")}});
+    server.post(path, deployment).await.is(201);
+    for (memory, generation) in [("67108864", 1), ("65Mi", 2)] {
+        let change = json!({"spec": {"template": template(memory)}});
+        let got = server.patch(&format!("{path}/d"), MERGE, change).await.is(200);
+        assert_eq!(got["metadata"]["generation"], generation, "{memory}");
+    }
+}
+
+#[tokio::test]
+async fn scaling_rules_without_policies_are_no_default() {
+    let server = Server::new().await;
+    let scaler = |rules: Value| {
+        json!({"metadata": {"name": "s"}, "spec": {"maxReplicas": 3, "behavior": {"scaleUp": rules},
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "d"}}})
+    };
+    let path = "/apis/autoscaling/v2/namespaces/n/horizontalpodautoscalers";
+    let wrong = server.post(path, scaler(json!({"policies": []}))).await.is(422);
+    assert_eq!(wrong["details"]["causes"][0]["field"], "spec.behavior.scaleUp.policies");
+    let made = server.post(path, scaler(json!({}))).await.is(201);
+    assert_eq!(made["spec"]["behavior"]["scaleUp"]["policies"].as_array().map(Vec::len), Some(2));
+}
+
+#[tokio::test]
+async fn a_level_holds_for_containers_that_come_later() {
+    let server = Server::new().await;
+    let labels = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "baseline"}}});
+    server.patch("/api/v1/namespaces/n", MERGE, labels).await.is(200);
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    server.post("/api/v1/namespaces/n/pods", pod).await.is(201);
+    let debugger = |privileged: bool| {
+        json!({"spec": {"ephemeralContainers": [
+        {"name": "d", "image": "i", "securityContext": {"privileged": privileged}}]}})
+    };
+    let path = "/api/v1/namespaces/n/pods/p/ephemeralcontainers";
+    server.patch(path, MERGE, debugger(true)).await.is(403);
+    server.patch(path, MERGE, debugger(false)).await.is(200);
+}

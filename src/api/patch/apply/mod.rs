@@ -12,6 +12,7 @@
 //!
 //! Rules: upstream `apimachinery/pkg/util/managedfields` and `structured-merge-diff/merge/update.go`.
 
+mod atomics;
 pub mod conflict;
 pub mod fieldset;
 mod last_applied;
@@ -21,11 +22,14 @@ pub mod walk;
 pub mod wire;
 
 #[cfg(test)]
+mod property_tests;
+#[cfg(test)]
 mod tests;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+pub use atomics::atomics;
 pub use conflict::{ApplyError, Conflict};
 pub use fieldset::FieldSet;
 pub use managed::settle_times;

@@ -85,9 +85,16 @@ pub fn v3<'a, K: Into<Kind<'a>> + Copy>(group: &str, version: &str, kinds: &[K])
     json.object("paths", document.paths());
     json.open("\"components\":{");
     document.with_definitions(|definitions| json.object("schemas", definitions));
+    json.member("securitySchemes", &security());
     json.close();
     json.close();
     json.out
+}
+
+/// How requests say who they are from.
+fn security() -> Value {
+    let words = "Bearer Token authentication";
+    json!({"BearerToken": {"type": "apiKey", "in": "header", "name": "authorization", "description": words}})
 }
 
 /// The OpenAPI v2 document of all kinds, in JSON.
@@ -99,6 +106,8 @@ pub fn v2<'a, K: Into<Kind<'a>> + Copy>(kinds: &[K]) -> Vec<u8> {
     json.member("info", &json!({"title": "Kubernetes", "version": VERSION}));
     json.object("paths", document.paths());
     document.with_definitions(|definitions| json.object("definitions", definitions));
+    json.member("securityDefinitions", &security());
+    json.member("security", &json!([{"BearerToken": []}]));
     json.close();
     json.out
 }
