@@ -90,7 +90,8 @@ impl Bed {
             .extension(Identity(user.clone()))
             .body(Full::new(Bytes::from(body)))
             .unwrap();
-        let answer = self.api.handle(request).await;
+        // On the heap: a test that asks often would have a copy of its state for each time on its stack.
+        let answer = Box::pin(self.api.handle(request)).await;
         let code = answer.status().as_u16();
         let bytes = answer.into_body().collect().await.unwrap().to_bytes();
         let text = || Value::String(String::from_utf8_lossy(&bytes).into_owned());

@@ -140,10 +140,10 @@ impl Agent {
         );
     }
 
-    /// Nobody reaches this machine's own ports any more; it reaches everybody.
+    /// Nobody reaches this machine's own ports any more but that of the overlay; it reaches everybody.
     pub fn close_ports(&self) {
         let rules = "table inet closed {\n chain input {\n type filter hook input priority 0; policy accept;\n \
-                     iifname \"up0\" ct state new drop\n }\n}\n";
+                     iifname \"up0\" udp dport 8472 accept\n  iifname \"up0\" ct state new drop\n }\n}\n";
         let path = self.dir.path().join("closed.nft");
         std::fs::write(&path, rules).unwrap();
         let mut nft = std::process::Command::new("nft");

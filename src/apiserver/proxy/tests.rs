@@ -155,7 +155,7 @@ fn request(method: &str, path: &str) -> http::request::Builder {
 }
 
 async fn ask(bed: &Bed, request: http::request::Builder, body: &str) -> Answer {
-    bed.api.handle(request.body(Full::new(Bytes::from(body.to_owned()))).unwrap()).await
+    Box::pin(bed.api.handle(request.body(Full::new(Bytes::from(body.to_owned()))).unwrap())).await
 }
 
 async fn text(answer: Answer) -> String {
