@@ -203,7 +203,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
         .with_context(|| format!("cannot create {}; choose another place with --data-dir", server_dir.display()))?;
     // First of all what is in the data directory: its lock keeps two servers from changing each other's files.
     let store = open_store(server_dir.join("db")).await?;
-    let encryption = Encryption::open(store.clone(), args.access.encryption(&server_dir)).await?;
+    let encryption = Encryption::open(store.clone(), args.access.encryption(&server_dir))?;
     let pki_config = PkiConfig {
         node_name: node_name.clone(),
         node_ips: args.advertise_address.into_iter().chain([node_ip]).collect(),
@@ -220,8 +220,8 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let cache = Cache::open(encryption.store(), resources.clone()).await.context("cannot load the store")?;
     let listers: Arc<dyn Listers> = Arc::new(super::listers::CacheListers(cache.clone()));
     let settings = args.access.settings()?;
-    let access = Access::open(&pki, listers.clone(), clock.clone(), &args.cluster_domain, settings).await?;
-    let access = Arc::new(access);
+    let access = Access::open(&pki, listers.clone(), clock.clone(), &args.cluster_domain, settings);
+    let access = Arc::new(access.await?);
     let plugins = crate::apiserver::auth::admission::plugins(access.clone(), resources.clone(), listers.clone());
     let questions = crate::apiserver::auth::admission::questions(access.clone());
     let view = Arc::new(crate::registry::CacheView(cache.clone()));
@@ -234,11 +234,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let metrics = MetricsRegistry::default();
     let api = Api::new(registry, access.clone(), clock.clone(), shutdown.clone(), health(&store, &shutdown), &roads);
     api.attach_encryption(encryption.clone());
-    let audit = match args.access.audit() {
-        Some(settings) => Some(Audit::open(settings, clock.clone()).await?),
-        None => None,
-    };
-    audit.iter().for_each(|audit| api.attach_audit(audit.clone()));
+    let audit = audited(&args, &api, &clock).await?;
     api.publish_metrics(super::figures::source(metrics.clone(), store.clone(), cache.clone()));
     let serving = SwappableCert::new(pki.serving_key()?);
     let tls = crate::pki::tls::server_config(serving.clone(), &[&pki.client_ca.cert, &pki.request_header_ca.cert])?;
@@ -289,6 +285,14 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
         address,
         shutdown,
     })
+}
+
+/// Audit, where the flags ask for it.
+async fn audited(args: &Args, api: &Api, clock: &SharedClock) -> anyhow::Result<Option<Arc<Audit>>> {
+    let Some(settings) = args.access.audit() else { return Ok(None) };
+    let audit = Audit::open(settings, clock.clone()).await?;
+    api.attach_audit(audit.clone());
+    Ok(Some(audit))
 }
 
 impl Bound {

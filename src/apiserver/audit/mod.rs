@@ -8,6 +8,7 @@
 //!
 //! **Invariant:** without a policy nothing here is made or called.
 //! **Invariant:** a body is kept only where the policy asks for it.
+//! **Invariant:** a request whose client goes away has its last event all the same.
 
 mod event;
 pub mod log;
@@ -110,11 +111,12 @@ impl Audit {
 
     async fn emit(&self, event: &Value) {
         let bytes = Bytes::from(serde_json::to_vec(event).expect("a JSON value serializes"));
-        if let Some(webhook) = &self.webhook {
-            webhook.take(&bytes);
-        }
+        // The log first: who is interrupted while it waits has told nobody, and tells again.
         if let Some(log) = &self.log {
             log.take(&bytes).await;
+        }
+        if let Some(webhook) = &self.webhook {
+            webhook.take(&bytes);
         }
     }
 }

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Request, header};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Audit;
 use super::event::{self, Event};
@@ -162,51 +162,65 @@ impl Trail {
         kept.event.annotations = self.notes.all();
         if kept.unknown {
             kept.event.status["message"] = "Authentication failed".into();
-            self.send(&kept, Stage::ResponseStarted).await;
+            Last::new(&self.audit, kept, Stage::ResponseStarted).send().await;
             return answer;
         }
         if answer.extensions().get::<Panicked>().is_some() {
-            self.send(&kept, Stage::Panic).await;
+            Last::new(&self.audit, kept, Stage::Panic).send().await;
             return answer;
         }
         if kept.long || answer.extensions().get::<Endless>().is_some() {
+            let last = Last::new(&self.audit, kept.clone(), Stage::ResponseComplete);
             self.send(&kept, Stage::ResponseStarted).await;
-            let end = End(Some((self.audit.clone(), kept)));
             let (parts, body) = answer.into_parts();
-            return Answer::from_parts(parts, Followed { body, _end: end }.boxed_unsync());
+            return Answer::from_parts(parts, Followed { body, _last: last }.boxed_unsync());
         }
+        let mut last = Last::new(&self.audit, kept, Stage::ResponseComplete);
+        let kept = &mut last.kept;
         let wants_body = kept.verdict.level >= Level::RequestResponse || kept.event.verb.starts_with("delete");
         if wants_body {
-            answer = self.read(answer, &mut kept).await;
+            answer = read(answer, kept).await;
         }
-        self.send(&kept, Stage::ResponseComplete).await;
+        last.send().await;
         answer
-    }
-
-    /// Reads the answer's body, and gives the answer back with it.
-    async fn read(&self, answer: Answer, kept: &mut Kept) -> Answer {
-        let (parts, body) = answer.into_parts();
-        let bytes = match body.collect().await {
-            Ok(whole) => whole.to_bytes(),
-            Err(error) => return respond::error(&Status::internal(error), Encoding::Json),
-        };
-        if let Some(mut value) = decoded(&parts.headers, &bytes) {
-            if value.str_at("/kind") == Some("Status") {
-                kept.event.status = event::response_status(parts.status.as_u16(), Some(&value));
-            }
-            if kept.verdict.level >= Level::RequestResponse {
-                if kept.verdict.omit_managed_fields {
-                    event::without_managed_fields(&mut value);
-                }
-                kept.event.response = value;
-            }
-        }
-        Answer::from_parts(parts, respond::full(bytes))
     }
 
     async fn send(&self, kept: &Kept, stage: Stage) {
         send(&self.audit, kept, stage).await;
     }
+}
+
+impl Drop for Trail {
+    /// The client went away before there was an answer.
+    fn drop(&mut self) {
+        let Some(mut kept) = self.kept.get_mut().take() else { return };
+        kept.event.annotations = self.notes.all();
+        // Upstream's words.
+        kept.event.status =
+            event::response_status(200, Some(&json!({"status": "Success", "message": "Connection closed early"})));
+        drop(Last::new(&self.audit, kept, Stage::ResponseComplete));
+    }
+}
+
+/// Reads the answer's body, and gives the answer back with it.
+async fn read(answer: Answer, kept: &mut Kept) -> Answer {
+    let (parts, body) = answer.into_parts();
+    let bytes = match body.collect().await {
+        Ok(whole) => whole.to_bytes(),
+        Err(error) => return respond::error(&Status::internal(error), Encoding::Json),
+    };
+    if let Some(mut value) = decoded(&parts.headers, &bytes) {
+        if value.str_at("/kind") == Some("Status") {
+            kept.event.status = event::response_status(parts.status.as_u16(), Some(&value));
+        }
+        if kept.verdict.level >= Level::RequestResponse {
+            if kept.verdict.omit_managed_fields {
+                event::without_managed_fields(&mut value);
+            }
+            kept.event.response = value;
+        }
+    }
+    Answer::from_parts(parts, respond::full(bytes))
 }
 
 async fn send(audit: &Audit, kept: &Kept, stage: Stage) {
@@ -229,22 +243,41 @@ fn decoded(headers: &HeaderMap, bytes: &Bytes) -> Option<Value> {
     }
 }
 
-/// A body whose end is an event.
+/// A body whose end is an event: the client has all of the answer, or went away.
 struct Followed {
     body: Body,
-    _end: End,
+    _last: Last,
 }
 
-/// Sends the last event when it is dropped: the client has all of the answer, or went away.
-struct End(Option<(Arc<Audit>, Kept)>);
+/// The last event of a request. It goes out once, also when who sends it is dropped.
+struct Last {
+    audit: Arc<Audit>,
+    kept: Kept,
+    stage: Stage,
+    sent: bool,
+}
 
-impl Drop for End {
+impl Last {
+    fn new(audit: &Arc<Audit>, kept: Kept, stage: Stage) -> Self {
+        Self { audit: audit.clone(), kept, stage, sent: false }
+    }
+
+    async fn send(mut self) {
+        send(&self.audit, &self.kept, self.stage).await;
+        self.sent = true;
+    }
+}
+
+impl Drop for Last {
     fn drop(&mut self) {
-        let Some((audit, kept)) = self.0.take() else { return };
+        if self.sent {
+            return;
+        }
         // Without a runtime the process ends, and so does its log.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (audit, kept, stage) = (self.audit.clone(), self.kept.clone(), self.stage);
         // Ends once the log has room for one event.
-        runtime.spawn(async move { send(&audit, &kept, Stage::ResponseComplete).await });
+        runtime.spawn(async move { send(&audit, &kept, stage).await });
     }
 }
 

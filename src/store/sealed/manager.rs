@@ -99,7 +99,7 @@ pub struct Encryption {
 
 impl Encryption {
     /// Puts the seal over a store.
-    pub async fn open(inner: Arc<dyn Store>, settings: Settings) -> Result<Arc<Self>, EncryptionError> {
+    pub fn open(inner: Arc<dyn Store>, settings: Settings) -> Result<Arc<Self>, EncryptionError> {
         let source = match settings.file {
             Some(file) => Source::User(file),
             // Once there are keys they are needed, whatever the flags of this start say.
@@ -113,7 +113,7 @@ impl Encryption {
             tracing::info!(file = %path.display(), "made a key for the encryption of Secrets at rest; keep a copy of it");
         }
         let config = source.read()?.unwrap_or_default();
-        let sealed = Sealed::open(inner, config).await?;
+        let sealed = Sealed::new(inner, config);
         Ok(Arc::new(Self { sealed, source, turn: Mutex::default() }))
     }
 

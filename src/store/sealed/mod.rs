@@ -43,7 +43,7 @@ const REWRITES: usize = 32;
 struct Readers(Vec<Arc<Config>>);
 
 impl Readers {
-    fn open(&self, key: &[u8], value: &Bytes) -> Result<Bytes, StoreError> {
+    fn open(&self, key: &[u8], value: &Bytes) -> Result<Bytes, ConfigError> {
         let mut first = None;
         for config in &self.0 {
             match config.open(key, value) {
@@ -51,8 +51,7 @@ impl Readers {
                 Err(why) => first = first.or(Some(why)),
             }
         }
-        let why = first.unwrap_or_else(|| ConfigError("there is no configuration".into()));
-        Err(StoreError::Failed(format!("{why}; put the key back into the encryption configuration")))
+        Err(first.unwrap_or_else(|| ConfigError("there is no configuration".into())))
     }
 
     fn batch(&self, batch: Batch) -> Result<Batch, StoreError> {
@@ -67,8 +66,33 @@ impl Readers {
             };
             Ok(Change { value, ..c.clone() })
         };
-        batch.iter().map(open).collect()
+        batch.iter().map(open).collect::<Result<Batch, ConfigError>>().map_err(|why| unreadable(&why, 0))
     }
+
+    /// Opens all values, or says which cannot be.
+    fn entries(&self, entries: &mut [Entry]) -> Result<(), StoreError> {
+        let mut wrong = None;
+        for entry in entries {
+            match self.open(&entry.key, &entry.value) {
+                Ok(plain) => entry.value = plain,
+                Err(why) => {
+                    let (_, others) = wrong.get_or_insert((why, -1));
+                    *others += 1;
+                }
+            }
+        }
+        wrong.map_or(Ok(()), |(why, others)| Err(unreadable(&why, others)))
+    }
+}
+
+/// The error for a value that cannot be read, and for `others` like it.
+fn unreadable(first: &ConfigError, others: i32) -> StoreError {
+    let more = match others {
+        0 => String::new(),
+        n => format!(", and so are {n} more"),
+    };
+    let cure = "put the missing key, or the identity provider, into the file of --encryption-provider-config";
+    StoreError::Failed(format!("{first}{more}; {cure}"))
 }
 
 /// A store whose values are sealed as a configuration says.
@@ -89,16 +113,9 @@ pub struct Counts {
 }
 
 impl Sealed {
-    /// Over a store that is open.
-    ///
-    /// # Errors
-    /// What is stored cannot be read with `config`; the error names the first object.
-    pub async fn open(inner: Arc<dyn Store>, config: Config) -> Result<Arc<Self>, StoreError> {
-        readable(&*inner, &config).await?;
-        Ok(Self::over(inner, config))
-    }
-
-    fn over(inner: Arc<dyn Store>, config: Config) -> Arc<Self> {
+    /// Over a store that is open. What `config` cannot read shows when it is read, which is the first thing that a server
+    /// does; reading it here once more would cost its start and its memory.
+    pub fn new(inner: Arc<dyn Store>, config: Config) -> Arc<Self> {
         let config = Arc::new(config);
         let readers = ArcSwap::from_pointee(Readers(vec![config.clone()]));
         Arc::new(Self { inner, writer: RwLock::new(config), readers })
@@ -112,8 +129,10 @@ impl Sealed {
         let mut writer = self.writer.write().await;
         // Commits whose callers went away may still be on their way: what comes after them in the queue is.
         self.inner.commit(Txn::default()).await.map_err(|e| StoreError::Failed(e.to_string()))?;
-        readable(&*self.inner, &config).await?;
         let config = Arc::new(config);
+        let mut stored = self.inner.snapshot(OBJECTS.as_bytes()).await?;
+        Readers(vec![config.clone()]).entries(&mut stored.entries)?;
+        drop(stored);
         let mut all = vec![config.clone()];
         all.extend(self.readers.load().0.iter().take(EARLIER_MAX).cloned());
         self.readers.store(Arc::new(Readers(all)));
@@ -146,7 +165,7 @@ impl Sealed {
         let stale: Vec<Entry> = all.entries.into_iter().filter(|e| config.is_stale(&e.key, &e.value)).collect();
         let count = stale.len();
         let one = |Entry { key, value, revision }| async move {
-            let plain = self.readers.load().open(&key, &value)?;
+            let plain = self.readers.load().open(&key, &value).map_err(|why| unreadable(&why, 0))?;
             let write = Write { key, expect: Expect::Revision(revision), value: Some(plain) };
             match self.commit(Txn(vec![write])).await {
                 Ok(_) | Err(CommitError::Conflict { .. }) => Ok(()),
@@ -159,20 +178,6 @@ impl Sealed {
         }
         Ok(count)
     }
-}
-
-/// Fails for the first stored value that `config` cannot read.
-async fn readable(store: &dyn Store, config: &Config) -> Result<(), StoreError> {
-    let all = store.snapshot(OBJECTS.as_bytes()).await?;
-    let failed = |e: &Entry| config.open(&e.key, &e.value).err();
-    let mut wrong = all.entries.iter().filter_map(failed);
-    let Some(first) = wrong.next() else { return Ok(()) };
-    let others = match wrong.count() {
-        0 => String::new(),
-        n => format!(", and so are {n} more"),
-    };
-    let cure = "put the missing key, or the identity provider, into the file of --encryption-provider-config";
-    Err(StoreError::Failed(format!("{first}{others}; {cure}")))
 }
 
 impl Store for Sealed {
@@ -196,12 +201,7 @@ impl Store for Sealed {
         let prefix = Bytes::copy_from_slice(prefix);
         async move {
             let mut all = self.inner.snapshot(&prefix).await?;
-            let readers = self.readers.load();
-            for entry in &mut all.entries {
-                if entry.value.starts_with(cipher::SEALED) {
-                    entry.value = readers.open(&entry.key, &entry.value)?;
-                }
-            }
+            self.readers.load().entries(&mut all.entries)?;
             Ok(all)
         }
         .boxed()

@@ -39,7 +39,7 @@ fn durable(dir: &Path) -> Arc<Durable> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_contract_of_stores_holds_sealed_too() {
-    let fresh = || Sealed::over(Arc::new(Memory::new()), config(&[("*.*", "aesgcm:a:1")]));
+    let fresh = || Sealed::new(Arc::new(Memory::new()), config(&[("*.*", "aesgcm:a:1")]));
     crate::store::suite::contract(|_| fresh() as Arc<dyn Store>).await;
     let store: Arc<dyn Store> = fresh();
     let mut changes = store.changes(0);
@@ -57,7 +57,7 @@ async fn the_plain_text_is_nowhere_on_the_disk_and_comes_back_after_a_start() {
     let dir = tempfile::tempdir().unwrap();
     let keys = || config(&[("secrets", "aesgcm:a:1 identity")]);
     let inner = durable(dir.path());
-    let store = Sealed::open(inner.clone(), keys()).await.unwrap();
+    let store = Sealed::new(inner.clone(), keys());
     store.commit(put(SECRET, PLAIN, Expect::Absent)).await.unwrap();
     store.commit(put("/registry/core/configmaps/n/c", "for everybody", Expect::Absent)).await.unwrap();
     store.close().await;
@@ -71,7 +71,7 @@ async fn the_plain_text_is_nowhere_on_the_disk_and_comes_back_after_a_start() {
     let mut torn = std::fs::read(&newest).unwrap();
     torn.extend_from_slice(b"\x10\0\0\0half a rec");
     std::fs::write(&newest, torn).unwrap();
-    let store = Sealed::open(durable(dir.path()), keys()).await.unwrap();
+    let store = Sealed::new(durable(dir.path()), keys());
     assert_eq!(read(&*store, SECRET).await, PLAIN);
     store.close().await;
 }
@@ -79,12 +79,13 @@ async fn the_plain_text_is_nowhere_on_the_disk_and_comes_back_after_a_start() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_without_the_key_is_refused_and_names_the_object() {
     let inner: Arc<dyn Store> = Arc::new(Memory::new());
-    let store = Sealed::open(inner.clone(), config(&[("secrets", "aesgcm:a:1")])).await.unwrap();
+    let store = Sealed::new(inner.clone(), config(&[("secrets", "aesgcm:a:1")]));
     for name in ["s", "t", "u"] {
         store.commit(put(&format!("/registry/core/secrets/n/{name}"), PLAIN, Expect::Absent)).await.unwrap();
     }
     for without in [Config::default(), config(&[("secrets", "aesgcm:b:2")])] {
-        let told = Sealed::open(inner.clone(), without).await.err().unwrap().to_string();
+        let store = Sealed::new(inner.clone(), without);
+        let told = store.snapshot(b"/registry/").await.unwrap_err().to_string();
         assert!(told.starts_with("core/secrets/n/s is encrypted with the key \"a\" of aesgcm"), "{told}");
         assert!(told.contains("and so are 2 more") && told.contains("--encryption-provider-config"), "{told}");
     }
@@ -93,7 +94,7 @@ async fn a_start_without_the_key_is_refused_and_names_the_object() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotated_key_reads_old_records_until_they_are_written_again() {
     let inner: Arc<dyn Store> = Arc::new(Memory::new());
-    let store = Sealed::open(inner.clone(), config(&[("secrets", "aesgcm:a:1")])).await.unwrap();
+    let store = Sealed::new(inner.clone(), config(&[("secrets", "aesgcm:a:1")]));
     store.commit(put(SECRET, PLAIN, Expect::Absent)).await.unwrap();
     // Without the old key the new configuration is not taken.
     let told = store.reload(config(&[("secrets", "aesgcm:b:2")])).await.unwrap_err().to_string();
@@ -120,12 +121,12 @@ async fn keys_of_orchs_own_are_made_rotated_and_followed() {
     let dir = tempfile::tempdir().unwrap();
     let own = dir.path().join("cred/encryption-config.json");
     let inner: Arc<dyn Store> = Arc::new(Memory::new());
-    let open = |managed| Encryption::open(inner.clone(), Settings { file: None, managed, own: own.clone() });
-    let off = open(false).await.unwrap();
+    let open = |managed| Encryption::open(inner.clone(), Settings { file: None, managed, own: own.clone() }).unwrap();
+    let off = open(false);
     assert!(matches!(off.rotate().await, Err(EncryptionError::Off)) && !own.exists());
     off.store().commit(put(SECRET, PLAIN, Expect::Absent)).await.unwrap();
 
-    let on = open(true).await.unwrap();
+    let on = open(true);
     assert_eq!(std::fs::metadata(&own).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(on.status().await.unwrap().counts, Counts { sealed: 0, stale: 1 });
     assert_eq!(on.reencrypt().await.unwrap(), 1);
@@ -137,7 +138,7 @@ async fn keys_of_orchs_own_are_made_rotated_and_followed() {
     let text = std::fs::read_to_string(&own).unwrap();
     assert!(text.contains(&second.key.unwrap().1) && !text.contains(&first.key.unwrap().1), "the old key is gone");
     // The file is there: the flag is not needed any more to read what it sealed.
-    let again = open(false).await.unwrap();
+    let again = open(false);
     assert_eq!(read(&*again.store(), SECRET).await, PLAIN);
     assert_eq!(again.switch(false).await.unwrap(), 1);
     assert_eq!(again.status().await.unwrap().counts, Counts { sealed: 0, stale: 0 });
@@ -162,7 +163,7 @@ async fn the_users_file_is_followed_without_a_restart() {
     std::fs::write(&file, text(&[(1, "a")])).unwrap();
     let inner: Arc<dyn Store> = Arc::new(Memory::new());
     let settings = Settings { file: Some(file.clone()), managed: false, own: dir.path().join("own") };
-    let encryption = Encryption::open(inner.clone(), settings).await.unwrap();
+    let encryption = Encryption::open(inner.clone(), settings).unwrap();
     let store = encryption.store();
     store.commit(put(SECRET, PLAIN, Expect::Absent)).await.unwrap();
     assert!(matches!(encryption.rotate().await, Err(EncryptionError::NotManaged(_))));

@@ -227,7 +227,7 @@ async fn secrets_are_sealed_and_keys_rotate_through_the_api() {
     let dir = tempfile::tempdir().unwrap();
     let raw: Arc<dyn Store> = Arc::new(Memory::new());
     let settings = sealed::Settings { file: None, managed: true, own: dir.path().join("cred/keys.json") };
-    let encryption = Encryption::open(raw.clone(), settings).await.unwrap();
+    let encryption = Encryption::open(raw.clone(), settings).unwrap();
     let server = Server::with(Setup { encryption: Some(encryption), ..Setup::default() }).await;
     let body = json!({"metadata": {"name": "s"}, "stringData": {"password": "hunter2"}});
     let made = server.post("/api/v1/namespaces/n/secrets", body).await.is(201);

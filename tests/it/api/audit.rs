@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use http_body_util::StreamBody;
+use hyper::body::Frame;
 use orch::apiserver::audit::{self, Audit};
 
 use super::services::Service;
@@ -164,6 +166,21 @@ async fn the_webhook_gets_batches_and_a_watch_is_told_of_twice() {
     let mut of_watch = stages(&all);
     of_watch.dedup();
     assert_eq!(of_watch, ["RequestReceived", "ResponseStarted", "ResponseComplete"]);
+
+    // A client that goes away in the middle of its request is told of, too.
+    let of_leases = |batches: &[Value], stage: &str| -> Vec<Value> {
+        let events = batches.iter().flat_map(|b| b["items"].as_array().cloned().unwrap_or_default());
+        events.filter(|e| e["objectRef"]["resource"] == "leases" && e["stage"] == stage).collect()
+    };
+    let endless = StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, std::convert::Infallible>>());
+    let path = "/apis/coordination.k8s.io/v1/namespaces/n/leases";
+    let request = Request::builder().method("POST").uri(path).body(endless).unwrap();
+    tokio::select! {
+        _ = server.service.clone().call(request) => panic!("it never ends"),
+        _ = sink.until(|seen| !of_leases(seen, "RequestReceived").is_empty()) => {}
+    }
+    let all = sink.until(|seen| !of_leases(seen, "ResponseComplete").is_empty()).await;
+    assert_eq!(of_leases(&all, "ResponseComplete")[0]["responseStatus"]["message"], "Connection closed early");
     stop.trigger();
     task.await.unwrap();
 }
