@@ -12,7 +12,7 @@ pub trait ValueExt {
     fn bool_at(&self, path: &str) -> Option<bool>;
     /// The list at `path`; an absent one is empty.
     fn items_at(&self, path: &str) -> &[Value];
-    /// Sets `path`, making the objects on the way. The path must not lead through a list or a scalar.
+    /// Sets `path`, making the objects on the way; items of lists have to be there. The path must not lead through a scalar.
     fn set_at(&mut self, path: &str, value: impl Into<Value>);
     /// Sets `path` where nothing (or null) stands there.
     fn set_if_absent(&mut self, path: &str, value: impl Into<Value>);
@@ -43,6 +43,11 @@ impl ValueExt for Value {
         let mut at = self;
         for part in path.split('/').skip(1) {
             let part = part.replace("~1", "/").replace("~0", "~");
+            let index = part.parse::<usize>().ok().filter(|i| at.as_array().is_some_and(|items| *i < items.len()));
+            if let Some(index) = index {
+                at = &mut at[index];
+                continue;
+            }
             if !at.is_object() {
                 *at = Value::Object(Map::new());
             }

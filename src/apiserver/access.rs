@@ -317,7 +317,7 @@ impl Access {
                 Mode::AlwaysDeny => Link::Local(Arc::new(modes::AlwaysDeny)),
                 Mode::Webhook(config) => {
                     let remote = Remote::open(&config.file).await?;
-                    Link::Webhook(Asked::new(config, remote))
+                    Link::Webhook(Box::new(Asked::new(config, remote)))
                 }
             });
         }

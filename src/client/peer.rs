@@ -89,13 +89,16 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     cause.to_string()
 }
 
+/// How to connect: the settings, the certificate that is shown, the way.
+type Configured = (kube::Config, Option<Arc<dyn ResolvesClientCert>>, Road);
+
 impl Peer {
     pub(super) fn connect(self) -> Result<kube::Client, ConnectError> {
         let (config, resolver, road) = self.configured()?;
         tls::client(config, resolver, road)
     }
 
-    fn configured(self) -> Result<(kube::Config, Option<Arc<dyn ResolvesClientCert>>, Road), ConnectError> {
+    fn configured(self) -> Result<Configured, ConnectError> {
         let pem: &[u8] = if let Trust::Ca(pem) = &self.trust { pem } else { &[] };
         let (mut config, resolver) = tls::configured(&self.base, pem, self.credentials)?;
         if !matches!(self.trust, Trust::Ca(_)) {

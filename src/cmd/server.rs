@@ -171,6 +171,40 @@ fn controllers_config(args: &Args, pki: &Pki) -> controllers::Config {
     }
 }
 
+/// What a node of this process is made of, and its port; none without a node.
+async fn node_parts(
+    args: &Args,
+    data_dir: &Path,
+    name: &str,
+    address: &Address,
+    cluster: &Cluster,
+) -> anyhow::Result<Option<(NodeParts, tokio::net::TcpListener)>> {
+    if args.disable_agent {
+        return Ok(None);
+    }
+    let config = args.node.config(data_dir, name, address.watch(), cluster)?;
+    let port = super::node::bind_port(args.node.kubelet_port).await?;
+    Ok(Some((NodeParts::new(config, FoundRuntime::find(data_dir, &args.node)?), port)))
+}
+
+/// The registry behind its admission.
+fn admitting(
+    resources: Arc<Resources>,
+    cache: &Arc<Cache>,
+    access: &Arc<Access>,
+    listers: &Arc<dyn Listers>,
+    roads: &Roads,
+) -> Arc<Registry> {
+    let plugins = crate::apiserver::auth::admission::plugins(access.clone(), resources.clone(), listers.clone());
+    let questions = crate::apiserver::auth::admission::questions(access.clone());
+    let view = Arc::new(crate::registry::CacheView(cache.clone()));
+    let calls = Arc::new(Calls::new(Arc::new(roads.clone())));
+    let admission = crate::admission::chain(view, plugins, questions, calls.clone());
+    let registry = Arc::new(Registry::new(resources, cache.clone(), admission.clone(), calls));
+    admission.charge_through(&registry);
+    registry
+}
+
 /// Binds, opens, loads.
 pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let data_dir = args.common.data_dir()?;
@@ -191,13 +225,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let node_address = args.node.address(None, &cluster);
     let node_ip = node_address.now();
     let service_ip = args.service_cidr.hosts().next().context("the service range is empty")?;
-    let node = if args.disable_agent {
-        None
-    } else {
-        let config = args.node.config(&data_dir, &node_name, node_address.watch(), &cluster)?;
-        let port = super::node::bind_port(args.node.kubelet_port).await?;
-        Some((NodeParts::new(config, FoundRuntime::find(&data_dir, &args.node)?), port))
-    };
+    let node = node_parts(&args, &data_dir, &node_name, &node_address, &cluster).await?;
     let server_dir = data_dir.join("server");
     files::create_dir_durable(&server_dir)
         .with_context(|| format!("cannot create {}; choose another place with --data-dir", server_dir.display()))?;
@@ -222,15 +250,10 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let settings = args.access.settings()?;
     let access = Access::open(&pki, listers.clone(), clock.clone(), &args.cluster_domain, settings);
     let access = Arc::new(access.await?);
-    let plugins = crate::apiserver::auth::admission::plugins(access.clone(), resources.clone(), listers.clone());
-    let questions = crate::apiserver::auth::admission::questions(access.clone());
-    let view = Arc::new(crate::registry::CacheView(cache.clone()));
     let front_proxy = SwappableCert::new(pki.auth_proxy.certified()?);
-    let roads = Roads::new(view.clone(), Credentials::Rotating(front_proxy.clone()));
-    let calls = Arc::new(Calls::new(Arc::new(roads.clone())));
-    let admission = crate::admission::chain(view, plugins, questions, calls.clone());
-    let registry = Arc::new(Registry::new(resources, cache.clone(), admission.clone(), calls));
-    admission.charge_through(&registry);
+    let roads =
+        Roads::new(Arc::new(crate::registry::CacheView(cache.clone())), Credentials::Rotating(front_proxy.clone()));
+    let registry = admitting(resources, &cache, &access, &listers, &roads);
     let metrics = MetricsRegistry::default();
     let api = Api::new(registry, access.clone(), clock.clone(), shutdown.clone(), health(&store, &shutdown), &roads);
     api.attach_encryption(encryption.clone());
@@ -349,14 +372,7 @@ impl Bound {
         let mut definitions = self.api.definitions();
         definitions.load().await?;
         self.api.aggregator().load();
-        let api = self.api.clone();
-        tasks.own_restarting("aggregator", Backoff::RESTART, move |stop| api.aggregator().follow(stop).boxed());
-        let api = self.api.clone();
-        tasks.own_restarting("fairness", Backoff::RESTART, move |stop| api.fairness().follow(stop).boxed());
-        let api = self.api.clone();
-        tasks.own_restarting("definitions", Backoff::RESTART, move |stop| api.definitions().follow(stop).boxed());
-        let api = self.api.clone();
-        tasks.own_restarting("policies", Backoff::RESTART, move |stop| api.policies().follow(stop).boxed());
+        follow(&mut tasks, &self.api);
         let (api, listener, tls) = (self.api.clone(), self.listener, self.tls);
         tasks.own("apiserver", OnEnd::StopAll, |stop| serve(api, listener, tls, stop));
         tracing::info!(address = %self.address, "serving the Kubernetes API");
@@ -406,6 +422,15 @@ impl Bound {
         tracing::info!("stopped");
         Ok(())
     }
+}
+
+/// What follows the objects that the API itself is made of.
+fn follow(tasks: &mut Tasks, api: &Arc<Api>) {
+    let (aggregator, fairness, definitions, policies) = (api.clone(), api.clone(), api.clone(), api.clone());
+    tasks.own_restarting("aggregator", Backoff::RESTART, move |stop| aggregator.aggregator().follow(stop).boxed());
+    tasks.own_restarting("fairness", Backoff::RESTART, move |stop| fairness.fairness().follow(stop).boxed());
+    tasks.own_restarting("definitions", Backoff::RESTART, move |stop| definitions.definitions().follow(stop).boxed());
+    tasks.own_restarting("policies", Backoff::RESTART, move |stop| policies.policies().follow(stop).boxed());
 }
 
 /// Tells clients inside the cluster where the server is when its node has another address.

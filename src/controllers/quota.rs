@@ -176,8 +176,8 @@ mod tests {
     }
 
     /// What admission has charged for a pod that is still to come stays charged.
-    #[test]
-    fn only_what_gives_back_is_counted_again() {
+    #[tokio::test]
+    async fn only_what_gives_back_is_counted_again() {
         let cluster = Cluster::new();
         cluster.put(json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q", "namespace": "n"}}));
         let pod = |namespace: &str, phase: &str| {

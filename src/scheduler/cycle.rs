@@ -165,6 +165,7 @@ impl<'a> Checks<'a> {
     }
 
     /// Nodes that fit, by index, from `start` on until enough are found; `start` is moved on for the next pod.
+    #[allow(clippy::result_large_err, reason = "made once for a pod, where it fits nowhere")]
     pub fn feasible(
         &mut self,
         nodes: &[NodeInfo],

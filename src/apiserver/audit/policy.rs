@@ -173,7 +173,8 @@ impl Rule {
             resources.push(found);
         }
         let (namespaces, urls) = (texts(value, "namespaces"), texts(value, "nonResourceURLs"));
-        if !urls.is_empty() && !(resources.is_empty() && namespaces.is_empty()) {
+        let of_resources = !resources.is_empty() || !namespaces.is_empty();
+        if of_resources && !urls.is_empty() {
             return Err(PolicyError(format!(
                 "{at}.nonResourceURLs: a rule is for resources or for URLs, not for both"
             )));

@@ -212,7 +212,8 @@ impl Flow {
         const PREFIX: &str = "apiserver_flowcontrol";
         let mut out = String::new();
         let levels = self.seats.lock().figures();
-        let gauges: [(&str, &str, fn(&seats::Figures) -> usize); 4] = [
+        type Gauge = (&'static str, &'static str, fn(&seats::Figures) -> usize);
+        let gauges: [Gauge; 4] = [
             ("nominal_limit_seats", "Seats of a level.", |f| f.nominal),
             ("current_executing_seats", "Seats in use.", |f| f.executing),
             ("current_executing_requests", "Requests that are worked on, by their seats.", |f| f.executing),

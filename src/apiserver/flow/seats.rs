@@ -75,7 +75,7 @@ impl Level {
         Self { bounds, retired: false, executing: 0, waiting: 0, queues, clock: 0.0 }
     }
 
-    fn from_pool(&self, executing: usize) -> usize {
+    fn borrowed_of(&self, executing: usize) -> usize {
         executing.saturating_sub(self.bounds.nominal - self.bounds.lent)
     }
 }
@@ -138,7 +138,7 @@ impl Seats {
         }
         let current = || self.levels.iter().filter(|l| !l.retired);
         self.pool = current().map(|l| l.bounds.lent).sum();
-        self.borrowed = current().map(|l| l.from_pool(l.executing)).sum();
+        self.borrowed = current().map(|l| l.borrowed_of(l.executing)).sum();
         self.dispatch();
         places
     }
@@ -216,14 +216,14 @@ impl Seats {
             return true;
         }
         let after = level.executing + seats;
-        let more = level.from_pool(after) - level.from_pool(level.executing);
+        let more = level.borrowed_of(after) - level.borrowed_of(level.executing);
         more == 0 || self.borrowed + more <= self.pool && after <= level.bounds.most
     }
 
     fn take(&mut self, at: usize, queue: usize, seats: usize) {
         let level = &mut self.levels[at];
         if !level.retired {
-            self.borrowed += level.from_pool(level.executing + seats) - level.from_pool(level.executing);
+            self.borrowed += level.borrowed_of(level.executing + seats) - level.borrowed_of(level.executing);
         }
         level.executing += seats;
         let queue = &mut level.queues[queue];
@@ -241,7 +241,8 @@ impl Seats {
         level.executing = before.saturating_sub(seats);
         level.queues[queue].executing = level.queues[queue].executing.saturating_sub(seats);
         if !level.retired {
-            self.borrowed = self.borrowed.saturating_sub(level.from_pool(before) - level.from_pool(level.executing));
+            self.borrowed =
+                self.borrowed.saturating_sub(level.borrowed_of(before) - level.borrowed_of(level.executing));
         }
     }
 

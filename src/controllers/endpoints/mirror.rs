@@ -173,7 +173,7 @@ fn changes(wanted: &[Value], existing: &[Value]) -> SlicePlan {
     for want in wanted {
         let same =
             |s: &&Value| s["addressType"] == want["addressType"] && s.items_at("/ports") == want.items_at("/ports");
-        let Some(at) = left.iter().position(|s| same(s)) else {
+        let Some(at) = left.iter().position(same) else {
             plan.create.push(want.clone());
             continue;
         };

@@ -120,8 +120,10 @@ impl Kinds {
         let me = |o: &Object| (i, o.meta.namespace.clone(), o.meta.name.clone());
         match delta {
             Delta::Synced => Vec::new(),
-            Delta::Upsert { new, .. } => {
+            Delta::Upsert { old, new } => {
                 let mut keys = self.owners(new);
+                // Whom it blocked may not be whom it blocks now.
+                keys.extend(old.iter().flat_map(|old| self.owners(old)));
                 if !new.meta.owners.is_empty() || !new.meta.finalizers.is_empty() {
                     keys.push(me(new));
                 }

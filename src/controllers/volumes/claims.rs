@@ -156,7 +156,7 @@ async fn bind(cx: &Cx, object: &Arc<Object>, volume: &str) -> Result<(), Error> 
         cx.change(&res::PERSISTENT_VOLUMES, &taken, None, &body).await?;
     }
     let taken = volumes.get("", volume).ok_or_else(|| gone("the volume"))?;
-    super::volumes::set_phase(cx, &taken, "Bound", "").await?;
+    super::supply::set_phase(cx, &taken, "Bound", "").await?;
     if let Some(body) = claim_side(object, volume) {
         cx.change(&res::PERSISTENT_VOLUME_CLAIMS, object, None, &body).await?;
     }

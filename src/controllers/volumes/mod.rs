@@ -16,9 +16,9 @@ pub mod local_path;
 pub mod model;
 pub mod plan;
 pub mod protect;
+pub mod supply;
 #[cfg(test)]
 mod tests;
-pub mod volumes;
 
 use crate::api::object::{Object, ObjectKey};
 use crate::api::value::ValueExt;

@@ -9,7 +9,7 @@ use test_case::test_case;
 
 use super::model::{Claim, ClaimRef, Class, Volume};
 use super::plan::{self, Around, ForClaim, ForVolume, Reclaim};
-use super::{claims, ephemeral, expand, local_path, protect, volumes};
+use super::{claims, ephemeral, expand, local_path, protect, supply};
 use crate::api::meta::labels::Selector;
 use crate::api::object::Object;
 use crate::api::status::{ApiResult, Reason, Status};
@@ -221,7 +221,7 @@ async fn settle(cluster: &Cluster) {
         }
         for volume in cluster.api.all(&res::PERSISTENT_VOLUMES) {
             let name = volume.str_at("/metadata/name").unwrap();
-            cluster.reconcile(&volumes::Volumes, "", name).await.unwrap();
+            cluster.reconcile(&supply::Volumes, "", name).await.unwrap();
             cluster.reconcile(&*protect::volumes(), "", name).await.unwrap();
         }
         if cluster.api.take_log().is_empty() {

@@ -51,10 +51,10 @@ pub async fn answer(base: Option<&Path>, method: &Method, path: &str) -> Answer 
         (false, true) => {
             redirect(&format!("../{}", encoded(path.trim_end_matches('/').rsplit('/').next().unwrap_or_default())))
         }
-        (false, false) => file(&place, method).await.unwrap_or_else(|| missing()),
+        (false, false) => file(&place, method).await.unwrap_or_else(missing),
         (true, true) => match file(&place.join("index.html"), method).await {
             Some(page) => page,
-            None => list(&place).await.unwrap_or_else(|| missing()),
+            None => list(&place).await.unwrap_or_else(missing),
         },
     }
 }
@@ -62,7 +62,7 @@ pub async fn answer(base: Option<&Path>, method: &Method, path: &str) -> Answer 
 /// The path below a directory; `None` where it would leave it.
 fn below(base: &Path, path: &str) -> Option<PathBuf> {
     let fine = |segment: &str| segment != ".." && !segment.contains('\0');
-    path.split('/').all(fine).then(|| base.join(path.trim_start_matches('/')))
+    path.split('/').all(fine).then(|| base.join(path.trim_matches('/')))
 }
 
 async fn file(path: &Path, method: &Method) -> Option<Answer> {

@@ -35,8 +35,9 @@ fn result(solution: &Solution<'_>, claim: &Claim, found: &Found<'_>) -> Value {
     if let Some(part) = &found.part {
         out["shareID"] = uuid::Uuid::new_v4().to_string().into();
         if !part.is_empty() {
-            let amount = |(name, n): (&Box<str>, &i128)| (name.to_string(), Value::from(amount(*n)));
-            out["consumedCapacity"] = part.iter().map(amount).collect::<Map<_, _>>().into();
+            let amount = |(name, n): (&str, &i128)| (name.to_owned(), Value::from(amount(*n)));
+            out["consumedCapacity"] =
+                part.iter().map(|(name, n)| (&**name, n)).map(amount).collect::<Map<_, _>>().into();
         }
     }
     out

@@ -381,7 +381,8 @@ impl<'a> Search<'a> {
             let id = &self.pools[spot.0].devices[spot.1].id;
             self.inventory.parts.contains_key(id) || self.parts.get(&spot).is_some_and(|p| !p.is_empty())
         };
-        !device.consumes.is_empty() && !(device.shared && shared())
+        let is_free = device.consumes.is_empty() || device.shared && shared();
+        !is_free
     }
 
     /// Undoes the last [`Search::give`] for the claim.

@@ -262,8 +262,11 @@ pub fn managed(keys: &[(String, Vec<u8>)], on: bool) -> Value {
     })
 }
 
+/// Names and bytes of keys.
+pub type Keys = Vec<(String, Vec<u8>)>;
+
 /// The keys of a managed configuration, newest first, and whether it writes with them.
-pub fn managed_keys(text: &str) -> Option<(Vec<(String, Vec<u8>)>, bool)> {
+pub fn managed_keys(text: &str) -> Option<(Keys, bool)> {
     let value: Value = serde_yaml::from_str(text).ok()?;
     let providers = value.items_at("/resources/0/providers");
     let sealed = providers.iter().find(|p| p.get("aesgcm").is_some())?;

@@ -176,7 +176,7 @@ async fn the_webhook_gets_batches_and_a_watch_is_told_of_twice() {
     let path = "/apis/coordination.k8s.io/v1/namespaces/n/leases";
     let request = Request::builder().method("POST").uri(path).body(endless).unwrap();
     tokio::select! {
-        _ = server.service.clone().call(request) => panic!("it never ends"),
+        _ = tower::Service::call(&mut server.service.clone(), request) => panic!("it never ends"),
         _ = sink.until(|seen| !of_leases(seen, "RequestReceived").is_empty()) => {}
     }
     let all = sink.until(|seen| !of_leases(seen, "ResponseComplete").is_empty()).await;

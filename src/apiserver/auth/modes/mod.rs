@@ -24,7 +24,7 @@ pub enum Link {
     /// One that answers from memory.
     Local(Arc<dyn Authorizer>),
     /// One that is waited for.
-    Webhook(Asked),
+    Webhook(Box<Asked>),
 }
 
 /// Who is asked, in order.
@@ -117,10 +117,9 @@ impl Modes {
         if waits
             && !user.in_group(UserInfo::MASTERS)
             && let Ok(runtime) = Handle::try_current()
+            && runtime.runtime_flavor() == RuntimeFlavor::MultiThread
         {
-            if runtime.runtime_flavor() == RuntimeFlavor::MultiThread {
-                return tokio::task::block_in_place(|| runtime.block_on(self.decide(a, user, explained)));
-            }
+            return tokio::task::block_in_place(|| runtime.block_on(self.decide(a, user, explained)));
         }
         if user.in_group(UserInfo::MASTERS) {
             return (Decision::Allow, String::new());

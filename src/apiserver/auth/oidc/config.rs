@@ -24,20 +24,15 @@ pub struct Config {
 }
 
 /// Who may come without credentials.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Anonymous {
     /// Everybody, everywhere; what they may do there is up to authorization.
+    #[default]
     Everywhere,
     /// On these paths.
     Only(BTreeSet<String>),
     /// Nobody.
     Nowhere,
-}
-
-impl Default for Anonymous {
-    fn default() -> Self {
-        Self::Everywhere
-    }
 }
 
 impl Anonymous {
