@@ -187,6 +187,13 @@ async fn node_parts(
     Ok(Some((NodeParts::new(config, FoundRuntime::find(data_dir, &args.node)?), port)))
 }
 
+/// The kinds, with what Services get of the server's ranges.
+fn resources(args: &Args) -> anyhow::Result<Arc<Resources>> {
+    let IpNet::V4(services) = args.service_cidr else { bail!("Services have IPv4 addresses only, so far") };
+    let ports = port_range(&args.service_node_port_range)?;
+    Ok(Resources::with(&Allocators::new((services.network(), services.prefix_len()), ports)))
+}
+
 /// The registry behind its admission.
 fn admitting(
     resources: Arc<Resources>,
@@ -242,9 +249,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let pki = Pki::open(&server_dir.join("tls"), &pki_config, clock.now())?;
     let given = args.token.read()?;
     let token = token::open(&server_dir.join("token"), &pki.server_ca.sha256(), given.as_deref())?;
-    let IpNet::V4(services) = args.service_cidr else { bail!("Services have IPv4 addresses only, so far") };
-    let ports = port_range(&args.service_node_port_range)?;
-    let resources = Resources::with(&Allocators::new((services.network(), services.prefix_len()), ports));
+    let resources = resources(&args)?;
     let cache = Cache::open(encryption.store(), resources.clone()).await.context("cannot load the store")?;
     let listers: Arc<dyn Listers> = Arc::new(super::listers::CacheListers(cache.clone()));
     let settings = args.access.settings()?;

@@ -139,7 +139,11 @@ impl Maker {
         for field in def.fields() {
             // Nested objects lose kind and apiVersion in protobuf, which have no number.
             if field.pb != 0 && depth < 7 && self.next(u64::from(depth) + 2) == 0 {
-                members.insert(field.json.into(), self.of_type(&field.ty, depth));
+                let value = self.of_type(&field.ty, depth);
+                // An empty list is nothing in protobuf, also where JSON can tell it from none.
+                if !(field.keeps_empty && value == json!([])) {
+                    members.insert(field.json.into(), value);
+                }
             }
         }
         Value::Object(members)
