@@ -7,7 +7,7 @@ use http::{HeaderMap, Response, StatusCode, response};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 /// Clients that cannot set headers, as browsers, offer their token as a protocol: it is none.
-const BEARER: &str = "base64url.bearer.authorization.k8s.io.";
+pub const BEARER: &str = "base64url.bearer.authorization.k8s.io.";
 
 /// Does the request want a WebSocket?
 pub fn is_asked(headers: &HeaderMap) -> bool {

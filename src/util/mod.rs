@@ -1,4 +1,4 @@
-//! Small things every layer needs: tasks and shutdown, backoff, clock, files, nftables, the machine's address, words, word
+//! Small things every layer needs: tasks and shutdown, backoff, clock, files, headers of a hop, nftables, the machine's address, words, word
 //! to the service manager.
 //!
 //! **Invariant:** nothing here knows of Kubernetes.
@@ -10,6 +10,7 @@ pub mod clock;
 pub mod duplex;
 pub mod file_watch;
 pub mod files;
+pub mod hops;
 pub mod nft;
 pub mod notify;
 pub mod percent;

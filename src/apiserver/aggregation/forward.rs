@@ -12,6 +12,7 @@ use crate::api::status::{ApiResult, Status};
 use crate::api::user::UserInfo;
 use crate::apiserver::proxy::headers;
 use crate::apiserver::respond::{self, Answer};
+use crate::util::hops;
 
 use super::{Api, Call, Extension, proxy};
 
@@ -43,7 +44,7 @@ impl Api {
             return proxy::upgraded(client, answer);
         }
         let (mut parts, body) = answer.into_parts();
-        headers::strip(&mut parts.headers, false);
+        hops::strip(&mut parts.headers, false);
         parts.extensions.insert(respond::Endless);
         Ok(Answer::from_parts(parts, body.map_err(io::Error::other).boxed_unsync()))
     }

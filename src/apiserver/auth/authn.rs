@@ -21,6 +21,7 @@ use crate::api::node_identity;
 use crate::api::status::{Reason, Status};
 use crate::api::user::UserInfo;
 use crate::api::value::ValueExt;
+use crate::api::websocket;
 use crate::pki::tls::ClientVerifier;
 use crate::pki::{profile, token};
 use crate::util::clock::SharedClock;
@@ -173,10 +174,9 @@ pub fn bearer_token(headers: &HeaderMap) -> Option<String> {
     {
         return Some(token.trim().to_owned());
     }
-    const PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
     let protocols = headers.get_all(http::header::SEC_WEBSOCKET_PROTOCOL);
     let mut protocols = protocols.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
-    let encoded = protocols.find_map(|p| p.trim().strip_prefix(PREFIX))?;
+    let encoded = protocols.find_map(|p| p.trim().strip_prefix(websocket::BEARER))?;
     // Undecodable text is a wrong token, not none.
     let bytes = URL_SAFE_NO_PAD.decode(encoded).unwrap_or_default();
     Some(String::from_utf8(bytes).unwrap_or_default())

@@ -1,54 +1,20 @@
 //! Which headers pass a proxy, and which it adds. Pure.
 
+use crate::api::websocket::BEARER;
+use crate::util::hops;
 use std::net::SocketAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-/// Those that concern one connection only. RFC 9110, 7.6.1, and Go's `httputil`.
-const HOP_BY_HOP: [&str; 9] = [
-    "connection",
-    "proxy-connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
 /// The client's credentials, and whom it wants to be.
 const SECRET: [&str; 6] =
     ["authorization", "x-remote-user", "x-remote-uid", "x-remote-group", "impersonate-user", "impersonate-group"];
 const SECRET_PREFIXES: [&str; 3] = ["x-remote-extra-", "impersonate-extra-", "impersonate-uid"];
-/// A WebSocket client of a browser puts its token among the protocols.
-const BEARER_PROTOCOL: &str = "base64url.bearer.authorization.k8s.io.";
-
-/// Takes away what concerns one connection; an upgrade goes on to the other side.
-pub(in crate::apiserver) fn strip(headers: &mut HeaderMap, upgrading: bool) {
-    let upgrade = headers.get(header::UPGRADE).filter(|_| upgrading).cloned();
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named {
-        headers.remove(name);
-    }
-    for name in HOP_BY_HOP {
-        headers.remove(name);
-    }
-    if let Some(upgrade) = upgrade {
-        headers.insert(header::UPGRADE, upgrade);
-        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    }
-}
 
 /// The headers of a request for the other side.
 pub(in crate::apiserver) fn onward(from: &HeaderMap, upgrading: bool) -> HeaderMap {
     let mut headers = from.clone();
-    strip(&mut headers, upgrading);
+    hops::strip(&mut headers, upgrading);
     let secret = |name: &str| SECRET.contains(&name) || SECRET_PREFIXES.iter().any(|p| name.starts_with(p));
     let gone: Vec<HeaderName> = headers.keys().filter(|name| secret(name.as_str())).cloned().collect();
     for name in gone {
@@ -60,7 +26,7 @@ pub(in crate::apiserver) fn onward(from: &HeaderMap, upgrading: bool) -> HeaderM
             .unwrap_or_default()
             .split(',')
             .map(str::trim)
-            .filter(|p| !p.is_empty() && !p.starts_with(BEARER_PROTOCOL))
+            .filter(|p| !p.is_empty() && !p.starts_with(BEARER))
             .collect();
         if let Some(kept) = (!kept.is_empty()).then(|| HeaderValue::from_str(&kept.join(", ")).ok()).flatten() {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, kept);

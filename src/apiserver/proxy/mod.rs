@@ -36,6 +36,7 @@ use crate::client::Coming;
 use crate::registry::{Admission, Resource, View};
 use crate::runtime::node_api::{Door, NodeStream};
 use crate::util::anytls;
+use crate::util::hops;
 
 use super::respond::{self, Answer};
 use super::serve::PeerAddress;
@@ -192,7 +193,7 @@ fn to_directory(uri: &Uri) -> Answer {
 /// The answer for the client: links that lead to the other side lead back through here.
 fn passed_back(method: &Method, answer: hyper::Response<Incoming>, links: Links) -> Answer {
     let (mut parts, body) = answer.into_parts();
-    headers::strip(&mut parts.headers, false);
+    hops::strip(&mut parts.headers, false);
     parts.extensions.insert(respond::Endless);
     if let Some(location) = parts.headers.get(header::LOCATION).and_then(|l| l.to_str().ok()) {
         if let Ok(location) = HeaderValue::from_str(&links.rewrite(location)) {
@@ -218,7 +219,7 @@ pub(super) fn upgraded(client: hyper::upgrade::OnUpgrade, answer: hyper::Respons
     let mut told = respond::nothing();
     *told.status_mut() = status;
     *told.headers_mut() = answer.headers().clone();
-    headers::strip(told.headers_mut(), status == StatusCode::SWITCHING_PROTOCOLS);
+    hops::strip(told.headers_mut(), status == StatusCode::SWITCHING_PROTOCOLS);
     told.extensions_mut().insert(respond::Endless);
     if status != StatusCode::SWITCHING_PROTOCOLS {
         *told.body_mut() = answer.into_body().map_err(io::Error::other).boxed_unsync();

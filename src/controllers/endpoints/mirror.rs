@@ -76,10 +76,11 @@ impl Reconciler for Mirror {
                 changes(&slices, &existing)
             }
         };
-        for (mut slice, owner) in plan.create.into_iter().zip(std::iter::repeat(endpoints.as_ref())) {
-            let Some(owner) = owner else { break };
-            slice["metadata"]["ownerReferences"] = vec![claim::owner_reference(&res::ENDPOINTS, owner)].into();
-            cx.client.create(&res::ENDPOINT_SLICES, ns, &slice).await?;
+        if let Some(owner) = &endpoints {
+            for mut slice in plan.create {
+                slice["metadata"]["ownerReferences"] = vec![claim::owner_reference(&res::ENDPOINTS, owner)].into();
+                cx.client.create(&res::ENDPOINT_SLICES, ns, &slice).await?;
+            }
         }
         for slice in plan.update {
             cx.client.update(&res::ENDPOINT_SLICES, ns, &name(&slice), None, &slice).await?;

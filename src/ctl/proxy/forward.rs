@@ -7,8 +7,8 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, LOCATION, UPGRADE};
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::header::{CONTENT_TYPE, HOST, LOCATION};
+use http::{Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -21,19 +21,8 @@ use tower::BoxError;
 
 use super::route::{Route, encoded};
 use super::{Server, www};
+use crate::util::hops;
 use crate::util::percent;
-
-/// What is about one connection only (RFC 9110, 7.6.1).
-const OF_A_HOP: [&str; 8] = [
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-];
 
 /// Bytes of a request's body; `kube`'s client takes none that stream.
 const MAX_BODY_BYTES: usize = 64 << 20;
@@ -88,7 +77,7 @@ async fn pass(server: &Server<'_>, mut request: Request<Incoming>, path: &str, u
         Err(e) => return plain(StatusCode::BAD_REQUEST, &e.to_string()),
     };
     parts.headers.remove(HOST);
-    clean(&mut parts.headers);
+    hops::strip(&mut parts.headers, true);
     parts.version = http::Version::HTTP_11;
     parts.extensions.clear();
     let body = match Limited::new(body, MAX_BODY_BYTES).collect().await {
@@ -104,36 +93,13 @@ async fn pass(server: &Server<'_>, mut request: Request<Incoming>, path: &str, u
         }
     };
     let far = (answer.status() == StatusCode::SWITCHING_PROTOCOLS).then(|| hyper::upgrade::on(&mut answer));
-    clean(answer.headers_mut());
+    hops::strip(answer.headers_mut(), true);
     *answer.version_mut() = http::Version::HTTP_11;
     if let Some(far) = far {
         *upgrades.borrow_mut() = Some((near, far));
         return answer.map(|_| whole(Bytes::new()));
     }
     answer.map(|body| body.map_err(BoxError::from).boxed_unsync())
-}
-
-/// Takes away what is about one connection, and what such a header names; an upgrade stays.
-fn clean(headers: &mut HeaderMap) {
-    let upgrade = headers.get(UPGRADE).cloned();
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named {
-        headers.remove(name);
-    }
-    for name in OF_A_HOP {
-        headers.remove(name);
-    }
-    headers.remove(UPGRADE);
-    if let Some(upgrade) = upgrade {
-        headers.insert(UPGRADE, upgrade);
-        headers.insert(CONNECTION, http::HeaderValue::from_static("Upgrade"));
-    }
 }
 
 /// A body of these bytes.
@@ -168,25 +134,4 @@ pub fn redirect(location: &str) -> Answer {
         answer.headers_mut().insert(LOCATION, value);
     }
     answer
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs.iter().map(|(k, v)| (HeaderName::from_static(k), http::HeaderValue::from_static(v))).collect()
-    }
-
-    #[test]
-    fn what_is_about_one_connection_stays_there() {
-        let mut all =
-            headers(&[("connection", "close, x-mine"), ("x-mine", "1"), ("te", "trailers"), ("accept", "a/b")]);
-        clean(&mut all);
-        assert_eq!(all, headers(&[("accept", "a/b")]));
-        let mut upgrade =
-            headers(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket"), ("keep-alive", "5")]);
-        clean(&mut upgrade);
-        assert_eq!(upgrade, headers(&[("upgrade", "websocket"), ("connection", "Upgrade")]));
-    }
 }
