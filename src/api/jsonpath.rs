@@ -560,7 +560,8 @@ impl Parser<'_> {
                 self.at += 1;
                 Ok(Step::Wildcard)
             }
-            Some(quote @ ('\'' | '"')) => Ok(Step::Field(self.quoted(quote)?)),
+            // A name stands in single quotes; in double ones it is taken for an index, as kubectl takes it.
+            Some('\'') => Ok(Step::Field(self.quoted('\'')?)),
             _ => {
                 let end = self.rest().find([',', ']']).ok_or("unterminated array")?;
                 let text = self.rest()[..end].trim().to_owned();

@@ -21,6 +21,11 @@ pub struct Res {
 }
 
 impl Res {
+    /// `Deployment.apps`, as Go's clients name a kind.
+    pub fn group_kind(&self) -> String {
+        if self.group.is_empty() { self.kind.to_string() } else { format!("{}.{}", self.kind, self.group) }
+    }
+
     /// A static one.
     pub const fn new(
         group: &'static str,

@@ -2,9 +2,9 @@
 
 use super::builder::Info;
 use super::cx::{Cx, Done};
-use super::exec;
 use super::fail::{Failure, fail};
 use super::pods::{self, RunningFlag};
+use super::{exec, logs};
 use crate::api::value::ValueExt;
 
 /// Attach to a running container
@@ -45,6 +45,22 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         eprintln!("If you don't see a command prompt, try pressing enter.");
     }
     to(cx, &pod, &container, args.stdin, args.tty && has_tty).await
+}
+
+/// Attaches to a container; where that cannot be any more, because it has ended, shows its log.
+pub async fn or_log(cx: &Cx, pod: &Info, container: &str, stdin: bool, tty: bool, quiet: bool) -> Done {
+    if !quiet {
+        eprintln!("If you don't see a command prompt, try pressing enter.");
+    }
+    match to(cx, pod, container, stdin, tty).await {
+        Err(failure @ (Failure::Plain(_) | Failure::Server { .. })) => {
+            let why = failure.to_string();
+            let why = why.strip_prefix("error: ").unwrap_or(&why);
+            eprintln!("warning: couldn't attach to pod/{}, falling back to streaming logs: {why}", pod.name);
+            logs::whole(cx, pod, container).await
+        }
+        ended => ended,
+    }
 }
 
 /// Attaches to a container.

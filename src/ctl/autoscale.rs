@@ -88,6 +88,11 @@ async fn one(cx: &Cx, info: &Info, args: &Args) -> Done {
     let writer = args.write.writer("kubectl-autoscale");
     let made = of_flags(cx, scaler, writer.dry_run).await?;
     if writer.dry_run.is_client() {
+        let mut made = made;
+        // What is named and only tried stays without the namespace, given or not.
+        if info.source.is_none() {
+            made.object.remove_at("/metadata/namespace");
+        }
         return args.print.done(&made.resource, &made.object, "created", writer.dry_run);
     }
     let object = if args.save_config { with_saved_config(&made.object) } else { made.object.clone() };

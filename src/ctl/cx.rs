@@ -91,6 +91,7 @@ pub struct Cx {
     pub ns_given: bool,
     mapper: OnceCell<Mapper>,
     failed: Cell<u8>,
+    told: RefCell<Vec<(String, String)>>,
     chunk: Cell<u32>,
     warned: RefCell<HashSet<String>>,
 }
@@ -109,6 +110,7 @@ impl Cx {
             ns_given,
             mapper: OnceCell::new(),
             failed: Cell::new(0),
+            told: RefCell::new(Vec::new()),
             chunk: Cell::new(PAGE),
             warned: RefCell::new(HashSet::new()),
         }
@@ -238,13 +240,22 @@ impl Cx {
         self.chunk.set(items);
     }
 
-    /// Tells an error and goes on; the process will end with its code.
+    /// Keeps an error and goes on; it is told at the end, and the process will end with the code of the first.
     pub fn report(&self, failure: &Failure) {
         if !matches!(failure, Failure::Exit(_)) {
-            eprintln!("{failure}");
+            self.told.borrow_mut().push((failure.to_string(), failure.among_others()));
         }
         if self.failed.get() == 0 {
             self.failed.set(failure.code());
+        }
+    }
+
+    /// Tells what was reported, as kubectl does: one error begins with `error:`, several do not.
+    pub fn tell(&self) {
+        let told = self.told.take();
+        match &told[..] {
+            [(alone, _)] => eprintln!("{alone}"),
+            several => several.iter().for_each(|(_, text)| eprintln!("{text}")),
         }
     }
 

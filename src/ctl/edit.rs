@@ -1,6 +1,6 @@
 //! `edit`: the object in the user's editor, and what was changed sent as a patch.
 //!
-//! [`once`] is the editor alone; other verbs use it too.
+//! [`once`] is the editor alone, [`until_accepted`] asks again while the server refuses; other verbs use them too.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -70,6 +70,42 @@ pub fn once(text: &str, reason: &str) -> Done<Edited> {
     })
 }
 
+/// Opens the editor until `accept` takes what was written, and gives what it made of it. What it refuses stands in the
+/// editor again, below the reason. `None` where there is nothing to do, which is told.
+pub async fn until_accepted<T>(mut text: String, accept: impl AsyncFn(Value) -> Done<Option<T>>) -> Done<Option<T>> {
+    let mut reason = String::new();
+    loop {
+        let edited = match once(&text, &reason)? {
+            // The user gave up: the same text was refused before.
+            Edited::Same if !reason.is_empty() => {
+                eprintln!("A copy of your changes has been stored to {:?}", preserved(&text)?.display().to_string());
+                fail!("Edit cancelled, no valid changes were saved.");
+            }
+            Edited::Same => {
+                eprintln!("{UNCHANGED}");
+                return Ok(None);
+            }
+            Edited::Empty => {
+                eprintln!("{EMPTY}");
+                return Ok(None);
+            }
+            Edited::Changed(edited) => edited,
+        };
+        let tried = match yaml::parse(edited.as_bytes()) {
+            Err(e) => Err(Failure::Plain(e.to_string())),
+            Ok(wanted) => accept(wanted).await,
+        };
+        match tried {
+            Ok(None) => {
+                eprintln!("{UNCHANGED}");
+                return Ok(None);
+            }
+            Ok(made) => return Ok(made),
+            Err(failure) => (reason, text) = (format!("{failure}\n\n"), edited),
+        }
+    }
+}
+
 /// Runs the verb.
 pub async fn run(cx: &Cx, args: Args) -> Done {
     if args.resources.is_empty() && args.files.is_empty() {
@@ -110,36 +146,10 @@ async fn one(cx: &Cx, info: &Info, args: &Args) -> Done {
     if args.windows_line_endings {
         text = text.replace('\n', "\r\n");
     }
-    let mut reason = String::new();
-    loop {
-        let edited = match once(&text, &reason)? {
-            // The user gave up: the same text was refused before.
-            Edited::Same if !reason.is_empty() => {
-                eprintln!("A copy of your changes has been stored to {:?}", preserved(&text)?.display().to_string());
-                fail!("Edit cancelled, no valid changes were saved.");
-            }
-            Edited::Same => {
-                eprintln!("{UNCHANGED}");
-                return Ok(());
-            }
-            Edited::Empty => {
-                eprintln!("{EMPTY}");
-                return Ok(());
-            }
-            Edited::Changed(edited) => edited,
-        };
-        let tried = match yaml::parse(edited.as_bytes()) {
-            Err(e) => Err(Failure::Plain(e.to_string())),
-            Ok(wanted) => send(cx, info, &before, &wanted, &writer, args).await,
-        };
-        match tried {
-            Ok(None) => {
-                eprintln!("{UNCHANGED}");
-                return Ok(());
-            }
-            Ok(Some(object)) => return args.print.done(&info.resource, &object, "edited", writer.dry_run),
-            Err(failure) => (reason, text) = (format!("{failure}\n\n"), edited),
-        }
+    let accept = async |wanted: Value| send(cx, info, &before, &wanted, &writer, args).await;
+    match until_accepted(text, accept).await? {
+        Some(object) => args.print.done(&info.resource, &object, "edited", writer.dry_run),
+        None => Ok(()),
     }
 }
 

@@ -37,6 +37,13 @@ const EXAMPLES: &[Row] = &[
     ("autoscale", &[("autoscale deployment web --min=2 --max=10 --cpu-percent=80", "from two to ten pods, by load")]),
     ("certificate", &[("certificate approve csr-x7b2", "let the signer sign it")]),
     (
+        "cluster-info",
+        &[
+            ("cluster-info", "where the cluster answers"),
+            ("cluster-info dump -A --output-directory=dump", "objects and logs, for somebody who looks for a fault"),
+        ],
+    ),
+    (
         "config",
         &[
             ("config get-contexts", "the contexts there are"),
@@ -59,6 +66,17 @@ const EXAMPLES: &[Row] = &[
             ("create deployment web --image=nginx --replicas=3", "a deployment of flags"),
             ("create configmap settings --from-file=app.conf --from-literal=mode=fast", "a config map"),
             ("create deployment web --image=nginx --dry-run=client -o yaml", "only show it"),
+        ],
+    ),
+    (
+        "debug",
+        &[
+            ("debug web -it --image=busybox --target=app", "a shell beside a running container"),
+            (
+                "debug web --copy-to=web-copy --image=busybox --profile=general -- sleep 3600",
+                "the same in a copy of the pod",
+            ),
+            ("debug node/node-1 -it --image=busybox --profile=sysadmin", "on a node, whose files are at /host"),
         ],
     ),
     (
@@ -150,6 +168,14 @@ const EXAMPLES: &[Row] = &[
             ("set resources deploy/web -c app --limits=cpu=1,memory=512Mi", "limits of a container"),
         ],
     ),
+    (
+        "proxy",
+        &[
+            ("proxy --port=8001", "the API at http://127.0.0.1:8001, with your rights"),
+            ("proxy --www=site --api-prefix=/k8s/", "a directory of files at /static/ too"),
+        ],
+    ),
+    ("top", &[("top node", "what the nodes use"), ("top pod -A --sort-by=memory", "all pods, the biggest first")]),
     (
         "taint",
         &[

@@ -46,6 +46,14 @@ impl Failure {
         }
     }
 
+    /// Its text where it is one of several.
+    pub fn among_others(&self) -> String {
+        match self {
+            Self::Plain(text) => text.clone(),
+            other => other.to_string(),
+        }
+    }
+
     /// The reason the server gave.
     pub fn reason(&self) -> Option<Reason> {
         match self {
@@ -185,6 +193,7 @@ mod tests {
             "Error from server (NotFound): error when creating \"a.yaml\": namespaces \"n\" not found"
         );
         assert_eq!(Failure::Plain("no".into()).to_string(), "error: no");
+        assert_eq!(Failure::Plain("no".into()).among_others(), "no");
         let who = server(Status::new(Reason::Unauthorized, "Unauthorized"));
         assert_eq!(who.to_string(), "error: You must be logged in to the server (Unauthorized)");
     }

@@ -96,7 +96,9 @@ fn credentials(user: &mut Value, name: &str, globals: &Globals) -> Done {
     let impersonates = user["as"].as_str().is_some_and(|who| !who.is_empty());
     if !impersonates && (globals.as_uid.is_some() || !globals.as_group.is_empty() || !globals.as_user_extra.is_empty())
     {
-        fail!("requesting uid, groups or user-extra for {name} without impersonating a user");
+        return Err(Failure::Verbatim(format!(
+            "Error in configuration: requesting uid, groups or user-extra for {name} without impersonating a user"
+        )));
     }
     Ok(())
 }

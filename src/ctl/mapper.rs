@@ -200,6 +200,12 @@ impl Mapper {
             self.warn_of_others(found, name);
             return Ok(found);
         };
+        // A short name stands for the version that the server likes best, whatever version is named beside it.
+        if let Some((_, group)) = rest.split_once('.').filter(|(version, _)| is_version(version))
+            && let Some(found) = self.pick(|r| r.res.group == group && r.short.iter().any(|s| s == name))
+        {
+            return Ok(found);
+        }
         if let Some((version, group)) = rest.split_once('.')
             && let Some(found) = self.pick(|r| r.res.version == version && r.res.group == group && r.is_named(name))
         {
@@ -255,6 +261,11 @@ impl Mapper {
     fn pick(&self, matches: impl Fn(&Resource) -> bool) -> Option<&Resource> {
         self.resources.iter().find(|r| matches(r))
     }
+}
+
+/// `v1`, `v2beta1`.
+fn is_version(text: &str) -> bool {
+    text.strip_prefix('v').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// A group or version that was named beside it is not repeated, as kubectl does not.

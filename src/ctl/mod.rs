@@ -21,6 +21,7 @@ mod cordon;
 mod cp;
 mod create;
 mod cx;
+mod debug;
 mod delete;
 mod describe;
 mod diff;
@@ -35,6 +36,7 @@ mod expose;
 mod fail;
 mod files;
 mod get;
+mod globals;
 pub mod image;
 mod kubeconfig;
 mod kustomize;
@@ -57,115 +59,19 @@ mod streams;
 mod taint;
 mod terminal;
 pub mod token;
+mod top;
 mod usage;
 mod version;
 mod wait;
 mod write;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgAction, ArgMatches, Command, FromArgMatches, Subcommand};
 
 use cx::{Cx, Done};
 use fail::Failure;
-
-/// Flags of every verb.
-#[derive(Debug, Clone, Default, clap::Args)]
-#[command(next_help_heading = "Flags of all commands")]
-pub struct Globals {
-    /// Namespace to work in
-    #[arg(short, long, global = true, value_name = "NAMESPACE")]
-    namespace: Option<String>,
-    /// Context of the kubeconfig
-    #[arg(long, global = true)]
-    context: Option<String>,
-    /// Cluster of the kubeconfig
-    #[arg(long, global = true)]
-    cluster: Option<String>,
-    /// Kubeconfig file [default: $KUBECONFIG, ~/.kube/config, /etc/orch/orch.yaml]
-    #[arg(long, global = true, value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
-    /// Address of the server
-    #[arg(short, long, global = true, value_name = "URL")]
-    server: Option<String>,
-    /// Bearer token
-    #[arg(long, global = true, hide_env_values = true)]
-    token: Option<String>,
-    /// User of the kubeconfig
-    #[arg(long, global = true, value_name = "NAME")]
-    user: Option<String>,
-    /// Name for basic authentication
-    #[arg(long, global = true, value_name = "NAME")]
-    username: Option<String>,
-    /// Password for basic authentication
-    #[arg(long, global = true, value_name = "PASSWORD")]
-    password: Option<String>,
-    /// Certificate to show to the server
-    #[arg(long, global = true, value_name = "FILE")]
-    client_certificate: Option<PathBuf>,
-    /// Key of that certificate
-    #[arg(long, global = true, value_name = "FILE")]
-    client_key: Option<PathBuf>,
-    /// User to impersonate
-    #[arg(long = "as", global = true, value_name = "USER")]
-    as_user: Option<String>,
-    /// Groups to impersonate
-    #[arg(long, global = true, value_name = "GROUP")]
-    as_group: Vec<String>,
-    /// UID to impersonate
-    #[arg(long, global = true, value_name = "UID")]
-    as_uid: Option<String>,
-    /// What else to say of the impersonated user, as KEY=VALUE
-    #[arg(long, global = true, value_name = "KEY=VALUE")]
-    as_user_extra: Vec<String>,
-    /// CA of the server
-    #[arg(long, global = true, value_name = "FILE")]
-    certificate_authority: Option<PathBuf>,
-    /// Name in the server's certificate
-    #[arg(long, global = true, value_name = "NAME")]
-    tls_server_name: Option<String>,
-    /// Do not check the server's certificate
-    #[arg(long, global = true)]
-    insecure_skip_tls_verify: bool,
-    /// Most time of one request, as 10s; 0 is no limit
-    #[arg(long, global = true, default_value = "0", hide_default_value = true)]
-    request_timeout: String,
-    /// End with a failure when the server warns
-    #[arg(long, global = true)]
-    warnings_as_errors: bool,
-    #[command(flatten)]
-    ignored: Ignored,
-    /// Log level; 6 and above show requests
-    #[arg(short, long, global = true, value_name = "LEVEL", default_value = "0", hide_default_value = true)]
-    v: u8,
-}
-
-/// Flags of kubectl that have nothing to do here: nothing is cached, compressed or profiled. Taken for the sake of scripts.
-#[derive(Debug, Clone, Default, clap::Args)]
-struct Ignored {
-    /// No effect: nothing is cached
-    #[arg(long, global = true, value_name = "DIR", hide = true)]
-    cache_dir: Option<PathBuf>,
-    /// No effect: answers are not compressed
-    #[arg(long, global = true, hide = true)]
-    disable_compression: bool,
-    /// No effect: versions need not match
-    #[arg(long, global = true, hide = true)]
-    match_server_version: bool,
-    /// No effect
-    #[arg(long, global = true, hide = true)]
-    log_flush_frequency: Option<String>,
-    /// No effect
-    #[arg(long, global = true, hide = true)]
-    vmodule: Option<String>,
-    /// No effect
-    #[arg(long, global = true, hide = true)]
-    profile: Option<String>,
-    /// No effect
-    #[arg(long, global = true, hide = true)]
-    profile_output: Option<PathBuf>,
-}
+pub use globals::Globals;
 
 /// What to do.
 #[derive(Debug, Clone, Subcommand)]
@@ -184,6 +90,7 @@ enum Verb {
     Cordon(cordon::Cordon),
     Cp(cp::Args),
     Create(Box<create::Args>),
+    Debug(Box<debug::Args>),
     Delete(delete::Args),
     Describe(describe::Args),
     Diff(diff::Args),
@@ -213,6 +120,7 @@ enum Verb {
     Token(token::Args),
     /// See to the encryption of Secrets at rest
     SecretsEncrypt(encrypt::Args),
+    Top(top::Args),
     Uncordon(cordon::Uncordon),
     Version(version::Args),
     Wait(wait::Args),
@@ -371,6 +279,7 @@ async fn run_verb(globals: &mut Globals, verb: Verb, images: &dyn image::Images)
         verb,
         Verb::Attach(_)
             | Verb::Cp(_)
+            | Verb::Debug(_)
             | Verb::Edit(_)
             | Verb::Exec(_)
             | Verb::PortForward(_)
@@ -380,14 +289,18 @@ async fn run_verb(globals: &mut Globals, verb: Verb, images: &dyn image::Images)
     // A watch ends with its time, and that is no failure.
     let watches = matches!(&verb, Verb::Get(args) if args.watches());
     let work = dispatch(&cx, verb);
-    match write::duration(&globals.request_timeout).map_err(|_| Failure::Plain(BAD_TIMEOUT.into()))? {
+    let ended = match write::duration(&globals.request_timeout).map_err(|_| Failure::Plain(BAD_TIMEOUT.into()))? {
         Some(limit) if !limit.is_zero() && !streams => tokio::time::timeout(limit, work)
             .await
-            .unwrap_or_else(|_| if watches { Ok(()) } else { Err(too_slow(limit)) })?,
-        _ => work.await?,
+            .unwrap_or_else(|_| if watches { Ok(()) } else { Err(too_slow(limit)) }),
+        _ => work.await,
+    };
+    if let Err(failure) = &ended {
+        cx.report(failure);
     }
+    cx.tell();
     match cx.warnings() {
-        n if n > 0 && globals.warnings_as_errors => {
+        n if n > 0 && ended.is_ok() && globals.warnings_as_errors => {
             Err(Failure::Plain(format!("{n} warning{} received", if n == 1 { "" } else { "s" })))
         }
         _ => Ok(cx.code()),
@@ -411,7 +324,7 @@ async fn dispatch(cx: &Cx, verb: Verb) -> Done {
         Verb::Auth(args) => auth::run(cx, args).await,
         Verb::Autoscale(args) => autoscale::run(cx, args).await,
         Verb::Certificate(args) => certificate::run(cx, args).await,
-        Verb::ClusterInfo(_) => cluster_info::run(cx).await,
+        Verb::ClusterInfo(args) => cluster_info::run(cx, args).await,
         Verb::Completion(_)
         | Verb::Config(_)
         | Verb::Image(_)
@@ -421,6 +334,7 @@ async fn dispatch(cx: &Cx, verb: Verb) -> Done {
         Verb::Cordon(args) => cordon::cordon(cx, args).await,
         Verb::Cp(args) => cp::run(cx, args).await,
         Verb::Create(args) => create::run(cx, *args).await,
+        Verb::Debug(args) => debug::run(cx, *args).await,
         Verb::Delete(args) => delete::run(cx, args).await,
         Verb::Describe(args) => describe::run(cx, args).await,
         Verb::Diff(args) => diff::run(cx, args).await,
@@ -444,6 +358,7 @@ async fn dispatch(cx: &Cx, verb: Verb) -> Done {
         Verb::Taint(args) => taint::run(cx, args).await,
         Verb::Token(args) => token::run(cx, args).await,
         Verb::SecretsEncrypt(args) => encrypt::run(cx, args).await,
+        Verb::Top(args) => top::run(cx, args).await,
         Verb::Uncordon(args) => cordon::uncordon(cx, args).await,
         Verb::Version(args) => version::run(cx, &args).await,
         Verb::Wait(args) => wait::run(cx, args).await,

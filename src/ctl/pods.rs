@@ -195,6 +195,31 @@ pub async fn until_started(cx: &Cx, info: &Info, running: &RunningFlag) -> Done<
         .await
 }
 
+/// The status of a container, of whichever sort.
+fn status_of<'a>(pod: &'a Value, container: &str) -> Option<&'a Value> {
+    ["init", "", "ephemeral"].iter().find_map(|sort| {
+        let field = if sort.is_empty() { "containerStatuses".to_owned() } else { format!("{sort}ContainerStatuses") };
+        pod.items_at(&format!("/status/{field}")).iter().find(|s| s["name"] == container)
+    })
+}
+
+/// Waits until a container runs or has ended; true when it has ended. Why it waits is told.
+pub async fn until_container(cx: &Cx, info: &Info, container: &str, quiet: bool) -> Done<bool> {
+    let mut told = std::collections::HashSet::new();
+    let told = std::cell::RefCell::new(&mut told);
+    let pod = wait::until(cx, info, RUN, |pod| {
+        let Some(status) = status_of(pod, container) else { return false };
+        if let Some(why) = status.str_at("/state/waiting/message").filter(|why| !quiet && !why.is_empty())
+            && told.borrow_mut().insert(why.to_owned())
+        {
+            eprintln!("Warning: container {container}: {why}");
+        }
+        status["state"]["running"].is_object() || status["state"]["terminated"].is_object()
+    })
+    .await?;
+    Ok(status_of(&pod, container).is_some_and(|s| s["state"]["terminated"].is_object()))
+}
+
 /// Waits until the pod has ended.
 pub async fn until_finished(cx: &Cx, info: &Info) -> Done<Value> {
     wait::until(cx, info, RUN, is_finished).await
@@ -226,6 +251,16 @@ mod tests {
         assert_eq!(wrong, "error: container x is not valid for pod p");
         pod.set_at(DEFAULT_CONTAINER, "b");
         assert_eq!(container(&pod, None, true).unwrap(), "b");
+    }
+
+    #[test]
+    fn a_status_is_found_among_all_sorts() {
+        let pod = json!({"status": {"initContainerStatuses": [{"name": "i"}], "containerStatuses": [{"name": "c"}],
+            "ephemeralContainerStatuses": [{"name": "e", "ready": false}]}});
+        for name in ["i", "c", "e"] {
+            assert_eq!(status_of(&pod, name).unwrap()["name"], name);
+        }
+        assert!(status_of(&pod, "x").is_none());
     }
 
     #[test]

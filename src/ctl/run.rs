@@ -151,7 +151,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
 }
 
 /// Whether a text can name an image: upstream's `distribution/reference`, without its limits of length.
-fn is_reference(image: &str) -> bool {
+pub fn is_reference(image: &str) -> bool {
     const NAME: &str = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*";
     let host = r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]+)?";
     let whole =
@@ -223,19 +223,7 @@ async fn follow(cx: &Cx, args: &Args, info: &Info) -> Done {
     if pods::is_finished(&pod) {
         logs::whole(cx, info, &args.name).await?;
     } else {
-        if !args.quiet {
-            eprintln!("If you don't see a command prompt, try pressing enter.");
-        }
-        match attach::to(cx, info, &args.name, args.stdin, args.tty).await {
-            // It ended before it was attached to: what it wrote is in its log.
-            Err(failure @ (Failure::Plain(_) | Failure::Server { .. })) => {
-                let why = failure.to_string();
-                let why = why.strip_prefix("error: ").unwrap_or(&why);
-                eprintln!("warning: couldn't attach to pod/{}, falling back to streaming logs: {why}", info.name);
-                logs::whole(cx, info, &args.name).await?;
-            }
-            ended => ended?,
-        }
+        attach::or_log(cx, info, &args.name, args.stdin, args.tty, args.quiet).await?;
     }
     if args.restart == "Always" {
         return Ok(());

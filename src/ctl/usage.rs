@@ -33,8 +33,11 @@ pub fn tell(error: &clap::Error, words: &[String]) -> Option<Told> {
     Some(Told::Error(match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => return None,
         ErrorKind::MissingSubcommand | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            // To ask for the commands themselves is no mistake, nor for what can be done with certificates.
-            let wrong = !matches!(place.path.iter().map(String::as_str).collect::<Vec<_>>()[..], [] | ["certificate"]);
+            // To ask for the commands themselves is no mistake, nor for what can be done with certificates and metrics.
+            let wrong = !matches!(
+                place.path.iter().map(String::as_str).collect::<Vec<_>>()[..],
+                [] | ["certificate"] | ["top"]
+            );
             return Some(Told::Help { text: place.help(), wrong });
         }
         // Words beside the flags of a verb that has verbs below it.
@@ -230,8 +233,8 @@ impl Place {
     }
 }
 
-/// Commands of kubectl that are not here: what they need is elsewhere (kustomize, a server of metrics), or not done yet.
-const ABSENT: [&str; 6] = ["alpha", "debug", "kustomize", "plugin", "proxy", "top"];
+/// Commands of kubectl that are not here.
+const ABSENT: [&str; 1] = ["alpha"];
 /// Mistakes of typing after which a command is still meant.
 const MAX_DISTANCE: usize = 2;
 
@@ -305,7 +308,7 @@ mod tests {
     #[test_case("create deployment d", "error: required flag(s) \"image\" not set")]
     #[test_case("create bogus x", "error: Unexpected args: [bogus x]\nSee 'kubectl create -h' for help and examples")]
     #[test_case("rollout bogus", "error: unknown command \"bogus\"\nSee 'kubectl rollout -h' for help and examples")]
-    #[test_case("top pod", "error: \"top\" is a command of kubectl that orch ctl does not have")]
+    #[test_case("alpha x", "error: \"alpha\" is a command of kubectl that orch ctl does not have")]
     #[test_case("gte", "error: unknown command \"gte\" for \"kubectl\"\n\nDid you mean this?\n\tget\n"; "a slip")]
     #[test_case("apply extra", "error: Unexpected args: [extra]\nSee 'kubectl apply -h' for help and examples")]
     #[test_case("apply -f", "error: flag needs an argument: 'f' in -f\nSee 'kubectl apply --help' for usage.")]

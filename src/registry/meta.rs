@@ -13,6 +13,7 @@ use crate::api::schema;
 use crate::api::scheme::KindInfo;
 use crate::api::value::ValueExt;
 use crate::util::clock::rfc3339;
+use crate::util::random;
 
 use super::Resource;
 use super::errors::FieldErrors;
@@ -24,8 +25,6 @@ pub const ANNOTATIONS_MAX_BYTES: usize = 256 * 1024;
 const SUFFIX_LEN: usize = 5;
 /// Longest prefix of a generated name, bytes: what a name may have, less the suffix.
 const PREFIX_MAX: usize = 63 - SUFFIX_LEN;
-/// No vowels, nothing that looks like another character: no words come out.
-const SUFFIX_CHARS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// A name made of a prefix and a random suffix.
 pub fn generate_name(prefix: &str) -> String {
@@ -33,9 +32,7 @@ pub fn generate_name(prefix: &str) -> String {
     while !prefix.is_char_boundary(cut) {
         cut -= 1;
     }
-    let suffix: String =
-        (0..SUFFIX_LEN).map(|_| SUFFIX_CHARS[rand::random_range(0..SUFFIX_CHARS.len())] as char).collect();
-    format!("{}{suffix}", &prefix[..cut])
+    format!("{}{}", &prefix[..cut], random::suffix(SUFFIX_LEN))
 }
 
 /// Drops what no client sets, fills what the server sets. `namespace` is the request's.

@@ -15,6 +15,7 @@ pub mod nft;
 pub mod notify;
 pub mod percent;
 pub mod procs;
+pub mod random;
 pub mod sys;
 pub mod tasks;
 pub mod telemetry;

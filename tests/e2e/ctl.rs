@@ -9,6 +9,17 @@ use std::time::{Duration, Instant};
 
 const ORCH: &str = env!("CARGO_BIN_EXE_orch");
 
+const POD: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: dp, labels: {a: b}, annotations: {x: y}}
+spec:
+  automountServiceAccountToken: false
+  initContainers: [{name: i, image: nginx}]
+  containers:
+  - {name: c, image: nginx, args: [z], livenessProbe: {tcpSocket: {port: 1}}, readinessProbe: {tcpSocket: {port: 1}}}
+"#;
+
 const MANIFEST: &str = r#"
 apiVersion: v1
 kind: ConfigMap
@@ -44,7 +55,82 @@ const KUSTOMIZATION: &[(&str, &str)] = &[
     ),
 ];
 
-/// Words are parted by blanks; `M` stands for the manifest's file, `K` for the kustomization's directory.
+/// What people get wrong.
+const BROKEN: &[(&str, &str)] = &[
+    ("bad/field.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: b1}\ndatta: {a: b}\n"),
+    ("bad/type.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: b2}\ndata: {a: [1]}\n"),
+    ("bad/number.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: b3}\ndata: {a: 1}\n"),
+    ("bad/twice.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: b4}\ndata: {a: b}\ndata: {a: c}\n"),
+    ("bad/kind.yaml", "apiVersion: v1\nkind: ConfigMapp\nmetadata: {name: b5}\n"),
+    ("bad/version.yaml", "apiVersion: apps/v9\nkind: Deployment\nmetadata: {name: b6}\n"),
+    ("bad/text.yaml", "a: b: c\n"),
+    ("bad/name.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: Not_Good}\n"),
+    ("bad/noname.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {}\n"),
+    ("bad/nokind.yaml", "apiVersion: v1\nmetadata: {name: b7}\n"),
+    ("bad/stale.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: cm2, resourceVersion: '1'}\n"),
+    (
+        "bad/rules.yaml",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: b8}\nspec: {ports: [{port: 0}, {port: 99999, name: B}]}\n",
+    ),
+];
+
+/// Metrics as a metrics server has them; here they are custom resources, which `top` cannot tell.
+const METRICS: &str = r#"
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: pods.metrics.k8s.io, annotations: {api-approved.kubernetes.io: "unapproved, for a test"}}
+spec:
+  group: metrics.k8s.io
+  scope: Namespaced
+  names: {plural: pods, singular: podmetrics, kind: PodMetrics}
+  versions: [{name: v1beta1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]
+---
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: nodes.metrics.k8s.io, annotations: {api-approved.kubernetes.io: "unapproved, for a test"}}
+spec:
+  group: metrics.k8s.io
+  scope: Cluster
+  names: {plural: nodes, singular: nodemetrics, kind: NodeMetrics}
+  versions: [{name: v1beta1, served: true, storage: true, schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}}]
+"#;
+const MEASURED: &str = r#"
+apiVersion: v1
+kind: Node
+metadata: {name: a}
+status: {allocatable: {cpu: "2", memory: 4Gi}, capacity: {cpu: "4", memory: 8Gi}}
+---
+{apiVersion: v1, kind: Node, metadata: {name: c}}
+---
+{apiVersion: metrics.k8s.io/v1beta1, kind: NodeMetrics, metadata: {name: a}, timestamp: "2026-01-01T00:00:00Z", window: 10s, usage: {cpu: 33333333n, memory: 2000Mi}}
+---
+{apiVersion: metrics.k8s.io/v1beta1, kind: PodMetrics, metadata: {name: p, labels: {a: b}}, timestamp: "2026-01-01T00:00:00Z", window: 10s, containers: [{name: c, usage: {cpu: "1", memory: 100Mi}}]}
+---
+{apiVersion: metrics.k8s.io/v1beta1, kind: PodMetrics, metadata: {name: q}, timestamp: "2026-01-01T00:00:00Z", window: 10s, containers: [{name: y, usage: {cpu: 5m, memory: 1Mi}}, {name: x, usage: {cpu: 7m, memory: 3Mi}}]}
+"#;
+
+/// Lines for a cluster with metrics.
+const WITH_METRICS: &[&str] = &[
+    "top node",
+    "top nodes a --show-capacity",
+    "top node nope",
+    "top pod",
+    "top pod p",
+    "top pod nope",
+    "top pod -l a=b --no-headers",
+    "top pod --sum --sort-by=memory",
+    "top pod --containers --sum",
+    "top pod p -l a=b",
+    "top pod --sort-by=bogus",
+    "top pod a b",
+    "debug node/nope --image=x -q",
+    "debug node/c --image=x -q --profile=netadmin -c look",
+    "get pod -l app.kubernetes.io/managed-by=kubectl-debug -o jsonpath={.items[*].spec.nodeName}{.items[*].spec.tolerations[0]}",
+    "get pod -l app.kubernetes.io/managed-by=kubectl-debug -o jsonpath={.items[*].spec.containers[*].securityContext}{.items[*].spec.hostPID}",
+];
+
+/// Words are parted by blanks; `M` stands for the manifest's file, `K` for the kustomization's directory, `@/` for
+/// the directory of the test, and `+` within a word for a blank.
 const LINES: &[&str] = &[
     "apply -f M",
     "apply -f M",
@@ -173,6 +259,75 @@ const LINES: &[&str] = &[
     "autoscale deploy d2 --min=5 --max=3",
     "autoscale cm cm1 --max=3",
     "expose deploy d2 --name=web2 --port=81 --target-port=80",
+    "create -f @/bad/field.yaml",
+    "create -f @/bad/field.yaml --validate=warn",
+    "create -f @/bad/field.yaml --validate=ignore -o name --dry-run=server",
+    "apply -f @/bad/field.yaml",
+    "apply -f @/bad/field.yaml --server-side",
+    "create -f @/bad/type.yaml",
+    "apply -f @/bad/type.yaml",
+    "create -f @/bad/number.yaml",
+    "create -f @/bad/twice.yaml",
+    "create -f @/bad/kind.yaml",
+    "apply -f @/bad/kind.yaml",
+    "create -f @/bad/version.yaml",
+    "create -f @/bad/text.yaml",
+    "create -f @/bad/name.yaml",
+    "create -f @/bad/noname.yaml",
+    "create -f @/bad/nokind.yaml",
+    "create -f @/bad/rules.yaml",
+    "replace -f @/bad/stale.yaml",
+    "apply -f @/bad/stale.yaml",
+    "create -f @/bad/big.yaml",
+    "replace -f @/bad/name.yaml",
+    "delete -f @/bad/kind.yaml",
+    "create cm cm2",
+    "get cm --kubeconfig=@/wrong-token",
+    "create cm x --kubeconfig=@/wrong-token",
+    "get cm --server=https://127.0.0.1:1",
+    "apply -f M --server=https://127.0.0.1:1",
+    "apply -f @/dp.yaml",
+    "get pod dp -o yaml --show-managed-fields=false",
+    "debug dp --image=busybox -c look",
+    "debug dp --image=busybox -c look",
+    "debug dp --image=busybox -c look2 --target=c --profile=general --env=A=b -- sh -c x",
+    "debug dp --image=busybox -c look3 --profile=restricted --arguments-only -i --attach=false -- a",
+    "get pod dp -o jsonpath={.spec.ephemeralContainers}",
+    "debug dp --copy-to=dp1 --image=busybox -c look --profile=legacy",
+    "debug dp --copy-to=dp2 --image=busybox -c look --profile=general",
+    "debug dp --copy-to=dp3 --image=busybox -c look --profile=baseline --keep-labels",
+    "debug dp --copy-to=dp4 --image=busybox -c look --profile=restricted --keep-annotations --keep-liveness",
+    "debug dp --copy-to=dp5 --image=busybox -c look --profile=netadmin --keep-init-containers=false",
+    "debug dp --copy-to=dp6 --image=busybox -c look --profile=sysadmin --share-processes=false",
+    "debug dp --copy-to=dp7 -c c --profile=general -- sleep 1",
+    "debug dp --copy-to=dp8 --set-image=*=busybox,c=nginx:3",
+    "debug dp --copy-to=dp9 --profile=general --set-image=c=nginx:3",
+    "get pod dp1 dp2 dp3 dp4 -o jsonpath={.items[*].metadata.labels}{.items[*].metadata.annotations}{.items[*].spec}",
+    "get pod dp5 dp6 dp7 dp8 dp9 -o jsonpath={.items[*].metadata.labels}{.items[*].metadata.annotations}{.items[*].spec}",
+    "debug svc/web --image=busybox",
+    "debug nope --image=busybox",
+    "debug dp --image=busybox --profile=bogus",
+    "debug dp",
+    "debug dp --image=B:a:d",
+    "debug dp --copy-to=dp --image=busybox -c look -q",
+    "top pod",
+    "top node x -l a=b",
+    "proxy --port=1 --unix-socket=/x",
+    "cluster-info dump -o jsonpath={.kind}{.items[*].metadata.name} --namespaces=nope",
+    "cluster-info dump -o bogus",
+    "set selector svc web2 a+in+(b)",
+    "rollout undo svc/web2",
+    "rollout undo cm/cm1",
+    "get po --as-group=x",
+    "delete -f M --dry-run=client",
+    "create cm fold --from-literal=x=one+two+three+four+five+six+seven+eight+nine+ten+eleven+twelve+thirteen+fourteen+fifteen+sixteen",
+    "get cm fold -o yaml",
+    "autoscale deploy d2 --max=3 --name=x --dry-run=client -o yaml",
+    "autoscale cm cm1 cm2 --max=3",
+    "get hpa.v1.autoscaling d2 -o jsonpath={.apiVersion}",
+    "get cm cm1 -o jsonpath={.metadata[\"name\"]}",
+    "get deploy --sort-by=.nope --no-headers",
+    "patch cm cm1 -p {bad:",
     // Of one key: kubectl writes them in no order.
     "describe cm cm2",
     "describe secret s1",
@@ -302,7 +457,7 @@ fn run(program: &[&str], dir: &Path, ns: &str, line: &str) -> (Option<i32>, Stri
         "M" => at("m.yaml"),
         "K" => at("k"),
         "K/base" => at("k/base"),
-        word => word.to_owned(),
+        word => word.replace("@/", &format!("{}/", dir.display())).replace('+', " "),
     });
     let output = Command::new(program[0])
         .args(&program[1..])
@@ -316,8 +471,14 @@ fn run(program: &[&str], dir: &Path, ns: &str, line: &str) -> (Option<i32>, Stri
         .unwrap();
     let ages = regex::Regex::new(r"\b(?:\d+[smhd])+\b *").unwrap();
     let times = regex::Regex::new(r"\w{3}, \d\d \w{3} \d{4} [\d:]{8} [+-]\d{4}").unwrap();
+    // What client libraries log is no message of theirs.
+    let logged = regex::Regex::new(r"(?m)^[IWEF]\d{4} [\d:.]+ .*\n").unwrap();
+    let made =
+        regex::Regex::new(r#"(creationTimestamp: |uid: |resourceVersion: |TransitionTime: )"?[\w:-]+"?"#).unwrap();
     let text = |bytes: &[u8]| {
         let text = String::from_utf8_lossy(bytes).replace(ns, "NS");
+        let text = logged.replace_all(&text, "");
+        let text = made.replace_all(&text, "$1OWN");
         times.replace_all(&ages.replace_all(&text, "AGE "), "TIME").into_owned()
     };
     (output.status.code(), by_name(&text(&output.stdout)), text(&output.stderr))
@@ -337,6 +498,27 @@ fn by_name(text: &str) -> String {
     text.split_inclusive('\n').map(line).collect()
 }
 
+/// What each line does differently.
+fn compare(dir: &Path, lines: &[&str]) -> Vec<String> {
+    let mut differing = Vec::new();
+    for line in lines {
+        let stock = run(&["kubectl"], dir, "of-kubectl", line);
+        let own = run(&[ORCH, "ctl"], dir, "of-orch", line);
+        if stock != own {
+            differing.push(format!("{line}\n  kubectl:  {stock:?}\n  orch ctl: {own:?}"));
+        }
+    }
+    differing
+}
+
+/// A kubeconfig with a token that the server does not know.
+fn wrong_token(dir: &Path) {
+    let text = std::fs::read_to_string(dir.join("kubeconfig")).unwrap();
+    let mut config: serde_json::Value = serde_yaml::from_str(&text).unwrap();
+    config["users"][0]["user"] = serde_json::json!({"token": "wrong"});
+    std::fs::write(dir.join("wrong-token"), config.to_string()).unwrap();
+}
+
 #[test]
 fn the_same_words_the_same_answers() {
     if Command::new("kubectl").args(["version", "--client"]).output().is_err() {
@@ -344,8 +526,10 @@ fn the_same_words_the_same_answers() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("m.yaml"), MANIFEST).unwrap();
-    for (name, text) in KUSTOMIZATION {
+    let big =
+        format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: big}}\ndata: {{a: {}}}\n", "x".repeat(4 << 20));
+    let files = [("m.yaml", MANIFEST), ("dp.yaml", POD), ("bad/big.yaml", &big)];
+    for (name, text) in files.iter().chain(KUSTOMIZATION).chain(BROKEN) {
         let path = dir.path().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
@@ -354,13 +538,23 @@ fn the_same_words_the_same_answers() {
     for ns in ["of-kubectl", "of-orch"] {
         assert_eq!(run(&["kubectl"], dir.path(), "default", &format!("create ns {ns}")).0, Some(0));
     }
-    let mut differing = Vec::new();
-    for line in LINES {
-        let stock = run(&["kubectl"], dir.path(), "of-kubectl", line);
-        let own = run(&[ORCH, "ctl"], dir.path(), "of-orch", line);
-        if stock != own {
-            differing.push(format!("{line}\n  kubectl:  {stock:?}\n  orch ctl: {own:?}"));
-        }
-    }
-    assert!(differing.is_empty(), "{} of {} differ:\n{}", differing.len(), LINES.len(), differing.join("\n"));
+    wrong_token(dir.path());
+    let mut differing = compare(dir.path(), LINES);
+    let apply = |ns: &str, text: &str| {
+        std::fs::write(dir.path().join("more.yaml"), text).unwrap();
+        let ran = run(&["kubectl"], dir.path(), ns, "apply -f @/more.yaml");
+        assert_eq!(ran.0, Some(0), "{ran:?}");
+    };
+    apply("default", METRICS);
+    let established = "wait --for=condition=Established crd/pods.metrics.k8s.io crd/nodes.metrics.k8s.io";
+    assert_eq!(run(&["kubectl"], dir.path(), "default", established).0, Some(0));
+    ["of-kubectl", "of-orch"].iter().for_each(|ns| apply(ns, MEASURED));
+    differing.extend(compare(dir.path(), WITH_METRICS));
+    assert!(
+        differing.is_empty(),
+        "{} of {} differ:\n{}",
+        differing.len(),
+        LINES.len() + WITH_METRICS.len(),
+        differing.join("\n")
+    );
 }

@@ -254,9 +254,14 @@ impl Cluster {
 
     /// The same with something on its standard input.
     pub fn ctl_with(&self, args: &[&str], stdin: &str) -> Ran {
+        run_with(self.ctl_child(args), stdin)
+    }
+
+    /// An `orch ctl` that goes on running.
+    pub fn ctl_child(&self, args: &[&str]) -> Child {
         let mut command = Command::new(orch());
         command.arg("ctl");
-        run_with(self.client_child(command, args), stdin)
+        self.client_child(command, args)
     }
 
     /// A kubectl that goes on running.

@@ -9,6 +9,7 @@ mod clients;
 mod clock;
 mod crd;
 mod ctl;
+mod debug;
 mod harness;
 mod images;
 mod install;

@@ -15,6 +15,8 @@ use super::json::{Key, Node, Parsed, Told};
 
 /// Events that the aliases of one text may expand to.
 const MAX_ALIAS_EVENTS: usize = 100_000;
+/// Columns behind which a text may go on in the next line.
+const WIDTH: usize = 80;
 
 /// Why a text is no YAML.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +25,16 @@ pub struct YamlError(String);
 
 /// Parses all documents of a text; empty ones (a comment, `---` twice) are left out.
 pub fn parse_all(text: &str) -> Result<Vec<Value>, YamlError> {
-    let documents = documents(text, serde_saphyr::DuplicateKeyPolicy::Error)?;
+    several(text, false)
+}
+
+/// The same as kustomize reads it (go-yaml v3): of the words, only `true` and `false` are no text.
+pub fn parse_all_strict(text: &str) -> Result<Vec<Value>, YamlError> {
+    several(text, true)
+}
+
+fn several(text: &str, strict_booleans: bool) -> Result<Vec<Value>, YamlError> {
+    let documents = documents(text, serde_saphyr::DuplicateKeyPolicy::Error, strict_booleans)?;
     // Keys that differ until they become text.
     if let Some(path) = documents.iter().find_map(|d| d.duplicates.first()) {
         return Err(YamlError(format!("key {path:?} already set in map")));
@@ -31,27 +42,51 @@ pub fn parse_all(text: &str) -> Result<Vec<Value>, YamlError> {
     Ok(documents.into_iter().map(|d| d.value).filter(|v| !v.is_null()).collect())
 }
 
-fn documents(text: &str, duplicate_keys: serde_saphyr::DuplicateKeyPolicy) -> Result<Vec<Parsed>, YamlError> {
-    let documents: Vec<Document> = read(text, duplicate_keys)?;
-    Ok(documents.into_iter().map(|d| d.0).collect())
+fn documents(
+    text: &str,
+    duplicate_keys: serde_saphyr::DuplicateKeyPolicy,
+    strict_booleans: bool,
+) -> Result<Vec<Parsed>, YamlError> {
+    let documents: Vec<Document> = read(text, duplicate_keys, strict_booleans)?;
+    let mut documents: Vec<Parsed> = documents.into_iter().map(|d| d.0).collect();
+    documents.iter_mut().for_each(|d| without_empty_fractions(&mut d.value));
+    Ok(documents)
 }
 
 fn read<T: DeserializeOwned>(
     text: &str,
     duplicate_keys: serde_saphyr::DuplicateKeyPolicy,
+    strict_booleans: bool,
 ) -> Result<Vec<T>, YamlError> {
     let mut options = serde_saphyr::Options::default();
     options.legacy_octal_numbers = true;
     options.with_snippet = false;
     options.alias_limits.max_total_replayed_events = MAX_ALIAS_EVENTS;
     options.duplicate_keys = duplicate_keys;
+    options.strict_booleans = strict_booleans;
     serde_saphyr::from_multiple_with_options(text, options).map_err(|e| YamlError(worded(&e.to_string())))
+}
+
+/// `1e3` and `1.` are whole numbers once upstream has made JSON of them.
+fn without_empty_fractions(value: &mut Value) {
+    /// Up to here every whole number is exact.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Number(n) if n.is_f64() => {
+            if let Some(whole) = n.as_f64().filter(|n| n.fract() == 0.0 && n.abs() <= EXACT) {
+                *value = (whole as i64).into();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_empty_fractions),
+        Value::Object(members) => members.values_mut().for_each(without_empty_fractions),
+        _ => {}
+    }
 }
 
 /// Parses a body of one document as upstream's server does: of duplicate keys the last counts, and they are told.
 pub fn parse_last_wins(bytes: &[u8]) -> Result<Parsed, YamlError> {
     let text = std::str::from_utf8(bytes).map_err(|e| YamlError(e.to_string()))?;
-    let documents = documents(text, serde_saphyr::DuplicateKeyPolicy::LastWins)?;
+    let documents = documents(text, serde_saphyr::DuplicateKeyPolicy::LastWins, false)?;
     let first = documents.into_iter().find(|d| !d.value.is_null());
     Ok(first.unwrap_or_else(|| Told::default().of(Value::Null)))
 }
@@ -59,7 +94,7 @@ pub fn parse_last_wins(bytes: &[u8]) -> Result<Parsed, YamlError> {
 /// The duplicate keys of a text that [`parse_last_wins`] takes, as go-yaml tells them: `line 9: key "foo" already set in map`.
 pub fn duplicate_keys(bytes: &[u8]) -> Vec<String> {
     let Ok(text) = std::str::from_utf8(bytes) else { return Vec::new() };
-    let documents: Vec<Repeated> = read(text, serde_saphyr::DuplicateKeyPolicy::LastWins).unwrap_or_default();
+    let documents: Vec<Repeated> = read(text, serde_saphyr::DuplicateKeyPolicy::LastWins, false).unwrap_or_default();
     documents.into_iter().flat_map(|d| d.0).take(MAX_STRICT_ERRORS).collect()
 }
 
@@ -235,12 +270,61 @@ fn write_text(out: &mut String, text: &str, indent: usize, block: bool) {
     if block && text.contains('\n') && !special && !trailing_space && !text.starts_with([' ', '\n', '\t']) {
         return write_block(out, text, indent);
     }
+    let fold = block.then_some(indent);
     if special || text.contains('\n') || reads_as_other(text) {
-        write_double_quoted(out, text);
+        out.push('"');
+        write_folded(out, text, fold, true, push_escaped);
+        out.push('"');
     } else if needs_quotes(text) {
-        let _ = write!(out, "'{}'", text.replace('\'', "''"));
+        out.push('\'');
+        write_folded(out, text, fold, false, |out, c| {
+            // A quote stands twice.
+            out.extend(std::iter::repeat_n(c, if c == '\'' { 2 } else { 1 }));
+        });
+        out.push('\'');
     } else {
-        out.push_str(text);
+        write_folded(out, text, fold, false, |out, c| out.push(c));
+    }
+}
+
+/// Writes text with `write`, going on in the next line at the first single space behind the width, as libyaml does where
+/// that is allowed (`fold`: how far the next line is indented). In double quotes a space that begins a line is escaped.
+fn write_folded(
+    out: &mut String,
+    text: &str,
+    fold: Option<usize>,
+    double_quoted: bool,
+    write: impl Fn(&mut String, char),
+) {
+    let mut column = out.rsplit('\n').next().unwrap_or_default().chars().count();
+    let mut spaces = false;
+    let mut chars = text.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
+        let next = chars.peek().map(|(_, c)| *c);
+        if c != ' ' {
+            let before = out.len();
+            write(out, c);
+            column += out[before..].chars().count();
+            spaces = false;
+            continue;
+        }
+        let single = !spaces && at > 0 && next.is_some_and(|c| double_quoted || c != ' ');
+        match fold {
+            Some(indent) if single && column > WIDTH => {
+                out.push('\n');
+                pad(out, indent);
+                column = indent;
+                if next == Some(' ') {
+                    out.push('\\');
+                    column += 1;
+                }
+            }
+            _ => {
+                out.push(' ');
+                column += 1;
+            }
+        }
+        spaces = true;
     }
 }
 
@@ -260,27 +344,24 @@ fn write_block(out: &mut String, text: &str, indent: usize) {
     }
 }
 
-fn write_double_quoted(out: &mut String, text: &str) {
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\t' => out.push_str("\\t"),
-            '\r' => out.push_str("\\r"),
-            '\0' => out.push_str("\\0"),
-            '\u{1b}' => out.push_str("\\e"),
-            '\u{7}' => out.push_str("\\a"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{feff}' => out.push_str("\\uFEFF"),
-            c if c.is_control() && (c as u32) < 256 => {
-                let _ = write!(out, "\\x{:02X}", c as u32);
-            }
-            c => out.push(c),
+/// A character as it stands between double quotes.
+fn push_escaped(out: &mut String, c: char) {
+    match c {
+        '"' => out.push_str("\\\""),
+        '\\' => out.push_str("\\\\"),
+        '\n' => out.push_str("\\n"),
+        '\t' => out.push_str("\\t"),
+        '\r' => out.push_str("\\r"),
+        '\0' => out.push_str("\\0"),
+        '\u{1b}' => out.push_str("\\e"),
+        '\u{7}' => out.push_str("\\a"),
+        '\u{8}' => out.push_str("\\b"),
+        '\u{feff}' => out.push_str("\\uFEFF"),
+        c if c.is_control() && (c as u32) < 256 => {
+            let _ = write!(out, "\\x{:02X}", c as u32);
         }
+        c => out.push(c),
     }
-    out.push('"');
 }
 
 /// True for a text that, unquoted, reads back as something else than a text.
@@ -323,7 +404,7 @@ fn needs_quotes(text: &str) -> bool {
     let Some(first) = bytes.first() else { return true };
     let opens = match first {
         b'-' | b'?' | b':' => bytes.get(1).is_none_or(|b| matches!(b, b' ' | b'\t')),
-        _ => b"#,[]{}&*!|>'\"%@`= \t".contains(first),
+        _ => b"#,[]{}&*!|>'\"%@` \t".contains(first),
     };
     opens
         || text.ends_with([' ', '\t', ':'])
@@ -374,11 +455,40 @@ mod tests {
     #[test_case("Off", json!(false))]
     #[test_case("~", json!(null))]
     #[test_case("1.5", json!(1.5))]
+    #[test_case("1e3", json!(1000); "a whole number")]
+    #[test_case("-2.", json!(-2); "no fraction")]
     #[test_case("'0644'", json!("0644"); "quoted")]
     #[test_case("1Gi", json!("1Gi"))]
     #[test_case("1_000", json!(1000); "underscores")]
     fn scalars(text: &str, want: Value) {
         assert_eq!(parse_all(&format!("a: {text}")).unwrap(), [json!({"a": want})]);
+    }
+
+    #[test]
+    fn kustomize_takes_the_old_booleans_for_text() {
+        let got = parse_all_strict("{a: y, b: yes, c: No, d: on, e: true, f: 0644, n: 1e3}").unwrap();
+        let want = json!({"a": "y", "b": "yes", "c": "No", "d": "on", "e": true, "f": 420, "n": 1000});
+        assert_eq!(got, [want]);
+    }
+
+    // What the stock kubectl made of the same texts.
+    #[test]
+    fn long_texts_go_on_in_the_next_line() {
+        let words = |n: usize| vec!["word"; n].join(" ");
+        let value = json!({"plain": words(20), "single": format!("a: {}", words(19)), "double": format!("\u{7} {}", words(19)),
+            "spaces": format!("{}  two", words(16)), "list": [words(20)], "one": "x".repeat(100)});
+        let want = format!(
+            "double: \"\\a {w14}\n  {w5}\"\nlist:\n- {w16}\n  {w4}\none: {one}\nplain: {w15}\n  {w5}\n\
+             single: 'a: {w14}\n  {w5}'\nspaces: {w15}\n  word  two\n",
+            w4 = words(4),
+            w5 = words(5),
+            w14 = words(14),
+            w15 = words(15),
+            w16 = words(16),
+            one = "x".repeat(100),
+        );
+        assert_eq!(to_string(&value), want);
+        assert_eq!(parse(want.as_bytes()).unwrap(), value);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::api::codec::yaml;
 use crate::api::value::ValueExt;
 use crate::ctl::builder::{Info, Query};
 use crate::ctl::cx::{Cx, Done, put};
-use crate::ctl::edit::{self, Edited};
+use crate::ctl::edit;
 use crate::ctl::fail::{Failure, fail};
 use crate::ctl::files::FileFlags;
 use crate::ctl::print::{PrintFlags, json_indented};
@@ -149,20 +149,10 @@ async fn edit(cx: &Cx, args: &Edit) -> Done {
             let Some(kept) = kept(&info.object)? else {
                 fail!("no last-applied-configuration annotation found on resource: {}", info.name)
             };
-            match edit::once(&yaml::to_string(&kept), "")? {
-                Edited::Same => {
-                    eprintln!("Edit cancelled, no changes made.");
-                    Ok(())
-                }
-                Edited::Empty => {
-                    eprintln!("Edit cancelled, saved file was empty.");
-                    Ok(())
-                }
-                Edited::Changed(text) => {
-                    let wanted = yaml::parse(text.as_bytes()).map_err(|e| Failure::Plain(e.to_string()))?;
-                    let object = keep(cx, &info, last_applied(&wanted), &writer).await?;
-                    args.print.done(&info.resource, &object, "edited", writer.dry_run)
-                }
+            let accept = async |wanted: Value| keep(cx, &info, last_applied(&wanted), &writer).await.map(Some);
+            match edit::until_accepted(yaml::to_string(&kept), accept).await? {
+                Some(object) => args.print.done(&info.resource, &object, "edited", writer.dry_run),
+                None => Ok(()),
             }
         };
         if let Err(failure) = done.await {

@@ -8,6 +8,7 @@ use crate::api::value::ValueExt;
 use crate::client::res::{LEASES, PODS};
 use crate::ctl::age;
 use crate::ctl::cx::{Cx, Done};
+use crate::ctl::fail::Failure;
 
 /// Describes a node.
 pub async fn describe(cx: &Cx, out: &mut Out, node: &Value) -> Done {
@@ -19,15 +20,24 @@ pub async fn describe(cx: &Cx, out: &mut Out, node: &Value) -> Done {
     out.field(0, "CreationTimestamp", time(&text(&node["metadata"]["creationTimestamp"])));
     taints(out, node);
     out.field(0, "Unschedulable", (node["spec"]["unschedulable"] == true).to_string());
-    if let Some(lease) = cx.find(&LEASES, "kube-node-lease", name).await? {
-        out.line(0, "Lease:");
-        out.field(1, "HolderIdentity", text(&lease["spec"]["holderIdentity"]));
-        out.field(1, "AcquireTime", lease.str_at("/spec/acquireTime").map_or("<unset>".into(), time));
-        out.field(1, "RenewTime", lease.str_at("/spec/renewTime").map_or("<unset>".into(), time));
+    match cx.get(&LEASES, "kube-node-lease", name).await {
+        Err(Failure::Server { status, .. }) => {
+            out.field(0, "Lease", format!("Failed to get lease: {}", status.message));
+        }
+        Err(other) => return Err(other),
+        Ok(lease) => {
+            out.line(0, "Lease:");
+            out.field(1, "HolderIdentity", text(&lease["spec"]["holderIdentity"]));
+            out.field(1, "AcquireTime", lease.str_at("/spec/acquireTime").map_or("<unset>".into(), time));
+            out.field(1, "RenewTime", lease.str_at("/spec/renewTime").map_or("<unset>".into(), time));
+        }
     }
-    out.line(0, "Conditions:\n  Type\tStatus\tLastHeartbeatTime\tLastTransitionTime\tReason\tMessage");
-    out.line(1, "----\t------\t-----------------\t------------------\t------\t-------");
-    for c in node.items_at("/status/conditions") {
+    let conditions = node.items_at("/status/conditions");
+    if !conditions.is_empty() {
+        out.line(0, "Conditions:\n  Type\tStatus\tLastHeartbeatTime\tLastTransitionTime\tReason\tMessage");
+        out.line(1, "----\t------\t-----------------\t------------------\t------\t-------");
+    }
+    for c in conditions {
         let (heard, since) = (time(&text(&c["lastHeartbeatTime"])), time(&text(&c["lastTransitionTime"])));
         out.line(
             1,

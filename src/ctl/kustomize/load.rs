@@ -136,7 +136,7 @@ impl Kustomization {
                 "accumulating resources: accumulation err='accumulating resources from '{entry}': {e}'"
             ))
         };
-        let objects = yaml::parse_all(&text).map_err(|e| of(e.to_string()))?;
+        let objects = yaml::parse_all_strict(&text).map_err(|e| of(e.to_string()))?;
         let mut all = Vec::new();
         for mut object in objects.into_iter().filter(|o| !o.is_null()) {
             if object.str_at("/kind").is_some_and(|k| k.ends_with("List")) && object["items"].is_array() {

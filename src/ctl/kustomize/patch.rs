@@ -50,7 +50,7 @@ fn one(text: &str, target: &Value, options: &Value, all: &mut Vec<Resource>) -> 
     let bad = |e: &dyn std::fmt::Display| {
         Failure::Plain(format!("unable to parse SM or JSON patch from [{}]: {e}", text.trim_end()))
     };
-    let documents = yaml::parse_all(text).map_err(|e| bad(&e))?;
+    let documents = yaml::parse_all_strict(text).map_err(|e| bad(&e))?;
     for patch in documents.into_iter().filter(|p| !p.is_null()) {
         let found = if target.is_object() { selected(all, target)? } else { vec![named(all, &patch)?] };
         if patch.is_array() && !target.is_object() {

@@ -156,14 +156,15 @@ impl PrintFlags {
         match self.output()? {
             Output::Human { .. } => put(&format!("{kind}/{name} {verb}{}\n", dry.suffix())),
             Output::Name => put(&format!("{kind}/{name}\n")),
-            output => {
-                // YAML documents behind each other are parted.
-                if matches!(output, Output::Yaml) && self.documents.replace(self.documents.get() + 1) > 0 {
-                    put("---\n")?;
-                }
-                put(&output.object(&self.shown(object))?)
-            }
+            output => put(&self.document(&output, object)?),
         }
+    }
+
+    /// The text of an object or a list; YAML documents behind each other are parted.
+    pub fn document(&self, output: &Output, object: &Value) -> Done<String> {
+        let parted = matches!(output, Output::Yaml) && self.documents.replace(self.documents.get() + 1) > 0;
+        let text = output.object(&self.shown(object))?;
+        Ok(if parted { format!("---\n{text}") } else { text })
     }
 
     /// The object without what `-o yaml` leaves out.

@@ -203,7 +203,7 @@ fn template_of<'a>(object: &'a mut Value, info: &Info) -> Done<&'a mut Value> {
     match template_path(&res.kind).and_then(|path| object.pointer_mut(path)) {
         Some(template) => Ok(template),
         None => fail!(
-            "{}/{} the object is not a pod or does not have a pod template: *{}.{}",
+            "error: {}/{} the object is not a pod or does not have a pod template: *{}.{}",
             res.plural,
             info.name,
             res.version,

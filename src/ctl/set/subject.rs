@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{Action, Common};
+use crate::api::meta::labels::{self, Op, Requirement};
 use crate::api::value::ValueExt;
 use crate::ctl::create::Subjects;
 use crate::ctl::cx::{Cx, Done};
@@ -37,13 +38,27 @@ pub struct Subject {
 /// `a=b,c=d` as a map.
 fn map_of(text: &str) -> Result<Map<String, Value>, String> {
     let mut map = Map::new();
-    for part in text.split(',').filter(|p| !p.is_empty()) {
-        match part.split_once('=') {
-            Some((key, value)) if !key.ends_with('!') => {
-                map.insert(key.to_owned(), value.trim_start_matches('=').into());
+    let selector =
+        labels::Selector::parse(text).map_err(|e| format!("couldn't parse the selector string {text:?}: {e}"))?;
+    let mut others = Vec::new();
+    for Requirement { key, op } in selector.0 {
+        let (word, values) = match op {
+            Op::In(mut values) if values.len() == 1 && !text.contains(" in ") => {
+                map.insert(key, values.remove(0).into());
+                continue;
             }
-            _ => return Err(format!("match expression [{{{part} Exists []}}] not supported on this object")),
-        }
+            Op::In(values) => ("In", values),
+            Op::NotIn(_) if text.contains("!=") => return Err("\"!=\" is not a valid label selector operator".into()),
+            Op::NotIn(values) => ("NotIn", values),
+            Op::Exists => ("Exists", Vec::new()),
+            Op::DoesNotExist => ("DoesNotExist", Vec::new()),
+            Op::Gt(_) => return Err("\"gt\" isn't supported in label selectors".into()),
+            Op::Lt(_) => return Err("\"lt\" isn't supported in label selectors".into()),
+        };
+        others.push(format!("{{{key} {word} [{}]}}", values.join(" ")));
+    }
+    if !others.is_empty() {
+        return Err(format!("match expression [{}] not supported on this object", others.join(" ")));
     }
     Ok(map)
 }

@@ -1,15 +1,28 @@
 //! `cluster-info`: where the control plane answers, and the services that belong to the cluster.
 
+mod dump;
+
 use super::cx::{Cx, Done, say};
 use crate::api::value::ValueExt;
 use crate::client::res::SERVICES;
 
 /// Addresses of the control plane and cluster services
 #[derive(Debug, Clone, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+#[derive(Debug, Clone, clap::Subcommand)]
+enum What {
+    Dump(dump::Args),
+}
 
 /// Runs the verb.
-pub async fn run(cx: &Cx) -> Done {
+pub async fn run(cx: &Cx, args: Args) -> Done {
+    if let Some(What::Dump(args)) = args.what {
+        return dump::run(cx, args).await;
+    }
     say(format!("Kubernetes control plane is running at {}", cx.server))?;
     for service in cx.items(&SERVICES, "kube-system", "kubernetes.io/cluster-service=true", "").await? {
         let text = |path: &str| service.str_at(path).unwrap_or_default();

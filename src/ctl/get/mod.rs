@@ -1,27 +1,23 @@
 //! `get`: tables made by the server, or the objects themselves.
 
-use std::cmp::Ordering;
+mod sort;
+mod watch;
 
-use futures::StreamExt;
-use http::{HeaderMap, HeaderValue, Method};
+use http::Method;
 use serde_json::Value;
-use tokio_util::codec::{FramedRead, LinesCodec};
-use tokio_util::io::StreamReader;
 
 use super::builder::{self, SelectorFlags, Wanted};
 use super::cx::{Call, Cx, Done, PAGE, append_query, put};
 use super::fail::{Failure, fail};
 use super::files::FileFlags;
 use super::mapper::Resource;
-use super::print::jsonpath::JsonPath;
 use super::print::tab::Rows;
 use super::print::table::{self, View};
-use super::print::{Output, PrintFlags, escape_html, list_of, sorted};
+use super::print::{Output, PrintFlags, list_of};
 use super::raw::{self, Beside};
-use crate::api::meta::quantity::Quantity;
-use crate::api::status::{Reason, Status};
+use crate::api::status::Reason;
 use crate::api::value::ValueExt;
-use crate::client::MAX_EVENT_BYTES;
+use sort::{sort_objects, sort_rows, sorter};
 
 /// Display one or many resources
 #[derive(Debug, Clone, clap::Args)]
@@ -115,7 +111,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     let output = args.print.tables(args.no_headers)?;
     let targets = targets(cx, &args).await?;
     if args.watch || args.watch_only {
-        return watch(cx, &args, &output, &targets).await;
+        return watch::run(cx, &args, &output, &targets).await;
     }
     if output.is_human() {
         tables(cx, &args, &output, &targets).await
@@ -369,199 +365,10 @@ async fn objects(cx: &Cx, args: &Args, output: &Output, targets: &[Target]) -> D
     Ok(())
 }
 
-fn sorter(expression: &str) -> Done<Option<JsonPath>> {
-    match expression {
-        "" => Ok(None),
-        text => JsonPath::relaxed(text).map(Some).map_err(|e| Failure::Plain(e.to_string())),
-    }
-}
-
-fn sort_rows(table: &mut Value, path: &JsonPath) -> Done {
-    if let Some(Value::Array(rows)) = table.get_mut("rows") {
-        sort_by(rows, path, |row| &row["object"])?;
-    }
-    Ok(())
-}
-
-fn sort_objects(objects: &mut [Value], path: &JsonPath) -> Done {
-    sort_by(objects, path, |o| o)
-}
-
-fn sort_by(items: &mut [Value], path: &JsonPath, object: impl Fn(&Value) -> &Value) -> Done {
-    let mut keyed: Vec<(Option<Value>, Value)> = Vec::with_capacity(items.len());
-    for item in items.iter() {
-        let found = path.find(object(item)).map_err(|e| Failure::Plain(e.to_string()))?;
-        keyed.push((found.first().map(|v| (*v).clone()), item.clone()));
-    }
-    if !keyed.is_empty() && keyed.iter().all(|(key, _)| key.is_none()) {
-        fail!("couldn't find any field with path {:?} in the list of objects", path.text());
-    }
-    keyed.sort_by(|(a, _), (b, _)| match (a, b) {
-        (None, None) => Ordering::Equal,
-        (None, Some(_)) => Ordering::Less,
-        (Some(_), None) => Ordering::Greater,
-        (Some(a), Some(b)) => compare(a, b),
-    });
-    for (slot, (_, item)) in items.iter_mut().zip(keyed) {
-        *slot = item;
-    }
-    Ok(())
-}
-
-/// Numbers by value, quantities by amount, the rest as text with runs of digits by their number.
-fn compare(a: &Value, b: &Value) -> Ordering {
-    match (a, b) {
-        (Value::Number(a), Value::Number(b)) => a.as_f64().partial_cmp(&b.as_f64()).unwrap_or(Ordering::Equal),
-        (Value::String(a), Value::String(b)) => match (Quantity::parse(a), Quantity::parse(b)) {
-            (Ok(a), Ok(b)) => a.nanos().cmp(&b.nanos()),
-            _ => natural(a, b),
-        },
-        (Value::Bool(a), Value::Bool(b)) => a.cmp(b),
-        _ => a.to_string().cmp(&b.to_string()),
-    }
-}
-
-/// `a2` before `a10`.
-pub fn natural(a: &str, b: &str) -> Ordering {
-    let (mut a, mut b) = (a, b);
-    loop {
-        let digits = |s: &str| s.find(|c: char| !c.is_ascii_digit()).unwrap_or(s.len());
-        let (da, db) = (digits(a), digits(b));
-        if da > 0 && db > 0 {
-            let (na, nb) = (a[..da].trim_start_matches('0'), b[..db].trim_start_matches('0'));
-            let order = na.len().cmp(&nb.len()).then(na.cmp(nb)).then(da.cmp(&db));
-            if order != Ordering::Equal {
-                return order;
-            }
-            (a, b) = (&a[da..], &b[db..]);
-            continue;
-        }
-        match (a.chars().next(), b.chars().next()) {
-            (Some(x), Some(y)) if x == y => (a, b) = (&a[x.len_utf8()..], &b[y.len_utf8()..]),
-            (x, y) => return x.cmp(&y),
-        }
-    }
-}
-
-/// Shows the list, then each change as a row.
-async fn watch(cx: &Cx, args: &Args, output: &Output, targets: &[Target]) -> Done {
-    let [target] = targets else { fail!("you may only specify a single resource type") };
-    let accept = if output.is_human() { args.accept() } else { "application/json" };
-    if !args.sort_by.is_empty() {
-        eprintln!("warning: --watch requested, --sort-by will be ignored for watch events received");
-    }
-    let mut view = view(args, output, target, false);
-    let list = Target { name: None, ns: target.ns.clone(), resource: target.resource.clone() };
-    let mut path = list.path(args);
-    if let Some(name) = &target.name {
-        append_query(&mut path, "fieldSelector", &format!("metadata.name={name}"));
-    }
-    let first = cx.call(Call::get(path.clone()).accept(accept)).await?;
-    let version = first.str_at("/metadata/resourceVersion").unwrap_or_default().to_owned();
-    let mut shower = Shower { rows: Rows::new(), columns: Value::Null, headers: true, output, print: &args.print };
-    if let (Some(name), true) = (&target.name, is_empty(&first)) {
-        return Err(Status::not_found(&target.resource.res.group, &target.resource.res.plural, name).into());
-    }
-    if !args.watch_only {
-        view.event = args.output_watch_events.then(|| "ADDED".to_owned());
-        shower.show(first, &view)?;
-    }
-    append_query(&mut path, "resourceVersion", &version);
-    append_query(&mut path, "watch", "true");
-    let mut headers = HeaderMap::new();
-    let value = HeaderValue::from_str(accept).map_err(|e| Failure::Plain(e.to_string()))?;
-    headers.insert(http::header::ACCEPT, value);
-    let bytes = cx.client.stream(Method::GET, &path, headers, bytes::Bytes::new()).await?;
-    let reader = StreamReader::new(bytes.map(|b| b.map_err(std::io::Error::other)));
-    let mut lines = FramedRead::new(reader, LinesCodec::new_with_max_length(MAX_EVENT_BYTES));
-    while let Some(line) = lines.next().await {
-        let line = line.map_err(|e| Failure::Plain(format!("unable to decode an event from the watch stream: {e}")))?;
-        let mut event: Value = serde_json::from_str(&line)
-            .map_err(|e| Failure::Plain(format!("unable to decode an event from the watch stream: {e}")))?;
-        let object = event["object"].take();
-        match event.str_at("/type") {
-            Some("BOOKMARK") => continue,
-            Some("ERROR") => return Err(Status::from_value(&object, 500).into()),
-            kind => view.event = args.output_watch_events.then(|| kind.unwrap_or_default().to_owned()),
-        }
-        shower.show(object, &view)?;
-    }
-    Ok(())
-}
-
-fn is_empty(answer: &Value) -> bool {
-    answer.items_at("/rows").is_empty() && answer.items_at("/items").is_empty()
-}
-
-/// Prints what a watch brings; headers stand once, columns only grow.
-struct Shower<'a> {
-    rows: Rows,
-    /// The server sends the columns with the first table only.
-    columns: Value,
-    headers: bool,
-    output: &'a Output,
-    print: &'a PrintFlags,
-}
-
-impl Shower<'_> {
-    fn show(&mut self, mut answer: Value, view: &View) -> Done {
-        if !self.output.is_human() {
-            let objects = if answer["items"].is_array() { builder::items_of(&mut answer) } else { vec![answer] };
-            return objects.into_iter().try_for_each(|object| {
-                // With the events goes what happened, in the form of the API.
-                let object = match &view.event {
-                    Some(kind) => serde_json::json!({"type": kind, "object": object}),
-                    None => object,
-                };
-                if view.event.is_some() && matches!(self.output, Output::Json) {
-                    return put(&(escape_html(&sorted(&object).to_string()) + "\n"));
-                }
-                let o = &object;
-                let separator = if matches!(self.output, Output::Yaml) && !std::mem::take(&mut self.headers) {
-                    "---\n"
-                } else {
-                    ""
-                };
-                put(&format!("{separator}{}", self.output.object(&self.print.shown(o))?))
-            });
-        }
-        let mut table = as_table(answer);
-        if table.items_at("/columnDefinitions").is_empty() {
-            table["columnDefinitions"] = self.columns.clone();
-        } else {
-            self.columns = table["columnDefinitions"].clone();
-        }
-        let rows = table::rows(&table, view, self.headers);
-        self.headers &= rows.is_empty();
-        put(&self.rows.align(&rows))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
-    use test_case::test_case;
-
-    #[test_case("a2", "a10", Ordering::Less)]
-    #[test_case("a10", "a10", Ordering::Equal)]
-    #[test_case("b", "a10", Ordering::Greater)]
-    #[test_case("a", "a1", Ordering::Less)]
-    #[test_case("007", "7", Ordering::Greater; "leading zeros decide last")]
-    fn natural_order(a: &str, b: &str, want: Ordering) {
-        assert_eq!(natural(a, b), want);
-    }
-
-    #[test]
-    fn sorts_by_path_and_puts_the_missing_first() {
-        let mut items = vec![json!({"n": 10}), json!({"n": 9}), json!({})];
-        sort_objects(&mut items, &JsonPath::relaxed(".n").unwrap()).unwrap();
-        assert_eq!(items, [json!({}), json!({"n": 9}), json!({"n": 10})]);
-        let mut amounts = vec![json!({"q": "1Gi"}), json!({"q": "500Mi"})];
-        sort_objects(&mut amounts, &JsonPath::relaxed("q").unwrap()).unwrap();
-        assert_eq!(amounts[0], json!({"q": "500Mi"}));
-        assert!(sort_objects(&mut items, &JsonPath::relaxed(".nope").unwrap()).is_err());
-    }
 
     #[test]
     fn pages_are_joined() {
