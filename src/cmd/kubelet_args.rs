@@ -4,15 +4,27 @@ use anyhow::{Context, anyhow, bail};
 use jiff::SignedDuration;
 
 use crate::kubelet::config::Config;
-use crate::kubelet::eviction::Thresholds;
+use crate::kubelet::eviction::{Soft, Thresholds};
 use crate::util::words::nearest;
 
 type Set = fn(&mut Config, &str) -> anyhow::Result<()>;
 
 /// All of them. Add yours here.
-const ARGS: [(&str, Set); 5] = [
+const ARGS: [(&str, Set); 8] = [
     ("eviction-hard", |c, v| {
         c.eviction = Thresholds::parse(v).map_err(anyhow::Error::msg)?;
+        Ok(())
+    }),
+    ("eviction-soft", |c, v| {
+        c.eviction_soft.thresholds = Thresholds::parse(v).map_err(anyhow::Error::msg)?;
+        Ok(())
+    }),
+    ("eviction-soft-grace-period", |c, v| {
+        c.eviction_soft.grace = Soft::parse_grace(v).map_err(anyhow::Error::msg)?;
+        Ok(())
+    }),
+    ("eviction-max-pod-grace-period", |c, v| {
+        c.eviction_soft.max_pod_grace = v.parse().ok().filter(|n| *n >= 0).context("it is no number of seconds")?;
         Ok(())
     }),
     ("image-gc-high-threshold", |c, v| {
@@ -72,6 +84,7 @@ fn apply(config: &mut Config, args: &[String]) -> anyhow::Result<()> {
     if config.image_gc.low_percent > config.image_gc.high_percent {
         bail!("--kubelet-arg image-gc-low-threshold is above image-gc-high-threshold");
     }
+    config.eviction_soft.check().map_err(|e| anyhow!("--kubelet-arg {e}"))?;
     Ok(())
 }
 
@@ -93,6 +106,12 @@ mod tests {
         assert!(of(&["max-pod=9"]).unwrap_err().ends_with("did you mean \"max-pods\"?"));
         assert!(of(&["max-pods"]).is_err() && of(&["image-gc-high-threshold=101"]).is_err());
         assert!(of(&["image-gc-low-threshold=90"]).unwrap_err().contains("is above"));
+        let soft = ["eviction-soft=memory.available<1Gi", "eviction-soft-grace-period=memory.available=90s"];
+        assert_eq!(
+            of(&[&soft[..], &["eviction-max-pod-grace-period=5"]].concat()).unwrap().eviction_soft.max_pod_grace,
+            5
+        );
+        assert!(of(&soft[..1]).unwrap_err().contains("memory.available needs its eviction-soft-grace-period"));
         assert!(of(&["eviction-hard=memory<1Gi"]).unwrap_err().contains("memory.available"));
     }
 }

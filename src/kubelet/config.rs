@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::eviction::Thresholds;
+use super::eviction::{Soft, Thresholds};
 use super::images::GcPolicy;
 
 /// Configuration of the node agent.
@@ -45,6 +45,8 @@ pub struct Config {
     pub image_gc: GcPolicy,
     /// What has to be left of the node's resources.
     pub eviction: Thresholds,
+    /// What should be left of them most of the time.
+    pub eviction_soft: Soft,
     /// Port of the node's HTTPS server, as the Node object names it; 0 for none.
     pub port: u16,
 }
@@ -60,6 +62,7 @@ impl Config {
             pinned_images: Vec::new(),
             image_gc: GcPolicy::default(),
             eviction: Thresholds::default(),
+            eviction_soft: Soft::default(),
             node_name: node_name.into(),
             data_dir,
             pod_logs: "/var/log/pods".into(),

@@ -44,11 +44,25 @@ pub enum FailureKind {
     /// It was stopped for its own sake.
     Stopped,
     /// It was stopped for the node's sake: controllers do not count that against it.
-    Disruption,
+    Disruption {
+        /// Seconds that it gets at most to stop.
+        grace_seconds: i64,
+    },
     /// It took more than it may: it is stopped at once, for its own sake.
     Overrun,
     /// It was not admitted: nothing of it ever ran.
     Rejected,
+}
+
+impl FailureKind {
+    /// Seconds that the pod gets at most to stop; none where it gets its own.
+    pub fn grace_seconds(self) -> Option<i64> {
+        match self {
+            Self::Disruption { grace_seconds } => Some(grace_seconds),
+            Self::Overrun => Some(0),
+            Self::Stopped | Self::Rejected => None,
+        }
+    }
 }
 
 /// What a status is made of.
@@ -373,7 +387,7 @@ fn conditions(input: Input<'_>, phase: &str, inits: &[Value], containers: &[Valu
 
 /// Told of pods that were ended for the node's sake.
 fn disruption(input: Input<'_>) -> Option<(&'static str, Verdict)> {
-    let failure = input.failure.filter(|f| f.kind == FailureKind::Disruption)?;
+    let failure = input.failure.filter(|f| matches!(f.kind, FailureKind::Disruption { .. }))?;
     Some(("DisruptionTarget", Verdict(true, "TerminationByKubelet", failure.message.clone())))
 }
 

@@ -200,7 +200,7 @@ fn a_resize_is_told_of_while_it_lasts() {
 #[test]
 fn an_evicted_pod_is_told_from_one_that_failed_by_itself() {
     let p = simple("Always");
-    let (none, evicted) = (HashMap::new(), failure("Evicted", FailureKind::Disruption));
+    let (none, evicted) = (HashMap::new(), failure("Evicted", FailureKind::Disruption { grace_seconds: 0 }));
     let running = inventory(&p, &[("c", Running, 0)]);
     let s = status(Input { failure: Some(&evicted), ..with(&p, &running, &Results::new(), &none) });
     assert_eq!((s.str_at("/phase"), s.str_at("/reason")), (Some("Running"), None), "not before it has stopped");

@@ -36,8 +36,6 @@ const RETRY: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::fr
 const CGROUP_PATIENCE: u32 = 5;
 /// Reason and message of a pod that ran too long.
 const DEADLINE: (&str, &str) = ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
-/// The grace of a pod that the node wants to be rid of at once. Upstream: of hard eviction thresholds.
-const NO_GRACE: i64 = 0;
 
 /// What the API wants.
 #[derive(Debug, Clone)]
@@ -229,12 +227,12 @@ impl Worker {
         self.report(pod, &inventory, false).await?;
         let behind = !self.memory.resize.behind(pod, &inventory).is_empty();
         if behind {
-            self.begin_resize(pod, &inventory);
+            resize::act::begin(&self.shared, pod, &inventory, &mut self.memory.resize);
         }
         let after = self.act(pod, inventory, &plan).await?;
         self.memory.resize.look(pod, &after);
         if behind {
-            self.resize(pod, &after).await;
+            resize::act::finish(&self.shared, pod, &after, &mut self.memory.resize).await;
         }
         self.watch_health(pod, &after);
         self.report(pod, &after, false).await?;
@@ -252,43 +250,6 @@ impl Worker {
             next = Some(next.map_or(CONFIG_RETRY, |n| n.min(CONFIG_RETRY)));
         }
         Ok(next)
-    }
-
-    /// Tells of a change of resources, and makes room for it.
-    fn begin_resize(&mut self, pod: &PodView, inventory: &PodInventory) {
-        let resize = &mut self.memory.resize;
-        if !std::mem::replace(&mut resize.told, true) {
-            let message = resize::message("Pod resize started", pod, None);
-            self.shared.event(pod, None, EventType::Normal, "ResizeStarted", message);
-        }
-        if let Err(e) = resize::act::widen(&self.shared, pod, inventory, resize) {
-            // What is too narrow for it is told by the container that does not fit.
-            tracing::warn!(pod = pod.name, namespace = pod.namespace, "{e}");
-        }
-    }
-
-    /// Gives the containers what they were given.
-    async fn resize(&mut self, pod: &PodView, inventory: &PodInventory) {
-        let shared = self.shared.clone();
-        let resize = &mut self.memory.resize;
-        match resize::act::apply(&shared, pod, inventory, resize).await {
-            Ok(()) => {
-                (resize.error, resize.failures) = (None, 0);
-                if resize.behind(pod, inventory).is_empty() {
-                    resize.told = false;
-                    let message = resize::message("Pod resize completed", pod, None);
-                    shared.event(pod, None, EventType::Normal, "ResizeCompleted", message);
-                }
-            }
-            Err(why) => {
-                resize.failures = resize.failures.saturating_add(1);
-                if resize.error.as_ref() != Some(&why) {
-                    let message = resize::message("Pod resize error", pod, Some(&why));
-                    shared.event(pod, None, EventType::Warning, "ResizeError", message);
-                }
-                resize.error = Some(why);
-            }
-        }
     }
 
     fn has_config_errors(&self) -> bool {
@@ -397,8 +358,9 @@ impl Worker {
             self.report(pod, &inventory, false).await?;
         }
         let mut hurried = pod.clone();
-        if self.failure.as_ref().is_some_and(|f| matches!(f.kind, FailureKind::Disruption | FailureKind::Overrun)) {
-            hurried.pod.metadata.deletion_grace_period_seconds = Some(NO_GRACE);
+        if let Some(most) = self.failure.as_ref().and_then(|f| f.kind.grace_seconds()) {
+            let own = pod.deletion_grace().or(pod.spec.termination_grace_period_seconds).unwrap_or(most);
+            hurried.pod.metadata.deletion_grace_period_seconds = Some(most.min(own));
         }
         let pod = &hurried;
         let grace = pod.deletion_grace();

@@ -168,6 +168,35 @@ async fn a_pod_that_is_deleted_while_it_waits_for_its_image_goes_at_once() {
         .await;
 }
 
+/// What fits is given to the running container; what does not is not, and the status says why.
+#[tokio::test]
+async fn a_running_pod_gets_other_resources() {
+    let bench = Bench::new(|r| r);
+    let ask = |cpu: &str| {
+        let mut pod = bench.now("p");
+        pod["spec"]["containers"][0]["resources"]["requests"]["cpu"] = cpu.into();
+        bench.cluster.put(pod);
+    };
+    let has = |b: &Bench, cpu: &str| b.told("p").1[0].str_at("/resources/requests/cpu") == Some(cpu);
+    bench
+        .with_kubelet(async {
+            let container = json!({"name": "c", "image": "i", "imagePullPolicy": "IfNotPresent",
+                "resources": {"requests": {"cpu": "10m"}}});
+            bench.pod("p", json!({"containers": [container]}));
+            bench.until("it is ready", |b| b.condition("p", "Ready") == "True" && has(b, "10m")).await;
+            ask("20m");
+            bench.until("it has more", |b| has(b, "20m")).await;
+            assert_eq!((bench.count("update "), bench.told("p").1[0]["restartCount"].clone()), (1, json!(0)));
+            ask("100000");
+            bench.until("it is told why not", |b| b.condition("p", "PodResizePending") == "True").await;
+            assert!(has(&bench, "20m") && bench.count("update ") == 1);
+            ask("15m");
+            bench.until("it has less", |b| has(b, "15m")).await;
+            assert_eq!((bench.count("update "), bench.told("p").1[0]["restartCount"].clone()), (2, json!(0)));
+        })
+        .await;
+}
+
 #[tokio::test]
 async fn a_pod_that_is_evicted_in_the_middle_of_a_step_says_why() {
     let bench = Bench::new(FakeRuntime::with_stalled_registry);
@@ -177,7 +206,8 @@ async fn a_pod_that_is_evicted_in_the_middle_of_a_step_says_why() {
     let test = async {
         bench.pod("p", json!({"containers": [{"name": "c", "image": "slow:v1"}]}));
         bench.until("the pull has begun", |b| b.count("pull slow:v1") == 1).await;
-        let failure = Failure { reason: "Evicted".into(), message: "why".into(), kind: FailureKind::Disruption };
+        let kind = FailureKind::Disruption { grace_seconds: 0 };
+        let failure = Failure { reason: "Evicted".into(), message: "why".into(), kind };
         kubelet.pods.fail("uid-p", failure);
         bench.until("it has failed", |b| b.now("p").str_at("/status/phase") == Some("Failed")).await;
         let status = bench.now("p")["status"].take();

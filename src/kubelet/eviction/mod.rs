@@ -9,6 +9,7 @@
 
 pub mod local;
 pub mod plan;
+pub mod soft;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -19,8 +20,10 @@ use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 
 pub use plan::{Pressure, Thresholds};
+pub use soft::Soft;
 
 use self::plan::{Candidate, LastSeen, Met, Observations, Observed, Signal, Use};
+use self::soft::Since;
 use super::cgroups::{SYSTEM_CRITICAL, request};
 use super::disk::{Filesystem, Tree};
 use super::images::Cleaner;
@@ -37,6 +40,8 @@ use crate::util::tasks::Shutdown;
 const PERIOD: Duration = Duration::from_secs(10);
 /// How long one evicted pod may hold up the next. Upstream: `podCleanupTimeout`.
 const CLEANUP: SignedDuration = SignedDuration::from_secs(30);
+/// The grace of a pod that the node wants to be rid of at once. Upstream: of hard eviction thresholds.
+const NO_GRACE: i64 = 0;
 /// The reason of an evicted pod.
 const REASON: &str = "Evicted";
 
@@ -50,6 +55,8 @@ pub struct Eviction {
 #[derive(Default)]
 struct State {
     last: LastSeen,
+    /// Since when soft thresholds are crossed.
+    since: Since,
     /// The pod that was evicted last, and when.
     going: Option<(String, Timestamp)>,
 }
@@ -108,32 +115,43 @@ impl Eviction {
     }
 
     async fn look(&self, pods: &Pods) {
-        let met = self.met();
+        let (hard, soft) = self.met();
         let now = self.shared.clock.now();
-        let pressures = plan::pressures(&met, &mut self.state.lock().last, now);
+        let (pressures, due) = {
+            let mut state = self.state.lock();
+            let all = [hard.as_slice(), &soft].concat();
+            (
+                plan::pressures(&all, &mut state.last, now),
+                self.shared.config.eviction_soft.due(&soft, &mut state.since, now),
+            )
+        };
         self.shared.pressure.send_if_modified(|old| {
             let changed = *old != pressures;
             *old = pressures;
             changed
         });
-        let Some(first) = met.first().copied() else { return };
+        let Some(first) = hard.first().or(due.first()).copied() else { return };
+        let grace_seconds = if hard.is_empty() { self.shared.config.eviction_soft.max_pod_grace } else { NO_GRACE };
         let resource = first.signal.resource();
         tracing::warn!(resource, available = first.available, threshold = first.threshold, "the node runs short");
         self.shared.node_event("EvictionThresholdMet", format!("Attempting to reclaim {resource}"));
         if first.signal.pressure() == Pressure::Disk {
             self.cleaner.free().await;
-            if self.met().is_empty() {
+            let (hard, soft) = self.met();
+            if !hard.iter().chain(&soft).any(|m| m.signal == first.signal) {
                 return;
             }
         }
         if !self.is_going(pods, now) {
-            self.evict(first, pods).await;
+            self.evict(first, grace_seconds, pods).await;
         }
     }
 
-    fn met(&self) -> Vec<Met> {
+    /// The hard and the soft thresholds that are crossed.
+    fn met(&self) -> (Vec<Met>, Vec<Met>) {
         let config = &self.shared.config;
-        config.eviction.met(&observe(&config.root(), &self.cleaner.root))
+        let observed = observe(&config.root(), &self.cleaner.root);
+        (config.eviction.met(&observed), config.eviction_soft.thresholds.met(&observed))
     }
 
     /// True while the last evicted pod is still being ended.
@@ -142,7 +160,7 @@ impl Eviction {
         going.is_some_and(|(uid, at)| now.duration_since(at) < CLEANUP && pods.is_active(&uid))
     }
 
-    async fn evict(&self, met: Met, pods: &Pods) {
+    async fn evict(&self, met: Met, grace_seconds: i64, pods: &Pods) {
         let Some(usage) = self.usage().await else { return };
         let active: Vec<Arc<PodView>> = pods.active().into_iter().filter(|p| !is_critical(p)).collect();
         // Volumes are counted file by file, which may take a while.
@@ -155,7 +173,7 @@ impl Eviction {
             return tracing::warn!(resource = met.signal.resource(), "no pod can be evicted");
         };
         self.state.lock().going = Some((pod.uid.clone(), self.shared.clock.now()));
-        self.end(pods, pod, plan::message(met, chosen), FailureKind::Disruption);
+        self.end(pods, pod, plan::message(met, chosen), FailureKind::Disruption { grace_seconds });
     }
 }
 

@@ -1,6 +1,6 @@
 //! When the node is short of something, and which pod has to go. Pure.
 //!
-//! Rules: upstream `pkg/kubelet/eviction/helpers.go`, with its default hard thresholds. None of them has a grace period.
+//! Rules: upstream `pkg/kubelet/eviction/helpers.go`, with its default hard thresholds.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
