@@ -99,7 +99,9 @@ impl Api {
         list: bool,
         watch: bool,
     ) -> ApiResult<ReadCx<'a>> {
-        let offer = Offer { proto: res.def.is_some(), shapes: true, yaml: !watch };
+        // What can only be asked, not kept, is shown as it is.
+        let shapes = res.info.verbs != Verbs::CREATE;
+        let offer = Offer { proto: res.def.is_some(), shapes, yaml: !watch };
         let form = negotiate::negotiate(&call.headers, offer).ok_or_else(|| not_acceptable(&call.headers))?;
         let include = match form.shape {
             Shape::Table(_) => {

@@ -101,6 +101,12 @@ impl Kinds {
     /// Adds the resources that are not known yet.
     async fn discover(&mut self, deltas: &mut Deltas) -> Result<(), Error> {
         let (found, _) = discovery::resources(&self.cx.client).await?;
+        // One whose version is not served any more is asked for in another.
+        for &i in self.by_kind.values() {
+            if let Some(other) = served_as(&self.all[i].0, found.iter().map(|f| &f.res)) {
+                self.all[i].0 = other.clone();
+            }
+        }
         for kind in found.into_iter().filter(|f| f.can(&["list", "watch", "delete"]) && f.res.kind != "Event") {
             let key = (kind.res.group.to_string(), kind.res.kind.to_string());
             if self.by_kind.contains_key(&key) {
@@ -253,11 +259,30 @@ impl Kinds {
     }
 }
 
+/// How a kind is asked for when the version that was known of it is not served any more; none when it is, or none is.
+fn served_as<'a>(known: &Res, all: impl Iterator<Item = &'a Res> + Clone) -> Option<&'a Res> {
+    let mut same = all.filter(|r| r.group == known.group && r.kind == known.kind);
+    match same.clone().any(|r| r.version == known.version) {
+        true => None,
+        false => same.next(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::client::res;
     use crate::runtime::fake::Cluster;
+
+    #[test]
+    fn a_kind_whose_version_goes_is_asked_for_in_another() {
+        let of = |version: &'static str| Res { version: version.into(), ..res::DEPLOYMENTS.clone() };
+        let (v1, v2, pods) = (of("v1"), of("v2"), res::PODS.clone());
+        let as_version = |all: &[&Res]| served_as(&v1, all.iter().copied()).map(|r| r.version.to_string());
+        assert_eq!(as_version(&[&pods, &v2]), Some("v2".into()));
+        assert_eq!(as_version(&[&v2, &v1]), None);
+        assert_eq!(as_version(&[&pods]), None);
+    }
 
     /// Deployment, ReplicaSet, two pods, each owned by the one before.
     fn tree(cluster: &Cluster) {

@@ -1,7 +1,8 @@
 //! API groups that an extension API server serves, over real TLS: it takes requests of the front proxy only.
 //!
 //! Conformance, [sig-api-machinery] Aggregator: "Should be able to support the 1.17 Sample API Server using the current
-//! Aggregator". Discovery: "should validate PreferredVersion for each APIGroup".
+//! Aggregator".
+//! Conformance, [sig-api-machinery] Discovery: "should validate PreferredVersion for each APIGroup".
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

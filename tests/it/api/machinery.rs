@@ -1,19 +1,27 @@
 //! What clients of the machinery rely on, whatever the kind.
 //!
-//! Conformance, [sig-api-machinery] Watchers: "should observe add, update, and delete watch notifications on configmaps",
-//! "should be able to start watching from a specific resource version", "should be able to restart watching from the last
-//! resource version observed by the previous watch", "should observe an object deletion if it stops meeting the requirements
-//! of the selector", "should receive events on concurrent watches in same order". Servers with support for API chunking:
-//! "should return chunks of results for list calls". Servers with support for Table transformation: "should return a 406 for a
-//! backend which does not implement metadata". API priority and fairness: "should support FlowSchema API operations", "should
-//! support PriorityLevelConfiguration API operations". Namespaces: "should patch a Namespace", "should apply an update to a
-//! Namespace", "should apply changes to a namespace status". ResourceQuota: "should be able to update and delete
-//! ResourceQuota.", "should manage the lifecycle of a ResourceQuota", "should apply changes to a resourcequota status".
-//! ValidatingAdmissionPolicy: "should support ValidatingAdmissionPolicy API operations", "should support
-//! ValidatingAdmissionPolicyBinding API operations". MutatingAdmissionPolicy: "should support
-//! MutatingAdmissionPolicyBinding API operations". AggregatedDiscovery: "should support aggregated discovery interface for
-//! CRDs", "should support raw aggregated discovery request for CRDs". Discovery: "should locate the groupVersion and a resource
-//! within each APIGroup". server version: "should find the server version".
+//! Conformance, [sig-api-machinery] Watchers: "should observe add, update, and delete watch notifications on
+//! configmaps", "should be able to start watching from a specific resource version", "should be able to restart
+//! watching from the last resource version observed by the previous watch", "should observe an object deletion if it
+//! stops meeting the requirements of the selector", "should receive events on concurrent watches in same order".
+//! Conformance, [sig-api-machinery] Servers with support for API chunking: "should return chunks of results for list
+//! calls".
+//! Conformance, [sig-api-machinery] Servers with support for Table transformation: "should return a 406 for a backend
+//! which does not implement metadata".
+//! Conformance, [sig-api-machinery] API priority and fairness: "should support FlowSchema API operations", "should
+//! support PriorityLevelConfiguration API operations".
+//! Conformance, [sig-api-machinery] Namespaces: "should patch a Namespace", "should apply an update to a Namespace",
+//! "should apply changes to a namespace status".
+//! Conformance, [sig-api-machinery] ResourceQuota: "should be able to update and delete ResourceQuota.", "should manage
+//! the lifecycle of a ResourceQuota", "should apply changes to a resourcequota status".
+//! Conformance, [sig-api-machinery] ValidatingAdmissionPolicy: "should support ValidatingAdmissionPolicy API
+//! operations", "should support ValidatingAdmissionPolicyBinding API operations".
+//! Conformance, [sig-api-machinery] MutatingAdmissionPolicy: "should support MutatingAdmissionPolicyBinding API
+//! operations".
+//! Conformance, [sig-api-machinery] AggregatedDiscovery: "should support aggregated discovery interface for CRDs",
+//! "should support raw aggregated discovery request for CRDs".
+//! Conformance, [sig-api-machinery] Discovery: "should locate the groupVersion and a resource within each APIGroup".
+//! Conformance, [sig-api-machinery] server version: "should find the server version".
 
 use super::*;
 

@@ -10,6 +10,7 @@ mod custom;
 mod deletes;
 mod garbage;
 mod hooks;
+mod machinery;
 mod policies;
 mod reads;
 mod services;
