@@ -39,8 +39,8 @@ pub struct PodInfo {
     pub node: Box<str>,
     pub nominated: Box<str>,
     pub started: Box<str>,
-    /// Ours to place, by its `schedulerName`.
-    pub ours: bool,
+    /// Who is to place it, `schedulerName`.
+    pub scheduler: Box<str>,
     pub gated: bool,
     pub priority: i32,
     pub preempts: bool,
@@ -235,6 +235,11 @@ impl Spread {
                 }
             }
         }
+        Self::over(raw, selector)
+    }
+
+    /// One that counts the pods of a selector.
+    pub(super) fn over(raw: &raw::Spread, selector: Option<Selector>) -> Self {
         Self {
             key: raw.topology_key.as_str().into(),
             max_skew: raw.max_skew,
@@ -277,7 +282,7 @@ impl PodInfo {
             controller,
             deleting: object.is_deleting(),
             finished: matches!(&*status.phase, "Succeeded" | "Failed"),
-            ours: matches!(&*spec.scheduler_name, "" | SCHEDULER_NAME),
+            scheduler: spec.scheduler_name.into(),
             gated: !spec.scheduling_gates.is_empty(),
             priority: spec.priority,
             preempts: spec.preemption_policy != "Never",
