@@ -100,6 +100,9 @@ pub struct Args {
     /// Setting of a controller, as upstream's controller manager has it; node-monitor-grace-period is known
     #[arg(long, value_name = "NAME=VALUE", value_parser = controller_setting, action = ArgAction::Append)]
     pub kube_controller_manager_arg: Vec<ControllerSetting>,
+    /// Profiles of the scheduler: a file with a KubeSchedulerConfiguration
+    #[arg(long, value_name = "FILE")]
+    pub scheduler_config: Option<PathBuf>,
     /// Run no node here
     #[arg(long)]
     pub disable_agent: bool,
@@ -155,8 +158,16 @@ struct Config {
     advertised: bool,
     first: super::bootstrap::First,
     controllers: controllers::Config,
+    scheduler: scheduler::Config,
     addons: addons::Config,
     node_name: String,
+}
+
+fn scheduler_config(args: &Args) -> anyhow::Result<scheduler::Config> {
+    let Some(path) = &args.scheduler_config else { return Ok(scheduler::Config::default()) };
+    let at = || format!("scheduler configuration {}", path.display());
+    let profiles = scheduler::config::read(&std::fs::read_to_string(path).with_context(at)?).with_context(at)?;
+    Ok(scheduler::Config { profiles, ..scheduler::Config::default() })
 }
 
 fn controllers_config(args: &Args, pki: &Pki) -> controllers::Config {
@@ -287,6 +298,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
         },
         addons: addons::Config { dir: manifests, server: node_name.clone(), disabled: disabled.addons },
         controllers: controllers::Config { local_path, ..controllers_config(&args, &pki) },
+        scheduler: scheduler_config(&args)?,
         node_name,
     };
     let node_serving = SwappableCert::new(pki.kubelet_serving.certified()?);
@@ -403,9 +415,9 @@ impl Bound {
         addons::start(&mut tasks, self.config.addons, addons, &self.listers, &self.clock, &self.metrics);
         let (listers, clock) = (self.listers.clone(), self.clock.clone());
         let scheduler = client(UserInfo::authenticated("system:kube-scheduler", &[]));
+        let scheduling = self.config.scheduler.clone();
         tasks.own_restarting("scheduler", Backoff::RESTART, move |stop| {
-            let scheduler =
-                Scheduler::new(scheduler::Config::default(), listers.clone(), scheduler.clone(), clock.clone());
+            let scheduler = Scheduler::new(scheduling.clone(), listers.clone(), scheduler.clone(), clock.clone());
             async move {
                 scheduler.run(stop).await;
                 Ok(())

@@ -5,6 +5,7 @@
 
 pub mod addons;
 pub mod aggregation;
+pub mod autoscaling;
 pub mod bootstrap;
 pub mod certificates;
 pub mod common;
@@ -81,6 +82,7 @@ pub const CONTROLLERS: &[Controller] = &[
     R(|_| cronjob::controller()),
     R(|_| resourceclaim::making()),
     R(|_| resourceclaim::claims()),
+    R(|_| autoscaling::controller()),
     R(|_| endpoints::slices()),
     R(|_| endpoints::endpoints()),
     R(|_| endpoints::mirror()),

@@ -123,6 +123,9 @@ pub struct Cluster {
     /// Pods on nodes that are not there (any more, or yet).
     homeless: HashMap<Box<str>, Vec<Arc<PodInfo>>>,
     placed: HashMap<Box<str>, Placed>,
+    /// Pods on nodes that say something about other pods, and those that keep others away: where there are none, nobody
+    /// has to look for them.
+    affine: (usize, usize),
     /// By image name.
     images: HashMap<Box<str>, Image>,
     /// Labels of namespaces.
@@ -143,6 +146,16 @@ impl Cluster {
     /// An image by name; all zero where no node has it.
     pub fn image(&self, name: &str) -> Image {
         self.images.get(name).copied().unwrap_or_default()
+    }
+
+    /// True when some pod on a node says something about other pods.
+    pub fn has_affinity(&self) -> bool {
+        self.affine.0 > 0
+    }
+
+    /// True when some pod on a node keeps others away.
+    pub fn has_anti_affinity(&self) -> bool {
+        self.affine.1 > 0
     }
 
     /// True when a pod counts on some node.
@@ -186,6 +199,8 @@ impl Cluster {
         for pod in self.homeless.remove(&node.name).unwrap_or_default() {
             node.add(pod);
         }
+        self.affine.0 += node.with_affinity;
+        self.affine.1 += node.with_anti_affinity;
         self.at.insert(node.name.clone(), self.nodes.len());
         self.nodes.push(node);
         None
@@ -199,6 +214,8 @@ impl Cluster {
             self.at.insert(moved.name.clone(), at);
         }
         self.forget_images(&node.images);
+        self.affine.0 -= node.with_affinity;
+        self.affine.1 -= node.with_anti_affinity;
         if !node.pods.is_empty() {
             self.homeless.insert(node.name, node.pods);
         }
@@ -226,7 +243,11 @@ impl Cluster {
         self.displace(&pod.uid);
         self.placed.insert(pod.uid.clone(), Placed { node: node.into(), assumed });
         match self.at.get(node) {
-            Some(at) => self.nodes[*at].add(pod),
+            Some(at) => {
+                self.affine.0 += usize::from(pod.has_affinity());
+                self.affine.1 += usize::from(!pod.anti_affinity.is_empty());
+                self.nodes[*at].add(pod);
+            }
             None => self.homeless.entry(node.into()).or_default().push(pod),
         }
     }
@@ -235,7 +256,10 @@ impl Cluster {
     pub fn displace(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
         let placed = self.placed.remove(uid)?;
         if let Some(at) = self.at.get(&placed.node) {
-            return self.nodes[*at].remove(uid);
+            let pod = self.nodes[*at].remove(uid)?;
+            self.affine.0 -= usize::from(pod.has_affinity());
+            self.affine.1 -= usize::from(!pod.anti_affinity.is_empty());
+            return Some(pod);
         }
         let pods = self.homeless.get_mut(&placed.node)?;
         let at = pods.iter().position(|p| *p.uid == *uid)?;
@@ -250,10 +274,13 @@ impl Cluster {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scheduler::pod::PodTerm;
     use proptest::prelude::*;
     use serde_json::json;
 
     fn pod(n: u8) -> Arc<PodInfo> {
+        let key = "zone".into();
+        let term = PodTerm { selector: None, namespaces: Box::default(), namespace_selector: None, key };
         Arc::new(PodInfo {
             uid: format!("p{n}").into(),
             requests: Resources {
@@ -263,6 +290,7 @@ mod tests {
             },
             non_zero: (i64::from(n), 7),
             ports: Box::new([HostPort { ip: "0.0.0.0".into(), protocol: "TCP".into(), port: i32::from(n % 4) }]),
+            anti_affinity: if n % 2 == 1 { Box::new([term]) } else { Box::default() },
             ..PodInfo::default()
         })
     }
@@ -335,6 +363,7 @@ mod tests {
             }
             prop_assert_eq!(canonical(&cluster), canonical(&anew));
             prop_assert_eq!(&cluster.images, &anew.images);
+            prop_assert_eq!(cluster.affine, anew.affine);
             prop_assert_eq!(cluster.homeless.keys().len(), anew.homeless.keys().len());
         }
     }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use super::cluster::NodeInfo;
 use super::framework::{Cycle, Filter, PreFilter, Reason, Refusal};
-use super::plugins::PLUGINS;
 use super::pod::PodInfo;
 
 /// So many nodes that fit are always looked for, where there are so many.
@@ -30,6 +29,11 @@ impl Nominated {
             self.of_pod.insert(pod.uid.clone(), node.into());
             self.by_node.entry(node.into()).or_default().push(pod.clone());
         }
+    }
+
+    /// True when no pod was promised a node.
+    pub fn is_empty(&self) -> bool {
+        self.of_pod.is_empty()
     }
 
     /// Takes a promise back.
@@ -103,6 +107,8 @@ impl NoFit {
 /// The checks that plugins want to do for one pod.
 pub struct Checks<'a> {
     pod: &'a PodInfo,
+    /// Percent of all nodes that are enough to fit; by their number where 0.
+    percent: usize,
     filters: Vec<(&'static str, Box<dyn Filter + 'a>)>,
     only: Option<HashSet<String>>,
     only_by: Vec<&'static str>,
@@ -111,8 +117,9 @@ pub struct Checks<'a> {
 impl<'a> Checks<'a> {
     /// Asks each plugin. The error is the first that refuses all nodes, and what it says.
     pub fn new(cx: &'a Cycle<'a>) -> Result<Self, (&'static str, String)> {
-        let mut out = Self { pod: cx.pod, filters: Vec::new(), only: None, only_by: Vec::new() };
-        for (plugin, _) in PLUGINS {
+        let percent = cx.profile.args.nodes_to_score;
+        let mut out = Self { pod: cx.pod, percent, filters: Vec::new(), only: None, only_by: Vec::new() };
+        for plugin in cx.profile.rows.iter().filter(|r| r.filters).map(|r| r.plugin) {
             match plugin.pre_filter(cx) {
                 PreFilter::Skip => {}
                 PreFilter::Check(filter) => out.filters.push((plugin.name(), filter)),
@@ -145,6 +152,9 @@ impl<'a> Checks<'a> {
     /// Checks as if the pods that were promised the node and are no less important were there already; then also without
     /// them, because they may never come.
     pub fn check_promised(&mut self, node: &NodeInfo, nominated: &Nominated) -> Result<(), (&'static str, Refusal)> {
+        if nominated.is_empty() {
+            return self.check(node);
+        }
         let own = self.pod;
         let counts = |p: &&Arc<PodInfo>| p.priority >= own.priority && p.uid != own.uid;
         let promised: Vec<_> = nominated.on(&node.name).iter().filter(counts).cloned().collect();
@@ -173,7 +183,7 @@ impl<'a> Checks<'a> {
         start: &mut usize,
     ) -> Result<Vec<usize>, NoFit> {
         let mut no_fit = NoFit { total: nodes.len(), ..NoFit::default() };
-        let (enough, mut seen, mut found) = (enough(nodes.len()), 0, Vec::new());
+        let (enough, mut seen, mut found) = (enough(nodes.len(), self.percent), 0, Vec::new());
         for step in 0..nodes.len() {
             let at = (*start + step) % nodes.len();
             let node = &nodes[at];
@@ -208,11 +218,11 @@ impl<'a> Checks<'a> {
 }
 
 /// How many nodes that fit are enough. Upstream: `numFeasibleNodesToFind`.
-fn enough(nodes: usize) -> usize {
-    if nodes < MIN_FEASIBLE {
+fn enough(nodes: usize, percent: usize) -> usize {
+    if nodes < MIN_FEASIBLE || percent >= 100 {
         return nodes;
     }
-    let percent = 50usize.saturating_sub(nodes / 125).max(MIN_PERCENT);
+    let percent = if percent > 0 { percent } else { 50usize.saturating_sub(nodes / 125).max(MIN_PERCENT) };
     (nodes * percent / 100).max(MIN_FEASIBLE)
 }
 
@@ -223,9 +233,9 @@ pub fn best(cx: &Cycle<'_>, feasible: &[usize], random: impl Fn(usize) -> usize)
     }
     let nodes: Vec<&NodeInfo> = feasible.iter().map(|at| &cx.cluster.nodes()[*at]).collect();
     let mut totals = vec![0i64; nodes.len()];
-    for (plugin, weight) in PLUGINS.iter().filter(|(_, weight)| *weight > 0) {
-        for (total, score) in totals.iter_mut().zip(plugin.score(cx, &nodes).unwrap_or_default()) {
-            *total += weight * score;
+    for row in cx.profile.rows.iter().filter(|r| r.weight > 0) {
+        for (total, score) in totals.iter_mut().zip(row.plugin.score(cx, &nodes).unwrap_or_default()) {
+            *total += row.weight * score;
         }
     }
     let max = totals.iter().copied().max().unwrap_or(0);

@@ -10,6 +10,7 @@ use super::cycle::{Checks, Nominated, best};
 use super::framework::Cycle;
 use super::pod::PodInfo;
 use super::preempt;
+use super::profile::Profile;
 use super::side::Side;
 use crate::api::object::Object;
 use crate::runtime::fake::FakeListers;
@@ -67,7 +68,13 @@ fn cluster(on: &[(&str, Arc<PodInfo>)]) -> Cluster {
 /// Names of the nodes that fit, or the message.
 fn outcome(on: &[(&str, Arc<PodInfo>)], newcomer: &PodInfo) -> String {
     let (cluster, side) = (cluster(on), Side::new(&FakeListers::default()));
-    let cx = Cycle { pod: newcomer, cluster: &cluster, side: &side, default_spread: Box::default() };
+    let cx = Cycle {
+        pod: newcomer,
+        cluster: &cluster,
+        side: &side,
+        profile: &Profile::default(),
+        default_spread: Box::default(),
+    };
     let mut checks = match Checks::new(&cx) {
         Ok(checks) => checks,
         Err((plugin, why)) => return format!("{plugin}: {why}"),
@@ -104,6 +111,15 @@ fn filters(spec: Value, want: &str) {
 }
 
 #[test]
+fn an_empty_selector_counts_no_pod() {
+    let web = |name: &str| pod(name, "web", json!({}));
+    let on = [("n1", web("a")), ("n1", web("b"))];
+    let mut even = spread("zone");
+    even["topologySpreadConstraints"][0]["labelSelector"] = json!({});
+    assert_eq!(outcome(&on, &pod("p", "web", even)), "n1 n3");
+}
+
+#[test]
 fn skew_and_foreign_anti_affinity_refuse() {
     let web = |name: &str| pod(name, "web", json!({}));
     let on = [("n1", web("a"))];
@@ -124,7 +140,13 @@ fn emptier_nodes_win_and_victims_are_few() {
     let (cluster, side, none) = (cluster(&on), Side::new(&FakeListers::default()), Nominated::default());
     let name = |at: usize| cluster.nodes()[at].name.to_string();
     let newcomer = pod("p", "web", needs("1", 7));
-    let cx = Cycle { pod: &newcomer, cluster: &cluster, side: &side, default_spread: Box::default() };
+    let cx = Cycle {
+        pod: &newcomer,
+        cluster: &cluster,
+        side: &side,
+        profile: &Profile::default(),
+        default_spread: Box::default(),
+    };
     let mut checks = Checks::new(&cx).unwrap();
     let no_fit = checks.feasible(cluster.nodes(), &none, &mut 0).unwrap_err();
     let plan = preempt::plan(&cx, &mut checks, &none, &no_fit).unwrap();
@@ -132,7 +154,13 @@ fn emptier_nodes_win_and_victims_are_few() {
     let again = checks.feasible(cluster.nodes(), &none, &mut 0).unwrap_err();
     assert_eq!(again.message(), no_fit.message(), "pretending leaves no traces");
     let lesser = pod("q", "web", needs("1", 1));
-    let cx = Cycle { pod: &lesser, cluster: &cluster, side: &side, default_spread: Box::default() };
+    let cx = Cycle {
+        pod: &lesser,
+        cluster: &cluster,
+        side: &side,
+        profile: &Profile::default(),
+        default_spread: Box::default(),
+    };
     let none_of = preempt::plan(&cx, &mut Checks::new(&cx).unwrap(), &none, &no_fit).unwrap_err();
     assert_eq!(
         none_of.message,
@@ -143,7 +171,13 @@ fn emptier_nodes_win_and_victims_are_few() {
         half.set_node(n);
     }
     half.place(pod("e", "x", needs("1", 0)), "n1", false);
-    let cx = Cycle { pod: &lesser, cluster: &half, side: &side, default_spread: Box::default() };
+    let cx = Cycle {
+        pod: &lesser,
+        cluster: &half,
+        side: &side,
+        profile: &Profile::default(),
+        default_spread: Box::default(),
+    };
     assert_eq!(best(&cx, &[0, 1], |_| 0), 1);
 }
 
@@ -154,7 +188,13 @@ fn a_promised_node_counts_for_equals() {
     nominated.set(&pod("first", "x", needs("2", 5)), "n1");
     for (priority, want) in [(5, vec![2]), (6, vec![0, 2])] {
         let newcomer = pod("p", "web", needs("1", priority));
-        let cx = Cycle { pod: &newcomer, cluster: &cluster, side: &side, default_spread: Box::default() };
+        let cx = Cycle {
+            pod: &newcomer,
+            cluster: &cluster,
+            side: &side,
+            profile: &Profile::default(),
+            default_spread: Box::default(),
+        };
         let found = Checks::new(&cx).unwrap().feasible(cluster.nodes(), &nominated, &mut 0).unwrap();
         assert_eq!(found, want);
     }

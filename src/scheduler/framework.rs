@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::cluster::{Cluster, NodeInfo};
 use super::pod::{PodInfo, Spread};
+use super::profile::Profile;
 use super::side::Side;
 
 /// The best score of a plugin, before its weight.
@@ -55,6 +56,8 @@ pub struct Cycle<'a> {
     pub cluster: &'a Cluster,
     /// Everything else.
     pub side: &'a Side,
+    /// The scheduler that the pod names.
+    pub profile: &'a Profile,
     /// Constraints that pods without their own get from their Services and controllers.
     pub default_spread: Box<[Spread]>,
 }

@@ -7,6 +7,7 @@
 //! **Invariant:** a pod that is assumed to be on a node counts there until its binding is seen, or fails.
 
 pub mod cluster;
+pub mod config;
 pub mod cycle;
 #[cfg(test)]
 mod cycle_tests;
@@ -15,6 +16,7 @@ pub mod framework;
 pub mod plugins;
 pub mod pod;
 pub mod preempt;
+pub mod profile;
 pub mod queue;
 mod raw;
 mod reserve;
@@ -34,6 +36,7 @@ use crate::client::Client;
 use crate::runtime::{Delta, Listers, events};
 use crate::util::clock::SharedClock;
 use crate::util::tasks::Shutdown;
+use profile::Profiles;
 
 /// The component's name, in events and as field manager.
 pub const COMPONENT: &str = "kube-scheduler";
@@ -45,11 +48,13 @@ const DELTAS_AT_ONCE: usize = 4096;
 pub struct Config {
     /// Writes that may be on their way at once; further decisions wait.
     pub writes_in_flight: usize,
+    /// The schedulers that pods may name.
+    pub profiles: Profiles,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { writes_in_flight: 512 }
+        Self { writes_in_flight: 512, profiles: Profiles::default() }
     }
 }
 

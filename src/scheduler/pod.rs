@@ -39,8 +39,8 @@ pub struct PodInfo {
     pub node: Box<str>,
     pub nominated: Box<str>,
     pub started: Box<str>,
-    /// Ours to place, by its `schedulerName`.
-    pub ours: bool,
+    /// Who is to place it, `schedulerName`.
+    pub scheduler: Box<str>,
     pub gated: bool,
     pub priority: i32,
     pub preempts: bool,
@@ -235,6 +235,11 @@ impl Spread {
                 }
             }
         }
+        Self::over(raw, selector)
+    }
+
+    /// One that counts the pods of a selector.
+    pub(super) fn over(raw: &raw::Spread, selector: Option<Selector>) -> Self {
         Self {
             key: raw.topology_key.as_str().into(),
             max_skew: raw.max_skew,
@@ -257,6 +262,7 @@ impl PodInfo {
     pub fn new(object: &Object) -> Result<Arc<Self>, serde_json::Error> {
         let raw::Pod { spec, status } = object.decode()?;
         let (requests, non_zero) = needs(&spec, &status);
+        let ports = host_ports(&spec);
         let affinity = &spec.affinity;
         let term = |t: &raw::PodTerm| PodTerm::new(t, object);
         let required = |a: &raw::PodAffinity| {
@@ -277,13 +283,13 @@ impl PodInfo {
             controller,
             deleting: object.is_deleting(),
             finished: matches!(&*status.phase, "Succeeded" | "Failed"),
-            ours: matches!(&*spec.scheduler_name, "" | SCHEDULER_NAME),
+            scheduler: spec.scheduler_name.into(),
             gated: !spec.scheduling_gates.is_empty(),
             priority: spec.priority,
             preempts: spec.preemption_policy != "Never",
             requests,
             non_zero,
-            ports: host_ports(&spec),
+            ports,
             tolerations: spec.tolerations.into_iter().map(Toleration::from).collect(),
             node_selector: spec.node_selector.into_iter().map(|(k, v)| (k.into(), v.into())).collect(),
             node_required: node

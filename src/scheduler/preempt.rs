@@ -18,10 +18,12 @@ use crate::api::value::ValueExt;
 
 /// The plugin's name, as upstream has it.
 pub const NAME: &str = "DefaultPreemption";
-/// Nodes that are tried, at least.
-const MIN_CANDIDATES: usize = 100;
-/// Nodes that are tried, in percent of all.
-const CANDIDATES_PERCENT: usize = 10;
+
+/// What is said where a plugin refused all nodes before it saw them.
+pub fn no_help(nodes: usize) -> NoPlan {
+    let reasons = BTreeMap::from([(NOT_HELPFUL.into(), nodes)]);
+    NoPlan { message: NoFit { total: nodes, reasons, ..NoFit::default() }.message(), withdraw: true }
+}
 
 const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
 const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
@@ -87,7 +89,8 @@ pub fn plan(cx: &Cycle<'_>, checks: &mut Checks<'_>, nominated: &Nominated, no_f
         return Err(NoPlan { message, withdraw: false });
     }
     let budgets: Vec<Budget> = cx.side.budgets.list(None).iter().filter_map(|o| Budget::new(o)).collect();
-    let enough = (nodes.len() * CANDIDATES_PERCENT / 100).max(MIN_CANDIDATES);
+    let args = &cx.profile.args;
+    let enough = (nodes.len() * args.min_candidates_percent / 100).max(args.min_candidates);
     let mut failed: BTreeMap<Reason, usize> = BTreeMap::new();
     let mut plans = Vec::new();
     for at in &no_fit.candidates {
@@ -99,7 +102,8 @@ pub fn plan(cx: &Cycle<'_>, checks: &mut Checks<'_>, nominated: &Nominated, no_f
                 }
             }
         }
-        if plans.len() >= enough {
+        // Of those that break budgets there may be any number: one that breaks none is better than all of them.
+        if plans.len() >= enough && plans.iter().any(|p: &Plan| p.violations == 0) {
             break;
         }
     }

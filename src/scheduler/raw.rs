@@ -8,9 +8,9 @@ use super::resources::RawList;
 macro_rules! raw {
     ($($(#[$doc:meta])* $name:ident { $($(#[$attr:meta])* $field:ident : $ty:ty),* $(,)? })*) => {$(
         $(#[$doc])*
-        #[derive(Debug, Default, Deserialize)]
+        #[derive(Debug, Default, Clone, Deserialize)]
         #[serde(default, rename_all = "camelCase")]
-        pub(super) struct $name { $($(#[$attr])* pub(super) $field: $ty),* }
+        pub struct $name { $($(#[$attr])* pub(super) $field: $ty),* }
     )*};
 }
 

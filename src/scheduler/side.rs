@@ -16,6 +16,7 @@ use super::cluster::NodeInfo;
 use super::devices::Inventory;
 use super::devices::model::Claim as DeviceClaim;
 use super::pod::{PodInfo, Spread, label};
+use super::profile::DefaultSpread;
 use super::volumes::{Claim, Class, Volume, VolumePlan};
 use crate::api::meta::quantity::Quantity;
 use crate::api::value::ValueExt;
@@ -84,11 +85,14 @@ impl Side {
 
     /// The constraints of pods that have none: by host with a skew of 3, by zone with 5, over the pods of their Services
     /// and controller. None where there is neither. Upstream: `plugins/podtopologyspread` (`systemDefaultConstraints`).
-    pub fn default_spread(&self, pod: &PodInfo) -> Box<[Spread]> {
+    pub fn default_spread(&self, pod: &PodInfo, defaults: &DefaultSpread) -> Box<[Spread]> {
         if !pod.spread.is_empty() {
             return Box::default();
         }
         let Some(selector) = self.selector_of_owners(pod) else { return Box::default() };
+        if let DefaultSpread::List(all) = defaults {
+            return all.iter().map(|raw| Spread::over(raw, Some(selector.clone()))).collect();
+        }
         let soft = |key: &str, max_skew| Spread {
             key: key.into(),
             max_skew,

@@ -12,9 +12,10 @@ use super::cycle::{self, Checks, NoFit, Nominated};
 use super::framework::{Cycle, Event};
 use super::plugins::PLUGINS;
 use super::plugins::binding::Claims;
-use super::plugins::devices::{DevicePlan, PodDevices};
+use super::plugins::devices::{DevicePlan, NAME as DEVICES, PodDevices};
 use super::pod::PodInfo;
 use super::preempt;
+use super::profile::Profiles;
 use super::queue::Queue;
 use super::side::Side;
 use super::write::{Condition, Done, Writes};
@@ -43,6 +44,7 @@ pub(super) struct Worker {
     nominated: Nominated,
     writes: Writes,
     events: Recorder,
+    profiles: Profiles,
     /// Where the next search for nodes begins.
     start: usize,
 }
@@ -56,6 +58,7 @@ impl Worker {
             nominated: Nominated::default(),
             writes: Writes::new(scheduler.client.clone(), scheduler.clock.clone(), scheduler.config.writes_in_flight),
             events,
+            profiles: scheduler.config.profiles.clone(),
             start: 0,
         }
     }
@@ -172,7 +175,7 @@ impl Worker {
             let node = pod.node.clone();
             self.cluster.place(pod.clone(), &node, false);
             self.wake(&Event::PodPlaced(old, pod));
-        } else if !pod.ours || pod.deleting {
+        } else if pod.deleting || self.profiles.of(&pod.scheduler).is_none() {
             self.unqueue(uid);
         } else if !self.cluster.is_placed(uid) {
             self.waiting(pod);
@@ -254,12 +257,14 @@ impl Worker {
     }
 
     fn decide(&mut self, pod: &Arc<PodInfo>) -> Result<usize, Box<Refusal>> {
-        let default_spread = self.side.default_spread(pod);
-        let cx = Cycle { pod, cluster: &self.cluster, side: &self.side, default_spread };
+        let profile = self.profiles.get(&pod.scheduler);
+        let default_spread = self.side.default_spread(pod, &profile.args.default_spread);
+        let cx = Cycle { pod, cluster: &self.cluster, side: &self.side, profile, default_spread };
         let nodes = self.cluster.nodes();
         let mut checks = Checks::new(&cx).map_err(|(plugin, why)| {
+            let preemption = (!nodes.is_empty() && cx.profile.preempts).then(|| Err(preempt::no_help(nodes.len())));
             let no_fit = NoFit { total: nodes.len(), rejected: Some(why), by: vec![plugin], ..NoFit::default() };
-            Box::new((no_fit, None))
+            Box::new((no_fit, preemption))
         })?;
         let promised = self.nominated.node_of(&pod.uid).and_then(|n| nodes.iter().position(|o| *o.name == *n));
         if let Some(at) = promised
@@ -268,7 +273,8 @@ impl Worker {
             return Ok(at);
         }
         let feasible = checks.feasible(nodes, &self.nominated, &mut self.start).map_err(|no_fit| {
-            let preemption = (no_fit.total > 0).then(|| preempt::plan(&cx, &mut checks, &self.nominated, &no_fit));
+            let preemption = (no_fit.total > 0 && cx.profile.preempts)
+                .then(|| preempt::plan(&cx, &mut checks, &self.nominated, &no_fit));
             Box::new((no_fit, preemption))
         })?;
         Ok(cycle::best(&cx, &feasible, |n| rand::rng().random_range(0..n)))
@@ -300,6 +306,8 @@ impl Worker {
         }
         let mut message = no_fit.message();
         let claims = if preemption.is_some() { self.free_claim(pod, &no_fit) } else { NO_CLAIMS };
+        // Upstream's DynamicResources remembers nothing of a pod that another plugin refused before it, and says so.
+        let forgotten = no_fit.rejected.is_some() && no_fit.by != [DEVICES];
         let nominated = match preemption {
             None => None,
             Some(Ok(plan)) => {
@@ -308,7 +316,10 @@ impl Worker {
                 Some(node)
             }
             Some(Err(none)) => {
-                message = format!("{message} {claims}{PREEMPTION}{}", none.message);
+                message = match forgotten {
+                    true => format!("{message} not found"),
+                    false => format!("{message} {claims}{PREEMPTION}{}", none.message),
+                };
                 let had = self.nominated.node_of(&pod.uid).is_some();
                 (none.withdraw && had).then(|| {
                     self.nominated.remove(&pod.uid);

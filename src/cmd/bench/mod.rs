@@ -9,6 +9,7 @@
 mod api;
 mod load;
 mod pod;
+mod sched;
 mod target;
 mod watch;
 mod wire;
@@ -34,6 +35,8 @@ enum What {
     Api(Api),
     /// Pods from creation to Ready, beside the bare calls of the container runtime
     Pod(pod::Args),
+    /// Pods that are given nodes, with nodes that are only objects
+    Sched(sched::Args),
     /// Bytes from machine to machine over one connection
     Wire(wire::Args),
 }
@@ -95,6 +98,7 @@ pub fn main(args: Args) -> anyhow::Result<ExitCode> {
         match args.what {
             What::Api(args) => api::run(args).await,
             What::Pod(args) => pod::run(args).await,
+            What::Sched(args) => sched::run(args).await,
             What::Wire(args) => wire::run(&args),
         }
     })?;

@@ -8,9 +8,6 @@ use super::super::cluster::{Cluster, NodeInfo};
 use super::super::framework::{Cycle, Event, Filter, MAX_SCORE, Plugin, PreFilter, Refusal};
 use super::super::pod::{PodInfo, PodTerm};
 
-/// What an existing pod's required affinity to the newcomer is worth.
-const HARD_AFFINITY_WEIGHT: i64 = 1;
-
 /// Required terms of both sides refuse nodes; preferred terms of both sides score them.
 pub struct InterPodAffinity;
 
@@ -127,6 +124,9 @@ impl Plugin for InterPodAffinity {
         let own = pod.affinity.iter().all(|t| matches(t, pod, cx.cluster));
         let (near, far, forbid) = Default::default();
         let mut filter = Near { pod, cluster: cx.cluster, near, far, forbid, own };
+        if !wants && !cx.cluster.has_anti_affinity() {
+            return PreFilter::Skip;
+        }
         for node in cx.cluster.nodes() {
             if node.with_anti_affinity > 0 {
                 for other in node.pods.iter().filter(|p| !p.anti_affinity.is_empty()) {
@@ -147,6 +147,10 @@ impl Plugin for InterPodAffinity {
     fn score(&self, cx: &Cycle<'_>, nodes: &[&NodeInfo]) -> Option<Vec<i64>> {
         let pod = cx.pod;
         let wishes = !pod.affinity_preferred.is_empty() || !pod.anti_affinity_preferred.is_empty();
+        let args = &cx.profile.args;
+        if !wishes && (args.ignore_preferred_of_existing || !cx.cluster.has_affinity()) {
+            return None;
+        }
         let mut parts = Parts::default();
         for node in cx.cluster.nodes() {
             if wishes {
@@ -160,7 +164,7 @@ impl Plugin for InterPodAffinity {
             }
             for other in node.pods.iter().filter(|p| p.has_affinity()) {
                 for term in other.affinity.iter().filter(|t| matches(t, pod, cx.cluster)) {
-                    parts.add(&term.key, node, HARD_AFFINITY_WEIGHT);
+                    parts.add(&term.key, node, args.hard_pod_affinity_weight);
                 }
                 add_all(&mut parts, &other.affinity_preferred, pod, node, 1, cx.cluster);
                 add_all(&mut parts, &other.anti_affinity_preferred, pod, node, -1, cx.cluster);

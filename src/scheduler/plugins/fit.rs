@@ -3,16 +3,17 @@
 use super::super::cluster::NodeInfo;
 use super::super::framework::{Cycle, Event, Filter, MAX_SCORE, Plugin, PreFilter, Refusal};
 use super::super::pod::PodInfo;
+use super::super::profile::{Args, Strategy};
 use super::super::resources::Resources;
 
 /// What a pod asks for must be there. Scores emptier nodes higher (upstream's `LeastAllocated`).
 pub struct NodeResourcesFit;
 
-struct Fits<'a>(&'a PodInfo);
+struct Fits<'a>(&'a PodInfo, &'a Args);
 
 impl Filter for Fits<'_> {
     fn check(&self, node: &NodeInfo) -> Result<(), Refusal> {
-        match shortages(&self.0.requests, node) {
+        match shortages(&self.0.requests, node, self.1) {
             refusal if refusal.reasons.is_empty() => Ok(()),
             refusal => Err(refusal),
         }
@@ -20,7 +21,7 @@ impl Filter for Fits<'_> {
 }
 
 /// Everything that is short; no reasons where all fits.
-fn shortages(wanted: &Resources, node: &NodeInfo) -> Refusal {
+fn shortages(wanted: &Resources, node: &NodeInfo, args: &Args) -> Refusal {
     let (have, used) = (&node.allocatable, &node.requested);
     let mut out = Refusal { reasons: Vec::new(), final_: false, error: false };
     if used.pods + 1 > have.pods {
@@ -37,7 +38,7 @@ fn shortages(wanted: &Resources, node: &NodeInfo) -> Refusal {
             out.final_ |= want > have;
         }
     }
-    for (name, want) in wanted.scalar.iter().filter(|(_, want)| *want > 0) {
+    for (name, want) in wanted.scalar.iter().filter(|(name, want)| *want > 0 && !args.ignores(name)) {
         let have = have.scalar(name);
         if *want > have - used.scalar(name) {
             out.reasons.push(format!("Insufficient {name}").into());
@@ -53,18 +54,12 @@ impl Plugin for NodeResourcesFit {
     }
 
     fn pre_filter<'a>(&self, cx: &'a Cycle<'a>) -> PreFilter<'a> {
-        PreFilter::Check(Box::new(Fits(cx.pod)))
+        PreFilter::Check(Box::new(Fits(cx.pod, &cx.profile.args)))
     }
 
     fn score(&self, cx: &Cycle<'_>, nodes: &[&NodeInfo]) -> Option<Vec<i64>> {
-        let (cpu, memory) = cx.pod.non_zero;
-        let score = |n: &&NodeInfo| {
-            let parts = [(n.allocatable.cpu, n.non_zero.0 + cpu), (n.allocatable.memory, n.non_zero.1 + memory)];
-            let parts: Vec<i64> =
-                parts.into_iter().filter(|(have, _)| *have > 0).map(|(have, used)| free(have, used)).collect();
-            if parts.is_empty() { 0 } else { parts.iter().sum::<i64>() / parts.len() as i64 }
-        };
-        Some(nodes.iter().map(score).collect())
+        let args = &cx.profile.args;
+        Some(nodes.iter().map(|node| filled(node, cx.pod, args)).collect())
     }
 
     fn wakes(&self, event: &Event, pod: &PodInfo) -> bool {
@@ -90,8 +85,56 @@ fn fits_empty(wanted: &Resources, have: &Resources) -> bool {
         && wanted.scalar.iter().all(|(name, want)| *want <= have.scalar(name))
 }
 
-fn free(have: i64, used: i64) -> i64 {
-    if used > have { 0 } else { (have - used) * MAX_SCORE / have }
+/// What a node has of a resource, and what of it is used with the pod; none where the resource does not count.
+fn share(node: &NodeInfo, pod: &PodInfo, name: &str) -> Option<(i64, i64)> {
+    let (have, used) = match name {
+        "cpu" => (node.allocatable.cpu, node.non_zero.0 + pod.non_zero.0),
+        "memory" => (node.allocatable.memory, node.non_zero.1 + pod.non_zero.1),
+        "ephemeral-storage" => (node.allocatable.storage, node.requested.storage + pod.requests.storage),
+        // Nodes are not told apart by what the pod does not ask for.
+        _ if pod.requests.scalar(name) == 0 => return None,
+        _ => (node.allocatable.scalar(name), node.requested.scalar(name) + pod.requests.scalar(name)),
+    };
+    (have > 0).then_some((have, used))
+}
+
+/// The mean over the resources, by their weights.
+fn filled(node: &NodeInfo, pod: &PodInfo, args: &Args) -> i64 {
+    let (mut sum, mut weights) = (0, 0);
+    for (name, weight) in &args.scored {
+        let Some((have, used)) = share(node, pod, name) else { continue };
+        let score = match &args.strategy {
+            Strategy::Least if used > have => 0,
+            Strategy::Least => (have - used) * MAX_SCORE / have,
+            Strategy::Most => used.min(have) * MAX_SCORE / have,
+            Strategy::Ratio(shape) => {
+                let score = on_line(shape, if used > have { 100 } else { used * 100 / have });
+                if score <= 0 {
+                    continue;
+                }
+                score
+            }
+        };
+        sum += score * weight;
+        weights += weight;
+    }
+    match (&args.strategy, weights) {
+        (_, 0) => 0,
+        (Strategy::Ratio(_), weights) => (sum as f64 / weights as f64).round() as i64,
+        (_, weights) => sum / weights,
+    }
+}
+
+/// The score at `x` of the line through these points, level before the first and after the last.
+fn on_line(points: &[(i64, i64)], x: i64) -> i64 {
+    match points.iter().position(|(at, _)| x <= *at) {
+        None => points.last().map_or(0, |(_, score)| *score),
+        Some(0) => points[0].1,
+        Some(i) => {
+            let ((x0, y0), (x1, y1)) = (points[i - 1], points[i]);
+            y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+        }
+    }
 }
 
 /// Prefers nodes on which CPU and memory are used evenly after the pod came.
@@ -105,25 +148,48 @@ impl Plugin for NodeResourcesBalancedAllocation {
 
     fn score(&self, cx: &Cycle<'_>, nodes: &[&NodeInfo]) -> Option<Vec<i64>> {
         let wanted = &cx.pod.requests;
-        if wanted.cpu == 0 && wanted.memory == 0 {
+        let names = &cx.profile.args.balanced;
+        if names.iter().all(|name| amount(wanted, name) == 0) {
             return None;
         }
         let score = |n: &&NodeInfo| {
             let (have, used) = (&n.allocatable, &n.requested);
-            let with = balance([(used.cpu + wanted.cpu, have.cpu), (used.memory + wanted.memory, have.memory)]);
-            let without = balance([(used.cpu, have.cpu), (used.memory, have.memory)]);
+            let counted = || names.iter().filter(move |name| is_plain(name) || amount(wanted, name) > 0);
+            let of = |sign: i64| {
+                counted().map(move |name| (amount(used, name) + sign * amount(wanted, name), amount(have, name)))
+            };
+            let (with, without) = (balance(of(1)), balance(of(0)));
             MAX_SCORE / 2 + (MAX_SCORE / 2 + with - without) / 2
         };
         Some(nodes.iter().map(score).collect())
     }
 }
 
-/// 100 where both parts are used to the same fraction, 50 where they could not differ more.
-fn balance(parts: [(i64, i64); 2]) -> i64 {
-    let fraction = |(used, have): (i64, i64)| (have != 0).then(|| (used as f64 / have as f64).min(1.0));
-    let deviation = match parts.map(fraction) {
-        [Some(a), Some(b)] => ((a - b) / 2.0).abs(),
-        _ => 0.0,
+fn is_plain(name: &str) -> bool {
+    matches!(name, "cpu" | "memory" | "ephemeral-storage")
+}
+
+fn amount(of: &Resources, name: &str) -> i64 {
+    match name {
+        "cpu" => of.cpu,
+        "memory" => of.memory,
+        "ephemeral-storage" => of.storage,
+        name => of.scalar(name),
+    }
+}
+
+/// 100 where all parts are used to the same fraction; less by the standard deviation, with two 50 at least.
+fn balance(parts: impl Iterator<Item = (i64, i64)> + Clone) -> i64 {
+    let fractions = parts.filter(|(_, have)| *have != 0).map(|(used, have)| (used as f64 / have as f64).min(1.0));
+    let (count, sum) = fractions.clone().fold((0.0, 0.0), |(count, sum), f| (count + 1.0, sum + f));
+    let deviation = if count == 2.0 {
+        // The same, without the root's rounding.
+        (fractions.clone().fold(0.0, |difference: f64, f| f - difference) / 2.0).abs()
+    } else if count > 2.0 {
+        let mean = sum / count;
+        (fractions.map(|f| (f - mean) * (f - mean)).sum::<f64>() / count).sqrt()
+    } else {
+        0.0
     };
     ((1.0 - deviation) * MAX_SCORE as f64) as i64
 }
@@ -149,7 +215,7 @@ mod tests {
             Resources { cpu: want.0, memory: want.1, scalar: vec![("x/gpu".into(), want.2)], ..Resources::default() };
         let of = |(cpu, memory, pods)| Resources { cpu, memory, pods, ..Resources::default() };
         let node = NodeInfo { allocatable: of(have), requested: of(used), ..NodeInfo::default() };
-        let got = shortages(&wanted, &node);
+        let got = shortages(&wanted, &node, &Args::default());
         assert_eq!((got.reasons.iter().map(|r| &**r).collect::<Vec<_>>(), got.final_), (reasons.to_vec(), final_));
     }
 
@@ -158,6 +224,30 @@ mod tests {
     #[test_case([(300, 100), (100, 100)], 100; "more than all is all")]
     #[test_case([(3, 0), (50, 100)], 100; "what is not there does not count")]
     fn balances(parts: [(i64, i64); 2], want: i64) {
-        assert_eq!(balance(parts), want);
+        assert_eq!(balance(parts.into_iter()), want);
+    }
+
+    #[test]
+    fn three_parts_deviate_from_their_mean() {
+        assert_eq!(balance([(0, 10), (5, 10), (10, 10)].into_iter()), 59);
+    }
+
+    #[test_case(Strategy::Least, 62; "the emptier")]
+    #[test_case(Strategy::Most, 37; "the fuller")]
+    #[test_case(Strategy::Ratio(vec![(0, 0), (50, 100), (100, 0)]), 75; "by a line")]
+    fn strategies_differ(strategy: Strategy, want: i64) {
+        let of = |cpu, memory| Resources { cpu, memory, ..Resources::default() };
+        let node = NodeInfo { allocatable: of(100, 100), non_zero: (20, 30), ..NodeInfo::default() };
+        let pod = PodInfo { non_zero: (5, 20), ..PodInfo::default() };
+        let args = Args { strategy, ..Args::default() };
+        assert_eq!(filled(&node, &pod, &args), want);
+    }
+
+    #[test]
+    fn ignored_resources_are_not_asked_for() {
+        let wanted = Resources { scalar: vec![("x/gpu".into(), 3)], ..Resources::default() };
+        let node = NodeInfo { allocatable: Resources { pods: 1, ..Resources::default() }, ..NodeInfo::default() };
+        let args = Args { ignored_groups: vec!["x".into()], ..Args::default() };
+        assert!(shortages(&wanted, &node, &args).reasons.is_empty());
     }
 }

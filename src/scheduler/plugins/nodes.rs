@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::super::cluster::NodeInfo;
 use super::super::framework::{Cycle, Event, Filter, Plugin, PreFilter, Refusal, normalise};
-use super::super::pod::{PodInfo, Taint};
+use super::super::pod::{NodeTerm, PodInfo, Taint};
 use crate::api::meta::labels::Op;
 
 /// A check that is one function of pod and node.
@@ -131,6 +131,25 @@ fn required_names(pod: &PodInfo) -> Option<HashSet<String>> {
     (!terms.is_empty()).then_some(names)
 }
 
+/// Labels and names that the pod and its scheduler require.
+struct Wanted<'a> {
+    pod: &'a PodInfo,
+    /// The scheduler's.
+    added: Option<&'a [NodeTerm]>,
+}
+
+impl Filter for Wanted<'_> {
+    fn check(&self, node: &NodeInfo) -> Result<(), Refusal> {
+        if self.added.is_some_and(|terms| !terms.iter().any(|t| t.matches(&node.name, &node.labels))) {
+            return Err(Refusal::unresolvable("node(s) didn't match scheduler-enforced node affinity"));
+        }
+        match self.pod.wants_node(&node.name, &node.labels) {
+            true => Ok(()),
+            false => Err(Refusal::unresolvable("node(s) didn't match Pod's node affinity/selector")),
+        }
+    }
+}
+
 impl Plugin for NodeAffinity {
     fn name(&self) -> &'static str {
         "NodeAffinity"
@@ -138,13 +157,11 @@ impl Plugin for NodeAffinity {
 
     fn pre_filter<'a>(&self, cx: &'a Cycle<'a>) -> PreFilter<'a> {
         let pod = cx.pod;
-        if pod.node_selector.is_empty() && pod.node_required.is_none() {
+        let added = cx.profile.args.added_affinity.as_deref();
+        if pod.node_selector.is_empty() && pod.node_required.is_none() && added.is_none() {
             return PreFilter::Skip;
         }
-        let check = Box::new(Check(pod, |pod, node| match pod.wants_node(&node.name, &node.labels) {
-            true => Ok(()),
-            false => Err(Refusal::unresolvable("node(s) didn't match Pod's node affinity/selector")),
-        }));
+        let check = Box::new(Wanted { pod, added });
         match required_names(pod) {
             Some(names) if names.is_empty() => PreFilter::Reject("pod affinity terms conflict".into()),
             Some(names) => PreFilter::Only(names, check),

@@ -8,6 +8,7 @@ use super::super::cluster::NodeInfo;
 use super::super::framework::{Cycle, Event, Filter, MAX_SCORE, Plugin, PreFilter, Refusal};
 use super::super::pod::{PodInfo, Spread};
 use super::nodes::untolerated;
+use crate::api::meta::labels::Selector;
 
 const HOSTNAME: &str = "kubernetes.io/hostname";
 
@@ -20,8 +21,12 @@ fn takes_part(c: &Spread, pod: &PodInfo, node: &NodeInfo) -> bool {
         && (!c.honor_taints || untolerated(pod, node).is_none())
 }
 
-/// How many pods on a node count for a constraint; those that are going do not.
+/// How many pods on a node count for a constraint; those that are going do not. An empty selector means no pod here, though
+/// it means the newcomer itself.
 fn matching(c: &Spread, pod: &PodInfo, node: &NodeInfo) -> i64 {
+    if c.selector.as_ref().is_none_or(Selector::is_empty) {
+        return 0;
+    }
     node.pods.iter().filter(|p| !p.deleting && p.namespace == pod.namespace && c.counts(p)).count() as i64
 }
 
