@@ -20,8 +20,8 @@ use super::controller;
 use crate::api::status::Status;
 use crate::api::value::ValueExt;
 use crate::client::{Client, res};
-use crate::runtime::fake::Cluster;
 use crate::runtime::Requeue;
+use crate::runtime::fake::Cluster;
 
 fn now() -> Timestamp {
     "2026-01-01T01:00:00Z".parse().unwrap()
