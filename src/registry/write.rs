@@ -294,7 +294,14 @@ impl Registry {
         res.strategy().default(&mut new, &hooks);
         let subresource = op_subresource(op);
         let admission = Admission::new(res, cx, at, op);
-        self.admission().mutate(&admission, &mut new, Some(old)).await?;
+        match &cx.face {
+            None => self.admission().mutate(&admission, &mut new, Some(old)).await?,
+            Some(face) => {
+                let (mut shown, before) = ((face.of)(res, &new), (face.of)(res, old));
+                self.admission().mutate(&admission, &mut shown, Some(&before)).await?;
+                new = (face.into)(res, &new, &shown)?;
+            }
+        }
         res.strategy().prepare(&mut new, Some(old), &hooks);
         // A binding is no change of what the pod's author asked for: upstream writes it around the strategy.
         if op_subresource(op) != Some("binding") {
@@ -302,7 +309,13 @@ impl Registry {
         }
         new = res.track_fields(Some(old), res.canonical(new), cx, subresource);
         self.check(res, cx, &new, Some(old), op)?;
-        self.admission().validate(&admission, Some(&new), Some(old)).await?;
+        match &cx.face {
+            None => self.admission().validate(&admission, Some(&new), Some(old)).await?,
+            Some(face) => {
+                let (new, old) = ((face.of)(res, &new), (face.of)(res, old));
+                self.admission().validate(&admission, Some(&new), Some(&old)).await?;
+            }
+        }
         let hooks = self.hooks(res, cx, op.clone());
         let held = res.strategy().allocate(&mut new, Some(old), &hooks)?;
         if !stale && res.same(old, &new) {

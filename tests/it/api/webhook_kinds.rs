@@ -217,3 +217,35 @@ async fn everything_is_changed_but_what_the_condition_leaves_out() {
     assert_eq!(s.post(MAPS, map("skip-me")).await.is(201)["data"], json!({"mutation-start": "yes"}));
     assert_eq!(hooks.seen("one").len(), 1);
 }
+
+#[tokio::test]
+async fn a_scale_is_asked_about_as_one() {
+    let s = Server::new().await;
+    let double = answers(|request| {
+        let replicas = request["object"]["spec"]["replicas"].as_i64().unwrap();
+        let patch = json!([{"op": "replace", "path": "/spec/replicas", "value": replicas * 2}]);
+        json!({"patchType": "JSONPatch", "patch": base64::engine::general_purpose::STANDARD.encode(patch.to_string())})
+    });
+    let few = answers(|request| json!({"allowed": request["object"]["spec"]["replicas"].as_i64() < Some(10)}));
+    let hooks = Hooks::start(vec![("double", double), ("few", few)]).await;
+    for (kind, name) in [("mutating", "double"), ("validating", "few")] {
+        let hook = hooks.hook(name, rules("apps", "v1", "deployments/scale"));
+        s.post(&path_of(kind), json!({"metadata": {"name": "w"}, "webhooks": [hook]})).await.is(201);
+    }
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let spec = json!({"replicas": 1, "selector": {"matchLabels": {"a": "b"}}, "template": template});
+    let all = "/apis/apps/v1/namespaces/n/deployments";
+    s.post(all, json!({"metadata": {"name": "d"}, "spec": spec})).await.is(201);
+    let scale = format!("{all}/d/scale");
+    let scaled = s.patch(&scale, MERGE, json!({"spec": {"replicas": 3}})).await.is(200);
+    assert_eq!((&scaled["kind"], &scaled["spec"]["replicas"]), (&json!("Scale"), &json!(6)));
+    assert_eq!(s.get(&format!("{all}/d")).await.is(200)["spec"]["replicas"], 6);
+    s.patch(&scale, MERGE, json!({"spec": {"replicas": 5}})).await.is(400);
+    let asked = &hooks.seen("few")[0];
+    assert_eq!(asked["kind"], json!({"group": "autoscaling", "version": "v1", "kind": "Scale"}));
+    assert_eq!(asked["resource"], json!({"group": "apps", "version": "v1", "resource": "deployments"}));
+    assert_eq!((&asked["subResource"], &asked["operation"]), (&json!("scale"), &json!("UPDATE")));
+    let objects = (&asked["oldObject"]["spec"]["replicas"], &asked["object"]["spec"]["replicas"]);
+    assert_eq!(objects, (&json!(1), &json!(6)));
+    assert_eq!(asked["object"]["status"]["selector"], "a=b");
+}
