@@ -65,7 +65,7 @@ fn known_operators_find_their_kinds() {
     }
     assert!(definitions > 20, "{definitions}");
     cluster.k(&["wait", "crd", "--all", "--for=condition=Established", "--timeout=60s"]);
-    let all = cluster.get("crd", "");
+    let all: Value = serde_json::from_str(&cluster.k(&["get", "crd", "-o", "json"])).unwrap();
     let named = |crd: &Value, kind: &str| {
         crd["status"]["conditions"].as_array().unwrap().iter().any(|c| c["type"] == kind && c["status"] == "True")
     };
