@@ -1,4 +1,6 @@
 //! A cluster of several machines: joining, leaving, being refused; and reaching a node that nobody can dial.
+//!
+//! Conformance, [sig-architecture] Conformance Tests: "should have at least two untainted nodes".
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -6,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use orch::runtime::kept::Part;
+use serde_json::Value;
 
 use crate::agent::Agent;
 use crate::harness::{Cluster, PATIENCE, http_get, import, lasts};
@@ -33,6 +36,11 @@ fn lab() -> (Cluster, Agent, Agent) {
     for agent in [&a, &b] {
         agent.wait_until_ready(&cluster);
     }
+    let open = |node: &str| {
+        cluster.field("node", node, "/spec") != Value::Null
+            && cluster.field("node", node, "/spec/taints") == Value::Null
+    };
+    cluster.eventually("pods may go to each of them", || ["box", "a", "b"].iter().all(|node| open(node)));
     let web = cluster.web_archive("v1");
     for data_dir in [cluster.data_dir(), a.data_dir(), b.data_dir()] {
         import(&data_dir, &web);

@@ -1,5 +1,7 @@
 //! What a pod asks for is what its containers find: sources of environment and files, order of containers, limits,
 //! probes, hooks and ends, on real containers.
+//!
+//! Conformance, [sig-auth] ServiceAccounts: "should mount projected service account token".
 
 use serde_json::Value;
 
@@ -58,7 +60,7 @@ spec:
       cat /shared/word /config/c /secret/password; echo
       cat /pod/labels; echo
       cat /token/namespace; echo
-      test -s /token/token && test -s /token/ca.crt && echo has-token
+      grep -qE '^[A-Za-z0-9_=-]+\.[A-Za-z0-9_=-]+\.[A-Za-z0-9_=-]+$' /token/token && test -s /token/ca.crt && echo has-token
       test -s /var/run/secrets/kubernetes.io/serviceaccount/token && echo has-account
       (echo no >/config/c) 2>/dev/null || echo read-only
       echo "$KUBERNETES_SERVICE_HOST $KUBERNETES_SERVICE_PORT"
