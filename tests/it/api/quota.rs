@@ -59,7 +59,8 @@ fn replica_set() -> Value {
 #[test_case("count/replicasets.apps", "/apis/apps/v1/namespaces/n/replicasets", json!({"spec": replica_set()});
     "a replica set")]
 #[tokio::test]
-async fn objects_are_counted(resource: &str, path: &str, mut object: Value) {
+async fn objects_are_counted(resource: &str, path: &str, object: Value) {
+    let mut object = object;
     let s = Server::controlled().await;
     // What every namespace has is there first.
     s.until(&format!("{MAPS}/kube-root-ca.crt"), "made", |code, _| code == 200).await;
