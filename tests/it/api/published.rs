@@ -36,35 +36,39 @@ fn definition(group: &str, kind: &str, versions: &[&str], schema: &Value) -> Val
         "scope": "Namespaced", "names": {"plural": plural, "kind": kind}, "versions": versions}})
 }
 
+/// A kind, `group.version.Kind`, and its schema; none when it is not to be there.
+type Wanted<'a> = (&'a str, Option<&'a Value>);
+
+/// True when what is published of a kind is its schema, beside what every object has; or nothing, as wanted.
+fn is_as_wanted(found: &Value, (name, schema): Wanted<'_>) -> bool {
+    let (Some(schema), Some(found)) = (schema, found.as_object()) else { return schema.is_none() && found.is_null() };
+    let parts: Vec<&str> = name.split('.').collect();
+    let kind = json!([{"group": format!("{}.example.com", parts[0]), "version": parts[1], "kind": parts[2]}]);
+    let mut found = found.clone();
+    assert_eq!(found.remove("x-kubernetes-group-version-kind"), Some(kind));
+    let properties = found["properties"].as_object_mut().unwrap();
+    assert!(["apiVersion", "kind", "metadata"].iter().all(|own| properties.remove(*own).is_some()), "{name}");
+    Value::Object(found) == *schema
+}
+
 impl Server {
-    /// Waits until OpenAPI v2 and v3 have a kind as its schema says, beside what every object has; or until they have not.
-    async fn published(&self, group: &str, version: &str, kind: &str, schema: Option<&Value>) {
-        let name = format!("com.example.{group}.{version}.{kind}");
-        let as_wanted = |found: &Value| match (schema, found.as_object()) {
-            (None, None) => true,
-            (Some(schema), Some(found)) => {
-                assert_eq!(
-                    found["x-kubernetes-group-version-kind"],
-                    json!([{"group": format!("{group}.example.com"), "version": version, "kind": kind}])
-                );
-                let mut found = found.clone();
-                found.remove("x-kubernetes-group-version-kind");
-                let properties = found["properties"].as_object_mut().unwrap();
-                for own in ["apiVersion", "kind", "metadata"] {
-                    assert!(properties.remove(own).is_some(), "{own} of {name}");
-                }
-                Value::Object(found) == *schema
-            }
-            _ => false,
-        };
-        self.until("/openapi/v2", &name, |_, document| as_wanted(&document["definitions"][&name])).await;
+    /// Waits until OpenAPI v2 has all of the kinds as wanted; then v3 has them, too.
+    async fn published(&self, all: &[Wanted<'_>]) {
+        let definition = |name: &str| format!("com.example.{name}");
+        self.until("/openapi/v2", &format!("{all:?}"), |_, document| {
+            all.iter().all(|wanted| is_as_wanted(&document["definitions"][definition(wanted.0)], *wanted))
+        })
+        .await;
         let paths = self.get("/openapi/v3").await.is(200);
-        let path = format!("apis/{group}.example.com/{version}");
-        let found = match paths["paths"][&path]["serverRelativeURL"].as_str() {
-            Some(url) => self.get(url).await.is(200)["components"]["schemas"][&name].clone(),
-            None => Value::Null,
-        };
-        assert_eq!(found.is_object(), schema.is_some(), "{name} in OpenAPI v3");
+        for (name, schema) in all {
+            let parts: Vec<&str> = name.split('.').collect();
+            let path = format!("apis/{}.example.com/{}", parts[0], parts[1]);
+            let found = match paths["paths"][&path]["serverRelativeURL"].as_str() {
+                Some(url) => self.get(url).await.is(200)["components"]["schemas"][definition(name)].clone(),
+                None => Value::Null,
+            };
+            assert_eq!(found.is_object(), schema.is_some(), "{name} in OpenAPI v3");
+        }
     }
 }
 
@@ -78,16 +82,15 @@ async fn kinds_of_groups_and_versions_stand_beside_each_other() {
     s.define(definition("common", "Waldo", &["v5"], &waldo())).await;
     s.define(definition("same", "Foo", &["v6"], &foo())).await;
     s.define(definition("same", "Waldo", &["v6"], &waldo())).await;
-    for (group, version) in [("foo", "v1"), ("multi", "v2"), ("multi", "v3"), ("common", "v4"), ("same", "v6")] {
-        s.published(group, version, "Foo", Some(&foo())).await;
-    }
-    for (group, version) in [("waldo", "v1beta1"), ("common", "v5"), ("same", "v6")] {
-        s.published(group, version, "Waldo", Some(&waldo())).await;
-    }
+    let (foo, waldo) = (foo(), waldo());
+    let (foo, waldo) = (Some(&foo), Some(&waldo));
+    let foos = ["foo.v1.Foo", "multi.v2.Foo", "multi.v3.Foo", "common.v4.Foo", "same.v6.Foo"];
+    let waldos = ["waldo.v1beta1.Waldo", "common.v5.Waldo", "same.v6.Waldo"];
+    let all = foos.map(|name| (name, foo)).into_iter().chain(waldos.map(|name| (name, waldo)));
+    s.published(&all.collect::<Vec<_>>()).await;
     // What is gone is published no more; its neighbours are.
     s.delete(&format!("{CRDS}/foos.same.example.com"), json!({})).await.is(200);
-    s.published("same", "v6", "Foo", None).await;
-    s.published("same", "v6", "Waldo", Some(&waldo())).await;
+    s.published(&[("same.v6.Foo", None), ("same.v6.Waldo", waldo)]).await;
 }
 
 #[tokio::test]
@@ -97,12 +100,11 @@ async fn a_version_that_is_renamed_or_not_served_any_more() {
     let crd = format!("{CRDS}/foos.multi.example.com");
     let name = |op: &str, name: &str| json!({"op": op, "path": "/spec/versions/1/name", "value": name});
     s.patch(&crd, JSON_PATCH, json!([name("test", "v3"), name("replace", "v4")])).await.is(200);
-    s.published("multi", "v4", "Foo", Some(&foo())).await;
-    s.published("multi", "v3", "Foo", None).await;
-    s.published("multi", "v2", "Foo", Some(&foo())).await;
+    let foo = foo();
+    let foo = Some(&foo);
+    s.published(&[("multi.v4.Foo", foo), ("multi.v3.Foo", None), ("multi.v2.Foo", foo)]).await;
     let mut read = s.get(&crd).await.is(200);
     read["spec"]["versions"][1]["served"] = false.into();
     s.put(&crd, read).await.is(200);
-    s.published("multi", "v4", "Foo", None).await;
-    s.published("multi", "v2", "Foo", Some(&foo())).await;
+    s.published(&[("multi.v4.Foo", None), ("multi.v2.Foo", foo)]).await;
 }
