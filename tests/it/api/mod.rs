@@ -132,8 +132,8 @@ impl Server {
         let running = (cache, shutdown.clone());
         tokio::spawn(async move { running.0.run(running.1).await });
         let (loaded, roles) = tokio::sync::oneshot::channel::<()>();
-        let (following, stop) = (access.clone(), shutdown.clone());
-        tokio::spawn(async move { stop.or(following.follow(&*listers, move || drop(loaded))).await });
+        let (following, stop, roles_of) = (access.clone(), shutdown.clone(), listers.clone());
+        tokio::spawn(async move { stop.or(following.follow(&*roles_of, move || drop(loaded))).await });
         let (following, stop) = (access.clone(), shutdown.clone());
         tokio::spawn(async move { following.follow_files(stop).await.unwrap() });
         let api = Api::new(registry, access, clock, shutdown.clone(), Health::new(|| Ok(()), || false), &roads);
@@ -164,10 +164,9 @@ impl Server {
                 UserInfo::authenticated(format!("system:serviceaccount:kube-system:{name}"), &[UserInfo::MASTERS]);
             orch::client::Client::in_process(InProcess::new(api.clone(), user))
         });
-        let (clock, metrics) = (Arc::new(SystemClock), orch::runtime::metrics::Registry::default());
         let config = controllers::Config { root_ca_pem: "ca".into(), ..Default::default() };
-        let clock: orch::util::clock::SharedClock = clock;
-        controllers::start(&mut tasks, &config, &client_for, &server.listers, &clock, &metrics);
+        let clock: orch::util::clock::SharedClock = Arc::new(SystemClock);
+        controllers::start(&mut tasks, &config, &client_for, &server.listers, &clock, &Default::default());
         tokio::spawn(tasks.join_in_reverse(custom::LONG));
         server
     }
