@@ -229,11 +229,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     if !args.disable_agent && !nix::unistd::geteuid().is_root() {
         bail!("a node needs root; run as root, or with --disable-agent for a control plane alone");
     }
-    let bind = SocketAddr::new(args.bind_address, args.https_listen_port);
-    let listener = tokio::net::TcpListener::bind(bind)
-        .await
-        .with_context(|| format!("cannot listen on {bind}; choose another port with --https-listen-port"))?;
-    let address = listener.local_addr()?;
+    let (listener, address) = listen(&args).await?;
     let clock: SharedClock = Arc::new(SystemClock);
     let node_name = args.node.name()?;
     let manifests = data_dir.join("server/manifests");
@@ -325,6 +321,16 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
         address,
         shutdown,
     })
+}
+
+/// The socket that clients come to, and where it is.
+async fn listen(args: &Args) -> anyhow::Result<(tokio::net::TcpListener, SocketAddr)> {
+    let bind = SocketAddr::new(args.bind_address, args.https_listen_port);
+    let listener = tokio::net::TcpListener::bind(bind)
+        .await
+        .with_context(|| format!("cannot listen on {bind}; choose another port with --https-listen-port"))?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
 }
 
 /// Audit, where the flags ask for it.
