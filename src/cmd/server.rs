@@ -236,7 +236,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let disabled = disabled(&args.disable, &manifests)?;
     let cluster = cluster(&args, !disabled.dns)?;
     let local_storage = !disabled.local_storage;
-    let node_address = args.node.address(None, &cluster);
+    let node_address = args.node.address(None, &cluster, &data_dir);
     let node_ip = node_address.now();
     let service_ip = args.service_cidr.hosts().next().context("the service range is empty")?;
     let node = node_parts(&args, &data_dir, &node_name, &node_address, &cluster).await?;

@@ -147,9 +147,11 @@ fn pack(from: &Path, name: &str, to: impl Write) -> std::io::Result<()> {
 async fn download(cx: &Cx, pod: &Info, container: &str, from: &str, to: &Path, retries: i64) -> Done {
     let name = split(from).1.to_owned();
     let (mut archive, far) = pipe()?;
+    let hint =
+        format!(" (consider using \"kubectl exec -n {:?} {:?} -- tar cf - {from:?} | tar xf -\")", pod.ns, pod.name);
     let (target, below) = (to.to_owned(), name.clone());
     let unpacking = tokio::task::spawn_blocking(move || {
-        let unpacked = unpack(&mut archive, &below, &target);
+        let unpacked = unpack(&mut archive, &below, &target, &hint);
         // What pads the archive is taken, so that the far side ends well.
         std::io::copy(&mut archive, &mut std::io::sink())?;
         unpacked
@@ -219,17 +221,17 @@ fn ended(code: u8) -> Done {
 }
 
 /// Unpacks what stands below `name` to `target`; a file goes into a target that is a directory. Links and paths that lead
-/// elsewhere are left out.
-fn unpack(archive: impl Read, name: &str, target: &Path) -> Done {
-    let mut any = false;
+/// elsewhere are left out; the first link comes with the hint.
+fn unpack(archive: impl Read, name: &str, target: &Path, hint: &str) -> Done {
+    let (mut any, mut hint) = (false, Some(hint));
     for entry in tar::Archive::new(archive).entries()? {
         let mut entry = entry?;
         let path = entry.path()?.into_owned();
         let Ok(below) = path.strip_prefix(name) else { continue };
         let safe = below.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
         let kind = entry.header().entry_type();
-        if !safe || !(kind.is_file() || kind.is_dir()) {
-            eprintln!("warning: skipping {}: only files and directories are copied", path.display());
+        if !safe || !(kind.is_file() || kind.is_dir() || kind.is_symlink()) {
+            eprintln!("warning: file {:?} is outside target destination, skipping", path.display().to_string());
             continue;
         }
         let to = match below.as_os_str().is_empty() {
@@ -237,7 +239,10 @@ fn unpack(archive: impl Read, name: &str, target: &Path) -> Done {
             true => target.to_owned(),
             false => target.join(below),
         };
-        if kind.is_dir() {
+        if kind.is_symlink() {
+            let link = entry.link_name()?.unwrap_or_default();
+            eprintln!("warning: skipping symlink: {to:?} -> {link:?}{}", hint.take().unwrap_or_default());
+        } else if kind.is_dir() {
             std::fs::create_dir_all(&to)?;
         } else {
             if let Some(parent) = to.parent().filter(|p| !p.as_os_str().is_empty()) {
@@ -280,7 +285,7 @@ mod tests {
         let bytes = archive.into_inner().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("in/out");
-        unpack(&bytes[..], "d", &target).unwrap();
+        unpack(&bytes[..], "d", &target, "").unwrap();
         assert_eq!(std::fs::read(target.join("ok")).unwrap(), b"1");
         assert!(!dir.path().join("evil").exists() && !dir.path().join("in/evil").exists());
     }
@@ -298,14 +303,14 @@ mod tests {
             archive
         };
         // A directory's content goes into the target, there or not; a file into a directory, or under the name given.
-        unpack(&packed("from", "d")[..], "d", &at("there")).unwrap();
-        unpack(&packed("from", "d")[..], "d", &at("new")).unwrap();
-        unpack(&packed("from/below/f", "g")[..], "g", &at("there")).unwrap();
-        unpack(&packed("from/below/f", "g")[..], "g", &at("h")).unwrap();
+        unpack(&packed("from", "d")[..], "d", &at("there"), "").unwrap();
+        unpack(&packed("from", "d")[..], "d", &at("new"), "").unwrap();
+        unpack(&packed("from/below/f", "g")[..], "g", &at("there"), "").unwrap();
+        unpack(&packed("from/below/f", "g")[..], "g", &at("h"), "").unwrap();
         for file in ["there/below/f", "new/below/f", "there/g", "h"] {
             assert_eq!(std::fs::read(at(file)).unwrap(), b"1", "{file}");
         }
-        assert!(unpack(&packed("from", "d")[..], "other", &at("x")).is_err());
+        assert!(unpack(&packed("from", "d")[..], "other", &at("x"), "").is_err());
         assert_eq!(quoted("it's"), r"'it'\''s'");
     }
 }
