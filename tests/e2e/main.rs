@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
+mod access;
 mod addons;
 mod agent;
 mod bad_input;
@@ -17,6 +18,7 @@ mod main_job;
 mod net;
 mod node;
 mod nodes;
+mod operators;
 mod overlay;
 mod pods;
 mod registry;
