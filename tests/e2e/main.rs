@@ -4,9 +4,11 @@
 
 mod addons;
 mod agent;
+mod apps;
 mod bad_input;
 mod clients;
 mod clock;
+mod containers;
 mod crd;
 mod ctl;
 mod debug;
@@ -22,6 +24,9 @@ mod pods;
 mod registry;
 mod resize;
 mod runtime;
+mod scenario;
+mod scheduling;
+mod serving;
 mod uninstall;
 mod volumes;
 mod workloads;

@@ -11,6 +11,7 @@ mod deletes;
 mod garbage;
 mod hooks;
 mod machinery;
+mod operations;
 mod policies;
 mod reads;
 mod services;
