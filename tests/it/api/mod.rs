@@ -16,6 +16,7 @@ mod fields;
 mod garbage;
 mod hooks;
 mod machinery;
+mod operations;
 mod policies;
 mod published;
 mod quota;
