@@ -20,6 +20,7 @@ mod nodes;
 mod overlay;
 mod pods;
 mod registry;
+mod renewal;
 mod resize;
 mod runtime;
 mod uninstall;
