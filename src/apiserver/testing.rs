@@ -38,6 +38,7 @@ impl Bed {
             service_ips: vec![],
             cluster_domain: "cluster.local".into(),
             tls_sans: vec![],
+            life_seconds: None,
         };
         let clock: SharedClock = Arc::new(SystemClock);
         let pki = Pki::open(files.path(), &config, clock.now()).unwrap();

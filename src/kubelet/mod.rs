@@ -36,6 +36,7 @@ pub mod pause;
 pub mod pleg;
 pub mod pod;
 mod pods;
+pub mod preemption;
 pub mod probes;
 pub mod pull;
 pub mod registries;

@@ -24,6 +24,7 @@ mod operators;
 mod overlay;
 mod pods;
 mod registry;
+mod renewal;
 mod resize;
 mod runtime;
 mod scenario;
