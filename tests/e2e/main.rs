@@ -4,6 +4,7 @@
 
 mod addons;
 mod agent;
+mod autoscaling;
 mod bad_input;
 mod clients;
 mod clock;
