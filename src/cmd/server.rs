@@ -212,10 +212,11 @@ async fn node_parts(
 }
 
 /// The kinds, with what Services get of the server's ranges.
-fn resources(args: &Args) -> anyhow::Result<Arc<Resources>> {
+fn resources(args: &Args, metrics: bool) -> anyhow::Result<Arc<Resources>> {
     let IpNet::V4(services) = args.service_cidr else { bail!("Services have IPv4 addresses only, so far") };
     let ports = port_range(&args.service_node_port_range)?;
-    Ok(Resources::with(&Allocators::new((services.network(), services.prefix_len()), ports)))
+    let optional = if metrics { crate::registry::metrics::kinds() } else { Vec::new() };
+    Ok(Resources::and(&Allocators::new((services.network(), services.prefix_len()), ports), optional))
 }
 
 /// The registry behind its admission.
@@ -270,7 +271,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let pki = Pki::open(&server_dir.join("tls"), &pki_config, clock.now())?;
     let given = args.token.read()?;
     let token = token::open(&server_dir.join("token"), &pki.server_ca.sha256(), given.as_deref())?;
-    let resources = resources(&args)?;
+    let resources = resources(&args, !disabled.metrics)?;
     let cache = Cache::open(encryption.store(), resources.clone()).await.context("cannot load the store")?;
     let listers: Arc<dyn Listers> = Arc::new(super::listers::CacheListers(cache.clone()));
     let settings = args.access.settings()?;

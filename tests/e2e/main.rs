@@ -6,6 +6,7 @@ mod access;
 mod addons;
 mod agent;
 mod apps;
+mod autoscaling;
 mod bad_input;
 mod clients;
 mod clock;
