@@ -66,7 +66,7 @@ impl Bench {
         self.cluster.get(&res::PODS, "n", name).unwrap()
     }
 
-    /// Phase and containers of a pod. (The fake API replaces lists of conditions, which the real one merges.)
+    /// Phase and containers of a pod.
     fn told(&self, name: &str) -> (Value, Value) {
         let status = self.now(name)["status"].take();
         (status["phase"].clone(), status["containerStatuses"].clone())
@@ -193,6 +193,33 @@ async fn a_running_pod_gets_other_resources() {
             ask("15m");
             bench.until("it has less", |b| has(b, "15m")).await;
             assert_eq!((bench.count("update "), bench.told("p").1[0]["restartCount"].clone()), (2, json!(0)));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_critical_pod_gets_the_room_of_another_one() {
+    let bench = Bench::new(|r| r);
+    bench.cluster.put(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"},
+        "status": {"allocatable": {"cpu": "4", "pods": "10"}}}));
+    let asks = |cpu: &str, priority: i64| {
+        json!({"priority": priority, "containers": [{"name": "c", "image": "i", "imagePullPolicy": "IfNotPresent",
+            "resources": {"requests": {"cpu": cpu}}}]})
+    };
+    let failed = |b: &Bench, name: &str, why: &str| b.now(name).str_at("/status/reason") == Some(why);
+    bench
+        .with_kubelet(async {
+            bench.pod("small", asks("1", 0));
+            bench.pod("large", asks("2", 0));
+            let ready = |b: &Bench| ["small", "large"].iter().all(|p| b.condition(p, "Ready") == "True");
+            bench.until("both are ready", ready).await;
+            bench.pod("late", asks("2", 7));
+            bench.until("one that is not critical finds no room", |b| failed(b, "late", "OutOfcpu")).await;
+            bench.pod("critical", asks("3", 2_000_000_000));
+            bench.until("it is ready", |b| b.condition("critical", "Ready") == "True").await;
+            bench.until("another one made room", |b| failed(b, "large", "Preempting")).await;
+            assert_eq!(bench.condition("large", "DisruptionTarget"), "True");
+            assert_eq!(bench.condition("small", "Ready"), "True", "no more of them than need be");
         })
         .await;
 }

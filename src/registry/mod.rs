@@ -27,6 +27,7 @@ mod events;
 mod flowcontrol;
 pub mod kinds;
 pub mod meta;
+pub mod metrics;
 mod networking;
 mod node;
 pub mod outward;

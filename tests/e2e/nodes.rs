@@ -183,7 +183,11 @@ fn names_and_tokens_are_guarded(cluster: &Cluster, a: &mut Agent) {
     let wrong_ca = format!("K10{}::{rest}", "0".repeat(64));
     stranger.join(SERVER, "garbled");
     assert!(stranger.refusal(cluster).contains("is not of the form K10"));
-    // What it was told of the cluster before is the right CA; a machine that knows nothing compares with the token.
+    // It was told of this cluster before.
+    stranger.join(SERVER, &wrong_ca);
+    let told = stranger.refusal(cluster);
+    assert!(told.contains("belongs to a node of another cluster") && told.contains("--data-dir"), "{told}");
+    // A machine that knows nothing compares what it is shown with the token.
     std::fs::remove_dir_all(stranger.data_dir()).unwrap();
     stranger.join(SERVER, &wrong_ca);
     assert!(stranger.refusal(cluster).contains("not the cluster the token is for"));

@@ -16,6 +16,7 @@ mod fields;
 mod garbage;
 mod hooks;
 mod machinery;
+mod operations;
 mod policies;
 mod published;
 mod quota;
@@ -105,6 +106,7 @@ impl Server {
             service_ips: vec![],
             cluster_domain: "cluster.local".into(),
             tls_sans: vec![],
+            life_seconds: None,
         };
         let pki = Pki::open(dir.path(), &config, clock.now()).unwrap();
         let store: Arc<dyn Store> = match &setup.encryption {
