@@ -1,9 +1,10 @@
 //! CustomResourceDefinitions as objects, and what clients see of the kinds while they watch.
 //!
-//! Conformance, [sig-api-machinery] CustomResourceDefinition resources: "creating/deleting custom resource definition objects
-//! works", "listing custom resource definition objects works", "getting/updating/patching custom resource definition status
-//! sub-resource works", "should include custom resource definition resources in discovery documents", "custom resource
-//! defaulting for requests and from storage works".
+//! Conformance, [sig-api-machinery] CustomResourceDefinition resources Simple CustomResourceDefinition: "creating/deleting
+//! custom resource definition objects works", "listing custom resource definition objects works",
+//! "getting/updating/patching custom resource definition status sub-resource works".
+//! Conformance, [sig-api-machinery] CustomResourceDefinition resources: "should include custom resource definition resources
+//! in discovery documents", "custom resource defaulting for requests and from storage works".
 //! Conformance, [sig-api-machinery] CustomResourceDefinition Watch: "watch on custom resource definition objects".
 
 use super::*;
