@@ -81,9 +81,10 @@ struct Hollow {
 }
 
 impl Hollow {
-    fn new(args: &Args, number: u32, client: Client, shared: &Arc<RemoteListers>) -> Self {
+    fn new(args: &Args, number: u32, client: Client, shared: &Arc<RemoteListers>) -> anyhow::Result<Self> {
         let name = format!("{}-{number}", args.prefix);
         let dir = args.data_dir.join(&name);
+        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let made = |plural| Objects::new(fields::indexed("", plural));
         let (pods, nodes) = (made("pods"), made("nodes"));
         let zone = format!("zone-{}", number % args.zones);
@@ -102,7 +103,7 @@ impl Hollow {
         let clock = Arc::new(SystemClock);
         let runtime = Arc::new(HollowRuntime::new(number, clock.clone()));
         let kubelet = Kubelet::new(config, runtime, Arc::new(listers), client.clone(), clock);
-        Self { name, client, kubelet, pods, nodes }
+        Ok(Self { name, client, kubelet, pods, nodes })
     }
 
     async fn run(self, stop: Shutdown) {
@@ -120,7 +121,6 @@ impl Hollow {
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let shutdown = Shutdown::new();
     crate::cmd::signals::stop_on_signals(&shutdown)?;
-    std::fs::create_dir_all(&args.data_dir).with_context(|| format!("cannot make {}", args.data_dir.display()))?;
     let mut tasks = Tasks::new(shutdown.clone());
     let (shared, informers) = RemoteListers::new(Client::from_kubeconfig(&args.kubeconfig).await?, Vec::new());
     tasks.own("informers", OnEnd::StopAll, move |stop| async move {
@@ -135,7 +135,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
             client = Some(Client::from_kubeconfig(&args.kubeconfig).await?);
         }
         let Some(client) = client.clone() else { continue };
-        let hollow = Hollow::new(&args, number, client, &shared);
+        let hollow = Hollow::new(&args, number, client, &shared)?;
         let mut pulse = hollow.kubelet.pulse();
         pulses.push(pulse.clone());
         tasks.own("hollow-node", OnEnd::Fine, move |stop| async move {
