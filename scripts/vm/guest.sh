@@ -10,7 +10,7 @@ check() { # check WHAT COMMAND...
   shift
   if "$@" >/tmp/check.out 2>&1; then echo "ok $what ($SECONDS s)"; else
     echo "not ok $what ($SECONDS s)"
-    sed 's/^/# /' /tmp/check.out | tail -30
+    sed 's/^/# /' /tmp/check.out | tail -60
   fi
 }
 same() { [ "$1" = "$2" ] || { echo "$1"; echo "is not"; echo "$2"; return 1; }; }
@@ -102,6 +102,15 @@ in_cgroup() { # in_cgroup FILE VALUE: the container of pod limits
 answers() { curl -sS -m 20 "http://$(k get service limits -o jsonpath={.spec.clusterIP})/" | grep -q v1; }
 oom_killed() { k get pod hog -o 'jsonpath={.status.containerStatuses[0].state.terminated.reason}' | grep -qx OOMKilled; }
 
+# What there is to know when pods do not run.
+explain() {
+  k get pods -o wide
+  k get events
+  uptime
+  journalctl -u orch -n 25 --no-pager
+  return 1
+}
+
 # Restarts it in some way, and looks whether pods were disturbed.
 survives() { # survives WHAT COMMAND...
   local what=$1 before pid
@@ -119,7 +128,7 @@ survives() { # survives WHAT COMMAND...
 run_pods() {
   check "the demo's image of the bundle is there" patiently 120 import_web
   check "pods are created" patiently 60 eval 'pods | k apply -f -'
-  check "pods are Ready" patiently 300 k wait --for=condition=Ready pod/limits pod/effort --timeout=20s
+  check "pods are Ready" eval 'patiently 300 k wait --for=condition=Ready pod/limits pod/effort --timeout=20s || explain'
   check "the Service answers" patiently 60 answers
 }
 # From the directory of images; by hand where this orch does not read it yet.
