@@ -212,10 +212,11 @@ async fn node_parts(
 }
 
 /// The kinds, with what Services get of the server's ranges.
-fn resources(args: &Args) -> anyhow::Result<Arc<Resources>> {
+fn resources(args: &Args, metrics: bool) -> anyhow::Result<Arc<Resources>> {
     let IpNet::V4(services) = args.service_cidr else { bail!("Services have IPv4 addresses only, so far") };
     let ports = port_range(&args.service_node_port_range)?;
-    Ok(Resources::with(&Allocators::new((services.network(), services.prefix_len()), ports)))
+    let optional = if metrics { crate::registry::metrics::kinds() } else { Vec::new() };
+    Ok(Resources::and(&Allocators::new((services.network(), services.prefix_len()), ports), optional))
 }
 
 /// The registry behind its admission.
@@ -242,18 +243,14 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     if !args.disable_agent && !nix::unistd::geteuid().is_root() {
         bail!("a node needs root; run as root, or with --disable-agent for a control plane alone");
     }
-    let bind = SocketAddr::new(args.bind_address, args.https_listen_port);
-    let listener = tokio::net::TcpListener::bind(bind)
-        .await
-        .with_context(|| format!("cannot listen on {bind}; choose another port with --https-listen-port"))?;
-    let address = listener.local_addr()?;
+    let (listener, address) = listen(&args).await?;
     let clock: SharedClock = Arc::new(SystemClock);
     let node_name = args.node.name()?;
     let manifests = data_dir.join("server/manifests");
     let disabled = disabled(&args.disable, &manifests)?;
     let cluster = cluster(&args, !disabled.dns)?;
     let local_storage = !disabled.local_storage;
-    let node_address = args.node.address(None, &cluster);
+    let node_address = args.node.address(None, &cluster, &data_dir);
     let node_ip = node_address.now();
     let service_ip = args.service_cidr.hosts().next().context("the service range is empty")?;
     let node = node_parts(&args, &data_dir, &node_name, &node_address, &cluster).await?;
@@ -274,7 +271,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let pki = Pki::open(&server_dir.join("tls"), &pki_config, clock.now())?;
     let given = args.token.read()?;
     let token = token::open(&server_dir.join("token"), &pki.server_ca.sha256(), given.as_deref())?;
-    let resources = resources(&args)?;
+    let resources = resources(&args, !disabled.metrics)?;
     let cache = Cache::open(encryption.store(), resources.clone()).await.context("cannot load the store")?;
     let listers: Arc<dyn Listers> = Arc::new(super::listers::CacheListers(cache.clone()));
     let settings = args.access.settings()?;
@@ -339,6 +336,16 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
         address,
         shutdown,
     })
+}
+
+/// The socket that clients come to, and where it is.
+async fn listen(args: &Args) -> anyhow::Result<(tokio::net::TcpListener, SocketAddr)> {
+    let bind = SocketAddr::new(args.bind_address, args.https_listen_port);
+    let listener = tokio::net::TcpListener::bind(bind)
+        .await
+        .with_context(|| format!("cannot listen on {bind}; choose another port with --https-listen-port"))?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
 }
 
 /// Audit, where the flags ask for it.

@@ -25,6 +25,7 @@ pub mod expand;
 #[cfg(test)]
 pub mod fake;
 pub mod health;
+pub mod hollow;
 pub mod hooks;
 pub mod images;
 pub mod logs;

@@ -128,8 +128,7 @@ impl Pods {
     /// The pod as bound to this node; none for pods of others.
     fn ours(&self, object: &Object) -> Option<PodView> {
         // Most pods are of other nodes: look for the name before decoding.
-        let name = format!("\"{}\"", self.shared.config.node_name);
-        if !std::str::from_utf8(&object.json).is_ok_and(|text| text.contains(&name)) {
+        if !object.mentions(&self.shared.config.node_name) {
             return None;
         }
         match PodView::from_object(object) {

@@ -67,7 +67,7 @@ impl Bench {
         self.cluster.get(&res::PODS, "n", name).unwrap()
     }
 
-    /// Phase and containers of a pod. (The fake API replaces lists of conditions, which the real one merges.)
+    /// Phase and containers of a pod.
     fn told(&self, name: &str) -> (Value, Value) {
         let status = self.now(name)["status"].take();
         (status["phase"].clone(), status["containerStatuses"].clone())

@@ -219,6 +219,7 @@ fn services_lead_to_their_pods(bridge_filter: &str) {
     assert!(client.ask_tcp(vip).is_err());
 }
 
+/// "[sig-network] Services should have session affinity work for service with type clusterIP"
 #[test]
 fn a_client_keeps_its_pod_while_it_lives() {
     let lab = Lab::new();
