@@ -95,6 +95,7 @@ in_cgroup() { # in_cgroup FILE VALUE: the container of pod limits
   uid=$(k get pod limits -o jsonpath={.metadata.uid})
   local id
   id=$(k get pod limits -o 'jsonpath={.status.containerStatuses[0].containerID}')
+  [ -n "$id" ] || { echo "it has no container"; return 1; }
   same "$(cat "/sys/fs/cgroup/kubepods/burstable/pod$uid/${id#containerd://}/$1")" "$2" &&
     same "$(cat "/sys/fs/cgroup/kubepods/burstable/pod$uid/${3:-$1}")" "$2"
 }
@@ -152,8 +153,10 @@ check "the same settings restart nothing" same "$(main_pid)" "$pid"
 run_pods
 check "memory.max" in_cgroup memory.max 67108864
 check "cpu.max" in_cgroup cpu.max "50000 100000"
-check "weights of classes" eval 'same "$(cat /sys/fs/cgroup/kubepods/besteffort/cpu.weight) $(cat /sys/fs/cgroup/kubepods/burstable/cpu.weight)" "1 10"'
 check "what takes too much memory is killed" patiently 120 oom_killed
+# The pod that was killed has its share no more.
+weights() { same "$(cat /sys/fs/cgroup/kubepods/besteffort/cpu.weight) $(cat /sys/fs/cgroup/kubepods/burstable/cpu.weight)" "1 10"; }
+check "weights of classes" patiently 30 weights
 check "pods are not in the service's cgroup" eval '! systemd-cgls --no-pager -u orch.service | grep -E "pause|httpd"'
 echo "# restarting"
 survives "restart" systemctl restart orch

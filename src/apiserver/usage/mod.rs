@@ -48,6 +48,9 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Nodes that are asked at the same time.
 const ASKED_AT_ONCE: usize = 64;
 
+const NODES: GroupResource = GroupResource::new("", "nodes");
+const PODS: GroupResource = GroupResource::new("", "pods");
+
 /// Measures.
 pub(super) struct Meter {
     nodes: Arc<Nodes>,
@@ -80,9 +83,10 @@ impl Meter {
 
     /// The objects of one of the kinds, by its plural name.
     pub(super) async fn objects(&self, registry: &Registry, plural: &str, which: &Which<'_>) -> Vec<Value> {
-        let all = registry.cache().resource(&GroupResource::new("", plural)).list(which.namespace).0;
+        let measured = if plural == "nodes" { NODES } else { PODS };
+        let all = registry.cache().resource(&measured).list(which.namespace).0;
         let wanted: Vec<Arc<Object>> = all.into_iter().filter(|o| which.selection.matches(o)).collect();
-        if plural == "nodes" {
+        if measured == NODES {
             let known = self.of_nodes(wanted.iter().map(|o| o.meta.name.as_str())).await;
             let made = wanted.iter().filter_map(|o| node_metrics(o, known.get(o.meta.name.as_str())?));
             return made.collect();

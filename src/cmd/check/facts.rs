@@ -71,6 +71,7 @@ pub fn gather(wanted: &Wanted) -> Facts {
         },
         runtime: runtime(),
         default_route: address::of_default_route().is_some(),
+        hosts_file: Path::new("/etc/hosts").exists(),
     }
 }
 
