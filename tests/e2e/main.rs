@@ -8,6 +8,7 @@ mod bad_input;
 mod clients;
 mod clock;
 mod crd;
+mod csi;
 mod ctl;
 mod debug;
 mod harness;
