@@ -4,7 +4,8 @@
 #   scripts/deps.sh build      a C compiler for the two C libraries that orch contains
 #   scripts/deps.sh node       containerd and runc for pods, busybox for the demo's image
 #   scripts/deps.sh test       both, and what the tests use beside them, a stock kubectl too
-#   scripts/deps.sh clients    the official Python client and the Go client's modules, for the tests with them
+#   scripts/deps.sh clients    the official Python client, Helm as a library, the Go client's modules and operators'
+#                              definitions, for the tests with them
 #   scripts/deps.sh kubectl    prints the path of a stock kubectl, after it was found or fetched
 #
 # Nothing is installed that is already there, in whatever way it came.
@@ -79,13 +80,19 @@ find_kubectl() {
 # Prints the Python that has the official client; ORCH_PYTHON names it to the tests.
 fetch_clients() {
   local python=$ORCH_CACHE/python/bin/python3
-  if have python3 && ! "$python" -c 'import kubernetes' 2>/dev/null; then
-    step "Fetching the official Python client (pip)"
-    python3 -m venv "$ORCH_CACHE/python" && "$python" -m pip install -q kubernetes || fail "pip could not install kubernetes"
+  if have python3 && ! "$python" -c 'import helm_python, kubernetes' 2>/dev/null; then
+    step "Fetching the official Python client, and Helm as a library (pip)"
+    python3 -m venv "$ORCH_CACHE/python" && "$python" -m pip install -q kubernetes helm-python-sdk ||
+      fail "pip could not install kubernetes and helm-python-sdk"
   fi
   if have go; then
     step "Fetching and compiling the Go client"
     (cd "$(dirname "$0")/../tests/clients/go" && go build -o /dev/null .) || fail "the Go client could not be compiled"
+    step "Fetching the definitions of known operators"
+    local modules
+    modules=$(grep -v '^#' "$(dirname "$0")/../tests/clients/operators.txt" | cut -d ' ' -f 1)
+    # shellcheck disable=SC2086 # one word a module
+    (cd / && go mod download $modules) || fail "the modules of known operators could not be fetched"
   fi
   echo "$python"
 }

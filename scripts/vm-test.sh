@@ -17,19 +17,22 @@ for tool in qemu-system-x86_64 debootstrap mke2fs busybox; do
 done
 limit=${ORCH_VM_LIMIT:-3000}
 suite=bookworm
-packages=linux-image-cloud-amd64,initramfs-tools,systemd-sysv,dbus,iproute2,nftables,curl,ca-certificates,containerd,runc,busybox-static
+packages=linux-image-cloud-amd64,initramfs-tools,systemd-sysv,dbus,procps,iproute2,nftables,curl,ca-certificates,containerd,runc,busybox-static
 
 cache=$ORCH_CACHE/vm
 root=$cache/$suite
 mkdir -p "$cache"
-if [ ! -e "$root.done" ]; then
+if [ "$(cat "$root.done" 2>/dev/null)" != "$packages" ]; then
   step "Making a fresh Debian ($suite)"
   rm -rf "$root"
   debootstrap --variant=minbase --include=$packages $suite "$root" >"$cache/debootstrap.log" 2>&1 ||
     fail "debootstrap failed: $(tail -1 "$cache/debootstrap.log")"
+  rm -f "$root"/var/cache/apt/archives/*.deb
   # The address that the emulator's network gives, and a name; the distribution's containerd would run beside orch's.
   printf '[Match]\nName=e*\n[Network]\nDHCP=yes\n' >"$root/etc/systemd/network/10-all.network"
   echo vm >"$root/etc/hostname"
+  # As every installer of Debian writes it; containerd starts no pod without.
+  printf '127.0.0.1 localhost\n127.0.1.1 vm\n' >"$root/etc/hosts"
   chroot "$root" systemctl enable systemd-networkd >/dev/null 2>&1
   chroot "$root" systemctl disable containerd >/dev/null 2>&1
   cat >"$root/etc/systemd/system/guest.service" <<'UNIT'
@@ -47,7 +50,7 @@ KillMode=process
 WantedBy=multi-user.target
 UNIT
   chroot "$root" systemctl enable guest >/dev/null 2>&1
-  touch "$root.done"
+  echo "$packages" >"$root.done"
 fi
 
 tmp=$(mktemp -d "$cache/run.XXXXXX")
@@ -63,6 +66,7 @@ version=$(cat "$tmp/t/latest")
 rm "$tmp/t/$version"/orch-*-amd64.tar.gz
 install -m 755 "$ORCH_REPO/scripts/vm/guest.sh" "$tmp/t/guest.sh"
 
+# A login prompt would hang the console up, and what the guest has to say with it.
 step "Booting (the log is $cache/console.log)"
 size=$(du -sm "$tmp/t" | cut -f1)
 PATH=$PATH:/usr/sbin:/sbin
@@ -70,7 +74,7 @@ mke2fs -q -t ext4 -d "$root" "$tmp/disk.img" 4G
 mke2fs -q -t ext4 -d "$tmp/t" "$tmp/t.img" $((size + size / 4 + 64))M
 timeout "$limit" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 1536 -display none -no-reboot \
   -kernel "$(ls "$root"/boot/vmlinuz-*)" -initrd "$(ls "$root"/boot/initrd.img-*)" \
-  -append "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0" \
+  -append "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 systemd.mask=serial-getty@ttyS0.service" \
   -drive "file=$tmp/disk.img,format=raw,if=virtio,cache=unsafe" -drive "file=$tmp/t.img,format=raw,if=virtio,cache=unsafe" \
   -netdev user,id=n -device virtio-net,netdev=n -serial "file:$cache/console.log" -monitor none </dev/null &
 wait_showing $! "emulating" || fail "the machine did not end within $limit s; see $cache/console.log"

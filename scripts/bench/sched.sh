@@ -1,10 +1,11 @@
 #!/bin/bash
-# Measures the scheduler: pods that get their nodes in a second, at 5,000 nodes, plain and each keeping the others away.
+# Measures the scheduler: pods that get their nodes in a second, at 5,000 nodes: plain, by node affinity, spread over zones,
+# each keeping the others away, each taking the place of another.
 #
 #   scripts/bench/sched.sh [--profile release|quick] [--binary FILE] [--nodes N] [--pods N]
 #
 # Nodes are objects without kubelets. Server, clients and scheduler share the machine's cores, and making the pods is in
-# the figures. One line of JSON each; budgets: 5000 and 1000 in a second.
+# the figures. One line of JSON each; budgets: 5000, 3000, 2000, 1000 and 1000 in a second.
 . "$(dirname "$0")/../lib.sh"
 
 profile=release binary= nodes=5000 pods=5000
@@ -46,5 +47,9 @@ measure() {
   "$binary" bench sched --kubeconfig "$work/data/server/admin.kubeconfig" --nodes "$nodes" "$@"
   stop
 }
+apart=$((pods < nodes ? pods : nodes))
 measure --pods "$pods"
-measure --pods "$((pods < nodes ? pods : nodes))" --anti-affinity
+measure --pods "$pods" --workload node-affinity
+measure --pods "$pods" --workload spread
+measure --pods "$apart" --workload anti-affinity
+measure --pods "$apart" --workload preemption

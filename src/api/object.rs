@@ -202,6 +202,12 @@ impl Object {
         scan::fields(&self.json, &[pointer]).into_iter().next().unwrap_or_default()
     }
 
+    /// True when its text has this word as a whole string, as a key or a value: a look that decodes nothing, to pass over
+    /// the many objects that something is not about. The word has no character that JSON escapes.
+    pub fn mentions(&self, word: &str) -> bool {
+        memchr::memmem::find(&self.json, format!("\"{word}\"").as_bytes()).is_some()
+    }
+
     /// True when it is being deleted.
     pub fn is_deleting(&self) -> bool {
         self.meta.deleted.is_some()
@@ -292,6 +298,7 @@ mod tests {
         assert_eq!(o.meta.controller().unwrap().uid, "u");
         assert_eq!((o.revision, &*o.fields[0], &*o.fields[1]), (7, "x", ""));
         assert_eq!(o.gvk.to_string(), "apps/v1, Kind=ReplicaSet");
+        assert!(o.mentions("nodeName") && o.mentions("x") && !o.mentions("node") && !o.mentions("odeName"));
     }
 
     #[test]

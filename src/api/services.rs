@@ -124,6 +124,10 @@ pub struct Endpoint {
     pub node: String,
     /// Host name within the Service; empty for none.
     pub hostname: String,
+    /// Zones whose clients should come here.
+    pub for_zones: Vec<String>,
+    /// Nodes whose clients should come here.
+    pub for_nodes: Vec<String>,
 }
 
 /// A port of a slice.
@@ -194,6 +198,7 @@ impl Slice {
     pub fn decode(object: &Object) -> Result<Self, serde_json::Error> {
         let raw: RawSlice = serde_json::from_slice(&object.json)?;
         let service = object.meta.label(SERVICE_NAME_LABEL).filter(|n| !n.is_empty());
+        let names = |hints: Vec<RawHint>| -> Vec<String> { hints.into_iter().map(|h| h.name).collect() };
         let endpoint = |e: RawEndpoint| {
             let ready = e.conditions.ready.unwrap_or(true);
             Endpoint {
@@ -203,6 +208,8 @@ impl Slice {
                 terminating: e.conditions.terminating.unwrap_or(false),
                 node: e.node_name,
                 hostname: e.hostname,
+                for_zones: names(e.hints.for_zones),
+                for_nodes: names(e.hints.for_nodes),
             }
         };
         Ok(Self {
@@ -296,6 +303,23 @@ struct RawEndpoint {
     node_name: String,
     #[serde(deserialize_with = "null_default")]
     hostname: String,
+    #[serde(deserialize_with = "null_default")]
+    hints: RawHints,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct RawHints {
+    #[serde(deserialize_with = "null_default")]
+    for_zones: Vec<RawHint>,
+    #[serde(deserialize_with = "null_default")]
+    for_nodes: Vec<RawHint>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct RawHint {
+    name: String,
 }
 
 #[derive(Deserialize, Default)]

@@ -38,6 +38,7 @@ mod subresources;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod usage;
 mod verbs;
 mod virtuals;
 mod websocket;
@@ -98,6 +99,8 @@ pub struct Api {
     metrics: Metrics,
     /// How the nodes are reached for logs and streams.
     nodes: Arc<nodes::Nodes>,
+    /// What nodes and pods use.
+    meter: usage::Meter,
     roads: Roads,
     /// What others serve.
     extensions: Arc<aggregation::Extensions>,
@@ -120,6 +123,7 @@ impl Api {
         roads: &Roads,
     ) -> Arc<Self> {
         let (limits, metrics, nodes) = (Limits::default(), Metrics::default(), roads.nodes.clone());
+        let meter = usage::Meter::new(nodes.clone());
         let (roads, extensions, flow) = (roads.clone(), Arc::default(), Arc::<flow::Flow>::default());
         let figures = flow.clone();
         metrics.publish(Box::new(move || figures.render()));
@@ -133,6 +137,7 @@ impl Api {
             limits,
             metrics,
             nodes,
+            meter,
             roads,
             extensions,
             flow,

@@ -127,7 +127,12 @@ impl ReadCx<'_> {
                 Match::NotOlderThan => false,
             }),
         };
-        let (mut objects, revision) = self.state(namespace, past).map_err(|Compacted| match &options.continued {
+        let narrow = options.selection.narrowed(namespace, self.resource).filter(|_| past.is_none());
+        let state = match narrow {
+            Some(narrow) => Ok(self.cache.resource(&self.resource.info.stored).list_narrowly(namespace, &narrow)),
+            None => self.state(namespace, past),
+        };
+        let (mut objects, revision) = state.map_err(|Compacted| match &options.continued {
             Some(token) => expired_token(token),
             None => Status::expired("The resourceVersion for the provided list is too old."),
         })?;
@@ -287,7 +292,11 @@ impl ReadCx<'_> {
             Encoding::Proto => "application/vnd.kubernetes.protobuf;stream=watch",
             _ => Encoding::Json.content_type(),
         };
-        let body = match resource.watch(since) {
+        let watched = match teller.selection.narrowed(namespace, self.resource) {
+            Some(narrow) => resource.watch_narrowly(since, narrow),
+            None => resource.watch(since),
+        };
+        let body = match watched {
             Ok(cursor) => {
                 let replaced = self.resource.custom.as_ref().map(|c| c.definition.replaced.clone());
                 let stop = async move {

@@ -12,7 +12,9 @@ use crate::api::meta::labels::Selector;
 use crate::api::object::Object;
 use crate::api::scheme::KindInfo;
 use crate::api::status::{ApiResult, Reason, Status};
+use crate::registry::Resource;
 use crate::registry::errors::FieldErrors;
+use crate::store::cache::Narrow;
 
 use super::request::Query;
 
@@ -53,9 +55,27 @@ impl Selection {
         Ok(Self { labels, terms })
     }
 
+    /// Objects of one name.
+    pub fn named(name: &str) -> Self {
+        Self { labels: Selector::default(), terms: vec![(Field::Name, name.to_owned(), true)] }
+    }
+
     /// True when it selects everything.
     pub fn is_everything(&self) -> bool {
         self.labels.is_empty() && self.terms.is_empty()
+    }
+
+    /// What a list or a watch needs not look beyond, if there is such a thing.
+    pub fn narrowed(&self, namespace: Option<&str>, resource: &Resource) -> Option<Narrow> {
+        self.terms.iter().filter(|(.., equal)| *equal).find_map(|(field, value, _)| match field {
+            Field::Name => {
+                let namespace = if resource.info.is_namespaced() { namespace? } else { "" };
+                Some(Narrow::Object { namespace: namespace.to_owned(), name: value.clone() })
+            }
+            // Versions of definitions may have fields of their own, which the stored form does not have.
+            Field::At(at) if resource.custom.is_none() => Some(Narrow::Field { at: *at, value: value.as_str().into() }),
+            _ => None,
+        })
     }
 
     /// True for an object it selects.

@@ -14,6 +14,7 @@ use crate::api::meta::GroupResource;
 use crate::api::object::Object;
 use crate::api::user::UserInfo;
 use crate::pki::{Pki, PkiConfig};
+use crate::registry::allocators::Allocators;
 use crate::registry::outward::Calls;
 use crate::registry::{CacheView, Registry, Resources};
 use crate::runtime::{Delta, Lister, Listers};
@@ -38,10 +39,11 @@ impl Bed {
             service_ips: vec![],
             cluster_domain: "cluster.local".into(),
             tls_sans: vec![],
+            life_seconds: None,
         };
         let clock: SharedClock = Arc::new(SystemClock);
         let pki = Pki::open(files.path(), &config, clock.now()).unwrap();
-        let resources = Resources::builtin();
+        let resources = Resources::and(&Allocators::default(), crate::registry::metrics::kinds());
         let cache = Cache::open(Arc::new(Memory::new()), resources.clone()).await.unwrap();
         let following = cache.clone();
         tokio::spawn(async move { following.run(Shutdown::new()).await });

@@ -153,3 +153,25 @@ async fn an_address_is_held_until_its_service_shows() {
     }
     assert_eq!((code, &made["spec"]["clusterIP"]), (200, &json!("10.43.77.7")));
 }
+
+/// A quota race: a hundred who create at the same time get what the quota has, and not one more.
+#[tokio::test]
+async fn a_hundred_creators_share_a_quota_exactly() {
+    let bed = Bed::new().await;
+    let quotas = "/api/v1/namespaces/default/resourcequotas";
+    let hard = json!({"count/configmaps": "10"});
+    let quota = json!({"metadata": {"name": "ten"}, "spec": {"hard": hard}});
+    assert_eq!(bed.admin("POST", quotas, &quota).await.0, 201);
+    let counted = json!({"status": {"hard": hard, "used": {"count/configmaps": "0"}}});
+    assert_eq!(bed.admin("PATCH", &format!("{quotas}/ten/status"), &counted).await.0, 200);
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let bed = &bed;
+    let creators = (0..100).map(|i| async move { bed.admin("POST", maps, &config_map(&format!("c{i}"), "x")).await.0 });
+    let mut codes = futures::future::join_all(creators).await;
+    codes.sort_unstable();
+    assert_eq!(codes, [vec![201; 10], vec![403; 90]].concat());
+    let (_, list) = bed.admin("GET", maps, &Value::Null).await;
+    assert_eq!(names(&list).len(), 10);
+    let (_, quota) = bed.admin("GET", &format!("{quotas}/ten"), &Value::Null).await;
+    assert_eq!(quota["status"]["used"], json!({"count/configmaps": "10"}));
+}

@@ -23,7 +23,8 @@ use super::negotiate::{self, Encoding, Form, Offer, Shape};
 use super::read::ReadCx;
 use super::request::Query;
 use super::respond::{self, Answer};
-use super::selection::Options;
+use super::selection::{Options, Selection};
+use super::usage::Which;
 use super::websocket;
 use super::{Api, Call, virtuals};
 
@@ -137,7 +138,8 @@ impl Api {
 
     pub(super) async fn get(&self, res: &Arc<Resource>, call: &Call) -> ApiResult<Answer> {
         let a = &call.info.attributes;
-        if let Some(all) = virtuals::made(&res.info) {
+        let selection = Selection::named(&a.name);
+        if let Some(all) = self.made(res, &Which { namespace: call.namespace(), selection: &selection }).await {
             let one = virtuals::made_one(&res.info, all, &a.name)?;
             return Ok(self.read_cx(res, call, false, false)?.shaped(200, &one));
         }
@@ -154,7 +156,8 @@ impl Api {
     async fn list(&self, res: &Arc<Resource>, call: &Call) -> ApiResult<Answer> {
         let read = self.read_cx(res, call, true, false)?;
         let options = Options::parse(&call.info.query, &res.info, false)?;
-        if let Some(all) = virtuals::made(&res.info) {
+        let which = Which { namespace: call.namespace(), selection: &options.selection };
+        if let Some(all) = self.made(res, &which).await {
             return Ok(read.made_list(&all, &options));
         }
         read.list(call.namespace(), &options).await
@@ -166,7 +169,7 @@ impl Api {
         let name = &call.info.attributes.name;
         if !name.is_empty() && call.info.query.text("fieldSelector").is_none() {
             let query = Query::parse(&format!("fieldSelector=metadata.name%3D{name}"));
-            options.selection = super::selection::Selection::parse(&query, &res.info)?;
+            options.selection = Selection::parse(&query, &res.info)?;
         }
         read.watch(call.namespace(), options, self.shutdown.clone()).await
     }

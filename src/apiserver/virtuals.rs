@@ -1,4 +1,4 @@
-//! Kinds that are asked, not stored: reviews, and the health of components.
+//! Kinds that are asked, not stored: reviews, the health of components, what nodes and pods use.
 //!
 //! In: a canonical body and who asks. Out: the same with a status.
 //!
@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 
 use crate::api::scheme::KindInfo;
 use crate::api::status::{ApiResult, Status};
-use crate::registry::{RequestCx, Resource};
+use crate::registry::{RequestCx, Resource, metrics};
 use crate::util::clock::rfc3339;
 
 use super::auth::review::{self, Access};
+use super::usage::Which;
 use super::{Api, Call, verbs};
 
 /// What a create of a kind that nobody can get asks for.
@@ -67,8 +68,17 @@ impl Api {
     }
 }
 
-/// The objects of a kind that is made up when asked for; none for kinds that are stored.
-pub(super) fn made(info: &KindInfo) -> Option<Vec<Value>> {
+impl Api {
+    /// The objects of a kind that is made up when asked for; none for kinds that are stored. More than `which` may come.
+    pub(super) async fn made(&self, res: &Resource, which: &Which<'_>) -> Option<Vec<Value>> {
+        if res.info.gvk.group == metrics::GROUP && res.custom.is_none() {
+            return Some(self.meter.objects(&self.registry, &res.info.plural, which).await);
+        }
+        components(&res.info)
+    }
+}
+
+fn components(info: &KindInfo) -> Option<Vec<Value>> {
     if !info.gvk.group.is_empty() || info.plural != "componentstatuses" {
         return None;
     }
@@ -93,12 +103,12 @@ mod tests {
     fn components_are_made_up() {
         let kinds = crate::registry::kinds::all(&crate::registry::allocators::Allocators::default());
         let info = &kinds.iter().find(|r| r.info.plural == "componentstatuses").expect("a row").info;
-        let all = made(info).expect("not stored");
+        let all = components(info).expect("not stored");
         assert_eq!(all.len(), 3);
         assert_eq!(made_one(info, all.clone(), "scheduler").unwrap()["conditions"][0]["status"], "True");
         assert_eq!(made_one(info, all, "nope").unwrap_err().code, 404);
         let pods = &kinds.iter().find(|r| r.info.plural == "pods").expect("a row").info;
-        assert!(made(pods).is_none());
+        assert!(components(pods).is_none());
     }
 
     #[test]

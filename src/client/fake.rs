@@ -15,6 +15,8 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::{Client, Res, res};
+use crate::api::patch::strategic;
+use crate::api::schema::{self, StructDef, View};
 use crate::api::status::{ApiResult, Status};
 use crate::api::value::ValueExt;
 
@@ -129,6 +131,8 @@ impl FakeApi {
                     let patch: json_patch::Patch =
                         serde_json::from_value(body).map_err(|e| Status::bad_request(e.to_string()))?;
                     json_patch::patch(&mut new, &patch).map_err(|e| Status::bad_request(e.to_string()))?;
+                } else if let Some(def) = strategic_type(media, target.res) {
+                    new = strategic::apply(new, body, View::of(def))?;
                 } else {
                     json_patch::merge(&mut new, &body);
                 }
@@ -317,4 +321,9 @@ fn discovery(path: &str) -> Option<Value> {
     Some(
         json!({"kind": "APIResourceList", "groupVersion": path.trim_start_matches("/apis/").trim_start_matches("/api/"), "resources": rows}),
     )
+}
+/// The type by which a patch of this media type is merged; none where fields alone are.
+fn strategic_type(media: &str, res: &Res) -> Option<&'static StructDef> {
+    let strategic = media == "application/strategic-merge-patch+json";
+    strategic.then(|| schema::table().kind(&res.group, &res.version, &res.kind)).flatten()
 }

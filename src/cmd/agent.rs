@@ -247,7 +247,7 @@ impl Agent {
     async fn run(self, member: Member, shutdown: Shutdown) -> anyhow::Result<()> {
         let data_dir = self.args.common.data_dir()?;
         let peer = self.servers.list().first().and_then(|s| s.host()?.trim_matches(['[', ']']).parse().ok());
-        let address = Arc::new(self.args.node.address(peer, &member.cluster));
+        let address = Arc::new(self.args.node.address(peer, &member.cluster, &data_dir));
         let node = self.args.node.config(&data_dir, &self.name, address.watch(), &member.cluster)?;
         let (before, tokens) = self.before(member.alone);
         let parts = NodeParts::new(node, self.runtime);

@@ -10,8 +10,10 @@ use crate::util::words::nearest;
 const DNS: &str = "coredns";
 /// Volumes that are directories of nodes.
 const LOCAL_STORAGE: &str = "local-storage";
+/// What nodes and pods use, for `kubectl top` and autoscalers.
+const METRICS: &str = "metrics-server";
 /// What k3s ships and orch does not: there is nothing to turn off, and nothing wrong with saying so.
-const NOT_SHIPPED: [&str; 4] = ["traefik", "servicelb", "metrics-server", "runtimes"];
+const NOT_SHIPPED: [&str; 3] = ["traefik", "servicelb", "runtimes"];
 
 /// What is off.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,6 +22,8 @@ pub(super) struct Disabled {
     pub(super) dns: bool,
     /// No class `local-path`, and nobody makes its volumes.
     pub(super) local_storage: bool,
+    /// No `metrics.k8s.io`.
+    pub(super) metrics: bool,
     /// Add-ons by name.
     pub(super) addons: Vec<String>,
 }
@@ -33,12 +37,15 @@ pub(super) fn disabled(names: &[String], manifests: &Path) -> anyhow::Result<Dis
             out.dns = true;
         } else if name == LOCAL_STORAGE {
             out.local_storage = true;
+        } else if name == METRICS {
+            out.metrics = true;
         } else if there.contains(name) {
             out.addons.push(name.clone());
         } else if NOT_SHIPPED.contains(&name.as_str()) {
             tracing::info!("--disable {name}: orch does not ship it");
         } else {
-            let known = [DNS, LOCAL_STORAGE].into_iter().chain(NOT_SHIPPED).chain(there.iter().map(String::as_str));
+            let known =
+                [DNS, LOCAL_STORAGE, METRICS].into_iter().chain(NOT_SHIPPED).chain(there.iter().map(String::as_str));
             bail!(
                 "--disable {name:?}: there is no such part, and no such file in {}; did you mean {:?}?",
                 manifests.display(),
@@ -76,8 +83,9 @@ mod tests {
         let of = |names: &[&str]| {
             disabled(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>(), dir.path()).map_err(|e| e.to_string())
         };
-        let all = Disabled { dns: true, local_storage: true, addons: vec!["web".into(), "group".into()] };
-        assert_eq!(of(&["coredns", "web", "group", "traefik", "local-storage"]), Ok(all));
+        let all =
+            Disabled { dns: true, local_storage: true, metrics: true, addons: vec!["web".into(), "group".into()] };
+        assert_eq!(of(&["coredns", "web", "group", "traefik", "local-storage", "metrics-server"]), Ok(all));
         assert!(of(&["cordns"]).unwrap_err().ends_with("did you mean \"coredns\"?"));
         assert!(disabled(&["x".into()], Path::new("/nonexistent")).is_err());
     }

@@ -1,6 +1,7 @@
 //! The certificates of a running agent: renewed long before they end, without a restart.
 //!
-//! **Invariant:** connections that were made with an old certificate are ended once there is a new one.
+//! **Invariant:** requests go over connections that were made with the newest certificate. What was opened before and is in
+//! use, as the connection that the servers open streams on, is left to its end.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,14 +12,14 @@ use tokio::sync::watch;
 use crate::client::{Client, Servers};
 use crate::pki::tls::SwappableCert;
 use crate::pki::token::JoinToken;
-use crate::pki::{Pair, Profile};
+use crate::pki::{self, Pair, Profile};
 use crate::util::backoff::Backoff;
 use crate::util::clock::SharedClock;
 use crate::util::tasks::Shutdown;
 
 use super::join::{self, Asker, Files, JoinError};
 
-/// Between two looks at the certificates' ends: short, because a clock that is set moves them at once.
+/// Between two looks at the certificates' ends at most.
 const LOOK: Duration = Duration::from_secs(60);
 /// Between attempts to get a certificate. One that is refused today may be given tomorrow.
 const RETRY: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_secs(1800) };
@@ -56,14 +57,14 @@ impl Identity {
         let mut failures = 0;
         loop {
             let done = async {
-                self.renew_client().await?;
-                self.renew_serving().await
+                let client = self.renew_client().await?;
+                Ok::<_, JoinError>(client.due().min(self.renew_serving().await?.due()))
             };
             let Some(done) = stop.or(done).await else { return Ok(()) };
             let pause = match done {
-                Ok(()) => {
+                Ok(due) => {
                     failures = 0;
-                    LOOK
+                    pki::pause(due, self.clock.now(), LOOK)
                 }
                 Err(e) => {
                     failures += 1;
@@ -80,13 +81,13 @@ impl Identity {
         }
     }
 
-    async fn renew_client(&self) -> Result<(), JoinError> {
+    async fn renew_client(&self) -> Result<Pair, JoinError> {
         let now = self.clock.now();
         let kept = self.files.pair(join::CLIENT)?;
-        if kept.as_ref().is_some_and(|p| !p.is_due(now)) {
-            return Ok(());
-        }
-        let holds = kept.is_some_and(|p| p.ends() > now.as_second());
+        let holds = match kept {
+            Some(pair) if !pair.is_due(now) => return Ok(pair),
+            kept => kept.is_some_and(|p| p.ends() > now.as_second()),
+        };
         let text = self.token.as_ref().map(ToString::to_string);
         let asker = match (&text, holds) {
             (Some(token), false) => Asker::Token(token),
@@ -96,14 +97,14 @@ impl Identity {
         self.client_cert.swap(certified(&pair)?);
         self.servers.reconnect();
         tracing::info!(node = self.node, "renewed the node's certificate");
-        Ok(())
+        Ok(pair)
     }
 
-    async fn renew_serving(&self) -> Result<(), JoinError> {
+    async fn renew_serving(&self) -> Result<Pair, JoinError> {
         let profile = Profile::kubelet_server(&self.node, &[*self.address.borrow()]);
         let kept = self.files.pair(join::SERVING)?;
         let pair = match kept.filter(|p| p.mismatch(&profile, self.clock.now()).is_none()) {
-            Some(_) if self.serving.borrow().is_some() => return Ok(()),
+            Some(pair) if self.serving.borrow().is_some() => return Ok(pair),
             Some(pair) => pair,
             None => join::serving_certificate(&self.files, &self.client, &profile).await?,
         };
@@ -113,7 +114,7 @@ impl Identity {
             Some(cert) => cert.swap(key),
             None => drop(self.serving.send_replace(Some(SwappableCert::new(key)))),
         }
-        Ok(())
+        Ok(pair)
     }
 }
 

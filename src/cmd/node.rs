@@ -291,6 +291,7 @@ async fn network(
     };
     let context = ProxyContext {
         node_name: config.name.clone(),
+        zone: String::new(),
         cluster_cidr: Some(cluster_cidr),
         local_services: if serve_dns { vec![local(Protocol::Udp), local(Protocol::Tcp)] } else { Vec::new() },
     };

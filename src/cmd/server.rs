@@ -26,7 +26,7 @@ use crate::cni::overlay::Backend;
 use crate::controllers::bootstrap::ApiServer;
 use crate::controllers::volumes::local_path::Nodes;
 use crate::controllers::{self, ClientFor, addons};
-use crate::pki::{Pki, PkiConfig, kubeconfig, tls::SwappableCert, token};
+use crate::pki::{self, Pki, PkiConfig, kubeconfig, tls::SwappableCert, token};
 use crate::registry::allocators::Allocators;
 use crate::registry::outward::Calls;
 use crate::registry::{Registry, Resources};
@@ -50,7 +50,7 @@ use super::flags::{Common, NodeFlags, TokenFlags};
 use super::manager::{self, Watched};
 use super::node::{FoundRuntime, NodeParts};
 
-/// Between two looks at the certificates' ends: short, because a clock that is set moves them at once.
+/// Between two looks at the certificates' ends at most.
 const CERTIFICATE_LOOK: Duration = Duration::from_secs(60);
 /// How long a stop may take before what still runs is aborted.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
@@ -97,7 +97,8 @@ pub struct Args {
     pub token: TokenFlags,
     #[command(flatten)]
     pub access: AccessFlags,
-    /// Setting of a controller, as upstream's controller manager has it; node-monitor-grace-period is known
+    /// Setting of a controller, as upstream's controller manager has it: node-monitor-grace-period, or
+    /// cluster-signing-duration, for which the server's own certificates are made, too
     #[arg(long, value_name = "NAME=VALUE", value_parser = controller_setting, action = ArgAction::Append)]
     pub kube_controller_manager_arg: Vec<ControllerSetting>,
     /// Profiles of the scheduler: a file with a KubeSchedulerConfiguration
@@ -117,6 +118,18 @@ pub struct Args {
     pub default_local_storage_path: Option<PathBuf>,
     #[command(flatten)]
     pub node: NodeFlags,
+}
+
+impl Args {
+    fn node_grace(&self) -> Option<i64> {
+        let settings = self.kube_controller_manager_arg.iter().rev();
+        settings.filter_map(|s| if let ControllerSetting::NodeGrace(s) = s { Some(*s) } else { None }).next()
+    }
+
+    fn signing_duration(&self) -> Option<i64> {
+        let settings = self.kube_controller_manager_arg.iter().rev();
+        settings.filter_map(|s| if let ControllerSetting::Signing(s) = s { Some(*s) } else { None }).next()
+    }
 }
 
 /// Runs until a signal or a failure.
@@ -176,7 +189,7 @@ fn controllers_config(args: &Args, pki: &Pki) -> controllers::Config {
     controllers::Config {
         cluster_cidrs: vec![args.cluster_cidr],
         root_ca_pem: pki.server_ca.cert_pem.clone(),
-        node_grace_seconds: args.kube_controller_manager_arg.last().map(|ControllerSetting::NodeGrace(s)| *s),
+        node_grace_seconds: args.node_grace(),
         signing: Some(signing),
         local_path: None,
     }
@@ -199,10 +212,11 @@ async fn node_parts(
 }
 
 /// The kinds, with what Services get of the server's ranges.
-fn resources(args: &Args) -> anyhow::Result<Arc<Resources>> {
+fn resources(args: &Args, metrics: bool) -> anyhow::Result<Arc<Resources>> {
     let IpNet::V4(services) = args.service_cidr else { bail!("Services have IPv4 addresses only, so far") };
     let ports = port_range(&args.service_node_port_range)?;
-    Ok(Resources::with(&Allocators::new((services.network(), services.prefix_len()), ports)))
+    let optional = if metrics { crate::registry::metrics::kinds() } else { Vec::new() };
+    Ok(Resources::and(&Allocators::new((services.network(), services.prefix_len()), ports), optional))
 }
 
 /// The registry behind its admission.
@@ -229,18 +243,14 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     if !args.disable_agent && !nix::unistd::geteuid().is_root() {
         bail!("a node needs root; run as root, or with --disable-agent for a control plane alone");
     }
-    let bind = SocketAddr::new(args.bind_address, args.https_listen_port);
-    let listener = tokio::net::TcpListener::bind(bind)
-        .await
-        .with_context(|| format!("cannot listen on {bind}; choose another port with --https-listen-port"))?;
-    let address = listener.local_addr()?;
+    let (listener, address) = listen(&args).await?;
     let clock: SharedClock = Arc::new(SystemClock);
     let node_name = args.node.name()?;
     let manifests = data_dir.join("server/manifests");
     let disabled = disabled(&args.disable, &manifests)?;
     let cluster = cluster(&args, !disabled.dns)?;
     let local_storage = !disabled.local_storage;
-    let node_address = args.node.address(None, &cluster);
+    let node_address = args.node.address(None, &cluster, &data_dir);
     let node_ip = node_address.now();
     let service_ip = args.service_cidr.hosts().next().context("the service range is empty")?;
     let node = node_parts(&args, &data_dir, &node_name, &node_address, &cluster).await?;
@@ -256,11 +266,12 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
         service_ips: vec![service_ip],
         cluster_domain: args.cluster_domain.clone(),
         tls_sans: args.tls_san.clone(),
+        life_seconds: args.signing_duration(),
     };
     let pki = Pki::open(&server_dir.join("tls"), &pki_config, clock.now())?;
     let given = args.token.read()?;
     let token = token::open(&server_dir.join("token"), &pki.server_ca.sha256(), given.as_deref())?;
-    let resources = resources(&args)?;
+    let resources = resources(&args, !disabled.metrics)?;
     let cache = Cache::open(encryption.store(), resources.clone()).await.context("cannot load the store")?;
     let listers: Arc<dyn Listers> = Arc::new(super::listers::CacheListers(cache.clone()));
     let settings = args.access.settings()?;
@@ -325,6 +336,16 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
         address,
         shutdown,
     })
+}
+
+/// The socket that clients come to, and where it is.
+async fn listen(args: &Args) -> anyhow::Result<(tokio::net::TcpListener, SocketAddr)> {
+    let bind = SocketAddr::new(args.bind_address, args.https_listen_port);
+    let listener = tokio::net::TcpListener::bind(bind)
+        .await
+        .with_context(|| format!("cannot listen on {bind}; choose another port with --https-listen-port"))?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
 }
 
 /// Audit, where the flags ask for it.
@@ -524,21 +545,30 @@ async fn open_store(dir: PathBuf) -> anyhow::Result<Arc<Durable>> {
 pub enum ControllerSetting {
     /// Seconds after which a node that is not heard of is taken for lost.
     NodeGrace(i64),
+    /// Seconds that certificates live.
+    Signing(i64),
 }
+
+/// Seconds that a certificate has to live at least: a quarter of it is the time to get the next one.
+const LEAST_LIFE_SECONDS: i64 = 30;
 
 fn controller_setting(text: &str) -> Result<ControllerSetting, String> {
     let (name, value) = text.trim_start_matches("--").split_once('=').ok_or("must be of the form NAME=VALUE")?;
+    let seconds = || value.parse::<jiff::SignedDuration>().map(|d| d.as_secs()).map_err(|e| format!("{name}: {e}"));
     match name {
         "node-monitor-grace-period" => {
-            let period = value.parse::<jiff::SignedDuration>().map_err(|e| format!("{name}: {e}"))?;
             // The lease is renewed that often: less would make every node silent between two renewals.
             let least = crate::kubelet::node::RENEW.as_secs() as i64;
-            match period.as_secs() {
+            match seconds()? {
                 seconds if seconds > least => Ok(ControllerSetting::NodeGrace(seconds)),
                 _ => Err(format!("{name} must be more than {least}s, which is how often nodes are heard of")),
             }
         }
-        _ => Err(format!("{name} cannot be set; node-monitor-grace-period can")),
+        "cluster-signing-duration" => match seconds()? {
+            seconds if seconds >= LEAST_LIFE_SECONDS => Ok(ControllerSetting::Signing(seconds)),
+            _ => Err(format!("{name} must be at least {LEAST_LIFE_SECONDS}s")),
+        },
+        _ => Err(format!("{name} cannot be set; node-monitor-grace-period and cluster-signing-duration can")),
     }
 }
 
@@ -580,9 +610,13 @@ impl Identity {
     ) -> anyhow::Result<()> {
         let mut owed = false;
         loop {
+            let pause = match owed {
+                false => pki::pause(self.pki.due(), clock.now(), CERTIFICATE_LOOK),
+                true => CERTIFICATE_LOOK,
+            };
             tokio::select! {
                 () = stop.wait() => return Ok(()),
-                () = tokio::time::sleep(CERTIFICATE_LOOK) => {}
+                () = tokio::time::sleep(pause) => {}
                 Ok(()) = moves.changed() => {}
             }
             let (now, address) = (clock.now(), *moves.borrow_and_update());
@@ -651,15 +685,17 @@ mod tests {
     use super::*;
     use test_case::test_case;
 
-    #[test_case("node-monitor-grace-period=15s", Ok(15))]
-    #[test_case("--node-monitor-grace-period=1m", Ok(60))]
+    #[test_case("node-monitor-grace-period=15s", Ok(ControllerSetting::NodeGrace(15)))]
+    #[test_case("--node-monitor-grace-period=1m", Ok(ControllerSetting::NodeGrace(60)))]
+    #[test_case("cluster-signing-duration=24h0m0s", Ok(ControllerSetting::Signing(86_400)))]
+    #[test_case("cluster-signing-duration=29s", Err("must be at least 30s"))]
     #[test_case("node-monitor-grace-period=10s", Err("must be more than 10s"))]
     #[test_case("node-monitor-grace-period=soon", Err("node-monitor-grace-period: "))]
     #[test_case("node-monitor-grace-period", Err("NAME=VALUE"))]
     #[test_case("pod-eviction-timeout=1s", Err("pod-eviction-timeout cannot be set"))]
-    fn controller_settings(text: &str, want: Result<i64, &str>) {
+    fn controller_settings(text: &str, want: Result<ControllerSetting, &str>) {
         match (controller_setting(text), want) {
-            (Ok(got), want) => assert_eq!(Ok(got), want.map(ControllerSetting::NodeGrace)),
+            (Ok(got), want) => assert_eq!(Ok(got), want),
             (Err(why), Err(part)) => assert!(why.contains(part), "{why}"),
             (Err(why), Ok(_)) => panic!("{why}"),
         }

@@ -2,21 +2,20 @@
 //!
 //! **Invariant:** nothing is written outside the directory that the user named, whatever the container's archive says.
 
+use std::io::{Read, Write};
 use std::path::{Component, Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
-use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWrite;
+use tokio::net::UnixStream;
 
 use super::builder::Info;
-use super::cx::{Cx, Done};
+use super::cx::{Cx, Done, say};
 use super::exec::command_path;
 use super::fail::{Failure, fail};
 use super::pods;
 use super::streams::{self, Ends};
-
-/// Bytes of an archive that may wait between the network and the disk.
-const BUFFER: usize = 256 * 1024;
-/// Bytes that are copied in one command at most, as the archive is held in memory.
-const MAX_BYTES: usize = 1 << 30;
 
 /// Copy files to and from containers
 #[derive(Debug, Clone, clap::Args)]
@@ -28,6 +27,12 @@ pub struct Args {
     /// The container
     #[arg(short, long)]
     container: Option<String>,
+    /// In the container, files get the owner and the mode that tar gives new ones
+    #[arg(long)]
+    no_preserve: bool,
+    /// How often a copy from a container goes on after the connection broke; below 0 for ever
+    #[arg(long, default_value_t = 0, allow_hyphen_values = true)]
+    retries: i64,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -58,11 +63,11 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
                 fail!("{} doesn't exist in local filesystem", from.display());
             }
             let (pod, container) = find(cx, ns, &pod, &args).await?;
-            upload(cx, &pod, &container, &from, &path).await
+            upload(cx, &pod, &container, &from, &path, !args.no_preserve).await
         }
         (Place::There { ns, pod, path }, Place::Here(to)) => {
             let (pod, container) = find(cx, ns, &pod, &args).await?;
-            download(cx, &pod, &container, &path, &to).await
+            download(cx, &pod, &container, &path, &to, args.retries).await
         }
         (Place::Here(_), Place::Here(_)) => fail!("one of src or dest must be a remote file specification"),
         _ => fail!("one of src or dest must be a local file specification"),
@@ -87,47 +92,125 @@ fn split(path: &str) -> (&str, &str) {
     }
 }
 
-async fn upload(cx: &Cx, pod: &Info, container: &str, from: &Path, to: &str) -> Done {
-    let (mut dir, mut name) = split(to);
+async fn upload(cx: &Cx, pod: &Info, container: &str, from: &Path, to: &str, preserve: bool) -> Done {
     let base = from.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    if to.ends_with('/') || name.is_empty() {
-        (dir, name) = (to, &base);
+    let within = to.ends_with('/') || is_dir(cx, pod, container, to).await?;
+    let (dir, name) = if within { (to, base.as_str()) } else { split(to) };
+    let mut command = vec!["tar"];
+    if !preserve {
+        command.extend(["--no-same-permissions", "--no-same-owner"]);
     }
-    let mut archive = tar::Builder::new(Vec::new());
+    command.extend(["-xmf", "-", "-C", dir]);
+    let path = command_path(pod, container, &command, true);
+    let (near, far) = pipe()?;
+    let (from, name) = (from.to_owned(), name.to_owned());
+    let packing = tokio::task::spawn_blocking(move || pack(&from, &name, near));
+    let ends = Ends { stdin: Some(far), stdout: tokio::io::stdout(), stderr: tokio::io::stderr(), sizes: None };
+    let code = streams::join(cx, &path, ends).await;
+    // Where the far side ended early, it says why; the pipe that broke for it says nothing.
+    ended(code?)?;
+    Ok(packing.await.map_err(std::io::Error::from)??)
+}
+
+/// True when the container says that a path is a directory.
+async fn is_dir(cx: &Cx, pod: &Info, container: &str, path: &str) -> Done<bool> {
+    let path = command_path(pod, container, &["test", "-d", path], false);
+    let ends =
+        Ends { stdin: None::<tokio::io::Empty>, stdout: tokio::io::sink(), stderr: tokio::io::sink(), sizes: None };
+    match streams::join(cx, &path, ends).await {
+        Ok(code) => Ok(code == 0),
+        // A container without `test` may have tar.
+        Err(Failure::Plain(_) | Failure::Exit(_)) => Ok(false),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// A pipe between what blocks (the disk) and what does not (the network): no more of an archive is held than it takes.
+fn pipe() -> std::io::Result<(std::os::unix::net::UnixStream, UnixStream)> {
+    let (near, far) = std::os::unix::net::UnixStream::pair()?;
+    far.set_nonblocking(true)?;
+    Ok((near, UnixStream::from_std(far)?))
+}
+
+/// Writes an archive of what stands at `from`, under the name `name`.
+fn pack(from: &Path, name: &str, to: impl Write) -> std::io::Result<()> {
+    let mut archive = tar::Builder::new(to);
     archive.follow_symlinks(false);
-    let meta = std::fs::metadata(from)
-        .map_err(|_| Failure::Plain(format!("{} doesn't exist in local filesystem", from.display())))?;
-    if meta.is_dir() {
+    if std::fs::metadata(from)?.is_dir() {
         archive.append_dir_all(name, from)?;
     } else {
         archive.append_path_with_name(from, name)?;
     }
-    let bytes = archive.into_inner()?;
-    let path = command_path(pod, container, &["tar", "-xmf", "-", "-C", dir], true);
-    let ends = Ends {
-        stdin: Some(std::io::Cursor::new(bytes)),
-        stdout: tokio::io::stdout(),
-        stderr: tokio::io::stderr(),
-        sizes: None,
-    };
-    ended(streams::join(cx, &path, ends).await?)
+    archive.into_inner()?.flush()
 }
 
-async fn download(cx: &Cx, pod: &Info, container: &str, from: &str, to: &Path) -> Done {
+async fn download(cx: &Cx, pod: &Info, container: &str, from: &str, to: &Path, retries: i64) -> Done {
+    let name = split(from).1.to_owned();
+    let (mut archive, far) = pipe()?;
+    let hint =
+        format!(" (consider using \"kubectl exec -n {:?} {:?} -- tar cf - {from:?} | tar xf -\")", pod.ns, pod.name);
+    let (target, below) = (to.to_owned(), name.clone());
+    let unpacking = tokio::task::spawn_blocking(move || {
+        let unpacked = unpack(&mut archive, &below, &target, &hint);
+        // What pads the archive is taken, so that the far side ends well.
+        std::io::copy(&mut archive, &mut std::io::sink())?;
+        unpacked
+    });
+    let mut far = Counted { inner: far, bytes: 0 };
+    let sent = send(cx, pod, container, from, &mut far, retries).await;
+    drop(far);
+    let unpacked = unpacking.await.map_err(std::io::Error::from)?;
+    sent?;
+    unpacked
+}
+
+/// Has the container send its archive to `far`; where the connection breaks, from where it broke, as often as asked for.
+async fn send(cx: &Cx, pod: &Info, container: &str, from: &str, far: &mut Counted<UnixStream>, retries: i64) -> Done {
     let (dir, name) = split(from);
-    let path = command_path(pod, container, &["tar", "cf", "-", "-C", dir, name], false);
-    let (near, far) = tokio::io::duplex(BUFFER);
-    let ends = Ends { stdin: None::<tokio::io::Empty>, stdout: far, stderr: tokio::io::stderr(), sizes: None };
-    let mut archive = Vec::new();
-    let mut limited = near.take(MAX_BYTES as u64 + 1);
-    let (code, read) = tokio::join!(streams::join(cx, &path, ends), limited.read_to_end(&mut archive));
-    read?;
-    ended(code?)?;
-    if archive.len() > MAX_BYTES {
-        fail!("{from}: more than {MAX_BYTES} bytes; copy it in parts");
+    let mut tried = 0;
+    loop {
+        let skipping = format!("tar cf - -C {} {} | tail -c+{}", quoted(dir), quoted(name), far.bytes + 1);
+        let command: &[&str] =
+            if retries == 0 { &["tar", "cf", "-", "-C", dir, name] } else { &["sh", "-c", &skipping] };
+        let path = command_path(pod, container, command, false);
+        let ends =
+            Ends { stdin: None::<tokio::io::Empty>, stdout: &mut *far, stderr: tokio::io::stderr(), sizes: None };
+        match streams::join(cx, &path, ends).await {
+            Ok(code) => return ended(code),
+            Err(_) if retries < 0 || tried < retries => {
+                tried += 1;
+                say(format!("Resuming copy at {} bytes, retry {tried}/{retries}", far.bytes))?;
+            }
+            Err(failure) => return Err(failure),
+        }
     }
-    let target = if to.is_dir() { to.join(name) } else { to.to_owned() };
-    unpack(&archive, name, &target)
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// Counts what was written.
+struct Counted<W> {
+    inner: W,
+    bytes: u64,
+}
+
+impl<W: AsyncWrite + Unpin> AsyncWrite for Counted<W> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<std::io::Result<usize>> {
+        let written = std::task::ready!(Pin::new(&mut self.inner).poll_write(cx, data))?;
+        self.bytes += written as u64;
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
 }
 
 fn ended(code: u8) -> Done {
@@ -137,21 +220,29 @@ fn ended(code: u8) -> Done {
     }
 }
 
-/// Unpacks what stands below `name` to `target`. Links and paths that lead elsewhere are left out.
-fn unpack(archive: &[u8], name: &str, target: &Path) -> Done {
-    let mut any = false;
+/// Unpacks what stands below `name` to `target`; a file goes into a target that is a directory. Links and paths that lead
+/// elsewhere are left out; the first link comes with the hint.
+fn unpack(archive: impl Read, name: &str, target: &Path, hint: &str) -> Done {
+    let (mut any, mut hint) = (false, Some(hint));
     for entry in tar::Archive::new(archive).entries()? {
         let mut entry = entry?;
         let path = entry.path()?.into_owned();
         let Ok(below) = path.strip_prefix(name) else { continue };
         let safe = below.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
         let kind = entry.header().entry_type();
-        if !safe || !(kind.is_file() || kind.is_dir()) {
-            eprintln!("warning: skipping {}: only files and directories are copied", path.display());
+        if !safe || !(kind.is_file() || kind.is_dir() || kind.is_symlink()) {
+            eprintln!("warning: file {:?} is outside target destination, skipping", path.display().to_string());
             continue;
         }
-        let to = if below.as_os_str().is_empty() { target.to_owned() } else { target.join(below) };
-        if kind.is_dir() {
+        let to = match below.as_os_str().is_empty() {
+            true if kind.is_file() && target.is_dir() => target.join(name),
+            true => target.to_owned(),
+            false => target.join(below),
+        };
+        if kind.is_symlink() {
+            let link = entry.link_name()?.unwrap_or_default();
+            eprintln!("warning: skipping symlink: {to:?} -> {link:?}{}", hint.take().unwrap_or_default());
+        } else if kind.is_dir() {
             std::fs::create_dir_all(&to)?;
         } else {
             if let Some(parent) = to.parent().filter(|p| !p.as_os_str().is_empty()) {
@@ -194,8 +285,32 @@ mod tests {
         let bytes = archive.into_inner().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let target = dir.path().join("in/out");
-        unpack(&bytes, "d", &target).unwrap();
+        unpack(&bytes[..], "d", &target, "").unwrap();
         assert_eq!(std::fs::read(target.join("ok")).unwrap(), b"1");
         assert!(!dir.path().join("evil").exists() && !dir.path().join("in/evil").exists());
+    }
+
+    #[test]
+    fn what_is_packed_lies_where_kubectl_puts_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        std::fs::create_dir_all(at("from/below")).unwrap();
+        std::fs::write(at("from/below/f"), "1").unwrap();
+        std::fs::create_dir(at("there")).unwrap();
+        let packed = |path: &str, name: &str| {
+            let mut archive = Vec::new();
+            pack(&at(path), name, &mut archive).unwrap();
+            archive
+        };
+        // A directory's content goes into the target, there or not; a file into a directory, or under the name given.
+        unpack(&packed("from", "d")[..], "d", &at("there"), "").unwrap();
+        unpack(&packed("from", "d")[..], "d", &at("new"), "").unwrap();
+        unpack(&packed("from/below/f", "g")[..], "g", &at("there"), "").unwrap();
+        unpack(&packed("from/below/f", "g")[..], "g", &at("h"), "").unwrap();
+        for file in ["there/below/f", "new/below/f", "there/g", "h"] {
+            assert_eq!(std::fs::read(at(file)).unwrap(), b"1", "{file}");
+        }
+        assert!(unpack(&packed("from", "d")[..], "other", &at("x"), "").is_err());
+        assert_eq!(quoted("it's"), r"'it'\''s'");
     }
 }

@@ -183,16 +183,16 @@ impl Cx {
         }
     }
 
-    /// One object.
+    /// One object. Where its namespace is what is missing, that is what is told.
     pub async fn get(&self, res: &Res, ns: &str, name: &str) -> Done<Value> {
-        self.call(Call::get(res.object(ns, name, None))).await
+        self.read(Call::get(res.object(ns, name, None)), ns).await
     }
 
     /// Reads an object of a namespace. Where the namespace is what is missing, that is what is told.
     pub async fn read(&self, call: Call<'_>, ns: &str) -> Done<Value> {
         match self.call(call).await {
             Err(failure) if failure.is_not_found() && !matches!(ns, "" | "default") => {
-                match self.get(&res::NAMESPACES, "", ns).await {
+                match self.call(Call::get(res::NAMESPACES.object("", ns, None))).await {
                     Err(missing) if missing.is_not_found() => Err(missing),
                     _ => Err(failure),
                 }
@@ -203,7 +203,7 @@ impl Cx {
 
     /// One object, or `None`.
     pub async fn find(&self, res: &Res, ns: &str, name: &str) -> Done<Option<Value>> {
-        match self.get(res, ns, name).await {
+        match self.call(Call::get(res.object(ns, name, None))).await {
             Ok(value) => Ok(Some(value)),
             Err(failure) if failure.is_not_found() => Ok(None),
             Err(failure) => Err(failure),

@@ -2,7 +2,8 @@
 
 use similar::TextDiff;
 
-use super::builder::{Info, Query};
+use super::apply::prune;
+use super::builder::{self, Info, Query};
 use super::cx::{Cx, Done, put};
 use super::fail::{Failure, fail};
 use super::files::FileFlags;
@@ -32,6 +33,11 @@ pub struct Args {
     /// Show metadata.managedFields too
     #[arg(long)]
     show_managed_fields: bool,
+    #[command(flatten)]
+    prune: prune::Which,
+    /// No effect: what the server would store is asked for one after the other
+    #[arg(long, default_value_t = 1, hide = true)]
+    concurrency: u32,
 }
 
 /// The code of a comparison that could not be made.
@@ -45,9 +51,8 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     let default = if args.server_side { "kubectl" } else { "kubectl-client-side-apply" };
     let manager = if args.field_manager.is_empty() { default } else { &args.field_manager };
     let writer = Writer { dry_run: DryRun::Server, manager: manager.to_owned(), validation: "" };
-    let selector = crate::api::meta::labels::Selector::parse(&args.selector)
-        .map_err(|e| Failure::Plain(format!("unable to parse the label selector: {e}")))?;
-    let mut texts = Vec::new();
+    let kinds = args.prune.kinds(cx).await?;
+    let (mut texts, mut kept) = (Vec::new(), prune::Kept::default());
     let infos = (Query { files: Some(&args.files), ..Query::default() }).infos(cx).await;
     let infos = match infos {
         Ok(infos) if cx.code() == 0 => infos,
@@ -57,12 +62,8 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
             return Err(Failure::Exit(TROUBLE));
         }
     };
-    for info in infos {
-        if !selector.matches_value(info.object.pointer("/metadata/labels")) {
-            continue;
-        }
-        match one(cx, &info, &writer, &args).await {
-            Ok(text) if text.is_empty() => {}
+    for info in builder::selected(infos, &args.selector)? {
+        match one(cx, &info, &writer, &args, &mut kept).await {
             Ok(text) => texts.push((file_name(&info), text)),
             Err(failure) => {
                 eprintln!("{failure}");
@@ -70,14 +71,21 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
             }
         }
     }
+    for info in prune::left_over(cx, &kinds, &kept, &args.selector).await {
+        let name = file_name(&info);
+        let gone = text(Some(&info.object), None, &name, args.show_managed_fields);
+        texts.push((name, gone));
+    }
+    texts.retain(|(_, text)| !text.is_empty());
     // In the order of their names, as a diff of two directories has it.
     texts.sort();
     texts.iter().try_for_each(|(_, text)| put(text))?;
     if !texts.is_empty() && cx.code() == 0 { Err(Failure::Exit(1)) } else { Ok(()) }
 }
 
-async fn one(cx: &Cx, info: &Info, writer: &Writer, args: &Args) -> Done<String> {
+async fn one(cx: &Cx, info: &Info, writer: &Writer, args: &Args, kept: &mut prune::Kept) -> Done<String> {
     let live = cx.find(&info.resource.res, &info.ns, &info.name).await?;
+    kept.see(info, live.as_ref().unwrap_or(&info.object));
     let merged = if args.server_side {
         writer.apply(cx, info, None, args.force_conflicts).await?
     } else {
@@ -96,7 +104,7 @@ async fn one(cx: &Cx, info: &Info, writer: &Writer, args: &Args) -> Done<String>
         }
     };
     let name = file_name(info);
-    Ok(text(live.as_ref(), &merged, &name, args.show_managed_fields))
+    Ok(text(live.as_ref(), Some(&merged), &name, args.show_managed_fields))
 }
 
 fn file_name(info: &Info) -> String {
@@ -105,20 +113,19 @@ fn file_name(info: &Info) -> String {
 }
 
 /// The difference, unified; empty for none. Values of secrets are masked.
-fn text(live: Option<&Value>, merged: &Value, name: &str, managed: bool) -> String {
-    let (mut live, mut merged) = (live.cloned(), merged.clone());
-    if merged["kind"] == "Secret" {
-        mask(live.as_mut(), &mut merged);
+fn text(live: Option<&Value>, merged: Option<&Value>, name: &str, managed: bool) -> String {
+    let (mut live, mut merged) = (live.cloned(), merged.cloned());
+    if live.as_ref().or(merged.as_ref()).is_some_and(|o| o["kind"] == "Secret") {
+        mask(live.as_mut(), merged.as_mut());
     }
-    let show = |object: Option<&Value>| {
-        let Some(object) = object else { return String::new() };
-        let mut object = object.clone();
+    let show = |object: Option<Value>| {
+        let Some(mut object) = object else { return String::new() };
         if !managed {
             omit_managed_fields(&mut object);
         }
         yaml::to_string(&object)
     };
-    let (a, b) = (show(live.as_ref()), show(Some(&merged)));
+    let (a, b) = (show(live), show(merged));
     if a == b {
         return String::new();
     }
@@ -129,21 +136,19 @@ fn text(live: Option<&Value>, merged: &Value, name: &str, managed: bool) -> Stri
 }
 
 /// Shows that a value differs, not what it is.
-fn mask(mut live: Option<&mut Value>, merged: &mut Value) {
+fn mask(mut live: Option<&mut Value>, mut merged: Option<&mut Value>) {
     for field in ["data", "stringData"] {
-        let before = live.as_ref().map(|l| l[field].clone()).unwrap_or_default();
-        if let Some(Value::Object(map)) = live.as_mut().and_then(|l| l.get_mut(field)) {
+        let before = live.as_ref().map(|o| o[field].clone()).unwrap_or_default();
+        let after = merged.as_ref().map(|o| o[field].clone()).unwrap_or_default();
+        let veil = |object: &mut Option<&mut Value>, other: &Value, when: &str| {
+            let Some(Value::Object(map)) = object.as_mut().and_then(|o| o.get_mut(field)) else { return };
             for (key, value) in map.iter_mut() {
-                let differs = merged[field].get(key).is_some_and(|v| v != value);
-                *value = if differs { "*** (before)".into() } else { "***".into() };
+                let differs = other.get(key).is_some_and(|v| v != value);
+                *value = if differs { format!("*** ({when})").into() } else { "***".into() };
             }
-        }
-        if let Some(Value::Object(map)) = merged.get_mut(field) {
-            for (key, value) in map.iter_mut() {
-                let differs = before.get(key).is_some_and(|v| v != value);
-                *value = if differs { "*** (after)".into() } else { "***".into() };
-            }
-        }
+        };
+        veil(&mut live, &after, "before");
+        veil(&mut merged, &before, "after");
     }
 }
 
@@ -155,12 +160,14 @@ mod tests {
     #[test]
     fn nothing_for_what_is_the_same_and_secrets_are_masked() {
         let live = json!({"kind": "ConfigMap", "data": {"a": "1"}});
-        assert_eq!(text(Some(&live), &live, "x", false), "");
+        assert_eq!(text(Some(&live), Some(&live), "x", false), "");
         let merged = json!({"kind": "ConfigMap", "data": {"a": "2"}});
-        let out = text(Some(&live), &merged, "x", false);
+        let out = text(Some(&live), Some(&merged), "x", false);
         assert!(out.contains("-  a: \"1\"\n+  a: \"2\"\n"), "{out}");
         let secret = |v: &str| json!({"kind": "Secret", "data": {"a": v, "b": "same"}});
-        let out = text(Some(&secret("one")), &secret("two"), "x", false);
+        let out = text(Some(&secret("one")), Some(&secret("two")), "x", false);
         assert!(out.contains("(before)") && out.contains("(after)") && !out.contains("one") && !out.contains("same"));
+        let out = text(Some(&secret("one")), None, "x", false);
+        assert!(out.contains("-  a: '***'\n") && !out.contains("one"), "{out}");
     }
 }

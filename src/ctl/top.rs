@@ -265,14 +265,17 @@ async fn none_yet(cx: &Cx, args: &Pod, ns: &str) -> Done {
     Ok(())
 }
 
+/// What each container uses, by name.
+type Parts = Vec<(String, Usage)>;
+
 fn pod_rows(metrics: &[Value], args: &Pod) -> String {
     let by = args.common.sort_by.as_str();
-    let containers = |pod: &Value| -> Vec<(String, Usage)> {
+    let containers = |pod: &Value| -> Parts {
         let all = pod.items_at("/containers").iter();
         all.map(|c| (c.str_at("/name").unwrap_or_default().to_owned(), Usage::of(&c["usage"]))).collect()
     };
     let sum = |parts: &[(String, Usage)]| parts.iter().fold(Usage::none(), |sum, (_, usage)| sum.plus(*usage));
-    let mut pods: Vec<(&str, &str, Vec<(String, Usage)>, Usage)> = Vec::with_capacity(metrics.len());
+    let mut pods: Vec<(&str, &str, Parts, Usage)> = Vec::with_capacity(metrics.len());
     for pod in metrics {
         let parts = containers(pod);
         let all = sum(&parts);

@@ -6,7 +6,7 @@ use futures::StreamExt;
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
-use super::builder::{Info, Query, SelectorFlags};
+use super::builder::{Info, LocalFlag, Query, SelectorFlags};
 use super::cx::{Cx, Done};
 use super::delete;
 use super::fail::{Failure, NOTHING_NAMED, fail};
@@ -44,6 +44,8 @@ pub struct Args {
     /// In all namespaces
     #[arg(short = 'A', long)]
     all_namespaces: bool,
+    #[command(flatten)]
+    local: LocalFlag,
 }
 
 /// What is waited for.
@@ -125,7 +127,8 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
         fields: &args.select.field_selector,
         all: args.all,
         all_namespaces: args.all_namespaces,
-        fetch: !matches!(goal, Goal::Delete | Goal::Create),
+        fetch: !args.local.local && !matches!(goal, Goal::Delete | Goal::Create),
+        local: args.local.local,
         ..Query::default()
     };
     let infos = query.infos(cx).await?;

@@ -10,6 +10,8 @@ fn endpoint(address: &str, ready: bool, hostname: &str) -> Endpoint {
         terminating: false,
         node: "a".into(),
         hostname: hostname.into(),
+        for_zones: Vec::new(),
+        for_nodes: Vec::new(),
     }
 }
 

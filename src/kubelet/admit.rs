@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::cgroups::{self, Qos};
 use super::eviction::{Pressure, is_critical};
 use super::pod::{PodView, Role};
+use super::preemption;
 use super::status::{Failure, FailureKind};
 use crate::api::meta::labels::Requirement;
 use crate::api::meta::quantity::Quantity;
@@ -44,12 +45,13 @@ pub struct Site {
     pub pressures: Vec<Pressure>,
 }
 
-/// Whether the pod may run beside `others`, those that run or were admitted.
-pub fn admit(pod: &PodView, site: &Site, others: &[&PodView]) -> Result<(), Failure> {
+/// Whether the pod may run beside `others`, those that run or were admitted; and which of them have to make room for it,
+/// by uid.
+pub fn admit(pod: &PodView, site: &Site, others: &[&PodView]) -> Result<Vec<String>, Failure> {
     let verdict = pressure(pod, &site.pressures)
         .and_then(|()| sysctls(pod))
         .and_then(|()| operating_system(pod))
-        .and_then(|()| site.node.as_ref().map_or(Ok(()), |node| predicates(pod, node, others)));
+        .and_then(|()| site.node.as_ref().map_or(Ok(Vec::new()), |node| predicates(pod, node, others)));
     verdict.map_err(|(reason, message)| Failure {
         reason,
         message: format!("Pod was rejected: {message}"),
@@ -57,9 +59,9 @@ pub fn admit(pod: &PodView, site: &Site, others: &[&PodView]) -> Result<(), Fail
     })
 }
 
-type Verdict = Result<(), (String, String)>;
+type Verdict<T = ()> = Result<T, (String, String)>;
 
-fn refuse(reason: &str, message: impl Into<String>) -> Verdict {
+fn refuse<T>(reason: &str, message: impl Into<String>) -> Verdict<T> {
     Err((reason.to_owned(), message.into()))
 }
 
@@ -119,8 +121,27 @@ fn operating_system(pod: &PodView) -> Verdict {
     Ok(())
 }
 
-fn predicates(pod: &PodView, node: &Value, others: &[&PodView]) -> Verdict {
-    resources(pod, node, others)?;
+fn predicates(pod: &PodView, node: &Value, others: &[&PodView]) -> Verdict<Vec<String>> {
+    let lacks = lacking(pod, node, others);
+    if let Some(lack) = lacks.first().filter(|_| !is_critical(pod)) {
+        return refuse(&format!("OutOf{}", lack.resource), lack.to_string());
+    }
+    place(pod, node, others)?;
+    match preemption::victims(pod, others, &lacks) {
+        Some(victims) => Ok(victims.into_iter().map(|v| v.uid.clone()).collect()),
+        None => refuse(
+            "UnexpectedAdmissionError",
+            format!(
+                "Unexpected error while attempting to recover from admission failure: preemption: error finding a set of pods \
+                 to preempt: no set of running pods found to reclaim resources: {}",
+                lacks.iter().map(Lack::to_string).collect::<Vec<_>>().join(", ")
+            ),
+        ),
+    }
+}
+
+/// What else than resources a pod has to find on its node.
+fn place(pod: &PodView, node: &Value, others: &[&PodView]) -> Verdict {
     let failed = |name: &str, why: &str| refuse(name, format!("Predicate {name} failed: {why}"));
     if !selected(pod, node) {
         return failed("NodeAffinity", "node(s) didn't match Pod's node affinity/selector");
@@ -138,39 +159,66 @@ fn predicates(pod: &PodView, node: &Value, others: &[&PodView]) -> Verdict {
 
 /// Whether what the pod requests is there beside what the others have; else what is not.
 pub fn room(pod: &PodView, node: &Value, others: &[&PodView]) -> Result<(), String> {
-    resources(pod, node, others).map_err(|(_, message)| message)
+    lacking(pod, node, others).first().map_or(Ok(()), |lack| Err(lack.to_string()))
 }
 
-fn resources(pod: &PodView, node: &Value, others: &[&PodView]) -> Verdict {
+/// A resource of which too little is left: thousandths of CPUs, whole units of the rest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lack {
+    /// Its name.
+    pub resource: String,
+    /// What the pod asks for.
+    pub requested: i64,
+    /// What others have.
+    pub used: i64,
+    /// What there is.
+    pub capacity: i64,
+}
+
+impl Lack {
+    /// What would have to be free beside what is.
+    pub fn missing(&self) -> i64 {
+        self.requested.saturating_sub(self.capacity.saturating_sub(self.used))
+    }
+}
+
+impl std::fmt::Display for Lack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { resource, requested, used, capacity } = self;
+        write!(
+            f,
+            "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
+        )
+    }
+}
+
+/// What the pod requests and the node has not, beside what the others have.
+fn lacking(pod: &PodView, node: &Value, others: &[&PodView]) -> Vec<Lack> {
     let allocatable = node.pointer("/status/allocatable").and_then(Value::as_object);
-    // Thousandths of CPUs, whole units of the rest.
     let number = |name: &str, q: Quantity| if name == "cpu" { q.milli_value() } else { q.value() };
-    let lacks = |name: &str, requested: i64, used: i64, capacity: i64| {
-        let message = format!(
-            "Node didn't have enough resource: {name}, requested: {requested}, used: {used}, capacity: {capacity}"
-        );
-        refuse(&format!("OutOf{name}"), message)
-    };
-    let capacities: BTreeMap<&str, i64> = allocatable
+    let mut capacities: BTreeMap<&str, i64> = allocatable
         .into_iter()
         .flatten()
         .filter_map(|(name, q)| Some((name.as_str(), number(name, Quantity::parse(q.as_str()?).ok()?))))
         .collect();
-    if let Some(pods) = capacities.get("pods") {
+    let mut out = Vec::new();
+    let lack =
+        |resource: &str, requested, used, capacity| Lack { resource: resource.into(), requested, used, capacity };
+    if let Some(pods) = capacities.remove("pods") {
         let used = i64::try_from(others.len()).unwrap_or(i64::MAX);
-        if used >= *pods {
-            return lacks("pods", 1, used, *pods);
+        if used >= pods {
+            out.push(lack("pods", 1, used, pods));
         }
     }
     // What the node does not know of is somebody else's to judge.
-    for (name, capacity) in capacities.into_iter().filter(|(name, _)| *name != "pods") {
+    for (name, capacity) in capacities {
         let requested = cgroups::requested(pod, name);
         let used = others.iter().map(|p| cgroups::requested(p, name)).sum::<i64>();
         if requested > 0 && requested > capacity - used {
-            return lacks(name, requested, used, capacity);
+            out.push(lack(name, requested, used, capacity));
         }
     }
-    Ok(())
+    out
 }
 
 /// `nodeSelector` and required node affinity.
@@ -308,6 +356,32 @@ mod tests {
     #[test_case(json!({"priority": 2_000_000_000}), &[Pressure::Disk] => ""; "critical")]
     fn under_pressure(spec: Value, pressures: &[Pressure]) -> String {
         judged(spec, pressures, &[])
+    }
+
+    #[test]
+    fn others_make_room_for_the_critical() {
+        let asks = |name: &str, cpu: &str, priority: i32| {
+            let resources = json!({"requests": {"cpu": cpu}});
+            let mut view = pod(json!({"containers": [{"name": "c", "resources": resources}], "priority": priority,
+                "tolerations": [{"operator": "Exists"}]}));
+            view.uid = name.to_owned();
+            view
+        };
+        let site = Site { node: Some(node()), pressures: Vec::new() };
+        let critical = |cpu: &str| asks("new", cpu, cgroups::SYSTEM_CRITICAL);
+        let (small, large) = (asks("small", "400m", 0), asks("large", "1500m", 0));
+        let goes = |pod: &PodView, others: &[&PodView]| admit(pod, &site, others).map_err(|f| (f.reason, f.message));
+        assert_eq!(goes(&critical("1"), &[&small]), Ok(vec![]), "there is room");
+        assert_eq!(goes(&critical("500m"), &[&large]), Ok(vec![]), "just enough");
+        assert_eq!(goes(&critical("400m"), &[&small, &large]), Ok(vec!["small".into()]), "and a place");
+        assert_eq!(goes(&critical("1500m"), &[&small, &large]), Ok(vec!["large".into()]));
+        let nobody = goes(&critical("3"), &[&small, &large]).unwrap_err();
+        assert_eq!(nobody.0, "UnexpectedAdmissionError");
+        assert!(nobody.1.contains("no set of running pods found to reclaim resources"), "{}", nobody.1);
+        let mut elsewhere = critical("1500m");
+        elsewhere.spec.node_selector = Some([("disk".to_owned(), "hdd".to_owned())].into());
+        assert_eq!(goes(&elsewhere, &[&large]).unwrap_err().0, "NodeAffinity", "nobody goes for one that cannot stay");
+        assert_eq!(goes(&asks("new", "1", 5), &[&large]).unwrap_err().0, "OutOfcpu", "the scheduler sees to the rest");
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub mod expand;
 #[cfg(test)]
 pub mod fake;
 pub mod health;
+pub mod hollow;
 pub mod hooks;
 pub mod images;
 pub mod logs;
@@ -37,6 +38,7 @@ pub mod pause;
 pub mod pleg;
 pub mod pod;
 mod pods;
+pub mod preemption;
 pub mod probes;
 pub mod pull;
 pub mod registries;

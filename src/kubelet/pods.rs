@@ -13,11 +13,12 @@ use tokio::task::JoinSet;
 use super::admit::{self, Site};
 use super::pleg::Snapshot;
 use super::pod::{PodView, keys};
+use super::preemption::PREEMPTED;
 use super::resize::{self, Given, Pending};
 use super::runtime::SandboxStatus;
 use super::shared::Shared;
 use super::sources::Kind;
-use super::status::Failure;
+use super::status::{Failure, FailureKind};
 use super::sync::MIN_GRACE_SECONDS;
 use super::volumes;
 use super::worker::{Desired, Handle, Worker};
@@ -128,8 +129,7 @@ impl Pods {
     /// The pod as bound to this node; none for pods of others.
     fn ours(&self, object: &Object) -> Option<PodView> {
         // Most pods are of other nodes: look for the name before decoding.
-        let name = format!("\"{}\"", self.shared.config.node_name);
-        if !std::str::from_utf8(&object.json).is_ok_and(|text| text.contains(&name)) {
+        if !object.mentions(&self.shared.config.node_name) {
             return None;
         }
         match PodView::from_object(object) {
@@ -226,13 +226,29 @@ impl Pods {
             .collect();
         others.extend(self.active().into_iter().map(|p| (p.uid.clone(), p)));
         others.remove(&pod.uid);
-        let others: Vec<&PodView> = others.values().map(|p| &**p).collect();
-        let verdict = admit::admit(pod, &site, &others);
-        if let Err(failure) = &verdict {
-            tracing::info!(pod = pod.name, namespace = pod.namespace, reason = failure.reason, "{}", failure.message);
-            shared.event(pod, None, EventType::Warning, &failure.reason, failure.message.clone());
+        let all: Vec<&PodView> = others.values().map(|p| &**p).collect();
+        match admit::admit(pod, &site, &all) {
+            Ok(victims) => {
+                victims.iter().filter_map(|uid| others.get(uid)).for_each(|victim| self.preempt(victim, pod));
+                Ok(())
+            }
+            Err(failure) => {
+                let (reason, message) = (&failure.reason, &failure.message);
+                tracing::info!(pod = pod.name, namespace = pod.namespace, reason, "{message}");
+                shared.event(pod, None, EventType::Warning, reason, message.clone());
+                Err(failure)
+            }
         }
-        verdict
+    }
+
+    /// Ends a pod that has to make room for a critical one. That one starts at once: what the victim was promised is
+    /// free from now on, and it gets its own time to stop.
+    fn preempt(&self, victim: &PodView, critical: &PodView) {
+        let (reason, message) = PREEMPTED;
+        tracing::info!(pod = victim.name, namespace = victim.namespace, by = critical.name, "{message}");
+        self.shared.event(victim, None, EventType::Warning, reason, message);
+        let (reason, message) = (reason.to_owned(), message.to_owned());
+        self.fail(&victim.uid, Failure { reason, message, kind: FailureKind::Preempted });
     }
 
     /// What is known of the node.

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::cgroups;
 use super::past;
 use super::pod::{Member, PodInventory, PodView, ProbeKind, Role, time_of};
+use super::preemption::MADE_ROOM;
 use super::resize::{self, Progress};
 use super::runtime::{ContainerStatus, State};
 use super::sync::{Outcome, Results};
@@ -48,6 +49,8 @@ pub enum FailureKind {
         /// Seconds that it gets at most to stop.
         grace_seconds: i64,
     },
+    /// It made room for a critical pod, and gets its own time to stop.
+    Preempted,
     /// It took more than it may: it is stopped at once, for its own sake.
     Overrun,
     /// It was not admitted: nothing of it ever ran.
@@ -60,7 +63,7 @@ impl FailureKind {
         match self {
             Self::Disruption { grace_seconds } => Some(grace_seconds),
             Self::Overrun => Some(0),
-            Self::Stopped | Self::Rejected => None,
+            Self::Stopped | Self::Preempted | Self::Rejected => None,
         }
     }
 }
@@ -387,8 +390,13 @@ fn conditions(input: Input<'_>, phase: &str, inits: &[Value], containers: &[Valu
 
 /// Told of pods that were ended for the node's sake.
 fn disruption(input: Input<'_>) -> Option<(&'static str, Verdict)> {
-    let failure = input.failure.filter(|f| matches!(f.kind, FailureKind::Disruption { .. }))?;
-    Some(("DisruptionTarget", Verdict(true, "TerminationByKubelet", failure.message.clone())))
+    let failure = input.failure?;
+    let message = match failure.kind {
+        FailureKind::Disruption { .. } => failure.message.clone(),
+        FailureKind::Preempted => MADE_ROOM.to_owned(),
+        FailureKind::Stopped | FailureKind::Overrun | FailureKind::Rejected => return None,
+    };
+    Some(("DisruptionTarget", Verdict(true, "TerminationByKubelet", message)))
 }
 
 /// Told while a pod has not what it asks for: it is not given it, or is on the way to it.

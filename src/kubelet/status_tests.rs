@@ -212,6 +212,11 @@ fn an_evicted_pod_is_told_from_one_that_failed_by_itself() {
     );
     let c = condition(&s, "DisruptionTarget");
     assert_eq!((c.str_at("/status"), c.str_at("/reason")), (Some("True"), Some("TerminationByKubelet")));
+    let preempted = failure("Preempting", FailureKind::Preempted);
+    let s = status(Input { failure: Some(&preempted), ..with(&p, &there, &Results::new(), &none) });
+    assert_eq!((s.str_at("/phase"), s.str_at("/reason")), (Some("Failed"), Some("Preempting")));
+    let c = condition(&s, "DisruptionTarget");
+    assert_eq!(c.str_at("/message"), Some("Pod was preempted by Kubelet to accommodate a critical pod."));
 }
 
 #[test]

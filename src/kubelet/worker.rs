@@ -6,6 +6,9 @@
 //! **Invariant:** a phase never goes back. **Invariant:** nothing but this worker changes its pod in the runtime.
 //! **Invariant:** no lock is held over an await.
 
+mod ending;
+mod report;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -23,17 +26,12 @@ use super::start::{self, Memory};
 use super::status::{self, Failure, FailureKind, Waiting};
 use super::stop::{self, How};
 use super::sync::{self, Plan, Seen};
-use super::{container, pull, volumes};
-use crate::api::status::Reason;
-use crate::api::value::ValueExt;
-use crate::client::{DeleteOptions, Patch, res};
+use super::{container, pull};
 use crate::runtime::events::EventType;
 use crate::util::backoff::Backoff;
 
 /// Between attempts at something that failed.
 const RETRY: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(30) };
-/// Attempts to remove a cgroup whose last process the kernel has not quite ended, before the pod goes on without.
-const CGROUP_PATIENCE: u32 = 5;
 /// Reason and message of a pod that ran too long.
 const DEADLINE: (&str, &str) = ("DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
 
@@ -168,19 +166,6 @@ impl Worker {
                 tracing::warn!(pod = pod.name, namespace = pod.namespace, phase = ?self.phase, "will be tried again: {why}");
                 Some(RETRY.delay(self.failures))
             }
-        }
-    }
-
-    /// The pod with the newest status that is known, ours or the API's.
-    fn with_reported_status(&self, pod: &Arc<PodView>) -> Arc<PodView> {
-        let revision = pod.pod.metadata.resource_version.as_deref().and_then(|r| r.parse().ok()).unwrap_or(0);
-        match &self.reported {
-            Some((ours, status)) if *ours > revision => {
-                let mut newer = (**pod).clone();
-                newer.status = status.clone();
-                Arc::new(newer)
-            }
-            _ => pod.clone(),
         }
     }
 
@@ -350,189 +335,10 @@ impl Worker {
             }
         }
     }
-
-    async fn terminate(&mut self, pod: &PodView, gone: bool) -> Result<Option<Duration>, String> {
-        let shared = self.shared.clone();
-        let inventory = shared.inventory(&pod.uid).await?;
-        if !gone {
-            self.report(pod, &inventory, false).await?;
-        }
-        let mut hurried = pod.clone();
-        if let Some(most) = self.failure.as_ref().and_then(|f| f.kind.grace_seconds()) {
-            let own = pod.deletion_grace().or(pod.spec.termination_grace_period_seconds).unwrap_or(most);
-            hurried.pod.metadata.deletion_grace_period_seconds = Some(most.min(own));
-        }
-        let pod = &hurried;
-        let grace = pod.deletion_grace();
-        let mut desired = self.desired.clone();
-        let shorter = async {
-            let less = |d: &Desired| match (d.pod.deletion_grace(), grace) {
-                (Some(new), Some(old)) => new < old,
-                (Some(_), None) => true,
-                (None, _) => false,
-            };
-            // Nothing changes any more once the sender is gone.
-            if desired.wait_for(less).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        let stopping = stop::pod(&shared, pod, &inventory, self.failures > 0);
-        tokio::pin!(shorter, stopping);
-        // What is on its way out is not started again, but clients may still be served: upstream goes on asking for that.
-        self.prober.only_readiness();
-        loop {
-            tokio::select! {
-                biased;
-                // A second deletion may leave less time: begin anew, hooks have had their chance.
-                () = &mut shorter => {
-                    self.failures = 0;
-                    return Ok(Some(Duration::ZERO));
-                }
-                stopped = &mut stopping => {
-                    stopped.map_err(text)?;
-                    break;
-                }
-                // Each container's end is told as it comes, not with the last one's.
-                () = self.wake.notified(), if !gone => {
-                    self.tell_unhealthy(pod);
-                    if let Ok(now) = shared.last_inventory(&pod.uid) {
-                        self.report(pod, &now, false).await?;
-                    }
-                }
-            }
-        }
-        self.phase = Phase::Terminated;
-        Ok(None)
-    }
-
-    async fn clean_up(&mut self, pod: &PodView, desired: &Desired) -> Result<Option<Duration>, String> {
-        let shared = self.shared.clone();
-        self.prober.stop();
-        let inventory = shared.inventory(&pod.uid).await?;
-        if inventory.is_running() {
-            // Something came up late: a sandbox whose making was cut off.
-            self.phase = Phase::Terminating;
-            stop::pod(&shared, pod, &inventory, true).await.map_err(text)?;
-            self.phase = Phase::Terminated;
-        }
-        if !desired.gone {
-            self.report(pod, &inventory, true).await?;
-        }
-        let dir = shared.pod_dir(&pod.uid);
-        volumes::teardown(&dir.join("volume-subpaths")).map_err(|e| format!("cannot remove volume-subpaths: {e}"))?;
-        shared.csi.tear_down(&dir).await?;
-        for part in ["volumes", "volumeDevices"] {
-            volumes::teardown(&dir.join(part)).map_err(|e| format!("cannot remove {part}: {e}"))?;
-        }
-        if let Some(tree) = &shared.cgroups
-            && let Err(e) = tree.remove_pod(&pod.uid)
-        {
-            let why = format!("cannot remove its cgroup: {e}");
-            if self.failures < CGROUP_PATIENCE {
-                return Err(why);
-            }
-            tracing::warn!(pod = pod.name, namespace = pod.namespace, "{why}; it stays");
-        }
-        if !(desired.gone || pod.deleting()) {
-            // Finished, and kept for its logs until somebody deletes it.
-            return Ok(None);
-        }
-        for c in &inventory.containers {
-            container::forget(&shared.config, pod, c)
-                .map_err(|e| format!("cannot remove the log of {}: {e}", c.name))?;
-        }
-        remove_all(&shared, &inventory).await.map_err(text)?;
-        volumes::teardown(&dir).map_err(|e| format!("cannot remove the pod's directory: {e}"))?;
-        volumes::teardown(&container::log_dir(&shared.config, pod))
-            .map_err(|e| format!("cannot remove its logs: {e}"))?;
-        if desired.gone {
-            self.phase = Phase::Done;
-            return Ok(None);
-        }
-        let options = DeleteOptions { grace: Some(0), ..DeleteOptions::of_uid(&pod.uid) };
-        match shared.client.delete(&res::PODS, &pod.namespace, &pod.name, &options).await {
-            Ok(_) => {}
-            Err(e) if matches!(e.reason, Reason::NotFound | Reason::Conflict) => {}
-            Err(e) => return Err(format!("cannot delete it from the API: {e}")),
-        }
-        // The deletion comes back as a change; finalizers may keep the object until then.
-        Ok(None)
-    }
-
-    /// Tells the API the status, if it is news.
-    async fn report(&mut self, pod: &PodView, inventory: &PodInventory, ended: bool) -> Result<(), String> {
-        let pod = self.with_reported_status(&Arc::new(pod.clone()));
-        // An orch before this one rejected it; there is nothing to add.
-        if pod.is_terminal() && inventory.is_empty() && pod.status.get("containerStatuses").is_none() {
-            return Ok(());
-        }
-        let (results, facts) = (self.prober.results(), self.shared.facts.load());
-        let runtime_name = self.shared.runtime_name.load();
-        let input = status::Input {
-            pod: &pod,
-            inventory,
-            probes: &results,
-            waiting: &self.memory.waiting,
-            ended,
-            failure: self.failure.as_deref(),
-            resize: &self.memory.resize,
-            host_ips: &facts.host_ips,
-            runtime_name: &runtime_name,
-            now: self.shared.clock.now(),
-        };
-        let mut new = status::status(input);
-        keep_failure(&pod, &mut new);
-        let Some(patch) = status::patch(&pod, &pod.status, &new) else { return Ok(()) };
-        let patch = Patch::Strategic(&patch);
-        match self.shared.client.patch(&res::PODS, &pod.namespace, &pod.name, Some("status"), patch).await {
-            Ok(answer) => {
-                let revision = answer.str_at("/metadata/resourceVersion").and_then(|r| r.parse().ok()).unwrap_or(0);
-                self.reported = Some((revision, answer.pointer("/status").cloned().unwrap_or(Value::Null)));
-                Ok(())
-            }
-            // It is gone, or another one of its name is there: the change is on its way to us.
-            Err(e) if matches!(e.reason, Reason::NotFound | Reason::Conflict) => Ok(()),
-            Err(e) => {
-                // Running the pod matters more than telling of it.
-                tracing::warn!(pod = pod.name, namespace = pod.namespace, "cannot report its status: {e}");
-                let wake = self.wake.clone();
-                wake.notify_one();
-                tokio::time::sleep(RETRY.base).await;
-                Ok(())
-            }
-        }
-    }
 }
 
 /// Between looks at a container that could not be configured or made. Upstream: its next sync.
 const CONFIG_RETRY: Duration = Duration::from_secs(10);
-
-/// What ended a pod stays its reason after a restart of orch: the API remembers it.
-fn keep_failure(pod: &PodView, new: &mut Value) {
-    if pod.status.str_at("/phase") != Some("Failed") || new.get("reason").is_some() {
-        return;
-    }
-    if let Some(reason) = pod.status.get("reason").cloned() {
-        new["phase"] = "Failed".into();
-        new["reason"] = reason;
-        new["message"] = pod.status.get("message").cloned().unwrap_or(Value::Null);
-    }
-}
-
-async fn remove_all(shared: &Shared, inventory: &PodInventory) -> Result<(), RuntimeError> {
-    let absent = |r: Result<(), RuntimeError>| match r {
-        Err(RuntimeError::NotFound(_)) => Ok(()),
-        other => other,
-    };
-    for c in &inventory.containers {
-        absent(shared.runtime.remove_container(&c.id).await)?;
-    }
-    for s in &inventory.sandboxes {
-        absent(shared.runtime.stop_sandbox(&s.id).await)?;
-        absent(shared.runtime.remove_sandbox(&s.id).await)?;
-    }
-    Ok(())
-}
 
 fn deadline(pod: &PodView) -> Option<Timestamp> {
     let seconds = pod.spec.active_deadline_seconds?;

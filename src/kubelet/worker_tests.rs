@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::api::meta::quantity::Quantity;
 use crate::api::value::ValueExt;
 use crate::client::res;
 use crate::kubelet::fake::FakeRuntime;
@@ -66,7 +67,7 @@ impl Bench {
         self.cluster.get(&res::PODS, "n", name).unwrap()
     }
 
-    /// Phase and containers of a pod. (The fake API replaces lists of conditions, which the real one merges.)
+    /// Phase and containers of a pod.
     fn told(&self, name: &str) -> (Value, Value) {
         let status = self.now(name)["status"].take();
         (status["phase"].clone(), status["containerStatuses"].clone())
@@ -82,7 +83,8 @@ impl Bench {
     async fn until(&self, what: &str, done: impl Fn(&Self) -> bool) {
         let end = tokio::time::Instant::now() + PATIENCE;
         while !done(self) {
-            assert!(tokio::time::Instant::now() < end, "{what}: never; {:?}", self.runtime.calls());
+            let status = || self.cluster.get(&res::PODS, "n", "p").map(|mut p| p["status"].take());
+            assert!(tokio::time::Instant::now() < end, "{what}: never; {:?}; {:?}", self.runtime.calls(), status());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -193,6 +195,40 @@ async fn a_running_pod_gets_other_resources() {
             ask("15m");
             bench.until("it has less", |b| has(b, "15m")).await;
             assert_eq!((bench.count("update "), bench.told("p").1[0]["restartCount"].clone()), (2, json!(0)));
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_critical_pod_gets_the_room_of_another_one() {
+    let bench = Bench::new(|r| r);
+    // Quarters of what the machine has.
+    let asks = |quarters: i64, priority: i64| {
+        let node = bench.cluster.get(&res::NODES, "", "node").unwrap();
+        let all = Quantity::parse(node.str_at("/status/allocatable/cpu").unwrap()).unwrap().milli_value();
+        let cpu = format!("{}m", all / 4 * quarters);
+        json!({"priority": priority, "containers": [{"name": "c", "image": "i", "imagePullPolicy": "IfNotPresent",
+            "resources": {"requests": {"cpu": cpu}}}]})
+    };
+    let failed = |b: &Bench, name: &str, why: &str| b.now(name).str_at("/status/reason") == Some(why);
+    bench
+        .with_kubelet(async {
+            let known = |b: &Bench| {
+                let node = b.cluster.get(&res::NODES, "", "node");
+                node.is_some_and(|n| n.str_at("/status/allocatable/cpu").is_some())
+            };
+            bench.until("the node is known", known).await;
+            bench.pod("small", asks(1, 0));
+            bench.pod("large", asks(2, 0));
+            let ready = |b: &Bench| ["small", "large"].iter().all(|p| b.condition(p, "Ready") == "True");
+            bench.until("both are ready", ready).await;
+            bench.pod("late", asks(2, 7));
+            bench.until("one that is not critical finds no room", |b| failed(b, "late", "OutOfcpu")).await;
+            bench.pod("critical", asks(3, 2_000_000_000));
+            bench.until("it is ready", |b| b.condition("critical", "Ready") == "True").await;
+            bench.until("another one made room", |b| failed(b, "large", "Preempting")).await;
+            assert_eq!(bench.condition("large", "DisruptionTarget"), "True");
+            assert_eq!(bench.condition("small", "Ready"), "True", "no more of them than need be");
         })
         .await;
 }

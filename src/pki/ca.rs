@@ -26,7 +26,8 @@ pub const CA_SECONDS: i64 = 3_650 * 86_400;
 /// 2026-01-01: no orch was built before. A clock that is behind (no battery, no network yet) must not make a CA that has
 /// ended, or not begun, once the clock is set.
 pub const CLOCK_FLOOR_SECONDS: i64 = 1_767_225_600;
-/// Seconds that the start of a certificate with a life of its own lies in the past. Upstream: five minutes.
+/// Seconds that the start of a certificate with a life of its own lies in the past. Upstream: five minutes; here no more
+/// than a quarter of its life, which the time of its renewal is counted from.
 const SHORT_BACKDATE_SECONDS: i64 = 300;
 /// Mode of a certificate file: not secret.
 const CERT_MODE: u32 = 0o644;
@@ -68,6 +69,11 @@ impl Pair {
 }
 
 impl Pair {
+    /// When it has to be issued again, seconds since the epoch: some time before its end.
+    pub fn due(&self) -> i64 {
+        self.leaf(profile::due).unwrap_or(i64::MIN)
+    }
+
     /// True when it has to be issued again at `now`: it is near its end, or its start is still to come.
     pub fn is_due(&self, now: Timestamp) -> bool {
         let Ok(chain) = self.chain() else { return true };
@@ -114,6 +120,8 @@ pub struct Ca {
     /// Its certificate, DER.
     pub cert: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
+    /// Seconds that what it signs lives at most.
+    life: i64,
 }
 
 impl std::fmt::Debug for Ca {
@@ -151,7 +159,13 @@ impl Ca {
         }
         let issuer =
             Issuer::from_ca_cert_der(&cert, key).map_err(|e| damaged(&cert_path, format!("not a CA ({e})")))?;
-        Ok(Self { cert_pem, cert: cert.into_owned(), issuer })
+        Ok(Self { cert_pem, cert: cert.into_owned(), issuer, life: LEAF_SECONDS })
+    }
+
+    /// What it signs from now on lives so many seconds, and no longer than others' does.
+    #[must_use]
+    pub fn with_life(self, seconds: Option<i64>) -> Self {
+        Self { life: seconds.map_or(self.life, |s| s.min(LEAF_SECONDS)), ..self }
     }
 
     /// A new CA over `key`, in memory. Its name carries the time, so that two of them can be told apart.
@@ -164,7 +178,12 @@ impl Ca {
         let from = CLOCK_FLOOR_SECONDS.min(now.as_second() - BACKDATE_SECONDS);
         valid(&mut params, from, CLOCK_FLOOR_SECONDS.max(now.as_second()) + CA_SECONDS);
         let cert = params.self_signed(&key).map_err(|e| issue(&name, e))?;
-        Ok(Self { cert_pem: cert.pem(), cert: cert.der().clone(), issuer: Issuer::new(params, key) })
+        Ok(Self {
+            cert_pem: cert.pem(),
+            cert: cert.der().clone(),
+            issuer: Issuer::new(params, key),
+            life: LEAF_SECONDS,
+        })
     }
 
     /// SHA-256 of the certificate (DER), hexadecimal: what a join token carries.
@@ -175,14 +194,15 @@ impl Ca {
     /// Signs a certificate over a fresh key.
     pub fn issue(&self, profile: &Profile, now: Timestamp) -> Result<Pair, PkiError> {
         let key = KeyPair::generate().map_err(|e| issue(&profile.common_name, e))?;
-        let cert =
-            leaf_params(profile, now)?.signed_by(&key, &self.issuer).map_err(|e| issue(&profile.common_name, e))?;
+        let cert = leaf_params(profile, self.life, now)?
+            .signed_by(&key, &self.issuer)
+            .map_err(|e| issue(&profile.common_name, e))?;
         Ok(Pair { cert_pem: cert.pem(), key_pem: key.serialize_pem() })
     }
 
     /// Signs the key of a certificate signing request (PEM); what the certificate says is `profile`'s, nothing of the
     /// request's but its key. The request's own signature is checked: the sender has the key. The certificate lives for
-    /// `seconds`, where given and shorter than others.
+    /// `seconds`, where given and shorter than others' lives.
     pub fn sign_request(
         &self,
         request_pem: &str,
@@ -192,10 +212,7 @@ impl Ca {
     ) -> Result<String, PkiError> {
         let mut request =
             CertificateSigningRequestParams::from_pem(request_pem).map_err(|e| issue(&profile.common_name, e))?;
-        request.params = leaf_params(profile, now)?;
-        if let Some(seconds) = seconds.filter(|s| *s < LEAF_SECONDS) {
-            valid(&mut request.params, now.as_second() - SHORT_BACKDATE_SECONDS, now.as_second() + seconds);
-        }
+        request.params = leaf_params(profile, seconds.map_or(self.life, |s| s.min(self.life)), now)?;
         let cert = request.signed_by(&self.issuer).map_err(|e| issue(&profile.common_name, e))?;
         Ok(cert.pem())
     }
@@ -321,7 +338,8 @@ pub(super) fn request_params(profile: &Profile) -> Result<CertificateParams, Pki
     Ok(params)
 }
 
-fn leaf_params(profile: &Profile, now: Timestamp) -> Result<CertificateParams, PkiError> {
+/// A certificate below a CA that lives so many seconds.
+fn leaf_params(profile: &Profile, seconds: i64, now: Timestamp) -> Result<CertificateParams, PkiError> {
     let mut params = request_params(profile)?;
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
@@ -330,9 +348,12 @@ fn leaf_params(profile: &Profile, now: Timestamp) -> Result<CertificateParams, P
         Usage::Client => ExtendedKeyUsagePurpose::ClientAuth,
     }];
     params.use_authority_key_identifier_extension = true;
-    // Made under a clock that is behind, it holds when the clock is set, until it is issued again.
-    let until = now.as_second().max(CLOCK_FLOOR_SECONDS) + LEAF_SECONDS;
-    valid(&mut params, now.as_second() - BACKDATE_SECONDS, until);
+    let now = now.as_second();
+    match seconds < LEAF_SECONDS {
+        true => valid(&mut params, now - SHORT_BACKDATE_SECONDS.min(seconds / 4), now + seconds),
+        // Made under a clock that is behind, it holds when the clock is set, until it is issued again.
+        false => valid(&mut params, now - BACKDATE_SECONDS, now.max(CLOCK_FLOOR_SECONDS) + LEAF_SECONDS),
+    }
     Ok(params)
 }
 

@@ -20,6 +20,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::ScopedJoinHandle;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rustls::sign::CertifiedKey;
@@ -85,6 +86,8 @@ pub struct PkiConfig {
     pub cluster_domain: String,
     /// More names and addresses (`--tls-san`).
     pub tls_sans: Vec<String>,
+    /// Seconds that certificates live, CAs aside; a year when not given.
+    pub life_seconds: Option<i64>,
 }
 
 impl PkiConfig {
@@ -141,7 +144,8 @@ impl Pki {
     pub fn open(dir: &Path, config: &PkiConfig, now: Timestamp) -> Result<Self, PkiError> {
         create_dir(dir)?;
         let (server_ca, client_ca, request_header_ca, service_account_keys) = std::thread::scope(|s| {
-            let ca = |file, name| s.spawn(move || Ca::open(dir, file, name, now));
+            let life = config.life_seconds;
+            let ca = |file, name| s.spawn(move || Ok(Ca::open(dir, file, name, now)?.with_life(life)));
             let server = ca("server-ca", "orch-server-ca");
             let client = ca("client-ca", "orch-client-ca");
             let request_header = ca("request-header-ca", "orch-request-header-ca");
@@ -188,9 +192,8 @@ impl Pki {
         std::mem::replace(&mut self.config.node_ips, node_ips.clone()) != node_ips
     }
 
-    /// True when a certificate has to be issued again at `now`: time went on, or the clock was set.
-    pub fn is_due(&self, now: Timestamp) -> bool {
-        let pairs = [
+    fn pairs(&self) -> [&Pair; 8] {
+        [
             &self.serving,
             &self.kubelet_serving,
             &self.admin,
@@ -199,8 +202,17 @@ impl Pki {
             &self.kubelet,
             &self.kubelet_client,
             &self.auth_proxy,
-        ];
-        pairs.iter().any(|p| p.is_due(now))
+        ]
+    }
+
+    /// True when a certificate has to be issued again at `now`: time went on, or the clock was set.
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        self.pairs().iter().any(|p| p.is_due(now))
+    }
+
+    /// When the first certificate has to be issued again, seconds since the epoch.
+    pub fn due(&self) -> i64 {
+        self.pairs().iter().map(|p| p.due()).min().unwrap_or(i64::MAX)
     }
 
     /// Opens again at a later time: what is near its end is new, the rest is what it was. The running server swaps the
@@ -213,6 +225,13 @@ impl Pki {
     pub fn serving_key(&self) -> Result<Arc<CertifiedKey>, PkiError> {
         self.serving.certified()
     }
+}
+
+/// How long to wait before the next look at certificates of which the first is [`Pair::due`] then; never longer than
+/// `longest`, because a clock that is set moves them at once.
+pub fn pause(due: i64, now: Timestamp, longest: Duration) -> Duration {
+    let left = due.saturating_sub(now.as_second()).saturating_add(1);
+    Duration::from_secs(u64::try_from(left).unwrap_or(0).max(1)).min(longest)
 }
 
 /// Makes aws-lc the process's TLS provider. Call it first thing in `main`; more calls do nothing.

@@ -8,8 +8,10 @@ use x509_parser::x509::X509Name;
 
 /// Seconds a certificate below a CA is valid.
 pub const LEAF_SECONDS: i64 = 365 * 86_400;
-/// Seconds before its end at which a certificate is issued again.
+/// Seconds before its end at which a certificate is issued again, if it lives long enough.
 pub const RENEW_BEFORE_SECONDS: i64 = 90 * 86_400;
+/// One that lives shorter is issued again when this part of its life is left.
+const RENEW_BEFORE_PART: i64 = 4;
 /// Seconds a certificate's start lies in the past, for clocks that go behind.
 pub const BACKDATE_SECONDS: i64 = 3_600;
 
@@ -87,7 +89,13 @@ pub(super) fn out_of_time(cert: &X509Certificate<'_>, now: Timestamp) -> Option<
     if validity.not_before.timestamp() > now.as_second() {
         return Some("it begins in the future");
     }
-    (validity.not_after.timestamp() - now.as_second() < RENEW_BEFORE_SECONDS).then_some("it is near its end")
+    (due(cert) < now.as_second()).then_some("it is near its end")
+}
+
+/// When a certificate has to be issued again, seconds since the epoch.
+pub(super) fn due(cert: &X509Certificate<'_>) -> i64 {
+    let (from, until) = (cert.validity().not_before.timestamp(), cert.validity().not_after.timestamp());
+    until - RENEW_BEFORE_SECONDS.min(until.saturating_sub(from) / RENEW_BEFORE_PART)
 }
 
 fn text<'a>(attributes: impl Iterator<Item = &'a x509_parser::x509::AttributeTypeAndValue<'a>>) -> Vec<String> {

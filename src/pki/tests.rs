@@ -26,6 +26,7 @@ fn config() -> PkiConfig {
         service_ips: vec!["10.43.0.1".parse().unwrap()],
         cluster_domain: "cluster.local".into(),
         tls_sans: vec!["api.example.com".into()],
+        life_seconds: None,
     }
 }
 
@@ -89,6 +90,38 @@ fn certificates_are_issued_again_in_time(days: i64, renewed: bool) {
     assert_eq!(first.serving.cert_pem != later.serving.cert_pem, renewed);
     assert_eq!(first.kubelet.cert_pem != later.kubelet.cert_pem, renewed);
     assert_eq!(first.server_ca.cert_pem, later.server_ca.cert_pem, "the CA never changes");
+}
+
+#[test_case(30; "the shortest")]
+#[test_case(600)]
+#[test_case(86_400; "a day")]
+fn short_lives_are_renewed_when_a_quarter_is_left(life: i64) {
+    let dir = tempfile::tempdir().unwrap();
+    let short = PkiConfig { life_seconds: Some(life), ..config() };
+    let first = Pki::open(dir.path(), &short, t0()).unwrap();
+    let t = |part: i64| at(t0().as_second() + life * part / 100);
+    assert!(!first.is_due(t0()) && !first.is_due(t(65)) && first.is_due(t(76)), "{}", first.due());
+    assert_eq!(first.serving.ends(), t(100).as_second());
+    let later = first.renewed(t(76)).unwrap();
+    assert!(!later.is_due(t(76)) && later.due() > t(100).as_second(), "the next life is as long");
+    // What is signed for others lives no longer, whatever they ask for.
+    let key = request::new_key().unwrap();
+    let asked = request::make(&key, &Profile::kubelet_client("n2")).unwrap();
+    for (seconds, lives) in [(None, life), (Some(life * 2), life), (Some(life / 2), life / 2)] {
+        let cert_pem = first.client_ca.sign_request(&asked, &Profile::kubelet_client("n2"), seconds, t0()).unwrap();
+        let pair = Pair { cert_pem, key_pem: key.clone() };
+        assert_eq!(pair.ends(), t0().as_second() + lives);
+        assert!(!pair.is_due(t0()));
+    }
+}
+
+#[test_case(1000, 0 => Duration::from_secs(60); "never longer than asked")]
+#[test_case(20, 0 => Duration::from_secs(21); "just after it is due")]
+#[test_case(0, 500 => Duration::from_secs(1); "what is late is not asked for without a pause")]
+#[test_case(i64::MAX, 0 => Duration::from_secs(60); "nothing is due ever")]
+#[test_case(i64::MIN, 0 => Duration::from_secs(1); "damaged")]
+fn looks_again_when_something_is_due(due: i64, now: i64) -> Duration {
+    pause(due, at(now), Duration::from_secs(60))
 }
 
 #[test]

@@ -36,6 +36,8 @@ const GATHER: Duration = Duration::from_millis(5);
 const MAX_GATHERED: usize = 65_536;
 /// Before a failed transaction is tried again as a whole.
 const RETRY: Backoff = Backoff { base: Duration::from_millis(500), cap: Duration::from_secs(30) };
+/// Label of a node: its zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// What the proxy has to know of its node.
 #[derive(Debug, Clone)]
@@ -73,6 +75,7 @@ pub struct Proxy {
     config: Config,
     services: BoxStream<'static, Delta>,
     slices: BoxStream<'static, Delta>,
+    nodes: BoxStream<'static, Delta>,
     applied: watch::Sender<Applied>,
 }
 
@@ -83,6 +86,7 @@ impl Proxy {
             config,
             services: listers.lister("", "services").deltas(),
             slices: listers.lister("discovery.k8s.io", "endpointslices").deltas(),
+            nodes: listers.lister("", "nodes").deltas(),
             applied: watch::channel(Applied::default()).0,
         }
     }
@@ -95,7 +99,7 @@ impl Proxy {
     /// Keeps the rules right until told to stop. The table stays: running pods keep their Services.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
         set_sysctls();
-        let Self { config, mut services, mut slices, applied } = self;
+        let Self { config, mut services, mut slices, mut nodes, applied } = self;
         let mut rules = Rules::new(&config, applied)?;
         let mut watch = Watch::new(&config.table).await?;
         let (mut services_synced, mut slices_synced) = (false, false);
@@ -105,6 +109,7 @@ impl Proxy {
                 () = shutdown.wait() => return Ok(()),
                 d = services.next() => Event::Service(d),
                 d = slices.next() => Event::Slice(d),
+                d = nodes.next() => Event::Node(d),
                 d = watch.next() => Event::Disturbed(d.ok()),
                 () = tokio::time::sleep(RETRY.delay(rules.failures)), if synced && rules.broken => Event::Retry,
             };
@@ -114,6 +119,9 @@ impl Proxy {
                 Event::Slice(None) => return Err(Error::SourceEnded("endpointslices")),
                 Event::Service(Some(delta)) => services_synced |= rules.service(&delta),
                 Event::Slice(Some(delta)) => slices_synced |= rules.slice(&delta),
+                Event::Node(None) => return Err(Error::SourceEnded("nodes")),
+                // Most of them are others': nothing changes then, and nothing is written.
+                Event::Node(Some(delta)) => rules.node(&delta),
                 Event::Disturbed(Some(what)) if synced => rules.disturbed(what).await,
                 Event::Disturbed(Some(_)) | Event::Retry => {}
                 Event::Disturbed(None) => {
@@ -140,6 +148,7 @@ impl Proxy {
 enum Event {
     Service(Option<Delta>),
     Slice(Option<Delta>),
+    Node(Option<Delta>),
     Disturbed(Option<Disturbance>),
     Retry,
 }
@@ -147,6 +156,7 @@ enum Event {
 /// The model and the table that follows it.
 struct Rules {
     model: Model,
+    node_name: String,
     table: nft::Table,
     /// The table is not what the model's last change assumed: install it as a whole.
     broken: bool,
@@ -158,7 +168,8 @@ struct Rules {
 impl Rules {
     fn new(config: &Config, applied: watch::Sender<Applied>) -> Result<Self, Error> {
         let table = nft::Table::new(&config.table)?;
-        Ok(Self { model: Model::new(config.context.clone()), table, broken: true, failures: 0, applied })
+        let (model, node_name) = (Model::new(config.context.clone()), config.context.node_name.clone());
+        Ok(Self { model, node_name, table, broken: true, failures: 0, applied })
     }
 
     /// True for the end of the first list.
@@ -172,6 +183,14 @@ impl Rules {
             Delta::Synced => return true,
         }
         false
+    }
+
+    fn node(&mut self, delta: &Delta) {
+        if let Delta::Upsert { new, .. } = delta
+            && *new.meta.name == *self.node_name
+        {
+            self.model.set_zone(new.meta.label(ZONE).unwrap_or_default());
+        }
     }
 
     /// True for the end of the first list.

@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::api::object::ObjectKey;
-use crate::api::services::{Protocol, Service, ServicePort, Slice, TrafficPolicy};
+use crate::api::services::{Endpoint, Protocol, Service, ServicePort, Slice, TrafficPolicy};
 
 /// What the rules depend on besides Services.
 #[derive(Debug, Clone)]
@@ -22,6 +22,8 @@ pub struct Context {
     pub node_name: String,
     /// Addresses of pods; traffic to Services from elsewhere is masqueraded.
     pub cluster_cidr: Option<Ipv4Net>,
+    /// The node's zone; empty where it has none, or while it is not known.
+    pub zone: String,
     /// Addresses that the node itself answers.
     pub local_services: Vec<LocalService>,
 }
@@ -175,8 +177,10 @@ struct Backends {
 
 impl Backends {
     /// The ready ones; where there are none, those that are on their way out but still answer (KEP-1669).
-    fn of(port: &ServicePort, slices: &BTreeMap<String, Slice>, node: &str) -> Self {
-        let (mut ready, mut leaving) = (BTreeSet::new(), BTreeSet::new());
+    fn of(port: &ServicePort, slices: &BTreeMap<String, Slice>, cx: &Context) -> Self {
+        let (mut ready, mut near, mut leaving) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let with_port = |s: &&Slice| s.ports.iter().any(|p| p.name == port.name && p.protocol == port.protocol);
+        let reach = Reach::of(slices.values().filter(with_port).flat_map(|s| &s.endpoints), cx);
         let mut here = BTreeSet::new();
         for slice in slices.values() {
             let Some(number) = slice.ports.iter().find(|p| p.name == port.name && p.protocol == port.protocol) else {
@@ -186,28 +190,64 @@ impl Backends {
             for endpoint in &slice.endpoints {
                 // All addresses of an endpoint are one pod; the first of the family is the one to use.
                 let Some(address) = endpoint.addresses.iter().find_map(v4) else { continue };
-                let local = endpoint.node == node;
+                let local = endpoint.node == cx.node_name;
                 if local {
                     here.insert(address);
                 }
                 let at = (SocketAddrV4::new(address, number), local);
                 if endpoint.ready {
                     ready.insert(at);
+                    if reach.takes(endpoint, cx) {
+                        near.insert(at);
+                    }
                 } else if endpoint.serving && endpoint.terminating {
                     leaving.insert(at);
                 }
             }
         }
-        let choose = |want_local: bool| -> Vec<SocketAddrV4> {
+        let choose = |ready: &BTreeSet<(SocketAddrV4, bool)>, want_local: bool| -> Vec<SocketAddrV4> {
             let pick = |from: &BTreeSet<(SocketAddrV4, bool)>| -> Vec<SocketAddrV4> {
                 let mut found: Vec<_> = from.iter().filter(|(_, l)| *l || !want_local).map(|(a, _)| *a).collect();
                 found.dedup();
                 found
             };
-            let found = pick(&ready);
+            let found = pick(ready);
             if found.is_empty() { pick(&leaving) } else { found }
         };
-        Self { all: choose(false), local: choose(true), here }
+        Self { all: choose(&near, false), local: choose(&ready, true), here }
+    }
+}
+
+/// Which endpoints are near enough, as their hints have it: where all that are ready have hints, and some are for this node
+/// or its zone, only those. Upstream: `topologyModeFromHints`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    Everywhere,
+    Zone,
+    Node,
+}
+
+impl Reach {
+    fn of<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, cx: &Context) -> Self {
+        let ready: Vec<&Endpoint> = endpoints.filter(|e| e.ready).collect();
+        let hinted = |hints: fn(&Endpoint) -> &Vec<String>, own: &String| {
+            ready.iter().all(|e| !hints(e).is_empty()) && ready.iter().any(|e| hints(e).contains(own))
+        };
+        if hinted(|e| &e.for_nodes, &cx.node_name) {
+            Self::Node
+        } else if hinted(|e| &e.for_zones, &cx.zone) {
+            Self::Zone
+        } else {
+            Self::Everywhere
+        }
+    }
+
+    fn takes(self, endpoint: &Endpoint, cx: &Context) -> bool {
+        match self {
+            Self::Everywhere => true,
+            Self::Zone => endpoint.for_zones.contains(&cx.zone),
+            Self::Node => endpoint.for_nodes.contains(&cx.node_name),
+        }
     }
 }
 
@@ -231,7 +271,7 @@ fn plan_port(
     cx: &Context,
     id: u32,
 ) -> PortRules {
-    let mut backends = Backends::of(port, slices, &cx.node_name);
+    let mut backends = Backends::of(port, slices, cx);
     let fronts = fronts(service, port);
     if backends.all.is_empty()
         && let Some(own) = cx
@@ -429,6 +469,14 @@ impl Model {
         if self.services.get(&key) != Some(&service) {
             self.services.insert(key.clone(), service);
             self.dirty.insert(key);
+        }
+    }
+
+    /// The node is in a zone, or in another than before.
+    pub fn set_zone(&mut self, zone: &str) {
+        if self.cx.zone != zone {
+            zone.clone_into(&mut self.cx.zone);
+            self.dirty.extend(self.services.keys().cloned());
         }
     }
 

@@ -5,6 +5,7 @@ use test_case::test_case;
 fn cx() -> Context {
     Context {
         node_name: "here".into(),
+        zone: "near".into(),
         cluster_cidr: Some("10.42.0.0/16".parse().unwrap()),
         local_services: vec![LocalService {
             name: "dns".into(),
@@ -41,6 +42,8 @@ fn slice(endpoints: &[&str]) -> Slice {
             terminating: state == "t",
             node: if here { "here" } else { "there" }.into(),
             hostname: String::new(),
+            for_zones: Vec::new(),
+            for_nodes: Vec::new(),
         }
     };
     Slice {
@@ -247,4 +250,39 @@ fn shared_pods_stay_hairpins_while_one_service_has_them() {
     assert!(!m.take_change().del.contains(&hairpin));
     m.remove_service(&ObjectKey::new("shop", "web"));
     assert!(m.take_change().del.contains(&hairpin));
+}
+
+/// An endpoint is `address`, zones that it is for, nodes that it is for.
+#[test_case(&[("10.42.0.1", "near", ""), ("10.42.1.1", "far", "")], &["10.42.0.1"]; "the zone's")]
+#[test_case(&[("10.42.0.1", "near", "there"), ("10.42.0.2", "near", "here")], &["10.42.0.2"]; "the node's")]
+#[test_case(&[("10.42.0.1", "near", "there"), ("10.42.1.1", "far", "there")], &["10.42.0.1"]; "the zone's where the node has none")]
+#[test_case(&[("10.42.0.1", "near", ""), ("10.42.1.1", "", "")], &["10.42.0.1", "10.42.1.1"]; "one says nothing: all")]
+#[test_case(&[("10.42.1.1", "far", ""), ("10.42.2.1", "far", "")], &["10.42.1.1", "10.42.2.1"]; "none is near: all")]
+fn clients_go_to_who_is_near(endpoints: &[(&str, &str, &str)], want: &[&str]) {
+    let names = |text: &str| if text.is_empty() { Vec::new() } else { vec![text.to_owned()] };
+    let texts: Vec<String> = endpoints.iter().map(|(a, ..)| format!("r{a}")).collect();
+    let mut hinted = slice(&texts.iter().map(String::as_str).collect::<Vec<_>>());
+    for (endpoint, (_, zone, node)) in hinted.endpoints.iter_mut().zip(endpoints) {
+        (endpoint.for_zones, endpoint.for_nodes) = (names(zone), names(node));
+    }
+    let rules = plan(&service(), &BTreeMap::from([("web-1".to_owned(), hinted)]), &cx(), |_| 7).remove(0);
+    let got: Vec<String> = rules.all.iter().map(|a| a.ip().to_string()).collect();
+    assert_eq!(got, want);
+}
+
+#[test]
+fn a_node_that_comes_into_a_zone_goes_by_its_hints() {
+    let mut model = Model::new(Context { local_services: vec![], zone: String::new(), ..cx() });
+    let mut slice = slice(&["r10.42.0.1", "r10.42.1.1"]);
+    for (endpoint, zone) in slice.endpoints.iter_mut().zip(["near", "far"]) {
+        endpoint.for_zones = vec![zone.into()];
+    }
+    model.set_service(ObjectKey::new("shop", "web"), service());
+    model.set_slice(ObjectKey::new("shop", "web-1"), slice);
+    model.take_change();
+    model.set_zone("near");
+    let change = model.take_change();
+    assert!(!change.del.is_empty(), "the far one is not asked any more: {change:?}");
+    model.set_zone("near");
+    assert!(model.take_change().is_empty());
 }

@@ -38,6 +38,8 @@ const REFUSED_NODE_PORTS: &str = "refused-node-ports";
 /// Endpoints are spread over so many maps, by their group: the kernel goes through all rules that use a map for each
 /// element that it gets, and through all elements for each rule, so that one map for all takes seconds at 10,000 Services.
 const ENDPOINT_MAPS: u32 = 64;
+/// Elements of a transaction that is made while this process listens to what the kernel tells of it.
+const HEARD_ELEMENTS: usize = 1_000;
 const LIVE: &str = "live";
 const HAIRPINS: &str = "hairpins";
 const AFFINITY: &str = "affinity";
@@ -153,12 +155,18 @@ impl Table {
             t = t.add_set(set.clone());
         }
         t = self.base(t)?;
-        self.write(t, all)?.commit(&self.conn).await
+        self.commit(self.write(t, all)?, all).await
     }
 
     /// Brings the table from what it holds to what it should.
     pub async fn apply(&self, change: &Change) -> Result<()> {
-        self.write(self.conn.transaction(), change)?.commit(&self.conn).await
+        self.commit(self.write(self.conn.transaction(), change)?, change).await
+    }
+
+    async fn commit(&self, transaction: Transaction, change: &Change) -> Result<()> {
+        let elements = change.add.len() + change.del.len();
+        let _deaf = (elements > HEARD_ELEMENTS).then(nft::deafen);
+        transaction.commit(&self.conn).await
     }
 
     /// Removes the table; one that is gone is fine.

@@ -27,6 +27,7 @@ mod events;
 mod flowcontrol;
 pub mod kinds;
 pub mod meta;
+pub mod metrics;
 mod networking;
 mod node;
 pub mod outward;
@@ -295,6 +296,8 @@ pub struct RequestCx {
     pub is_patch: bool,
     /// It comes from server-side apply, which has already written the managed fields.
     pub applied: bool,
+    /// What admission sees instead of the object.
+    pub face: Option<Face>,
     warnings: Mutex<Vec<String>>,
 }
 
@@ -310,6 +313,7 @@ impl RequestCx {
             dry_run: false,
             is_patch: false,
             applied: false,
+            face: None,
             warnings: Mutex::default(),
         }
     }
@@ -333,6 +337,15 @@ impl RequestCx {
     pub fn take_warnings(&self) -> Vec<String> {
         std::mem::take(&mut self.warnings.lock().expect("no panic while held"))
     }
+}
+
+/// What admission sees of an object that is changed through a subresource with a kind of its own: a Scale.
+#[derive(Debug, Clone, Copy)]
+pub struct Face {
+    /// What an object shows.
+    pub of: fn(&Resource, &Value) -> Value,
+    /// The object with what admission made of that.
+    pub into: fn(&Resource, &Value, &Value) -> ApiResult<Value>,
 }
 
 /// Which object a request is for.

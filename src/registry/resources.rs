@@ -59,7 +59,12 @@ impl Resources {
 
     /// The built-in ones, which take addresses and ports out of `allocators`.
     pub fn with(allocators: &allocators::Allocators) -> Arc<Self> {
-        let all: Vec<_> = kinds::all(allocators).into_iter().map(Arc::new).collect();
+        Self::and(allocators, Vec::new())
+    }
+
+    /// The same and `optional` ones: of groups that not every server serves.
+    pub fn and(allocators: &allocators::Allocators, optional: Vec<Resource>) -> Arc<Self> {
+        let all: Vec<_> = kinds::all(allocators).into_iter().chain(optional).map(Arc::new).collect();
         Arc::new(Self(ArcSwap::from_pointee(Index::of(all.len(), all)), Generic::default()))
     }
 

@@ -294,7 +294,7 @@ impl Registry {
         res.strategy().default(&mut new, &hooks);
         let subresource = op_subresource(op);
         let admission = Admission::new(res, cx, at, op);
-        self.admission().mutate(&admission, &mut new, Some(old)).await?;
+        self.mutate_change(&admission, &mut new, old).await?;
         res.strategy().prepare(&mut new, Some(old), &hooks);
         // A binding is no change of what the pod's author asked for: upstream writes it around the strategy.
         if op_subresource(op) != Some("binding") {
@@ -302,7 +302,7 @@ impl Registry {
         }
         new = res.track_fields(Some(old), res.canonical(new), cx, subresource);
         self.check(res, cx, &new, Some(old), op)?;
-        self.admission().validate(&admission, Some(&new), Some(old)).await?;
+        self.validate_change(&admission, &new, old).await?;
         let hooks = self.hooks(res, cx, op.clone());
         let held = res.strategy().allocate(&mut new, Some(old), &hooks)?;
         if !stale && res.same(old, &new) {
@@ -322,6 +322,22 @@ impl Registry {
         let stored = self.encoded(res, &new).await?;
         let (revision, json) = self.store(key, expect, &stored, held).await.map_err(TryError::from)?;
         Ok(self.answered(res, new, revision, json, false).await?)
+    }
+
+    /// Lets admission change the object, or what the subresource shows of it.
+    async fn mutate_change(&self, a: &Admission<'_>, new: &mut Value, old: &Value) -> ApiResult<()> {
+        let Some(face) = &a.cx.face else { return self.admission().mutate(a, new, Some(old)).await };
+        let (mut shown, before) = ((face.of)(a.resource, new), (face.of)(a.resource, old));
+        self.admission().mutate(a, &mut shown, Some(&before)).await?;
+        *new = (face.into)(a.resource, new, &shown)?;
+        Ok(())
+    }
+
+    /// Asks admission about the same.
+    async fn validate_change(&self, a: &Admission<'_>, new: &Value, old: &Value) -> ApiResult<()> {
+        let Some(face) = &a.cx.face else { return self.admission().validate(a, Some(new), Some(old)).await };
+        let (new, old) = ((face.of)(a.resource, new), (face.of)(a.resource, old));
+        self.admission().validate(a, Some(&new), Some(&old)).await
     }
 
     /// What a write left. Where a webhook converts, that is what it makes of the stored form.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::api::object::Object;
 
+use super::counts::{Counts, Moves};
 use super::pod::{HostPort, Labels, PodInfo, Taint, label};
 use super::raw;
 use super::resources::Resources;
@@ -128,6 +129,10 @@ pub struct Cluster {
     affine: (usize, usize),
     /// By image name.
     images: HashMap<Box<str>, Image>,
+    /// What moved lately.
+    moves: Moves,
+    /// Counts over all nodes, which follow the moves.
+    pub counts: Counts,
     /// Labels of namespaces.
     pub namespaces: HashMap<Box<str>, Labels>,
 }
@@ -141,6 +146,11 @@ impl Cluster {
     /// A node by name.
     pub fn node(&self, name: &str) -> Option<&NodeInfo> {
         self.at.get(name).map(|i| &self.nodes[*i])
+    }
+
+    /// What moved lately.
+    pub fn moves(&self) -> &Moves {
+        &self.moves
     }
 
     /// An image by name; all zero where no node has it.
@@ -188,6 +198,9 @@ impl Cluster {
             self.forget_images(&images);
             self.note_images(&node.images);
             let old = &mut self.nodes[at];
+            if (&old.labels, &old.taints) != (&node.labels, &node.taints) {
+                self.moves.nodes_changed();
+            }
             node.requested = std::mem::take(&mut old.requested);
             node.pods = std::mem::take(&mut old.pods);
             node.ports = std::mem::take(&mut old.ports);
@@ -195,6 +208,7 @@ impl Cluster {
             node.with_anti_affinity = old.with_anti_affinity;
             return Some(std::mem::replace(old, node));
         }
+        self.moves.nodes_changed();
         self.note_images(&node.images);
         for pod in self.homeless.remove(&node.name).unwrap_or_default() {
             node.add(pod);
@@ -209,6 +223,7 @@ impl Cluster {
     /// A node is gone; its pods wait for it to come back.
     pub fn remove_node(&mut self, name: &str) {
         let Some(at) = self.at.remove(name) else { return };
+        self.moves.nodes_changed();
         let node = self.nodes.swap_remove(at);
         if let Some(moved) = self.nodes.get(at) {
             self.at.insert(moved.name.clone(), at);
@@ -246,6 +261,7 @@ impl Cluster {
             Some(at) => {
                 self.affine.0 += usize::from(pod.has_affinity());
                 self.affine.1 += usize::from(!pod.anti_affinity.is_empty());
+                self.moves.note(&pod, *at, 1);
                 self.nodes[*at].add(pod);
             }
             None => self.homeless.entry(node.into()).or_default().push(pod),
@@ -257,6 +273,7 @@ impl Cluster {
         let placed = self.placed.remove(uid)?;
         if let Some(at) = self.at.get(&placed.node) {
             let pod = self.nodes[*at].remove(uid)?;
+            self.moves.note(&pod, *at, -1);
             self.affine.0 -= usize::from(pod.has_affinity());
             self.affine.1 -= usize::from(!pod.anti_affinity.is_empty());
             return Some(pod);

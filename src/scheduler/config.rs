@@ -225,8 +225,11 @@ fn args(out: &mut Profile, plugin: &str, of: &Value) -> Result<(), ConfigError> 
     Ok(())
 }
 
+/// What a resource counts, by its name.
+type Weights = Vec<(Box<str>, i64)>;
+
 /// `resources: [{name, weight}]`.
-fn weighted(of: &Value) -> Result<Vec<(Box<str>, i64)>, ConfigError> {
+fn weighted(of: &Value) -> Result<Weights, ConfigError> {
     let one = |r: &Value| match (r.str_at("/name"), r.int_at("/weight").unwrap_or(1)) {
         (Some(name), weight @ 1..=100) => Ok((name.into(), weight)),
         (Some(name), _) => wrong(format!("the weight of {name} must be from 1 to 100")),
@@ -235,7 +238,7 @@ fn weighted(of: &Value) -> Result<Vec<(Box<str>, i64)>, ConfigError> {
     of.items_at("/resources").iter().map(one).collect()
 }
 
-fn scoring(of: &Value) -> Result<(Strategy, Vec<(Box<str>, i64)>), ConfigError> {
+fn scoring(of: &Value) -> Result<(Strategy, Weights), ConfigError> {
     only(of, &["type", "resources", "requestedToCapacityRatio"])?;
     let resources = match of.get("resources") {
         Some(_) => weighted(of)?,

@@ -67,14 +67,13 @@ fn cluster(on: &[(&str, Arc<PodInfo>)]) -> Cluster {
 
 /// Names of the nodes that fit, or the message.
 fn outcome(on: &[(&str, Arc<PodInfo>)], newcomer: &PodInfo) -> String {
-    let (cluster, side) = (cluster(on), Side::new(&FakeListers::default()));
-    let cx = Cycle {
-        pod: newcomer,
-        cluster: &cluster,
-        side: &side,
-        profile: &Profile::default(),
-        default_spread: Box::default(),
-    };
+    outcome_in(&cluster(on), newcomer)
+}
+
+fn outcome_in(cluster: &Cluster, newcomer: &PodInfo) -> String {
+    let side = Side::new(&FakeListers::default());
+    let cx =
+        Cycle { pod: newcomer, cluster, side: &side, profile: &Profile::default(), default_spread: Box::default() };
     let mut checks = match Checks::new(&cx) {
         Ok(checks) => checks,
         Err((plugin, why)) => return format!("{plugin}: {why}"),
@@ -83,6 +82,42 @@ fn outcome(on: &[(&str, Arc<PodInfo>)], newcomer: &PodInfo) -> String {
         Ok(found) => found.iter().map(|at| &*cluster.nodes()[*at].name).collect::<Vec<_>>().join(" "),
         Err(no_fit) => no_fit.message(),
     }
+}
+
+/// A cluster that was asked before counts as a new one does.
+#[test]
+fn counts_follow_what_moves() {
+    let (web, other) = (|n: &str| pod(n, "web", json!({})), pod("x", "db", json!({})));
+    let mut kept = cluster(&[]);
+    let mut on: Vec<(&str, Arc<PodInfo>)> = Vec::new();
+    let ask = |kept: &Cluster, on: &[(&str, Arc<PodInfo>)], want: &str| {
+        for key in ["zone", "host"] {
+            let newcomer = pod("p", "web", spread(key));
+            assert_eq!(outcome_in(kept, &newcomer), outcome(on, &newcomer), "by {key}");
+        }
+        assert_eq!(outcome_in(kept, &pod("p", "web", spread("zone"))), want);
+    };
+    ask(&kept, &on, "n1 n3");
+    for (node, pod, want) in
+        [("n1", web("a"), "n3"), ("n3", other, "n3"), ("n3", web("b"), "n1 n3"), ("n3", web("c"), "n1")]
+    {
+        kept.place(pod.clone(), node, true);
+        on.push((node, pod));
+        ask(&kept, &on, want);
+    }
+    kept.displace("a");
+    on.remove(0);
+    ask(&kept, &on, "n1");
+    // The same pod, now without the label; and a node that is another.
+    let plain = pod("c", "db", json!({}));
+    kept.place(plain.clone(), "n3", false);
+    on[2] = ("n3", plain);
+    ask(&kept, &on, "n1");
+    kept.set_node(node("n3", "", ""));
+    let mut anew = cluster(&on);
+    anew.set_node(node("n3", "", ""));
+    let newcomer = pod("p", "web", spread("zone"));
+    assert_eq!(outcome_in(&kept, &newcomer), outcome_in(&anew, &newcomer));
 }
 
 #[test_case(json!({}), "n1 n3"; "a taint keeps away")]

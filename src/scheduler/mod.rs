@@ -8,6 +8,7 @@
 
 pub mod cluster;
 pub mod config;
+pub mod counts;
 pub mod cycle;
 #[cfg(test)]
 mod cycle_tests;

@@ -1,11 +1,12 @@
 //! The address that this machine is reached at, and its changes.
 //!
-//! In: a fixed address, or the kernel's word of its addresses and routes. Out: a watch over one address. Nothing is sent and
-//! nothing is polled.
+//! In: a fixed address, or the kernel's word of its addresses and routes; where there is none, the last one, from a file.
+//! Out: a watch over one address. Nothing is sent and nothing is polled.
 //!
 //! **Invariant:** an address is kept while the machine has it: a VPN that comes and goes moves no node.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -15,6 +16,7 @@ use nlink::netlink::connection::{Connection, RtnetlinkGroup};
 use nlink::netlink::events::NetworkEvent;
 use tokio::sync::watch;
 
+use super::files;
 use super::tasks::Shutdown;
 
 /// Time for a machine to finish what it has begun, as an address that is removed before the next one is added.
@@ -32,15 +34,22 @@ pub struct Address {
     peer: IpAddr,
     /// Networks that are the cluster's own: an address of them is not how others reach this machine.
     inner: Vec<IpNet>,
+    /// Where the last one is kept: a machine that starts while its cable is out is the node that it was.
+    memory: PathBuf,
 }
 
 impl Address {
-    /// The given one, or the one that `peer` (or the world) sees; loopback while there is none. Addresses in `inner` do not
-    /// count.
-    pub fn new(given: Option<IpAddr>, peer: Option<IpAddr>, inner: Vec<IpNet>) -> Self {
+    /// The given one, or the one that `peer` (or the world) sees, or the last one, which stands in the file `memory`; loopback
+    /// where there never was one. Addresses in `inner` do not count.
+    pub fn new(given: Option<IpAddr>, peer: Option<IpAddr>, inner: Vec<IpNet>, memory: PathBuf) -> Self {
         let peer = peer.unwrap_or(WORLD);
-        let first = given.or_else(|| towards(peer)).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        Self { now: watch::Sender::new(first), fixed: given.is_some(), peer, inner }
+        let seen = given.or_else(|| towards(peer));
+        match seen {
+            Some(address) if given.is_none() => remember(&memory, address),
+            _ => {}
+        }
+        let first = seen.or_else(|| remembered(&memory)).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        Self { now: watch::Sender::new(first), fixed: given.is_some(), peer, inner, memory }
     }
 
     /// The address now.
@@ -83,8 +92,26 @@ impl Address {
         let moved = |now: &mut IpAddr| std::mem::replace(now, next) != next;
         if self.now.send_if_modified(moved) {
             tracing::info!(address = %next, "this machine has another address");
+            let memory = self.memory.clone();
+            let _ = tokio::task::spawn_blocking(move || remember(&memory, next)).await;
         }
         Ok(())
+    }
+}
+
+/// The address in the file, if it is one.
+fn remembered(file: &Path) -> Option<IpAddr> {
+    std::fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+/// Keeps the address in the file. One that cannot be kept is only missed at the next start.
+fn remember(file: &Path, address: IpAddr) {
+    if remembered(file) == Some(address) {
+        return;
+    }
+    let dir = file.parent().map_or(Ok(()), files::create_dir_durable);
+    if let Err(e) = dir.and_then(|()| files::write_atomic(file, format!("{address}\n").as_bytes(), 0o644)) {
+        tracing::warn!(file = %file.display(), "cannot keep this machine's address: {e}");
     }
 }
 
@@ -156,10 +183,28 @@ mod tests {
     #[tokio::test]
     async fn a_given_address_stays() {
         let given: IpAddr = "192.0.2.1".parse().unwrap();
-        let address = Address::new(Some(given), None, Vec::new());
+        let dir = tempfile::tempdir().unwrap();
+        let address = Address::new(Some(given), None, Vec::new(), dir.path().join("address"));
         let stop = Shutdown::new();
         stop.trigger();
         address.follow(stop).await.unwrap();
         assert_eq!((address.now(), *address.watch().borrow()), (given, given));
+    }
+
+    #[test]
+    fn the_last_address_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("below/address");
+        assert_eq!(remembered(&file), None);
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        remember(&file, address);
+        assert_eq!(remembered(&file), Some(address));
+        std::fs::write(&file, "half an addr").unwrap();
+        assert_eq!(remembered(&file), None);
+        // An address of a family that the machine has no way out for.
+        let nobody = Some("2001:db8::1".parse().unwrap());
+        remember(&file, address);
+        let unseen = towards(nobody.unwrap()).is_none();
+        assert!(!unseen || Address::new(None, nobody, Vec::new(), file).now() == address);
     }
 }

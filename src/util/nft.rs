@@ -6,6 +6,8 @@
 //! **Invariant:** all tables are of the `ip` family; a second family is a second table.
 
 use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Weak};
 
 use futures::StreamExt;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -15,6 +17,10 @@ use nlink::netlink::nftables::{
     RawMessage, Register, SetElement, Transaction,
 };
 use nlink::netlink::{Nftables, OwnedEventStream};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::sys;
 
 /// Bytes of one transaction at most: 10,000 Services take about a tenth of it.
 pub const MAX_TRANSACTION_BYTES: usize = 64 << 20;
@@ -194,9 +200,51 @@ pub fn endpoint_value(endpoint: std::net::SocketAddrV4) -> SetElement {
     SetElement::concat([SetElement::ipv4(*endpoint.ip()), SetElement::port(endpoint.port())])
 }
 
+/// The group of the kernel's messages about nftables: `NFNLGRP_NFTABLES`.
+const GROUP: i32 = 7;
+
+/// The sockets of this process that listen to the kernel's messages.
+static EARS: Mutex<Vec<Weak<Ear>>> = Mutex::new(Vec::new());
+
+/// One of them.
+struct Ear {
+    socket: OwnedFd,
+    /// It has been deaf.
+    missed: Notify,
+}
+
+/// While it lives no [`Watch`] of this process hears anything, and when it is dropped each tells of
+/// [`Disturbance::Unknown`].
+///
+/// The kernel makes a message of some kilobytes for every rule and every element of a transaction if anybody at all
+/// listens: of a large one that is more than half of its time.
+pub struct Deaf(Vec<Arc<Ear>>);
+
+/// Stops listening, for a large transaction.
+pub fn deafen() -> Deaf {
+    let mut ears = EARS.lock();
+    ears.retain(|ear| ear.strong_count() > 0);
+    let ears: Vec<Arc<Ear>> = ears.iter().filter_map(Weak::upgrade).collect();
+    // One that goes on listening costs time, no more.
+    ears.iter().for_each(|ear| drop(sys::netlink_membership(&ear.socket, GROUP, false)));
+    Deaf(ears)
+}
+
+impl Drop for Deaf {
+    fn drop(&mut self) {
+        for ear in &self.0 {
+            if let Err(error) = sys::netlink_membership(&ear.socket, GROUP, true) {
+                tracing::error!("cannot listen to nftables any more: {error}");
+            }
+            ear.missed.notify_one();
+        }
+    }
+}
+
 /// Word of changes to one table that no thread of this process made.
 pub struct Watch {
     events: OwnedEventStream<Nftables>,
+    ear: Arc<Ear>,
     table: String,
     /// The table lost something in the transaction whose end has not been read yet.
     touched: bool,
@@ -207,7 +255,7 @@ pub struct Watch {
 pub enum Disturbance {
     /// Somebody else removed something of it.
     Changed,
-    /// Events were lost, or it may have been this process; look at the table.
+    /// Events were lost or not listened to, or it may have been this process; look at the table.
     Unknown,
 }
 
@@ -217,13 +265,23 @@ impl Watch {
         let conn = Connection::<Nftables>::new()?;
         let _ = conn.socket().set_rcvbuf(EVENT_BUFFER_BYTES);
         conn.subscribe(&[NftablesGroup::All])?;
-        Ok(Self { events: conn.into_events().await, table: table.to_owned(), touched: false })
+        let ear = Ear { socket: conn.socket().as_fd().try_clone_to_owned()?, missed: Notify::new() };
+        let ear = Arc::new(ear);
+        EARS.lock().push(Arc::downgrade(&ear));
+        Ok(Self { events: conn.into_events().await, ear, table: table.to_owned(), touched: false })
     }
 
     /// Waits for the next disturbance. Can be dropped and called again; an error means a new watch is needed.
     pub async fn next(&mut self) -> Result<Disturbance> {
         loop {
-            match self.events.next().await {
+            let event = tokio::select! {
+                () = self.ear.missed.notified() => {
+                    self.touched = false;
+                    return Ok(Disturbance::Unknown);
+                }
+                event = self.events.next() => event,
+            };
+            match event {
                 None => return Err(Error::from(std::io::Error::other("nftables events ended"))),
                 Some(Err(error)) if error.is_no_buffer_space() => return Ok(Disturbance::Unknown),
                 Some(Err(error)) => return Err(error),

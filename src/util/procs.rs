@@ -137,7 +137,12 @@ async fn ended(process: &Process) -> io::Result<()> {
 
 /// Where mounts are, as `/proc/self/mountinfo` tells, in the order they were made.
 pub fn mount_points() -> io::Result<Vec<PathBuf>> {
-    Ok(std::fs::read_to_string("/proc/self/mountinfo")?.lines().filter_map(mount_point).collect())
+    Ok(points_of(&std::fs::read_to_string("/proc/self/mountinfo")?).collect())
+}
+
+/// The same from the text of such a file.
+pub fn points_of(mountinfo: &str) -> impl Iterator<Item = PathBuf> {
+    mountinfo.lines().filter_map(mount_point)
 }
 
 fn mount_point(line: &str) -> Option<PathBuf> {

@@ -3,7 +3,7 @@
 //! **Invariant:** every `unsafe` block states why it is sound.
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -50,6 +50,16 @@ pub fn as_daemon(command: &mut Command) -> &mut Command {
     };
     // SAFETY: umask(2) and setsid(2) are async-signal-safe, allocate nothing and touch no memory of the parent.
     unsafe { command.pre_exec(before_exec) }
+}
+
+/// Makes a netlink socket a member of a group of messages, or no member any more.
+#[allow(unsafe_code)]
+pub fn netlink_membership(socket: &impl AsFd, group: libc::c_int, member: bool) -> io::Result<()> {
+    let option = if member { libc::NETLINK_ADD_MEMBERSHIP } else { libc::NETLINK_DROP_MEMBERSHIP };
+    let (fd, size) = (socket.as_fd().as_raw_fd(), std::mem::size_of_val(&group) as libc::socklen_t);
+    // SAFETY: the descriptor is open for the whole call, and the kernel reads an int, no more, from where the pointer leads.
+    let failed = unsafe { libc::setsockopt(fd, libc::SOL_NETLINK, option, std::ptr::from_ref(&group).cast(), size) };
+    if failed < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Registers a descriptor with the runtime, to wait until it can be read.

@@ -78,6 +78,12 @@ impl Agent {
         text.lines().rev().find(|l| l.starts_with("error: ")).unwrap_or_else(|| panic!("no error in {text}")).to_owned()
     }
 
+    /// The agent's process, as long as it has not ended.
+    pub fn pid(&mut self) -> Option<u32> {
+        let child = self.child.as_mut()?;
+        child.try_wait().unwrap().is_none().then(|| child.id())
+    }
+
     /// Ends the agent with a signal; containers stay as they are.
     pub fn end(&mut self, signal: Signal) {
         let mut child = self.child.take().expect("the agent runs");
@@ -85,16 +91,9 @@ impl Agent {
         child.wait().unwrap();
     }
 
-    /// In how many pods' networks processes of a pod run that has its name in its environment.
+    /// How many of a pod run on the machine that has its name in its environment.
     pub fn networks_of(&self, pod: &str) -> usize {
-        let named = format!("POD_NAME={pod}\0");
-        let processes = harness::processes(&self.data_dir()).into_iter().map(|pid| format!("/proc/{pid}"));
-        let of_pod = processes.filter(|p| {
-            let environment = std::fs::read(format!("{p}/environ")).unwrap_or_default();
-            String::from_utf8_lossy(&environment).contains(&named)
-        });
-        let networks = of_pod.filter_map(|p| std::fs::read_link(format!("{p}/ns/net")).ok());
-        networks.collect::<std::collections::BTreeSet<_>>().len()
+        harness::networks_of(&[self.data_dir()], pod)
     }
 
     /// Everything on the machine ends at once, as when its power goes: agent, runtime, containers, mounts, pods' networks.

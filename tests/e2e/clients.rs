@@ -1,5 +1,5 @@
 //! Clients that nobody here wrote, against a server with no node: the official Python client, the Go client with protobuf,
-//! the `kube` crate. Kubectl is everywhere else.
+//! the `kube` crate, Helm. Kubectl is everywhere else.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -25,15 +25,26 @@ fn all_topics(ran: &Ran, topics: usize) {
     assert_eq!(ran.stdout.lines().filter(|l| l.starts_with("ok ")).count(), topics, "{}", ran.stdout);
 }
 
-#[test]
-fn the_python_client() {
+/// A suite in Python that needs modules, with five topics.
+fn python(modules: &str, path: &str) {
     let python = std::env::var("ORCH_PYTHON").unwrap_or_else(|_| "python3".into());
-    if !succeeds(Command::new(&python).args(["-c", "import kubernetes"])) {
-        return eprintln!("skipped: {python} has no module kubernetes; run scripts/deps.sh clients");
+    if !succeeds(Command::new(&python).args(["-c", &format!("import {modules}")])) {
+        return eprintln!("skipped: {python} has not the modules {modules}; run scripts/deps.sh clients");
     }
     let mut command = Command::new(python);
-    command.arg(suite("python/suite.py"));
+    command.arg(suite(path));
     all_topics(&Cluster::without_node().client(command), 5);
+}
+
+#[test]
+fn the_python_client() {
+    python("kubernetes", "python/suite.py");
+}
+
+/// Helm as a library: a chart with hooks lives its life.
+#[test]
+fn helm_with_hooks() {
+    python("helm_python, kubernetes", "helm/suite.py");
 }
 
 #[test]

@@ -554,6 +554,25 @@ pub fn sweep(dir: &Path, data_dir: &Path) {
     }
 }
 
+/// A data directory of a runtime without a cluster; what runs from it ends with it, also when the test fails.
+pub struct DataDir(tempfile::TempDir);
+
+impl DataDir {
+    pub fn new() -> Self {
+        Self(tempfile::Builder::new().prefix("orch-e2e-").tempdir().unwrap())
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        sweep(self.path(), self.path());
+    }
+}
+
 /// Starts a program on a machine, as systemd/orch.service does: with its mask of files, and with a log.
 pub fn spawn(machine: &Ns, args: &[String], env: &[(String, String)], log: &Path) -> Child {
     let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
@@ -573,8 +592,25 @@ fn orch_command() -> Command {
 /// Lets a fault go on until it has lasted as many seconds as the environment says; it does not wait where that says nothing.
 /// What the suite does in seconds is done for real with, say, `ORCH_E2E_PARTITION_SECONDS=120`.
 pub fn lasts(variable: &str, began: Instant) {
-    let seconds = std::env::var(variable).ok().and_then(|s| s.parse().ok()).unwrap_or(0);
-    std::thread::sleep(Duration::from_secs(seconds).saturating_sub(began.elapsed()));
+    std::thread::sleep(seconds(variable).unwrap_or_default().saturating_sub(began.elapsed()));
+}
+
+/// Seconds that the environment says.
+pub fn seconds(variable: &str) -> Option<Duration> {
+    std::env::var(variable).ok()?.parse().ok().map(Duration::from_secs)
+}
+
+/// In how many pods' networks processes run, below the runtimes of these data directories, that have this name in their
+/// environment: how many of a pod there are.
+pub fn networks_of(data_dirs: &[PathBuf], pod: &str) -> usize {
+    let named = format!("POD_NAME={pod}\0");
+    let all = data_dirs.iter().flat_map(|dir| processes(dir)).map(|pid| format!("/proc/{pid}"));
+    let of_pod = all.filter(|p| {
+        let environment = std::fs::read(format!("{p}/environ")).unwrap_or_default();
+        String::from_utf8_lossy(&environment).contains(&named)
+    });
+    let networks = of_pod.filter_map(|p| std::fs::read_link(format!("{p}/ns/net")).ok());
+    networks.collect::<std::collections::BTreeSet<_>>().len()
 }
 
 /// The end of a log.

@@ -13,7 +13,7 @@ use orch::kubelet::registries::{Registries, Rewrites};
 use orch::kubelet::runtime::Runtime;
 use serde_json::Value;
 
-use crate::harness::Cluster;
+use crate::harness::{Cluster, DataDir};
 use crate::net::lab::{Ns, ip};
 
 /// The one user of the registry, and its line in the registry's list (bcrypt of the password).
@@ -102,7 +102,7 @@ fn a_private_registry_is_reached_by_its_own_name_and_as_a_mirror_that_renames() 
 
 async fn private_registry() {
     orch::pki::install_provider();
-    let dir = tempfile::Builder::new().prefix("orch-e2e-").tempdir().unwrap();
+    let dir = DataDir::new();
     let registry = DockerRegistry::start(dir.path());
     let (host, ca) = (&registry.host, dir.path().join("ca.crt"));
 

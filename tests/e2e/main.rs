@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails panics")]
 
+mod access;
 mod addons;
 mod agent;
+mod apps;
+mod autoscaling;
 mod bad_input;
 mod clients;
 mod clock;
+mod containers;
 mod crd;
 mod csi;
 mod ctl;
@@ -18,11 +22,16 @@ mod main_job;
 mod net;
 mod node;
 mod nodes;
+mod operators;
 mod overlay;
 mod pods;
 mod registry;
+mod renewal;
 mod resize;
 mod runtime;
+mod scenario;
+mod scheduling;
+mod serving;
 mod uninstall;
 mod volumes;
 mod workloads;

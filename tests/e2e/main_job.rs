@@ -49,6 +49,8 @@ fn container_status(cluster: &Cluster, pod: &str, pointer: &str) -> Value {
     cluster.field("pod", pod, &format!("/status/containerStatuses/0{pointer}"))
 }
 
+/// "[sig-network] Services should be able to create a functioning NodePort service", "[sig-network] DNS should
+/// resolve DNS of partial qualified names for services"
 #[test]
 fn a_service_answers_by_address_port_and_name() {
     let cluster = demo();
@@ -162,6 +164,7 @@ fn no_request_fails_while_v1_becomes_v2_and_back() {
     assert_eq!(revisions.lines().count(), 2, "the rollback used the old ReplicaSet again: {revisions}");
 }
 
+/// "[sig-node] Probing container should be restarted with a exec"
 #[test]
 fn what_dies_is_started_again_and_what_keeps_dying_waits() {
     let cluster = Cluster::with_node();

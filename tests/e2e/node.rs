@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
-use crate::harness::Cluster;
+use crate::harness::{Cluster, NODE};
 use crate::registry;
 
 /// What charts ask for: a user of its own, a group for its volumes, parts of volumes, limits, facts about itself.
@@ -307,5 +307,52 @@ fn ports_and_the_network_of_the_host_are_a_pods_for_the_asking() {
     cluster.eventually("it answers at the node's address", || answers(8080, "host"));
     assert_eq!(cluster.field("pod", "host", "/status/podIP"), "198.51.100.1");
     cluster.k(&["delete", "pod", "second", "host", "--timeout=60s"]);
+    cluster.eventually("nothing is left of them", || kept(&cluster).is_empty());
+}
+
+#[test]
+fn a_runtime_class_leads_to_the_runtime_that_it_names() {
+    let mut cluster = Cluster::prepare(&NODE);
+    // A runtime that is called as runc is, under the name of another one.
+    let bin = cluster.data_dir().join("bin");
+    std::fs::create_dir_all(&bin).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let runc = path.split(':').chain(["/usr/sbin"]).map(|p| PathBuf::from(p).join("runc")).find(|p| p.exists());
+    std::os::unix::fs::symlink(runc.expect("runc is installed"), bin.join("crun")).unwrap();
+    cluster.set_env(&[("PATH", &format!("{}:{path}", bin.display()))]);
+    cluster.start();
+    cluster.wait_for_node();
+    cluster.import_web("v1");
+    for (class, handler) in [("other", "crun"), ("strange", "nobody-has-this")] {
+        cluster.apply(&format!(
+            "apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {{name: {class}}}\nhandler: {handler}\n"
+        ));
+    }
+    for (name, class) in
+        [("plain", ""), ("other", "  runtimeClassName: other\n"), ("strange", "  runtimeClassName: strange\n")]
+    {
+        cluster.apply(&format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 0\n{class}  containers:\n  - \
+             {{name: main, image: localhost/orch/web:v1}}\n"
+        ));
+    }
+    cluster.k(&["wait", "--for=condition=Ready", "pod/plain", "pod/other", "--timeout=80s"]);
+    // Each runtime keeps what it knows of a container in a directory of its own.
+    let known = |runtime: &str, pod: &str| {
+        let id = cluster.field("pod", pod, "/status/containerStatuses/0/containerID");
+        let id = id.as_str().and_then(|id| id.split("//").nth(1)).unwrap().to_owned();
+        cluster.data_dir().join("agent/containerd/run").join(runtime).join("k8s.io").join(id).exists()
+    };
+    for (runtime, pod, is) in
+        [("runc", "plain", true), ("crun", "plain", false), ("runc", "other", false), ("crun", "other", true)]
+    {
+        assert_eq!(known(runtime, pod), is, "{pod} is {runtime}'s");
+    }
+    assert_eq!(cluster.k(&["exec", "other", "--", "echo", "reached"]), "reached");
+    cluster.eventually("a runtime that is not there is told of", || {
+        let events = cluster.k(&["get", "events", "--field-selector", "involvedObject.name=strange"]);
+        events.contains("FailedCreatePodSandBox") && events.contains("nobody-has-this")
+    });
+    cluster.k(&["delete", "pod", "plain", "other", "strange", "--timeout=60s"]);
     cluster.eventually("nothing is left of them", || kept(&cluster).is_empty());
 }

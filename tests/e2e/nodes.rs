@@ -1,4 +1,6 @@
 //! A cluster of several machines: joining, leaving, being refused; and reaching a node that nobody can dial.
+//!
+//! Conformance, [sig-architecture] Conformance Tests: "should have at least two untainted nodes".
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -6,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use orch::runtime::kept::Part;
+use serde_json::Value;
 
 use crate::agent::Agent;
 use crate::harness::{Cluster, PATIENCE, http_get, import, lasts};
@@ -33,6 +36,11 @@ fn lab() -> (Cluster, Agent, Agent) {
     for agent in [&a, &b] {
         agent.wait_until_ready(&cluster);
     }
+    let open = |node: &str| {
+        cluster.field("node", node, "/spec") != Value::Null
+            && cluster.field("node", node, "/spec/taints") == Value::Null
+    };
+    cluster.eventually("pods may go to each of them", || ["box", "a", "b"].iter().all(|node| open(node)));
     let web = cluster.web_archive("v1");
     for data_dir in [cluster.data_dir(), a.data_dir(), b.data_dir()] {
         import(&data_dir, &web);
@@ -48,6 +56,7 @@ fn lab() -> (Cluster, Agent, Agent) {
 #[test]
 fn machines_join_are_reached_and_come_back() {
     let (mut cluster, mut a, b) = lab();
+    a_running_node_passes_the_check(&cluster);
     reach_into_pods(&cluster);
     a_claim_lives_on_its_pods_machine(&cluster, &b);
     the_nodes_port_lets_in_whom_the_api_allows(&cluster);
@@ -56,6 +65,15 @@ fn machines_join_are_reached_and_come_back() {
     a_server_comes_back(&mut cluster, &a);
     a_node_without_a_server(&mut cluster, &mut a);
     drop(b);
+}
+
+/// As the installer does it before it looks whether anything has to be changed.
+fn a_running_node_passes_the_check(cluster: &Cluster) {
+    let mut check = std::process::Command::new(crate::harness::orch());
+    check.arg("check").arg("--data-dir").arg(cluster.data_dir());
+    let said = String::from_utf8(cluster.machine.run(|| check.output()).unwrap().stdout).unwrap();
+    let ports = said.lines().find(|l| l.split_whitespace().nth(1) == Some("ports")).unwrap_or_else(|| panic!("{said}"));
+    assert!(ports.starts_with("ok") && ports.contains("used by the orch that runs"), "{ports}");
 }
 
 fn reach_into_pods(cluster: &Cluster) {
@@ -175,7 +193,11 @@ fn names_and_tokens_are_guarded(cluster: &Cluster, a: &mut Agent) {
     let wrong_ca = format!("K10{}::{rest}", "0".repeat(64));
     stranger.join(SERVER, "garbled");
     assert!(stranger.refusal(cluster).contains("is not of the form K10"));
-    // What it was told of the cluster before is the right CA; a machine that knows nothing compares with the token.
+    // It was told of this cluster before.
+    stranger.join(SERVER, &wrong_ca);
+    let told = stranger.refusal(cluster);
+    assert!(told.contains("belongs to a node of another cluster") && told.contains("--data-dir"), "{told}");
+    // A machine that knows nothing compares what it is shown with the token.
     std::fs::remove_dir_all(stranger.data_dir()).unwrap();
     stranger.join(SERVER, &wrong_ca);
     assert!(stranger.refusal(cluster).contains("not the cluster the token is for"));

@@ -1,7 +1,11 @@
 //! Pods of three machines: they reach each other, and what happens to them when a machine dies, moves, or is cut off.
 
+use std::path::PathBuf;
 use std::process::Command;
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nlink::netlink::namespace::Netns;
@@ -25,6 +29,47 @@ fn deployment(name: &str, replicas: usize, node: &str, tolerated: u32) -> String
          ---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{selector: {{app: {name}}}, ports: \
          [{{port: 80, targetPort: 8080}}]}}\n"
     )
+}
+
+/// One pod with a name of its own.
+const ONE_OF_A_KIND: &str = "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {name: one}\nspec:\n  serviceName: one\n  \
+    selector: {matchLabels: {app: one}}\n  template:\n    metadata: {labels: {app: one}}\n    spec:\n      \
+    terminationGracePeriodSeconds: 1\n      tolerations:\n      - {key: node.kubernetes.io/unreachable, operator: Exists, \
+    effect: NoExecute, tolerationSeconds: 1}\n      containers:\n      - {name: main, image: localhost/orch/web:v1, env: \
+    [{name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]}\n";
+
+/// Counts all the time how many of a pod run on machines, whatever the API says.
+struct Count {
+    stop: Arc<AtomicBool>,
+    most: Option<JoinHandle<usize>>,
+}
+
+impl Count {
+    fn of(pod: &'static str, data_dirs: Vec<PathBuf>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let most = std::thread::spawn(move || {
+            let mut most = 0;
+            while !stopped.load(Ordering::SeqCst) {
+                most = most.max(harness::networks_of(&data_dirs, pod));
+                std::thread::sleep(Duration::from_millis(150));
+            }
+            most
+        });
+        Self { stop, most: Some(most) }
+    }
+
+    /// How many there were at most.
+    fn most(mut self) -> usize {
+        self.stop.store(true, Ordering::SeqCst);
+        self.most.take().expect("it counts").join().unwrap()
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
 }
 
 /// A server and two agents; a node that is silent is given up soon.
@@ -91,7 +136,7 @@ impl Drop for Faults {
 
 #[test]
 fn pods_of_three_nodes_are_one_network_and_outlive_a_node() {
-    let (cluster, mut a, b) = lab();
+    let (cluster, mut a, mut b) = lab();
     cluster.apply(&deployment("far", 1, "a", 300));
     cluster.apply(&deployment("near", 1, "b", 300));
     cluster.settled("far", 1);
@@ -100,7 +145,10 @@ fn pods_of_three_nodes_are_one_network_and_outlive_a_node() {
     reach_each_other(&cluster, &far, &near);
     an_address_changes(&cluster, &b, &near);
     packets_get_lost(&cluster, &b, &near);
+    let count = Count::of("one-0", vec![cluster.data_dir(), a.data_dir(), b.data_dir()]);
     a_node_dies_and_comes_back(&cluster, &mut a, &b);
+    the_power_of_a_node_fails(&cluster, &mut b);
+    assert_eq!(count.most(), 1, "there was never a second one-0");
 }
 
 fn reach_each_other(cluster: &Cluster, far: &str, near: &str) {
@@ -152,10 +200,17 @@ fn an_address_changes(cluster: &Cluster, b: &Agent, near: &str) {
 
 /// One packet of ten is lost: everything is slower, and nothing is given up.
 fn packets_get_lost(cluster: &Cluster, b: &Agent, near: &str) {
-    let lossy = Faults::new(&b.machine, "numgen random mod 100 < 10");
-    for _ in 0..5 {
-        cluster.eventually("an answer over a bad wire", || fetch(cluster, near, "http://far/").is_some());
+    let (lossy, began) = (Faults::new(&b.machine, "numgen random mod 100 < 10"), Instant::now());
+    let lasts = harness::seconds("ORCH_E2E_LOSS_SECONDS").unwrap_or_default();
+    let (mut answers, mut asked) = (0, 0);
+    while answers < 5 || began.elapsed() < lasts {
+        cluster.eventually("an answer over a bad wire", || {
+            asked += 1;
+            fetch(cluster, near, "http://far/").is_some()
+        });
+        answers += 1;
     }
+    println!("{answers} answers to {asked} questions over a wire that loses one packet of ten");
     drop(lossy);
     assert_eq!(cluster.field("pod", near, "/status/containerStatuses/0/restartCount"), 0);
 }
@@ -165,7 +220,11 @@ fn a_node_dies_and_comes_back(cluster: &Cluster, a: &mut Agent, b: &Agent) {
     cluster.k(&["cordon", "box"]);
     cluster.k(&["cordon", "b"]);
     cluster.apply(&deployment("moves", 1, "", 1));
+    cluster.apply(ONE_OF_A_KIND);
     cluster.settled("moves", 1);
+    cluster.k(&["rollout", "status", "statefulset/one", "--timeout=80s"]);
+    assert_eq!(cluster.field("pod", "one-0", "/spec/nodeName"), "a");
+    let uid = cluster.field("pod", "one-0", "/metadata/uid");
     let before = only_pod(cluster, "moves");
     cluster.k(&["uncordon", "b"]);
     // The machine is cut off; its containers run on, and nobody hears of them.
@@ -177,10 +236,19 @@ fn a_node_dies_and_comes_back(cluster: &Cluster, a: &mut Agent, b: &Agent) {
     assert_eq!(cluster.field("pod", &before, "/metadata/deletionTimestamp").as_str().map(str::is_empty), Some(false));
     let after = ready_endpoints(cluster, "moves").remove(0);
     assert_eq!(cluster.field("pod", &after, "/spec/nodeName"), "b");
+    cluster.eventually("what has a name of its own is to go, too", || {
+        cluster.field("pod", "one-0", "/metadata/deletionTimestamp").is_string()
+    });
     harness::lasts("ORCH_E2E_PARTITION_SECONDS", began);
+    assert_eq!(
+        cluster.field("pod", "one-0", "/metadata/uid"),
+        uid,
+        "nobody knows whether it runs: its name is not free"
+    );
     assert_eq!(ready_endpoints(cluster, "moves"), std::slice::from_ref(&after), "for as long as it lasts");
     // Its agent dies meanwhile, and the machine comes back: what was deleted is ended, not started.
     a.end(Signal::SIGKILL);
+    cluster.k(&["cordon", "a"]);
     drop(cut);
     a.start(&[]);
     a.wait_until_ready(cluster);
@@ -191,4 +259,35 @@ fn a_node_dies_and_comes_back(cluster: &Cluster, a: &mut Agent, b: &Agent) {
     let routes = Command::new("ip").args(["-n", &b.machine.name, "route"]).output().unwrap();
     assert!(String::from_utf8_lossy(&routes.stdout).matches(DEVICE).count() >= 2, "{routes:?}");
     cluster.settled("far", 1);
+    cluster.eventually("it has ended there and runs on the other node", || one_runs_anew_on(cluster, "b", &uid));
+}
+
+/// Whether the set's pod runs on a node, and is not the one with this uid.
+fn one_runs_anew_on(cluster: &Cluster, node: &str, uid: &Value) -> bool {
+    let text = cluster.kubectl(&["get", "pod", "one-0", "-o", "json"]).stdout;
+    let pod: Value = serde_json::from_str(&text).unwrap_or_default();
+    pod["metadata"]["uid"] != *uid && pod["spec"]["nodeName"] == node && pod["status"]["phase"] == "Running"
+}
+
+/// A node's power fails, somebody says so, and what ran there runs elsewhere. Then the power is back.
+fn the_power_of_a_node_fails(cluster: &Cluster, b: &mut Agent) {
+    let uid = cluster.field("pod", "one-0", "/metadata/uid");
+    cluster.k(&["uncordon", "a"]);
+    b.lose_power();
+    b.forget_network();
+    let ready = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
+    cluster.eventually("the node is silent", || cluster.k(&["get", "node", "b", "-o", ready]) == "Unknown");
+    assert_eq!(cluster.field("pod", "one-0", "/metadata/uid"), uid, "and may only be cut off");
+    let out_of_service = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
+    cluster.k(&["taint", "node", "b", out_of_service]);
+    cluster.eventually("it runs elsewhere", || one_runs_anew_on(cluster, "a", &uid));
+    let uid = cluster.field("pod", "one-0", "/metadata/uid");
+    b.start(&[]);
+    b.wait_until_ready(cluster);
+    cluster.k(&["taint", "node", "b", &format!("{out_of_service}-")]);
+    // What b starts from now on it starts with all that it knows.
+    cluster.apply(&deployment("last", 1, "b", 300));
+    cluster.settled("last", 1);
+    assert_eq!(b.networks_of("one-0"), 0, "it does not go on where it was");
+    assert_eq!(cluster.field("pod", "one-0", "/metadata/uid"), uid);
 }

@@ -1,5 +1,7 @@
 //! What a pod asks for is what its containers find: sources of environment and files, order of containers, limits,
 //! probes, hooks and ends, on real containers.
+//!
+//! Conformance, [sig-auth] ServiceAccounts: "should mount projected service account token".
 
 use serde_json::Value;
 
@@ -24,6 +26,10 @@ fn output_of(cluster: &Cluster, pod: &str) -> Vec<String> {
     cluster.k(&["logs", pod, "-c", "main"]).lines().map(str::to_owned).collect()
 }
 
+/// "[sig-node] ConfigMap should be consumable via environment variable", "[sig-node] ConfigMap should be consumable
+/// via the environment", "[sig-node] Secrets should be consumable via the environment", "[sig-storage] ConfigMap
+/// should be consumable from pods in volume with mappings and Item mode set", "[sig-storage] Secrets should be
+/// consumable from pods in volume", "[sig-auth] ServiceAccounts should mount projected service account token"
 #[test]
 fn environment_and_files_come_from_where_the_pod_says() {
     let cluster = node();
@@ -58,7 +64,7 @@ spec:
       cat /shared/word /config/c /secret/password; echo
       cat /pod/labels; echo
       cat /token/namespace; echo
-      test -s /token/token && test -s /token/ca.crt && echo has-token
+      grep -qE '^[A-Za-z0-9_=-]+\.[A-Za-z0-9_=-]+\.[A-Za-z0-9_=-]+$' /token/token && test -s /token/ca.crt && echo has-token
       test -s /var/run/secrets/kubernetes.io/serviceaccount/token && echo has-account
       (echo no >/config/c) 2>/dev/null || echo read-only
       echo "$KUBERNETES_SERVICE_HOST $KUBERNETES_SERVICE_PORT"
@@ -193,6 +199,9 @@ spec:
     assert_eq!(state("/status/initContainerStatuses/1/state/terminated/reason"), "Completed");
 }
 
+/// "[sig-node] Container Lifecycle Hook when create a pod with lifecycle hook should execute poststart exec hook
+/// properly", "[sig-node] Container Lifecycle Hook when create a pod with lifecycle hook should execute prestop
+/// exec hook properly"
 #[test]
 fn only_ready_pods_serve_and_hooks_run_at_both_ends() {
     let cluster = node();
@@ -262,6 +271,7 @@ spec:
     assert_eq!(std::fs::read_to_string(cluster.data_dir().join("out/said")).unwrap(), "leaving\n");
 }
 
+/// "[sig-storage] ConfigMap updates should be reflected in volume"
 #[test]
 fn mounted_settings_follow_their_source() {
     let cluster = node();

@@ -18,14 +18,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 
+use crate::harness::DataDir;
+
 const IMAGE: &str = "orch-e2e/busybox:1";
 const BUSYBOX: &str = "/bin/busybox";
 /// Upper bound of every wait; none of them is expected to take a second.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A containerd and its directory; both go away with it.
+/// A containerd and its directory; both go away with it, whatever happens.
 pub struct Node {
-    pub dir: tempfile::TempDir,
+    pub dir: DataDir,
     pub containerd: Arc<Containerd>,
     pub runtime: CriRuntime,
 }
@@ -33,7 +35,7 @@ pub struct Node {
 impl Node {
     pub async fn start() -> Self {
         assert!(nix::unistd::geteuid().is_root(), "end-to-end tests need root");
-        let dir = tempfile::Builder::new().prefix("orch-e2e-").tempdir().unwrap();
+        let dir = DataDir::new();
         let containerd = Arc::new(Containerd::prepare(&options(dir.path())).unwrap());
         containerd.start().await.unwrap();
         let runtime = CriRuntime::new(containerd.socket());

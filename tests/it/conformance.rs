@@ -47,8 +47,12 @@ fn tests_name_behaviours_that_upstream_has() {
     // Upstream's tags and notes in brackets may be left out.
     let tags = Regex::new(r"\s*(\[[^\]]*\]|\([^)]*\))").unwrap();
     let plain = |name: &str| tags.replace_all(name, "").trim().to_owned();
+    let plain_names: BTreeSet<String> = names.iter().map(|n| plain(n)).collect();
     let meets = |(group, claim): &(String, String), name: &str| {
-        name.starts_with(group.as_str()) && plain(name).contains(&plain(claim))
+        let (claim, plain_name) = (plain(claim), plain(name));
+        // A whole name is that behaviour's alone, although others may begin with the same words.
+        let is_it = if plain_names.contains(&claim) { plain_name == claim } else { plain_name.contains(&claim) };
+        name.starts_with(group.as_str()) && is_it
     };
     let unknown: Vec<_> = claims.iter().filter(|c| !names.iter().any(|n| meets(c, n))).collect();
     assert!(unknown.is_empty(), "not upstream's: {unknown:#?}");

@@ -1,5 +1,6 @@
 //! ValidatingAdmissionPolicy.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -29,9 +30,24 @@ struct Rule {
     reason: String,
 }
 
+/// One `auditAnnotations` entry.
+struct Annotation {
+    key: String,
+    value: Expression,
+}
+
+/// What a policy asks of objects and notes about them.
+struct Rules {
+    validations: Vec<Rule>,
+    annotations: Vec<Annotation>,
+}
+
+/// What the annotations of policies found: by policy and key, each distinct value once.
+type Noted<'a> = BTreeMap<(&'a str, &'a str), Vec<String>>;
+
 /// The plugin.
 pub struct ValidatingAdmissionPolicy {
-    bound: Bound<Vec<Rule>>,
+    bound: Bound<Rules>,
     ask: Arc<dyn Ask>,
 }
 
@@ -39,8 +55,8 @@ pub struct ValidatingAdmissionPolicy {
 struct Broken {
     message: String,
     reason: String,
-    /// Of the rule in the policy.
-    index: usize,
+    /// Of the rule in the policy; none of an annotation, which refuses whatever the binding's actions are.
+    index: Option<usize>,
 }
 
 impl ValidatingAdmissionPolicy {
@@ -51,7 +67,7 @@ impl ValidatingAdmissionPolicy {
     }
 }
 
-fn compile(object: &Value, policy: &Policy) -> Vec<Rule> {
+fn compile(object: &Value, policy: &Policy) -> Rules {
     let messages = expressions::without_authorizer(policy.env.clone());
     let text = |v: &Value, path: &str| v.str_at(path).unwrap_or_default().trim().to_owned();
     let rule = |v: &Value| {
@@ -62,7 +78,33 @@ fn compile(object: &Value, policy: &Policy) -> Vec<Rule> {
             reason: text(v, "/reason"),
         })
     };
-    object.items_at("/spec/validations").iter().filter_map(rule).collect()
+    let annotation = |v: &Value| {
+        let value = Expression::new(v, "valueExpression", &policy.env)?;
+        Some(Annotation { key: text(v, "/key"), value })
+    };
+    Rules {
+        validations: object.items_at("/spec/validations").iter().filter_map(rule).collect(),
+        annotations: object.items_at("/spec/auditAnnotations").iter().filter_map(annotation).collect(),
+    }
+}
+
+impl Annotation {
+    /// What is to be noted, if anything is.
+    ///
+    /// # Errors
+    /// Why that cannot be told, where the request is to be refused for it.
+    fn value(&self, fail: bool, vars: &Values<'_>, budget: &mut Budget) -> Result<Option<String>, String> {
+        match self.value.eval(vars, budget) {
+            Ok(Val::Str(text)) => Ok(Some(text.trim().to_owned()).filter(|t| !t.is_empty())),
+            Ok(Val::Null) => Ok(None),
+            Ok(_) => Err(format!(
+                "valueExpression '{}' resulted in unsupported return type. Return type must be either string or null.",
+                self.value.text
+            )),
+            Err(_) if !fail => Ok(None),
+            Err(why) => Err(format!("expression '{}' resulted in error: {why}", self.value.text)),
+        }
+    }
 }
 
 impl Rule {
@@ -70,7 +112,9 @@ impl Rule {
     fn broken(&self, index: usize, fail: bool, vars: &Values<'_>, budget: &mut Budget) -> Option<Broken> {
         match self.expression.is_true(vars, budget) {
             Ok(true) => None,
-            Ok(false) => Some(Broken { message: self.text(vars, budget), reason: self.reason.clone(), index }),
+            Ok(false) => {
+                Some(Broken { message: self.text(vars, budget), reason: self.reason.clone(), index: Some(index) })
+            }
             Err(_) if !fail => None,
             Err(why) => {
                 let message = match why {
@@ -80,7 +124,7 @@ impl Rule {
                     }
                     Error::Failed(why) => format!("expression '{}' resulted in error: {why}", self.expression.text),
                 };
-                Some(Broken { message, reason: String::new(), index })
+                Some(Broken { message, reason: String::new(), index: Some(index) })
             }
         }
     }
@@ -101,17 +145,18 @@ impl Rule {
 }
 
 impl ValidatingAdmissionPolicy {
-    /// What a policy finds wrong.
-    fn findings(
+    /// What a policy finds wrong; what it wants to be noted goes to `noted`.
+    fn findings<'m>(
         &self,
-        met: &Met<Vec<Rule>>,
+        met: &'m Met<Rules>,
         a: &Admission<'_>,
         base: &[(&'static str, Val)],
         view: &dyn View,
+        noted: &mut Noted<'m>,
     ) -> Vec<Broken> {
         let (policy, rules) = &*met.policy;
         let undecided = |message: String| match policy.fail {
-            true => vec![Broken { message, reason: String::new(), index: 0 }],
+            true => vec![Broken { message, reason: String::new(), index: Some(0) }],
             false => Vec::new(),
         };
         let params = match self.bound.params(policy, &met.binding, a, view) {
@@ -130,10 +175,24 @@ impl ValidatingAdmissionPolicy {
                 }
             }
             let mut budget = Budget::new(cost::PER_OBJECT);
-            for (index, rule) in rules.iter().enumerate() {
+            for (index, rule) in rules.validations.iter().enumerate() {
                 out.extend(rule.broken(index, policy.fail, &vars, &mut budget));
                 if budget.left() == 0 {
                     break;
+                }
+            }
+            // As upstream: what validations cost is not taken from annotations.
+            let mut budget = Budget::new(cost::PER_OBJECT);
+            for annotation in &rules.annotations {
+                match annotation.value(policy.fail, &vars, &mut budget) {
+                    Ok(None) => {}
+                    Ok(Some(value)) => {
+                        let values = noted.entry((&policy.name, &annotation.key)).or_default();
+                        if !values.contains(&value) {
+                            values.push(value);
+                        }
+                    }
+                    Err(message) => out.push(Broken { message, reason: String::new(), index: None }),
                 }
             }
         }
@@ -153,38 +212,42 @@ impl Plugin for ValidatingAdmissionPolicy {
         }
         let base = request::values(a, new, old, view, &self.ask);
         let mut denied = None;
-        let mut noted = Vec::new();
+        let mut failures = Vec::new();
+        let mut noted = Noted::new();
         for met in &met {
             let (policy, binding) = (&met.policy.0.name, &met.binding);
+            let name = &binding.name;
+            let acts = |action: &str| binding.actions.iter().any(|a| a == action);
             let shown = |v| met.shown(a, v);
             let other = met.version.as_deref().map(|version| {
                 let (new, old) = (new.map(shown), old.map(shown));
                 request::values_of(a, version, new.as_deref(), old.as_deref(), view, &self.ask)
             });
-            for broken in self.findings(met, a, other.as_ref().unwrap_or(&base), view) {
-                if binding.actions.iter().any(|x| x == "Audit") {
-                    noted.push(json!({
-                        "message": broken.message, "policy": policy, "binding": binding.name,
-                        "expressionIndex": broken.index, "validationActions": binding.actions,
+            for broken in self.findings(met, a, other.as_ref().unwrap_or(&base), view, &mut noted) {
+                let Broken { message, reason, index } = broken;
+                if let Some(index) = index.filter(|_| acts("Audit")) {
+                    failures.push(json!({
+                        "message": message, "policy": policy, "binding": name,
+                        "expressionIndex": index, "validationActions": binding.actions,
                     }));
                 }
-                let Broken { message, reason, .. } = broken;
-                if binding.actions.iter().any(|x| x == "Warn") {
-                    let name = &binding.name;
+                if index.is_some() && acts("Warn") {
                     a.cx.warn(format!(
                         "Validation failed for ValidatingAdmissionPolicy '{policy}' with binding '{name}': {message}"
                     ));
                 }
-                if denied.is_none() && binding.actions.iter().any(|x| x == "Deny") {
-                    let name = &binding.name;
+                if denied.is_none() && (index.is_none() || acts("Deny")) {
                     let text =
                         format!("ValidatingAdmissionPolicy '{policy}' with binding '{name}' denied request: {message}");
                     denied = Some(refusal(a, new, text, &reason));
                 }
             }
         }
-        if !noted.is_empty() {
-            annotate(|| (FAILURES.to_owned(), Value::from(noted).to_string()));
+        if !failures.is_empty() {
+            annotate(|| (FAILURES.to_owned(), Value::from(failures).to_string()));
+        }
+        for ((policy, key), values) in noted {
+            annotate(|| (format!("{policy}/{key}"), values.join(", ")));
         }
         denied.map_or(Ok(()), Err)
     }

@@ -267,7 +267,10 @@ impl Aggregator {
             all.iter().map(|o| o.value()).collect()
         };
         let definitions = values("apiextensions.k8s.io", "customresourcedefinitions");
-        let plan = plan::registrations(&definitions, &values(GROUP, PLURAL));
+        let rows = self.registry.resources().all();
+        let own = rows.iter().filter(|r| r.custom.is_none() && !discovery::is_builtin(&r.info.gvk.group));
+        let own: Vec<_> = own.map(|r| (r.info.gvk.group.to_string(), r.info.gvk.version.to_string())).collect();
+        let plan = plan::registrations(&own, &definitions, &values(GROUP, PLURAL));
         let Some((res, cx)) = self.writing() else { return };
         for object in plan.create {
             let name = object.str_at("/metadata/name").unwrap_or_default().to_owned();

@@ -155,9 +155,10 @@ pub struct Registrations {
     pub delete: Vec<String>,
 }
 
-/// Every version that a definition serves has an APIService; one that somebody else made is theirs.
-pub fn registrations(definitions: &[Value], apiservices: &[Value]) -> Registrations {
-    let mut wanted: BTreeSet<(String, String)> = BTreeSet::new();
+/// Every version that a definition serves has an APIService, and so has every version of `own`, the groups that the server
+/// may or may not serve. One that somebody else made, or made theirs, is theirs.
+pub fn registrations(own: &[(String, String)], definitions: &[Value], apiservices: &[Value]) -> Registrations {
+    let mut wanted: BTreeSet<(String, String)> = own.iter().cloned().collect();
     for crd in definitions {
         let conditions = crd.items_at("/status/conditions");
         let established =
@@ -171,7 +172,8 @@ pub fn registrations(definitions: &[Value], apiservices: &[Value]) -> Registrati
     let name = |(group, version): &(String, String)| format!("{version}.{group}");
     let known: BTreeSet<&str> = apiservices.iter().filter_map(|a| a.str_at("/metadata/name")).collect();
     let names: BTreeSet<String> = wanted.iter().map(name).collect();
-    let managed = |a: &&Value| a["metadata"]["labels"][MANAGED] == "true";
+    let is_local = |a: &&Value| a.pointer("/spec/service").is_none_or(Value::is_null);
+    let managed = |a: &&Value| a["metadata"]["labels"][MANAGED] == "true" && is_local(a);
     let gone = apiservices.iter().filter(managed).filter_map(|a| a.str_at("/metadata/name"));
     Registrations {
         create: wanted.iter().filter(|w| !known.contains(&*name(w))).map(apiservice).collect(),
@@ -237,9 +239,20 @@ mod tests {
         let old = json!({"metadata": {"name": "v1.old.io", "labels": {MANAGED: "true"}}});
         let local = json!({"metadata": {"name": "v1.apps", "labels": {MANAGED: "onstart"}}});
         let known = [theirs, old, local];
-        let plan = registrations(&[crd("True")], &known);
+        let plan = registrations(&[], &[crd("True")], &known);
         assert_eq!(plan.create.iter().map(|o| &o["metadata"]["name"]).collect::<Vec<_>>(), ["v1.x.io"]);
         assert_eq!(plan.delete, ["v1.old.io"]);
-        assert_eq!(registrations(&[crd("False")], &known[..1]), Registrations::default());
+        assert_eq!(registrations(&[], &[crd("False")], &known[..1]), Registrations::default());
+    }
+
+    #[test]
+    fn own_groups_have_apiservices_until_somebody_takes_them_over() {
+        let own = [("metrics.k8s.io".to_owned(), "v1beta1".to_owned())];
+        let plan = registrations(&own, &[], &[]);
+        assert_eq!(plan.create[0]["metadata"]["name"], "v1beta1.metrics.k8s.io");
+        assert_eq!(registrations(&[], &[], &plan.create).delete, ["v1beta1.metrics.k8s.io"], "not served any more");
+        let mut theirs = plan.create[0].clone();
+        theirs["spec"]["service"] = json!({"namespace": "kube-system", "name": "metrics-server"});
+        assert_eq!(registrations(&[], &[], &[theirs]), Registrations::default());
     }
 }

@@ -17,7 +17,7 @@ use crate::apiserver::respond::Answer;
 use crate::apiserver::{Api, Call, verbs};
 use crate::registry::errors::FieldErrors;
 use crate::registry::strategy::Plain;
-use crate::registry::{Op, RequestCx, Resource, View};
+use crate::registry::{Face, Op, RequestCx, Resource, View};
 
 const COLUMNS: &[Column] = &[
     Column::NAME,
@@ -31,6 +31,17 @@ static SCALE: LazyLock<Arc<Resource>> = LazyLock::new(|| {
     let info = KindInfo::namespaced("autoscaling", "v1", "Scale", "scales", "scale").columns(COLUMNS);
     Arc::new(Resource::new(info, Box::new(Plain)))
 });
+
+/// Admission is asked about the Scale, as upstream's is.
+const FACE: Face = Face {
+    of: |res, object| scale_of(object, &Places::of(res)),
+    into: |res, object, scale| {
+        let mut new = object.clone();
+        new.set_at(Places::of(res).spec, scale.int_at("/spec/replicas").unwrap_or(0));
+        check_replicas(&new, res)?;
+        Ok(new)
+    },
+};
 
 /// What a write says about the scale.
 enum Wish {
@@ -62,6 +73,7 @@ impl Api {
         let options = if verb == Verbs::PATCH { "PatchOptions" } else { "UpdateOptions" };
         let mut cx = self.write_cx(res, &call, options)?;
         cx.is_patch = true;
+        cx.face = Some(FACE);
         let strictness = FieldValidation::parse(&call.info.query, options)?;
         let wish = match verb {
             Verbs::UPDATE => {

@@ -7,6 +7,9 @@
 //! **Invariant:** everything is bounded in count or time, and goes to the kubeconfig's server only.
 
 mod api;
+mod arrivals;
+mod density;
+mod hollow;
 mod load;
 mod pod;
 mod sched;
@@ -35,6 +38,10 @@ enum What {
     Api(Api),
     /// Pods from creation to Ready, beside the bare calls of the container runtime
     Pod(pod::Args),
+    /// Nodes that run nothing, until a signal: kubelets with a runtime that is only a list
+    HollowNodes(hollow::Args),
+    /// Pods from creation to Running on the nodes that there are, beside other requests
+    Density(density::Args),
     /// Pods that are given nodes, with nodes that are only objects
     Sched(sched::Args),
     /// Bytes from machine to machine over one connection
@@ -98,6 +105,8 @@ pub fn main(args: Args) -> anyhow::Result<ExitCode> {
         match args.what {
             What::Api(args) => api::run(args).await,
             What::Pod(args) => pod::run(args).await,
+            What::HollowNodes(args) => hollow::run(args).await,
+            What::Density(args) => density::run(args).await,
             What::Sched(args) => sched::run(args).await,
             What::Wire(args) => wire::run(&args),
         }

@@ -38,6 +38,9 @@ pub(super) struct Args {
     count: u32,
 }
 
+/// Tries of the bare calls of a pod: the kubelet looks once a second, and ends what it does not know.
+const TRIES: u32 = 5;
+
 const COMMAND: [&str; 2] = ["sleep", "1000"];
 
 /// Prints both medians and their ratio.
@@ -52,9 +55,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
         for i in 0..args.count {
             let name = format!("bench-{run}-{i}");
             whole.push(through_the_cluster(&client, &name, &args.image).await.with_context(|| format!("pod {name}"))?);
-            bare.push(
-                bare_calls(&runtime, &name, &args.image, &logs).await.with_context(|| format!("sandbox {name}"))?,
-            );
+            bare.push(undisturbed(&runtime, &name, &args.image, &logs).await?);
         }
         anyhow::Ok(())
     }
@@ -104,6 +105,19 @@ async fn through_the_cluster(client: &Client, name: &str, image: &str) -> anyhow
 fn is_ready(pod: &Value) -> bool {
     let conditions = pod.pointer("/status/conditions").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     conditions.iter().any(|c| c.str_at("/type") == Some("Ready") && c.str_at("/status") == Some("True"))
+}
+
+/// The time of the bare calls, of the first try that the kubelet did not get in the way of.
+async fn undisturbed(runtime: &CriRuntime, name: &str, image: &str, logs: &Path) -> anyhow::Result<Duration> {
+    let mut tried = 1;
+    loop {
+        let name = format!("{name}-{tried}");
+        match bare_calls(runtime, &name, image, logs).await {
+            Ok(taken) => return Ok(taken),
+            Err(e) if tried == TRIES => return Err(e).with_context(|| format!("sandbox {name}, try {tried}")),
+            Err(_) => tried += 1,
+        }
+    }
 }
 
 /// The calls that a kubelet cannot do without: sandbox, container, start. They are not seen by the cluster.

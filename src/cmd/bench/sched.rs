@@ -2,19 +2,16 @@
 //!
 //! Makes nodes without kubelets, waits until they may be used, then makes pods and watches them get their nodes. The server
 //! must have no node of its own and a range of pod addresses that is large enough. Everything is over within a minute: after
-//! that, nodes that nobody hears of are taken for lost.
+//! that, nodes that nobody hears of are taken for lost. The workloads are those of upstream's `scheduler_perf`.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
-use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
-use http_body_util::BodyExt;
+use anyhow::ensure;
+use clap::ValueEnum;
 use serde_json::{Value, json};
-use tokio_util::codec::{FramedRead, LinesCodec};
-use tokio_util::io::StreamReader;
 
+use super::arrivals::Arrivals;
 use super::load::{Until, drive, round};
 use super::target::{Call, Connection, Protocol, Target};
 use crate::api::value::ValueExt;
@@ -24,8 +21,8 @@ use crate::util::clock::{Clock, SystemClock, rfc3339};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between looks at whether nodes may be used.
 const LOOK: Duration = Duration::from_millis(500);
-/// Bytes of one event.
-const EVENT_BYTES: usize = 1 << 20;
+/// CPU of a node, in thousandths.
+const NODE_MILLICPU: u32 = 8000;
 
 /// Arguments of `orch bench sched`.
 #[derive(Debug, clap::Args)]
@@ -42,9 +39,65 @@ pub(super) struct Args {
     /// Connections that make them
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1000))]
     connections: u32,
-    /// Each pod keeps all others off its node
-    #[arg(long)]
-    anti_affinity: bool,
+    /// What the pods want
+    #[arg(long, value_name = "WHAT", default_value = "plain")]
+    workload: Workload,
+}
+
+/// What the pods want.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Workload {
+    /// A little CPU and memory
+    Plain,
+    /// A zone, by required node affinity
+    NodeAffinity,
+    /// To be spread over the zones, with a hard limit
+    Spread,
+    /// No other of them on their node
+    AntiAffinity,
+    /// The place of others, who are less important and fill the nodes
+    Preemption,
+}
+
+impl Workload {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "sched",
+            Self::NodeAffinity => "sched-node-affinity",
+            Self::Spread => "sched-spread",
+            Self::AntiAffinity => "sched-anti-affinity",
+            Self::Preemption => "sched-preemption",
+        }
+    }
+
+    /// One of the pods.
+    fn pod(self, i: usize) -> Value {
+        let mut out = pod(&format!("p-{i}"), 100);
+        let labelled = json!({"matchLabels": {"app": "bench"}});
+        let key = "topology.kubernetes.io/zone";
+        let (at, value) = match self {
+            Self::Plain => return out,
+            Self::NodeAffinity => (
+                "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution",
+                json!({"nodeSelectorTerms": [{"matchExpressions": [
+                    {"key": key, "operator": "In", "values": ["zone-0", "zone-1"]}]}]}),
+            ),
+            Self::Spread => (
+                "/spec/topologySpreadConstraints",
+                json!([{"maxSkew": 5, "topologyKey": key, "whenUnsatisfiable": "DoNotSchedule", "labelSelector": labelled}]),
+            ),
+            Self::AntiAffinity => (
+                "/spec/affinity/podAntiAffinity/requiredDuringSchedulingIgnoredDuringExecution",
+                json!([{"labelSelector": labelled, "topologyKey": "kubernetes.io/hostname"}]),
+            ),
+            Self::Preemption => {
+                out = pod(&format!("p-{i}"), NODE_MILLICPU / 2);
+                ("/spec/priorityClassName", json!("bench-high"))
+            }
+        };
+        out.set_at(at, value);
+        out
+    }
 }
 
 /// Makes nodes and pods, and prints the figure.
@@ -67,33 +120,60 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     eprintln!("{nodes} nodes made, {} in a second", made.rate());
     until_usable(&mut connections[0], nodes as usize).await?;
 
-    let mut watcher = target.connect(Protocol::Http2).await?;
-    let path = format!("{core}/pods?watch=1&fieldSelector=spec.nodeName!%3D");
-    let answer = watcher.send(Call::get(path)).await?;
-    ensure!(answer.status().is_success(), "cannot watch pods: {}", answer.status());
-    let bytes = answer.into_body().into_data_stream().map_err(std::io::Error::other);
-    let lines =
-        FramedRead::new(StreamReader::new(bytes.map_ok(Bytes::from)), LinesCodec::new_with_max_length(EVENT_BYTES));
     let want = args.pods as usize;
+    let placed = format!("{core}/pods?watch=1&fieldSelector=spec.nodeName!%3D");
+    if args.workload == Workload::Preemption {
+        connections = fill(&target, connections, &placed, &core, nodes as usize).await?;
+    }
+    // From now on: those that fill the nodes have theirs already.
+    let revision = connections[0].json(Call::get(format!("{core}/pods?limit=1"))).await?;
+    let revision = revision.str_at("/metadata/resourceVersion").unwrap_or_default().to_owned();
+    let arrivals = Arrivals::watch(&target, &format!("{placed}&resourceVersion={revision}")).await?;
     let start = Instant::now();
-    let placed = tokio::spawn(count(lines, want, start));
-    let (path, apart) = (format!("{core}/pods"), args.anti_affinity);
-    let create = move |i| Call::create(path.clone(), &pod(i, apart));
+    let placed = tokio::spawn(arrivals.count(want, start, PATIENCE));
+    let (path, workload) = (format!("{core}/pods"), args.workload);
+    let create = move |i| Call::create(path.clone(), &workload.pod(i));
     let (_, made) = drive(connections, Until::Count(want), create).await?;
     let took = placed.await??.as_secs_f64();
     println!(
         "{}",
-        json!({"workload": if args.anti_affinity { "sched-anti-affinity" } else { "sched" }, "nodes": args.nodes,
-            "pods": args.pods, "seconds": round(took), "per_s": (want as f64 / took).round(),
-            "created_per_s": made.rate()})
+        json!({"workload": workload.name(), "nodes": args.nodes, "pods": args.pods, "seconds": round(took),
+            "per_s": (want as f64 / took).round(), "created_per_s": made.rate()})
     );
     Ok(())
+}
+
+/// Fills the nodes with pods that must yield: two on each, which leave no room for a third.
+async fn fill(
+    target: &Target,
+    mut connections: Vec<Connection>,
+    placed: &str,
+    core: &str,
+    nodes: usize,
+) -> anyhow::Result<Vec<Connection>> {
+    for (name, value) in [("bench-low", 1), ("bench-high", 1000)] {
+        let class = json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}, "value": value});
+        connections[0].ensure("/apis/scheduling.k8s.io/v1/priorityclasses", &class).await?;
+    }
+    let arrivals = Arrivals::watch(target, placed).await?;
+    let count = tokio::spawn(arrivals.count(2 * nodes, Instant::now(), PATIENCE));
+    let path = format!("{core}/pods");
+    let create = move |i| {
+        let mut low = pod(&format!("low-{i}"), NODE_MILLICPU / 2);
+        low.set_at("/spec/priorityClassName", "bench-low");
+        Call::create(path.clone(), &low)
+    };
+    let (connections, _) = drive(connections, Until::Count(2 * nodes), create).await?;
+    let took = count.await??.as_secs_f64();
+    eprintln!("{nodes} nodes filled in {} s", round(took));
+    Ok(connections)
 }
 
 fn node(run: &str, i: usize) -> Value {
     let name = format!("hollow-{run}-{i}");
     let now = rfc3339(SystemClock.now());
-    let room = json!({"cpu": "8", "memory": "32Gi", "pods": "110", "ephemeral-storage": "100Gi"});
+    let cpu = format!("{NODE_MILLICPU}m");
+    let room = json!({"cpu": cpu, "memory": "32Gi", "pods": "110", "ephemeral-storage": "100Gi"});
     json!({"apiVersion": "v1", "kind": "Node",
         "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name,
             "topology.kubernetes.io/zone": format!("zone-{}", i % 3)}},
@@ -101,15 +181,12 @@ fn node(run: &str, i: usize) -> Value {
             "reason": "KubeletReady", "lastHeartbeatTime": now, "lastTransitionTime": now}]}})
 }
 
-fn pod(i: usize, apart: bool) -> Value {
-    let mut out = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("p-{i}"), "labels": {"app": "bench"}},
-        "spec": {"automountServiceAccountToken": false, "containers": [{"name": "c", "image": "registry.invalid/pause",
-            "resources": {"requests": {"cpu": "100m", "memory": "100Mi"}}}]}});
-    if apart {
-        let term = json!({"labelSelector": {"matchLabels": {"app": "bench"}}, "topologyKey": "kubernetes.io/hostname"});
-        out.set_at("/spec/affinity/podAntiAffinity/requiredDuringSchedulingIgnoredDuringExecution", json!([term]));
-    }
-    out
+/// Without a kubelet it is gone as soon as it is deleted.
+fn pod(name: &str, millicpu: u32) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": "bench"}},
+        "spec": {"automountServiceAccountToken": false, "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "c", "image": "registry.invalid/pause",
+                "resources": {"requests": {"cpu": format!("{millicpu}m"), "memory": "100Mi"}}}]}})
 }
 
 /// Waits until the nodes' controller has taken the taint of new nodes from all of them.
@@ -128,17 +205,19 @@ async fn until_usable(connection: &mut Connection, count: usize) -> anyhow::Resu
     }
 }
 
-/// When the last of `want` pods had its node.
-async fn count<S>(mut lines: S, want: usize, start: Instant) -> anyhow::Result<Duration>
-where
-    S: futures::Stream<Item = Result<String, tokio_util::codec::LinesCodecError>> + Unpin,
-{
-    let mut seen = 0;
-    while seen < want {
-        let next = tokio::time::timeout(PATIENCE, lines.next()).await;
-        let line = next.with_context(|| format!("{seen} of {want} pods have nodes"))?.context("the watch ended")??;
-        // With this selector a pod is added when it gets its node.
-        seen += usize::from(line.starts_with("{\"type\":\"ADDED\""));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_want_what_their_workload_says() {
+        let of = |w: Workload| w.pod(3)["spec"].clone();
+        assert!(of(Workload::Plain).get("affinity").is_none());
+        assert!(of(Workload::NodeAffinity)["affinity"]["nodeAffinity"].is_object());
+        assert_eq!(of(Workload::Spread)["topologySpreadConstraints"][0]["maxSkew"], 5);
+        assert!(of(Workload::AntiAffinity)["affinity"]["podAntiAffinity"].is_object());
+        let preempting = of(Workload::Preemption);
+        assert_eq!(preempting["priorityClassName"], "bench-high");
+        assert_eq!(preempting["containers"][0]["resources"]["requests"]["cpu"], "4000m");
     }
-    Ok(start.elapsed())
 }

@@ -94,6 +94,10 @@ async fn observe(cx: &Cx, object: &Arc<Object>) -> Result<(), Error> {
     for run in plan::stale(&cron, &runs) {
         delete_job(cx, object, &run.name, &run.uid).await?;
     }
+    for name in plan::unexpected(&cron, &runs) {
+        let message = format!("Saw a job that the controller did not create or forgot: {name}");
+        cx.events.warning(object, "UnexpectedJob", message);
+    }
     let (status, told) = plan::observe(&cron, &runs);
     if common::write(cx, &res::CRON_JOBS, object, status).await? {
         told.into_iter().for_each(|(reason, message)| cx.events.normal(object, reason, message));

@@ -82,6 +82,12 @@ pub fn observe(cron: &Value, runs: &[Run]) -> (Value, Vec<(&'static str, String)
     (status, told)
 }
 
+/// Names of Jobs that run and that the status does not know: somebody else made them, or a crash came before it was written.
+pub fn unexpected<'a>(cron: &Value, runs: &'a [Run]) -> Vec<&'a str> {
+    let known = |run: &Run| cron.items_at("/status/active").iter().any(|r| r.str_at("/uid") == Some(run.uid.as_str()));
+    runs.iter().filter(|run| run.finished.is_none() && !known(run)).map(|run| run.name.as_str()).collect()
+}
+
 /// Sets `active`; an empty list is not there.
 pub fn put_active(status: &mut Value, active: Vec<Value>) {
     match active.is_empty() {
@@ -200,6 +206,8 @@ mod tests {
         let active = |name: &str| json!({"name": name, "uid": name});
         cron["status"]["active"] = json!([active("a"), active("gone"), active("d")]);
         let (status, told) = observe(&cron, &runs);
+        assert_eq!(unexpected(&cron, &runs), Vec::<&str>::new(), "what finished is history");
+        assert_eq!(unexpected(&json!({}), &runs), ["d"]);
         assert_eq!(status, json!({"active": [active("d")], "lastSuccessfulTime": "1970-01-01T00:00:08Z"}));
         assert_eq!(told.iter().map(|t| t.0).collect::<Vec<_>>(), ["SawCompletedJob", "MissingJob"]);
     }

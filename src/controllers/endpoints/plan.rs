@@ -103,7 +103,20 @@ fn port(service_port: &Value, pod: &Value) -> Option<Value> {
     Some(out)
 }
 
-fn endpoint(a: &Address) -> Value {
+/// Whose clients should come to an endpoint that takes any, by what the Service prefers. Upstream: `trafficdist`.
+fn hints(distribution: &str, a: &Address) -> Option<Value> {
+    let own = |name: &str| (!name.is_empty()).then(|| json!([{"name": name}]));
+    let mut hints = Map::new();
+    if a.ready && matches!(distribution, "PreferClose" | "PreferSameZone" | "PreferSameNode") {
+        hints.extend(own(&a.zone).map(|zones| ("forZones".to_owned(), zones)));
+    }
+    if a.ready && distribution == "PreferSameNode" {
+        hints.extend(own(&a.node).map(|nodes| ("forNodes".to_owned(), nodes)));
+    }
+    (!hints.is_empty()).then(|| hints.into())
+}
+
+fn endpoint(a: &Address, distribution: &str) -> Value {
     let (ns, name, uid) = &a.pod;
     let mut out = json!({
         "addresses": [a.ip],
@@ -117,6 +130,9 @@ fn endpoint(a: &Address) -> Value {
     }
     if let Some(hostname) = &a.hostname {
         out["hostname"] = hostname.as_str().into();
+    }
+    if let Some(hints) = hints(distribution, a) {
+        out["hints"] = hints;
     }
     out
 }
@@ -201,7 +217,9 @@ fn fit(
     used: &mut BTreeSet<String>,
     plan: &mut SlicePlan,
 ) {
-    let mut wanted: BTreeMap<String, Value> = members.iter().map(|a| (a.pod.2.clone(), endpoint(a))).collect();
+    let distribution = service.str_at("/spec/trafficDistribution").unwrap_or_default();
+    let mut wanted: BTreeMap<String, Value> =
+        members.iter().map(|a| (a.pod.2.clone(), endpoint(a, distribution))).collect();
     let mut kept: Vec<(&Value, Vec<Value>)> = Vec::new();
     for slice in existing.iter().filter(|s| s.items_at("/ports") == ports) {
         let endpoints = slice.items_at("/endpoints").iter().filter_map(|e| wanted.remove(pod_uid(e)));
@@ -339,6 +357,24 @@ mod tests {
         json_patch::merge(&mut pod, &change);
         let got = addresses(&service(), &pod, "");
         assert_eq!(got.first().map(|a| (a.ready, a.serving, a.terminating)), want);
+    }
+
+    #[test_case("PreferSameZone", json!({"forZones": [{"name": "z"}]}))]
+    #[test_case("PreferClose", json!({"forZones": [{"name": "z"}]}))]
+    #[test_case("PreferSameNode", json!({"forZones": [{"name": "z"}], "forNodes": [{"name": "x"}]}))]
+    #[test_case("", Value::Null)]
+    fn endpoints_say_whose_they_would_be(distribution: &str, want: Value) {
+        let mut service = service();
+        service["spec"]["trafficDistribution"] = distribution.into();
+        let mut pods = all(0..2);
+        pods[1].ready = false;
+        let plan = slices(&service, &pods, &[]);
+        assert_eq!(plan.create[0]["endpoints"][0]["hints"], want);
+        assert_eq!(plan.create[0]["endpoints"][1]["hints"], Value::Null, "nobody comes to one that is not ready");
+        // Of what was preferred before nothing is left.
+        let other = json!({"metadata": service["metadata"], "spec": {"ipFamilies": ["IPv4"]}});
+        let again = slices(&other, &pods, &stored(plan));
+        assert_eq!(again.update.len(), usize::from(!want.is_null()));
     }
 
     #[test]

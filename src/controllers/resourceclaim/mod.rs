@@ -33,6 +33,9 @@ pub fn claims() -> Box<dyn Reconciler> {
     Box::new(Claims)
 }
 
+/// What only a pod with claims has: most have none, and are not decoded to find that out.
+const OF_PODS: &str = "resourceClaims";
+
 /// The claims that a pod owns: for which of its claims, and their names.
 fn made_for(pod: &Object, cx: &Cx) -> Vec<(String, String)> {
     let all = cx.lister(&res::RESOURCE_CLAIMS).list(Some(&pod.meta.namespace));
@@ -58,6 +61,9 @@ impl Reconciler for Making {
             // A template that was missing may be there now.
             .mapped(&res::RESOURCE_CLAIM_TEMPLATES, |template, cx| {
                 let uses = |pod: &&Arc<Object>| {
+                    if !pod.mentions(OF_PODS) {
+                        return false;
+                    }
                     let pod = pod.value();
                     let mut claims = pod.items_at("/spec/resourceClaims").iter();
                     claims.any(|c| c.str_at("/resourceClaimTemplateName") == Some(&template.meta.name))
@@ -68,7 +74,8 @@ impl Reconciler for Making {
     }
 
     async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
-        let Some(object) = cx.get(&res::PODS, key).filter(|o| !o.is_deleting()) else { return Ok(Requeue::Never) };
+        let found = cx.get(&res::PODS, key).filter(|o| !o.is_deleting() && o.mentions(OF_PODS));
+        let Some(object) = found else { return Ok(Requeue::Never) };
         let pod = object.value();
         if pod.items_at("/spec/resourceClaims").is_empty() || plan::is_done(&pod) {
             return Ok(Requeue::Never);
@@ -116,6 +123,9 @@ impl Reconciler for Claims {
 
     fn watches(&self) -> Watches {
         Watches::own(&res::RESOURCE_CLAIMS).mapped(&res::PODS, |pod, _| {
+            if !pod.mentions(OF_PODS) {
+                return Vec::new();
+            }
             let (ns, pod) = (pod.meta.namespace.clone(), pod.value());
             let all = pod.items_at("/spec/resourceClaims").iter().chain(pod.items_at("/status/resourceClaimStatuses"));
             all.filter_map(|c| c.str_at("/resourceClaimName")).map(|name| ObjectKey::new(&*ns, name)).collect()

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::model::{Claim, Class, Volume, is_default};
 use super::plan::{self, Around, ForClaim, Say};
-use super::{BIND_COMPLETED, BY_CONTROLLER, PROVISIONER, mentions, pods_using};
+use super::{BIND_COMPLETED, BY_CONTROLLER, PROVISIONER, pods_using};
 use crate::api::object::{Object, ObjectKey};
 use crate::api::value::ValueExt;
 use crate::client::res;
@@ -75,7 +75,7 @@ fn wanting(volume: &Object, cx: &Cx) -> Vec<ObjectKey> {
 /// Claims that are not bound.
 fn pending(cx: &Cx, which: impl Fn(&Claim) -> bool) -> Vec<ObjectKey> {
     let all = cx.lister(&res::PERSISTENT_VOLUME_CLAIMS).list(None);
-    let open = all.iter().filter(|c| !mentions(c, BIND_COMPLETED));
+    let open = all.iter().filter(|c| !c.mentions(BIND_COMPLETED));
     open.map(|c| (c, Claim::new(c))).filter(|(_, c)| which(c)).map(|(o, _)| ObjectKey::from(&o.meta)).collect()
 }
 
@@ -86,7 +86,7 @@ fn candidates(cx: &Cx, claim: &Claim) -> Vec<Volume> {
         return lister.get("", &claim.volume).iter().map(|o| Volume::new(o)).collect();
     }
     let all = lister.list(None);
-    let could = |o: &&Arc<Object>| mentions(o, "Available") || mentions(o, &claim.name);
+    let could = |o: &&Arc<Object>| o.mentions("Available") || o.mentions(&claim.name);
     all.iter().filter(could).map(|o| Volume::new(o)).collect()
 }
 

@@ -32,7 +32,7 @@ impl Reconciler for Ephemeral {
 
     async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
         let Some(pod) = cx.get(&res::PODS, key).filter(|p| !p.is_deleting()) else { return Ok(Requeue::Never) };
-        if !std::str::from_utf8(&pod.json).is_ok_and(|text| text.contains("\"ephemeral\"")) {
+        if !pod.mentions("ephemeral") {
             return Ok(Requeue::Never);
         }
         let value = pod.value();

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::model::{Claim, Class, Volume};
-use super::{PROVISIONED_BY, PROVISIONER, SELECTED_NODE, mentions};
+use super::{PROVISIONED_BY, PROVISIONER, SELECTED_NODE};
 use crate::api::object::{Object, ObjectKey};
 use crate::api::status::{ApiResult, Reason};
 use crate::api::value::ValueExt;
@@ -73,7 +73,7 @@ impl Reconciler for Provisioner {
 
     async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
         let Some(nodes) = &self.0 else { return Ok(Requeue::Never) };
-        let Some(object) = cx.get(&res::PERSISTENT_VOLUME_CLAIMS, key).filter(|c| mentions(c, NAME)) else {
+        let Some(object) = cx.get(&res::PERSISTENT_VOLUME_CLAIMS, key).filter(|c| c.mentions(NAME)) else {
             return Ok(Requeue::Never);
         };
         let claim = Claim::new(&object);
@@ -194,7 +194,7 @@ impl Reconciler for Deleter {
 
     async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
         let Some(nodes) = &self.0 else { return Ok(Requeue::Never) };
-        let Some(object) = cx.get(&res::PERSISTENT_VOLUMES, key).filter(|v| mentions(v, NAME)) else {
+        let Some(object) = cx.get(&res::PERSISTENT_VOLUMES, key).filter(|v| v.mentions(NAME)) else {
             return Ok(Requeue::Never);
         };
         let volume = Volume::new(&object);

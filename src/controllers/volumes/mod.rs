@@ -42,17 +42,9 @@ pub const PROVISIONER: [&str; 2] =
 const IS_DEFAULT: [&str; 2] =
     ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
 
-/// True when the text of an object has this word as a whole string: a look that decodes nothing.
-fn mentions(object: &Object, word: &str) -> bool {
-    let quoted = format!("\"{word}\"");
-    std::str::from_utf8(&object.json).is_ok_and(|text| text.contains(&quoted))
-}
-
 /// The claims that a pod uses: names, and whether the claim is made for this pod alone.
 pub fn claims_of(pod: &Object) -> Vec<(String, bool)> {
-    if !std::str::from_utf8(&pod.json)
-        .is_ok_and(|t| t.contains("\"persistentVolumeClaim\"") || t.contains("\"ephemeral\""))
-    {
+    if !pod.mentions("persistentVolumeClaim") && !pod.mentions("ephemeral") {
         return Vec::new();
     }
     let value = pod.value();

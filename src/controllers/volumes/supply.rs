@@ -5,9 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::json;
 
+use super::BY_CONTROLLER;
 use super::model::{Claim, Volume};
 use super::plan::{self, ForVolume, Reclaim, Say};
-use super::{BY_CONTROLLER, mentions};
 use crate::api::object::{Object, ObjectKey};
 use crate::api::value::ValueExt;
 use crate::client::res;
@@ -65,7 +65,7 @@ fn of_claim(claim: &Object, cx: &Cx) -> Vec<ObjectKey> {
         return vec![ObjectKey::new("", c.volume)];
     }
     let all = cx.lister(&res::PERSISTENT_VOLUMES).list(None);
-    let concerned = |v: &&Arc<Object>| v.meta.name == c.volume || mentions(v, &claim.meta.uid);
+    let concerned = |v: &&Arc<Object>| v.meta.name == c.volume || v.mentions(&claim.meta.uid);
     all.iter().filter(concerned).map(|v| ObjectKey::from(&v.meta)).collect()
 }
 

@@ -4,7 +4,7 @@
 //! files no longer name ([`prune`]).
 
 mod last;
-mod prune;
+pub mod prune;
 
 use serde_json::{Value, json};
 

@@ -39,12 +39,19 @@ const KINDS: [&str; 16] = [
 /// Flags of pruning.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Flags {
-    /// Delete what was applied once and the files no longer name; needs --selector or --all
-    #[arg(long)]
-    prune: bool,
+    #[command(flatten)]
+    which: Which,
     /// Prune whatever its labels
     #[arg(long)]
     all: bool,
+}
+
+/// Flags that say what is looked through.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Which {
+    /// What was applied once, and the files no longer name, goes; apply needs --selector or --all with it
+    #[arg(long)]
+    prune: bool,
     /// Prune only these kinds, as group/version/kind (core for the group without a name)
     #[arg(long, value_delimiter = ',', value_name = "GROUP/VERSION/KIND")]
     prune_allowlist: Vec<String>,
@@ -53,7 +60,7 @@ pub struct Flags {
 impl Flags {
     /// Refuses what would delete too much.
     pub fn check(&self, selector: &str) -> Done {
-        if self.prune && !self.all && selector.is_empty() {
+        if self.which.prune && !self.all && selector.is_empty() {
             fail!(
                 "all resources selected for prune without explicitly passing --all. To prune all resources, pass the --all flag. \
                  If you did not mean to prune all resources, specify a label selector"
@@ -65,6 +72,13 @@ impl Flags {
         Ok(())
     }
 
+    /// The resources to look through; none without `--prune`.
+    pub async fn kinds(&self, cx: &Cx) -> Done<Vec<Resource>> {
+        self.which.kinds(cx).await
+    }
+}
+
+impl Which {
     /// The resources to look through; none without `--prune`.
     pub async fn kinds(&self, cx: &Cx) -> Done<Vec<Resource>> {
         if !self.prune {
@@ -111,26 +125,29 @@ impl Kept {
 
 /// Deletes what is left over, and says so.
 pub async fn run(cx: &Cx, kinds: &[Resource], kept: &Kept, args: &Args) -> Done {
-    let (within, across): (Vec<_>, Vec<_>) = kinds.iter().partition(|r| r.res.namespaced);
-    let within = kept.namespaces.iter().flat_map(|ns| within.iter().map(move |r| (ns.as_str(), *r)));
-    let places: Vec<(&str, &Resource)> = within.chain(across.into_iter().map(|r| ("", r))).collect();
-    for (ns, resource) in places {
-        let items = match cx.items(&resource.res, ns, &args.selector, "").await {
-            Ok(items) => items,
-            Err(failure) => {
-                cx.report(&pruning(resource, failure));
-                continue;
-            }
-        };
-        for object in items.into_iter().filter(|o| kept.leaves(o)) {
-            let info = of_object(resource, object);
-            match delete::prune(cx, &info, &args.removal, args.write.dry_run).await {
-                Ok(()) => args.print.done(resource, &info.object, "pruned", args.write.dry_run)?,
-                Err(failure) => cx.report(&pruning(resource, failure)),
-            }
+    for info in left_over(cx, kinds, kept, &args.selector).await {
+        let resource = &info.resource;
+        match delete::prune(cx, &info, &args.removal, args.write.dry_run).await {
+            Ok(()) => args.print.done(resource, &info.object, "pruned", args.write.dry_run)?,
+            Err(failure) => cx.report(&pruning(resource, failure)),
         }
     }
     Ok(())
+}
+
+/// What was applied once and is not kept. What cannot be listed is told as it is found.
+pub async fn left_over(cx: &Cx, kinds: &[Resource], kept: &Kept, selector: &str) -> Vec<Info> {
+    let (within, across): (Vec<_>, Vec<_>) = kinds.iter().partition(|r| r.res.namespaced);
+    let within = kept.namespaces.iter().flat_map(|ns| within.iter().map(move |r| (ns.as_str(), *r)));
+    let places: Vec<(&str, &Resource)> = within.chain(across.into_iter().map(|r| ("", r))).collect();
+    let mut left = Vec::new();
+    for (ns, resource) in places {
+        match cx.items(&resource.res, ns, selector, "").await {
+            Ok(items) => left.extend(items.into_iter().filter(|o| kept.leaves(o)).map(|o| of_object(resource, o))),
+            Err(failure) => cx.report(&pruning(resource, failure)),
+        }
+    }
+    left
 }
 
 fn pruning(resource: &Resource, failure: Failure) -> Failure {

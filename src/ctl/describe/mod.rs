@@ -92,6 +92,14 @@ impl Out {
         }
     }
 
+    /// A map on one line, as `key=value` parted by commas.
+    pub fn pairs(&mut self, level: usize, name: &str, map: &Value) {
+        let mut pairs: Vec<String> =
+            map.as_object().into_iter().flatten().map(|(k, v)| format!("{k}={}", text(v))).collect();
+        pairs.sort();
+        self.field(level, name, if pairs.is_empty() { "<none>".to_owned() } else { pairs.join(",") });
+    }
+
     /// The text with its tabs, as kubectl shows templates of past revisions.
     pub fn raw(self) -> String {
         self.text

@@ -108,6 +108,11 @@ pub fn autoscaler(out: &mut Out, scaler: &Value) {
     }
     out.field(0, "Min replicas", scaler.int_at("/spec/minReplicas").map_or("<unset>".into(), |n| n.to_string()));
     out.field(0, "Max replicas", text(&scaler["spec"]["maxReplicas"]));
+    if scaler["spec"]["behavior"].is_object() {
+        out.line(0, "Behavior:");
+        behavior(out, "Scale Up", &scaler["spec"]["behavior"]["scaleUp"]);
+        behavior(out, "Scale Down", &scaler["spec"]["behavior"]["scaleDown"]);
+    }
     let (is, wanted) = (scaler.int_at("/status/currentReplicas"), scaler.int_at("/status/desiredReplicas"));
     let counts = format!("{} current / {} desired", is.unwrap_or(0), wanted.unwrap_or(0));
     out.field(0, &format!("{} pods", text(&target["kind"])), counts);
@@ -117,6 +122,25 @@ pub fn autoscaler(out: &mut Out, scaler: &Value) {
         for c in scaler.items_at("/status/conditions") {
             let cells = ["type", "status", "reason", "message"].map(|f| text(&c[f]));
             out.line(1, cells.join("\t"));
+        }
+    }
+}
+
+/// How fast a scaler may go one way.
+fn behavior(out: &mut Out, way: &str, rules: &Value) {
+    if !rules.is_object() {
+        return;
+    }
+    out.line(1, format!("{way}:"));
+    if let Some(seconds) = rules.int_at("/stabilizationWindowSeconds") {
+        out.line(2, format!("Stabilization Window: {seconds} seconds"));
+    }
+    if !rules.items_at("/policies").is_empty() {
+        out.line(2, format!("Select Policy: {}", rules.str_at("/selectPolicy").unwrap_or("Max")));
+        out.line(2, "Policies:");
+        for policy in rules.items_at("/policies") {
+            let [kind, value, period] = ["type", "value", "periodSeconds"].map(|f| text(&policy[f]));
+            out.line(3, format!("- Type: {kind}\tValue: {value}\tPeriod: {period} seconds"));
         }
     }
 }
@@ -161,8 +185,8 @@ fn measure(out: &mut Out, metric: &Value, current: &Value) {
 /// Describes a request for a certificate.
 pub fn certificate(out: &mut Out, request: &Value) {
     out.field(0, "Name", text(&request["metadata"]["name"]));
-    out.map(0, "Labels", &request["metadata"]["labels"], "=");
-    annotations(out, 0, request);
+    out.pairs(0, "Labels", &request["metadata"]["labels"]);
+    out.pairs(0, "Annotations", &request["metadata"]["annotations"]);
     out.field(0, "CreationTimestamp", time(&text(&request["metadata"]["creationTimestamp"])));
     out.field(0, "Requesting User", text(&request["spec"]["username"]));
     out.some(0, "Signer", request.str_at("/spec/signerName"));

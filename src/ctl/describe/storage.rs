@@ -164,12 +164,9 @@ pub fn storage_class(out: &mut Out, class: &Value) {
     out.field(0, "Name", at("/metadata/name"));
     let default = at("/metadata/annotations/storageclass.kubernetes.io~1is-default-class") == "true";
     out.field(0, "IsDefaultClass", if default { "Yes" } else { "No" });
-    annotations(out, 0, class);
+    out.pairs(0, "Annotations", &class["metadata"]["annotations"]);
     out.field(0, "Provisioner", at("/provisioner"));
-    let mut parameters: Vec<String> =
-        class["parameters"].as_object().into_iter().flatten().map(|(k, v)| format!("{k}={}", text(v))).collect();
-    parameters.sort();
-    out.field(0, "Parameters", if parameters.is_empty() { "<none>".into() } else { parameters.join(",") });
+    out.pairs(0, "Parameters", &class["parameters"]);
     let expands = class.bool_at("/allowVolumeExpansion").map_or("<unset>", |e| if e { "True" } else { "False" });
     out.field(0, "AllowVolumeExpansion", expands);
     let options: Vec<String> = class.items_at("/mountOptions").iter().map(text).collect();

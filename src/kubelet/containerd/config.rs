@@ -11,6 +11,51 @@ const USUAL_PLACES: &[&str] =
 /// Bit of `CAP_SYS_RESOURCE` in the masks of `/proc/self/status`.
 const CAP_SYS_RESOURCE: u32 = 24;
 
+/// A runtime beside runc that a RuntimeClass may name.
+struct Known {
+    /// What the RuntimeClass calls it.
+    handler: &'static str,
+    /// The program that has to be there.
+    program: &'static str,
+    /// containerd's shim for it.
+    shim: &'static str,
+}
+
+/// The shim of runtimes that are called as runc is.
+const RUNC_SHIM: &str = "io.containerd.runc.v2";
+const fn like_runc(handler: &'static str, program: &'static str) -> Known {
+    Known { handler, program, shim: RUNC_SHIM }
+}
+const fn shim(handler: &'static str, program: &'static str, shim: &'static str) -> Known {
+    Known { handler, program, shim }
+}
+
+/// Runtimes that are configured where they are found: k3s's, under its names, and the two sandboxes.
+const KNOWN: &[Known] = &[
+    like_runc("crun", "crun"),
+    like_runc("nvidia", "nvidia-container-runtime"),
+    shim("kata", "containerd-shim-kata-v2", "io.containerd.kata.v2"),
+    shim("runsc", "containerd-shim-runsc-v1", "io.containerd.runsc.v1"),
+    shim("lunatic", "containerd-shim-lunatic-v1", "io.containerd.lunatic.v1"),
+    shim("slight", "containerd-shim-slight-v1", "io.containerd.slight.v1"),
+    shim("spin", "containerd-shim-spin-v2", "io.containerd.spin.v2"),
+    shim("wasmedge", "containerd-shim-wasmedge-v1", "io.containerd.wasmedge.v1"),
+    shim("wasmer", "containerd-shim-wasmer-v1", "io.containerd.wasmer.v1"),
+    shim("wasmtime", "containerd-shim-wasmtime-v1", "io.containerd.wasmtime.v1"),
+    shim("wws", "containerd-shim-wws-v1", "io.containerd.wws.v1"),
+];
+
+/// A runtime that a RuntimeClass may name, and that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handler {
+    /// What the RuntimeClass calls it.
+    pub name: &'static str,
+    /// containerd's shim for it.
+    pub shim: &'static str,
+    /// Its program or its shim's.
+    pub program: PathBuf,
+}
+
 /// The programs a private containerd consists of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Programs {
@@ -20,6 +65,8 @@ pub struct Programs {
     pub runc: PathBuf,
     /// Search path for the daemon, its shim's directory first.
     pub path: String,
+    /// Other runtimes.
+    pub handlers: Vec<Handler>,
 }
 
 impl Programs {
@@ -27,9 +74,8 @@ impl Programs {
     pub fn find(path: &str) -> Result<Self, String> {
         let mut places: Vec<&Path> = path.split(':').filter(|p| p.starts_with('/')).map(Path::new).collect();
         places.extend(USUAL_PLACES.iter().map(Path::new));
-        let find = |program: &str| {
-            places.iter().map(|p| p.join(program)).find(|p| is_executable(p)).ok_or_else(|| missing(program))
-        };
+        let look = |program: &str| places.iter().map(|p| p.join(program)).find(|p| is_executable(p));
+        let find = |program: &str| look(program).ok_or_else(|| missing(program));
         let (containerd, runc) = (find("containerd")?, find("runc")?);
         let shim = find("containerd-shim-runc-v2")?;
         let shim_dir = shim.parent().unwrap_or(Path::new("/usr/bin"));
@@ -39,7 +85,11 @@ impl Programs {
                 let _ = write!(path, ":{}", place.display());
             }
         }
-        Ok(Self { containerd, runc, path })
+        let handlers = KNOWN.iter().filter_map(|known| {
+            let program = look(known.program)?;
+            Some(Handler { name: known.handler, shim: known.shim, program })
+        });
+        Ok(Self { containerd, runc, path, handlers: handlers.collect() })
     }
 }
 
@@ -149,10 +199,31 @@ pub fn quoted(text: &str) -> String {
     out
 }
 
+/// The part of the configuration that names a runtime.
+fn runtime(name: &str, shim: &str, program: &Path, settings: &Settings) -> String {
+    let at = format!("plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{name}");
+    let mut out = format!("    [{at}]\n      runtime_type = {}\n", quoted(shim));
+    if shim == RUNC_SHIM {
+        // Each runtime keeps its containers' states in a form of its own.
+        let root = settings.state.with_file_name(name);
+        let _ = write!(
+            out,
+            "\n      [{at}.options]\n        BinaryName = {}\n        Root = {}\n        SystemdCgroup = {}\n",
+            quoted(&program.display().to_string()),
+            quoted(&root.display().to_string()),
+            settings.systemd_cgroup
+        );
+    }
+    out
+}
+
 /// `config.toml` in version 2, which containerd 1.3 to 2.x read.
 pub fn render(settings: &Settings, programs: &Programs, machine: Machine) -> String {
     let path = |p: &Path| quoted(&p.display().to_string());
     let snapshotter = if machine.overlay { "overlayfs" } else { "native" };
+    let handlers = programs.handlers.iter().map(|h| runtime(h.name, h.shim, &h.program, settings));
+    let runtimes: Vec<String> =
+        std::iter::once(runtime("runc", RUNC_SHIM, &programs.runc, settings)).chain(handlers).collect();
     format!(
         r#"# Written by orch at every start; changes are lost.
 version = 2
@@ -186,14 +257,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
     snapshotter = {snapshotter}
     default_runtime_name = "runc"
 
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-      runtime_type = "io.containerd.runc.v2"
-
-      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-        BinaryName = {runc}
-        Root = {runc_root}
-        SystemdCgroup = {systemd}
-
+{runtimes}
   [plugins."io.containerd.grpc.v1.cri".registry]
     config_path = {registry}
 {credentials}"#,
@@ -206,9 +270,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
         cni_bin = path(&settings.cni_bin_dir),
         cni_conf = path(&settings.cni_conf_dir),
         snapshotter = quoted(snapshotter),
-        runc = path(&programs.runc),
-        runc_root = path(&settings.state.with_file_name("runc")),
-        systemd = settings.systemd_cgroup,
+        runtimes = runtimes.join("\n"),
         registry = path(&settings.registry_dir),
         credentials = settings.credentials,
     )
@@ -234,7 +296,50 @@ mod tests {
     }
 
     fn programs() -> Programs {
-        Programs { containerd: "/usr/bin/containerd".into(), runc: "/usr/sbin/runc".into(), path: "/usr/bin".into() }
+        Programs {
+            containerd: "/usr/bin/containerd".into(),
+            runc: "/usr/sbin/runc".into(),
+            path: "/usr/bin".into(),
+            handlers: Vec::new(),
+        }
+    }
+
+    /// The lines of each table of a configuration.
+    fn tables(text: &str) -> std::collections::BTreeMap<String, Vec<&str>> {
+        let mut all = std::collections::BTreeMap::<String, Vec<&str>>::new();
+        let mut current = String::new();
+        for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
+            match line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+                Some(name) => current = name.to_owned(),
+                None => all.entry(current.clone()).or_default().push(line),
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn runtimes_that_are_there_are_handlers() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        for program in ["containerd", "runc", "containerd-shim-runc-v2", "crun", "containerd-shim-kata-v2"] {
+            let path = dir.path().join(program);
+            std::fs::write(&path, "").unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let mut found = Programs::find(&dir.path().display().to_string()).unwrap();
+        // The machine may have more.
+        found.handlers.retain(|h| h.program.starts_with(dir.path()));
+        assert_eq!(found.handlers.iter().map(|h| h.name).collect::<Vec<_>>(), ["crun", "kata"]);
+        let machine = Machine { may_lower_oom_score: true, apparmor: true, overlay: true };
+        let text = render(&settings(), &found, machine);
+        let parsed = tables(&text);
+        let runtimes = |name: &str| format!("plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{name}");
+        assert_eq!(parsed[&runtimes("runc")], ["runtime_type = \"io.containerd.runc.v2\""]);
+        let crun = format!("BinaryName = \"{}/crun\"", dir.path().display());
+        let options = &parsed[&(runtimes("crun") + ".options")];
+        assert_eq!(*options, [crun.as_str(), "Root = \"/r/crun\"", "SystemdCgroup = false"]);
+        assert_eq!(parsed[&runtimes("kata")], ["runtime_type = \"io.containerd.kata.v2\""]);
+        assert!(!parsed.contains_key(&(runtimes("kata") + ".options")), "it is not called as runc is");
     }
 
     #[test_case(Machine { may_lower_oom_score: true, apparmor: true, overlay: true },

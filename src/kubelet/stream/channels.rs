@@ -8,13 +8,13 @@ use std::io;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
-use futures::{SinkExt, StreamExt};
+use futures::{SinkExt, Stream, StreamExt};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, frame::coding::CloseCode};
+use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::spdy::{self, Frame, Writer};
 use crate::api::value::ValueExt;
@@ -51,9 +51,9 @@ const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
 /// Pings that may wait for their answer.
-const PINGS: usize = 4;
+pub(super) const PINGS: usize = 4;
 /// Bytes taken from the runtime, and sent to it in one frame, at once.
-const READ_BYTES: usize = 32 << 10;
+pub(super) const READ_BYTES: usize = 32 << 10;
 
 /// The newest protocol that was offered.
 pub(super) fn negotiate(offered: &[&str]) -> Option<&'static Protocol> {
@@ -121,6 +121,39 @@ fn expected(options: StreamOptions) -> Vec<u8> {
     wanted.into_iter().filter(|(_, is_wanted)| *is_wanted).map(|(channel, _)| channel).collect()
 }
 
+/// Puts bytes into frames of a stream.
+pub(super) fn data(stream: u32, bytes: &[u8], out: &mut BytesMut) {
+    for part in bytes.chunks(READ_BYTES) {
+        spdy::data(stream, part, false, out);
+    }
+}
+
+/// Sends `out` to the runtime, and then what a client's messages become by `frames`, until there are no more of them.
+/// Answers to the runtime's pings go in between.
+pub(super) async fn inward<C, R>(
+    protocol: &Protocol,
+    from_client: &mut C,
+    to_runtime: &mut R,
+    pongs: &mut mpsc::Receiver<Bytes>,
+    mut out: BytesMut,
+    frames: impl Fn(Ask, &mut BytesMut),
+) -> io::Result<()>
+where
+    C: Stream<Item = tungstenite::Result<Message>> + Unpin,
+    R: AsyncWrite + Unpin,
+{
+    loop {
+        to_runtime.write_all_buf(&mut out).await?;
+        tokio::select! {
+            Some(ping) = pongs.recv() => out.extend_from_slice(&ping),
+            message = from_client.next() => match message {
+                None => return Ok(()),
+                Some(message) => frames(decode(protocol, message.map_err(io::Error::other)?), &mut out),
+            },
+        }
+    }
+}
+
 /// Opens the streams and carries their bytes until a side ends.
 pub(super) async fn carry<C, R>(client: C, runtime: R, protocol: &Protocol, options: StreamOptions) -> io::Result<()>
 where
@@ -131,36 +164,17 @@ where
     let (mut to_client, mut from_client) = WebSocketStream::from_raw_socket(client, Role::Server, None).await.split();
     let (mut from_runtime, mut to_runtime) = tokio::io::split(runtime);
     let (pong, mut pongs) = mpsc::channel::<Bytes>(PINGS);
-    let inward = async {
-        let mut out = BytesMut::new();
-        let mut writer = Writer::default();
-        for channel in &channels {
-            writer.open(stream_of(*channel), &[("streamtype", STREAM_TYPES[usize::from(*channel)])], &mut out);
-        }
-        loop {
-            to_runtime.write_all_buf(&mut out).await?;
-            let message = tokio::select! {
-                Some(ping) = pongs.recv() => {
-                    out.extend_from_slice(&ping);
-                    continue;
-                }
-                message = from_client.next() => message,
-            };
-            match message.map(|m| m.map(|m| decode(protocol, m))) {
-                None => return Ok(()),
-                Some(Err(error)) => return Err(io::Error::other(error)),
-                Some(Ok(Ask::Data(channel, bytes))) if channels.contains(&channel) => {
-                    for part in bytes.chunks(READ_BYTES) {
-                        spdy::data(stream_of(channel), part, false, &mut out);
-                    }
-                }
-                Some(Ok(Ask::Close(channel))) if channels.contains(&channel) => {
-                    spdy::data(stream_of(channel), &[], true, &mut out);
-                }
-                Some(Ok(_)) => {}
-            }
-        }
+    let mut opening = BytesMut::new();
+    let mut writer = Writer::default();
+    for channel in &channels {
+        writer.open(stream_of(*channel), &[("streamtype", STREAM_TYPES[usize::from(*channel)])], &mut opening);
+    }
+    let frames = |ask: Ask, out: &mut BytesMut| match ask {
+        Ask::Data(channel, bytes) if channels.contains(&channel) => data(stream_of(channel), &bytes, out),
+        Ask::Close(channel) if channels.contains(&channel) => spdy::data(stream_of(channel), &[], true, out),
+        _ => {}
     };
+    let inward = inward(protocol, &mut from_client, &mut to_runtime, &mut pongs, opening, frames);
     let outward = async {
         let mut buffer = BytesMut::with_capacity(READ_BYTES);
         let mut status = Vec::new();

@@ -10,22 +10,18 @@ use std::io;
 
 use bytes::{Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
-use super::channels::{Ask, Protocol, decode, encode};
+use super::channels::{Ask, PINGS, Protocol, READ_BYTES, data, encode, inward};
 use super::spdy::{self, Frame, Writer};
 
 /// Ports of one connection; a channel's number has eight bits.
 pub(super) const MAX_PORTS: usize = 100;
-/// Pings that may wait for their answer.
-const PINGS: usize = 4;
-/// Bytes taken from the runtime, and sent to it in one frame, at once.
-const READ_BYTES: usize = 32 << 10;
 
 /// The SPDY stream of a channel: the runtime wants a port's error stream to be opened before its data stream.
 fn stream_of(channel: u8) -> u32 {
@@ -57,31 +53,16 @@ where
     let (mut to_client, mut from_client) = WebSocketStream::from_raw_socket(client, Role::Server, None).await.split();
     let (mut from_runtime, mut to_runtime) = tokio::io::split(runtime);
     let (pong, mut pongs) = mpsc::channel::<Bytes>(PINGS);
-    let inward = async {
-        let mut out = BytesMut::new();
-        open(ports, &mut Writer::default(), &mut out);
-        loop {
-            to_runtime.write_all_buf(&mut out).await?;
-            let message = tokio::select! {
-                Some(ping) = pongs.recv() => {
-                    out.extend_from_slice(&ping);
-                    continue;
-                }
-                message = from_client.next() => message,
-            };
-            match message.map(|m| m.map(|m| decode(protocol, m))) {
-                None => return Ok(()),
-                Some(Err(error)) => return Err(io::Error::other(error)),
-                // Nobody but the server says what is wrong.
-                Some(Ok(Ask::Data(channel, bytes))) if channel % 2 == 0 && usize::from(channel) < ports.len() * 2 => {
-                    for part in bytes.chunks(READ_BYTES) {
-                        spdy::data(stream_of(channel), part, false, &mut out);
-                    }
-                }
-                Some(Ok(_)) => {}
-            }
+    let mut opening = BytesMut::new();
+    open(ports, &mut Writer::default(), &mut opening);
+    let frames = |ask: Ask, out: &mut BytesMut| match ask {
+        // Nobody but the server says what is wrong.
+        Ask::Data(channel, bytes) if channel % 2 == 0 && usize::from(channel) < ports.len() * 2 => {
+            data(stream_of(channel), &bytes, out);
         }
+        _ => {}
     };
+    let inward = inward(protocol, &mut from_client, &mut to_runtime, &mut pongs, opening, frames);
     let outward = async {
         for (port, channel) in ports.iter().zip((0u8..).step_by(2)) {
             for channel in [channel, channel + 1] {

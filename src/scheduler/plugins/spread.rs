@@ -3,12 +3,13 @@
 //! Upstream: `plugins/podtopologyspread`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::super::cluster::NodeInfo;
+use super::super::counts::{Move, Parts};
 use super::super::framework::{Cycle, Event, Filter, MAX_SCORE, Plugin, PreFilter, Refusal};
 use super::super::pod::{PodInfo, Spread};
 use super::nodes::untolerated;
-use crate::api::meta::labels::Selector;
 
 const HOSTNAME: &str = "kubernetes.io/hostname";
 
@@ -21,19 +22,62 @@ fn takes_part(c: &Spread, pod: &PodInfo, node: &NodeInfo) -> bool {
         && (!c.honor_taints || untolerated(pod, node).is_none())
 }
 
-/// How many pods on a node count for a constraint; those that are going do not. An empty selector means no pod here, though
+/// True for a pod that counts for a constraint; those that are going do not. An empty selector means no pod here, though
 /// it means the newcomer itself.
+fn is_counted(c: &Spread, pod: &PodInfo, other: &PodInfo) -> bool {
+    c.selector.as_ref().is_some_and(|s| !s.is_empty())
+        && !other.deleting
+        && other.namespace == pod.namespace
+        && c.counts(other)
+}
+
+/// How many pods on a node count for a constraint.
 fn matching(c: &Spread, pod: &PodInfo, node: &NodeInfo) -> i64 {
-    if c.selector.as_ref().is_none_or(Selector::is_empty) {
-        return 0;
+    node.pods.iter().filter(|p| is_counted(c, pod, p)).count() as i64
+}
+
+fn has_keys(hard: &[&Spread], node: &NodeInfo) -> bool {
+    hard.iter().all(|c| node.label(&c.key).is_some())
+}
+
+/// Counts all nodes for hard constraints.
+fn count(cx: &Cycle<'_>, hard: &[&Spread]) -> Parts {
+    let mut all: Vec<HashMap<Box<str>, i64>> = hard.iter().map(|_| HashMap::new()).collect();
+    for node in cx.cluster.nodes().iter().filter(|n| has_keys(hard, n)) {
+        for (c, parts) in hard.iter().zip(&mut all) {
+            let Some(part) = node.label(&c.key) else { continue };
+            if takes_part(c, cx.pod, node) {
+                let n = matching(c, cx.pod, node);
+                match parts.get_mut(part) {
+                    Some(sum) => *sum += n,
+                    None => drop(parts.insert(part.into(), n)),
+                }
+            }
+        }
     }
-    node.pods.iter().filter(|p| !p.deleting && p.namespace == pod.namespace && c.counts(p)).count() as i64
+    all.into_iter().map(Arc::new).collect()
+}
+
+/// Takes a pod that moved into the counts.
+fn follow(cx: &Cycle<'_>, hard: &[&Spread], all: &mut Parts, step: &Move) {
+    let node = &cx.cluster.nodes()[step.at];
+    if !has_keys(hard, node) {
+        return;
+    }
+    for (c, parts) in hard.iter().zip(all) {
+        if !is_counted(c, cx.pod, &step.pod) || !takes_part(c, cx.pod, node) {
+            continue;
+        }
+        if let Some(n) = node.label(&c.key).and_then(|part| Arc::make_mut(parts).get_mut(part)) {
+            *n += step.sign;
+        }
+    }
 }
 
 /// One hard constraint, with the number of pods in each part of the cluster.
 struct Counted<'a> {
     constraint: &'a Spread,
-    parts: HashMap<Box<str>, i64>,
+    parts: Arc<HashMap<Box<str>, i64>>,
     /// The newcomer itself.
     own: i64,
 }
@@ -79,7 +123,8 @@ impl Filter for Even<'_> {
             if !all_keys || !counted.constraint.counts(pod) || !takes_part(counted.constraint, self.pod, node) {
                 continue;
             }
-            if let Some(n) = node.label(&counted.constraint.key).and_then(|part| counted.parts.get_mut(part)) {
+            let parts = Arc::make_mut(&mut counted.parts);
+            if let Some(n) = node.label(&counted.constraint.key).and_then(|part| parts.get_mut(part)) {
                 *n += sign;
                 *least = counted.least();
             }
@@ -97,25 +142,13 @@ impl Plugin for PodTopologySpread {
         if hard.is_empty() {
             return PreFilter::Skip;
         }
-        let mut constraints: Vec<Counted<'_>> = hard
+        let follow = |parts: &mut Parts, step: &Move| follow(cx, &hard, parts, step);
+        let parts = cx.cluster.counts.of(cx.pod, cx.cluster.moves(), follow, || count(cx, &hard));
+        let constraints: Vec<Counted<'_>> = hard
             .into_iter()
-            .map(|constraint| Counted { constraint, parts: HashMap::new(), own: i64::from(constraint.counts(cx.pod)) })
+            .zip(parts)
+            .map(|(constraint, parts)| Counted { constraint, parts, own: i64::from(constraint.counts(cx.pod)) })
             .collect();
-        for node in cx.cluster.nodes() {
-            if !constraints.iter().all(|c| node.label(&c.constraint.key).is_some()) {
-                continue;
-            }
-            for counted in &mut constraints {
-                let Some(part) = node.label(&counted.constraint.key) else { continue };
-                if takes_part(counted.constraint, cx.pod, node) {
-                    let n = matching(counted.constraint, cx.pod, node);
-                    match counted.parts.get_mut(part) {
-                        Some(sum) => *sum += n,
-                        None => drop(counted.parts.insert(part.into(), n)),
-                    }
-                }
-            }
-        }
         let least = constraints.iter().map(Counted::least).collect();
         PreFilter::Check(Box::new(Even { pod: cx.pod, constraints, least }))
     }

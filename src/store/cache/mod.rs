@@ -10,6 +10,7 @@
 mod event;
 mod index;
 mod key;
+mod narrow;
 mod resource;
 mod ring;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use tokio::sync::watch;
 pub use event::{Event, EventKind, FORM_FREE, Form, json_line};
 pub use index::{OWNER_INDEX, ObjectSet};
 pub use key::{OBJECTS, object_key};
+pub use narrow::Narrow;
 pub use resource::{Cursor, Figures, Gone, Page, ResourceCache, Since};
 pub use ring::{RING_AGE, RING_BYTES};
 

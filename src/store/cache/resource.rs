@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::event::{Event, EventKind};
 use super::index::Objects;
+use super::narrow::{Narrow, Narrowed};
 use super::ring::Ring;
 use super::{Progress, splice_revision};
 use crate::api::meta::GroupResource;
@@ -77,6 +78,8 @@ pub struct ResourceCache {
 struct State {
     objects: Objects,
     ring: Ring,
+    /// What watchers of little are told.
+    narrowed: Narrowed,
     /// Revision of the newest change applied here.
     last: Revision,
 }
@@ -92,7 +95,7 @@ pub(super) struct Decoded {
 
 impl ResourceCache {
     pub(super) fn new(resource: GroupResource, fields: Vec<String>, floor: Revision, progress: Arc<Progress>) -> Self {
-        let state = State { objects: Objects::default(), ring: Ring::new(floor), last: floor };
+        let state = State::empty(floor);
         Self {
             resource,
             fields: RwLock::new(fields),
@@ -116,6 +119,27 @@ impl ResourceCache {
     pub fn list(&self, namespace: Option<&str>) -> (Vec<Arc<Object>>, Revision) {
         let (state, revision) = self.read();
         (state.objects.range(namespace, None).cloned().collect(), revision)
+    }
+
+    /// Those of [`Self::list`] that a value is of, without a look at the others.
+    pub fn list_narrowly(&self, namespace: Option<&str>, narrow: &Narrow) -> (Vec<Arc<Object>>, Revision) {
+        let index = match narrow {
+            Narrow::Object { namespace, name } => {
+                let (state, revision) = self.read();
+                return (state.objects.get(namespace, name).cloned().into_iter().collect(), revision);
+            }
+            Narrow::Field { at, value } => self.fields.read().get(*at).cloned().map(|field| (field, value)),
+        };
+        // A field that there is not selects nothing.
+        let Some((field, value)) = index else { return (Vec::new(), self.read().1) };
+        let fields = self.fields.read();
+        if self.state.read().objects.find(&fields, &field, value).is_err() {
+            self.state.write().objects.make_index(&fields, &field);
+        }
+        let (state, revision) = self.read();
+        let mut found = state.objects.find(&fields, &field, value).unwrap_or_default();
+        found.retain(|o| namespace.is_none_or(|ns| ns == o.meta.namespace));
+        (found, revision)
     }
 
     /// At most `limit` objects (of a namespace) that come after a key (namespace, name).
@@ -158,17 +182,40 @@ impl ResourceCache {
     /// Follows the changes.
     pub fn watch(self: &Arc<Self>, since: Since) -> Result<Cursor, Gone> {
         let bell = self.bell.subscribe();
+        self.watch_from(since, bell, None)
+    }
+
+    /// Follows the changes of what is narrowed to, and mostly nothing else: who follows still has to look at each.
+    pub fn watch_narrowly(self: &Arc<Self>, since: Since, narrow: Narrow) -> Result<Cursor, Gone> {
+        let bell = {
+            let mut state = self.state.write();
+            let State { ring, narrowed, .. } = &mut *state;
+            narrowed.subscribe(&narrow, ring.iter())
+        };
+        // From here on there is a cursor, or the watcher is told to have left.
+        self.watch_from(since, bell, Some(narrow.clone())).inspect_err(|_| self.state.write().narrowed.leave(&narrow))
+    }
+
+    fn watch_from(
+        self: &Arc<Self>,
+        since: Since,
+        bell: watch::Receiver<()>,
+        narrow: Option<Narrow>,
+    ) -> Result<Cursor, Gone> {
         let (state, revision) = self.read();
         let (seen, initial) = match since {
             Since::Now => (revision, Vec::new()),
-            Since::Initial => (revision, state.objects.range(None, None).cloned().collect()),
+            Since::Initial => {
+                let all = state.objects.range(None, None);
+                (revision, all.filter(|o| narrow.as_ref().is_none_or(|n| n.is_of(o))).cloned().collect::<Vec<_>>())
+            }
             Since::Revision(since) if since < state.ring.floor() => {
                 return Err(Gone { since, oldest: state.ring.floor() });
             }
             Since::Revision(since) => (since, Vec::new()),
         };
         drop(state);
-        Ok(Cursor { resource: self.clone(), seen, initial: initial.into_iter(), bell })
+        Ok(Cursor { resource: self.clone(), seen, initial: initial.into_iter(), bell, narrow })
     }
 
     /// The state and the revision it is of. The order matters: what was applied everywhere when the progress was read
@@ -182,14 +229,18 @@ impl ResourceCache {
 
     /// Applies changes, in order, and tells the watchers.
     pub(super) fn apply(&self, changes: Vec<Decoded>, now: Instant) {
+        let mut touched = Vec::new();
         {
             let mut state = self.state.write();
             for change in changes {
-                state.apply(change, now);
+                state.apply(change, now, &mut touched);
             }
-            state.ring.trim(now);
+            state.trim(now);
         }
         self.bell.send_replace(());
+        for bell in touched {
+            bell.send_replace(());
+        }
     }
 
     /// Sets the initial state: no events.
@@ -202,7 +253,7 @@ impl ResourceCache {
 
     /// Forgets everything: cursors from before `floor` are gone.
     pub(super) fn reset(&self, floor: Revision) {
-        *self.state.write() = State { objects: Objects::default(), ring: Ring::new(floor), last: floor };
+        *self.state.write() = State::empty(floor);
         self.bell.send_replace(());
     }
 
@@ -215,16 +266,28 @@ impl ResourceCache {
             objects.put(decode(old).unwrap_or_else(|| old.clone()));
         }
         state.objects = objects;
+        // The fields may be others: nobody can be told by their positions.
+        state.narrowed.forget();
         *names = fields;
     }
 
     pub(super) fn trim(&self, now: Instant) {
-        self.state.write().ring.trim(now);
+        self.state.write().trim(now);
     }
 }
 
 impl State {
-    fn apply(&mut self, change: Decoded, now: Instant) {
+    fn empty(floor: Revision) -> Self {
+        let (objects, ring, narrowed) = (Objects::default(), Ring::new(floor), Narrowed::default());
+        Self { objects, ring, narrowed, last: floor }
+    }
+
+    fn trim(&mut self, now: Instant) {
+        let Self { ring, narrowed, .. } = self;
+        ring.trim(now, |event| narrowed.left(event));
+    }
+
+    fn apply(&mut self, change: Decoded, now: Instant, touched: &mut Vec<watch::Sender<()>>) {
         self.last = change.revision;
         let event = match change.object {
             Some(object) => match self.objects.put(object.clone()) {
@@ -238,7 +301,9 @@ impl State {
                 Event::new(EventKind::Deleted, Arc::new(last), Some(old))
             }
         };
-        self.ring.push(Arc::new(event), now);
+        let event = Arc::new(event);
+        self.narrowed.push(&event, touched);
+        self.ring.push(event, now);
     }
 }
 
@@ -249,6 +314,15 @@ pub struct Cursor {
     /// What is left of the initial state.
     initial: std::vec::IntoIter<Arc<Object>>,
     bell: watch::Receiver<()>,
+    narrow: Option<Narrow>,
+}
+
+impl Drop for Cursor {
+    fn drop(&mut self) {
+        if let Some(narrow) = &self.narrow {
+            self.resource.state.write().narrowed.leave(narrow);
+        }
+    }
 }
 
 impl Cursor {
@@ -261,8 +335,10 @@ impl Cursor {
             if !events.is_empty() {
                 return Ok(events);
             }
-            // The sender lives as long as the resource, which this cursor holds.
-            let _ = self.bell.changed().await;
+            // The sender of all changes lives as long as the resource, which this cursor holds; that of a value does not.
+            if self.bell.changed().await.is_err() {
+                self.widen();
+            }
         }
     }
 
@@ -274,7 +350,11 @@ impl Cursor {
         }
         let state = self.resource.state.read();
         let gone = Gone { since: self.seen, oldest: state.ring.floor() };
-        let events = state.ring.read(self.seen).ok_or(gone)?;
+        let own = self.narrow.as_ref().and_then(|n| state.narrowed.read(n, self.seen));
+        let events = match own {
+            Some(own) => own.map_err(|()| gone)?,
+            None => state.ring.read(self.seen).ok_or(gone)?,
+        };
         self.seen = events.last().map_or(self.seen, |e| e.revision);
         Ok(events)
     }
@@ -288,9 +368,19 @@ impl Cursor {
     /// other resources change, for bookmarks.
     pub fn revision(&mut self) -> Revision {
         let (state, now) = self.resource.read();
-        if !state.ring.has_after(self.seen) {
+        let more = match self.narrow.as_ref().and_then(|n| state.narrowed.read(n, self.seen)) {
+            Some(own) => own.map_or(true, |events| !events.is_empty()),
+            None => state.ring.has_after(self.seen),
+        };
+        if !more {
             self.seen = self.seen.max(now);
         }
         self.seen
+    }
+
+    /// Looks at all changes from now on.
+    fn widen(&mut self) {
+        self.bell = self.resource.bell.subscribe();
+        self.narrow = None;
     }
 }

@@ -48,7 +48,7 @@ impl Ring {
     }
 
     /// Drops what is over the bounds. Events of one revision go together.
-    pub(super) fn trim(&mut self, now: Instant) {
+    pub(super) fn trim(&mut self, now: Instant, mut dropped: impl FnMut(&Arc<Event>)) {
         while let Some((at, event)) = self.events.front() {
             let half = event.revision == self.floor;
             if !half && self.bytes <= RING_BYTES && now.duration_since(*at) <= RING_AGE {
@@ -56,6 +56,7 @@ impl Ring {
             }
             self.bytes -= cost(event);
             self.floor = event.revision;
+            dropped(event);
             self.events.pop_front();
         }
     }
@@ -74,6 +75,11 @@ impl Ring {
             found.push(event.clone());
         }
         Some(found)
+    }
+
+    /// All events.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Event>> {
+        self.events.iter().map(|(_, event)| event)
     }
 
     /// True when there are events after `since`.

@@ -273,3 +273,67 @@ fn the_revision_is_spliced_in(json: &str, want: &str) {
 fn nothing_to_splice_into(json: &str) {
     assert_eq!(splice_revision(json.as_bytes(), 1), None);
 }
+
+fn on(node: &str) -> Narrow {
+    Narrow::Field { at: 0, value: node.into() }
+}
+
+fn names(events: &[Arc<Event>]) -> Vec<String> {
+    events.iter().map(|e| format!("{} {}", e.kind.as_str(), e.object.meta.name)).collect()
+}
+
+#[tokio::test]
+async fn who_watches_a_value_sleeps_while_others_change() {
+    let bed = bed().await;
+    bed.commit(vec![pod("before", "a"), pod("other", "b")]).await;
+    let mut cursor = bed.pods.watch_narrowly(Since::Initial, on("a")).unwrap();
+    assert_eq!(names(&cursor.next_batch().await.unwrap()), ["ADDED before"]);
+    let mut next = Box::pin(cursor.next_batch());
+    bed.commit(vec![pod("other", "b"), delete("other")]).await;
+    assert!(futures::poll!(&mut next).is_pending(), "nothing of it");
+    bed.commit(vec![pod("comes", "a")]).await;
+    // Leaves its sight.
+    bed.commit(vec![pod("before", "b")]).await;
+    assert_eq!(names(&next.await.unwrap()), ["ADDED comes", "MODIFIED before"]);
+    bed.commit(vec![delete("comes"), pod("other", "b")]).await;
+    assert_eq!(names(&cursor.next_batch().await.unwrap()), ["DELETED comes"]);
+    let last = bed.commit(vec![pod("other", "b")]).await;
+    assert_eq!(cursor.revision(), last, "bookmarks go on with what others did");
+}
+
+#[tokio::test]
+async fn who_watches_a_value_misses_nothing_when_the_ring_moves_on() {
+    let bed = bed().await;
+    let first = bed.commit(vec![pod("mine", "a")]).await;
+    let mut idle = bed.pods.watch_narrowly(Since::Revision(first), on("a")).unwrap();
+    let mut asleep = bed.pods.watch_narrowly(Since::Revision(first), on("a")).unwrap();
+    let mut wide = bed.pods.watch(Since::Revision(first)).unwrap();
+    bed.commit(vec![pod("other", "b")]).await;
+    let late = || Instant::now() + RING_AGE * 2;
+    bed.pods.trim(late());
+    assert!(wide.try_next().is_err(), "the ring has forgotten others' events");
+    assert_eq!(names(&idle.try_next().unwrap()), Vec::<String>::new());
+    bed.commit(vec![pod("mine", "a")]).await;
+    assert_eq!(names(&idle.try_next().unwrap()), ["MODIFIED mine"]);
+    bed.pods.trim(late());
+    assert!(asleep.try_next().is_err(), "its own event is gone");
+    bed.commit(vec![pod("mine", "a")]).await;
+    assert_eq!(names(&idle.try_next().unwrap()), ["MODIFIED mine"]);
+}
+
+#[tokio::test]
+async fn who_watches_an_object_is_told_of_it_alone() {
+    let bed = bed().await;
+    let narrow = Narrow::Object { namespace: "n".into(), name: "x".into() };
+    let mut cursor = bed.pods.watch_narrowly(Since::Now, narrow.clone()).unwrap();
+    bed.commit(vec![pod("x", ""), pod("y", "")]).await;
+    assert_eq!(names(&cursor.next_batch().await.unwrap()), ["ADDED x"]);
+    assert_eq!(bed.pods.list_narrowly(None, &narrow).0.len(), 1);
+    assert_eq!(bed.pods.list_narrowly(None, &on("")).0.len(), 2);
+    assert!(bed.pods.list_narrowly(Some("elsewhere"), &on("")).0.is_empty());
+    // Where nobody can be told by a value any more, everything is looked at.
+    bed.pods.redecode(vec!["spec.nodeName".into()], |_| None);
+    bed.commit(vec![pod("y", "a")]).await;
+    let events = cursor.next_batch().await.unwrap();
+    assert_eq!(names(&events), ["MODIFIED y"]);
+}

@@ -219,6 +219,7 @@ fn services_lead_to_their_pods(bridge_filter: &str) {
     assert!(client.ask_tcp(vip).is_err());
 }
 
+/// "[sig-network] Services should have session affinity work for service with type clusterIP"
 #[test]
 fn a_client_keeps_its_pod_while_it_lives() {
     let lab = Lab::new();
@@ -351,6 +352,28 @@ fn the_node_needs_no_default_route_for_services() {
     assert_eq!(lab.node.ask_tcp("10.43.0.80:80").unwrap().0, "a");
     proxy.after(|| cluster.endpoints("web", &[]));
     assert_eq!(lab.node.ask_tcp("10.43.0.80:80").unwrap_err().kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn what_happens_while_nobody_listens_is_found_out_afterwards() {
+    let lab = Lab::new();
+    let (a, a_ip) = lab.pod("a");
+    a.serve_tcp("a", 8080);
+    let cluster = Arc::new(Cluster::default());
+    cluster.service("web", "10.43.0.80", json!({}));
+    cluster.endpoints("web", &[&a_ip]);
+    let proxy = Running::start(&lab.node, &cluster);
+    let before = proxy.applied.borrow().installations;
+    // As during a large transaction.
+    let deaf = orch::util::nft::deafen();
+    lab.node.run(|| Command::new("nft").args(["flush", "ruleset"]).status().unwrap());
+    drop(deaf);
+    proxy.wait(|a| a.installations > before);
+    assert_eq!(lab.node.ask_tcp("10.43.0.80:80").unwrap().0, "a");
+    // And it listens again.
+    let before = proxy.applied.borrow().installations;
+    lab.node.run(|| Command::new("nft").args(["flush", "ruleset"]).status().unwrap());
+    proxy.wait(|a| a.installations > before);
 }
 
 /// Prints the time from a change to rules in the kernel with 10,000 Services: `cargo test --test e2e -- --ignored bench_proxy --nocapture`.

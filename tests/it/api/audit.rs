@@ -69,6 +69,13 @@ async fn the_log_says_who_did_what_and_no_secret() {
         .is(200);
     let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
     server.post("/api/v1/namespaces/n/pods", pod).await.is(201);
+    let spec = json!({"validations": [{"expression": "false", "message": "careful"}], "auditAnnotations": [
+        {"key": "size", "valueExpression": "string(object.data.size()) + ' of ' + object.metadata.name"},
+        {"key": "none", "valueExpression": "null"}, {"key": "blank", "valueExpression": "'  '"}]});
+    server.policy("validating", spec, json!({"validationActions": ["Audit"]})).await;
+    server.post(MAPS, json!({"metadata": {"name": "noted"}, "data": {"a": "b"}})).await.is(201);
+    // What has no value is refused, whatever the binding does with what is found.
+    server.post(MAPS, json!({"metadata": {"name": "bare"}})).await.is(422);
     server.outside("GET", "/api/v1/nodes", Some("nonsense"), Value::Null).await.is(401);
     server.outside("GET", "/version", Some("nonsense"), Value::Null).await.is(401);
     stop.trigger();
@@ -123,6 +130,15 @@ async fn the_log_says_who_did_what_and_no_secret() {
     assert!(noted.starts_with("would violate PodSecurity \"restricted:latest\""), "{noted}");
     assert!(pod["requestObject"]["spec"].is_object() && pod.get("responseObject").is_none());
     assert!(of("RequestReceived", "create", "pods").is_empty());
+    let map = of("ResponseComplete", "create", "configmaps")[1];
+    assert_eq!(map["annotations"]["p/size"], "1 of noted");
+    assert_eq!((map["annotations"].get("p/none"), map["annotations"].get("p/blank")), (None, None));
+    let failure = map["annotations"]["validation.policy.admission.k8s.io/validation_failure"].as_str().unwrap();
+    let failure: Value = serde_json::from_str(failure).unwrap();
+    assert_eq!(
+        failure,
+        json!([{"message": "careful", "policy": "p", "binding": "b", "expressionIndex": 0, "validationActions": ["Audit"]}])
+    );
     // Nobody knows who it was; the policy is asked all the same.
     let unknown = of("ResponseStarted", "list", "nodes")[0];
     assert_eq!((&unknown["user"], &unknown["responseStatus"]["code"]), (&json!({}), &json!(401)));

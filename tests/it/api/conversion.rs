@@ -2,6 +2,8 @@
 //!
 //! Conformance, [sig-api-machinery] CustomResourceConversionWebhook: "should be able to convert a non homogeneous list of
 //! CRs", "should be able to convert from CR v1 to CR v2".
+//! Conformance, [sig-api-machinery] CustomResourceFieldSelectors: "MUST list and watch custom resources matching the field
+//! selector".
 
 use super::hooks::{Hooks, answers};
 use super::*;
@@ -187,6 +189,35 @@ async fn a_watch_speaks_its_version() {
             (&event["object"]["apiVersion"], &event["object"]["host"]),
             (&json!("stable.example.com/v2"), &json!("x"))
         );
+    }
+}
+
+#[tokio::test]
+async fn fields_select_in_each_version() {
+    let (s, _hooks) = served("v1").await;
+    let since = s.get(V2).await.is(200)["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let made = [("a", "host1", "80"), ("b", "host1", "8080"), ("c", "host2", "80")];
+    for (name, host, port) in made {
+        s.post(V2, tool("v2", name, json!({"host": host, "port": port}))).await.is(201);
+    }
+    let (host, both) = ("host%3Dhost1", "host%3Dhost1,port%3D80");
+    let selections: [(&str, &str, &[&str]); 4] = [
+        (V2, host, &["a", "b"]),
+        (V2, both, &["a"]),
+        (V1, "hostPort%3Dhost1:80", &["a"]),
+        (V1, "hostPort%3Dhost1:8080", &["b"]),
+    ];
+    for (path, selector, want) in selections {
+        assert_eq!(s.get(&format!("{path}?fieldSelector={selector}")).await.names(), want, "{selector}");
+    }
+    // One is deleted by its fields, the other leaves the selection.
+    s.delete(&format!("{V2}?fieldSelector={both}"), json!({"gracePeriodSeconds": 0})).await.is(200);
+    s.patch(&format!("{V2}/b"), MERGE, json!({"host": "host2"})).await.is(200);
+    for (path, selector, was) in selections {
+        assert_eq!(s.get(&format!("{path}?fieldSelector={selector}")).await.names(), [""; 0], "{selector}");
+        let watch = format!("{path}?watch=1&timeoutSeconds=1&resourceVersion={since}&fieldSelector={selector}");
+        let told = |event: &str| was.iter().map(|name| format!("{event} {name}")).collect::<Vec<_>>();
+        assert_eq!(s.get(&watch).await.events(), [told("ADDED"), told("DELETED")].concat(), "{selector}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! Requests that nobody should send: every answer is a client's error or a success, never the server's failure.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures::StreamExt;
 
 use super::*;
@@ -80,6 +82,42 @@ async fn one(s: &Server, seed: u64, case: u64) {
         )
     };
     assert!(code < 500 || code == 504, "case {case} of seed {seed}: {code}: {}", shown());
+}
+
+/// Tokens that are changed in what they say, in how that is written, or anywhere: each is nobody's.
+#[tokio::test]
+async fn no_token_but_the_one_that_was_signed_is_believed() {
+    let s = Server::new().await;
+    let account = "/api/v1/namespaces/n/serviceaccounts/default/token";
+    let made = s.post(account, json!({"spec": {}})).await.is(201)["status"]["token"].as_str().unwrap().to_owned();
+    s.outside("GET", "/api/v1/nodes", Some(&made), Value::Null).await.is(403);
+    let parts: Vec<&str> = made.split('.').collect();
+    let decoded: Vec<Vec<u8>> = parts[..2].iter().map(|p| URL_SAFE_NO_PAD.decode(p).unwrap()).collect();
+    let none = br#"{"alg":"none","typ":"JWT"}"#;
+    let (cases, seed) = asked();
+    for case in 0..cases {
+        let mut dice = Dice::of(seed, case);
+        let token = match dice.below(3) {
+            0 => String::from_utf8_lossy(&mutated(&mut dice, &[made.as_bytes()])).into_owned(),
+            1 => {
+                let claims = URL_SAFE_NO_PAD.encode(mutated(&mut dice, &[&decoded[1]]));
+                format!("{}.{claims}.{}", parts[0], parts[2])
+            }
+            _ => {
+                let header = URL_SAFE_NO_PAD.encode(mutated(&mut dice, &[&decoded[0], none]));
+                format!("{header}.{}.{}", parts[1], dice.pick(&[parts[2], "", "AA"]))
+            }
+        };
+        // What cannot stand in a header is no token.
+        if token == made || header::HeaderValue::from_str(&token).is_err() || token.trim().is_empty() {
+            continue;
+        }
+        let got = s.outside("GET", "/api/v1/nodes", Some(&token), Value::Null).await;
+        assert_eq!(got.code, 401, "case {case} of seed {seed}: {token}\n{}", got.text);
+        let review = json!({"spec": {"token": token}});
+        let told = s.post("/apis/authentication.k8s.io/v1/tokenreviews", review).await.is(201);
+        assert_ne!(told["status"]["authenticated"], true, "case {case} of seed {seed}: {token}");
+    }
 }
 
 #[tokio::test]

@@ -5,7 +5,8 @@
 //! watching from the last resource version observed by the previous watch", "should observe an object deletion if it
 //! stops meeting the requirements of the selector", "should receive events on concurrent watches in same order".
 //! Conformance, [sig-api-machinery] Servers with support for API chunking: "should return chunks of results for list
-//! calls".
+//! calls", "should support continue listing from the last key if the original version has been compacted away, though the
+//! list is inconsistent".
 //! Conformance, [sig-api-machinery] Servers with support for Table transformation: "should return a 406 for a backend
 //! which does not implement metadata".
 //! Conformance, [sig-api-machinery] API priority and fairness: "should support FlowSchema API operations", "should
@@ -80,6 +81,30 @@ async fn lists_come_in_chunks_of_one_moment() {
     let token = second.is(200)["metadata"]["continue"].as_str().unwrap().to_owned();
     let third = s.get(&format!("{MAPS}?limit=2&continue={token}")).await;
     assert_eq!((third.names(), revision(&third.is(200))), (vec!["c4".to_owned()], moment));
+}
+
+#[tokio::test]
+async fn a_list_goes_on_after_its_moment_is_forgotten() {
+    let s = Server::new().await;
+    for i in 0..6 {
+        s.config_map(&format!("c{i}"), json!({})).await.is(201);
+    }
+    let first = s.get(&format!("{MAPS}?limit=2")).await.is(200);
+    let next = |list: &Value| format!("{MAPS}?limit=2&continue={}", list["metadata"]["continue"].as_str().unwrap());
+    assert_eq!(s.get(&next(&first)).await.names(), ["c2", "c3"]);
+    // More than what is remembered of changes.
+    for i in 0..12 {
+        let data = json!({"data": {"i": i.to_string(), "much": "x".repeat(1_000_000)}});
+        s.patch(&format!("{MAPS}/c5"), MERGE, data).await.is(200);
+    }
+    s.delete(&format!("{MAPS}/c3"), json!({})).await.is(200);
+    let expired = s.get(&next(&first)).await.is(410);
+    assert_eq!(expired["reason"], "Expired");
+    let second = s.get(&next(&expired)).await;
+    assert_eq!(second.names(), ["c2", "c4"], "as it is now");
+    assert_ne!(revision(&second.is(200)), revision(&first));
+    let third = s.get(&next(&second.is(200))).await;
+    assert_eq!((third.names(), third.is(200)["metadata"].get("continue")), (vec!["c5".to_owned()], None));
 }
 
 /// Create, read, change, replace, change of the status, delete one, delete all: of a cluster-scoped kind or within `n`.

@@ -5,16 +5,25 @@
 mod access;
 mod aggregation;
 mod audit;
+mod collector;
 mod conversion;
 mod custom;
+mod definitions;
 mod deletes;
+mod discovery;
+mod events;
+mod fields;
 mod garbage;
 mod hooks;
 mod machinery;
+mod operations;
 mod policies;
+mod published;
+mod quota;
 mod reads;
 mod services;
 mod sig_auth;
+mod webhook_kinds;
 mod webhooks;
 mod writes;
 
@@ -31,15 +40,17 @@ use orch::apiserver::respond::Answer;
 use orch::apiserver::serve::InProcess;
 use orch::apiserver::{Access, Api, Roads};
 use orch::cmd::CacheListers;
+use orch::controllers::{self, ClientFor};
 use orch::pki::{Pki, PkiConfig};
 use orch::registry::outward::Calls;
 use orch::registry::{CacheView, Registry, Resources};
+use orch::runtime::Listers;
 use orch::store::Store;
 use orch::store::cache::Cache;
 use orch::store::memory::Memory;
 use orch::store::sealed::Encryption;
 use orch::util::clock::{Clock, SystemClock};
-use orch::util::tasks::Shutdown;
+use orch::util::tasks::{Shutdown, Tasks};
 use serde_json::{Value, json};
 use tower::Service;
 
@@ -52,6 +63,7 @@ const TABLE: &str = "application/json;as=Table;g=meta.k8s.io;v=v1";
 struct Server {
     api: Arc<Api>,
     service: InProcess,
+    listers: Arc<dyn Listers>,
     shutdown: Shutdown,
     /// Who vouches for the front proxy.
     request_header_ca: String,
@@ -94,6 +106,7 @@ impl Server {
             service_ips: vec![],
             cluster_domain: "cluster.local".into(),
             tls_sans: vec![],
+            life_seconds: None,
         };
         let pki = Pki::open(dir.path(), &config, clock.now()).unwrap();
         let store: Arc<dyn Store> = match &setup.encryption {
@@ -121,8 +134,8 @@ impl Server {
         let running = (cache, shutdown.clone());
         tokio::spawn(async move { running.0.run(running.1).await });
         let (loaded, roles) = tokio::sync::oneshot::channel::<()>();
-        let (following, stop) = (access.clone(), shutdown.clone());
-        tokio::spawn(async move { stop.or(following.follow(&*listers, move || drop(loaded))).await });
+        let (following, stop, roles_of) = (access.clone(), shutdown.clone(), listers.clone());
+        tokio::spawn(async move { stop.or(following.follow(&*roles_of, move || drop(loaded))).await });
         let (following, stop) = (access.clone(), shutdown.clone());
         tokio::spawn(async move { following.follow_files(stop).await.unwrap() });
         let api = Api::new(registry, access, clock, shutdown.clone(), Health::new(|| Ok(()), || false), &roads);
@@ -136,10 +149,27 @@ impl Server {
         let policies = api.policies().follow(shutdown.clone());
         tokio::spawn(async move { policies.await.unwrap() });
         let service = InProcess::new(api.clone(), UserInfo::authenticated("admin", &[UserInfo::MASTERS]));
-        let server =
-            Self { api, service, shutdown, request_header_ca: pki.request_header_ca.cert_pem.clone(), _dir: dir };
+        let request_header_ca = pki.request_header_ca.cert_pem.clone();
+        let server = Self { api, service, listers, shutdown, request_header_ca, _dir: dir };
         server.post("/api/v1/namespaces", json!({"metadata": {"name": "n"}})).await.is(201);
         server.post("/api/v1/namespaces/n/serviceaccounts", json!({"metadata": {"name": "default"}})).await.is(201);
+        server
+    }
+
+    /// The same with all controllers, which may do everything.
+    async fn controlled() -> Self {
+        let server = Self::new().await;
+        let mut tasks = Tasks::new(server.shutdown.clone());
+        let api = server.api.clone();
+        let client_for: ClientFor = Arc::new(move |name| {
+            let user =
+                UserInfo::authenticated(format!("system:serviceaccount:kube-system:{name}"), &[UserInfo::MASTERS]);
+            orch::client::Client::in_process(InProcess::new(api.clone(), user))
+        });
+        let config = controllers::Config { root_ca_pem: "ca".into(), ..Default::default() };
+        let clock: orch::util::clock::SharedClock = Arc::new(SystemClock);
+        controllers::start(&mut tasks, &config, &client_for, &server.listers, &clock, &Default::default());
+        tokio::spawn(tasks.join_in_reverse(custom::LONG));
         server
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Conformance, [sig-api-machinery]: "ValidatingAdmissionPolicy should allow expressions to refer variables",
 //! "ValidatingAdmissionPolicy should validate against a Deployment",
-//! "MutatingAdmissionPolicy should support MutatingAdmissionPolicy API operations", "AdmissionWebhook should reject validating
+//! "MutatingAdmissionPolicy should support MutatingAdmissionPolicy API operations", "MutatingAdmissionPolicy should mutate a
+//! Deployment", "MutatingAdmissionPolicy should mutate a Deployment with annotations", "AdmissionWebhook should reject validating
 //! webhook configurations with invalid match conditions".
 
 use test_case::test_case;
@@ -172,6 +173,26 @@ async fn a_mutation_of_another_version_comes_back_in_this_one() {
         json!([made["apiVersion"], made["spec"]["targetCPUUtilizationPercentage"]]),
         json!(["autoscaling/v1", 70])
     );
+}
+
+#[test_case("Object{metadata: Object.metadata{annotations: {'mutated-by': 'admission-policy'}}}",
+    json!({"annotations": "admission-policy", "replicas": 1}); "annotations")]
+#[test_case("Object{spec: Object.spec{replicas: 1337}}", json!({"annotations": null, "replicas": 1337}); "replicas")]
+#[tokio::test]
+async fn a_deployment_is_changed(expression: &str, want: Value) {
+    let server = Server::new().await;
+    let mutation = json!({"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": expression}});
+    let mut constraints = rule("apps", "v1", "deployments");
+    constraints["namespaceSelector"] = json!({"matchLabels": {"kubernetes.io/metadata.name": "n"}});
+    let spec = json!({"matchConstraints": constraints, "mutations": [mutation]});
+    server.policy("mutating", spec, json!({"matchResources": {"namespaceSelector": {}}})).await;
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let spec = json!({"replicas": 1, "selector": {"matchLabels": {"a": "b"}}, "template": template});
+    let body = json!({"metadata": {"name": "d"}, "spec": spec});
+    let made = server.post("/apis/apps/v1/namespaces/n/deployments", body).await.is(201);
+    let got =
+        json!({"annotations": made["metadata"]["annotations"]["mutated-by"], "replicas": made["spec"]["replicas"]});
+    assert_eq!(got, want);
 }
 
 #[test_case("Object{spec: Object.spec{tolerations: [Object.spec.tolerations{operator: 'Exists'}]}}", 422; "a list that has no keys")]
