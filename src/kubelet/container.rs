@@ -237,7 +237,7 @@ fn mounts(making: &Making<'_>, lookup: impl Fn(&str) -> Option<String>) -> Resul
 /// The container's volumes that are devices.
 fn devices(making: &Making<'_>) -> Result<Vec<Device>, ConfigError> {
     let wanted = making.member.spec.volume_devices.iter().flatten();
-    let device = |d: &VolumeDevice| {
+    let device = |d: &VolumeDevice| -> Result<Device, ConfigError> {
         let name = making.member.name();
         let volume = making.volumes.get(&d.name);
         let volume =

@@ -349,7 +349,7 @@ async fn tokens(cx: &Cx<'_>, driver: Option<&Value>) -> Result<Option<String>, V
             spec["expirationSeconds"] = seconds.into();
         }
         let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
-        let answer = cx.tokens.request(&cx.pod.namespace, account, &body).await.map_err(Box::new)?;
+        let answer = cx.tokens.request(&cx.pod.namespace, account, &body).await?;
         out.insert(audience.to_owned(), answer["status"].clone());
     }
     Ok(Some(json!(out).to_string()))

@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::api::status::{ApiResult, Reason};
+use crate::api::status::{ApiResult, Reason, Status};
 use crate::api::value::ValueExt;
 use crate::client::{Client, Patch, res};
 use crate::kubelet::cri::proto::csi::NodeGetInfoResponse;
@@ -84,7 +84,7 @@ fn node_patch(node: &Value, driver: &str, info: Option<&NodeGetInfoResponse>) ->
 /// # Errors
 /// The API refuses, or the driver contradicts a label of the node.
 pub async fn tell(client: &Client, name: &str, driver: &str, info: Option<&NodeGetInfoResponse>) -> Result<(), String> {
-    let text = |e: crate::api::status::Status| e.to_string();
+    let text = |e: Box<Status>| e.to_string();
     let node = client.get(&res::NODES, "", name).await.map_err(text)?;
     if let Some(patch) = node_patch(&node, driver, info)? {
         client.patch(&res::NODES, "", name, None, Patch::Merge(&patch)).await.map_err(text)?;

@@ -63,7 +63,7 @@ apiVersion: v1
 kind: Pod
 metadata: {{name: {name}}}
 spec:
-  terminationGracePeriodSeconds: 0
+  terminationGracePeriodSeconds: 1
   securityContext: {{fsGroup: 4321}}
   containers:
   - name: main
