@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::api::meta::names;
 use crate::api::schema;
 use crate::api::scheme::{Column, KindInfo, SCALE, STATUS, Subresource};
 use crate::api::value::ValueExt;
@@ -50,7 +51,7 @@ impl Strategy for StatefulSets {
     }
 
     fn name_errors(&self, name: &str) -> Vec<String> {
-        crate::api::meta::names::dns1123_label(name)
+        names::dns1123_label(name)
     }
 
     fn prepare(&self, new: &mut Value, old: Option<&Value>, _: &HookCx<'_>) {
@@ -81,19 +82,24 @@ impl Strategy for StatefulSets {
             return collisions(&set.at("status"), old);
         }
         let spec = set.at("spec");
-        spec.one_of("podManagementPolicy", &["OrderedReady", "Parallel"]);
+        if !matches!(spec.text("podManagementPolicy"), "OrderedReady" | "Parallel") {
+            spec.at("podManagementPolicy").invalid("must be 'OrderedReady' or 'Parallel'");
+        }
         strategy(&spec);
         retention(&spec.at("persistentVolumeClaimRetentionPolicy"));
         spec.not_negative("replicas");
         spec.not_negative("minReadySeconds");
-        spec.not_negative("revisionHistoryLimit");
+        // It never changes: what older servers let in stays as it is.
+        if cx.op == Op::Create && !spec.text("serviceName").is_empty() {
+            spec.at("serviceName").reasons(names::dns1123_label(spec.text("serviceName")));
+        }
         spec.at("ordinals").not_negative("start");
         let selects = labels::of_workload(&spec, "statefulset");
         for claim in spec.items("volumeClaimTemplates").filter(|_| cx.op == Op::Create) {
             claims::spec(&claim.at("spec"));
         }
         if selects {
-            let template = with_claims(&spec);
+            let template = as_in_pods(&spec);
             always_restarted(&Field { value: &template, errs: spec.errs.at("template") });
         }
         if let Some(old) = old {
@@ -102,11 +108,14 @@ impl Strategy for StatefulSets {
     }
 }
 
-/// The template with a volume for each claim, which win over the template's own of the same name.
-fn with_claims(spec: &Field<'_>) -> Value {
+/// The template as its pods have it: with a volume for each claim, which win over the template's own of the same name, and
+/// without names, which are the set's to give.
+fn as_in_pods(spec: &Field<'_>) -> Value {
     let claims: Vec<&str> =
         spec.items("volumeClaimTemplates").map(|t| t.value.str_at("/metadata/name").unwrap_or_default()).collect();
     let mut template = spec.at("template").value.clone();
+    template.remove_at("/spec/hostname");
+    template.remove_at("/spec/subdomain");
     if claims.is_empty() || !template["spec"].is_object() {
         return template;
     }

@@ -4,6 +4,7 @@ use base64::Engine as _;
 use bytes::Bytes;
 use http::header;
 use serde_json::{Value, json};
+use test_case::test_case;
 
 use super::{APPLY, MAPS, MERGE, Server, TABLE};
 
@@ -203,4 +204,23 @@ async fn a_level_holds_for_containers_that_come_later() {
     let path = "/api/v1/namespaces/n/pods/p/ephemeralcontainers";
     server.patch(path, MERGE, debugger(true)).await.is(403);
     server.patch(path, MERGE, debugger(false)).await.is(200);
+}
+
+#[test_case(json!({"serviceName": "Not_A_Label"}), &[("spec.serviceName", "FieldValueInvalid")]; "a name that is none")]
+#[test_case(json!({"podManagementPolicy": "X"}), &[("spec.podManagementPolicy", "FieldValueInvalid")]; "a policy that is none")]
+#[test_case(json!({"minReadySeconds": -1}), &[("spec.minReadySeconds", "FieldValueInvalid")]; "a negative number")]
+#[test_case(json!({"revisionHistoryLimit": -1, "serviceName": "a"}), &[]; "a number that nobody looks at")]
+#[tokio::test]
+async fn a_stateful_set_says(more: Value, want: &[(&str, &str)]) {
+    let s = Server::new().await;
+    // The names of its pods are the set's to give, whatever its template says.
+    let template = json!({"metadata": {"labels": {"a": "b"}},
+        "spec": {"hostname": "No_Name", "subdomain": "B_", "containers": [{"name": "c", "image": "i"}]}});
+    let mut spec = json!({"selector": {"matchLabels": {"a": "b"}}, "template": template});
+    spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let got = s.post("/apis/apps/v1/namespaces/n/statefulsets", json!({"metadata": {"name": "s"}, "spec": spec})).await;
+    let said = got.is(if want.is_empty() { 201 } else { 422 });
+    let causes = said["details"]["causes"].as_array().cloned().unwrap_or_default();
+    let causes: Vec<_> = causes.iter().map(|c| (c["field"].as_str().unwrap(), c["reason"].as_str().unwrap())).collect();
+    assert_eq!(causes, want);
 }
