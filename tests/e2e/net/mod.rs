@@ -45,8 +45,12 @@ impl Running {
     }
 
     fn start_as(name: &str, node: &Ns, cluster: &Arc<Cluster>, local_services: Vec<LocalService>) -> Self {
-        let context =
-            Context { node_name: name.into(), cluster_cidr: Some("10.42.0.0/16".parse().unwrap()), local_services };
+        let context = Context {
+            node_name: name.into(),
+            cluster_cidr: Some("10.42.0.0/16".parse().unwrap()),
+            local_services,
+            ..Context::default()
+        };
         let proxy = Proxy::new(proxy::Config { table: "orch".into(), context }, &**cluster);
         let (applied, shutdown) = (proxy.applied(), Shutdown::new());
         let (stop, ns) = (shutdown.clone(), node.ns.try_clone().unwrap());
