@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use self::plan::{Attachment, Node, Plan, Wanted};
-use super::{claims_of, mentions, pods_using};
+use super::{claims_of, pods_using};
 use crate::api::object::{Object, ObjectKey};
 use crate::api::value::ValueExt;
 use crate::client::{DeleteOptions, optional, res};
@@ -48,7 +48,7 @@ impl Reconciler for Attacher {
     fn watches(&self) -> Watches {
         // Heartbeats of nodes that have nothing attached are nobody's matter.
         Watches::own_changed(&res::NODES, |old, new, _| {
-            let concerned = |n: &&Object| mentions(n, "volumesAttached") || mentions(n, "volumesInUse");
+            let concerned = |n: &&Object| n.mentions("volumesAttached") || n.mentions("volumesInUse");
             let node = old.into_iter().chain(new).find(concerned);
             node.map(|n| ObjectKey::from(&n.meta)).into_iter().collect()
         })
@@ -205,7 +205,7 @@ fn attachable(cx: &Cx, volume: &Value, node: &str) -> Option<Wanted> {
 /// Attachments whose text has this word, decoded.
 fn attachments_with(cx: &Cx, word: &str) -> Vec<(Arc<Object>, Value)> {
     let all = cx.lister(&res::VOLUME_ATTACHMENTS).list(None);
-    all.into_iter().filter(|a| mentions(a, word)).map(|a| (a.clone(), a.value())).collect()
+    all.into_iter().filter(|a| a.mentions(word)).map(|a| (a.clone(), a.value())).collect()
 }
 
 fn elsewhere(cx: &Cx, volume: &str, node: &str) -> Vec<String> {
