@@ -14,7 +14,7 @@ const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
 
 impl Server {
     /// A policy named `p` for ConfigMaps and its binding, with `spec` and `binding` over what both need.
-    async fn policy(&self, kind: &str, spec: Value, binding: Value) {
+    pub(super) async fn policy(&self, kind: &str, spec: Value, binding: Value) {
         let rule = json!({"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE", "DELETE"],
             "resources": ["configmaps"]});
         let mut policy = json!({"metadata": {"name": "p"}, "spec": {"matchConstraints": {"resourceRules": [rule]}}});
