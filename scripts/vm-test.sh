@@ -31,6 +31,8 @@ if [ "$(cat "$root.done" 2>/dev/null)" != "$packages" ]; then
   # The address that the emulator's network gives, and a name; the distribution's containerd would run beside orch's.
   printf '[Match]\nName=e*\n[Network]\nDHCP=yes\n' >"$root/etc/systemd/network/10-all.network"
   echo vm >"$root/etc/hostname"
+  # As every installer of Debian writes it; containerd starts no pod without.
+  printf '127.0.0.1 localhost\n127.0.1.1 vm\n' >"$root/etc/hosts"
   chroot "$root" systemctl enable systemd-networkd >/dev/null 2>&1
   chroot "$root" systemctl disable containerd >/dev/null 2>&1
   cat >"$root/etc/systemd/system/guest.service" <<'UNIT'

@@ -10,7 +10,7 @@ check() { # check WHAT COMMAND...
   shift
   if "$@" >/tmp/check.out 2>&1; then echo "ok $what ($SECONDS s)"; else
     echo "not ok $what ($SECONDS s)"
-    sed 's/^/# /' /tmp/check.out | tail -30
+    sed 's/^/# /' /tmp/check.out | tail -60
   fi
 }
 same() { [ "$1" = "$2" ] || { echo "$1"; echo "is not"; echo "$2"; return 1; }; }
@@ -95,12 +95,22 @@ in_cgroup() { # in_cgroup FILE VALUE: the container of pod limits
   uid=$(k get pod limits -o jsonpath={.metadata.uid})
   local id
   id=$(k get pod limits -o 'jsonpath={.status.containerStatuses[0].containerID}')
+  [ -n "$id" ] || { echo "it has no container"; return 1; }
   same "$(cat "/sys/fs/cgroup/kubepods/burstable/pod$uid/${id#containerd://}/$1")" "$2" &&
     same "$(cat "/sys/fs/cgroup/kubepods/burstable/pod$uid/${3:-$1}")" "$2"
 }
 
 answers() { curl -sS -m 20 "http://$(k get service limits -o jsonpath={.spec.clusterIP})/" | grep -q v1; }
 oom_killed() { k get pod hog -o 'jsonpath={.status.containerStatuses[0].state.terminated.reason}' | grep -qx OOMKilled; }
+
+# What there is to know when pods do not run.
+explain() {
+  k get pods -o wide
+  k get events
+  uptime
+  journalctl -u orch -n 25 --no-pager
+  return 1
+}
 
 # Restarts it in some way, and looks whether pods were disturbed.
 survives() { # survives WHAT COMMAND...
@@ -119,7 +129,7 @@ survives() { # survives WHAT COMMAND...
 run_pods() {
   check "the demo's image of the bundle is there" patiently 120 import_web
   check "pods are created" patiently 60 eval 'pods | k apply -f -'
-  check "pods are Ready" patiently 300 k wait --for=condition=Ready pod/limits pod/effort --timeout=20s
+  check "pods are Ready" eval 'patiently 300 k wait --for=condition=Ready pod/limits pod/effort --timeout=20s || explain'
   check "the Service answers" patiently 60 answers
 }
 # From the directory of images; by hand where this orch does not read it yet.
@@ -143,8 +153,10 @@ check "the same settings restart nothing" same "$(main_pid)" "$pid"
 run_pods
 check "memory.max" in_cgroup memory.max 67108864
 check "cpu.max" in_cgroup cpu.max "50000 100000"
-check "weights of classes" eval 'same "$(cat /sys/fs/cgroup/kubepods/besteffort/cpu.weight) $(cat /sys/fs/cgroup/kubepods/burstable/cpu.weight)" "1 10"'
 check "what takes too much memory is killed" patiently 120 oom_killed
+# The pod that was killed has its share no more.
+weights() { same "$(cat /sys/fs/cgroup/kubepods/besteffort/cpu.weight) $(cat /sys/fs/cgroup/kubepods/burstable/cpu.weight)" "1 10"; }
+check "weights of classes" patiently 30 weights
 check "pods are not in the service's cgroup" eval '! systemd-cgls --no-pager -u orch.service | grep -E "pause|httpd"'
 echo "# restarting"
 survives "restart" systemctl restart orch

@@ -249,7 +249,10 @@ fn client_config(
         builder.with_root_certificates(roots(config)?)
     };
     if let Some(resolver) = resolver {
-        return Ok(builder.with_client_cert_resolver(resolver));
+        let mut config = builder.with_client_cert_resolver(resolver);
+        // A session that is resumed goes on with the certificate that it began with, and a server refuses that one day.
+        config.resumption = rustls::client::Resumption::disabled();
+        return Ok(config);
     }
     match identity(&config.auth_info)? {
         None => Ok(builder.with_no_client_auth()),
@@ -535,6 +538,7 @@ impl hyper::rt::Write for Stream {
 mod tests {
     use super::*;
     use crate::client::{Client, is_unreachable, res};
+    use crate::pki::tls::SwappableCert;
     use bytes::Bytes;
     use hyper::service::service_fn;
 
@@ -593,6 +597,48 @@ mod tests {
         let error = Client::tls(&url, &other, Credentials::None).unwrap().get(&res::NODES, "", "n").await.unwrap_err();
         assert!(is_unreachable(&error), "{error}");
         assert!(error.message.contains("certificate"), "{error}");
+    }
+
+    /// The certificate that a server is shown in a handshake.
+    fn shown(client: &Arc<rustls::ClientConfig>, server: &Arc<rustls::ServerConfig>) -> Vec<u8> {
+        let mut client = rustls::ClientConnection::new(client.clone(), "localhost".try_into().unwrap()).unwrap();
+        let mut server = rustls::ServerConnection::new(server.clone()).unwrap();
+        // As many turns as it takes until the tickets of the session have come, too.
+        for _ in 0..8 {
+            let mut bytes = Vec::new();
+            client.write_tls(&mut bytes).unwrap();
+            server.read_tls(&mut bytes.as_slice()).unwrap();
+            server.process_new_packets().unwrap();
+            let mut bytes = Vec::new();
+            server.write_tls(&mut bytes).unwrap();
+            client.read_tls(&mut bytes.as_slice()).unwrap();
+            client.process_new_packets().unwrap();
+        }
+        server.peer_certificates().expect("it shows one")[0].to_vec()
+    }
+
+    #[test]
+    fn after_a_renewal_the_new_certificate_is_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = crate::pki::PkiConfig {
+            node_name: "n".into(),
+            node_ips: Vec::new(),
+            service_ips: Vec::new(),
+            cluster_domain: "cluster.local".into(),
+            tls_sans: Vec::new(),
+            life_seconds: None,
+        };
+        let pki = crate::pki::Pki::open(dir.path(), &config, jiff::Timestamp::now()).unwrap();
+        let serving = SwappableCert::new(pki.serving_key().unwrap());
+        let server = crate::pki::tls::server_config(serving, &[&pki.client_ca.cert]).unwrap();
+        let mut trusting = kube::Config::new("https://localhost".parse().unwrap());
+        trusting.root_cert = Some(vec![pki.server_ca.cert.to_vec()]);
+        let cert = SwappableCert::new(pki.admin.certified().unwrap());
+        let client = Arc::new(client_config(&trusting, Some(cert.clone())).unwrap());
+        for pair in [&pki.admin, &pki.scheduler] {
+            cert.swap(pair.certified().unwrap());
+            assert_eq!(shown(&client, &server), pair.chain().unwrap()[0].to_vec());
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::util::words::nearest;
 type Set = fn(&mut Config, &str) -> anyhow::Result<()>;
 
 /// All of them. Add yours here.
-const ARGS: [(&str, Set); 8] = [
+const ARGS: [(&str, Set); 9] = [
     ("eviction-hard", |c, v| {
         c.eviction = Thresholds::parse(v).map_err(anyhow::Error::msg)?;
         Ok(())
@@ -38,6 +38,10 @@ const ARGS: [(&str, Set); 8] = [
     ("minimum-image-ttl-duration", |c, v| {
         c.image_gc.min_age = v.parse::<SignedDuration>().map_err(|_| anyhow!("it is no duration like 2m"))?;
         Ok(())
+    }),
+    ("root-dir", |c, v| {
+        c.root_dir = Some(v.into()).filter(|p: &std::path::PathBuf| p.is_absolute());
+        c.root_dir.is_some().then_some(()).context("it is no absolute path")
     }),
     ("max-pods", |c, v| {
         c.max_pods = v.parse().context("it is no number")?;

@@ -26,6 +26,7 @@ use crate::cni::{self, CniConfig};
 use crate::dns::{self, Dns};
 use crate::kubelet::containerd::{Containerd, Options};
 use crate::kubelet::cri::{CriRuntime, socket_path};
+use crate::kubelet::csi;
 use crate::kubelet::registries::{Registries, Rewrites};
 use crate::kubelet::runtime::Runtime;
 use crate::kubelet::serve::{Guard, listen};
@@ -164,6 +165,9 @@ impl NodeParts {
             config.local_storage = dir.clone();
         }
         c.kubelet_args.apply(&mut config);
+        if c.data_dir == Path::new("/var/lib/orch") {
+            config.root_link = csi::link(&config.root(), Path::new(csi::KNOWN_ROOT));
+        }
         let runtime: Arc<dyn Runtime> = Arc::new(CriRuntime::new(socket).with_rewrites(rewrites.clone()));
         Kubelet::new(config, runtime, listers, client, clock)
     }

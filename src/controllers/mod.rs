@@ -97,6 +97,7 @@ pub const CONTROLLERS: &[Controller] = &[
     R(|_| certificates::names()),
     R(|_| tokens::cleaner()),
     R(|_| volumes::claims::controller()),
+    R(|_| volumes::attach::controller()),
     R(|_| volumes::supply::controller()),
     R(|_| volumes::protect::claims()),
     R(|_| volumes::protect::volumes()),

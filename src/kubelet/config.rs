@@ -12,6 +12,10 @@ pub struct Config {
     pub node_name: String,
     /// Data directory of orch; the kubelet's is below it.
     pub data_dir: PathBuf,
+    /// The kubelet's own directory, where it is not below the data directory.
+    pub root_dir: Option<PathBuf>,
+    /// A link to the kubelet's own directory, where others look for it.
+    pub root_link: Option<PathBuf>,
     /// Where the directories are that are volumes of the class `local-path`.
     pub local_storage: PathBuf,
     /// Where container logs are, `/var/log/pods` upstream.
@@ -57,6 +61,8 @@ impl Config {
         let data_dir = data_dir.into();
         Self {
             containerd: None,
+            root_dir: None,
+            root_link: None,
             local_storage: data_dir.join("storage"),
             image_root: data_dir.join("agent/containerd"),
             pinned_images: Vec::new(),
@@ -82,7 +88,12 @@ impl Config {
 
     /// The kubelet's own directory.
     pub fn root(&self) -> PathBuf {
-        self.data_dir.join("agent/kubelet")
+        self.root_dir.clone().unwrap_or_else(|| self.data_dir.join("agent/kubelet"))
+    }
+
+    /// The same by the name that plugins and drivers know it by: their charts say `/var/lib/kubelet`.
+    pub fn known_root(&self) -> PathBuf {
+        self.root_link.clone().unwrap_or_else(|| self.root())
     }
 
     /// Archives of images and lists of them, for the node to have from the start.

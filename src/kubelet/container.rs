@@ -5,13 +5,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use k8s_openapi::api::core::v1::VolumeDevice;
+
 use super::config::Config;
 use super::downward::Facts;
 use super::env::{self, ConfigError};
 use super::expand::expand;
 use super::network::{self, Dns};
 use super::pod::{Member, PodView, Role, keys};
-use super::runtime::{ContainerConfig, ContainerStatus, Image, Mount, PortMapping, Propagation, SandboxConfig};
+use super::runtime::{ContainerConfig, ContainerStatus, Device, Image, Mount, PortMapping, Propagation, SandboxConfig};
 use super::sources::Sources;
 use super::volumes::{Prepared, subpath};
 use super::{cgroups, logs, resize, security};
@@ -164,6 +166,7 @@ pub fn container(making: &Making<'_>) -> Result<ContainerConfig, ConfigError> {
         working_dir: member.spec.working_dir.clone().unwrap_or_default(),
         envs,
         mounts,
+        devices: devices(making)?,
         labels: all,
         annotations: annotations(making),
         log_path: format!("{}/{}.log", member.name(), making.attempt),
@@ -229,6 +232,23 @@ fn mounts(making: &Making<'_>, lookup: impl Fn(&str) -> Option<String>) -> Resul
     }
     own_mounts(making, &mut out)?;
     Ok(out)
+}
+
+/// The container's volumes that are devices.
+fn devices(making: &Making<'_>) -> Result<Vec<Device>, ConfigError> {
+    let wanted = making.member.spec.volume_devices.iter().flatten();
+    let device = |d: &VolumeDevice| -> Result<Device, ConfigError> {
+        let name = making.member.name();
+        let volume = making.volumes.get(&d.name);
+        let volume =
+            volume.ok_or_else(|| ConfigError(format!("volume \"{}\" of container {name} is not there", d.name)))?;
+        Ok(Device {
+            host_path: volume.path.to_string_lossy().into_owned(),
+            container_path: absolute(&d.device_path),
+            read_only: volume.read_only,
+        })
+    };
+    wanted.map(device).collect()
 }
 
 /// A path with all its variables; one that nobody set must not become part of a directory's name.

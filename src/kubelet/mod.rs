@@ -17,6 +17,7 @@ pub mod config;
 pub mod container;
 pub mod containerd;
 pub mod cri;
+pub mod csi;
 pub mod disk;
 pub mod downward;
 pub mod env;
@@ -122,7 +123,10 @@ impl Kubelet {
         let tree = cgroups::Tree::at(&config.cgroup_root);
         let pins = Arc::new(Pins::new(config.pinned_images.clone()));
         let (pressure, short_of) = watch::channel(Vec::new());
+        let known_as = config.known_root();
+        let csi = Arc::new(csi::Csi::new(config.root(), known_as, &config.node_name, client.clone()));
         let shared = Arc::new(Shared {
+            csi: csi.clone(),
             pins: pins.clone(),
             pressure,
             listers: listers.clone(),
@@ -146,7 +150,7 @@ impl Kubelet {
         let eviction = Eviction::new(shared.clone(), cleaner.clone());
         let ips = watch::Sender::new(config.node_ips.clone());
         let pulse = node::Pulse::new();
-        let node = Node { config, client, runtime, clock, ips: ips.subscribe(), pressure: short_of, pulse };
+        let node = Node { config, client, runtime, clock, ips: ips.subscribe(), pressure: short_of, csi, pulse };
         Arc::new(Self {
             shared,
             listers,
@@ -198,6 +202,7 @@ impl Kubelet {
             writer.run(shutdown.clone()),
             self.shared.pleg.run(shutdown.clone(), || self.pods.any(), changed),
             self.node.run(&shutdown),
+            self.shared.csi.run(&*self.listers, &shutdown),
             node::follow_pod_cidrs(&self.shared.config.node_name, &*self.listers, &self.cidrs, &shutdown),
             self.pods.run(&*self.listers, &shutdown),
             self.pods.follow(&*self.listers, sources::Kind::ConfigMap, &shutdown),

@@ -4,6 +4,7 @@
 //!
 //! **Invariant:** only what changed is written, and a heartbeat every five minutes; the lease says that the node lives.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::config::Config;
+use super::csi::Csi;
 use super::downward::Facts;
 use super::eviction::Pressure;
 use super::eviction::plan::Signal;
@@ -61,6 +63,8 @@ pub struct Input<'a> {
     pub not_ready: Option<&'a str>,
     /// What it runs short of.
     pub pressures: &'a [Pressure],
+    /// Volumes that it uses and that are attached to it.
+    pub in_use: &'a BTreeSet<String>,
     /// What the runtime has.
     pub images: &'a [Image],
     /// The status as the API has it.
@@ -145,6 +149,9 @@ pub fn status(input: Input<'_>) -> Value {
             "architecture": architecture(),
         },
     });
+    if !input.in_use.is_empty() {
+        out["volumesInUse"] = json!(input.in_use);
+    }
     if config.port != 0 {
         out["daemonEndpoints"] = json!({"kubeletEndpoint": {"Port": config.port}});
     }
@@ -202,7 +209,7 @@ fn conditions(input: Input<'_>) -> Vec<Value> {
 /// The patch that makes `old` say `new`; none when nothing but heartbeats differ and the last one is young.
 pub fn patch(old: &Value, new: &Value, now: Timestamp) -> Option<Value> {
     let mut out = serde_json::Map::new();
-    for key in ["addresses", "capacity", "allocatable", "images", "nodeInfo", "daemonEndpoints"] {
+    for key in ["addresses", "capacity", "allocatable", "images", "nodeInfo", "daemonEndpoints", "volumesInUse"] {
         let (before, after) = (old.get(key), new.get(key));
         let same = match key {
             // The server adds what newer fields it knows.
@@ -232,6 +239,10 @@ pub fn patch(old: &Value, new: &Value, now: Timestamp) -> Option<Value> {
         out.insert("conditions".into(), new["conditions"].clone());
     }
     (!out.is_empty()).then(|| json!({ "status": out }))
+}
+
+fn revision(node: &Value) -> u64 {
+    node.str_at("/metadata/resourceVersion").and_then(|r| r.parse().ok()).unwrap_or(0)
 }
 
 fn contains(before: Option<&Value>, after: &Value) -> bool {
@@ -275,10 +286,12 @@ pub struct Node {
     pub ips: watch::Receiver<Vec<String>>,
     /// What the node runs short of; told at once: until then pods keep coming.
     pub pressure: watch::Receiver<Vec<Pressure>>,
+    /// Volumes that it uses; told at once: nothing is mounted before.
+    pub csi: Arc<Csi>,
 }
 
 impl Node {
-    async fn input<T>(&self, old: &Value, with: impl FnOnce(Input<'_>) -> T) -> T {
+    async fn input<T>(&self, old: &Value, in_use: &BTreeSet<String>, with: impl FnOnce(Input<'_>) -> T) -> T {
         let machine = Machine::read(&self.config.data_dir);
         let version = self.runtime.version().await.unwrap_or_default();
         let images = self.runtime.images().await.unwrap_or_default();
@@ -294,6 +307,7 @@ impl Node {
             runtime: &version,
             not_ready: not_ready.as_deref(),
             pressures: &self.pressure.borrow().clone(),
+            in_use,
             images: &images,
             old,
             now: self.clock.now(),
@@ -302,9 +316,11 @@ impl Node {
 
     /// Registers the node, or takes over the one that is there: its labels are brought up to date, the rest stays.
     pub async fn register(&self) -> ApiResult<()> {
-        let node = self.input(&Value::Null, object).await;
+        let in_use = self.csi.about_to_say();
+        let node = self.input(&Value::Null, &in_use, object).await;
         match self.client.create(&res::NODES, "", &node).await {
-            Ok(_) => {
+            Ok(made) => {
+                self.csi.has_said(in_use, revision(&made));
                 tracing::info!(node = self.config.node_name, "registered");
                 Ok(())
             }
@@ -320,18 +336,26 @@ impl Node {
 
     /// Writes the status where it is news; gives whether it says Ready. A node that somebody deleted is registered anew.
     pub async fn report(&self) -> ApiResult<bool> {
+        let in_use = self.csi.about_to_say();
         let node = match self.client.get(&res::NODES, "", &self.config.node_name).await {
             Err(e) if e.reason == Reason::NotFound => {
-                let node = self.input(&Value::Null, object).await;
-                return self.client.create(&res::NODES, "", &node).await.map(|_| false);
+                let node = self.input(&Value::Null, &in_use, object).await;
+                let made = self.client.create(&res::NODES, "", &node).await?;
+                self.csi.has_said(in_use, revision(&made));
+                return Ok(false);
             }
             other => other?,
         };
         let old = node.get("status").cloned().unwrap_or_default();
-        let (ready, new) = self.input(&old, |input| (input.not_ready.is_none(), status(input))).await;
-        let Some(body) = patch(&old, &new, self.clock.now()) else { return Ok(ready) };
+        let (ready, new) = self.input(&old, &in_use, |input| (input.not_ready.is_none(), status(input))).await;
+        let Some(body) = patch(&old, &new, self.clock.now()) else {
+            self.csi.has_said(in_use, revision(&node));
+            return Ok(ready);
+        };
         let patch = Patch::Strategic(&body);
-        self.client.patch(&res::NODES, "", &self.config.node_name, Some("status"), patch).await.map(|_| ready)
+        let written = self.client.patch(&res::NODES, "", &self.config.node_name, Some("status"), patch).await?;
+        self.csi.has_said(in_use, revision(&written));
+        Ok(ready)
     }
 
     /// Renews the lease, or makes it.
@@ -381,12 +405,14 @@ impl Node {
         };
         let reporting = async {
             let (mut pause, mut ips, mut pressure) = (LOOK_UNREADY, self.ips.clone(), self.pressure.clone());
+            let mut in_use = self.csi.in_use();
             loop {
                 // An error means that nobody is left to tell of changes.
                 let news = async {
                     tokio::select! {
                         Ok(()) = ips.changed() => {}
                         Ok(()) = pressure.changed() => {}
+                        Ok(()) = in_use.changed() => {}
                         else => std::future::pending().await,
                     }
                 };
@@ -469,6 +495,7 @@ mod tests {
             runtime: "containerd://1.7",
             not_ready,
             pressures,
+            in_use: &BTreeSet::from(["kubernetes.io/csi/d^h".to_owned()]),
             images: &[],
             old,
             now,
@@ -484,6 +511,7 @@ mod tests {
         assert_eq!(node.str_at("/metadata/labels/kubernetes.io~1hostname"), Some("n"));
         assert_eq!(node.str_at("/metadata/labels/a"), Some("b"));
         assert_eq!(node.str_at("/status/addresses/0/address"), Some("192.0.2.1"));
+        assert_eq!(node.str_at("/status/volumesInUse/0"), Some("kubernetes.io/csi/d^h"));
     }
 
     #[test]
@@ -542,6 +570,7 @@ mod tests {
             pulse: Pulse::new(),
             ips: watch::Sender::new(vec!["192.0.2.1".to_owned()]).subscribe(),
             pressure: watch::channel(Vec::new()).1,
+            csi: Arc::new(Csi::new(dir.path().into(), dir.path().into(), "node", cluster.client())),
         };
         node.register().await.unwrap();
         node.register().await.unwrap();

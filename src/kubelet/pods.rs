@@ -15,6 +15,7 @@ use super::pleg::Snapshot;
 use super::pod::{PodView, keys};
 use super::preemption::PREEMPTED;
 use super::resize::{self, Given, Pending};
+use super::runtime::SandboxStatus;
 use super::shared::Shared;
 use super::sources::Kind;
 use super::status::{Failure, FailureKind};
@@ -95,7 +96,7 @@ impl Pods {
                     Some(Delta::Synced) => {
                         self.complete.store(true, Ordering::SeqCst);
                         let running = self.shared.pleg.fresh().await;
-                        self.sweep(&running);
+                        self.sweep(&running, &mut workers);
                         self.changed(running.pods.keys().cloned().collect());
                     }
                     None => return,
@@ -297,10 +298,16 @@ impl Pods {
 
     /// Removes what is left on the disk of pods that neither the API nor the runtime knows: orch was ended in the middle of
     /// their removal.
-    fn sweep(&self, running: &Snapshot) {
+    fn sweep(&self, running: &Snapshot, workers: &mut JoinSet<Ended>) {
         for dir in std::fs::read_dir(self.shared.pod_dir("")).into_iter().flatten().flatten() {
             let uid = dir.file_name().to_string_lossy().into_owned();
             if running.pods.contains_key(&uid) || self.entries.lock().contains_key(&uid) {
+                continue;
+            }
+            if self.shared.csi.has(&dir.path()) {
+                // A driver has to take its mounts away, and may not be there yet: a worker tries until it did.
+                let pod = Arc::new(PodView::orphan(&SandboxStatus { uid, ..SandboxStatus::default() }, None));
+                self.start(Desired { pod, gone: true, failure: None, pending: None }, None, workers);
                 continue;
             }
             let cgroup = || self.shared.cgroups.as_ref().map_or(Ok(()), |tree| tree.remove_pod(&uid));

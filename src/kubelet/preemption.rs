@@ -120,7 +120,8 @@ mod tests {
     #[test_case(100 => Some("small".into()); "the one that is enough")]
     #[test_case(300 => Some("large".into()); "one rather than two")]
     #[test_case(500 => Some("large small".into()); "two where one is not enough")]
-    #[test_case(700 => Some("large promised small".into()); "promises are kept as long as possible")]
+    #[test_case(600 => Some("large small".into()); "promises are kept as long as possible")]
+    #[test_case(700 => Some("large promised".into()); "and no more is taken than need be")]
     #[test_case(1100 => None; "nobody goes for nothing")]
     fn for_want_of_cpu(missing: i64) -> Option<String> {
         goes(&[burstable("small", "200m"), burstable("large", "400m"), guaranteed("promised", "400m")], "cpu", missing)

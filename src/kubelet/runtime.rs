@@ -186,6 +186,8 @@ pub struct ContainerConfig {
     pub envs: Vec<(String, String)>,
     /// Mounts.
     pub mounts: Vec<Mount>,
+    /// Devices of the node, beside those that every container has.
+    pub devices: Vec<Device>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Annotations.
@@ -206,6 +208,17 @@ pub struct ContainerConfig {
     pub host: HostNamespaces,
     /// The container whose processes it sees; empty for its own alone.
     pub pid_target: String,
+}
+
+/// A device of the node in a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// On the node.
+    pub host_path: String,
+    /// In the container.
+    pub container_path: String,
+    /// It may only be read.
+    pub read_only: bool,
 }
 
 /// State of a sandbox or container.

@@ -11,6 +11,7 @@ use super::ask::Asker;
 use super::cgroups::Tree;
 use super::config::Config;
 use super::container;
+use super::csi::Csi;
 use super::downward::Facts;
 use super::eviction::Pressure;
 use super::images::Pins;
@@ -43,6 +44,8 @@ pub struct Shared {
     pub sources: Arc<dyn Sources>,
     /// Service account tokens.
     pub tokens: Arc<dyn Tokens>,
+    /// Drivers of volumes on the node.
+    pub csi: Arc<Csi>,
     /// The API.
     pub client: Client,
     /// Events for people.

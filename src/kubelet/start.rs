@@ -66,6 +66,7 @@ pub async fn prepare_volumes(
             sources: &*shared.sources,
             tokens: &*shared.tokens,
             claims: &shared.client,
+            csi: &shared.csi,
             node_labels,
             issued: &mut memory.issued,
             now: shared.clock.now(),
@@ -76,7 +77,7 @@ pub async fn prepare_volumes(
                 memory.volumes.insert(volume.name.clone(), prepared);
             }
             Err(e) => {
-                let message = format!("MountVolume.SetUp failed for volume \"{}\" : {e}", volume.name);
+                let message = format!("{} failed for volume \"{}\" : {e}", e.operation(), volume.name);
                 shared.event(pod, None, EventType::Warning, "FailedMount", message.clone());
                 if !memory.volumes.contains_key(&volume.name) {
                     return Err(message);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::api::meta::quantity::Quantity;
 use crate::api::value::ValueExt;
 use crate::client::res;
 use crate::kubelet::fake::FakeRuntime;
@@ -82,7 +83,8 @@ impl Bench {
     async fn until(&self, what: &str, done: impl Fn(&Self) -> bool) {
         let end = tokio::time::Instant::now() + PATIENCE;
         while !done(self) {
-            assert!(tokio::time::Instant::now() < end, "{what}: never; {:?}", self.runtime.calls());
+            let status = || self.cluster.get(&res::PODS, "n", "p").map(|mut p| p["status"].take());
+            assert!(tokio::time::Instant::now() < end, "{what}: never; {:?}; {:?}", self.runtime.calls(), status());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -200,22 +202,29 @@ async fn a_running_pod_gets_other_resources() {
 #[tokio::test]
 async fn a_critical_pod_gets_the_room_of_another_one() {
     let bench = Bench::new(|r| r);
-    bench.cluster.put(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node"},
-        "status": {"allocatable": {"cpu": "4", "pods": "10"}}}));
-    let asks = |cpu: &str, priority: i64| {
+    // Quarters of what the machine has.
+    let asks = |quarters: i64, priority: i64| {
+        let node = bench.cluster.get(&res::NODES, "", "node").unwrap();
+        let all = Quantity::parse(node.str_at("/status/allocatable/cpu").unwrap()).unwrap().milli_value();
+        let cpu = format!("{}m", all / 4 * quarters);
         json!({"priority": priority, "containers": [{"name": "c", "image": "i", "imagePullPolicy": "IfNotPresent",
             "resources": {"requests": {"cpu": cpu}}}]})
     };
     let failed = |b: &Bench, name: &str, why: &str| b.now(name).str_at("/status/reason") == Some(why);
     bench
         .with_kubelet(async {
-            bench.pod("small", asks("1", 0));
-            bench.pod("large", asks("2", 0));
+            let known = |b: &Bench| {
+                let node = b.cluster.get(&res::NODES, "", "node");
+                node.is_some_and(|n| n.str_at("/status/allocatable/cpu").is_some())
+            };
+            bench.until("the node is known", known).await;
+            bench.pod("small", asks(1, 0));
+            bench.pod("large", asks(2, 0));
             let ready = |b: &Bench| ["small", "large"].iter().all(|p| b.condition(p, "Ready") == "True");
             bench.until("both are ready", ready).await;
-            bench.pod("late", asks("2", 7));
+            bench.pod("late", asks(2, 7));
             bench.until("one that is not critical finds no room", |b| failed(b, "late", "OutOfcpu")).await;
-            bench.pod("critical", asks("3", 2_000_000_000));
+            bench.pod("critical", asks(3, 2_000_000_000));
             bench.until("it is ready", |b| b.condition("critical", "Ready") == "True").await;
             bench.until("another one made room", |b| failed(b, "large", "Preempting")).await;
             assert_eq!(bench.condition("large", "DisruptionTarget"), "True");

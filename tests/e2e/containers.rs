@@ -225,16 +225,22 @@ async fn init_containers(api: Api) {
 /// ready and never restart", "[sig-node] Probing container with readiness probe should not be ready before initial delay and
 /// never restart"
 async fn probes(api: Api) {
-    let live = |probe: Value| json!({"livenessProbe": with(probe, json!({"periodSeconds": 1, "failureThreshold": 1, "initialDelaySeconds": 2}))});
+    // A machine that is busy may be late with an answer, and one that is wrong is enough.
+    let live = |probe: Value, failures: u64| {
+        let more = json!({
+            "periodSeconds": 1, "failureThreshold": failures, "initialDelaySeconds": 2, "timeoutSeconds": 20,
+        });
+        json!({"livenessProbe": with(probe, more)})
+    };
     let http = |path: &str| json!({"httpGet": {"path": path, "port": 8080}});
     let sleep = |name: &str| container(name, "sleep 1000");
     let containers = vec![
         // The others ask the one that serves: they share its network.
         json!({"name": "serves", "image": IMAGE}),
-        with(sleep("exec"), live(json!({"exec": {"command": ["test", "-e", "/tmp"]}}))),
-        with(sleep("http"), live(http("/"))),
-        with(sleep("tcp"), live(json!({"tcpSocket": {"port": 8080}}))),
-        with(sleep("ill"), live(http("/nothing"))),
+        with(sleep("exec"), live(json!({"exec": {"command": ["test", "-e", "/tmp"]}}), 10)),
+        with(sleep("http"), live(http("/"), 10)),
+        with(sleep("tcp"), live(json!({"tcpSocket": {"port": 8080}}), 10)),
+        with(sleep("ill"), live(http("/nothing"), 1)),
         with(
             sleep("never"),
             json!({"readinessProbe": {"exec": {"command": ["test", "-e", "/none"]}, "periodSeconds": 1}}),

@@ -12,6 +12,7 @@ mod clients;
 mod clock;
 mod containers;
 mod crd;
+mod csi;
 mod ctl;
 mod debug;
 mod harness;

@@ -56,6 +56,7 @@ fn lab() -> (Cluster, Agent, Agent) {
 #[test]
 fn machines_join_are_reached_and_come_back() {
     let (mut cluster, mut a, b) = lab();
+    a_running_node_passes_the_check(&cluster);
     reach_into_pods(&cluster);
     a_claim_lives_on_its_pods_machine(&cluster, &b);
     the_nodes_port_lets_in_whom_the_api_allows(&cluster);
@@ -64,6 +65,15 @@ fn machines_join_are_reached_and_come_back() {
     a_server_comes_back(&mut cluster, &a);
     a_node_without_a_server(&mut cluster, &mut a);
     drop(b);
+}
+
+/// As the installer does it before it looks whether anything has to be changed.
+fn a_running_node_passes_the_check(cluster: &Cluster) {
+    let mut check = std::process::Command::new(crate::harness::orch());
+    check.arg("check").arg("--data-dir").arg(cluster.data_dir());
+    let said = String::from_utf8(cluster.machine.run(|| check.output()).unwrap().stdout).unwrap();
+    let ports = said.lines().find(|l| l.split_whitespace().nth(1) == Some("ports")).unwrap_or_else(|| panic!("{said}"));
+    assert!(ports.starts_with("ok") && ports.contains("used by the orch that runs"), "{ports}");
 }
 
 fn reach_into_pods(cluster: &Cluster) {

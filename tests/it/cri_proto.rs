@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-const PROTOS: &[&str] = &["runtime.proto", "content.proto", "images.proto", "leases.proto"];
+const PROTOS: &[&str] =
+    &["runtime.proto", "content.proto", "images.proto", "leases.proto", "csi.proto", "registration.proto"];
 
 #[test]
 fn generated_code_matches_the_protos() {

@@ -241,18 +241,56 @@ fn token(w: &NodeWrite<'_>, lookup: &dyn ObjectLookup) -> Checked {
     if pod.meta.uid != text("/spec/boundObjectRef/uid") {
         return Err("the UID in the bound object reference does not match the UID in record".into());
     }
-    audience(w.new, &pod.value())
+    audience(
+        w.new,
+        &pod.value(),
+        |driver| {
+            let found = lookup.get("storage.k8s.io", "csidrivers", "", driver).map(|d| d.value()).unwrap_or_default();
+            found
+                .items_at("/spec/tokenRequests")
+                .iter()
+                .filter_map(|r| r.str_at("/audience").map(str::to_owned))
+                .collect()
+        },
+        |claim| {
+            let claim = lookup.get("", "persistentvolumeclaims", w.namespace, claim)?.value();
+            let volume = lookup.get("", "persistentvolumes", "", claim.str_at("/spec/volumeName")?)?.value();
+            volume.str_at("/spec/csi/driver").map(str::to_owned)
+        },
+    )
 }
 
-/// A node may ask only for audiences that the pod's projected volumes name; none stands for the API's.
-fn audience(request: &Value, pod: &Value) -> Checked {
+/// A node may ask only for audiences that the pod's projected volumes name, or the drivers of its volumes; none stands for
+/// the API's.
+fn audience(
+    request: &Value,
+    pod: &Value,
+    audiences_of: impl Fn(&str) -> Vec<String>,
+    driver_of: impl Fn(&str) -> Option<String>,
+) -> Checked {
     let asked = request.items_at("/spec/audiences");
-    let sources = pod.items_at("/spec/volumes").iter().flat_map(|v| v.items_at("/projected/sources"));
-    let known: Vec<&str> =
-        sources.filter_map(|s| s.get("serviceAccountToken")?.str_at("/audience")).filter(|a| !a.is_empty()).collect();
+    let volumes = pod.items_at("/spec/volumes");
+    let named = |asked: &str| {
+        let sources = volumes.iter().flat_map(|v| v.items_at("/projected/sources"));
+        let mut named = sources.filter_map(|s| s.get("serviceAccountToken")?.str_at("/audience"));
+        named.any(|a| a == asked)
+    };
+    let driver = |v: &Value| match (v.str_at("/csi/driver"), v.str_at("/persistentVolumeClaim/claimName")) {
+        (Some(driver), _) => Some(driver.to_owned()),
+        (None, Some(claim)) => driver_of(claim),
+        (None, None) if v.get("ephemeral").is_some() => {
+            let own = pod.str_at("/metadata/name").unwrap_or_default();
+            driver_of(&format!("{own}-{}", v.str_at("/name")?))
+        }
+        (None, None) => None,
+    };
+    let of_drivers = |asked: &str| {
+        let mut all = volumes.iter().filter_map(driver).flat_map(|d| audiences_of(&d));
+        all.any(|a| a == asked)
+    };
     match asked {
         [] => Ok(()),
-        [one] if one.as_str().is_some_and(|a| a.is_empty() || known.contains(&a)) => Ok(()),
+        [one] if one.as_str().is_some_and(|a| a.is_empty() || named(a) || of_drivers(a)) => Ok(()),
         [one] => Err(format!("audience {one} not found in pod spec volume")),
         _ => Err("node may only request 0 or 1 audiences".into()),
     }

@@ -45,7 +45,12 @@ fn objects() -> Objects {
             "persistentvolumeclaims",
             json!({"metadata": {"name": "claim", "namespace": "a"}, "spec": {"volumeName": "pv"}}),
         )
-        .with("", "persistentvolumes", json!({"metadata": {"name": "pv"}, "spec": {}}))
+        .with("", "persistentvolumes", json!({"metadata": {"name": "pv"}, "spec": {"csi": {"driver": "d"}}}))
+        .with(
+            "storage.k8s.io",
+            "csidrivers",
+            json!({"metadata": {"name": "d"}, "spec": {"tokenRequests": [{"audience": "cloud"}]}}),
+        )
 }
 
 fn tokens_with(key: &KeyPair, issuer: &str, objects: Objects, at: i64) -> ServiceAccountTokens {
@@ -427,6 +432,7 @@ fn a_node_writes_its_node(operation: Operation, name: &str, new: Value, allowed:
 #[test_case(json!({"kind": "Pod", "apiVersion": "v1", "name": "p", "uid": "u-p"}), &[], true; "bound to its pod")]
 #[test_case(json!({"kind": "Pod", "apiVersion": "v1", "name": "p", "uid": "u-p"}), &["vault"], true; "for an audience of a volume")]
 #[test_case(json!({"kind": "Pod", "apiVersion": "v1", "name": "p", "uid": "u-p"}), &["bank"], false; "for another audience")]
+#[test_case(json!({"kind": "Pod", "apiVersion": "v1", "name": "p", "uid": "u-p"}), &["cloud"], true; "for the driver of a volume")]
 #[test_case(json!({"kind": "Pod", "apiVersion": "v1", "name": "p", "uid": "old"}), &[], false; "bound to another pod of the name")]
 #[test_case(Value::Null, &[], false; "bound to nothing")]
 fn a_node_asks_for_tokens(reference: Value, audiences: &[&str], allowed: bool) {

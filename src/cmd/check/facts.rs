@@ -6,8 +6,11 @@ use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::net::if_::if_nametoindex;
+
 use super::judge::{Cgroups, Facts, Port, Role};
 use super::probe;
+use crate::cni::overlay::DEVICE;
 use crate::kubelet::cgroups::is_unified;
 use crate::kubelet::containerd::{Machine, Programs};
 use crate::kubelet::machine;
@@ -17,6 +20,8 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 /// Port of the kubelet, and of the overlay on Linux.
 const KUBELET_PORT: u16 = 10250;
 const VXLAN_PORT: u16 = 8472;
+/// What that one is for.
+const OVERLAY: &str = "overlay";
 /// Daemons that set the clock, by the name of their process.
 const TIME_KEEPERS: [&str; 6] = ["systemd-timesyncd", "systemd-timesyn", "chronyd", "ntpd", "openntpd", "ntpsec"];
 
@@ -66,6 +71,7 @@ pub fn gather(wanted: &Wanted) -> Facts {
         },
         runtime: runtime(),
         default_route: address::of_default_route().is_some(),
+        hosts_file: Path::new("/etc/hosts").exists(),
     }
 }
 
@@ -110,14 +116,16 @@ fn ports(wanted: &Wanted) -> Vec<Port> {
     let rows = [
         (wanted.role == Role::Server, wanted.port, "tcp", "Kubernetes API"),
         (wanted.node, KUBELET_PORT, "tcp", "kubelet"),
-        (wanted.node, VXLAN_PORT, "udp", "overlay"),
+        (wanted.node, VXLAN_PORT, "udp", OVERLAY),
     ];
     let port = |(_, port, protocol, purpose): (bool, u16, &'static str, &'static str)| {
         let taken = bind(port, protocol).err().map(|e| match e.kind() {
             io::ErrorKind::AddrInUse => "in use".to_owned(),
             _ => e.to_string(),
         });
-        let holder = taken.as_ref().and_then(|_| holder(port, protocol));
+        // A socket of the kernel's own has no process: it is orch's when its device is.
+        let overlay = || (purpose == OVERLAY && if_nametoindex(DEVICE).is_ok()).then(|| "orch".to_owned());
+        let holder = taken.as_ref().and_then(|_| holder(port, protocol).or_else(overlay));
         Port { port, protocol, purpose, taken, holder }
     };
     rows.into_iter().filter(|r| r.0).map(port).collect()

@@ -99,6 +99,8 @@ pub struct Facts {
     pub runtime: Result<String, String>,
     /// There is a way to other machines.
     pub default_route: bool,
+    /// `/etc/hosts` is there.
+    pub hosts_file: bool,
 }
 
 /// How bad something is.
@@ -151,7 +153,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
     let mut out = vec![root(facts), kernel(facts)];
     if facts.node {
         out.extend(features(facts));
-        out.extend([cgroups(&facts.cgroups), runtime(facts)]);
+        out.extend([cgroups(&facts.cgroups), runtime(facts), hosts_file(facts)]);
         out.extend([overlay(facts), forwarding(facts)].into_iter().flatten());
     }
     out.extend([ports(facts), clock(facts), disk(facts), memory(facts), swap(facts)]);
@@ -227,6 +229,18 @@ fn runtime(facts: &Facts) -> Finding {
             let (says, advice) = why.split_once("; ").unwrap_or((why, "install containerd and runc"));
             bad("containerd", Level::Error, says, advice)
         }
+    }
+}
+
+fn hosts_file(facts: &Facts) -> Finding {
+    match facts.hosts_file {
+        true => ok("hosts file", "/etc/hosts is there"),
+        false => bad(
+            "hosts file",
+            Level::Error,
+            "there is no /etc/hosts, and containerd starts no pod without it",
+            "make it: echo 127.0.0.1 localhost > /etc/hosts",
+        ),
     }
 }
 
@@ -402,6 +416,7 @@ mod tests {
             forwarding: Some(false),
             runtime: Ok("containerd 1.6".into()),
             default_route: true,
+            hosts_file: true,
         }
     }
 
@@ -409,7 +424,7 @@ mod tests {
     fn a_good_machine_is_good_all_over() {
         let findings = judge(&good());
         assert!(findings.iter().all(|f| f.level == Level::Ok && f.advice.is_none()), "{findings:#?}");
-        assert_eq!(findings.len(), 17);
+        assert_eq!(findings.len(), 18);
     }
 
     fn changed(change: impl FnOnce(&mut Facts)) -> (Level, String, String) {
@@ -441,6 +456,7 @@ mod tests {
     #[test_case(|f| f.swap = 1 << 30, Level::Warning, "swap", "swapoff")]
     #[test_case(|f| f.node_name = "My_Box".into(), Level::Error, "node name", "--node-name"; "name invalid")]
     #[test_case(|f| f.node_name = "localhost".into(), Level::Warning, "node name", "hostnamectl"; "name of everybody")]
+    #[test_case(|f| f.hosts_file = false, Level::Error, "hosts file", "containerd starts no pod")]
     #[test_case(|f| f.default_route = false, Level::Warning, "route", "--node-ip")]
     fn what_is_wrong_is_told_with_the_way_out(change: fn(&mut Facts), level: Level, name: &str, part: &str) {
         let found = changed(change);

@@ -20,6 +20,7 @@ use crate::cmd::config;
 use crate::cni::{self, ipam::Reservation, link, overlay};
 use crate::kubelet::cgroups;
 use crate::kubelet::containerd::Options;
+use crate::kubelet::csi::KNOWN_ROOT;
 use crate::pki::hex;
 use crate::util::nft;
 use crate::util::procs::{self, Process};
@@ -267,6 +268,8 @@ fn remains(place: &Place, bundles: &[PathBuf], reservations: &[Reservation]) -> 
         // They begin with the network's name, which is orch's.
         place.is_installation && name.starts_with("orch-") || ids.iter().any(|id| name.contains(id.as_str()))
     }));
+    let kubelet = Path::new(KNOWN_ROOT);
+    out.extend(std::fs::read_link(kubelet).is_ok_and(|to| to.starts_with(&place.data_dir)).then(|| kubelet.to_owned()));
     out
 }
 

@@ -1,7 +1,8 @@
 //! Volumes and claims: who gets which volume, what becomes of it afterwards, and that neither goes while it is used.
 //!
 //! [`claims`] binds claims to volumes or asks for new ones; [`volumes`] follows what became of a volume's claim; [`protect`]
-//! takes finalizers away; [`ephemeral`] makes the claims that pods bring along; [`local_path`] makes and removes volumes that
+//! takes finalizers away; [`ephemeral`] makes the claims that pods bring along; [`attach`]
+//! has drivers attach volumes to nodes; [`local_path`] makes and removes volumes that
 //! are directories of a node. Which volume suits is in [`plan`], over [`model`].
 //!
 //! Rules: upstream `pkg/controller/volume/{persistentvolume,pvcprotection,pvprotection,ephemeral}`.
@@ -9,6 +10,7 @@
 //! annotation `bind-completed` comes last.
 //! **Invariant:** a volume is bound to the uid of a claim, so that a claim of the same name never gets the data of the last.
 
+pub mod attach;
 pub mod claims;
 pub mod ephemeral;
 pub mod expand;

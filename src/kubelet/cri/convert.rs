@@ -153,6 +153,7 @@ pub(super) fn container_config(c: &ContainerConfig) -> pb::ContainerConfig {
         working_dir: c.working_dir.clone(),
         envs: c.envs.iter().map(|(k, v)| pb::KeyValue { key: k.clone(), value: v.clone() }).collect(),
         mounts: c.mounts.iter().map(mount).collect(),
+        devices: c.devices.iter().map(device).collect(),
         labels: c.labels.clone(),
         annotations: c.annotations.clone(),
         log_path: c.log_path.clone(),
@@ -163,6 +164,15 @@ pub(super) fn container_config(c: &ContainerConfig) -> pb::ContainerConfig {
             resources: Some(resources(&c.resources)),
             security_context: Some(security),
         }),
+    }
+}
+
+fn device(d: &Device) -> pb::Device {
+    let permissions = if d.read_only { "r" } else { "mrw" };
+    pb::Device {
+        container_path: d.container_path.clone(),
+        host_path: d.host_path.clone(),
+        permissions: permissions.into(),
     }
 }
 

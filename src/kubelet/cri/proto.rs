@@ -18,6 +18,16 @@ pub(crate) mod images {
     include!("generated/containerd.services.images.v1.rs");
 }
 
+/// CSI's node service.
+pub(crate) mod csi {
+    include!("generated/csi.v1.rs");
+}
+
+/// Registration of plugins.
+pub(crate) mod registration {
+    include!("generated/pluginregistration.rs");
+}
+
 /// containerd's leases.
 pub(crate) mod leases {
     include!("generated/containerd.services.leases.v1.rs");

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Volume;
 use serde_json::{Value, json};
 
-use super::{Cx, Labels, Prepared, VolumeError, host_path, local, nfs};
+use super::{Cx, Labels, Prepared, VolumeError, csi, host_path, local, nfs};
 use crate::api::meta::labels::Requirement;
 use crate::api::status::{ApiResult, Reason};
 use crate::api::value::ValueExt;
@@ -51,17 +51,21 @@ pub fn name_of(pod: &PodView, volume: &Volume) -> Option<(String, bool)> {
 }
 
 /// Makes the volume behind a claim. `fresh` says that this pod has not had it since the kubelet started.
-pub async fn prepare(cx: &Cx<'_>, volume: &Volume, fresh: bool) -> Result<Prepared, VolumeError> {
+pub async fn prepare(cx: &mut Cx<'_>, volume: &Volume, fresh: bool) -> Result<Prepared, VolumeError> {
     let persistent = match kept(cx.dir, &volume.name) {
         Some(known) => known,
         None => find(cx, volume).await?,
     };
     let spec = &persistent["spec"];
+    let read_only = volume.persistent_volume_claim.as_ref().is_some_and(|s| s.read_only == Some(true));
+    if spec.get("csi").is_some() {
+        let (claim, _) = name_of(cx.pod, volume).unwrap_or_default();
+        return csi::persistent(cx, &persistent, &claim, read_only).await;
+    }
     if spec.str_at("/volumeMode") == Some("Block") {
         return Err(VolumeError::Unsupported("volumeMode Block"));
     }
     let name = persistent.str_at("/metadata/name").unwrap_or_default();
-    let read_only = volume.persistent_volume_claim.as_ref().is_some_and(|s| s.read_only == Some(true));
     let options: Vec<&str> = spec.items_at("/mountOptions").iter().filter_map(Value::as_str).collect();
     let prepared = if let Some(source) = spec.get("hostPath") {
         host_path::prepare(&serde_json::from_value(source.clone()).map_err(|e| unreadable(name, e))?)?

@@ -5,6 +5,7 @@
 
 pub mod atomic;
 pub mod claim;
+mod csi;
 mod downward;
 mod empty_dir;
 mod given;
@@ -12,7 +13,7 @@ mod host_path;
 mod keyed;
 mod local;
 pub mod local_storage;
-mod mounts;
+pub mod mounts;
 mod nfs;
 pub mod ownership;
 mod projected;
@@ -48,12 +49,23 @@ pub enum VolumeError {
     /// The file system refused.
     #[error("{0}: {1}")]
     Io(String, #[source] io::Error),
+    /// A driver on the node did not serve it.
+    #[error(transparent)]
+    Csi(#[from] super::csi::CsiError),
+    /// It did not make it ready for pods of this node.
+    #[error(transparent)]
+    Stage(super::csi::CsiError),
     /// The API refused a token.
     #[error("cannot get a token: {0}")]
     Token(#[from] Box<Status>),
 }
 
 impl VolumeError {
+    /// What failed, in upstream's words.
+    pub fn operation(&self) -> &'static str {
+        if matches!(self, Self::Stage(_)) { "MountVolume.MountDevice" } else { "MountVolume.SetUp" }
+    }
+
     /// With the path it is about.
     pub fn io(path: &Path, error: io::Error) -> Self {
         Self::Io(path.display().to_string(), error)
@@ -91,6 +103,8 @@ pub struct Cx<'a> {
     pub tokens: &'a dyn Tokens,
     /// Claims and their volumes.
     pub claims: &'a dyn claim::Claims,
+    /// Drivers on the node.
+    pub csi: &'a super::csi::Csi,
     /// Labels of the node: persistent volumes may be bound to nodes by them.
     pub node_labels: &'a Labels,
     /// Tokens that were given, by volume; outlive one `prepare`.
@@ -117,6 +131,9 @@ pub struct Prepared {
 pub async fn prepare(cx: &mut Cx<'_>, volume: &Volume, known: Option<&Prepared>) -> Result<Prepared, VolumeError> {
     if claim::name_of(cx.pod, volume).is_some() {
         return claim::prepare(cx, volume, known.is_none()).await;
+    }
+    if let Some(source) = &volume.csi {
+        return csi::inline(cx, &volume.name, source).await;
     }
     if let Some(source) = &volume.nfs {
         return nfs::prepare(cx, &volume.name, source, &[], false).await;
@@ -250,8 +267,8 @@ fn pick(
 
 /// Name of the source of a volume that orch cannot make.
 fn source_name(v: &Volume) -> &'static str {
-    let known: [(&'static str, bool); 4] =
-        [("csi", v.csi.is_some()), ("image", v.image.is_some()), ("iscsi", v.iscsi.is_some()), ("fc", v.fc.is_some())];
+    let known: [(&'static str, bool); 3] =
+        [("image", v.image.is_some()), ("iscsi", v.iscsi.is_some()), ("fc", v.fc.is_some())];
     known.iter().find(|(_, there)| *there).map_or("unknown", |(name, _)| name)
 }
 

@@ -78,6 +78,12 @@ impl Bench {
             sources: &self.sources,
             tokens: &self.tokens,
             claims: &self.claims,
+            csi: &crate::kubelet::csi::Csi::new(
+                self.dir.path().into(),
+                self.dir.path().into(),
+                "node",
+                crate::runtime::fake::Cluster::new().client(),
+            ),
             node_labels: &[],
             issued: &mut self.issued,
             now: Timestamp::from_second(now).unwrap(),

@@ -83,7 +83,9 @@ impl Worker {
             self.report(pod, &inventory, true).await?;
         }
         let dir = shared.pod_dir(&pod.uid);
-        for part in ["volume-subpaths", "volumes"] {
+        volumes::teardown(&dir.join("volume-subpaths")).map_err(|e| format!("cannot remove volume-subpaths: {e}"))?;
+        shared.csi.tear_down(&dir).await?;
+        for part in ["volumes", "volumeDevices"] {
             volumes::teardown(&dir.join(part)).map_err(|e| format!("cannot remove {part}: {e}"))?;
         }
         if let Some(tree) = &shared.cgroups

@@ -19,6 +19,7 @@ use crate::{containers, scheduling, serving};
 
 const SCENARIOS: &[&[Scenario]] = &[
     // Those that wait longest begin.
+    containers::SCENARIOS,
     scenarios![jobs::every_index_runs_though_some_fail, jobs::evicted_pods_are_no_failures],
     scenarios![deployments::proportional, deployments::rollover, stateful::canary, scheduling::preemption_by_sets],
     scenarios![
@@ -43,7 +44,6 @@ const SCENARIOS: &[&[Scenario]] = &[
     scenarios![jobs::success_policies, jobs::failure_policies, jobs::restarted_in_place, jobs::lifecycle],
     scenarios![cron::concurrency, cron::suspended, cron::operations, disruption::budgets],
     scheduling::SCENARIOS,
-    containers::SCENARIOS,
     serving::SCENARIOS,
 ];
 

@@ -168,16 +168,10 @@ async fn kinds_of_networks() {
 /// CSIInlineVolumes should run through the lifecycle of a CSIDriver", "[sig-storage] CSINodes CSI Conformance should run
 /// through the lifecycle of a csinode", "[sig-storage] CSIStorageCapacity should support CSIStorageCapacities API operations",
 /// "[sig-storage] VolumeAttachment Conformance should run through the lifecycle of a VolumeAttachment", "[sig-storage]
-/// VolumeAttachment Conformance should apply changes to a volumeattachment status", "[sig-storage] PersistentVolumes CSI
-/// Conformance should apply changes to a pv/pvc status"
+/// VolumeAttachment Conformance should apply changes to a volumeattachment status"
 #[tokio::test]
 async fn kinds_of_storage() {
     let group = "/apis/storage.k8s.io/v1";
-    let reasons = |a: &str, b: &str| {
-        let one = |message: &str| json!([{"type": "T", "status": "True", "reason": "R", "message": message}]);
-        [one(a), one(b)]
-    };
-    let volume = json!({"spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/tmp/x"}}});
     all(vec![
         row((group, "storageclasses", false), json!({"provisioner": "example.com/p"})),
         row((group, "csidrivers", false), json!({"spec": {"attachRequired": false}})),
@@ -191,17 +185,31 @@ async fn kinds_of_storage() {
             "/attached",
             [json!(true), json!(false)],
         ),
-        with_status(row(("/api/v1", "persistentvolumes", false), volume), "/message", [json!("one"), json!("two")]),
-        with_status(
-            row(
-                ("/api/v1", "persistentvolumeclaims", true),
-                json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}),
-            ),
-            "/conditions",
-            reasons("one", "two"),
-        ),
     ])
     .await;
+}
+
+/// "[sig-storage] PersistentVolumes CSI Conformance should apply changes to a pv/pvc status". They do not go at once: something
+/// may still use them.
+#[tokio::test]
+async fn volumes_and_claims_have_a_status() {
+    let server = Server::new().await;
+    let volume =
+        json!({"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/tmp/x"}});
+    let claim = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
+    let condition = |message: &str| json!([{"type": "T", "status": "True", "reason": "R", "message": message}]);
+    let rows = [
+        ("/api/v1/persistentvolumes", volume, "/message", [json!("one"), json!("two")]),
+        ("/api/v1/namespaces/n/persistentvolumeclaims", claim, "/conditions", [condition("one"), condition("two")]),
+    ];
+    for (items, spec, pointer, values) in rows {
+        server.post(items, json!({"metadata": {"name": "x"}, "spec": spec})).await.is(201);
+        let path = format!("{items}/x");
+        has_a_status(&server, &path, pointer, &values).await;
+        server.delete(&path, json!({})).await.is(200);
+        let going = server.get(&path).await.is(200);
+        assert!(going["metadata"].get("deletionTimestamp").is_some(), "{going}");
+    }
 }
 
 /// "[sig-instrumentation] Events API should ensure that an event can be fetched, patched, deleted, and listed",
