@@ -99,7 +99,7 @@ impl Question<'_> {
             Some((api_version, kind)) => {
                 let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
                 let (rules_group, rules_version) = self.version;
-                match kind == own.kind && group == rules_group && version == rules_version {
+                match *own.kind == *kind && group == rules_group && version == rules_version {
                     true => gvk_value(own),
                     false => json!({"group": group, "version": version, "kind": kind}),
                 }
