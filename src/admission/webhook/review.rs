@@ -90,15 +90,21 @@ impl Question<'_> {
         })
     }
 
-    /// The kind of what was sent: the object's own, which for subresources is not the resource's.
+    /// The kind of what was sent: the object's own, which for subresources is not the resource's. An object of the
+    /// resource's kind may be shown in the version of the rules; it was sent in the request's.
     fn kind(&self) -> Value {
+        let own = &self.admission.resource.info.gvk;
         let sent = self.new.or(self.old).and_then(|o| Some((o.str_at("/apiVersion")?, o.str_at("/kind")?)));
         match sent {
             Some((api_version, kind)) => {
                 let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-                json!({"group": group, "version": version, "kind": kind})
+                let (rules_group, rules_version) = self.version;
+                match *own.kind == *kind && group == rules_group && version == rules_version {
+                    true => gvk_value(own),
+                    false => json!({"group": group, "version": version, "kind": kind}),
+                }
             }
-            None => gvk_value(&self.admission.resource.info.gvk),
+            None => gvk_value(own),
         }
     }
 }

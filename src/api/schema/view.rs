@@ -72,6 +72,10 @@ impl<'a> View<'a> {
         Self { shape, field }
     }
 
+    fn text() -> Self {
+        Self::typed(&Type::String, None)
+    }
+
     fn schema(node: Option<&'a Value>) -> Self {
         let Some(schema @ Value::Object(node)) = node else { return Self::deduced() };
         let flag = |name: &str| node.get(name).and_then(Value::as_bool).unwrap_or(false);
@@ -95,7 +99,10 @@ impl<'a> View<'a> {
                 if root && name == "metadata" {
                     return table().by_name("meta.v1.ObjectMeta").map(View::of);
                 }
-                schema.get("properties")?.get(name).map(|node| Self::schema(Some(node)))
+                // What every object has need not be declared.
+                let own = root && matches!(name, "apiVersion" | "kind");
+                let node = schema.get("properties").and_then(|all| all.get(name));
+                node.map(|node| Self::schema(Some(node))).or_else(|| own.then(Self::text))
             }
             _ => None,
         }

@@ -108,7 +108,7 @@ async fn a_list_goes_on_after_its_moment_is_forgotten() {
 }
 
 /// Create, read, change, replace, change of the status, delete one, delete all: of a cluster-scoped kind or within `n`.
-async fn lifecycle(s: &Server, path: &str, mut object: Value, status: bool) {
+async fn lifecycle(s: &Server, path: &str, mut object: Value, status: Option<Value>) {
     object["metadata"] = json!({"name": "life", "labels": {"life": "cycle"}});
     let made = s.post(path, object.clone()).await.is(201);
     assert!(made["metadata"]["uid"].is_string(), "{path}");
@@ -119,11 +119,12 @@ async fn lifecycle(s: &Server, path: &str, mut object: Value, status: bool) {
     let replaced = s.put(&one, replaced).await.is(200);
     assert_eq!(replaced["metadata"]["annotations"], json!({"patched": "true", "updated": "true"}), "{path}");
     s.put(&one, patched).await.is(409);
-    if status {
-        let mark = json!({"metadata": {"annotations": {"status": "patched"}}});
-        let changed = s.patch(&format!("{one}/status"), MERGE, mark).await.is(200);
-        assert_eq!(changed["metadata"]["annotations"]["status"], "patched", "{path}");
-        s.get(&format!("{one}/status")).await.is(200);
+    if let Some(status) = status {
+        let part = format!("{one}/status");
+        s.patch(&part, MERGE, json!({"status": status})).await.is(200);
+        // What follows the object may say more of it meanwhile.
+        let now = s.get(&part).await.is(200);
+        assert!(status.as_object().unwrap().iter().all(|(name, value)| now["status"][name] == *value), "{now}");
     }
     let selected = format!("{path}?labelSelector=life%3Dcycle");
     assert_eq!(s.get(&selected).await.names(), ["life"]);
@@ -140,26 +141,30 @@ async fn lifecycle(s: &Server, path: &str, mut object: Value, status: bool) {
 #[tokio::test]
 async fn kinds_support_what_they_say() {
     let s = Server::new().await;
+    let condition = json!({"type": "T", "status": "True", "reason": "R", "message": "m",
+        "lastTransitionTime": "2026-01-02T03:04:05Z"});
+    let conditions = Some(json!({"conditions": [condition]}));
+    let used = json!({"hard": {"pods": "2"}, "used": {"pods": "1"}});
     let flow = "/apis/flowcontrol.apiserver.k8s.io/v1";
     let level = json!({"spec": {"type": "Limited", "limited": {"nominalConcurrencyShares": 2, "limitResponse": {"type": "Reject"}}}});
-    lifecycle(&s, &format!("{flow}/prioritylevelconfigurations"), level, true).await;
+    lifecycle(&s, &format!("{flow}/prioritylevelconfigurations"), level, conditions.clone()).await;
     let schema = json!({"spec": {"matchingPrecedence": 10000, "priorityLevelConfiguration": {"name": "global-default"},
         "rules": [{"subjects": [{"kind": "User", "user": {"name": "joe"}}],
             "nonResourceRules": [{"verbs": ["get"], "nonResourceURLs": ["*"]}]}]}});
-    lifecycle(&s, &format!("{flow}/flowschemas"), schema, true).await;
-    lifecycle(&s, "/api/v1/namespaces/n/resourcequotas", json!({"spec": {"hard": {"pods": "2"}}}), true).await;
+    lifecycle(&s, &format!("{flow}/flowschemas"), schema, conditions.clone()).await;
+    lifecycle(&s, "/api/v1/namespaces/n/resourcequotas", json!({"spec": {"hard": {"pods": "2"}}}), Some(used)).await;
     let admission = "/apis/admissionregistration.k8s.io/v1";
     let rules = json!({"resourceRules": [{"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["deployments"]}]});
     let policy =
         json!({"spec": {"matchConstraints": rules, "validations": [{"expression": "object.spec.replicas < 100"}]}});
-    lifecycle(&s, &format!("{admission}/validatingadmissionpolicies"), policy, true).await;
+    lifecycle(&s, &format!("{admission}/validatingadmissionpolicies"), policy, conditions).await;
     let binding = json!({"spec": {"policyName": "life", "validationActions": ["Deny"]}});
-    lifecycle(&s, &format!("{admission}/validatingadmissionpolicybindings"), binding, false).await;
+    lifecycle(&s, &format!("{admission}/validatingadmissionpolicybindings"), binding, None).await;
     lifecycle(
         &s,
         &format!("{admission}/mutatingadmissionpolicybindings"),
         json!({"spec": {"policyName": "life"}}),
-        false,
+        None,
     )
     .await;
 }
