@@ -80,8 +80,7 @@ pub struct Api {
 
 impl Api {
     async fn in_namespace_of_its_own(client: kube::Client, scenario: &str) -> Self {
-        let name = scenario.rsplit("::").next().unwrap_or_default().trim().replace('_', "-");
-        let namespace = name.chars().take(60).collect::<String>().trim_end_matches('-').to_owned();
+        let namespace = scenario.replace("::", "-").replace(['_', ' '], "-");
         let api = Self { client, namespace };
         api.create("/api/v1/namespaces", json!({"metadata": {"name": api.namespace}})).await;
         api.until("the default account", "serviceaccounts/default", |a| a["kind"] == "ServiceAccount").await;

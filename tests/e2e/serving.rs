@@ -99,8 +99,8 @@ async fn clients_keep_their_pod(api: Api) {
     for name in ["one", "two"] {
         api.until("it runs", &format!("pods/{name}"), ready).await;
     }
-    let slices = "/apis/discovery.k8s.io/v1/namespaces/clients-keep-their-pod/endpointslices";
-    api.until("both serve", slices, |l| {
+    let slices = format!("/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices", api.namespace);
+    api.until("both serve", &slices, |l| {
         let ends = l["items"][0]["endpoints"].as_array().cloned().unwrap_or_default();
         ends.iter().filter(|e| e["conditions"]["ready"] == true).count() == 2
     })

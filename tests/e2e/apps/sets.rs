@@ -101,7 +101,9 @@ pub async fn lifecycle_of_a_controller(api: Api) {
     api.create(resource, set(resource, "life", 1, template("life", &["sleep", "1000"]))).await;
     api.until("its pod is ready", "replicationcontrollers/life", |s| s["status"]["readyReplicas"] == 1).await;
     api.patch("replicationcontrollers/life", json!({"metadata": {"labels": {"life": "patched"}}})).await;
-    let patched = api.patch("replicationcontrollers/life/status", json!({"status": {"readyReplicas": 0}})).await;
+    let patched = api
+        .patch("replicationcontrollers/life/status", json!({"status": {"readyReplicas": 0, "availableReplicas": 0}}))
+        .await;
     assert_eq!((&patched["metadata"]["labels"]["life"], &patched["spec"]["replicas"]), (&json!("patched"), &json!(1)));
     api.until("the controller counts again", "replicationcontrollers/life/status", |s| {
         s["status"]["readyReplicas"] == 1

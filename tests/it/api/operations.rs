@@ -197,7 +197,12 @@ async fn volumes_and_claims_have_a_status() {
     let volume =
         json!({"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/tmp/x"}});
     let claim = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
-    let condition = |message: &str| json!([{"type": "T", "status": "True", "reason": "R", "message": message}]);
+    let condition = |message: &str| {
+        let (kind, never) = ("T", Value::Null);
+        json!([{
+            "type": kind, "status": "True", "lastProbeTime": never, "lastTransitionTime": never, "reason": "R", "message": message,
+        }])
+    };
     let rows = [
         ("/api/v1/persistentvolumes", volume, "/message", [json!("one"), json!("two")]),
         ("/api/v1/namespaces/n/persistentvolumeclaims", claim, "/conditions", [condition("one"), condition("two")]),
