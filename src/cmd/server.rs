@@ -122,13 +122,13 @@ pub struct Args {
 
 impl Args {
     fn node_grace(&self) -> Option<i64> {
-        let settings = self.kube_controller_manager_arg.iter().rev();
-        settings.filter_map(|s| if let ControllerSetting::NodeGrace(s) = s { Some(*s) } else { None }).next()
+        let mut settings = self.kube_controller_manager_arg.iter().rev();
+        settings.find_map(|s| if let ControllerSetting::NodeGrace(s) = s { Some(*s) } else { None })
     }
 
     fn signing_duration(&self) -> Option<i64> {
-        let settings = self.kube_controller_manager_arg.iter().rev();
-        settings.filter_map(|s| if let ControllerSetting::Signing(s) = s { Some(*s) } else { None }).next()
+        let mut settings = self.kube_controller_manager_arg.iter().rev();
+        settings.find_map(|s| if let ControllerSetting::Signing(s) = s { Some(*s) } else { None })
     }
 }
 
