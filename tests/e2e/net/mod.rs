@@ -49,7 +49,7 @@ impl Running {
             node_name: name.into(),
             cluster_cidr: Some("10.42.0.0/16".parse().unwrap()),
             local_services,
-            ..Context::default()
+            zone: String::new(),
         };
         let proxy = Proxy::new(proxy::Config { table: "orch".into(), context }, &**cluster);
         let (applied, shutdown) = (proxy.applied(), Shutdown::new());
