@@ -305,8 +305,8 @@ fn told(node: &Object) -> Told {
 mod tests {
     use super::*;
 
-    #[test]
-    fn drivers_find_the_kubelet_where_they_look_for_it() {
+    #[tokio::test]
+    async fn drivers_find_the_kubelet_where_they_look_for_it() {
         let dir = tempfile::tempdir().unwrap();
         let (root, at) = (dir.path().join("data/agent/kubelet"), dir.path().join("kubelet"));
         assert_eq!(link(&root, &at).as_ref(), Some(&at));
@@ -318,8 +318,8 @@ mod tests {
     }
 
     /// The kubelet must not rely on an old word that it is about to take back.
-    #[test]
-    fn a_volume_is_mounted_only_on_a_word_that_stands() {
+    #[tokio::test]
+    async fn a_volume_is_mounted_only_on_a_word_that_stands() {
         let dir = tempfile::tempdir().unwrap();
         let client = crate::runtime::fake::Cluster::new().client();
         let csi = Csi::new(dir.path().into(), dir.path().into(), "node", client);
@@ -343,8 +343,8 @@ mod tests {
         assert!(!csi.is_settled("v"));
     }
 
-    #[test]
-    fn what_is_in_use_is_what_the_disk_remembers_and_what_comes() {
+    #[tokio::test]
+    async fn what_is_in_use_is_what_the_disk_remembers_and_what_comes() {
         let dir = tempfile::tempdir().unwrap();
         let save = |handle: &str, attachment: &str| {
             let data = Data {

@@ -121,7 +121,8 @@ async fn config_maps_become_files_and_follow_changes() {
 #[test_case(json!({"secret": {"secretName": "s", "items": [{"key": "z", "path": "z"}]}}), "references non-existent secret key: z"; "key")]
 #[test_case(json!({"hostPath": {"path": "/proc/version", "type": "Directory"}}), "is not a directory"; "host path type")]
 #[test_case(json!({"hostPath": {"path": "/proc/../etc"}}), "'..'"; "host path dots")]
-#[test_case(json!({"csi": {"driver": "x"}}), "csi"; "unknown source")]
+#[test_case(json!({"image": {"reference": "x"}}), "image"; "unknown source")]
+#[test_case(json!({"csi": {"driver": "x"}}), "driver name x not found in the list of registered CSI drivers"; "driver")]
 #[test_case(json!({"persistentVolumeClaim": {"claimName": "no"}}), "error processing PVC n/no: PVC not found"; "claim")]
 #[tokio::test]
 async fn what_is_missing_is_named(mut volume: Value, want: &str) {
