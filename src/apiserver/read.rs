@@ -305,7 +305,7 @@ impl ReadCx<'_> {
                         None => shutdown.wait().await,
                     }
                 };
-                let converting = self.resource.by_webhook().map(|_| self.registry.clone());
+                let converting = self.resource.custom.is_some().then(|| self.registry.clone());
                 respond::stream(watch_parts(teller, cursor, converting, deadline, Box::pin(stop)))
             }
             Err(gone) => {

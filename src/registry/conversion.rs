@@ -1,8 +1,8 @@
 //! Objects in the version that is asked for, where a webhook makes it.
 //!
 //! In: stored objects of a definition whose versions are converted by a webhook. Out: the same objects in one version,
-//! with their bytes, so that everything behind answers from bytes as for other kinds. Kinds without a webhook come out as
-//! they went in: their rows convert them (`Resource::from_stored`).
+//! with their bytes, so that everything behind answers from bytes as for other kinds. Kinds without a webhook come out in
+//! the version that their row takes for the stored one: their rows convert them from it (`Resource::from_stored`).
 //!
 //! What a webhook made of one revision of an object is kept for a while: upstream's watch cache of a version holds it, too,
 //! and a hundred watchers must not ask a hundred times.
@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use super::custom::Custom;
 use super::{Registry, Resource, encode};
+use crate::api::meta::Gvk;
 use crate::api::object::Object;
 use crate::api::status::{ApiResult, Reason, Status};
 use crate::store::cache::{Event, splice_revision};
@@ -59,12 +60,17 @@ impl Kept {
 }
 
 impl Registry {
-    /// The objects in a resource's version, as far as a webhook has to make it.
+    /// The objects in a resource's version where a webhook makes it, else in the version that the resource converts from.
     ///
     /// # Errors
     /// 500 with what the webhook did wrong.
     pub async fn in_version(&self, res: &Resource, mut objects: Vec<Arc<Object>>) -> ApiResult<Vec<Arc<Object>>> {
-        let Some(custom) = res.by_webhook() else { return Ok(objects) };
+        let Some(custom) = res.by_webhook() else {
+            if res.custom.is_some() {
+                objects.iter_mut().try_for_each(|o| renamed(res, o))?;
+            }
+            return Ok(objects);
+        };
         let mut asked: Vec<(usize, Value)> = Vec::new();
         let mut bytes = 0;
         for i in 0..objects.len() {
@@ -88,9 +94,9 @@ impl Registry {
     }
 
     /// The same for one object.
-    pub async fn one_in_version(&self, res: &Resource, object: Arc<Object>) -> ApiResult<Arc<Object>> {
+    pub async fn one_in_version(&self, res: &Resource, mut object: Arc<Object>) -> ApiResult<Arc<Object>> {
         if res.by_webhook().is_none() {
-            return Ok(object);
+            return renamed(res, &mut object).map(|()| object);
         }
         let mut made = self.in_version(res, vec![object]).await?;
         made.pop().ok_or_else(|| Status::internal("a conversion lost its object"))
@@ -98,9 +104,10 @@ impl Registry {
 
     /// The same for what happened to objects: both states of each.
     pub async fn events_in_version(&self, res: &Resource, events: Vec<Arc<Event>>) -> ApiResult<Vec<Arc<Event>>> {
-        let is_own = |o: &Arc<Object>| o.gvk.version == res.info.gvk.version;
+        let wanted = if res.by_webhook().is_some() { &res.info.gvk.version } else { &res.info.stored_version };
+        let is_own = |o: &Arc<Object>| o.gvk.version == *wanted;
         let all_own = |e: &Arc<Event>| is_own(&e.object) && e.previous.as_ref().is_none_or(is_own);
-        if res.by_webhook().is_none() || events.iter().all(all_own) {
+        if res.custom.is_none() || events.iter().all(all_own) {
             return Ok(events);
         }
         let states = events.iter().flat_map(|e| [Some(&e.object), e.previous.as_ref()].into_iter().flatten());
@@ -194,6 +201,25 @@ impl Registry {
     }
 }
 
+/// Brings an object of a definition without a webhook into the version that the resource takes for the stored one.
+///
+/// It is in another one for a moment after that was changed: the cache reads the objects again once the new rows are in
+/// force, and a request that began with the rows of before may meet objects that were read again. Between versions without a
+/// webhook the name is all that differs.
+fn renamed(res: &Resource, object: &mut Arc<Object>) -> ApiResult<()> {
+    let info = &res.info;
+    if res.custom.is_none() || object.gvk.version == info.stored_version {
+        return Ok(());
+    }
+    let gvk = Gvk { version: info.stored_version.clone(), ..info.gvk.clone() };
+    let mut value = object.value();
+    value["apiVersion"] = gvk.api_version().into();
+    let json = serde_json::to_vec(&value).map_err(Status::internal)?;
+    let made = Object::from_json(Arc::new(gvk), json.into(), object.revision, &info.selectable);
+    *object = Arc::new(made.map_err(Status::internal)?);
+    Ok(())
+}
+
 fn key(custom: &Custom, res: &Resource, o: &Object) -> Key {
     let (namespace, name) = (o.meta.namespace.clone(), o.meta.name.clone());
     (custom.definition.state, res.info.gvk.version.to_string(), namespace, name, o.revision)
@@ -203,6 +229,41 @@ fn key(custom: &Custom, res: &Resource, o: &Object) -> Key {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn without_a_webhook_the_rows_own_view_of_the_stored_version_counts() {
+        let crd = |stored: &str| {
+            let version = |name: &str| {
+                json!({"name": name, "served": true, "storage": name == stored, "schema": {"openAPIV3Schema": {"type": "object",
+                    "x-kubernetes-preserve-unknown-fields": true}}})
+            };
+            json!({
+                "spec": {"group": "e.com", "scope": "Namespaced", "versions": [version("v1"), version("v2")]},
+                "status": {
+                    "acceptedNames": {"plural": "things", "kind": "Thing", "listKind": "ThingList"},
+                    "conditions": [{"type": "NamesAccepted", "status": "True"}],
+                },
+            })
+        };
+        let gvk = |version: &str| {
+            let text = |s: &str| s.to_owned().into();
+            Arc::new(Gvk { group: text("e.com"), version: text(version), kind: text("Thing") })
+        };
+        for (stored, found) in [("v1", "v1"), ("v1", "v2"), ("v2", "v1"), ("v2", "v2")] {
+            let crd = crd(stored);
+            for row in super::super::custom::Definition::of(&crd).unwrap().resources(&crd) {
+                let json =
+                    json!({"apiVersion": format!("e.com/{found}"), "kind": "Thing", "metadata": {"name": "a"}, "x": 1});
+                let object = Object::from_json(gvk(found), json.to_string().into(), 7, &[]).unwrap();
+                let mut object = Arc::new(object);
+                renamed(&row, &mut object).unwrap();
+                assert_eq!((&*object.gvk.version, object.revision), (stored, 7));
+                let mut value = object.value();
+                row.from_stored(&mut value);
+                assert_eq!((&value["apiVersion"], &value["x"]), (&json!(row.info.gvk.api_version()), &json!(1)));
+            }
+        }
+    }
 
     #[test]
     fn what_is_kept_is_bounded() {

@@ -235,8 +235,9 @@ pub fn status(
     let count = |f: &dyn Fn(&Member) -> bool| members.iter().filter(|m| f(m)).count() as i64;
     let of = |revision: &str| count(&|m| !m.view.deleting && m.revision == revision);
     let (replicas, ready) = (members.len() as i64, count(&|m| m.is_running_and_ready()));
-    // A roll-out is over when nothing is left of what was before.
-    if !set.on_delete && of(update) == replicas && ready == replicas {
+    // A roll-out is over when all that should be there are new and ready: while some are missing, those below a partition have to
+    // come back as they were.
+    if !set.on_delete && [of(update), ready, replicas].iter().all(|n| *n == set.replicas) {
         current = update;
     }
     status["replicas"] = replicas.into();

@@ -126,6 +126,13 @@ async fn updates_go_down_to_the_partition_and_back() {
     world.0.client().delete(&res::PODS, "n", "db-0", &Default::default()).await.unwrap();
     world.settle().await;
     assert_eq!(versions(&world), [1, 1, 2]);
+    // All that die at once come back as they were, too: that none of the old ones is left is no end of a roll-out.
+    for name in ["db-0", "db-1", "db-2"] {
+        world.0.client().delete(&res::PODS, "n", name, &Default::default()).await.unwrap();
+    }
+    world.settle().await;
+    assert_eq!(versions(&world), [1, 1, 2]);
+    assert_ne!(world.get()["status"]["currentRevision"], world.get()["status"]["updateRevision"]);
     world.change("/spec/updateStrategy/rollingUpdate/partition", json!(0));
     world.settle().await;
     assert_eq!(versions(&world), [2, 2, 2]);

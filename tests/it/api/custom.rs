@@ -236,3 +236,51 @@ async fn a_taken_kind_is_not_served_twice() {
     s.until(&crd, "free, so accepted", |_, c| is(c, "Established", "True")).await;
     s.get("/apis/stable.example.com/v1/namespaces/n/others").await.is(200);
 }
+
+/// "[sig-api-machinery] AdmissionWebhook should mutate custom resource with different stored version", as far as it is the
+/// definition's: whoever asks while the stored version changes gets the version that was asked for.
+#[tokio::test]
+async fn the_stored_version_changes_under_those_who_ask() {
+    const OBJECTS: usize = 100;
+    let s = Server::new().await;
+    s.define(definition()).await;
+    for n in 0..OBJECTS {
+        s.post(TABS, tab(&format!("t{n:03}"), json!({"cron": "* *"}))).await.is(201);
+    }
+    let crd = format!("{CRDS}/crontabs.stable.example.com");
+    let is = |object: &Value, version: &str| {
+        assert_eq!(
+            (&object["apiVersion"], &object["kind"]),
+            (&json!(format!("stable.example.com/{version}")), &json!("CronTab"))
+        );
+    };
+    let done = std::cell::Cell::new(false);
+    let change = async {
+        for round in 0..10 {
+            let stored = |at: usize| json!({"op": "replace", "path": format!("/spec/versions/{at}/storage"), "value": at == round % 2});
+            s.patch(&crd, "application/json-patch+json", json!([stored(0), stored(1)])).await.is(200);
+            // Long enough for the others to meet both states and what lies between.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        done.set(true);
+    };
+    let ask = |version: &'static str| {
+        let (s, done) = (&s, &done);
+        async move {
+            let tabs = TABS.replace("/v1/", &format!("/{version}/"));
+            let mut n = 0;
+            while !done.get() {
+                n += 1;
+                let one = format!("{tabs}/t{:03}", n % OBJECTS);
+                is(&s.get(&one).await.is(200), version);
+                let patch = json!([{"op": "add", "path": "/metadata/annotations", "value": {"n": n.to_string()}}]);
+                is(&s.patch(&one, "application/json-patch+json", patch).await.is(200), version);
+                for object in s.get(&tabs).await.is(200)["items"].as_array().unwrap() {
+                    is(object, version);
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    futures::join!(change, ask("v1"), ask("v1beta1"));
+}
