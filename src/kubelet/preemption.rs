@@ -55,7 +55,7 @@ fn without(missing: &Missing, pods: &[&PodView]) -> Missing {
 
 /// Takes pods one by one, each time the one that leaves least missing, of equals the one that asks for less; none when all
 /// of them are not enough.
-fn fewest<'a>(mut pods: Vec<&'a PodView>, mut missing: Missing) -> Option<Vec<&'a PodView>> {
+fn fewest(mut pods: Vec<&PodView>, mut missing: Missing) -> Option<Vec<&PodView>> {
     let mut chosen = Vec::new();
     while !missing.is_empty() {
         let best = (0..pods.len()).min_by(|&a, &b| {

@@ -202,9 +202,9 @@ mod tests {
         std::fs::write(&file, "half an addr").unwrap();
         assert_eq!(remembered(&file), None);
         // An address of a family that the machine has no way out for.
-        let nobody = Some("2001:db8::1".parse().unwrap());
+        let nobody: IpAddr = "2001:db8::1".parse().unwrap();
         remember(&file, address);
-        let unseen = towards(nobody.unwrap()).is_none();
-        assert!(!unseen || Address::new(None, nobody, Vec::new(), file).now() == address);
+        let unseen = towards(nobody).is_none();
+        assert!(!unseen || Address::new(None, Some(nobody), Vec::new(), file).now() == address);
     }
 }
