@@ -91,7 +91,6 @@ fn certificates_are_renewed_while_everything_runs() {
     assert_eq!(ready_since(), ready_before, "no node was missed for a moment");
     assert_eq!((cluster.server_pid(), a.pid()), processes, "nobody was restarted");
     assert_eq!(cluster.field("pod", "first", "/status/containerStatuses/0/restartCount"), 0);
-    drop(echo);
     drop(to);
     assert!(stream.wait().unwrap().success());
 }

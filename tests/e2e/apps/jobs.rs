@@ -169,11 +169,14 @@ pub async fn lifecycle(api: Api) {
     has_a_status(&api, "jobs", "life").await;
     is_listed_and_deleted(&api, "/apis/batch/v1", "jobs", "life").await;
     api.until_pods("its pod goes", "life", <[_]>::is_empty).await;
-    api.create("jobs", job("foo", "sleep 1000", json!({"parallelism": 2}))).await;
-    let foo = api.until("both run", "jobs/foo", |j| j["status"]["active"] == 2).await;
-    assert_eq!(names(&api.get("jobs").await), ["foo"]);
-    assert_eq!(foo["spec"]["selector"]["matchLabels"]["batch.kubernetes.io/controller-uid"], foo["metadata"]["uid"]);
-    api.delete("jobs/foo").await;
-    api.gone("jobs/foo").await;
-    api.until_pods("they go with it", "foo", <[_]>::is_empty).await;
+    api.create("jobs", job("twins", "sleep 1000", json!({"parallelism": 2}))).await;
+    let twins = api.until("both run", "jobs/twins", |j| j["status"]["active"] == 2).await;
+    assert_eq!(names(&api.get("jobs").await), ["twins"]);
+    assert_eq!(
+        twins["spec"]["selector"]["matchLabels"]["batch.kubernetes.io/controller-uid"],
+        twins["metadata"]["uid"]
+    );
+    api.delete("jobs/twins").await;
+    api.gone("jobs/twins").await;
+    api.until_pods("they go with it", "twins", <[_]>::is_empty).await;
 }
