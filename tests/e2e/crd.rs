@@ -111,7 +111,7 @@ fn kubectl_knows_what_definitions_say() {
     }
     cluster.k(&["wait", "crd", "--all", "--for=condition=Established", "--timeout=60s"]);
     let object = |kind: &str, rest: &str| {
-        format!("{{apiVersion: e2e.example.com/v1, kind: {kind}, metadata: {{name: test}}, {rest}}}")
+        format!("apiVersion: e2e.example.com/v1\nkind: {kind}\nmetadata: {{name: test}}\n{rest}\n")
     };
     let good = [
         ("foo", "spec: {bars: [{name: test-bar}]}"),

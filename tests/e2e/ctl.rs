@@ -431,7 +431,7 @@ impl Drop for Server {
 fn start(dir: &Path) -> Server {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let child = Command::new(ORCH)
-        .args(["server", "--disable-agent", "--data-dir"])
+        .args(["server", "--disable-agent", "--disable=metrics-server", "--data-dir"])
         .arg(dir.join("data"))
         .arg("--write-kubeconfig")
         .arg(dir.join("kubeconfig"))
