@@ -250,6 +250,11 @@ impl Cx {
         }
     }
 
+    /// Ends with this code, whatever the errors told say.
+    pub fn end_with(&self, code: u8) {
+        self.failed.set(code);
+    }
+
     /// Tells what was reported, as kubectl does: one error begins with `error:`, several do not.
     pub fn tell(&self) {
         let told = self.told.take();

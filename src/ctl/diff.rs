@@ -56,7 +56,10 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     let infos = (Query { files: Some(&args.files), ..Query::default() }).infos(cx).await;
     let infos = match infos {
         Ok(infos) if cx.code() == 0 => infos,
-        Ok(_) => return Err(Failure::Exit(TROUBLE)),
+        Ok(_) => {
+            cx.end_with(TROUBLE);
+            return Ok(());
+        }
         Err(failure) => {
             eprintln!("{failure}");
             return Err(Failure::Exit(TROUBLE));

@@ -168,7 +168,7 @@ async fn client_side(cx: &Cx, info: &Info, writer: &Writer, args: &Args) -> Done
     let mut attempt = 0;
     loop {
         attempt += 1;
-        match once(cx, info, writer, args).await {
+        match once(cx, info, writer, args, attempt == 1).await {
             Err(Failure::Server { status, .. }) if status.reason == Reason::Conflict && attempt < ATTEMPTS => {}
             Err(Failure::Server { status, .. }) if args.removal.force && is_immutable(status.reason) => {
                 return recreate(cx, info, writer, &args.removal).await;
@@ -182,20 +182,21 @@ fn is_immutable(reason: Reason) -> bool {
     matches!(reason, Reason::Invalid | Reason::Conflict)
 }
 
-async fn once(cx: &Cx, info: &Info, writer: &Writer, args: &Args) -> Done<Applied> {
+/// One attempt; the first one warns.
+async fn once(cx: &Cx, info: &Info, writer: &Writer, args: &Args, first: bool) -> Done<Applied> {
     let modified = with_last_applied(&info.object);
     let Some(current) = cx.find(&info.resource.res, &info.ns, &info.name).await? else {
         let made = writer.create(cx, &info.resource.res, &info.ns, &modified).await;
         let object = made.map_err(|e| info.failed("creating", e))?;
         return Ok(Applied { object, verb: "created" });
     };
-    if current.pointer("/metadata/deletionTimestamp").is_some() {
+    if first && current.pointer("/metadata/deletionTimestamp").is_some() {
         eprintln!("Warning: Detected changes to resource {} which is currently being deleted.", info.name);
     }
     let original = match current.str_at(LAST_APPLIED) {
         Some(text) => serde_json::from_str(text).unwrap_or(Value::Null),
         None => {
-            if writer.dry_run == DryRun::None {
+            if writer.dry_run == DryRun::None && first {
                 warn_missing(info);
             }
             Value::Null

@@ -226,7 +226,8 @@ fn pods_of_all_nodes_reach_each_other_and_services(backend: Backend, mtu: u32) {
 
     let local = json!({"type": "NodePort", "externalTrafficPolicy": "Local",
         "ports": [{"name": "tcp", "port": 80, "protocol": "TCP", "nodePort": 30080}]});
-    proxies[1].after(|| lan.cluster.service("web", "10.43.0.80", local));
+    // Both nodes have to know: the one with the pod and the one without it.
+    proxies[0].after(|| proxies[1].after(|| lan.cluster.service("web", "10.43.0.80", local)));
     let outside: IpAddr = [192, 0, 2, 99].into();
     assert_eq!(lan.outside.ask_tcp("192.0.2.2:30080").unwrap(), ("b".into(), outside), "a client is seen as itself");
     assert!(lan.outside.ask_tcp("192.0.2.1:30080").is_err(), "and is not sent on");
