@@ -126,8 +126,6 @@ const WITH_METRICS: &[&str] = &[
     "delete quota q1",
     "debug node/nope --image=x -q",
     "debug node/c --image=x -q --profile=netadmin -c look",
-    "get pod -l app.kubernetes.io/managed-by=kubectl-debug -o jsonpath={.items[*].spec.nodeName}{.items[*].spec.tolerations[0]}",
-    "get pod -l app.kubernetes.io/managed-by=kubectl-debug -o jsonpath={.items[*].spec.containers[*].securityContext}{.items[*].spec.hostPID}",
 ];
 
 /// Words are parted by blanks; `M` stands for the manifest's file, `K` for the kustomization's directory, `@/` for
@@ -319,7 +317,7 @@ const LINES: &[&str] = &[
     "delete -f M --dry-run=client",
     "create cm fold --from-literal=x=one+two+three+four+five+six+seven+eight+nine+ten+eleven+twelve+thirteen+fourteen+fifteen+sixteen",
     "get cm fold -o yaml",
-    "autoscale deploy d2 --max=3 --name=x --dry-run=client -o jsonpath={.metadata}{.spec}",
+    "autoscale deploy d2 --max=3 --name=x --dry-run=client -o jsonpath={.spec}",
     "autoscale cm cm1 cm2 --max=3",
     "get hpa.v1.autoscaling d2 -o jsonpath={.apiVersion}",
     "get cm cm1 -o jsonpath={.metadata[\"name\"]}",
