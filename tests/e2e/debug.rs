@@ -54,7 +54,7 @@ fn a_debugger_joins_a_pod_its_copy_and_its_node() {
     cluster.eventually("it was spoken to", || said().contains("got hello"));
     cluster.eventually("it sees the processes of its target", || said().contains("sleep 1234"));
     let again = debug(&["app", "-c", "look"], "");
-    assert!(again.code == Some(1) && again.stderr.contains("Duplicate value: \"look\""), "{again:?}");
+    assert!(again.code == Some(1) && again.stderr.contains("existing ephemeral containers \"look\" may not be changed"), "{again:?}");
 
     let node = cluster.k(&["get", "nodes", "-o", "name"]);
     let script = "read word; echo $word on $(hostname); test -d /host/proc/1 && echo sees";
