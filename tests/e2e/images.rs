@@ -143,10 +143,18 @@ async fn private_registry() {
     runtime.remove_image(&id).await.unwrap();
     // Docker's registry is not reached from here: only the mirror can have given it.
     assert_eq!(runtime.pull_image("web:v1", None).await.unwrap(), id);
-    let all = runtime.images().await.unwrap();
-    let pulled = all.iter().find(|i| i.id == id).unwrap();
-    assert_eq!(pulled.tags, ["docker.io/library/web:v1"], "the mirror's name is no name of it: {pulled:?}");
-    assert!(pulled.digests.iter().all(|d| d.starts_with("docker.io/library/web@sha256:")), "{pulled:?}");
+    // containerd hears of names that were removed a moment later.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        let all = runtime.images().await.unwrap();
+        let pulled = all.iter().find(|i| i.id == id).unwrap();
+        assert_eq!(pulled.tags, ["docker.io/library/web:v1"], "the mirror's name is no name of it: {pulled:?}");
+        if pulled.digests.iter().all(|d| d.starts_with("docker.io/library/web@sha256:")) {
+            break;
+        }
+        assert!(std::time::Instant::now() < deadline, "{pulled:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
     third.stop().await.unwrap();
 }
 
