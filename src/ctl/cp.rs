@@ -16,6 +16,7 @@ use super::exec::command_path;
 use super::fail::{Failure, fail};
 use super::pods;
 use super::streams::{self, Ends};
+use crate::util::backoff::Backoff;
 
 /// Copy files to and from containers
 #[derive(Debug, Clone, clap::Args)]
@@ -107,9 +108,11 @@ async fn upload(cx: &Cx, pod: &Info, container: &str, from: &Path, to: &str, pre
     let packing = tokio::task::spawn_blocking(move || pack(&from, &name, near));
     let ends = Ends { stdin: Some(far), stdout: tokio::io::stdout(), stderr: tokio::io::stderr(), sizes: None };
     let code = streams::join(cx, &path, ends).await;
-    // Where the far side ended early, it says why; the pipe that broke for it says nothing.
-    ended(code?)?;
-    Ok(packing.await.map_err(std::io::Error::from)??)
+    match packing.await.map_err(std::io::Error::from)? {
+        // What could not be read here is why the archive ended early; a pipe that broke is none: the far side says why.
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
+        _ => ended(code?),
+    }
 }
 
 /// True when the container says that a path is a directory.
@@ -151,16 +154,19 @@ async fn download(cx: &Cx, pod: &Info, container: &str, from: &str, to: &Path, r
         format!(" (consider using \"kubectl exec -n {:?} {:?} -- tar cf - {from:?} | tar xf -\")", pod.ns, pod.name);
     let (target, below) = (to.to_owned(), name.clone());
     let unpacking = tokio::task::spawn_blocking(move || {
-        let unpacked = unpack(&mut archive, &below, &target, &hint);
+        unpack(&mut archive, &below, &target, &hint)?;
         // What pads the archive is taken, so that the far side ends well.
-        std::io::copy(&mut archive, &mut std::io::sink())?;
-        unpacked
+        Ok(std::io::copy(&mut archive, &mut std::io::sink()).map(drop)?)
     });
-    let mut far = Counted { inner: far, bytes: 0 };
+    let mut far = Counted { inner: far, bytes: 0, refused: false };
     let sent = send(cx, pod, container, from, &mut far, retries).await;
+    // Where nothing more was taken here, that is the reason, and not what it did to the connection.
+    let refused = far.refused;
     drop(far);
     let unpacked = unpacking.await.map_err(std::io::Error::from)?;
-    sent?;
+    if !refused {
+        sent?;
+    }
     unpacked
 }
 
@@ -177,9 +183,11 @@ async fn send(cx: &Cx, pod: &Info, container: &str, from: &str, far: &mut Counte
             Ends { stdin: None::<tokio::io::Empty>, stdout: &mut *far, stderr: tokio::io::stderr(), sizes: None };
         match streams::join(cx, &path, ends).await {
             Ok(code) => return ended(code),
-            Err(_) if retries < 0 || tried < retries => {
-                tried += 1;
+            // A connection that broke; what the server refused it refuses again.
+            Err(Failure::Plain(_)) if !far.refused && (retries < 0 || tried < retries) => {
+                tried = tried.saturating_add(1);
                 say(format!("Resuming copy at {} bytes, retry {tried}/{retries}", far.bytes))?;
+                tokio::time::sleep(Backoff::RESTART.delay(u32::try_from(tried).unwrap_or(u32::MAX))).await;
             }
             Err(failure) => return Err(failure),
         }
@@ -191,17 +199,21 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// Counts what was written.
+/// Counts what was written, and knows when no more is taken.
 struct Counted<W> {
     inner: W,
     bytes: u64,
+    refused: bool,
 }
 
 impl<W: AsyncWrite + Unpin> AsyncWrite for Counted<W> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<std::io::Result<usize>> {
-        let written = std::task::ready!(Pin::new(&mut self.inner).poll_write(cx, data))?;
-        self.bytes += written as u64;
-        Poll::Ready(Ok(written))
+        let written = std::task::ready!(Pin::new(&mut self.inner).poll_write(cx, data));
+        match &written {
+            Ok(written) => self.bytes += *written as u64,
+            Err(_) => self.refused = true,
+        }
+        Poll::Ready(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
@@ -288,6 +300,17 @@ mod tests {
         unpack(&bytes[..], "d", &target, "").unwrap();
         assert_eq!(std::fs::read(target.join("ok")).unwrap(), b"1");
         assert!(!dir.path().join("evil").exists() && !dir.path().join("in/evil").exists());
+    }
+
+    #[tokio::test]
+    async fn who_takes_no_more_is_known() {
+        use tokio::io::AsyncWriteExt;
+        let (near, far) = pipe().unwrap();
+        let mut far = Counted { inner: far, bytes: 0, refused: false };
+        far.write_all(b"abc").await.unwrap();
+        assert_eq!((far.bytes, far.refused), (3, false));
+        drop(near);
+        assert!(far.write_all(b"d").await.is_err() && far.refused && far.bytes == 3);
     }
 
     #[test]

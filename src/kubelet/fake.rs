@@ -182,20 +182,7 @@ impl Runtime for FakeRuntime {
         inner.next += 1;
         let id = format!("c{}", inner.next);
         inner.calls.push(format!("create {}", config.name));
-        inner.inventory.containers.push(ContainerStatus {
-            id: id.clone(),
-            sandbox_id: sandbox.into(),
-            name: config.name.clone(),
-            attempt: config.attempt,
-            image: config.image.clone(),
-            image_ref: format!("sha256:{}", config.image),
-            state: State::Created,
-            created_at: now,
-            labels: config.labels.clone(),
-            annotations: config.annotations.clone(),
-            log_path: config.log_path.clone(),
-            ..ContainerStatus::default()
-        });
+        inner.inventory.containers.push(ContainerStatus::created(id.clone(), sandbox, config, now));
         Ok(id)
     }
 

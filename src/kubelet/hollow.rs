@@ -85,7 +85,7 @@ impl Runtime for HollowRuntime {
         let now = self.nanos();
         let mut inner = self.inner.lock();
         let number = inner.number();
-        let address = Ipv4Addr::from(self.first + number % ADDRESSES);
+        let address = Ipv4Addr::from(self.first.saturating_add(number % ADDRESSES));
         let id = format!("s{number}");
         inner.inventory.sandboxes.push(SandboxStatus {
             id: id.clone(),
@@ -121,20 +121,7 @@ impl Runtime for HollowRuntime {
         let now = self.nanos();
         let mut inner = self.inner.lock();
         let id = format!("c{}", inner.number());
-        inner.inventory.containers.push(ContainerStatus {
-            id: id.clone(),
-            sandbox_id: sandbox.into(),
-            name: config.name.clone(),
-            attempt: config.attempt,
-            image: config.image.clone(),
-            image_ref: format!("sha256:{}", config.image),
-            state: State::Created,
-            created_at: now,
-            labels: config.labels.clone(),
-            annotations: config.annotations.clone(),
-            log_path: config.log_path.clone(),
-            ..ContainerStatus::default()
-        });
+        inner.inventory.containers.push(ContainerStatus::created(id.clone(), sandbox, config, now));
         Ok(id)
     }
 

@@ -297,6 +297,26 @@ pub struct ContainerStatus {
     pub log_path: String,
 }
 
+impl ContainerStatus {
+    /// One that was just made, as a runtime lists it.
+    pub fn created(id: String, sandbox: &str, config: &ContainerConfig, now: i64) -> Self {
+        Self {
+            id,
+            sandbox_id: sandbox.into(),
+            name: config.name.clone(),
+            attempt: config.attempt,
+            image: config.image.clone(),
+            image_ref: format!("sha256:{}", config.image),
+            state: State::Created,
+            created_at: now,
+            labels: config.labels.clone(),
+            annotations: config.annotations.clone(),
+            log_path: config.log_path.clone(),
+            ..Self::default()
+        }
+    }
+}
+
 /// Everything the runtime runs, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Inventory {

@@ -25,16 +25,25 @@ pub struct YamlError(String);
 
 /// Parses all documents of a text; empty ones (a comment, `---` twice) are left out.
 pub fn parse_all(text: &str) -> Result<Vec<Value>, YamlError> {
-    several(text, false)
+    several(text, Words::Yaml11)
 }
 
 /// The same as kustomize reads it (go-yaml v3): of the words, only `true` and `false` are no text.
 pub fn parse_all_strict(text: &str) -> Result<Vec<Value>, YamlError> {
-    several(text, true)
+    several(text, Words::Yaml12)
 }
 
-fn several(text: &str, strict_booleans: bool) -> Result<Vec<Value>, YamlError> {
-    let documents = documents(text, serde_saphyr::DuplicateKeyPolicy::Error, strict_booleans)?;
+/// Which words are booleans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Words {
+    /// `y`, `no`, `on` and the like, too.
+    Yaml11,
+    /// `true` and `false` alone.
+    Yaml12,
+}
+
+fn several(text: &str, words: Words) -> Result<Vec<Value>, YamlError> {
+    let documents = documents(text, serde_saphyr::DuplicateKeyPolicy::Error, words)?;
     // Keys that differ until they become text.
     if let Some(path) = documents.iter().find_map(|d| d.duplicates.first()) {
         return Err(YamlError(format!("key {path:?} already set in map")));
@@ -45,9 +54,9 @@ fn several(text: &str, strict_booleans: bool) -> Result<Vec<Value>, YamlError> {
 fn documents(
     text: &str,
     duplicate_keys: serde_saphyr::DuplicateKeyPolicy,
-    strict_booleans: bool,
+    words: Words,
 ) -> Result<Vec<Parsed>, YamlError> {
-    let documents: Vec<Document> = read(text, duplicate_keys, strict_booleans)?;
+    let documents: Vec<Document> = read(text, duplicate_keys, words)?;
     let mut documents: Vec<Parsed> = documents.into_iter().map(|d| d.0).collect();
     documents.iter_mut().for_each(|d| without_empty_fractions(&mut d.value));
     Ok(documents)
@@ -56,14 +65,14 @@ fn documents(
 fn read<T: DeserializeOwned>(
     text: &str,
     duplicate_keys: serde_saphyr::DuplicateKeyPolicy,
-    strict_booleans: bool,
+    words: Words,
 ) -> Result<Vec<T>, YamlError> {
     let mut options = serde_saphyr::Options::default();
     options.legacy_octal_numbers = true;
     options.with_snippet = false;
     options.alias_limits.max_total_replayed_events = MAX_ALIAS_EVENTS;
     options.duplicate_keys = duplicate_keys;
-    options.strict_booleans = strict_booleans;
+    options.strict_booleans = words == Words::Yaml12;
     serde_saphyr::from_multiple_with_options(text, options).map_err(|e| YamlError(worded(&e.to_string())))
 }
 
@@ -86,7 +95,7 @@ fn without_empty_fractions(value: &mut Value) {
 /// Parses a body of one document as upstream's server does: of duplicate keys the last counts, and they are told.
 pub fn parse_last_wins(bytes: &[u8]) -> Result<Parsed, YamlError> {
     let text = std::str::from_utf8(bytes).map_err(|e| YamlError(e.to_string()))?;
-    let documents = documents(text, serde_saphyr::DuplicateKeyPolicy::LastWins, false)?;
+    let documents = documents(text, serde_saphyr::DuplicateKeyPolicy::LastWins, Words::Yaml11)?;
     let first = documents.into_iter().find(|d| !d.value.is_null());
     Ok(first.unwrap_or_else(|| Told::default().of(Value::Null)))
 }
@@ -94,7 +103,8 @@ pub fn parse_last_wins(bytes: &[u8]) -> Result<Parsed, YamlError> {
 /// The duplicate keys of a text that [`parse_last_wins`] takes, as go-yaml tells them: `line 9: key "foo" already set in map`.
 pub fn duplicate_keys(bytes: &[u8]) -> Vec<String> {
     let Ok(text) = std::str::from_utf8(bytes) else { return Vec::new() };
-    let documents: Vec<Repeated> = read(text, serde_saphyr::DuplicateKeyPolicy::LastWins, false).unwrap_or_default();
+    let documents: Vec<Repeated> =
+        read(text, serde_saphyr::DuplicateKeyPolicy::LastWins, Words::Yaml11).unwrap_or_default();
     documents.into_iter().flat_map(|d| d.0).take(MAX_STRICT_ERRORS).collect()
 }
 
