@@ -13,11 +13,11 @@ mod propose;
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use self::behavior::{Ask, Memory, decide};
@@ -58,7 +58,7 @@ pub fn controller() -> Box<dyn Reconciler> {
 
 impl Autoscalers {
     fn with<T>(&self, key: &ObjectKey, act: impl FnOnce(&mut Kept) -> T) -> T {
-        let mut all = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut all = self.kept.lock();
         act(all.entry(key.clone()).or_default())
     }
 
@@ -91,7 +91,7 @@ impl Reconciler for Autoscalers {
     async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
         let object = cx.get(&res::HORIZONTAL_POD_AUTOSCALERS, key).filter(|o| !o.is_deleting());
         let Some(object) = object else {
-            self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(key);
+            self.kept.lock().remove(key);
             return Ok(Requeue::Never);
         };
         let hpa = object.value();
