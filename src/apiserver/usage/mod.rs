@@ -27,7 +27,6 @@ use crate::api::meta::quantity::Quantity;
 use crate::api::object::Object;
 use crate::api::schema::time::format_duration;
 use crate::api::status::{ApiResult, Reason, Status};
-use crate::api::value::ValueExt;
 use crate::registry::Registry;
 use crate::util::clock::rfc3339;
 
@@ -166,8 +165,8 @@ fn frame(kind: &str, of: &Object, usage: &Usage, window: SignedDuration) -> Valu
     if !of.meta.namespace.is_empty() {
         metadata["namespace"] = of.meta.namespace.as_str().into();
     }
-    if let Some(labels) = of.value().remove_at("/metadata/labels").filter(Value::is_object) {
-        metadata["labels"] = labels;
+    if !of.meta.labels.is_empty() {
+        metadata["labels"] = of.meta.labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
     }
     // Windows end after minutes; milliseconds are all that anybody reads.
     let window = i64::try_from(window.as_millis()).unwrap_or(i64::MAX / 1_000_000) * 1_000_000;
