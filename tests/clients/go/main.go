@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/util/retry"
 )
 
 const namespace = "go-client"
@@ -168,9 +169,15 @@ func workloads(client *kubernetes.Clientset, _ dynamic.Interface) {
 		},
 	}, metav1.CreateOptions{}))
 	check(made.Spec.Template.Spec.RestartPolicy == corev1.RestartPolicyAlways, "defaults: %v", made.Spec)
-	scale := must(client.AppsV1().Deployments(namespace).GetScale(ctx, "web", metav1.GetOptions{}))
-	scale.Spec.Replicas = 3
-	must(client.AppsV1().Deployments(namespace).UpdateScale(ctx, "web", scale, metav1.UpdateOptions{}))
+	// The controller writes the new deployment's status meanwhile.
+	deployments := client.AppsV1().Deployments(namespace)
+	err := retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		scale := must(deployments.GetScale(ctx, "web", metav1.GetOptions{}))
+		scale.Spec.Replicas = 3
+		_, err := deployments.UpdateScale(ctx, "web", scale, metav1.UpdateOptions{})
+		return err
+	})
+	check(err == nil, "scale: %v", err)
 	pods := must(client.CoreV1().Pods(namespace).Watch(ctx, metav1.ListOptions{LabelSelector: "app=web"}))
 	defer pods.Stop()
 	names := map[string]bool{}
