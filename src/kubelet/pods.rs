@@ -25,6 +25,7 @@ use super::worker::{Desired, Handle, Worker};
 use crate::api::object::Object;
 use crate::runtime::events::EventType;
 use crate::runtime::{Delta, Listers};
+use crate::util::order::Arrange;
 use crate::util::tasks::Shutdown;
 
 struct Entry {
@@ -196,7 +197,7 @@ impl Pods {
     /// Gives pods what they wait for, now that there may be room: the more important ones first.
     fn give(&self) {
         let mut waiting: Vec<Arc<PodView>> = self.entries.lock().values().filter_map(|e| e.asked.clone()).collect();
-        waiting.sort_by_key(|pod| (std::cmp::Reverse(pod.spec.priority), pod.uid.clone()));
+        waiting.arrange_by_key(|pod| (std::cmp::Reverse(pod.spec.priority), pod.uid.clone()));
         for pod in waiting {
             let known = self.entries.lock().get(&pod.uid).map(|entry| entry.handle.desired.borrow().pod.clone());
             if let Some(known) = known.filter(|known| !known.is_terminal()) {

@@ -13,6 +13,7 @@ pub mod files;
 pub mod hops;
 pub mod nft;
 pub mod notify;
+pub mod order;
 pub mod percent;
 pub mod procs;
 pub mod random;

@@ -9,6 +9,7 @@ use super::lookup::ObjectLookup;
 use super::node::LEASES;
 use crate::api::status::{ApiResult, Status};
 use crate::api::value::ValueExt;
+use crate::util::order::Arrange;
 
 /// What is done to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -210,7 +211,7 @@ fn forbidden_labels(new: &Value, old: &Value) -> Vec<String> {
     let mut changed: Vec<String> =
         new.keys().chain(old.keys()).filter(|k| new.get(*k) != old.get(*k)).cloned().collect();
     changed.retain(|label| !is_own_label(label));
-    changed.sort();
+    changed.arrange();
     changed.dedup();
     changed
 }

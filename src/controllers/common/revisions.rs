@@ -16,6 +16,7 @@ use crate::api::status::Reason;
 use crate::api::value::ValueExt;
 use crate::client::{DeleteOptions, Res, optional, res};
 use crate::runtime::{Cx, Error};
+use crate::util::order::Arrange;
 
 /// Label of a revision's hash.
 pub const HASH: &str = "controller.kubernetes.io/hash";
@@ -70,7 +71,7 @@ pub async fn sync(cx: &Cx, owner_res: &Res, owner: &Arc<Object>, selector: &Sele
     let value = owner.value();
     let owned = claim::claim_by(cx, owner_res, owner, &res::CONTROLLER_REVISIONS, Rule::of(selector)).await?;
     let mut all: Vec<Revision> = owned.iter().map(|r| Revision::new(&r.value())).collect();
-    all.sort_by(|a, b| (a.number, &a.name).cmp(&(b.number, &b.name)));
+    all.arrange_by(|a, b| (a.number, &a.name).cmp(&(b.number, &b.name)));
     let template = &value["spec"]["template"];
     let next = all.last().map_or(1, |r| r.number + 1);
     let collisions = value.int_at("/status/collisionCount").unwrap_or(0);

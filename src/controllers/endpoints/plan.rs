@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use crate::api::value::ValueExt;
+use crate::util::order::Arrange;
 
 /// Endpoints of one slice.
 pub const SLICE_MAX: usize = 100;
@@ -263,7 +264,7 @@ pub fn endpoints(service: &Value, addresses: &[Address]) -> Value {
     let family = service.str_at("/spec/ipFamilies/0").unwrap_or("IPv4");
     let mut live: Vec<&Address> =
         addresses.iter().filter(|a| a.family == family && (!a.terminating || a.ready)).collect();
-    live.sort_by(|a, b| (!a.ready, &a.ip, &a.pod.2).cmp(&(!b.ready, &b.ip, &b.pod.2)));
+    live.arrange_by(|a, b| (!a.ready, &a.ip, &a.pod.2).cmp(&(!b.ready, &b.ip, &b.pod.2)));
     let cut = live.len() > ENDPOINTS_MAX;
     live.truncate(ENDPOINTS_MAX);
     let mut subsets: BTreeMap<String, Map<String, Value>> = BTreeMap::new();

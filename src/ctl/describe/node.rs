@@ -9,6 +9,7 @@ use crate::client::res::{LEASES, PODS};
 use crate::ctl::age;
 use crate::ctl::cx::{Cx, Done};
 use crate::ctl::fail::Failure;
+use crate::util::order::Arrange;
 
 /// Describes a node.
 pub async fn describe(cx: &Cx, out: &mut Out, node: &Value) -> Done {
@@ -58,7 +59,7 @@ pub async fn describe(cx: &Cx, out: &mut Out, node: &Value) -> Done {
             continue;
         }
         out.line(0, format!("{title}:"));
-        pairs.sort_by(|a, b| a.0.cmp(b.0));
+        pairs.arrange_by(|a, b| a.0.cmp(b.0));
         pairs.into_iter().for_each(|(k, v)| out.field(1, k, text(v)));
     }
     out.line(0, "System Info:");
@@ -96,7 +97,7 @@ fn roles(node: &Value) -> String {
             _ => {}
         }
     }
-    roles.sort();
+    roles.arrange();
     if roles.is_empty() { "<none>".into() } else { roles.join(",") }
 }
 

@@ -7,6 +7,7 @@
 use serde_json::Value;
 
 use crate::api::value::ValueExt;
+use crate::util::order::Arrange;
 
 /// Asks for a table; servers that have none answer with objects.
 pub const ACCEPT: &str =
@@ -108,7 +109,7 @@ pub fn join_labels(labels: Option<&Value>) -> String {
     if pairs.is_empty() {
         return "<none>".into();
     }
-    pairs.sort();
+    pairs.arrange();
     pairs.join(",")
 }
 
