@@ -27,12 +27,13 @@ node_ready() { k get node vm -o 'jsonpath={.status.conditions[?(@.type=="Ready")
 ids() { k get pods -o 'jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}{"\n"}{end}'; }
 main_pid() { systemctl show -p MainPID --value orch; }
 
-# What a person would look at. Logs and caches of the system itself change all the time.
+# What a person would look at. Logs and caches of the system itself change all the time, and the private directories of its
+# services have another name each time that one is started: on a busy machine systemd's watchdog restarts some of them.
 snapshot() {
   echo "--- files"
   find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /var/log/journal -o -path /var/cache \
     -o -path /mnt -o -path /var/lib/systemd -o -path /var/lib/dpkg -o -path /var/lib/apt -o -path /var/log/apt \
-    -o -path /var/log/dpkg.log -o -path /root -o -path /var/lib/private \) -prune -o -printf '%M %u %p %l\n' | sort
+    -o -path /var/log/dpkg.log -o -path /root -o -path /var/lib/private -o -path '/var/tmp/systemd-private-*' \) -prune -o -printf '%M %u %p %l\n' | sort
   echo "--- run"
   find /run \( -path /run/systemd -o -path /run/log -o -path /run/udev -o -path /run/credentials -o -path '/run/user*' \) -prune -o -printf '%M %p %l\n' | sort
   echo "--- units"
