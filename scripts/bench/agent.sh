@@ -27,8 +27,9 @@ if [ -z "$binary" ]; then
   fi
 fi
 
-# Seconds over which idle CPU is counted, and after which nothing is left of the work before.
-idle_seconds=60 settle_seconds=20
+# Seconds over which idle CPU is counted, and after which nothing is left of the work before: a process gives back what only
+# that needed when it has had nothing to do for half a minute (util::quiet).
+idle_seconds=60 settle_seconds=40
 work=$(mktemp -d /tmp/orch-bench.XXXXXX)
 tag=orch-bench-$$
 server='' agent=''
@@ -83,12 +84,15 @@ nsenter --net="/var/run/netns/$tag-s" "$binary" server --data-dir "$work/server"
 server=$!
 wait_for "the server is ready" answers
 token=$(cat "$work/server/server/token")
+# Machines share no memory: pages of a file that both run would count half for each.
+program=$work/orch-agent
+cp "$binary" "$program"
 
 for ((round = 1; round <= rounds; round++)); do
   step "Join, round $round"
   [ "$round" -eq 1 ] || fresh_agent
   from=$(now_ms)
-  nsenter --net="/var/run/netns/$tag-a" "$binary" agent --data-dir "$work/agent-$round" --node-name "n$round" --node-ip 198.51.100.2 --quiet \
+  nsenter --net="/var/run/netns/$tag-a" "$program" agent --data-dir "$work/agent-$round" --node-name "n$round" --node-ip 198.51.100.2 --quiet \
     --join https://198.51.100.1:6443 --token "$token" >"$work/agent.log" 2>&1 &
   agent=$!
   wait_for "node n$round is Ready" ready "n$round"
