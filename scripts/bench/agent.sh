@@ -27,9 +27,8 @@ if [ -z "$binary" ]; then
   fi
 fi
 
-# Seconds over which idle CPU is counted, and after which nothing is left of the work before: a process gives back what only
-# that needed when it has had nothing to do for half a minute (util::quiet).
-idle_seconds=60 settle_seconds=40
+# Seconds over which idle CPU is counted, and after which nothing is left of the work before.
+idle_seconds=60 settle_seconds=20
 work=$(mktemp -d /tmp/orch-bench.XXXXXX)
 tag=orch-bench-$$
 server='' agent=''

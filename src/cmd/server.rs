@@ -41,7 +41,6 @@ use crate::util::address::Address;
 use crate::util::backoff::Backoff;
 use crate::util::clock::{SharedClock, SystemClock};
 use crate::util::files;
-use crate::util::quiet;
 use crate::util::tasks::{OnEnd, Shutdown, Tasks};
 
 use super::access::AccessFlags;
@@ -462,10 +461,6 @@ impl Bound {
                 async move { role::run(client, &*listers, &name, &stop).await }.boxed()
             });
         }
-        tasks.own("memory", OnEnd::Fine, |stop| async move {
-            quiet::run(&stop).await;
-            Ok(())
-        });
         manager::start(&mut tasks, watched);
         tasks.join_in_reverse(STOP_DEADLINE).await;
         self.store.close().await;

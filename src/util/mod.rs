@@ -1,5 +1,5 @@
-//! Small things every layer needs: tasks and shutdown, backoff, clock, files, headers of a hop, nftables, the machine's address, being small when there
-//! is nothing to do, words, word to the service manager.
+//! Small things every layer needs: tasks and shutdown, backoff, clock, files, headers of a hop, nftables, the machine's
+//! address, order, words, word to the service manager.
 //!
 //! **Invariant:** nothing here knows of Kubernetes.
 
@@ -16,7 +16,6 @@ pub mod notify;
 pub mod order;
 pub mod percent;
 pub mod procs;
-pub mod quiet;
 pub mod random;
 pub mod sys;
 pub mod tasks;

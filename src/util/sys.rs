@@ -69,41 +69,6 @@ pub fn wait_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
 
-/// Unmaps what is mapped of this program's code and constants; gives the bytes that were looked at. Each page comes back
-/// when it is used, from the page cache.
-#[allow(unsafe_code)]
-pub fn forget_code() -> io::Result<usize> {
-    // SAFETY: getauxval takes a number and reads what the kernel gave this process at its start.
-    let (headers, count, page) =
-        unsafe { (libc::getauxval(libc::AT_PHDR), libc::getauxval(libc::AT_PHNUM), libc::getauxval(libc::AT_PAGESZ)) };
-    let as_size = |n: u64| usize::try_from(n).map_err(io::Error::other);
-    let (headers, count, page) = (as_size(headers)?, as_size(count)?, as_size(page)?);
-    if headers == 0 || !page.is_power_of_two() {
-        return Err(io::ErrorKind::Unsupported.into());
-    }
-    // SAFETY: the kernel says where the program's headers are mapped and how many there are; they are never written to.
-    let headers_of = unsafe { std::slice::from_raw_parts(headers as *const libc::Elf64_Phdr, count) };
-    // The table says where it should be itself; without that it is a program with fixed addresses.
-    let own = headers_of.iter().find(|h| h.p_type == libc::PT_PHDR);
-    let bias = own.map_or(Ok(0), |h| as_size(h.p_vaddr).map(|at| headers.wrapping_sub(at)))?;
-    let mut bytes = 0;
-    for h in headers_of.iter().filter(|h| h.p_type == libc::PT_LOAD && h.p_flags & libc::PF_W == 0) {
-        let start = bias.wrapping_add(as_size(h.p_vaddr)?);
-        let (from, to) = (start.next_multiple_of(page), start.wrapping_add(as_size(h.p_memsz)?) & !(page - 1));
-        if from >= to {
-            continue;
-        }
-        // SAFETY: whole pages of a segment of the program's own file that nobody may write to, relocations neither: what is
-        // read or run there later is read from the file again, and is the same.
-        let failed = unsafe { libc::madvise(from as *mut libc::c_void, to - from, libc::MADV_DONTNEED) };
-        if failed < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        bytes += to - from;
-    }
-    Ok(bytes)
-}
-
 /// Columns and rows of a terminal; `None` for what is no terminal, or has no size.
 #[allow(unsafe_code)]
 pub fn terminal_size(terminal: &impl std::os::fd::AsRawFd) -> Option<(u16, u16)> {
