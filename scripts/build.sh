@@ -32,6 +32,14 @@ if [ "$target" != "$host" ]; then
   export "CARGO_TARGET_$(echo "$target" | tr a-z- A-Z_)_LINKER=$linker"
 fi
 
+# Equal functions are kept once, where the linker can do that: LLD, which rustc brings for some targets.
+fold='-C link-arg=-Wl,--icf=all'
+probe=$(mktemp)
+if echo 'fn main() {}' | rustc --target "$target" $RUSTFLAGS $fold -o "$probe" - 2>/dev/null; then
+  RUSTFLAGS="$RUSTFLAGS $fold"
+fi
+rm -f "$probe"
+
 step "Building a static orch for $target (profile $profile)"
 cd "$ORCH_REPO"
 cargo build --quiet --locked --profile "$profile" --target "$target" --bin orch >&2 &

@@ -25,6 +25,8 @@ use crate::pki::hex;
 use crate::util::nft;
 use crate::util::procs::{self, Process};
 
+use crate::api::value::ValueExt;
+
 /// Where state is when nobody says otherwise.
 const DATA_DIR: &str = "/var/lib/orch";
 const CONFIG_DIR: &str = "/etc/orch";
@@ -215,7 +217,7 @@ async fn network(place: &Place, reservations: &[Reservation], facts: &mut Facts)
     if conf.is_none() && !place.is_installation {
         return Ok(());
     }
-    let bridge = conf.as_ref().and_then(|c| c.pointer("/plugins/0/bridge")?.as_str()).unwrap_or("orch0");
+    let bridge = conf.as_ref().and_then(|c| c.get_at("/plugins/0/bridge")?.as_str()).unwrap_or("orch0");
     let conn = Connection::<Route>::new().context("cannot open a netlink socket")?;
     let links = conn.get_links().await.context("cannot list interfaces")?;
     let index = links.iter().find(|l| l.name() == Some(bridge)).map(|l| l.ifindex());

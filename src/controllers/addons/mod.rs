@@ -315,7 +315,7 @@ impl Addons<'_> {
 
     async fn remove_one(&self, addon: &str, res: &Res, r: &Ref) -> ApiResult<()> {
         let Some(there) = optional(self.cx.client.get(res, &r.namespace, &r.name).await)? else { return Ok(()) };
-        let owner = there.pointer("/metadata/annotations").and_then(|a| a.get(MARK)).and_then(Value::as_str);
+        let owner = there.get_at("/metadata/annotations").and_then(|a| a.get(MARK)).and_then(Value::as_str);
         if owner != Some(addon) {
             return Ok(());
         }

@@ -148,7 +148,7 @@ pub fn job_of(cron: &Value, at: Timestamp, zone: &TimeZone, owner: &Value) -> Va
     let name = format!("{}-{}", cron.str_at("/metadata/name").unwrap_or_default(), at.as_second() / 60);
     let mut metadata = json!({"name": name, "ownerReferences": [owner]});
     for key in ["labels", "annotations"] {
-        if let Some(v) = template.pointer("/metadata").and_then(|m| m.get(key)).filter(|v| v.is_object()) {
+        if let Some(v) = template.get_at("/metadata").and_then(|m| m.get(key)).filter(|v| v.is_object()) {
             metadata[key] = v.clone();
         }
     }

@@ -29,7 +29,7 @@ impl Daemons {
     /// From the object's body.
     pub fn new(object: &Object, v: &Value) -> Self {
         let rolling = |f: &str| {
-            v.pointer("/spec/updateStrategy/rollingUpdate").and_then(|r| r.get(f)).cloned().unwrap_or_default()
+            v.get_at("/spec/updateStrategy/rollingUpdate").and_then(|r| r.get(f)).cloned().unwrap_or_default()
         };
         Self {
             generation: object.meta.generation,

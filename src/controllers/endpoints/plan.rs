@@ -157,7 +157,7 @@ fn slice_labels(service: &Value) -> Value {
 }
 
 fn copied_labels(service: &Value) -> Map<String, Value> {
-    let own = service.pointer("/metadata/labels").and_then(Value::as_object).cloned().unwrap_or_default();
+    let own = service.get_at("/metadata/labels").and_then(Value::as_object).cloned().unwrap_or_default();
     let mut labels: Map<String, Value> =
         own.into_iter().filter(|(k, _)| ![SERVICE_LABEL, MANAGED_BY, HEADLESS].contains(&k.as_str())).collect();
     if service.str_at("/spec/clusterIP") == Some("None") {
@@ -236,7 +236,7 @@ fn fit(
             continue;
         }
         used.insert(name(slice));
-        if slice.items_at("/endpoints") != endpoints || slice.pointer("/metadata/labels") != Some(labels) {
+        if slice.items_at("/endpoints") != endpoints || slice.get_at("/metadata/labels") != Some(labels) {
             let mut changed = slice.clone();
             changed["endpoints"] = endpoints.into();
             changed["metadata"]["labels"] = labels.clone();

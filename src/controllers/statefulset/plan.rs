@@ -36,7 +36,7 @@ impl Set {
     /// From the object's body.
     pub fn new(object: &Object, v: &Value) -> Self {
         let replicas = v.int_at("/spec/replicas").unwrap_or(1);
-        let rolling = |field: &str| v.pointer("/spec/updateStrategy/rollingUpdate").and_then(|r| r.get(field));
+        let rolling = |field: &str| v.get_at("/spec/updateStrategy/rollingUpdate").and_then(|r| r.get(field));
         let max = rolling("maxUnavailable").map_or(1, |m| numbers::resolve(Some(m), replicas, Round::Down));
         Self {
             name: object.meta.name.clone(),

@@ -208,9 +208,9 @@ async fn set_status(cx: &Cx, object: &Arc<Object>, phase: &str, volume: Option<&
             }
         }
         Some(volume) => {
-            new["accessModes"] = volume.pointer("/spec/accessModes").cloned().unwrap_or_default();
+            new["accessModes"] = volume.get_at("/spec/accessModes").cloned().unwrap_or_default();
             if becomes {
-                new["capacity"] = volume.pointer("/spec/capacity").cloned().unwrap_or_default();
+                new["capacity"] = volume.get_at("/spec/capacity").cloned().unwrap_or_default();
                 match volume.str_at("/spec/volumeAttributesClassName") {
                     Some(class) => new["currentVolumeAttributesClassName"] = class.into(),
                     None => drop(new.remove_at("/currentVolumeAttributesClassName")),

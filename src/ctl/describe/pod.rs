@@ -115,7 +115,7 @@ fn containers(out: &mut Out, indent: &str, list: &[Value], statuses: Option<&[Va
             out.field(level + 1, "Restart Count", status.int_at("/restartCount").unwrap_or(0).to_string());
         }
         for (title, path) in [("Limits", "/resources/limits"), ("Requests", "/resources/requests")] {
-            amounts(out, level + 1, title, container.pointer(path));
+            amounts(out, level + 1, title, container.get_at(path));
         }
         for (title, field) in
             [("Liveness", "livenessProbe"), ("Readiness", "readinessProbe"), ("Startup", "startupProbe")]

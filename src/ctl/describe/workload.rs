@@ -49,7 +49,7 @@ pub async fn deployment(cx: &Cx, out: &mut Out, d: &Value) -> Done {
     );
     out.field(0, "StrategyType", text(&d["spec"]["strategy"]["type"]));
     out.field(0, "MinReadySeconds", n(d, "/spec/minReadySeconds").to_string());
-    if let Some(rolling) = d.pointer("/spec/strategy/rollingUpdate") {
+    if let Some(rolling) = d.get_at("/spec/strategy/rollingUpdate") {
         let (unavailable, surge) = (text(&rolling["maxUnavailable"]), text(&rolling["maxSurge"]));
         out.field(0, "RollingUpdateStrategy", format!("{unavailable} max unavailable, {surge} max surge"));
     }

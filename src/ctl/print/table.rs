@@ -49,10 +49,10 @@ pub fn rows(table: &Value, view: &View, headers: bool) -> Vec<Vec<String>> {
             cells.push(row.str_at("/object/metadata/namespace").unwrap_or_default().to_owned());
         }
         for (i, column) in &shown {
-            let text = cell(row.pointer(&format!("/cells/{i}")).unwrap_or(&Value::Null));
+            let text = cell(row.get_at(&format!("/cells/{i}")).unwrap_or(&Value::Null));
             cells.push(if column["format"] == "name" { format!("{}{text}", view.kind) } else { text });
         }
-        let labels = row.pointer("/object/metadata/labels");
+        let labels = row.get_at("/object/metadata/labels");
         for key in &view.label_columns {
             let value = labels.and_then(|l| l.get(key)).and_then(Value::as_str);
             cells.push(value.unwrap_or_default().to_owned());
