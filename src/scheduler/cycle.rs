@@ -241,9 +241,7 @@ impl<'a> Checks<'a> {
                 break;
             }
         }
-        if self.only.is_none() {
-            *start = if total == 0 { 0 } else { (*start + seen) % total };
-        }
+        *start = if total == 0 { 0 } else { (*start + seen) % total };
         if !found.is_empty() {
             return Ok(found);
         }
