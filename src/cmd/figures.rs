@@ -1,5 +1,5 @@
-//! What `/metrics` shows of the whole process, beside the API's own figures: reconcilers, the store, the watch cache, the
-//! disk.
+//! What `/metrics` shows of the whole process, beside the API's own figures: reconcilers, the scheduler, the store, the watch
+//! cache, the disk.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::api::meta::GroupResource;
 use crate::runtime::metrics::Registry;
+use crate::scheduler::metrics::Metrics as Scheduling;
 use crate::store::cache::{Cache, Figures};
 use crate::store::durable::{Durable, Metrics};
 use crate::util::order::Arrange;
@@ -14,11 +15,13 @@ use crate::util::order::Arrange;
 /// Renders all of it when it is asked for.
 pub(super) fn source(
     reconcilers: Registry,
+    scheduling: Arc<Scheduling>,
     store: Arc<Durable>,
     cache: Arc<Cache>,
 ) -> Box<dyn Fn() -> String + Send + Sync> {
     Box::new(move || {
         let mut out = reconcilers.render();
+        out.push_str(&scheduling.render());
         store_figures(&mut out, store.metrics());
         let all = cache.resources();
         let mut held: Vec<(&GroupResource, Figures)> = all.iter().map(|r| (r.group_resource(), r.figures())).collect();

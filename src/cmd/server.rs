@@ -286,7 +286,9 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let api = Api::new(registry, access.clone(), clock.clone(), shutdown.clone(), health(&store, &shutdown), &roads);
     api.attach_encryption(encryption.clone());
     let audit = audited(&args, &api, &clock).await?;
-    api.publish_metrics(super::figures::source(metrics.clone(), store.clone(), cache.clone()));
+    let scheduler = scheduler_config(&args)?;
+    let figures = super::figures::source(metrics.clone(), scheduler.metrics.clone(), store.clone(), cache.clone());
+    api.publish_metrics(figures);
     let serving = SwappableCert::new(pki.serving_key()?);
     let tls = crate::pki::tls::server_config(serving.clone(), &[&pki.client_ca.cert, &pki.request_header_ca.cert])?;
     let nodes = api.clone();
@@ -310,7 +312,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
         },
         addons: addons::Config { dir: manifests, server: node_name.clone(), disabled: disabled.addons },
         controllers: controllers::Config { local_path, ..controllers_config(&args, &pki) },
-        scheduler: scheduler_config(&args)?,
+        scheduler,
         node_name,
     };
     let node_serving = SwappableCert::new(pki.kubelet_serving.certified()?);

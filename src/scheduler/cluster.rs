@@ -11,25 +11,27 @@ use std::sync::Arc;
 use crate::api::object::Object;
 
 use super::counts::{Counts, Moves};
+use super::plugins::{affinity, spread};
 use super::pod::{HostPort, Labels, PodInfo, Taint, label};
 use super::raw;
 use super::resources::Resources;
+use super::terms::Terms;
 
-/// A node and what is on it.
+/// A node and what is on it. A copy, to try something on, shares what no pod changes.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct NodeInfo {
     /// Name.
-    pub name: Box<str>,
+    pub name: Arc<str>,
     /// Labels.
-    pub labels: Labels,
+    pub labels: Arc<[(Box<str>, Box<str>)]>,
     /// Taints.
-    pub taints: Box<[Taint]>,
+    pub taints: Arc<[Taint]>,
     /// `spec.unschedulable`.
     pub unschedulable: bool,
     /// What it has for pods.
     pub allocatable: Resources,
     /// Images it has: name, and bytes as it says.
-    pub images: Box<[(Box<str>, i64)]>,
+    pub images: Arc<[(Box<str>, i64)]>,
     /// Pods on it.
     pub pods: Vec<Arc<PodInfo>>,
     /// What they need, their number included.
@@ -38,10 +40,6 @@ pub struct NodeInfo {
     pub non_zero: (i64, i64),
     /// Host ports they have.
     pub ports: Vec<HostPort>,
-    /// How many of them say something about other pods.
-    pub with_affinity: usize,
-    /// How many of them keep other pods away.
-    pub with_anti_affinity: usize,
 }
 
 impl NodeInfo {
@@ -52,7 +50,7 @@ impl NodeInfo {
         let image = |i: raw::Image| i.names.into_iter().map(move |n| (n.into_boxed_str(), i.size_bytes));
         Ok(Self {
             name: object.meta.name.as_str().into(),
-            labels: object.meta.labels.clone(),
+            labels: object.meta.labels.clone().into(),
             taints: spec.taints.into_iter().map(taint).collect(),
             unschedulable: spec.unschedulable,
             allocatable: Resources::from_list(&status.allocatable),
@@ -70,8 +68,6 @@ impl NodeInfo {
     pub fn add(&mut self, pod: Arc<PodInfo>) {
         self.count(&pod, 1);
         self.ports.extend_from_slice(&pod.ports);
-        self.with_affinity += usize::from(pod.has_affinity());
-        self.with_anti_affinity += usize::from(!pod.anti_affinity.is_empty());
         self.pods.push(pod);
     }
 
@@ -85,8 +81,6 @@ impl NodeInfo {
                 self.ports.swap_remove(at);
             }
         }
-        self.with_affinity -= usize::from(pod.has_affinity());
-        self.with_anti_affinity -= usize::from(!pod.anti_affinity.is_empty());
         Some(pod)
     }
 
@@ -120,21 +114,22 @@ pub struct Image {
 #[derive(Debug, Default)]
 pub struct Cluster {
     nodes: Vec<NodeInfo>,
-    at: HashMap<Box<str>, usize>,
+    at: HashMap<Arc<str>, usize>,
     /// Pods on nodes that are not there (any more, or yet).
     homeless: HashMap<Box<str>, Vec<Arc<PodInfo>>>,
     placed: HashMap<Box<str>, Placed>,
-    /// Pods on nodes that say something about other pods, and those that keep others away: where there are none, nobody
-    /// has to look for them.
-    affine: (usize, usize),
+    /// What pods on nodes say about other pods.
+    terms: Terms,
     /// By image name.
     images: HashMap<Box<str>, Image>,
     /// What moved lately.
     moves: Moves,
-    /// Counts over all nodes, which follow the moves.
-    pub counts: Counts,
+    /// Counts of pods that are spread, which follow the moves.
+    pub spread: Counts<spread::Kind>,
+    /// Counts of pods that others want to be near to or far from, which follow the moves.
+    pub affinity: Counts<affinity::Kind>,
     /// Labels of namespaces.
-    pub namespaces: HashMap<Box<str>, Labels>,
+    namespaces: HashMap<Box<str>, Labels>,
 }
 
 impl Cluster {
@@ -145,7 +140,39 @@ impl Cluster {
 
     /// A node by name.
     pub fn node(&self, name: &str) -> Option<&NodeInfo> {
-        self.at.get(name).map(|i| &self.nodes[*i])
+        self.index(name).map(|i| &self.nodes[i])
+    }
+
+    /// Where a node stands among [`Self::nodes`].
+    pub fn index(&self, name: &str) -> Option<usize> {
+        self.at.get(name).copied()
+    }
+
+    /// The node that a pod counts on.
+    pub fn node_of(&self, uid: &str) -> Option<&str> {
+        self.placed.get(uid).map(|p| &*p.node)
+    }
+
+    /// Labels of a namespace.
+    pub fn namespace(&self, name: &str) -> Option<&Labels> {
+        self.namespaces.get(name)
+    }
+
+    /// A namespace as it is now; true where that says something new.
+    pub fn set_namespace(&mut self, name: &str, labels: Labels) -> bool {
+        let new = self.namespaces.get(name) != Some(&labels);
+        if new {
+            self.moves.all_changed();
+            self.namespaces.insert(name.into(), labels);
+        }
+        new
+    }
+
+    /// A namespace is gone.
+    pub fn remove_namespace(&mut self, name: &str) {
+        if self.namespaces.remove(name).is_some() {
+            self.moves.all_changed();
+        }
     }
 
     /// What moved lately.
@@ -158,14 +185,9 @@ impl Cluster {
         self.images.get(name).copied().unwrap_or_default()
     }
 
-    /// True when some pod on a node says something about other pods.
-    pub fn has_affinity(&self) -> bool {
-        self.affine.0 > 0
-    }
-
-    /// True when some pod on a node keeps others away.
-    pub fn has_anti_affinity(&self) -> bool {
-        self.affine.1 > 0
+    /// What pods on nodes say about other pods.
+    pub fn terms(&self) -> &Terms {
+        &self.terms
     }
 
     /// True when a pod counts on some node.
@@ -190,6 +212,22 @@ impl Cluster {
         same
     }
 
+    /// Puts a new state of a pod in the place of the one that counts on the same node. False, and nothing is done, where
+    /// the pod does not count there, or takes something else than before.
+    pub fn renew(&mut self, pod: &Arc<PodInfo>) -> bool {
+        let Some(placed) = self.placed.get_mut(&pod.uid).filter(|p| p.node == pod.node) else { return false };
+        let Some(at) = self.at.get(&*pod.node) else { return false };
+        let known = self.nodes[*at].pods.iter_mut().find(|p| p.uid == pod.uid);
+        match known.filter(|known| known.wants_the_same(pod)) {
+            Some(known) => {
+                *known = pod.clone();
+                placed.assumed = false;
+                true
+            }
+            None => false,
+        }
+    }
+
     /// A node as it is now, with the pods that are already known to be on it. Gives back what stood there before, without
     /// its pods and images.
     pub fn set_node(&mut self, mut node: NodeInfo) -> Option<NodeInfo> {
@@ -199,22 +237,24 @@ impl Cluster {
             self.note_images(&node.images);
             let old = &mut self.nodes[at];
             if (&old.labels, &old.taints) != (&node.labels, &node.taints) {
-                self.moves.nodes_changed();
+                self.moves.all_changed();
+                for pod in &old.pods {
+                    self.terms.note(pod, old, -1);
+                    self.terms.note(pod, &node, 1);
+                }
             }
             node.requested = std::mem::take(&mut old.requested);
             node.pods = std::mem::take(&mut old.pods);
             node.ports = std::mem::take(&mut old.ports);
-            (node.non_zero, node.with_affinity) = (old.non_zero, old.with_affinity);
-            node.with_anti_affinity = old.with_anti_affinity;
+            node.non_zero = old.non_zero;
             return Some(std::mem::replace(old, node));
         }
-        self.moves.nodes_changed();
+        self.moves.all_changed();
         self.note_images(&node.images);
-        for pod in self.homeless.remove(&node.name).unwrap_or_default() {
+        for pod in self.homeless.remove(&*node.name).unwrap_or_default() {
+            self.terms.note(&pod, &node, 1);
             node.add(pod);
         }
-        self.affine.0 += node.with_affinity;
-        self.affine.1 += node.with_anti_affinity;
         self.at.insert(node.name.clone(), self.nodes.len());
         self.nodes.push(node);
         None
@@ -223,16 +263,17 @@ impl Cluster {
     /// A node is gone; its pods wait for it to come back.
     pub fn remove_node(&mut self, name: &str) {
         let Some(at) = self.at.remove(name) else { return };
-        self.moves.nodes_changed();
+        self.moves.all_changed();
         let node = self.nodes.swap_remove(at);
         if let Some(moved) = self.nodes.get(at) {
             self.at.insert(moved.name.clone(), at);
         }
         self.forget_images(&node.images);
-        self.affine.0 -= node.with_affinity;
-        self.affine.1 -= node.with_anti_affinity;
+        for pod in &node.pods {
+            self.terms.note(pod, &node, -1);
+        }
         if !node.pods.is_empty() {
-            self.homeless.insert(node.name, node.pods);
+            self.homeless.insert((*node.name).into(), node.pods);
         }
     }
 
@@ -259,8 +300,7 @@ impl Cluster {
         self.placed.insert(pod.uid.clone(), Placed { node: node.into(), assumed });
         match self.at.get(node) {
             Some(at) => {
-                self.affine.0 += usize::from(pod.has_affinity());
-                self.affine.1 += usize::from(!pod.anti_affinity.is_empty());
+                self.terms.note(&pod, &self.nodes[*at], 1);
                 self.moves.note(&pod, *at, 1);
                 self.nodes[*at].add(pod);
             }
@@ -271,11 +311,10 @@ impl Cluster {
     /// A pod counts nowhere any more; gives it back if it did.
     pub fn displace(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
         let placed = self.placed.remove(uid)?;
-        if let Some(at) = self.at.get(&placed.node) {
+        if let Some(at) = self.at.get(&*placed.node) {
             let pod = self.nodes[*at].remove(uid)?;
             self.moves.note(&pod, *at, -1);
-            self.affine.0 -= usize::from(pod.has_affinity());
-            self.affine.1 -= usize::from(!pod.anti_affinity.is_empty());
+            self.terms.note(&pod, &self.nodes[*at], -1);
             return Some(pod);
         }
         let pods = self.homeless.get_mut(&placed.node)?;
@@ -307,14 +346,33 @@ mod tests {
             },
             non_zero: (i64::from(n), 7),
             ports: Box::new([HostPort { ip: "0.0.0.0".into(), protocol: "TCP".into(), port: i32::from(n % 4) }]),
-            anti_affinity: if n % 2 == 1 { Box::new([term]) } else { Box::default() },
+            anti_affinity: if n % 2 == 1 { Box::new([term.clone()]) } else { Box::default() },
+            affinity: if n % 3 == 1 { Box::new([term.clone()]) } else { Box::default() },
+            affinity_preferred: if n % 3 == 2 { Box::new([(i64::from(n), term)]) } else { Box::default() },
             ..PodInfo::default()
         })
     }
 
+    #[test]
+    fn a_state_that_takes_the_same_only_replaces_the_other() {
+        let mut cluster = Cluster::default();
+        cluster.set_node(node(0, 0));
+        cluster.place(pod(1), "n0", true);
+        let before = cluster.moves().now();
+        let on =
+            |node: &str, started: &str| PodInfo { node: node.into(), started: started.into(), ..(*pod(1)).clone() };
+        assert!(cluster.renew(&on("n0", "now").into()));
+        assert_eq!((&*cluster.nodes[0].pods[0].started, cluster.is_assumed("p1")), ("now", false));
+        let other = PodInfo { deleting: true, ..on("n0", "now") };
+        assert!(!cluster.renew(&on("n1", "now").into()) && !cluster.renew(&other.into()));
+        assert_eq!(cluster.moves().now(), before, "nothing moved");
+    }
+
     fn node(n: u8, taints: u8) -> NodeInfo {
         let taints: Vec<_> = (0..taints).map(|t| json!({"key": format!("t{t}"), "effect": "NoSchedule"})).collect();
-        let value = json!({"metadata": {"name": format!("n{n}")}, "spec": {"taints": taints},
+        // Its zone changes with its taints, and one state has none.
+        let labels = if taints.len() == 2 { json!({}) } else { json!({"zone": format!("z{}", taints.len())}) };
+        let value = json!({"metadata": {"name": format!("n{n}"), "labels": labels}, "spec": {"taints": taints},
             "status": {"images": [{"names": [format!("i{n}"), "all"], "sizeBytes": 5}]}});
         NodeInfo::new(&Object::from_value(&value, &[])).unwrap()
     }
@@ -380,7 +438,7 @@ mod tests {
             }
             prop_assert_eq!(canonical(&cluster), canonical(&anew));
             prop_assert_eq!(&cluster.images, &anew.images);
-            prop_assert_eq!(cluster.affine, anew.affine);
+            prop_assert_eq!(&cluster.terms, &anew.terms);
             prop_assert_eq!(cluster.homeless.keys().len(), anew.homeless.keys().len());
         }
     }

@@ -2,7 +2,7 @@
 //! the cluster anew.
 //!
 //! In: pods that come to nodes and leave them ([`Moves`]). Out: the numbers of pods in the parts of the cluster that
-//! constraints of spreading count ([`Counts`]).
+//! constraints of spreading and terms of affinity count ([`Counts`]).
 //!
 //! **Invariant:** counts that followed the moves are those that counting anew gives.
 //! **Invariant:** nothing is followed over a change of the nodes themselves: then it is counted anew.
@@ -12,12 +12,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::pod::{PodInfo, Spread};
+use super::pod::PodInfo;
 
 /// Moves that are remembered; who last counted before them counts anew.
 const MOVES_KEPT: usize = 4096;
 /// Kinds of pods whose counts are kept.
-const COUNTS_KEPT: usize = 8;
+const COUNTS_KEPT: usize = 32;
 
 /// A pod came to a node (`sign` 1), or left it (-1).
 #[derive(Debug)]
@@ -56,8 +56,8 @@ impl Moves {
         }
     }
 
-    /// Nodes came, went or are others than before.
-    pub fn nodes_changed(&mut self) {
+    /// Nodes, or labels that decide what counts, are others than before.
+    pub fn all_changed(&mut self) {
         self.now = Mark { layout: self.now.layout + 1, number: 0 };
         self.recent.clear();
     }
@@ -75,63 +75,55 @@ impl Moves {
     }
 }
 
-/// Pods in the parts of the cluster, for each of some constraints.
-pub type Parts = Vec<Arc<HashMap<Box<str>, i64>>>;
+/// Numbers by the value of a node label.
+pub type Values = HashMap<Box<str>, i64>;
 
-/// Counts of the kinds of pods that were looked at last.
-#[derive(Debug, Default)]
-pub struct Counts(Mutex<VecDeque<Kept>>);
+/// Adds to the number of a part; what becomes zero is dropped.
+pub fn add(values: &mut Values, part: &str, n: i64) {
+    match values.get_mut(part) {
+        Some(sum) => {
+            *sum += n;
+            if *sum == 0 {
+                values.remove(part);
+            }
+        }
+        None if n != 0 => drop(values.insert(part.into(), n)),
+        None => {}
+    }
+}
+
+/// Pods in the parts of the cluster, for each of some constraints or terms.
+pub type Parts = Vec<Arc<Values>>;
+
+/// Counts for the kinds of pods that were looked at last; `K` says which nodes and pods a kind counts.
+#[derive(Debug)]
+pub struct Counts<K>(Mutex<VecDeque<Kept<K>>>);
+
+impl<K> Default for Counts<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
 
 #[derive(Debug)]
-struct Kept {
-    /// One of them.
-    pod: Box<Kind>,
+struct Kept<K> {
+    kind: K,
     parts: Parts,
     mark: Mark,
 }
 
-/// What of a pod decides which nodes and pods it counts.
-#[derive(Debug, PartialEq)]
-struct Kind {
-    namespace: Box<str>,
-    spread: Box<[Spread]>,
-    tolerations: Box<[super::pod::Toleration]>,
-    node_selector: super::pod::Labels,
-    node_required: Option<Box<[super::pod::NodeTerm]>>,
-}
-
-impl Kind {
-    fn of(pod: &PodInfo) -> Self {
-        Self {
-            namespace: pod.namespace.clone(),
-            spread: pod.spread.clone(),
-            tolerations: pod.tolerations.clone(),
-            node_selector: pod.node_selector.clone(),
-            node_required: pod.node_required.clone(),
-        }
-    }
-
-    fn is_of(&self, pod: &PodInfo) -> bool {
-        self.namespace == pod.namespace
-            && self.spread == pod.spread
-            && self.tolerations == pod.tolerations
-            && self.node_selector == pod.node_selector
-            && self.node_required == pod.node_required
-    }
-}
-
-impl Counts {
-    /// The counts for a pod: those that were kept for its like, after `follow` has taken each move since into them, or what
+impl<K> Counts<K> {
+    /// The counts for a kind: those that were kept for it, after `follow` has taken each move since into them, or what
     /// `anew` counts.
     pub fn of(
         &self,
-        pod: &PodInfo,
+        is_it: impl Fn(&K) -> bool,
         moves: &Moves,
         follow: impl Fn(&mut Parts, &Move),
-        anew: impl FnOnce() -> Parts,
+        anew: impl FnOnce() -> (K, Parts),
     ) -> Parts {
         let mut all = self.0.lock();
-        let known = all.iter().position(|k| k.pod.is_of(pod)).and_then(|at| all.remove(at));
+        let known = all.iter().position(|k| is_it(&k.kind)).and_then(|at| all.remove(at));
         let kept = known.and_then(|mut kept| {
             for step in moves.since(kept.mark)? {
                 follow(&mut kept.parts, step);
@@ -139,7 +131,10 @@ impl Counts {
             kept.mark = moves.now();
             Some(kept)
         });
-        let kept = kept.unwrap_or_else(|| Kept { pod: Box::new(Kind::of(pod)), parts: anew(), mark: moves.now() });
+        let kept = kept.unwrap_or_else(|| {
+            let (kind, parts) = anew();
+            Kept { kind, parts, mark: moves.now() }
+        });
         let parts = kept.parts.clone();
         all.push_front(kept);
         all.truncate(COUNTS_KEPT);
@@ -165,7 +160,7 @@ mod tests {
         (0..MOVES_KEPT).for_each(|at| moves.note(&pod, at, 1));
         assert_eq!(seen(&moves, later), None, "too long ago");
         let before = moves.now();
-        moves.nodes_changed();
+        moves.all_changed();
         assert_eq!(seen(&moves, before), None, "indexes mean other nodes now");
     }
 }

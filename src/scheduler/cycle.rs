@@ -5,14 +5,16 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::cluster::NodeInfo;
-use super::framework::{Cycle, Filter, PreFilter, Reason, Refusal};
+use super::cluster::{Cluster, NodeInfo};
+use super::framework::{Cycle, Filter, PreFilter, Reason, Reasons, Refusal};
 use super::pod::PodInfo;
 
 /// So many nodes that fit are always looked for, where there are so many.
 const MIN_FEASIBLE: usize = 100;
 /// The smallest part of a large cluster that is looked at, in percent.
 const MIN_PERCENT: usize = 5;
+/// Different refusals that are looked through for one like the next.
+const LIKE_LATELY: usize = 8;
 
 /// Pods that were promised a node for which others had to go, by node.
 #[derive(Debug, Default)]
@@ -52,6 +54,18 @@ impl Nominated {
         self.of_pod.get(uid).map(|n| &**n)
     }
 
+    /// Whether somebody was promised each node, by its index; nothing at all where nobody was promised any.
+    fn promised(&self, cluster: &Cluster) -> Vec<bool> {
+        if self.is_empty() {
+            return Vec::new();
+        }
+        let mut out = vec![false; cluster.nodes().len()];
+        for at in self.by_node.keys().filter_map(|name| cluster.index(name)) {
+            out[at] = true;
+        }
+        out
+    }
+
     /// Pods that were promised a node.
     pub fn on(&self, node: &str) -> &[Arc<PodInfo>] {
         self.by_node.get(node).map_or(&[], Vec::as_slice)
@@ -87,20 +101,36 @@ impl NoFit {
         format!("0/{} nodes are available: {why}.", self.total)
     }
 
-    fn note(&mut self, at: usize, plugin: &'static str, refusal: Refusal) {
-        for reason in refusal.reasons {
-            *self.reasons.entry(reason).or_default() += 1;
-        }
-        if !refusal.final_ {
-            self.candidates.push(at);
-        }
-        self.blame(plugin);
-    }
-
     fn blame(&mut self, plugin: &'static str) {
         if !self.by.contains(&plugin) {
             self.by.push(plugin);
         }
+    }
+}
+
+/// Refusals of many nodes, most of which say the same.
+#[derive(Debug, Default)]
+pub struct Refused(Vec<(&'static str, Reasons, usize)>);
+
+impl Refused {
+    /// One more node.
+    pub fn note(&mut self, plugin: &'static str, reasons: Reasons) {
+        let like = |(by, why, _): &&mut (&'static str, Reasons, usize)| *by == plugin && *why == reasons;
+        match self.0.iter_mut().rev().take(LIKE_LATELY).find(like) {
+            Some((.., n)) => *n += 1,
+            None => self.0.push((plugin, reasons, 1)),
+        }
+    }
+
+    /// How many nodes gave a reason.
+    pub fn reasons(&self) -> BTreeMap<Reason, usize> {
+        let mut out = BTreeMap::new();
+        for (_, reasons, n) in &self.0 {
+            for reason in reasons.as_slice() {
+                *out.entry(reason.clone()).or_default() += n;
+            }
+        }
+        out
     }
 }
 
@@ -178,42 +208,64 @@ impl<'a> Checks<'a> {
     #[allow(clippy::result_large_err, reason = "made once for a pod, where it fits nowhere")]
     pub fn feasible(
         &mut self,
-        nodes: &[NodeInfo],
+        cluster: &Cluster,
         nominated: &Nominated,
         start: &mut usize,
     ) -> Result<Vec<usize>, NoFit> {
-        let mut no_fit = NoFit { total: nodes.len(), ..NoFit::default() };
-        let (enough, mut seen, mut found) = (enough(nodes.len(), self.percent), 0, Vec::new());
-        for step in 0..nodes.len() {
-            let at = (*start + step) % nodes.len();
-            let node = &nodes[at];
+        let nodes = cluster.nodes();
+        let total = nodes.len();
+        let (order, excluded) = self.order(cluster, *start);
+        let promised = nominated.promised(cluster);
+        let (enough, mut seen, mut found) = (enough(total, self.percent), 0, Vec::new());
+        let (mut refused, mut candidates) = (Refused::default(), Vec::new());
+        for at in order {
             seen += 1;
-            if self.only.as_ref().is_some_and(|only| !only.contains(&*node.name)) {
-                let by = self.only_by.join(" ");
-                *no_fit.reasons.entry(format!("node(s) didn't satisfy plugin(s) [{by}]").into()).or_default() += 1;
-                continue;
-            }
-            match self.check_promised(node, nominated) {
+            let checked = match promised.get(at) {
+                Some(true) => self.check_promised(&nodes[at], nominated),
+                _ => self.check(&nodes[at]),
+            };
+            match checked {
                 Ok(()) => found.push(at),
                 Err((_, refusal)) if refusal.error => {
-                    no_fit.error = Some(refusal.reasons.iter().map(|r| &**r).collect());
-                    return Err(no_fit);
+                    let error = refusal.reasons.as_slice().iter().map(|r| &**r).collect();
+                    return Err(NoFit { total, error: Some(error), ..NoFit::default() });
                 }
-                Err((plugin, refusal)) => no_fit.note(at, plugin, refusal),
+                Err((plugin, refusal)) => {
+                    if !refusal.final_ {
+                        candidates.push(at);
+                    }
+                    refused.note(plugin, refusal.reasons);
+                }
             }
             if found.len() == enough {
                 break;
             }
         }
-        *start = if nodes.is_empty() { 0 } else { (*start + seen) % nodes.len() };
-        if found.is_empty() {
-            for plugin in &self.only_by {
-                no_fit.blame(plugin);
-            }
-            no_fit.candidates.sort_unstable();
-            return Err(no_fit);
+        *start = if total == 0 { 0 } else { (*start + seen) % total };
+        if !found.is_empty() {
+            return Ok(found);
         }
-        Ok(found)
+        candidates.sort_unstable();
+        let mut no_fit = NoFit { total, reasons: refused.reasons(), candidates, ..NoFit::default() };
+        if excluded > 0 {
+            let by = self.only_by.join(" ");
+            *no_fit.reasons.entry(format!("node(s) didn't satisfy plugin(s) [{by}]").into()).or_default() += excluded;
+        }
+        let by = refused.0.iter().map(|(plugin, ..)| *plugin).chain(self.only_by.iter().copied());
+        by.for_each(|plugin| no_fit.blame(plugin));
+        Err(no_fit)
+    }
+
+    /// The nodes to look at, in their order from `start` on, and how many are not to be looked at.
+    fn order(&self, cluster: &Cluster, start: usize) -> (Box<dyn Iterator<Item = usize> + Send>, usize) {
+        let total = cluster.nodes().len();
+        let Some(only) = &self.only else {
+            return (Box::new((0..total).map(move |step| (start + step) % total)), 0);
+        };
+        let mut some: Vec<usize> = only.iter().filter_map(|name| cluster.index(name)).collect();
+        some.sort_unstable_by_key(|at| (at + total - start % total.max(1)) % total.max(1));
+        let excluded = total - some.len();
+        (Box::new(some.into_iter()), excluded)
     }
 }
 

@@ -49,6 +49,11 @@ fn spread(key: &str) -> Value {
         "labelSelector": {"matchLabels": {"app": "web"}}}]})
 }
 
+fn named(nodes: &[&str]) -> Value {
+    json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+        {"matchFields": [{"key": "metadata.name", "operator": "In", "values": nodes}]}]}}}})
+}
+
 fn port(n: i32, ip: &str) -> Value {
     json!({"containers": [{"name": "c", "ports": [{"containerPort": 1, "hostPort": n, "hostIP": ip}]}]})
 }
@@ -78,10 +83,45 @@ fn outcome_in(cluster: &Cluster, newcomer: &PodInfo) -> String {
         Ok(checks) => checks,
         Err((plugin, why)) => return format!("{plugin}: {why}"),
     };
-    match checks.feasible(cluster.nodes(), &Nominated::default(), &mut 0) {
+    match checks.feasible(cluster, &Nominated::default(), &mut 0) {
         Ok(found) => found.iter().map(|at| &*cluster.nodes()[*at].name).collect::<Vec<_>>().join(" "),
         Err(no_fit) => no_fit.message(),
     }
+}
+
+/// What each plugin says of the nodes, in their order.
+fn scores(cluster: &Cluster, newcomer: &PodInfo) -> Vec<Option<Vec<i64>>> {
+    let (side, profile) = (Side::new(&FakeListers::default()), Profile::default());
+    let default_spread = Box::default();
+    let cx = Cycle { pod: newcomer, cluster, side: &side, profile: &profile, default_spread };
+    let nodes: Vec<&NodeInfo> = cluster.nodes().iter().collect();
+    profile.rows.iter().map(|row| row.plugin.score(&cx, &nodes)).collect()
+}
+
+/// Newcomers that count others, each in its way.
+fn counting() -> Vec<Arc<PodInfo>> {
+    let rather = |kind: &str, app: &str| {
+        let wish = json!([{"weight": 7, "podAffinityTerm": term(app, "zone")[0]}, {"weight": 3, "podAffinityTerm": term(app, "host")[0]}]);
+        json!({"affinity": {kind: {"preferredDuringSchedulingIgnoredDuringExecution": wish}}})
+    };
+    let mut soft = spread("zone");
+    soft["topologySpreadConstraints"][0]["whenUnsatisfiable"] = "ScheduleAnyway".into();
+    let mut by_host = soft.clone();
+    by_host["topologySpreadConstraints"][0]["topologyKey"] = "kubernetes.io/hostname".into();
+    let specs = [
+        spread("zone"),
+        spread("host"),
+        soft,
+        by_host,
+        near("db", "zone"),
+        near("web", "host"),
+        far("web", "zone"),
+        far("db", "host"),
+        rather("podAffinity", "web"),
+        rather("podAntiAffinity", "db"),
+        json!({}),
+    ];
+    specs.into_iter().map(|spec| pod("p", "web", spec)).collect()
 }
 
 /// A cluster that was asked before counts as a new one does.
@@ -90,11 +130,14 @@ fn counts_follow_what_moves() {
     let (web, other) = (|n: &str| pod(n, "web", json!({})), pod("x", "db", json!({})));
     let mut kept = cluster(&[]);
     let mut on: Vec<(&str, Arc<PodInfo>)> = Vec::new();
-    let ask = |kept: &Cluster, on: &[(&str, Arc<PodInfo>)], want: &str| {
-        for key in ["zone", "host"] {
-            let newcomer = pod("p", "web", spread(key));
-            assert_eq!(outcome_in(kept, &newcomer), outcome(on, &newcomer), "by {key}");
+    let same = |kept: &Cluster, anew: &Cluster| {
+        for (i, newcomer) in counting().iter().enumerate() {
+            assert_eq!(outcome_in(kept, newcomer), outcome_in(anew, newcomer), "newcomer {i}");
+            assert_eq!(scores(kept, newcomer), scores(anew, newcomer), "newcomer {i}");
         }
+    };
+    let ask = |kept: &Cluster, on: &[(&str, Arc<PodInfo>)], want: &str| {
+        same(kept, &cluster(on));
         assert_eq!(outcome_in(kept, &pod("p", "web", spread("zone"))), want);
     };
     ask(&kept, &on, "n1 n3");
@@ -113,11 +156,20 @@ fn counts_follow_what_moves() {
     kept.place(plain.clone(), "n3", false);
     on[2] = ("n3", plain);
     ask(&kept, &on, "n1");
+    // Those that are there have opinions too.
+    for (node, spec) in [("n1", far("web", "zone")), ("n3", near("web", "zone")), ("n2", far("web", "host"))] {
+        let neighbour = pod("o", "db", spec);
+        kept.place(neighbour.clone(), node, false);
+        on.push((node, neighbour));
+        same(&kept, &cluster(&on));
+        on.pop();
+    }
+    kept.displace("o");
+    ask(&kept, &on, "n1");
     kept.set_node(node("n3", "", ""));
     let mut anew = cluster(&on);
     anew.set_node(node("n3", "", ""));
-    let newcomer = pod("p", "web", spread("zone"));
-    assert_eq!(outcome_in(&kept, &newcomer), outcome_in(&anew, &newcomer));
+    same(&kept, &anew);
 }
 
 #[test_case(json!({}), "n1 n3"; "a taint keeps away")]
@@ -135,6 +187,9 @@ fn counts_follow_what_moves() {
 #[test_case(far("db", "zone"), "n3"; "far")]
 #[test_case(far("db", "host"), "n3"; "far by host")]
 #[test_case(spread("zone"), "n1 n3"; "as even as before")]
+#[test_case(named(&["n3", "n2", "gone"]), "n3"; "named")]
+#[test_case(named(&["n2"]), "0/3 nodes are available: 1 node(s) had untolerated taint(s), \
+    2 node(s) didn't satisfy plugin(s) [NodeAffinity]."; "named in vain")]
 #[test_case(json!({"resourceClaims": [{"name": "gpu", "resourceClaimName": "gpu"}]}),
     "DynamicResources: resourceclaim \"gpu\" not found"; "devices")]
 #[test_case(json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}),
@@ -183,10 +238,10 @@ fn emptier_nodes_win_and_victims_are_few() {
         default_spread: Box::default(),
     };
     let mut checks = Checks::new(&cx).unwrap();
-    let no_fit = checks.feasible(cluster.nodes(), &none, &mut 0).unwrap_err();
+    let no_fit = checks.feasible(&cluster, &none, &mut 0).unwrap_err();
     let plan = preempt::plan(&cx, &mut checks, &none, &no_fit).unwrap();
     assert_eq!((name(plan.node), &*plan.victims[0].name, plan.victims.len()), ("n1".into(), "low", 1));
-    let again = checks.feasible(cluster.nodes(), &none, &mut 0).unwrap_err();
+    let again = checks.feasible(&cluster, &none, &mut 0).unwrap_err();
     assert_eq!(again.message(), no_fit.message(), "pretending leaves no traces");
     let lesser = pod("q", "web", needs("1", 1));
     let cx = Cycle {
@@ -216,6 +271,33 @@ fn emptier_nodes_win_and_victims_are_few() {
     assert_eq!(best(&cx, &[0, 1], |_| 0), 1);
 }
 
+/// Who is there and keeps apart, or whom the newcomer keeps away from, goes where that is enough.
+#[test_case(json!({}), far("x", "host"); "the newcomer keeps apart")]
+#[test_case(far("web", "host"), json!({}); "the other keeps apart")]
+#[test_case(far("web", "zone"), far("x", "zone"); "both do")]
+fn victims_make_room_for_anti_affinity(there: Value, newcomer: Value) {
+    let important = |mut spec: Value, priority: i32| {
+        spec["priority"] = priority.into();
+        spec
+    };
+    let on = [
+        ("n1", pod("low", "x", important(there.clone(), 1))),
+        ("n3", pod("top", "x", important(there, 9))),
+        ("n1", pod("bystander", "y", important(json!({}), 1))),
+    ];
+    let (cluster, side, none) = (cluster(&on), Side::new(&FakeListers::default()), Nominated::default());
+    let (newcomer, profile) = (pod("p", "web", important(newcomer, 7)), Profile::default());
+    let cx =
+        Cycle { pod: &newcomer, cluster: &cluster, side: &side, profile: &profile, default_spread: Box::default() };
+    let mut checks = Checks::new(&cx).unwrap();
+    let no_fit = checks.feasible(&cluster, &none, &mut 0).unwrap_err();
+    let plan = preempt::plan(&cx, &mut checks, &none, &no_fit).unwrap();
+    let victims: Vec<&str> = plan.victims.iter().map(|v| &*v.name).collect();
+    assert_eq!((&*cluster.nodes()[plan.node].name, victims), ("n1", vec!["low"]));
+    let again = checks.feasible(&cluster, &none, &mut 0).unwrap_err();
+    assert_eq!(again.message(), no_fit.message(), "pretending leaves no traces");
+}
+
 #[test]
 fn a_promised_node_counts_for_equals() {
     let (cluster, side) = (cluster(&[]), Side::new(&FakeListers::default()));
@@ -230,7 +312,7 @@ fn a_promised_node_counts_for_equals() {
             profile: &Profile::default(),
             default_spread: Box::default(),
         };
-        let found = Checks::new(&cx).unwrap().feasible(cluster.nodes(), &nominated, &mut 0).unwrap();
+        let found = Checks::new(&cx).unwrap().feasible(&cluster, &nominated, &mut 0).unwrap();
         assert_eq!(found, want);
     }
 }

@@ -20,11 +20,52 @@ pub const MAX_SCORE: i64 = 100;
 /// Why a node is not for a pod, in upstream's words.
 pub type Reason = Cow<'static, str>;
 
+/// Reasons of one refusal. Mostly it is one, and thousands of nodes may have it, so it takes no memory of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Reasons {
+    /// There is none.
+    #[default]
+    None,
+    /// There is one.
+    One(Reason),
+    /// There are several.
+    Many(Vec<Reason>),
+}
+
+impl Reasons {
+    /// One more.
+    pub fn push(&mut self, reason: impl Into<Reason>) {
+        let reason = reason.into();
+        *self = match std::mem::take(self) {
+            Self::None => Self::One(reason),
+            Self::One(first) => Self::Many(vec![first, reason]),
+            Self::Many(mut all) => {
+                all.push(reason);
+                Self::Many(all)
+            }
+        };
+    }
+
+    /// All of them.
+    pub fn as_slice(&self) -> &[Reason] {
+        match self {
+            Self::None => &[],
+            Self::One(reason) => std::slice::from_ref(reason),
+            Self::Many(all) => all,
+        }
+    }
+
+    /// True when there is none.
+    pub fn is_empty(&self) -> bool {
+        self.as_slice().is_empty()
+    }
+}
+
 /// A node is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// All reasons, as they are counted in messages.
-    pub reasons: Vec<Reason>,
+    pub reasons: Reasons,
     /// No victim would change this.
     pub final_: bool,
     /// Something is wrong: the pod is not to be placed on any node before that is put right.
@@ -34,17 +75,17 @@ pub struct Refusal {
 impl Refusal {
     /// One that a victim might change.
     pub fn retry(reason: impl Into<Reason>) -> Self {
-        Self { reasons: vec![reason.into()], final_: false, error: false }
+        Self { reasons: Reasons::One(reason.into()), final_: false, error: false }
     }
 
     /// One that stays whatever pods go.
     pub fn unresolvable(reason: impl Into<Reason>) -> Self {
-        Self { reasons: vec![reason.into()], final_: true, error: false }
+        Self { reasons: Reasons::One(reason.into()), final_: true, error: false }
     }
 
     /// One that ends the attempt.
     pub fn error(reason: impl Into<Reason>) -> Self {
-        Self { reasons: vec![reason.into()], final_: true, error: true }
+        Self { reasons: Reasons::One(reason.into()), final_: true, error: true }
     }
 }
 
@@ -101,6 +142,15 @@ pub trait Plugin: Sync {
     }
 }
 
+/// A node that a pod has left.
+#[derive(Debug, Clone, Default)]
+pub struct Freed {
+    /// As it is without the pod.
+    pub node: NodeInfo,
+    /// Pods that it is promised to.
+    pub promised: Vec<Arc<PodInfo>>,
+}
+
 /// Something happened that may help a waiting pod.
 #[derive(Debug)]
 pub enum Event {
@@ -108,8 +158,8 @@ pub enum Event {
     Node(Option<Box<NodeInfo>>, Box<NodeInfo>),
     /// A pod is on a node from now on, or changed there: before and now.
     PodPlaced(Option<Arc<PodInfo>>, Arc<PodInfo>),
-    /// A pod left its node.
-    PodGone(Arc<PodInfo>),
+    /// A pod left its node, or will not come to it; what the node is now, where it is still there.
+    PodGone(Arc<PodInfo>, Option<Box<Freed>>),
     /// The waiting pod itself changed.
     Itself,
     /// Labels of a namespace changed.

@@ -14,6 +14,7 @@ pub mod cycle;
 mod cycle_tests;
 pub mod devices;
 pub mod framework;
+pub mod metrics;
 pub mod plugins;
 pub mod pod;
 pub mod preempt;
@@ -23,6 +24,7 @@ mod raw;
 mod reserve;
 pub mod resources;
 pub mod side;
+pub mod terms;
 pub mod volumes;
 mod worker;
 mod write;
@@ -37,6 +39,7 @@ use crate::client::Client;
 use crate::runtime::{Delta, Listers, events};
 use crate::util::clock::SharedClock;
 use crate::util::tasks::Shutdown;
+use metrics::Metrics;
 use profile::Profiles;
 
 /// The component's name, in events and as field manager.
@@ -51,11 +54,13 @@ pub struct Config {
     pub writes_in_flight: usize,
     /// The schedulers that pods may name.
     pub profiles: Profiles,
+    /// Where it counts what it does.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { writes_in_flight: 512, profiles: Profiles::default() }
+        Self { writes_in_flight: 512, profiles: Profiles::default(), metrics: Arc::default() }
     }
 }
 

@@ -158,7 +158,7 @@ fn requirement(e: &raw::Expression) -> Option<Requirement> {
 }
 
 /// Which pods a term of pod affinity means, and within which part of the cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PodTerm {
     /// Over labels; none matches nothing.
     pub selector: Option<Selector>,
@@ -326,6 +326,7 @@ impl PodInfo {
             nominated: new.nominated.clone(),
             generation: new.generation,
             node: new.node.clone(),
+            started: new.started.clone(),
             ..self.clone()
         };
         old_rest == *new

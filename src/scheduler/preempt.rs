@@ -2,15 +2,15 @@
 //!
 //! Upstream: `plugins/defaultpreemption` and `framework/preemption`.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::cluster::NodeInfo;
-use super::cycle::{Checks, NoFit, Nominated};
-use super::framework::{Cycle, Reason};
+use super::cycle::{Checks, NoFit, Nominated, Refused};
+use super::framework::{Cycle, Reasons};
 use super::pod::{PodInfo, label};
 use crate::api::meta::labels::Selector;
 use crate::api::object::Object;
@@ -91,40 +91,40 @@ pub fn plan(cx: &Cycle<'_>, checks: &mut Checks<'_>, nominated: &Nominated, no_f
     let budgets: Vec<Budget> = cx.side.budgets.list(None).iter().filter_map(|o| Budget::new(o)).collect();
     let args = &cx.profile.args;
     let enough = (nodes.len() * args.min_candidates_percent / 100).max(args.min_candidates);
-    let mut failed: BTreeMap<Reason, usize> = BTreeMap::new();
-    let mut plans = Vec::new();
+    let (mut refused, mut plans, mut harmless) = (Refused::default(), Vec::new(), false);
     for at in &no_fit.candidates {
         match victims_on(cx.pod, checks, nominated, *at, &nodes[*at], &budgets) {
-            Ok(plan) => plans.push(plan),
-            Err(reasons) => {
-                for reason in reasons {
-                    *failed.entry(reason).or_default() += 1;
-                }
+            Ok(plan) => {
+                harmless |= plan.violations == 0;
+                plans.push(plan);
             }
+            Err(reasons) => refused.note(NAME, reasons),
         }
         // Of those that break budgets there may be any number: one that breaks none is better than all of them.
-        if plans.len() >= enough && plans.iter().any(|p: &Plan| p.violations == 0) {
+        if plans.len() >= enough && harmless {
             break;
         }
     }
-    if let Some(best) = plans.into_iter().min_by_key(cost) {
-        return Ok(best);
+    let best = (0..plans.len()).min_by_key(|at| cost(&plans[*at]));
+    if let Some(best) = best {
+        return Ok(plans.swap_remove(best));
     }
+    let mut reasons = refused.reasons();
     let hopeless = nodes.len() - no_fit.candidates.len();
     if hopeless > 0 {
-        failed.insert(NOT_HELPFUL.into(), hopeless);
+        reasons.insert(NOT_HELPFUL.into(), hopeless);
     }
-    let message = NoFit { total: nodes.len(), reasons: failed, ..NoFit::default() }.message();
+    let message = NoFit { total: nodes.len(), reasons, ..NoFit::default() }.message();
     Err(NoPlan { message, withdraw: true })
 }
 
 /// True while pods leave the node that was promised to this one.
 fn is_waiting_for_victims(cx: &Cycle<'_>, nominated: &Nominated, no_fit: &NoFit) -> bool {
     let Some(name) = nominated.node_of(&cx.pod.uid) else { return false };
-    let nodes = cx.cluster.nodes();
-    let Some(at) = nodes.iter().position(|n| *n.name == *name) else { return false };
+    let Some(at) = cx.cluster.index(name) else { return false };
     // Where victims cannot help any more there is no use in waiting for them.
-    no_fit.candidates.contains(&at) && nodes[at].pods.iter().any(|p| p.deleting && p.priority < cx.pod.priority)
+    let pods = &cx.cluster.nodes()[at].pods;
+    no_fit.candidates.binary_search(&at).is_ok() && pods.iter().any(|p| p.deleting && p.priority < cx.pod.priority)
 }
 
 fn started(pod: &PodInfo) -> &str {
@@ -133,8 +133,8 @@ fn started(pod: &PodInfo) -> &str {
 }
 
 /// The most important first.
-fn importance(pod: &Arc<PodInfo>) -> (Reverse<i32>, String) {
-    (Reverse(pod.priority), started(pod).to_owned())
+fn by_importance(a: &Arc<PodInfo>, b: &Arc<PodInfo>) -> Ordering {
+    b.priority.cmp(&a.priority).then_with(|| started(a).cmp(started(b)))
 }
 
 /// The fewest victims on one node, or why there are none.
@@ -145,12 +145,12 @@ fn victims_on(
     at: usize,
     node: &NodeInfo,
     budgets: &[Budget],
-) -> Result<Plan, Vec<Reason>> {
+) -> Result<Plan, Reasons> {
     let mut candidates: Vec<Arc<PodInfo>> = node.pods.iter().filter(|p| p.priority < pod.priority).cloned().collect();
     if candidates.is_empty() {
-        return Err(vec![NO_VICTIMS.into()]);
+        return Err(Reasons::One(NO_VICTIMS.into()));
     }
-    candidates.sort_by_key(importance);
+    candidates.sort_by(by_importance);
     let mut without = node.clone();
     for victim in &candidates {
         without.remove(&victim.uid);
@@ -179,7 +179,7 @@ fn victims_on(
         checks.changed(&back, &without, 1);
     }
     fits.map_err(|(_, refusal)| refusal.reasons)?;
-    victims.sort_by_key(importance);
+    victims.sort_by(by_importance);
     Ok(Plan { node: at, victims, violations })
 }
 
@@ -198,7 +198,7 @@ fn split(pods: &[Arc<PodInfo>], budgets: &[Budget]) -> (Vec<Arc<PodInfo>>, Vec<A
 
 /// What a plan costs; less is better: broken budgets, the most important victim, all their importance, their number, how
 /// long the most important has been running.
-fn cost(plan: &Plan) -> (usize, i64, i64, usize, Reverse<String>) {
+fn cost(plan: &Plan) -> (usize, i64, i64, usize, Reverse<&str>) {
     let highest = plan.victims.first().map_or(i64::from(i32::MIN), |p| i64::from(p.priority));
     let shifted = |p: &Arc<PodInfo>| i64::from(p.priority) + i64::from(i32::MAX) + 1;
     let earliest = plan.victims.iter().filter(|p| i64::from(p.priority) == highest).map(|p| started(p)).min();
@@ -207,6 +207,6 @@ fn cost(plan: &Plan) -> (usize, i64, i64, usize, Reverse<String>) {
         highest,
         plan.victims.iter().map(shifted).sum(),
         plan.victims.len(),
-        Reverse(earliest.unwrap_or_default().to_owned()),
+        Reverse(earliest.unwrap_or_default()),
     )
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::metrics::Pending;
 use super::pod::PodInfo;
 use crate::util::backoff::Backoff;
 
@@ -166,6 +167,28 @@ impl Queue {
         }
     }
 
+    /// A node is promised to one that waits; an empty name takes the promise back.
+    pub fn promised(&mut self, uid: &str, node: &str) {
+        if let Some(waiting) = self.pods.get_mut(uid) {
+            waiting.pod = Arc::new(PodInfo { nominated: node.into(), ..(*waiting.pod).clone() });
+        }
+    }
+
+    /// How many wait where.
+    pub fn pending(&self) -> Pending {
+        Pending {
+            active: self.active.len(),
+            backoff: self.backoff.len(),
+            unschedulable: self.unschedulable.len(),
+            gated: self.gated.len(),
+        }
+    }
+
+    /// True where some wait for something to happen.
+    pub fn has_refused(&self) -> bool {
+        !self.unschedulable.is_empty()
+    }
+
     /// Wakes those that `helps` says yes to, for one of the plugins that refused them. A pod that no plugin refused is
     /// always woken.
     pub fn wake(&mut self, now: Instant, helps: impl Fn(&str, &PodInfo) -> bool) {
@@ -264,10 +287,12 @@ mod tests {
         let (mut q, now) = (Queue::default(), Instant::now());
         q.set(pod("a", 0), true);
         q.set(pod("b", 9), true);
+        assert_eq!(q.pending(), Pending { active: 2, ..Pending::default() });
         for name in ["b", "a"] {
             assert_eq!(pop(&mut q, now), name);
             q.refused(name, vec!["Fit"], now);
         }
+        assert_eq!(q.pending(), Pending { unschedulable: 2, ..Pending::default() });
         q.wake(now, |plugin, _| plugin == "Other");
         assert_eq!(pop(&mut q, now), "");
         q.wake(now, |plugin, pod| plugin == "Fit" && &*pod.name == "a");

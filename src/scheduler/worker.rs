@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 use super::cluster::{Cluster, NodeInfo};
 use super::cycle::{self, Checks, NoFit, Nominated};
-use super::framework::{Cycle, Event};
+use super::framework::{Cycle, Event, Freed};
+use super::metrics::{Metrics, Outcome};
 use super::plugins::PLUGINS;
 use super::plugins::binding::Claims;
 use super::plugins::devices::{DevicePlan, NAME as DEVICES, PodDevices};
@@ -45,6 +46,7 @@ pub(super) struct Worker {
     writes: Writes,
     events: Recorder,
     profiles: Profiles,
+    metrics: Arc<Metrics>,
     /// Where the next search for nodes begins.
     start: usize,
 }
@@ -59,6 +61,7 @@ impl Worker {
             writes: Writes::new(scheduler.client.clone(), scheduler.clock.clone(), scheduler.config.writes_in_flight),
             events,
             profiles: scheduler.config.profiles.clone(),
+            metrics: scheduler.config.metrics.clone(),
             start: 0,
         }
     }
@@ -80,6 +83,7 @@ impl Worker {
             self.done(done);
         }
         self.queue.wake_stuck(Instant::now());
+        self.metrics.wait(self.queue.pending());
     }
 }
 
@@ -94,13 +98,11 @@ impl Worker {
             (Topic::Nodes, Delta::Upsert { new, .. }) => self.node(&new),
             (Topic::Nodes, Delta::Delete(last)) => self.cluster.remove_node(&last.meta.name),
             (Topic::Namespaces, Delta::Upsert { new, .. }) => {
-                let labels = new.meta.labels.clone();
-                let before = self.cluster.namespaces.insert(new.meta.name.as_str().into(), labels.clone());
-                if before.is_none_or(|b| b != labels) {
+                if self.cluster.set_namespace(&new.meta.name, new.meta.labels.clone()) {
                     self.wake(&Event::Namespace);
                 }
             }
-            (Topic::Namespaces, Delta::Delete(last)) => drop(self.cluster.namespaces.remove(&*last.meta.name)),
+            (Topic::Namespaces, Delta::Delete(last)) => self.cluster.remove_namespace(&last.meta.name),
             (Topic::Services, Delta::Upsert { new, .. }) => self.side.set_service(&new),
             (Topic::Services, Delta::Delete(last)) => self.side.remove_service(&last),
             (Topic::Storage, _) => self.wake(&Event::Storage),
@@ -171,6 +173,9 @@ impl Worker {
             self.pod_gone(uid);
         } else if !pod.node.is_empty() {
             self.unqueue(uid);
+            if self.cluster.renew(&pod) {
+                return;
+            }
             let old = self.cluster.displace(uid);
             let node = pod.node.clone();
             self.cluster.place(pod.clone(), &node, false);
@@ -216,10 +221,20 @@ impl Worker {
     }
 
     fn pod_gone(&mut self, uid: &str) {
-        let promised = self.nominated.node_of(uid).is_some();
-        let waiting = self.unqueue(uid).filter(|_| promised);
+        let promised = self.nominated.node_of(uid).map(str::to_owned);
+        let waiting = self.unqueue(uid).filter(|_| promised.is_some());
+        let node = self.cluster.node_of(uid).map(str::to_owned).or(promised).unwrap_or_default();
         if let Some(pod) = self.cluster.displace(uid).or(waiting) {
-            self.wake(&Event::PodGone(pod));
+            self.gone(pod, &node);
+        }
+    }
+
+    /// A pod left a node, or will not come to it.
+    fn gone(&mut self, pod: Arc<PodInfo>, node: &str) {
+        if self.queue.has_refused() {
+            let promised = self.nominated.on(node).to_vec();
+            let freed = self.cluster.node(node).map(|now| Box::new(Freed { node: now.clone(), promised }));
+            self.wake(&Event::PodGone(pod, freed));
         }
     }
 }
@@ -248,8 +263,16 @@ impl Worker {
         if self.writes.full() {
             return false;
         }
-        let Some(pod) = self.queue.pop(Instant::now()) else { return false };
-        match self.decide(&pod) {
+        let start = Instant::now();
+        let Some(pod) = self.queue.pop(start) else { return false };
+        let decision = self.decide(&pod);
+        let outcome = match &decision {
+            Ok(_) => Outcome::Scheduled,
+            Err(refusal) if refusal.0.error.is_some() => Outcome::Error,
+            Err(_) => Outcome::Unschedulable,
+        };
+        self.metrics.attempted(&pod.scheduler, outcome, start.elapsed());
+        match decision {
             Ok(at) => self.bind(pod, at),
             Err(refusal) => self.refuse(&pod, *refusal),
         }
@@ -266,13 +289,13 @@ impl Worker {
             let no_fit = NoFit { total: nodes.len(), rejected: Some(why), by: vec![plugin], ..NoFit::default() };
             Box::new((no_fit, preemption))
         })?;
-        let promised = self.nominated.node_of(&pod.uid).and_then(|n| nodes.iter().position(|o| *o.name == *n));
+        let promised = self.nominated.node_of(&pod.uid).and_then(|name| self.cluster.index(name));
         if let Some(at) = promised
             && checks.check_promised(&nodes[at], &self.nominated).is_ok()
         {
             return Ok(at);
         }
-        let feasible = checks.feasible(nodes, &self.nominated, &mut self.start).map_err(|no_fit| {
+        let feasible = checks.feasible(&self.cluster, &self.nominated, &mut self.start).map_err(|no_fit| {
             let preemption = (no_fit.total > 0 && cx.profile.preempts)
                 .then(|| preempt::plan(&cx, &mut checks, &self.nominated, &no_fit));
             Box::new((no_fit, preemption))
@@ -288,7 +311,7 @@ impl Worker {
             true => DevicePlan::new(),
             false => PodDevices::new(&self.side.devices, &pod).map(|d| d.plan(node)).unwrap_or_default(),
         };
-        let node = node.name.clone();
+        let node: Box<str> = (*node.name).into();
         for (claim, allocation) in &devices {
             if let Some(allocation) = allocation {
                 self.side.devices.promise(&claim.uid, allocation);
@@ -311,7 +334,7 @@ impl Worker {
         let nominated = match preemption {
             None => None,
             Some(Ok(plan)) => {
-                let node = self.cluster.nodes()[plan.node].name.clone();
+                let node: Box<str> = (*self.cluster.nodes()[plan.node].name).into();
                 self.preempt(pod, &node, plan.victims);
                 Some(node)
             }
@@ -323,6 +346,7 @@ impl Worker {
                 let had = self.nominated.node_of(&pod.uid).is_some();
                 (none.withdraw && had).then(|| {
                     self.nominated.remove(&pod.uid);
+                    self.queue.promised(&pod.uid, "");
                     "".into()
                 })
             }
@@ -356,6 +380,7 @@ impl Worker {
 
     /// Sends victims away and promises the node to the pod.
     fn preempt(&mut self, pod: &Arc<PodInfo>, node: &str, victims: Vec<Arc<PodInfo>>) {
+        self.metrics.preempted(victims.len());
         for victim in victims.into_iter().filter(|v| !v.deleting) {
             let message = format!("Preempted by pod {} on node {node}", pod.uid);
             self.events.normal(victim.regarding(), "Preempted", message);
@@ -365,9 +390,11 @@ impl Worker {
         let lesser = self.nominated.on(node).iter().filter(|p| p.priority < pod.priority && p.uid != pod.uid);
         for other in lesser.cloned().collect::<Vec<_>>() {
             self.nominated.remove(&other.uid);
+            self.queue.promised(&other.uid, "");
             self.queue.activate(&other.uid, Instant::now());
         }
         self.nominated.set(pod, node);
+        self.queue.promised(&pod.uid, node);
     }
 
     fn done(&mut self, done: Done) {
@@ -395,8 +422,9 @@ impl Worker {
     /// An assumption was wrong: what the pod held is free again.
     fn forget(&mut self, pod: &Arc<PodInfo>) {
         if self.cluster.is_assumed(&pod.uid) {
+            let node = self.cluster.node_of(&pod.uid).map(str::to_owned).unwrap_or_default();
             self.cluster.displace(&pod.uid);
-            self.wake(&Event::PodGone(pod.clone()));
+            self.gone(pod.clone(), &node);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 use super::names;
 
 /// How a requirement compares.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Op {
     /// The label is there with one of these values.
     In(Vec<String>),
@@ -25,7 +25,7 @@ pub enum Op {
 }
 
 /// One comparison.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Requirement {
     /// Label name.
     pub key: String,
@@ -34,7 +34,7 @@ pub struct Requirement {
 }
 
 /// All requirements must hold; none at all matches everything.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Selector(pub Vec<Requirement>);
 
 /// Why a selector could not be read.

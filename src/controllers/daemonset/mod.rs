@@ -60,7 +60,11 @@ impl Reconciler for DaemonSets {
             .owned(&res::PODS)
             .owned(&res::CONTROLLER_REVISIONS)
             .mapped(&res::PODS, |pod, cx| claim::adopters(&res::DAEMON_SETS, pod, cx))
-            .mapped(&res::NODES, |_, cx| {
+            .changed(&res::NODES, |old, new, cx| {
+                // Nodes tell of themselves all the time; where daemons belong seldom changes with that.
+                if matches!((old, new), (Some(old), Some(new)) if nodes::means_the_same(old, new)) {
+                    return Vec::new();
+                }
                 cx.lister(&res::DAEMON_SETS).list(None).iter().map(|d| ObjectKey::from(&d.meta)).collect()
             })
     }
@@ -80,7 +84,7 @@ impl Reconciler for DaemonSets {
         let owned = claim::claim(cx, &res::DAEMON_SETS, &object, &selector, &res::PODS).await?;
         let template = nodes::with_tolerations(&value["spec"]["template"]);
         let all = cx.lister(&res::NODES).list(None);
-        let nodes: Nodes = all.iter().map(|n| (n.meta.name.clone(), nodes::fit(&template, &n.value()))).collect();
+        let nodes: Nodes = all.iter().map(|n| (n.meta.name.clone(), nodes::fit(&template, &nodes::view(n)))).collect();
         let ds = Daemons::new(&object, &value);
         let daemons = daemons(&owned, &history);
         let now = cx.now();

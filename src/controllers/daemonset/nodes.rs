@@ -5,6 +5,8 @@
 use serde_json::{Value, json};
 
 use crate::api::meta::labels::Requirement;
+use crate::api::object::Object;
+use crate::api::scan;
 use crate::api::value::ValueExt;
 use crate::controllers::node::plan::tolerates;
 
@@ -37,6 +39,23 @@ pub fn with_tolerations(template: &Value) -> Value {
     }
     template["spec"]["tolerations"] = all.into();
     template
+}
+
+/// What of a node decides whether daemons belong there: its name, labels and spec. Its status is by far the most of it.
+pub fn view(node: &Object) -> Value {
+    let labels: serde_json::Map<String, Value> =
+        node.meta.labels.iter().map(|(k, v)| (k.to_string(), (**v).into())).collect();
+    let spec: Value = spec(node).and_then(|text| serde_json::from_slice(text).ok()).unwrap_or_default();
+    json!({"metadata": {"name": node.meta.name, "labels": labels}, "spec": spec})
+}
+
+/// True where a change of a node is none for daemons.
+pub fn means_the_same(old: &Object, new: &Object) -> bool {
+    old.meta.labels == new.meta.labels && spec(old) == spec(new)
+}
+
+fn spec(node: &Object) -> Option<&[u8]> {
+    scan::member(&node.json, 0, "spec").map(|at| &node.json[at])
 }
 
 /// Whether a pod belongs on a node.
@@ -139,6 +158,20 @@ mod tests {
         let affinity =
             json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}});
         assert_eq!(fit(&json!({"spec": {"affinity": affinity}}), &node), want);
+    }
+
+    #[test_case(json!({"status": {"phase": "x"}}), true; "what it tells of itself")]
+    #[test_case(json!({"metadata": {"name": "a", "labels": {"disk": "hdd"}}}), false; "labels")]
+    #[test_case(json!({"spec": {"taints": [{"key": "x", "effect": "NoExecute"}]}}), false; "taints")]
+    #[test_case(json!({"spec": {"unschedulable": true}}), false; "cordoned")]
+    fn changes_that_count(change: Value, same: bool) {
+        let old = json!({"metadata": {"name": "a", "labels": {"disk": "ssd"}}, "spec": {"podCIDR": "10.0.0.0/24"}});
+        let mut new = old.clone();
+        change.as_object().unwrap().iter().for_each(|(key, value)| new[key] = value.clone());
+        let object = |value: &Value| Object::from_value(value, &[]);
+        assert_eq!(means_the_same(&object(&old), &object(&new)), same);
+        let seen = view(&object(&new));
+        assert_eq!((&seen["metadata"], &seen["spec"]), (&new["metadata"], &new["spec"]));
     }
 
     #[test]

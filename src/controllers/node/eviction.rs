@@ -44,7 +44,8 @@ impl Reconciler for TaintEviction {
             let lister = cx.lister(&res::PODS);
             let node = Some(lister.field(pod, "spec.nodeName")).filter(|n| !n.is_empty());
             let node = node.and_then(|n| cx.lister(&res::NODES).get("", n));
-            let tainted = node.filter(|n| plan::has_no_execute(&n.value()));
+            // Nor do most nodes have such a taint, and pods come and change by the thousand.
+            let tainted = node.filter(|n| n.mentions("NoExecute") && plan::has_no_execute(&n.value()));
             tainted.map(|n| ObjectKey::from(&n.meta)).into_iter().collect()
         })
     }

@@ -78,7 +78,7 @@ impl Reconciler for Lifecycle {
                 let lister = cx.lister(&res::PODS);
                 let node = Some(lister.field(pod, "spec.nodeName")).filter(|n| !n.is_empty());
                 let node = node.and_then(|n| cx.lister(&res::NODES).get("", n));
-                let troubled = node.filter(|n| plan::ready(&n.value()) != "True");
+                let troubled = node.filter(|n| !plan::is_ready(n));
                 troubled.map(|n| ObjectKey::from(&n.meta)).into_iter().collect()
             })
     }

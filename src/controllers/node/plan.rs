@@ -5,6 +5,8 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::api::object::Object;
+use crate::api::scan;
 use crate::api::value::ValueExt;
 use crate::controllers::common::conditions;
 use crate::controllers::common::pods::time;
@@ -55,6 +57,14 @@ pub fn silenced(node: &Value, now: Timestamp) -> Option<Vec<Value>> {
 pub fn ready(node: &Value) -> &str {
     let ready = conditions::get(node.items_at("/status/conditions"), "Ready");
     ready.and_then(|c| c.str_at("/status")).unwrap_or("Unknown")
+}
+
+/// The same of an object, of which only the conditions are decoded: whoever asks for each pod asks often.
+pub fn is_ready(node: &Object) -> bool {
+    let status = scan::find(&node.json, 0, "status");
+    let all = status.and_then(|at| scan::member(&node.json, at, "conditions")).map(|at| &node.json[at]);
+    let all: Vec<Value> = all.and_then(|text| serde_json::from_slice(text).ok()).unwrap_or_default();
+    conditions::get(&all, "Ready").and_then(|c| c.str_at("/status")) == Some("True")
 }
 
 /// The taints the node should have; none when it has them. `evict` is false while every node of the cluster is in
@@ -179,6 +189,14 @@ mod tests {
     fn keys(taints: Option<Vec<Value>>) -> Option<Vec<String>> {
         let text = |t: &Value| format!("{}:{}", &t.str_at("/key").unwrap()[19..], t.str_at("/effect").unwrap());
         taints.map(|all| all.iter().map(text).collect())
+    }
+
+    #[test_case(node("True"), true)]
+    #[test_case(node("False"), false)]
+    #[test_case(node("Unknown"), false)]
+    #[test_case(json!({"metadata": {"name": "a"}}), false; "says nothing")]
+    fn an_object_is_as_ready_as_its_value(node: Value, want: bool) {
+        assert_eq!((is_ready(&Object::from_value(&node, &[])), ready(&node) == "True"), (want, want));
     }
 
     #[test_case("True", true, None; "a healthy node has none")]

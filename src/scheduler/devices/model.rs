@@ -63,7 +63,7 @@ impl Reach {
     /// True when the node is one of them.
     pub fn includes(&self, node: &NodeInfo) -> bool {
         match self {
-            Self::Node(name) => *name == node.name,
+            Self::Node(name) => **name == *node.name,
             Self::All => true,
             Self::Nodes(terms, _) => terms.iter().any(|t| t.matches(&node.name, &node.labels)),
             Self::Each | Self::Unknown => false,

@@ -40,7 +40,7 @@ pub struct Pool<'a> {
 
 /// All pools with devices for the node, in an order that is always the same.
 pub fn gather<'a>(inventory: &'a Inventory, node: &NodeInfo) -> Vec<Pool<'a>> {
-    let own = inventory.on_node.get(&node.name).into_iter().flatten();
+    let own = inventory.on_node.get(&*node.name).into_iter().flatten();
     let slices = own.chain(&inventory.anywhere).filter_map(|name| inventory.slices.get(name));
     let near = slices.filter(|s| s.reaches(node)).map(|s| (s.driver.clone(), s.pool.clone()));
     let keys: BTreeSet<PoolKey> = near.collect();

@@ -3,80 +3,114 @@
 //! Upstream: `plugins/interpodaffinity`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::super::cluster::{Cluster, NodeInfo};
+use super::super::counts::{Parts, Values, add};
 use super::super::framework::{Cycle, Event, Filter, MAX_SCORE, Plugin, PreFilter, Refusal};
 use super::super::pod::{PodInfo, PodTerm};
+use super::super::terms;
 
 /// Required terms of both sides refuse nodes; preferred terms of both sides score them.
 pub struct InterPodAffinity;
 
-/// Numbers by topology key and value.
-#[derive(Debug, Default)]
-struct Parts(HashMap<Box<str>, HashMap<Box<str>, i64>>);
-
-impl Parts {
-    fn add(&mut self, key: &str, node: &NodeInfo, n: i64) {
-        let Some(value) = node.label(key) else { return };
-        if !self.0.contains_key(key) {
-            self.0.insert(key.into(), HashMap::new());
-        }
-        let values = self.0.get_mut(key).expect("made above");
-        match values.get_mut(value) {
-            Some(sum) => *sum += n,
-            None => drop(values.insert(value.into(), n)),
-        }
-    }
-
-    fn get(&self, key: &str, node: &NodeInfo) -> i64 {
-        node.label(key).and_then(|value| self.0.get(key)?.get(value)).copied().unwrap_or(0)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.values().all(|values| values.values().all(|n| *n == 0))
-    }
+fn matches(term: &PodTerm, pod: &PodInfo, cluster: &Cluster) -> bool {
+    term.matches(pod, cluster.namespace(&pod.namespace))
 }
 
-fn matches(term: &PodTerm, pod: &PodInfo, cluster: &Cluster) -> bool {
-    term.matches(pod, cluster.namespaces.get(&pod.namespace))
+/// Terms that count the pods they mean.
+#[derive(Debug)]
+pub struct Kind {
+    /// The first so many count only pods that all of them mean.
+    together: usize,
+    terms: Box<[PodTerm]>,
+}
+
+/// Terms of one pod, which count pods on all nodes.
+struct Census<'a> {
+    together: usize,
+    terms: Vec<&'a PodTerm>,
+}
+
+impl<'a> Census<'a> {
+    /// What a pod requires: nearness, all terms together, then distance.
+    fn required(pod: &'a PodInfo) -> Self {
+        Self { together: pod.affinity.len(), terms: pod.affinity.iter().chain(&pod.anti_affinity).collect() }
+    }
+
+    /// What a pod prefers: nearness, then distance.
+    fn preferred(pod: &'a PodInfo) -> Self {
+        let all = pod.affinity_preferred.iter().chain(&pod.anti_affinity_preferred);
+        Self { together: 0, terms: all.map(|(_, term)| term).collect() }
+    }
+
+    fn is(&self, kind: &Kind) -> bool {
+        kind.together == self.together && kind.terms.iter().eq(self.terms.iter().copied())
+    }
+
+    /// Pods that are meant, for each term by its parts.
+    fn parts(&self, cluster: &Cluster) -> Parts {
+        let anew = || {
+            let terms = self.terms.iter().map(|t| (*t).clone()).collect();
+            (Kind { together: self.together, terms }, self.count(cluster))
+        };
+        let follow = |parts: &mut Parts, step: &super::super::counts::Move| {
+            let node = &cluster.nodes()[step.at];
+            self.each(&step.pod, node, cluster, |i, part| add(Arc::make_mut(&mut parts[i]), part, step.sign));
+        };
+        cluster.affinity.of(|kind| self.is(kind), cluster.moves(), follow, anew)
+    }
+
+    fn count(&self, cluster: &Cluster) -> Parts {
+        let mut all = vec![Values::new(); self.terms.len()];
+        for node in cluster.nodes() {
+            for pod in &node.pods {
+                self.each(pod, node, cluster, |i, part| add(&mut all[i], part, 1));
+            }
+        }
+        all.into_iter().map(Arc::new).collect()
+    }
+
+    /// The terms that mean `other`, by index, with the part that it is in.
+    fn each(&self, other: &PodInfo, node: &NodeInfo, cluster: &Cluster, mut to: impl FnMut(usize, &str)) {
+        let (near, alone) = self.terms.split_at(self.together);
+        let near = if near.iter().all(|t| matches(t, other, cluster)) { near } else { &[] };
+        let alone = alone.iter().enumerate().filter(|(_, t)| matches(t, other, cluster));
+        let meant = near.iter().enumerate().chain(alone.map(|(i, t)| (self.together + i, t)));
+        for (i, term) in meant {
+            if let Some(part) = node.label(&term.key) {
+                to(i, part);
+            }
+        }
+    }
 }
 
 /// Near and far, as far as required.
 struct Near<'a> {
     pod: &'a PodInfo,
     cluster: &'a Cluster,
-    /// Pods that all of the newcomer's affinity terms mean.
-    near: Parts,
-    /// Pods that its anti-affinity terms mean, each for itself.
-    far: Parts,
-    /// Pods whose anti-affinity terms mean the newcomer.
-    forbid: Parts,
+    census: Census<'a>,
+    /// Pods that the newcomer's terms mean.
+    parts: Parts,
+    /// Pods that all of its affinity terms mean.
+    near: i64,
+    /// Terms of others that keep the newcomer away: their keys, and the pods that have them.
+    forbid: Vec<(&'a str, &'a Values)>,
     /// It would satisfy its own affinity.
     own: bool,
+    /// What is pretended to have moved: for the newcomer's terms, and by key for those of others.
+    moved: (HashMap<usize, Values>, HashMap<Box<str>, Values>),
 }
 
 impl Near<'_> {
-    fn count(&mut self, other: &PodInfo, node: &NodeInfo, n: i64) {
-        for term in &other.anti_affinity {
-            if matches(term, self.pod, self.cluster) {
-                self.forbid.add(&term.key, node, n);
-            }
-        }
-        self.count_wanted(other, node, n);
-    }
-
-    fn count_wanted(&mut self, other: &PodInfo, node: &NodeInfo, n: i64) {
-        let pod = self.pod;
-        if !pod.affinity.is_empty() && pod.affinity.iter().all(|t| matches(t, other, self.cluster)) {
-            for term in &pod.affinity {
-                self.near.add(&term.key, node, n);
-            }
-        }
-        for term in &pod.anti_affinity {
-            if matches(term, other, self.cluster) {
-                self.far.add(&term.key, node, n);
-            }
-        }
+    /// Pods that the newcomer's term means in the part that the node is in.
+    fn meant(&self, i: usize, node: &NodeInfo) -> i64 {
+        let Some(part) = node.label(&self.census.terms[i].key) else { return 0 };
+        let moved = match self.moved.0.is_empty() {
+            true => 0,
+            false => self.moved.0.get(&i).and_then(|v| v.get(part)).copied().unwrap_or(0),
+        };
+        self.parts[i].get(part).copied().unwrap_or(0) + moved
     }
 
     fn is_near(&self, node: &NodeInfo) -> bool {
@@ -85,7 +119,20 @@ impl Near<'_> {
             return false;
         }
         // The first of a group that wants to be with itself has to go somewhere.
-        terms.iter().all(|t| self.near.get(&t.key, node) > 0) || (self.own && self.near.is_empty())
+        (0..terms.len()).all(|i| self.meant(i, node) > 0) || (self.own && self.near == 0)
+    }
+
+    fn is_forbidden(&self, node: &NodeInfo) -> bool {
+        let there = |key: &str, values: &Values| node.label(key).and_then(|part| values.get(part)).copied();
+        if self.moved.1.is_empty() {
+            return self.forbid.iter().any(|(key, values)| there(key, values).is_some_and(|n| n > 0));
+        }
+        let all = |key: &str| -> i64 {
+            let real = self.forbid.iter().filter(|(k, _)| *k == key).filter_map(|(k, values)| there(k, values));
+            real.sum::<i64>() + self.moved.1.get(key).and_then(|values| there(key, values)).unwrap_or(0)
+        };
+        let keys = self.forbid.iter().map(|(key, _)| *key).chain(self.moved.1.keys().map(|key| &**key));
+        keys.into_iter().any(|key| all(key) > 0)
     }
 }
 
@@ -94,22 +141,29 @@ impl Filter for Near<'_> {
         if !self.is_near(node) {
             return Err(Refusal::unresolvable("node(s) didn't match pod affinity rules"));
         }
-        if self.pod.anti_affinity.iter().any(|t| self.far.get(&t.key, node) > 0) {
+        if (self.census.together..self.census.terms.len()).any(|i| self.meant(i, node) > 0) {
             return Err(Refusal::retry("node(s) didn't match pod anti-affinity rules"));
         }
-        let forbidden = self
-            .forbid
-            .0
-            .iter()
-            .any(|(key, values)| node.label(key).is_some_and(|value| values.get(value).is_some_and(|n| *n > 0)));
-        match forbidden {
+        match self.is_forbidden(node) {
             true => Err(Refusal::retry("node(s) didn't satisfy existing pods anti-affinity rules")),
             false => Ok(()),
         }
     }
 
     fn changed(&mut self, pod: &PodInfo, node: &NodeInfo, sign: i64) {
-        self.count(pod, node, sign);
+        let (own, others) = &mut self.moved;
+        for term in pod.anti_affinity.iter().filter(|t| matches(t, self.pod, self.cluster)) {
+            if let Some(part) = node.label(&term.key) {
+                add(others.entry(term.key.clone()).or_default(), part, sign);
+            }
+        }
+        let (near, together) = (&mut self.near, self.census.together);
+        self.census.each(pod, node, self.cluster, |i, part| {
+            add(own.entry(i).or_default(), part, sign);
+            *near += if i < together { sign } else { 0 };
+        });
+        own.retain(|_, values| !values.is_empty());
+        others.retain(|_, values| !values.is_empty());
     }
 }
 
@@ -119,62 +173,43 @@ impl Plugin for InterPodAffinity {
     }
 
     fn pre_filter<'a>(&self, cx: &'a Cycle<'a>) -> PreFilter<'a> {
-        let pod = cx.pod;
-        let wants = !pod.affinity.is_empty() || !pod.anti_affinity.is_empty();
-        let own = pod.affinity.iter().all(|t| matches(t, pod, cx.cluster));
-        let (near, far, forbid) = Default::default();
-        let mut filter = Near { pod, cluster: cx.cluster, near, far, forbid, own };
-        if !wants && !cx.cluster.has_anti_affinity() {
+        let (pod, cluster) = (cx.pod, cx.cluster);
+        let forbid: Vec<_> = terms::that_mean(&cluster.terms().away, pod, cluster.namespace(&pod.namespace)).collect();
+        let census = Census::required(pod);
+        if census.terms.is_empty() && forbid.is_empty() {
             return PreFilter::Skip;
         }
-        for node in cx.cluster.nodes() {
-            if node.with_anti_affinity > 0 {
-                for other in node.pods.iter().filter(|p| !p.anti_affinity.is_empty()) {
-                    for term in other.anti_affinity.iter().filter(|t| matches(t, pod, cx.cluster)) {
-                        filter.forbid.add(&term.key, node, 1);
-                    }
-                }
-            }
-            if wants {
-                for other in &node.pods {
-                    filter.count_wanted(other, node, 1);
-                }
-            }
-        }
-        if !wants && filter.forbid.is_empty() { PreFilter::Skip } else { PreFilter::Check(Box::new(filter)) }
+        let parts = if census.terms.is_empty() { Parts::new() } else { census.parts(cluster) };
+        let own = pod.affinity.iter().all(|t| matches(t, pod, cluster));
+        let near = parts[..census.together].iter().flat_map(|values| values.values()).sum();
+        PreFilter::Check(Box::new(Near { pod, cluster, census, parts, near, forbid, own, moved: Default::default() }))
     }
 
     fn score(&self, cx: &Cycle<'_>, nodes: &[&NodeInfo]) -> Option<Vec<i64>> {
-        let pod = cx.pod;
-        let wishes = !pod.affinity_preferred.is_empty() || !pod.anti_affinity_preferred.is_empty();
-        let args = &cx.profile.args;
-        if !wishes && (args.ignore_preferred_of_existing || !cx.cluster.has_affinity()) {
+        let (pod, cluster, args) = (cx.pod, cx.cluster, &cx.profile.args);
+        let census = Census::preferred(pod);
+        let others = cluster.terms();
+        if census.terms.is_empty() && (args.ignore_preferred_of_existing || !others.has_opinions()) {
             return None;
         }
-        let mut parts = Parts::default();
-        for node in cx.cluster.nodes() {
-            if wishes {
-                for other in &node.pods {
-                    add_all(&mut parts, &pod.affinity_preferred, other, node, 1, cx.cluster);
-                    add_all(&mut parts, &pod.anti_affinity_preferred, other, node, -1, cx.cluster);
-                }
-            }
-            if node.with_affinity == 0 {
-                continue;
-            }
-            for other in node.pods.iter().filter(|p| p.has_affinity()) {
-                for term in other.affinity.iter().filter(|t| matches(t, pod, cx.cluster)) {
-                    parts.add(&term.key, node, args.hard_pod_affinity_weight);
-                }
-                add_all(&mut parts, &other.affinity_preferred, pod, node, 1, cx.cluster);
-                add_all(&mut parts, &other.anti_affinity_preferred, pod, node, -1, cx.cluster);
-            }
-        }
-        if parts.0.is_empty() {
+        let parts = if census.terms.is_empty() { Parts::new() } else { census.parts(cluster) };
+        let weights = pod.affinity_preferred.iter().map(|(weight, _)| *weight);
+        let weights = weights.chain(pod.anti_affinity_preferred.iter().map(|(weight, _)| -weight));
+        let own = census.terms.iter().zip(&parts).zip(weights).map(|((term, values), n)| (&*term.key, &**values, n));
+        let that_mean = |all| terms::that_mean(all, pod, cluster.namespace(&pod.namespace));
+        let near = that_mean(&others.near).map(|(key, values)| (key, values, args.hard_pod_affinity_weight));
+        let wishes = that_mean(&others.wishes).map(|(key, values)| (key, values, 1));
+        let all: Vec<(&str, &Values, i64)> = own.chain(near).chain(wishes).filter(|(_, v, _)| !v.is_empty()).collect();
+        if all.is_empty() {
             return None;
         }
-        let raw: Vec<i64> = nodes.iter().map(|node| parts.0.keys().map(|key| parts.get(key, node)).sum()).collect();
-        Some(between(&raw))
+        let sum = |node: &&NodeInfo| {
+            let at = |(key, values, n): &(&str, &Values, i64)| {
+                node.label(key).and_then(|part| values.get(part)).copied().unwrap_or(0) * n
+            };
+            all.iter().map(at).sum()
+        };
+        Some(between(&nodes.iter().map(sum).collect::<Vec<i64>>()))
     }
 
     fn wakes(&self, event: &Event, pod: &PodInfo) -> bool {
@@ -190,18 +225,11 @@ impl Plugin for InterPodAffinity {
             Event::Itself => true,
             Event::PodPlaced(None, new) => partner(new),
             Event::PodPlaced(Some(old), new) => old.labels != new.labels && (partner(new) || keeps_apart(old)),
-            Event::PodGone(gone) => keeps_apart(gone),
+            Event::PodGone(gone, _) => keeps_apart(gone),
             Event::Node(None, _) => true,
             Event::Node(Some(old), new) => old.labels != new.labels,
             _ => false,
         }
-    }
-}
-
-/// Adds the weights of the terms that mean `pod` to the parts that `node` is in.
-fn add_all(parts: &mut Parts, terms: &[(i64, PodTerm)], pod: &PodInfo, node: &NodeInfo, sign: i64, cluster: &Cluster) {
-    for (weight, term) in terms.iter().filter(|(_, t)| matches(t, pod, cluster)) {
-        parts.add(&term.key, node, sign * weight);
     }
 }
 

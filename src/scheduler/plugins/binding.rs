@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use super::super::cluster::NodeInfo;
-use super::super::framework::{Cycle, Event, Filter, Plugin, PreFilter, Refusal};
+use super::super::framework::{Cycle, Event, Filter, Plugin, PreFilter, Reasons, Refusal};
 use super::super::pod::PodInfo;
 use super::super::side::Side;
 use super::super::volumes::{Claim, Class, Volume, VolumePlan};
@@ -108,15 +108,15 @@ impl<'a> Claims<'a> {
 
 impl Filter for Claims<'_> {
     fn check(&self, node: &NodeInfo) -> Result<(), Refusal> {
-        let mut refusal = Refusal { reasons: Vec::new(), final_: true, error: false };
+        let mut refusal = Refusal { reasons: Reasons::None, final_: true, error: false };
         if self.bound.iter().flatten().any(|v| !v.reachable(node)) {
-            refusal.reasons.push(ELSEWHERE.into());
+            refusal.reasons.push(ELSEWHERE);
         }
         if let Err(why) = self.plan(node) {
-            refusal.reasons.push(why.into());
+            refusal.reasons.push(why);
         }
         if self.bound.iter().any(Option::is_none) {
-            refusal.reasons.push(NO_SUCH_VOLUME.into());
+            refusal.reasons.push(NO_SUCH_VOLUME);
         }
         if refusal.reasons.is_empty() { Ok(()) } else { Err(refusal) }
     }

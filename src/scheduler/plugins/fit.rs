@@ -1,7 +1,7 @@
 //! Resources: whether they suffice, and how evenly they are used.
 
 use super::super::cluster::NodeInfo;
-use super::super::framework::{Cycle, Event, Filter, MAX_SCORE, Plugin, PreFilter, Refusal};
+use super::super::framework::{Cycle, Event, Filter, Freed, MAX_SCORE, Plugin, PreFilter, Reasons, Refusal};
 use super::super::pod::PodInfo;
 use super::super::profile::{Args, Strategy};
 use super::super::resources::Resources;
@@ -23,9 +23,9 @@ impl Filter for Fits<'_> {
 /// Everything that is short; no reasons where all fits.
 fn shortages(wanted: &Resources, node: &NodeInfo, args: &Args) -> Refusal {
     let (have, used) = (&node.allocatable, &node.requested);
-    let mut out = Refusal { reasons: Vec::new(), final_: false, error: false };
+    let mut out = Refusal { reasons: Reasons::None, final_: false, error: false };
     if used.pods + 1 > have.pods {
-        out.reasons.push("Too many pods".into());
+        out.reasons.push("Too many pods");
     }
     let named = [
         ("Insufficient cpu", wanted.cpu, have.cpu, used.cpu),
@@ -34,14 +34,14 @@ fn shortages(wanted: &Resources, node: &NodeInfo, args: &Args) -> Refusal {
     ];
     for (reason, want, have, used) in named {
         if want > 0 && want > have - used {
-            out.reasons.push(reason.into());
+            out.reasons.push(reason);
             out.final_ |= want > have;
         }
     }
     for (name, want) in wanted.scalar.iter().filter(|(name, want)| *want > 0 && !args.ignores(name)) {
         let have = have.scalar(name);
         if *want > have - used.scalar(name) {
-            out.reasons.push(format!("Insufficient {name}").into());
+            out.reasons.push(format!("Insufficient {name}"));
             out.final_ |= *want > have;
         }
     }
@@ -65,8 +65,7 @@ impl Plugin for NodeResourcesFit {
     fn wakes(&self, event: &Event, pod: &PodInfo) -> bool {
         match event {
             Event::Itself => true,
-            // Its place on the node is free, whatever it asked for.
-            Event::PodGone(_) => true,
+            Event::PodGone(_, freed) => freed.as_ref().is_none_or(|freed| may_hold(freed, pod)),
             Event::PodPlaced(Some(old), new) => old.requests != new.requests,
             Event::Node(None, new) => fits_empty(&pod.requests, &new.allocatable),
             Event::Node(Some(old), new) => {
@@ -75,6 +74,33 @@ impl Plugin for NodeResourcesFit {
             _ => false,
         }
     }
+}
+
+/// False where a node that a pod has left has no room for another all the same, not even at the cost of less important pods.
+/// A pod for which victims go elsewhere takes room that is free, and sends nobody away. Wider than the filter: scalar
+/// resources are not looked at, because a profile may have others look after them.
+fn may_hold(freed: &Freed, pod: &PodInfo) -> bool {
+    let node = &freed.node;
+    if *pod.nominated == *node.name {
+        return true;
+    }
+    let mut used = node.requested.clone();
+    for other in freed.promised.iter().filter(|p| p.priority >= pod.priority && p.uid != pod.uid) {
+        used.add(&other.requests, 1);
+        used.pods += 1;
+    }
+    if pod.preempts && pod.nominated.is_empty() {
+        for victim in node.pods.iter().filter(|p| p.priority < pod.priority) {
+            used.add(&victim.requests, -1);
+            used.pods -= 1;
+        }
+    }
+    let (want, have) = (&pod.requests, &node.allocatable);
+    let fits = |want: i64, have: i64, used: i64| want <= 0 || want <= have - used;
+    used.pods < have.pods
+        && fits(want.cpu, have.cpu, used.cpu)
+        && fits(want.memory, have.memory, used.memory)
+        && fits(want.storage, have.storage, used.storage)
 }
 
 /// True when an empty node would do.
@@ -216,7 +242,42 @@ mod tests {
         let of = |(cpu, memory, pods)| Resources { cpu, memory, pods, ..Resources::default() };
         let node = NodeInfo { allocatable: of(have), requested: of(used), ..NodeInfo::default() };
         let got = shortages(&wanted, &node, &Args::default());
-        assert_eq!((got.reasons.iter().map(|r| &**r).collect::<Vec<_>>(), got.final_), (reasons.to_vec(), final_));
+        let why: Vec<&str> = got.reasons.as_slice().iter().map(|r| &**r).collect();
+        assert_eq!((why, got.final_), (reasons.to_vec(), final_));
+    }
+
+    /// A node with one CPU, all of it used by a pod of this priority, after another of half a CPU left it.
+    #[test_case(500, 5, true, "", &[], true; "there is room")]
+    #[test_case(600, 5, true, "", &[], false; "not enough of it")]
+    #[test_case(600, 9, true, "", &[], true; "enough when the other goes")]
+    #[test_case(600, 9, false, "", &[], false; "which this one does not ask for")]
+    #[test_case(600, 9, true, "other", &[], false; "which others do for this one elsewhere")]
+    #[test_case(600, 9, true, "n", &[], true; "its own node is always looked at")]
+    #[test_case(500, 5, true, "", &[("p", 5)], true; "promised to itself")]
+    #[test_case(500, 5, true, "", &[("q", 5)], false; "promised to an equal")]
+    #[test_case(500, 5, true, "", &[("q", 4)], true; "promised to a lesser one")]
+    fn a_freed_node_wakes_whom_it_may_hold(
+        cpu: i64,
+        priority: i32,
+        preempts: bool,
+        nominated: &str,
+        promised: &[(&str, i32)],
+        want: bool,
+    ) {
+        let of = |cpu| Resources { cpu, ..Resources::default() };
+        let named = |uid: &str, cpu, priority| PodInfo {
+            uid: uid.into(),
+            requests: of(cpu),
+            priority,
+            preempts,
+            nominated: nominated.into(),
+            ..PodInfo::default()
+        };
+        let allocatable = Resources { pods: 10, ..of(1000) };
+        let mut node = NodeInfo { name: "n".into(), allocatable, ..NodeInfo::default() };
+        node.add(named("there", 500, 6).into());
+        let promised = promised.iter().map(|(uid, priority)| named(uid, 500, *priority).into()).collect();
+        assert_eq!(may_hold(&Freed { node, promised }, &named("p", cpu, priority)), want);
     }
 
     #[test_case([(50, 100), (50, 100)], 100)]

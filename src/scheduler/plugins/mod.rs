@@ -1,12 +1,12 @@
 //! The plugins. [`PLUGINS`] is the one list, in the order in which they refuse.
 
-mod affinity;
+pub mod affinity;
 pub mod binding;
 pub mod devices;
 mod fit;
 mod images;
 mod nodes;
-mod spread;
+pub mod spread;
 mod volumes;
 
 use super::framework::Plugin;

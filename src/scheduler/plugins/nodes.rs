@@ -58,7 +58,7 @@ impl Plugin for NodeName {
         if cx.pod.node.is_empty() {
             return PreFilter::Skip;
         }
-        PreFilter::Check(Box::new(Check(cx.pod, |pod, node| match pod.node == node.name {
+        PreFilter::Check(Box::new(Check(cx.pod, |pod, node| match *pod.node == *node.name {
             true => Ok(()),
             false => Err(Refusal::unresolvable("node(s) didn't match the requested node name")),
         })))
@@ -214,7 +214,7 @@ impl Plugin for NodePorts {
     fn wakes(&self, event: &Event, pod: &PodInfo) -> bool {
         match event {
             Event::Node(None, _) => true,
-            Event::PodGone(gone) => pod.ports.iter().any(|p| gone.ports.iter().any(|o| p.conflicts(o))),
+            Event::PodGone(gone, _) => pod.ports.iter().any(|p| gone.ports.iter().any(|o| p.conflicts(o))),
             _ => false,
         }
     }

@@ -2,13 +2,13 @@
 //!
 //! Upstream: `plugins/podtopologyspread`.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::super::cluster::NodeInfo;
-use super::super::counts::{Move, Parts};
+use super::super::counts::{Move, Parts, Values};
 use super::super::framework::{Cycle, Event, Filter, MAX_SCORE, Plugin, PreFilter, Refusal};
-use super::super::pod::{PodInfo, Spread};
+use super::super::pod::{Labels, NodeTerm, PodInfo, Spread, Toleration};
 use super::nodes::untolerated;
 
 const HOSTNAME: &str = "kubernetes.io/hostname";
@@ -31,45 +31,109 @@ fn is_counted(c: &Spread, pod: &PodInfo, other: &PodInfo) -> bool {
         && c.counts(other)
 }
 
-/// How many pods on a node count for a constraint.
-fn matching(c: &Spread, pod: &PodInfo, node: &NodeInfo) -> i64 {
-    node.pods.iter().filter(|p| is_counted(c, pod, p)).count() as i64
+/// What of a pod decides which nodes and pods its constraints count.
+#[derive(Debug)]
+pub struct Kind {
+    namespace: Box<str>,
+    constraints: Box<[Spread]>,
+    soft: bool,
+    all_keys: bool,
+    tolerations: Box<[Toleration]>,
+    node_selector: Labels,
+    node_required: Option<Box<[NodeTerm]>>,
 }
 
-fn has_keys(hard: &[&Spread], node: &NodeInfo) -> bool {
-    hard.iter().all(|c| node.label(&c.key).is_some())
+/// Constraints of a pod, all that refuse nodes or all that score them, which count the pods of all nodes.
+#[derive(Clone, Copy)]
+struct Census<'a> {
+    cx: &'a Cycle<'a>,
+    constraints: &'a [&'a Spread],
+    soft: bool,
+    /// Nodes that lack the key of one of them count for none.
+    all_keys: bool,
 }
 
-/// Counts all nodes for hard constraints.
-fn count(cx: &Cycle<'_>, hard: &[&Spread]) -> Parts {
-    let mut all: Vec<HashMap<Box<str>, i64>> = hard.iter().map(|_| HashMap::new()).collect();
-    for node in cx.cluster.nodes().iter().filter(|n| has_keys(hard, n)) {
-        for (c, parts) in hard.iter().zip(&mut all) {
-            let Some(part) = node.label(&c.key) else { continue };
-            if takes_part(c, cx.pod, node) {
-                let n = matching(c, cx.pod, node);
+impl<'a> Census<'a> {
+    /// Pods in the parts of the cluster, for each constraint.
+    fn parts(self) -> Parts {
+        let cluster = self.cx.cluster;
+        let anew = || (self.kind(), self.count());
+        cluster.spread.of(|kind| self.is(kind), cluster.moves(), |parts, step| self.follow(parts, step), anew)
+    }
+
+    fn kind(self) -> Kind {
+        let pod = self.cx.pod;
+        Kind {
+            namespace: pod.namespace.clone(),
+            constraints: self.constraints.iter().map(|c| (*c).clone()).collect(),
+            soft: self.soft,
+            all_keys: self.all_keys,
+            tolerations: pod.tolerations.clone(),
+            node_selector: pod.node_selector.clone(),
+            node_required: pod.node_required.clone(),
+        }
+    }
+
+    fn is(self, kind: &Kind) -> bool {
+        let pod = self.cx.pod;
+        kind.namespace == pod.namespace
+            && (kind.soft, kind.all_keys) == (self.soft, self.all_keys)
+            && kind.constraints.iter().eq(self.constraints.iter().copied())
+            && kind.tolerations == pod.tolerations
+            && kind.node_selector == pod.node_selector
+            && kind.node_required == pod.node_required
+    }
+
+    fn has_keys(self, node: &NodeInfo) -> bool {
+        !self.all_keys || self.constraints.iter().all(|c| node.label(&c.key).is_some())
+    }
+
+    /// True for a constraint whose parts are the nodes themselves, whoever takes part.
+    fn is_by_host(self, c: &Spread) -> bool {
+        self.soft && &*c.key == HOSTNAME
+    }
+
+    /// The part that a node is in, where it takes part.
+    fn part<'n>(self, c: &Spread, node: &'n NodeInfo) -> Option<&'n str> {
+        if self.is_by_host(c) {
+            return Some(&node.name);
+        }
+        node.label(&c.key).filter(|_| takes_part(c, self.cx.pod, node))
+    }
+
+    fn count(self) -> Parts {
+        let mut all = vec![Values::new(); self.constraints.len()];
+        for node in self.cx.cluster.nodes().iter().filter(|n| self.has_keys(n)) {
+            for (c, parts) in self.constraints.iter().zip(&mut all) {
+                let Some(part) = self.part(c, node) else { continue };
+                let n = node.pods.iter().filter(|p| is_counted(c, self.cx.pod, p)).count() as i64;
                 match parts.get_mut(part) {
                     Some(sum) => *sum += n,
-                    None => drop(parts.insert(part.into(), n)),
+                    // For a hard constraint a part without pods counts too.
+                    None if !self.soft || n > 0 => drop(parts.insert(part.into(), n)),
+                    None => {}
                 }
             }
         }
+        all.into_iter().map(Arc::new).collect()
     }
-    all.into_iter().map(Arc::new).collect()
-}
 
-/// Takes a pod that moved into the counts.
-fn follow(cx: &Cycle<'_>, hard: &[&Spread], all: &mut Parts, step: &Move) {
-    let node = &cx.cluster.nodes()[step.at];
-    if !has_keys(hard, node) {
-        return;
-    }
-    for (c, parts) in hard.iter().zip(all) {
-        if !is_counted(c, cx.pod, &step.pod) || !takes_part(c, cx.pod, node) {
-            continue;
+    /// Takes a pod that moved into the counts.
+    fn follow(self, all: &mut Parts, step: &Move) {
+        let node = &self.cx.cluster.nodes()[step.at];
+        if !self.has_keys(node) {
+            return;
         }
-        if let Some(n) = node.label(&c.key).and_then(|part| Arc::make_mut(parts).get_mut(part)) {
-            *n += step.sign;
+        for (c, parts) in self.constraints.iter().zip(all) {
+            if !is_counted(c, self.cx.pod, &step.pod) {
+                continue;
+            }
+            let Some(part) = self.part(c, node) else { continue };
+            let parts = Arc::make_mut(parts);
+            match parts.get_mut(part) {
+                Some(n) => *n += step.sign,
+                None => drop(parts.insert(part.into(), step.sign)),
+            }
         }
     }
 }
@@ -77,7 +141,7 @@ fn follow(cx: &Cycle<'_>, hard: &[&Spread], all: &mut Parts, step: &Move) {
 /// One hard constraint, with the number of pods in each part of the cluster.
 struct Counted<'a> {
     constraint: &'a Spread,
-    parts: Arc<HashMap<Box<str>, i64>>,
+    parts: Arc<Values>,
     /// The newcomer itself.
     own: i64,
 }
@@ -142,8 +206,7 @@ impl Plugin for PodTopologySpread {
         if hard.is_empty() {
             return PreFilter::Skip;
         }
-        let follow = |parts: &mut Parts, step: &Move| follow(cx, &hard, parts, step);
-        let parts = cx.cluster.counts.of(cx.pod, cx.cluster.moves(), follow, || count(cx, &hard));
+        let parts = Census { cx, constraints: &hard, soft: false, all_keys: true }.parts();
         let constraints: Vec<Counted<'_>> = hard
             .into_iter()
             .zip(parts)
@@ -172,7 +235,7 @@ impl Plugin for PodTopologySpread {
         match event {
             Event::Itself => true,
             Event::PodPlaced(old, new) => counted(new) || old.as_ref().is_some_and(|old| counted(old)),
-            Event::PodGone(gone) => counted(gone),
+            Event::PodGone(gone, _) => counted(gone),
             Event::Node(None, new) => keys(new).iter().all(Option::is_some),
             Event::Node(Some(old), new) => {
                 keys(old) != keys(new) || old.taints != new.taints || old.labels != new.labels
@@ -187,43 +250,20 @@ fn scores(cx: &Cycle<'_>, constraints: &[&Spread], nodes: &[&NodeInfo], all_keys
     let ignored: Vec<bool> =
         nodes.iter().map(|n| all_keys && !constraints.iter().all(|c| n.label(&c.key).is_some())).collect();
     let kept = || nodes.iter().zip(&ignored).filter(|(_, ignored)| !**ignored).map(|(n, _)| *n);
-    // Only parts that some feasible node is in are counted.
-    let mut parts: Vec<HashMap<&str, i64>> = constraints
-        .iter()
-        .map(|c| {
-            if &*c.key == HOSTNAME {
-                HashMap::new()
-            } else {
-                kept().filter_map(|n| n.label(&c.key)).map(|p| (p, 0)).collect()
-            }
-        })
-        .collect();
-    let weights: Vec<f64> = constraints
-        .iter()
-        .zip(&parts)
-        .map(|(c, parts)| {
-            let size = if &*c.key == HOSTNAME { kept().count() } else { parts.len() };
-            ((size + 2) as f64).ln()
-        })
-        .collect();
-    let relevant = constraints.iter().any(|c| &*c.key != HOSTNAME);
-    for node in cx.cluster.nodes().iter().filter(|_| relevant) {
-        if all_keys && !constraints.iter().all(|c| node.label(&c.key).is_some()) {
-            continue;
-        }
-        for (c, parts) in constraints.iter().zip(&mut parts) {
-            let Some(sum) = node.label(&c.key).and_then(|part| parts.get_mut(part)) else { continue };
-            if takes_part(c, cx.pod, node) {
-                *sum += matching(c, cx.pod, node);
-            }
-        }
-    }
+    let census = Census { cx, constraints, soft: true, all_keys };
+    // The more parts the feasible nodes are in, the more a constraint weighs.
+    let size = |c: &Spread| match census.is_by_host(c) {
+        true => kept().count(),
+        false => kept().filter_map(|n| n.label(&c.key)).collect::<HashSet<_>>().len(),
+    };
+    let weights: Vec<f64> = constraints.iter().map(|c| ((size(c) + 2) as f64).ln()).collect();
+    let parts = census.parts();
     let raw = |node: &NodeInfo| {
         let mut score = 0.0;
         for ((c, parts), weight) in constraints.iter().zip(&parts).zip(&weights) {
-            let Some(part) = node.label(&c.key) else { continue };
-            let n = if &*c.key == HOSTNAME { matching(c, cx.pod, node) } else { parts.get(part).copied().unwrap_or(0) };
-            score += n as f64 * weight + (c.max_skew - 1) as f64;
+            let Some(label) = node.label(&c.key) else { continue };
+            let part = if census.is_by_host(c) { &*node.name } else { label };
+            score += parts.get(part).copied().unwrap_or(0) as f64 * weight + (c.max_skew - 1) as f64;
         }
         score.round() as i64
     };

@@ -72,7 +72,7 @@ impl Plugin for VolumeRestrictions {
     }
 
     fn wakes(&self, event: &Event, _pod: &PodInfo) -> bool {
-        matches!(event, Event::PodGone(_) | Event::Storage | Event::Node(None, _))
+        matches!(event, Event::PodGone(..) | Event::Storage | Event::Node(None, _))
     }
 }
 
@@ -135,7 +135,7 @@ impl Plugin for NodeVolumeLimits {
     }
 
     fn wakes(&self, event: &Event, _pod: &PodInfo) -> bool {
-        matches!(event, Event::PodGone(_) | Event::Storage | Event::Node(None, _))
+        matches!(event, Event::PodGone(..) | Event::Storage | Event::Node(None, _))
     }
 }
 
