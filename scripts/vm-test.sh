@@ -4,12 +4,15 @@
 # scripts/test.sh.
 #
 #   sudo scripts/vm-test.sh BINARY       a static one is best: scripts/build.sh prints its path
+#   sudo scripts/vm-test.sh BINARY HALF  of the two halves this one only: bundle, package
 #
 # Needs qemu-system-x86_64, debootstrap and mke2fs, and once the network for the packages; the machine's disk is kept in
 # the cache and copied for each run. What the guest does is in scripts/vm/guest.sh.
 . "$(dirname "$0")/lib.sh"
 
-binary=$(realpath "${1:?usage: scripts/vm-test.sh BINARY}")
+binary=$(realpath "${1:?usage: scripts/vm-test.sh BINARY [bundle|package]}")
+half=${2:-}
+case $half in '' | bundle | package) ;; *) fail "no such half: $half (bundle, package)" ;; esac
 need_root "$binary"
 for tool in qemu-system-x86_64 debootstrap mke2fs busybox; do
   PATH=$PATH:/usr/sbin:/sbin have $tool ||
@@ -65,6 +68,7 @@ version=$(cat "$tmp/t/latest")
 # What is not needed only makes the disk larger.
 rm "$tmp/t/$version"/orch-*-amd64.tar.gz
 install -m 755 "$ORCH_REPO/scripts/vm/guest.sh" "$tmp/t/guest.sh"
+echo "${half:-bundle package}" >"$tmp/t/half"
 
 # A login prompt would hang the console up, and what the guest has to say with it.
 step "Booting (the log is $cache/console.log)"

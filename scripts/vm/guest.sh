@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs in the emulated machine of scripts/vm-test.sh, as root under systemd: installs orch from the bundle beside it, runs
 # pods, restarts, kills and hangs it, removes it, and compares the machine before and after; then the same with the
-# Debian package. A line for each thing that was looked at.
+# Debian package. The file `half` beside it says which of the two. A line for each thing that was looked at.
 cd "$(dirname "$0")" || exit 1
 export KUBECONFIG=/etc/orch/orch.yaml
 
@@ -27,12 +27,13 @@ node_ready() { k get node vm -o 'jsonpath={.status.conditions[?(@.type=="Ready")
 ids() { k get pods -o 'jsonpath={range .items[*]}{.metadata.name} {.status.containerStatuses[0].containerID} {.status.containerStatuses[0].restartCount}{"\n"}{end}'; }
 main_pid() { systemctl show -p MainPID --value orch; }
 
-# What a person would look at. Logs and caches of the system itself change all the time.
+# What a person would look at. Logs and caches of the system itself change all the time, and the private directories of its
+# services have another name each time that one is started: on a busy machine systemd's watchdog restarts some of them.
 snapshot() {
   echo "--- files"
   find / -xdev \( -path /proc -o -path /sys -o -path /dev -o -path /tmp -o -path /var/log/journal -o -path /var/cache \
     -o -path /mnt -o -path /var/lib/systemd -o -path /var/lib/dpkg -o -path /var/lib/apt -o -path /var/log/apt \
-    -o -path /var/log/dpkg.log -o -path /root -o -path /var/lib/private \) -prune -o -printf '%M %u %p %l\n' | sort
+    -o -path /var/log/dpkg.log -o -path /root -o -path /var/lib/private -o -path '/var/tmp/systemd-private-*' \) -prune -o -printf '%M %u %p %l\n' | sort
   echo "--- run"
   find /run \( -path /run/systemd -o -path /run/log -o -path /run/udev -o -path /run/credentials -o -path '/run/user*' \) -prune -o -printf '%M %p %l\n' | sort
   echo "--- units"
@@ -137,57 +138,66 @@ import_web() {
   k image ls 2>/dev/null | grep -q 'orch/web' || k image import /tmp/bundle/images/orch-demo-v1.tar
 }
 
+from_bundle() {
+  : >/tmp/check.out
+  snapshot >/tmp/before
+  echo "# installing"
+  check "orch check finds nothing bad" /tmp/bundle/orch check
+  check "installed, and ready when the installer ends" sh /tmp/bundle/install.sh server
+  check "the service is active" systemctl is-active --quiet orch
+  check "the manager knows how it is" eval 'systemctl show -p StatusText orch | grep "serving the API"'
+  check "the node is Ready" patiently 240 node_ready
+  pid=$(main_pid)
+  check "installed again" sh /tmp/bundle/install.sh server
+  check "the same settings restart nothing" same "$(main_pid)" "$pid"
+  run_pods
+  check "memory.max" in_cgroup memory.max 67108864
+  check "cpu.max" in_cgroup cpu.max "50000 100000"
+  check "what takes too much memory is killed" patiently 120 oom_killed
+  # The pod that was killed has its share no more.
+  weights() { same "$(cat /sys/fs/cgroup/kubepods/besteffort/cpu.weight) $(cat /sys/fs/cgroup/kubepods/burstable/cpu.weight)" "1 10"; }
+  check "weights of classes" patiently 30 weights
+  check "pods are not in the service's cgroup" eval '! systemd-cgls --no-pager -u orch.service | grep -E "pause|httpd"'
+  echo "# restarting"
+  survives "restart" systemctl restart orch
+  survives "kill -9" systemctl kill -s KILL --kill-who=main orch
+  survives "hang" systemctl kill -s STOP --kill-who=main orch
+  survives "other settings" sh /tmp/bundle/install.sh server --node-label=a=b
+  systemctl daemon-reload
+  check "a reload of the manager keeps the weights" same "$(cat /sys/fs/cgroup/kubepods/besteffort/cpu.weight)" 1
+  check "a clean stop" eval 'systemctl stop orch && same "$(systemctl show -p Result --value orch)" success'
+  check "pods go on without it" eval '[ $(pgrep -c -x httpd) = 1 ]'
+  systemctl start orch
+  echo "# removing"
+  check "what would be removed is told" eval 'orch-uninstall.sh --dry-run >/tmp/told && grep -q "^would " /tmp/told && ! grep -v "^would " /tmp/told'
+  check "and telling does nothing" eval 'node_ready && answers'
+  check "removed" orch-uninstall.sh
+  check "removed again" sh /tmp/bundle/uninstall.sh
+  snapshot >/tmp/after
+  check "the machine is as it was" diff /tmp/before /tmp/after
+}
+
+from_package() {
+  echo "# Debian package"
+  # The shell remembers where programs were, and this one is somewhere else.
+  hash -r
+  : >/tmp/check.out
+  snapshot >/tmp/before
+  check "the package is installed" dpkg -i */orch_*.deb
+  systemctl enable -q --now orch
+  check "the node is Ready" patiently 240 node_ready
+  run_pods
+  before=$(ids)
+  check "installed over itself" dpkg -i */orch_*.deb
+  check "the node is Ready again" patiently 240 node_ready
+  check "no container was touched" same "$(ids)" "$before"
+  check "removed, its state kept" eval 'dpkg -r orch && [ -d /var/lib/orch/server ] && ! pgrep -f containerd-shim'
+  check "purged" dpkg -P orch
+  snapshot >/tmp/after
+  check "the machine is as it was" diff /tmp/before /tmp/after
+}
+
 check "cgroup v2" same "$(stat -fc %T /sys/fs/cgroup)" cgroup2fs
 bundle
-: >/tmp/check.out
-snapshot >/tmp/before
-echo "# installing"
-check "orch check finds nothing bad" /tmp/bundle/orch check
-check "installed, and ready when the installer ends" sh /tmp/bundle/install.sh server
-check "the service is active" systemctl is-active --quiet orch
-check "the manager knows how it is" eval 'systemctl show -p StatusText orch | grep "serving the API"'
-check "the node is Ready" patiently 240 node_ready
-pid=$(main_pid)
-check "installed again" sh /tmp/bundle/install.sh server
-check "the same settings restart nothing" same "$(main_pid)" "$pid"
-run_pods
-check "memory.max" in_cgroup memory.max 67108864
-check "cpu.max" in_cgroup cpu.max "50000 100000"
-check "what takes too much memory is killed" patiently 120 oom_killed
-# The pod that was killed has its share no more.
-weights() { same "$(cat /sys/fs/cgroup/kubepods/besteffort/cpu.weight) $(cat /sys/fs/cgroup/kubepods/burstable/cpu.weight)" "1 10"; }
-check "weights of classes" patiently 30 weights
-check "pods are not in the service's cgroup" eval '! systemd-cgls --no-pager -u orch.service | grep -E "pause|httpd"'
-echo "# restarting"
-survives "restart" systemctl restart orch
-survives "kill -9" systemctl kill -s KILL --kill-who=main orch
-survives "hang" systemctl kill -s STOP --kill-who=main orch
-survives "other settings" sh /tmp/bundle/install.sh server --node-label=a=b
-systemctl daemon-reload
-check "a reload of the manager keeps the weights" same "$(cat /sys/fs/cgroup/kubepods/besteffort/cpu.weight)" 1
-check "a clean stop" eval 'systemctl stop orch && same "$(systemctl show -p Result --value orch)" success'
-check "pods go on without it" eval '[ $(pgrep -c -x httpd) = 1 ]'
-systemctl start orch
-echo "# removing"
-check "what would be removed is told" eval 'orch-uninstall.sh --dry-run >/tmp/told && grep -q "^would " /tmp/told && ! grep -v "^would " /tmp/told'
-check "and telling does nothing" eval 'node_ready && answers'
-check "removed" orch-uninstall.sh
-check "removed again" sh /tmp/bundle/uninstall.sh
-snapshot >/tmp/after
-check "the machine is as it was" diff /tmp/before /tmp/after
-
-echo "# Debian package"
-snapshot >/tmp/before
-check "the package is installed" dpkg -i */orch_*.deb
-systemctl enable -q --now orch
-check "the node is Ready" patiently 240 node_ready
-run_pods
-before=$(ids)
-check "installed over itself" dpkg -i */orch_*.deb
-check "the node is Ready again" patiently 240 node_ready
-check "no container was touched" same "$(ids)" "$before"
-check "removed, its state kept" eval 'dpkg -r orch && [ -d /var/lib/orch/server ] && ! pgrep -f containerd-shim'
-check "purged" dpkg -P orch
-snapshot >/tmp/after
-check "the machine is as it was" diff /tmp/before /tmp/after
+for half in $(cat half); do "from_$half"; done
 echo "all done"

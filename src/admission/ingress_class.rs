@@ -24,7 +24,7 @@ impl Plugin for DefaultIngressClass {
     }
 
     fn mutate(&self, a: &Admission<'_>, new: &mut Value, _old: Option<&Value>, view: &dyn View) -> ApiResult<()> {
-        let has_class = |v: &Value| v.pointer("/spec/ingressClassName").is_some() || v.pointer(OLD_CLASS).is_some();
+        let has_class = |v: &Value| v.get_at("/spec/ingressClassName").is_some() || v.get_at(OLD_CLASS).is_some();
         if !a.is(GROUP, "ingresses") || a.operation != "CREATE" || has_class(new) {
             return Ok(());
         }

@@ -79,7 +79,7 @@ fn fill_one(container: &mut Value, which: &str, defaults: &Map<String, Value>) -
     let mut set = Vec::new();
     for (name, value) in defaults {
         let path = format!("/resources/{which}/{}", name.replace('~', "~0").replace('/', "~1"));
-        if container.pointer(&path).is_none() {
+        if container.get_at(&path).is_none() {
             container.set_at(&path, value.clone());
             set.push(name.clone());
         }

@@ -77,7 +77,7 @@ impl Matcher {
         }
         let labels = match a.new {
             Some(new) if is_namespace && a.subresource.is_empty() && a.operation != "DELETE" => {
-                new.pointer("/metadata/labels").cloned().unwrap_or_default()
+                new.get_at("/metadata/labels").cloned().unwrap_or_default()
             }
             _ => namespace_labels().ok_or_else(|| Status::not_found("", "namespaces", a.namespace))?,
         };

@@ -187,7 +187,7 @@ fn is_resize(a: &Admission<'_>) -> bool {
 
 /// The list at a path, made when absent.
 fn list_mut<'a>(object: &'a mut Value, path: &str) -> &'a mut Vec<Value> {
-    if !object.pointer(path).is_some_and(Value::is_array) {
+    if !object.get_at(path).is_some_and(Value::is_array) {
         object.set_at(path, Vec::<Value>::new());
     }
     object.pointer_mut(path).and_then(Value::as_array_mut).expect("made an array above")

@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::api::audit::{annotate, is_collecting};
 use crate::api::object::Object;
 use crate::api::status::{ApiResult, Cause, Status};
+use crate::api::value::ValueExt;
 use crate::registry::{Admission, View};
 
 use super::pod_standards::{self, Level, Version};
@@ -31,13 +32,13 @@ impl Plugin for PodSecurity {
         }
         let Some(path) = spec_path(a) else { return Ok(()) };
         let Some(namespace) = view.get("", "namespaces", "", &a.target.namespace) else { return Ok(()) };
-        let Some(spec) = new.pointer(path).filter(|s| !s.is_null()) else { return Ok(()) };
+        let Some(spec) = new.get_at(path).filter(|s| !s.is_null()) else { return Ok(()) };
         let is_pod = a.is("", "pods");
         if is_pod && old.is_some_and(|old| !is_significant(new, old)) {
             return Ok(());
         }
         let metadata =
-            path.strip_suffix("/spec").and_then(|p| new.pointer(&format!("{p}/metadata"))).unwrap_or(&Value::Null);
+            path.strip_suffix("/spec").and_then(|p| new.get_at(&format!("{p}/metadata"))).unwrap_or(&Value::Null);
         let broken = |mode: &str| -> Option<String> {
             let level = level_of(&namespace, mode);
             let asked = namespace.meta.label(&format!("{PREFIX}{mode}-version")).and_then(Version::parse);

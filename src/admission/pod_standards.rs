@@ -284,7 +284,7 @@ fn probe_hosts(pod: &Pod<'_>) -> Option<String> {
     fn hosts(container: &Value) -> Vec<String> {
         const AT: [&str; 5] =
             ["/livenessProbe", "/readinessProbe", "/startupProbe", "/lifecycle/postStart", "/lifecycle/preStop"];
-        let handlers = AT.iter().filter_map(|at| container.pointer(at));
+        let handlers = AT.iter().filter_map(|at| container.get_at(at));
         let named =
             handlers.flat_map(|h| ["/httpGet/host", "/tcpSocket/host"].map(|at| h.str_at(at).unwrap_or_default()));
         named.filter(|host| !host.is_empty()).map(|host| format!("{host:?}")).collect()

@@ -27,7 +27,7 @@ impl Plugin for Priority {
         if a.is("", "pods") && a.operation == "UPDATE" && a.subresource.is_empty() {
             // What admission set once stays, when the client leaves it out.
             for path in ["/spec/priority", "/spec/preemptionPolicy"] {
-                if let Some(was) = old.and_then(|o| o.pointer(path)) {
+                if let Some(was) = old.and_then(|o| o.get_at(path)) {
                     new.set_if_absent(path, was.clone());
                 }
             }
@@ -77,7 +77,7 @@ impl Plugin for Priority {
 /// Sets what was computed; a client may say the same, nothing else.
 fn agree(a: &Admission<'_>, pod: &mut Value, field: &str, what: &str, computed: &Value) -> ApiResult<()> {
     let path = format!("/spec/{field}");
-    match pod.pointer(&path).filter(|v| !v.is_null() && *v != computed) {
+    match pod.get_at(&path).filter(|v| !v.is_null() && *v != computed) {
         Some(given) => {
             let plain = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
             let why = format!(

@@ -36,7 +36,7 @@ impl Plugin for RuntimeClass {
         };
         let overhead = &class["overhead"]["podFixed"];
         if overhead.is_object() {
-            match new.pointer("/spec/overhead").filter(|o| o.as_object().is_some_and(|m| !m.is_empty())) {
+            match new.get_at("/spec/overhead").filter(|o| o.as_object().is_some_and(|m| !m.is_empty())) {
                 Some(own) if own != overhead => {
                     let why = "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead";
                     return Err(refuse(a, name_of(new), why));
@@ -46,7 +46,7 @@ impl Plugin for RuntimeClass {
         }
         for (key, value) in class["scheduling"]["nodeSelector"].as_object().into_iter().flatten() {
             let path = format!("/spec/nodeSelector/{}", key.replace('~', "~0").replace('/', "~1"));
-            if let Some(own) = new.pointer(&path).filter(|own| *own != value) {
+            if let Some(own) = new.get_at(&path).filter(|own| *own != value) {
                 let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
                 let why = format!(
                     "conflict: runtimeClass.scheduling.nodeSelector[{key}] = {}; pod.spec.nodeSelector[{key}] = {}",
@@ -68,7 +68,7 @@ impl Plugin for RuntimeClass {
 
     fn validate(&self, a: &Admission<'_>, new: Option<&Value>, _old: Option<&Value>, view: &dyn View) -> ApiResult<()> {
         let Some(new) = new.filter(|_| is_new_pod(a)) else { return Ok(()) };
-        let own = new.pointer("/spec/overhead").is_some_and(|o| o.as_object().is_some_and(|m| !m.is_empty()));
+        let own = new.get_at("/spec/overhead").is_some_and(|o| o.as_object().is_some_and(|m| !m.is_empty()));
         let given =
             !class_name(new).is_empty() && class_of(new, view).is_some_and(|c| c["overhead"]["podFixed"].is_object());
         if own && !given {

@@ -31,7 +31,7 @@ impl Plugin for ServiceAccount {
     }
 
     fn mutate(&self, a: &Admission<'_>, new: &mut Value, _old: Option<&Value>, view: &dyn View) -> ApiResult<()> {
-        if !is_new_pod(a) || new.pointer(MIRROR).is_some() {
+        if !is_new_pod(a) || new.get_at(MIRROR).is_some() {
             return Ok(());
         }
         let name = match new.str_at("/spec/serviceAccountName").unwrap_or_default() {
@@ -66,7 +66,7 @@ impl Plugin for ServiceAccount {
     fn validate(&self, a: &Admission<'_>, new: Option<&Value>, _old: Option<&Value>, view: &dyn View) -> ApiResult<()> {
         let later = a.is("", "pods") && a.subresource == "ephemeralcontainers";
         let Some(new) = new.filter(|_| is_new_pod(a) || later) else { return Ok(()) };
-        if later || new.pointer(MIRROR).is_none() {
+        if later || new.get_at(MIRROR).is_none() {
             let name = new.str_at("/spec/serviceAccountName").unwrap_or_default();
             let account = view.get("", "serviceaccounts", &a.target.namespace, name);
             let why = account.and_then(|account| kept_from(new, &account.value()));
@@ -88,7 +88,7 @@ impl Plugin for ServiceAccount {
 
 /// Why a pod may not run as an account that lets its pods have only the secrets that it names.
 fn kept_from(pod: &Value, account: &Value) -> Option<String> {
-    if !account.pointer(ENFORCE).is_some_and(|v| matches!(v.as_str(), Some("true" | "True" | "TRUE" | "t" | "T" | "1")))
+    if !account.get_at(ENFORCE).is_some_and(|v| matches!(v.as_str(), Some("true" | "True" | "TRUE" | "t" | "T" | "1")))
     {
         return None;
     }

@@ -42,7 +42,7 @@ impl Plugin for DefaultStorageClass {
 
     fn mutate(&self, a: &Admission<'_>, new: &mut Value, _old: Option<&Value>, view: &dyn View) -> ApiResult<()> {
         let wanted = a.is("", "persistentvolumeclaims") && a.operation == "CREATE";
-        let has_class = |v: &Value| v.pointer("/spec/storageClassName").is_some() || v.pointer(OLD_CLASS).is_some();
+        let has_class = |v: &Value| v.get_at("/spec/storageClassName").is_some() || v.get_at(OLD_CLASS).is_some();
         if !wanted || has_class(new) {
             return Ok(());
         }

@@ -238,7 +238,7 @@ impl Object {
             version: version.to_owned().into(),
             kind: value.str_at("/kind").unwrap_or_default().to_owned().into(),
         };
-        let field = |p: &&str| -> Box<str> { super::scheme::field_text(value.pointer(p)).into() };
+        let field = |p: &&str| -> Box<str> { super::scheme::field_text(value.get_at(p)).into() };
         Self {
             gvk: Arc::new(gvk),
             meta: Meta::from_value(value),

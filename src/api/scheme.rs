@@ -392,7 +392,7 @@ impl KindInfo {
     pub fn extract_fields(&self, object: &Value) -> Box<[Box<str>]> {
         self.selectable
             .iter()
-            .map(|s| s.counted(field_text(object.pointer(&s.pointer)), |p| field_text(object.pointer(p))))
+            .map(|s| s.counted(field_text(object.get_at(&s.pointer)), |p| field_text(object.get_at(p))))
             .collect()
     }
 }

@@ -4,6 +4,8 @@
 
 use serde_json::{Value, json};
 
+use crate::api::value::ValueExt;
+
 /// Why a request failed, as `metav1.StatusReason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs)] // the names are upstream's
@@ -218,7 +220,7 @@ impl Status {
                 m => m.to_owned(),
             },
             details: v.get("details").cloned().unwrap_or(Value::Null),
-            go_on: v.pointer("/metadata/continue").and_then(Value::as_str).map(str::to_owned),
+            go_on: v.get_at("/metadata/continue").and_then(Value::as_str).map(str::to_owned),
         })
     }
 }

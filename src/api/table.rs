@@ -84,7 +84,7 @@ fn cell(column: &Column, object: &Value, now: Timestamp) -> Value {
     match &column.cell {
         Cell::Fn(f) => f(object, now),
         Cell::Age => object_age(object, now).into(),
-        Cell::At(pointer) => match object.pointer(pointer) {
+        Cell::At(pointer) => match object.get_at(pointer) {
             Some(Value::Null) | None => match &*column.kind {
                 "integer" | "number" => 0.into(),
                 "boolean" => false.into(),

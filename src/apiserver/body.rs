@@ -20,6 +20,7 @@ use crate::registry::errors::FieldErrors;
 use crate::registry::{RequestCx, Resource};
 
 use super::request::Query;
+use crate::util::order::Arrange;
 
 /// Bytes of one request body. Upstream: 3 MiB (etcd's request limit doubled for encoding).
 pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
@@ -191,7 +192,7 @@ pub fn canonical(
             let mut placed: Vec<(usize, String)> = made.unknown.iter().map(place).zip(unknown).collect();
             placed.extend(places.into_iter().zip(found));
             // Stable: at one place the unknown field is before the duplicate.
-            placed.sort_by_key(|(place, _)| *place);
+            placed.arrange_by_key(|(place, _)| *place);
             found = placed.into_iter().map(|(_, f)| f).collect();
         }
     }

@@ -10,6 +10,7 @@ use crate::api::meta::Gvk;
 use crate::api::meta::gvk::join;
 use crate::api::scheme::{KindInfo, Subresource};
 use crate::registry::{Resource, Resources};
+use crate::util::order::Arrange;
 
 /// Groups in upstream's order of preference; those not named come last, by name.
 const GROUP_ORDER: &[&str] = &[
@@ -68,9 +69,9 @@ pub fn groups(resources: &Resources) -> Vec<Group> {
         }
     }
     let rank = |name: &str| GROUP_ORDER.iter().position(|g| *g == name).unwrap_or(GROUP_ORDER.len());
-    groups.sort_by(|a, b| rank(&a.name).cmp(&rank(&b.name)).then_with(|| a.name.cmp(&b.name)));
+    groups.arrange_by(|a, b| rank(&a.name).cmp(&rank(&b.name)).then_with(|| a.name.cmp(&b.name)));
     for g in &mut groups {
-        g.versions.sort_by_key(|(v, _)| std::cmp::Reverse(version_priority(v)));
+        g.versions.arrange_by_key(|(v, _)| std::cmp::Reverse(version_priority(v)));
     }
     groups
 }
@@ -131,7 +132,7 @@ pub fn resource_list(resources: &Resources, group: &str, version: &str) -> Optio
     }
     // Those of definitions come as they are made: the resource, its status, its scale.
     if list.iter().all(|r| r.custom.is_none()) {
-        all.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
+        all.arrange_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
     }
     let mut list = json!({"kind": "APIResourceList"});
     // Upstream writes the core group's list without an apiVersion.
@@ -207,7 +208,7 @@ pub fn aggregated(resources: &Resources, core: bool, api_version: &str) -> Value
 
 fn version_item(version: &str, list: &[Arc<Resource>]) -> Value {
     let mut resources: Vec<Value> = list.iter().map(|r| aggregated_resource(r)).collect();
-    resources.sort_by(|a, b| a["resource"].as_str().cmp(&b["resource"].as_str()));
+    resources.arrange_by(|a, b| a["resource"].as_str().cmp(&b["resource"].as_str()));
     json!({"version": version, "freshness": "Current", "resources": resources})
 }
 
@@ -230,7 +231,7 @@ fn aggregated_resource(r: &Resource) -> Value {
         v["categories"] = json!(info.categories);
     }
     let mut subs: Vec<&Subresource> = info.subresources.iter().collect();
-    subs.sort_by(|a, b| a.name.cmp(&b.name));
+    subs.arrange_by(|a, b| a.name.cmp(&b.name));
     if !subs.is_empty() {
         v["subresources"] = subs
             .iter()

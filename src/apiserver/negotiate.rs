@@ -2,6 +2,7 @@
 //!
 //! Rules: upstream `apiserver/pkg/endpoints/handlers/negotiation`.
 
+use crate::util::order::Arrange;
 use http::HeaderMap;
 use http::header::ACCEPT;
 
@@ -96,7 +97,7 @@ pub fn negotiate(headers: &HeaderMap, offer: Offer) -> Option<Form> {
     }
     let mut clauses: Vec<(f32, &str)> = accept.split(',').map(|c| (quality(c), c)).collect();
     // Stable: among equals the client's order counts.
-    clauses.sort_by(|a, b| b.0.total_cmp(&a.0));
+    clauses.arrange_by(|a, b| b.0.total_cmp(&a.0));
     clauses.into_iter().find_map(|(_, clause)| read_clause(clause, offer))
 }
 
@@ -115,7 +116,7 @@ pub fn discovery(accept: &str) -> Option<Discovery> {
         return Some(Discovery::Legacy(Encoding::Json));
     }
     let mut clauses: Vec<&str> = accept.split(',').collect();
-    clauses.sort_by(|a, b| quality(b).total_cmp(&quality(a)));
+    clauses.arrange_by(|a, b| quality(b).total_cmp(&quality(a)));
     clauses.into_iter().find_map(|clause| {
         let param = |key: &str| {
             clause.split(';').skip(1).find_map(|p| p.trim().strip_prefix(key)?.strip_prefix('=')).unwrap_or_default()

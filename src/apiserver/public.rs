@@ -8,6 +8,7 @@ use crate::api::status::ApiResult;
 use super::respond::{self, Answer};
 use super::verbs::method_not_allowed;
 use super::{Api, Call, aggregation, discovery, encryption, negotiate, verbs};
+use crate::util::order::Arrange;
 
 /// The Kubernetes version that is served.
 pub const KUBERNETES: (&str, &str, &str) = ("1", "36", "v1.36.0");
@@ -97,7 +98,7 @@ impl Api {
         for endpoint in ["healthz", "livez", "readyz"] {
             paths.extend(self.health.paths(endpoint));
         }
-        paths.sort();
+        paths.arrange();
         paths.dedup();
         paths
     }

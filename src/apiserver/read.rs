@@ -98,7 +98,7 @@ impl ReadCx<'_> {
         match self.form.shape {
             Shape::Full => respond::encoded(code, value, self.form.encoding),
             Shape::Table(v) => {
-                let metadata = json!({"resourceVersion": value.pointer("/metadata/resourceVersion")});
+                let metadata = json!({"resourceVersion": value.get_at("/metadata/resourceVersion")});
                 let row = table::row(&self.resource.info, value, self.include, v.api_version(), self.now);
                 let t = table::table(&self.resource.info, metadata, vec![row], v.api_version(), true);
                 respond::encoded(code, &t, self.form.encoding)
@@ -452,7 +452,7 @@ impl Teller {
             Shape::Full => value,
             Shape::Partial { version: v, .. } => table::partial(&self.resource.info, &value, v.api_version()),
             Shape::Table(v) => {
-                let metadata = json!({"resourceVersion": value.pointer("/metadata/resourceVersion")});
+                let metadata = json!({"resourceVersion": value.get_at("/metadata/resourceVersion")});
                 let row = table::row(&self.resource.info, &value, self.include, v.api_version(), Timestamp::now());
                 table::table(&self.resource.info, metadata, vec![row], v.api_version(), columns)
             }

@@ -10,6 +10,7 @@
 pub mod fake;
 mod options;
 mod peer;
+mod pools;
 pub mod res;
 pub mod servers;
 mod tls;

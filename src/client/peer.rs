@@ -15,7 +15,8 @@ use hyper::body::Incoming;
 use rustls::client::ResolvesClientCert;
 use tower::{BoxError, Service};
 
-use super::tls::{self, ConnectError, Credentials, Road, Transport};
+use super::pools::Transport;
+use super::tls::{self, ConnectError, Credentials, Road};
 use crate::util::duplex;
 
 /// Makes connections to one server that cannot be dialled by its address: TLS comes on top.

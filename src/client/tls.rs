@@ -12,12 +12,10 @@ use std::time::Duration;
 use base64::Engine;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::header::UPGRADE;
-use http::{Request, Response, Uri};
-use hyper::body::Incoming;
+use http::Uri;
 use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use kube::client::{Body, ConfigExt};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use rustls::client::ResolvesClientCert;
@@ -31,13 +29,14 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
 
 use super::peer::Dial;
+use super::pools::Transport;
 use super::servers::Servers;
 use crate::util::duplex;
 
 /// How long a connection may take, TCP and TLS each.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A silent connection is probed this often, and given up when nothing comes back for as long.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Where Debian, Alpine and Fedora keep the CAs of the machine; for kubeconfigs that name no CA.
 const SYSTEM_ROOTS: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 
@@ -76,7 +75,8 @@ pub enum Credentials {
     },
     /// A bearer token.
     Token(String),
-    /// A certificate that changes while the process runs; asked anew for each connection.
+    /// A certificate that changes while the process runs; asked anew for each connection. After a change, requests go over
+    /// new connections.
     Rotating(Arc<dyn ResolvesClientCert>),
 }
 
@@ -173,69 +173,7 @@ pub(super) fn client(
     Ok(kube::Client::new(service, config.default_namespace))
 }
 
-type Pool<B> = hyper_util::client::legacy::Client<Connector, B>;
-
-/// Sends upgrades over HTTP/1.1 and the rest over whatever the server likes best: one pool for everything, and one without
-/// HTTP/2 for upgrades.
-pub(super) struct Transport<B> {
-    any: Pool<B>,
-    h1: Pool<B>,
-}
-
-impl<B> Clone for Transport<B> {
-    fn clone(&self) -> Self {
-        Self { any: self.any.clone(), h1: self.h1.clone() }
-    }
-}
-
-impl<B> Transport<B>
-where
-    B: http_body::Body + Send + Unpin + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
-    pub(super) fn new(
-        config: &kube::Config,
-        resolver: Option<Arc<dyn ResolvesClientCert>>,
-        road: Road,
-    ) -> Result<Self, ConnectError> {
-        let fail = |reason: String| ConnectError::Config { server: config.cluster_url.to_string(), reason };
-        let mut tls = client_config(config, resolver).map_err(fail)?;
-        let server_name = config.tls_server_name.clone();
-        let builder = || {
-            let mut b = hyper_util::client::legacy::Client::builder(TokioExecutor::new());
-            b.timer(TokioTimer::new()).pool_timer(TokioTimer::new());
-            b.http2_keep_alive_interval(KEEP_ALIVE).http2_keep_alive_timeout(KEEP_ALIVE);
-            b
-        };
-        let h1 = Connector::new(tls.clone(), server_name.clone(), road.clone()).map_err(fail)?;
-        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let any = Connector::new(tls, server_name, road).map_err(fail)?;
-        Ok(Self { any: builder().build(any), h1: builder().build(h1) })
-    }
-}
-
-impl<B> Service<Request<B>> for Transport<B>
-where
-    B: http_body::Body + Send + Unpin + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
-    type Response = Response<Incoming>;
-    type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let pool = if request.headers().contains_key(UPGRADE) { &self.h1 } else { &self.any };
-        pool.request(request).map(|r| r.map_err(BoxError::from)).boxed()
-    }
-}
-
-fn client_config(
+pub(super) fn client_config(
     config: &kube::Config,
     resolver: Option<Arc<dyn ResolvesClientCert>>,
 ) -> Result<rustls::ClientConfig, String> {
@@ -377,7 +315,7 @@ pub(crate) async fn resolve(name: &str) -> std::io::Result<Vec<IpAddr>> {
 
 /// TCP, and TLS on it for `https`; to the host of the URI, or to whichever server answers.
 #[derive(Clone)]
-struct Connector {
+pub(super) struct Connector {
     tcp: HttpConnector<Resolve>,
     tls: tokio_rustls::TlsConnector,
     server_name: Option<ServerName<'static>>,
@@ -385,7 +323,7 @@ struct Connector {
 }
 
 impl Connector {
-    fn new(tls: rustls::ClientConfig, server_name: Option<String>, road: Road) -> Result<Self, String> {
+    pub(super) fn new(tls: rustls::ClientConfig, server_name: Option<String>, road: Road) -> Result<Self, String> {
         let mut tcp = HttpConnector::new_with_resolver(Resolve);
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -470,7 +408,7 @@ enum Io {
 }
 
 /// One that may be ended from elsewhere.
-struct Stream {
+pub(super) struct Stream {
     io: Io,
     end: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
@@ -535,12 +473,16 @@ impl hyper::rt::Write for Stream {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::client::{Client, is_unreachable, res};
     use crate::pki::tls::SwappableCert;
     use bytes::Bytes;
+    use http::header::UPGRADE;
+    use http::{Request, Response};
+    use hyper::body::Incoming;
     use hyper::service::service_fn;
+    use hyper_util::rt::TokioExecutor;
 
     /// A TLS server that answers with the protocol it was asked over and the credentials it saw.
     async fn server() -> (String, Vec<u8>) {
@@ -617,8 +559,8 @@ mod tests {
         server.peer_certificates().expect("it shows one")[0].to_vec()
     }
 
-    #[test]
-    fn after_a_renewal_the_new_certificate_is_shown() {
+    /// CAs and certificates of a cluster.
+    pub fn authorities() -> crate::pki::Pki {
         let dir = tempfile::tempdir().unwrap();
         let config = crate::pki::PkiConfig {
             node_name: "n".into(),
@@ -628,7 +570,12 @@ mod tests {
             tls_sans: Vec::new(),
             life_seconds: None,
         };
-        let pki = crate::pki::Pki::open(dir.path(), &config, jiff::Timestamp::now()).unwrap();
+        crate::pki::Pki::open(dir.path(), &config, jiff::Timestamp::now()).unwrap()
+    }
+
+    #[test]
+    fn after_a_renewal_the_new_certificate_is_shown() {
+        let pki = authorities();
         let serving = SwappableCert::new(pki.serving_key().unwrap());
         let server = crate::pki::tls::server_config(serving, &[&pki.client_ca.cert]).unwrap();
         let mut trusting = kube::Config::new("https://localhost".parse().unwrap());

@@ -9,6 +9,7 @@ use crate::api::meta::GroupResource;
 use crate::runtime::metrics::Registry;
 use crate::store::cache::{Cache, Figures};
 use crate::store::durable::{Durable, Metrics};
+use crate::util::order::Arrange;
 
 /// Renders all of it when it is asked for.
 pub(super) fn source(
@@ -22,7 +23,7 @@ pub(super) fn source(
         let all = cache.resources();
         let mut held: Vec<(&GroupResource, Figures)> = all.iter().map(|r| (r.group_resource(), r.figures())).collect();
         held.retain(|(_, f)| f.objects > 0 || f.event_bytes > 0);
-        held.sort_by_key(|(gr, _)| *gr);
+        held.arrange_by_key(|(gr, _)| *gr);
         cache_figures(&mut out, &held);
         if let Some(bytes) = written_by_process(&std::fs::read_to_string("/proc/self/io").unwrap_or_default()) {
             let help = "Bytes that this process made the kernel write to disks.";

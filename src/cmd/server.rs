@@ -49,6 +49,7 @@ use super::components::disabled;
 use super::flags::{Common, NodeFlags, TokenFlags};
 use super::manager::{self, Watched};
 use super::node::{FoundRuntime, NodeParts};
+use super::role;
 
 /// Between two looks at the certificates' ends at most.
 const CERTIFICATE_LOOK: Duration = Duration::from_secs(60);
@@ -383,6 +384,7 @@ impl Bound {
         let api = self.api.clone();
         let client = move |user: UserInfo| Client::in_process(InProcess::new(api.clone(), user));
         let admin = client(UserInfo::authenticated("system:apiserver", &[UserInfo::MASTERS])).named("orch");
+        let labelling = admin.clone();
         if let Err(error) = super::bootstrap::run(&admin, &self.config.api, &self.config.first).await {
             shutdown.trigger();
             tasks.join_in_reverse(STOP_DEADLINE).await;
@@ -461,6 +463,11 @@ impl Bound {
             self.api.attach_node(&self.config.node_name, Arc::new(kubelet.clone()));
             watched.node = Some(kubelet.pulse());
             node.start(&mut tasks, kubelet, self.listers.clone());
+            let (listers, name) = (self.listers, self.config.node_name);
+            tasks.own_restarting("node-role", Backoff::RESTART, move |stop| {
+                let (client, listers, name) = (labelling.clone(), listers.clone(), name.clone());
+                async move { role::run(client, &*listers, &name, &stop).await }.boxed()
+            });
         }
         manager::start(&mut tasks, watched);
         tasks.join_in_reverse(STOP_DEADLINE).await;

@@ -55,7 +55,7 @@ impl Reconciler for Aggregation {
             return Ok(Requeue::Never);
         };
         let role = object.value();
-        let Some(selectors) = role.pointer("/aggregationRule") else { return Ok(Requeue::Never) };
+        let Some(selectors) = role.get_at("/aggregationRule") else { return Ok(Requeue::Never) };
         let all = cx.lister(&res::CLUSTER_ROLES).list(None);
         let rules = aggregate(&key.name, selectors.items_at("/clusterRoleSelectors"), &all);
         if rules != role.items_at("/rules") {

@@ -117,8 +117,8 @@ async fn put(client: &Client, res: &Res, want: &Value, parts: &[&str]) -> ApiRes
     };
     let mut changed = false;
     for part in parts {
-        let wanted = want.pointer(part).cloned().unwrap_or_default();
-        if known.pointer(part) != Some(&wanted) {
+        let wanted = want.get_at(part).cloned().unwrap_or_default();
+        if known.get_at(part) != Some(&wanted) {
             known.set_at(part, wanted);
             changed = true;
         }

@@ -18,6 +18,7 @@ use crate::api::meta::quantity::Quantity;
 use crate::api::object::{Object, ObjectKey};
 use crate::api::quota::{in_scope, usage_of};
 use crate::api::usage::{Amounts, add};
+use crate::api::value::ValueExt;
 use crate::client::{Res, res};
 use crate::controllers::common::status as common;
 use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
@@ -137,7 +138,7 @@ impl Reconciler for Quotas {
     async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
         let Some(object) = cx.get(&res::RESOURCE_QUOTAS, key) else { return Ok(Requeue::Never) };
         let quota = object.value();
-        let Some(hard) = quota.pointer("/spec/hard").and_then(Value::as_object) else { return Ok(Requeue::Never) };
+        let Some(hard) = quota.get_at("/spec/hard").and_then(Value::as_object) else { return Ok(Requeue::Never) };
         let objects = kinds(hard)
             .into_iter()
             .map(|(group, plural)| {

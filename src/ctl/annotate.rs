@@ -10,6 +10,7 @@ use super::print::PrintFlags;
 use super::write::{MERGE, WriteFlags, Writer};
 use crate::api::meta::{gvk, names};
 use crate::api::value::ValueExt;
+use crate::util::order::Arrange;
 
 /// Flags of both verbs.
 #[derive(Debug, Clone, clap::Args)]
@@ -223,7 +224,7 @@ async fn one(
 fn list(object: &Value, field: &Field, titled: bool) -> Done {
     let pairs = object["metadata"][field.name].as_object().into_iter().flatten();
     let mut lines: Vec<String> = pairs.map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default())).collect();
-    lines.sort();
+    lines.arrange();
     let indent = if titled { " " } else { "" };
     if titled {
         let (group, _) = gvk::split(object.str_at("/apiVersion").unwrap_or_default());

@@ -4,6 +4,7 @@ use super::cx::{Cx, Done, put};
 use super::fail::fail;
 use super::mapper::Resource;
 use super::print::tab;
+use crate::util::order::Arrange;
 
 /// The resources of the server
 #[derive(Debug, Clone, clap::Args)]
@@ -50,9 +51,9 @@ pub async fn resources(cx: &Cx, args: Resources) -> Done {
     let mut seen = std::collections::HashSet::new();
     all.retain(|r| seen.insert((&r.res.group, &r.res.plural)));
     match args.sort_by.as_str() {
-        "name" => all.sort_by(|a, b| a.res.plural.cmp(&b.res.plural)),
-        "kind" => all.sort_by(|a, b| a.res.kind.cmp(&b.res.kind)),
-        "" => all.sort_by(|a, b| (&a.res.group, &a.res.plural).cmp(&(&b.res.group, &b.res.plural))),
+        "name" => all.arrange_by(|a, b| a.res.plural.cmp(&b.res.plural)),
+        "kind" => all.arrange_by(|a, b| a.res.kind.cmp(&b.res.kind)),
+        "" => all.arrange_by(|a, b| (&a.res.group, &a.res.plural).cmp(&(&b.res.group, &b.res.plural))),
         _ => fail!("--sort-by accepts only name or kind"),
     }
     if args.output == "name" {
@@ -83,6 +84,6 @@ fn wanted(r: &Resource, args: &Resources) -> bool {
 /// Runs `api-versions`.
 pub async fn versions(cx: &Cx) -> Done {
     let mut all = cx.mapper().await?.versions().to_vec();
-    all.sort();
+    all.arrange();
     put(&all.into_iter().map(|v| v + "\n").collect::<String>())
 }

@@ -9,6 +9,7 @@ use super::print::PrintFlags;
 use super::print::tab;
 use super::reconcile;
 use crate::api::value::ValueExt;
+use crate::util::order::Arrange;
 
 /// Ask about authorization
 #[derive(Debug, Clone, clap::Args)]
@@ -167,7 +168,7 @@ async fn list(cx: &Cx, args: &CanI) -> Done {
             rows.push((key, format!("\t[{url}]\t[]\t{verbs}\n")));
         }
     }
-    rows.sort();
+    rows.arrange();
     let rows: String = rows.into_iter().map(|(_, row)| row).collect();
     let header = if args.no_headers { "" } else { "Resources\tNon-Resource URLs\tResource Names\tVerbs\n" };
     put(&tab::align(&(header.to_owned() + &rows), tab::GET))

@@ -253,7 +253,7 @@ impl Query<'_> {
 pub fn selected(infos: Vec<Info>, labels: &str) -> Done<Vec<Info>> {
     let selector = Selector::parse(labels)
         .map_err(|e| Failure::Plain(format!("the provided selector {labels:?} is not valid: {e}")))?;
-    Ok(infos.into_iter().filter(|i| selector.matches_value(i.object.pointer("/metadata/labels"))).collect())
+    Ok(infos.into_iter().filter(|i| selector.matches_value(i.object.get_at("/metadata/labels"))).collect())
 }
 
 /// An object of a list or an answer.

@@ -11,6 +11,7 @@ use super::print::{DryRun, omit_managed_fields};
 use super::write::{LAST_APPLIED, Writer, difference};
 use crate::api::codec::yaml;
 use crate::api::value::ValueExt;
+use crate::util::order::Arrange;
 use serde_json::Value;
 
 /// Show what apply would change
@@ -81,7 +82,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     }
     texts.retain(|(_, text)| !text.is_empty());
     // In the order of their names, as a diff of two directories has it.
-    texts.sort();
+    texts.arrange();
     texts.iter().try_for_each(|(_, text)| put(text))?;
     if !texts.is_empty() && cx.code() == 0 { Err(Failure::Exit(1)) } else { Ok(()) }
 }

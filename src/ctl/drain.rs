@@ -78,7 +78,7 @@ fn leaves_for(pod: &Value, now: jiff::Timestamp) -> Option<i64> {
 
 /// Rules: upstream `kubectl/pkg/drain/filters.go`.
 fn fate(pod: &Value, args: &Args, daemon_set_is_there: bool, now: jiff::Timestamp) -> Fate {
-    if pod.pointer("/metadata/annotations/kubernetes.io~1config.mirror").is_some() {
+    if pod.get_at("/metadata/annotations/kubernetes.io~1config.mirror").is_some() {
         return Fate::Skip;
     }
     let controller = pod.items_at("/metadata/ownerReferences").iter().find(|o| o["controller"] == true);
@@ -95,7 +95,7 @@ fn fate(pod: &Value, args: &Args, daemon_set_is_there: bool, now: jiff::Timestam
     {
         return Fate::Skip;
     }
-    if pod.pointer("/metadata/deletionTimestamp").is_some() || finished {
+    if pod.get_at("/metadata/deletionTimestamp").is_some() || finished {
         return Fate::Evict;
     }
     if pod.items_at("/spec/volumes").iter().any(|v| v.get("emptyDir").is_some()) && !args.delete_emptydir_data {

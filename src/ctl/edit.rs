@@ -14,6 +14,7 @@ use super::files::FileFlags;
 use super::print::{Output, PrintFlags, json_text, omit_managed_fields};
 use super::write::{ValidateFlag, WriteFlags, Writer, difference, with_saved_config};
 use crate::api::codec::yaml;
+use crate::api::value::ValueExt;
 use crate::util::files;
 
 /// Edit a resource in $KUBE_EDITOR or $EDITOR
@@ -162,7 +163,7 @@ async fn send(
     args: &Args,
 ) -> Done<Option<Value>> {
     for path in ["/metadata/name", "/metadata/namespace", "/apiVersion", "/kind"] {
-        if wanted.pointer(path) != before.pointer(path) {
+        if wanted.get_at(path) != before.get_at(path) {
             fail!("{} may not be changed", path.trim_start_matches('/').replace('/', "."));
         }
     }

@@ -15,6 +15,7 @@ use crate::api::status::Reason;
 use crate::api::value::ValueExt;
 use crate::client::res::EVENTS;
 use crate::client::{ListOptions, WatchKind};
+use crate::util::order::Arrange;
 
 /// What happened
 #[derive(Debug, Clone, clap::Args)]
@@ -79,7 +80,7 @@ pub async fn run(cx: &Cx, args: Args) -> Done {
     };
     let mut all = cx.items(&EVENTS, ns, "", &fields).await?;
     all.retain(|e| wanted(e, &args.types));
-    all.sort_by(|a, b| last_seen(a).cmp(last_seen(b)));
+    all.arrange_by(|a, b| last_seen(a).cmp(last_seen(b)));
     let mut shower =
         Shower { rows: Rows::new(), headers: !args.no_headers, namespace: args.all_namespaces, output: &output };
     let seen: HashSet<(String, String)> = all.iter().map(version).collect();

@@ -7,6 +7,7 @@ use super::fail::{Failure, fail};
 use super::mapper::Resource;
 use crate::api::meta::gvk;
 use crate::api::value::ValueExt;
+use crate::util::order::Arrange;
 
 /// Columns of a paragraph.
 const WIDTH: usize = 80;
@@ -197,7 +198,7 @@ fn fields_of<'a>(
 ) {
     let required: Vec<&str> = schema.items_at("/required").iter().filter_map(Value::as_str).collect();
     let mut fields: Vec<_> = schema["properties"].as_object().into_iter().flatten().collect();
-    fields.sort_by(|a, b| a.0.cmp(b.0));
+    fields.arrange_by(|a, b| a.0.cmp(b.0));
     for (name, field) in fields {
         let must = if required.contains(&name.as_str()) { " -required-" } else { "" };
         *out += &format!("{}{name}\t<{}>{must}\n", " ".repeat(indent), schemas.type_of(field));

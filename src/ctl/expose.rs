@@ -141,7 +141,7 @@ fn ports(of: &Value, kind: &str, args: &Args) -> Done<Vec<Value>> {
             .filter_map(|p| Some((p.int_at("/port")?, p.str_at("/protocol").unwrap_or("TCP").to_owned())))
             .collect()
     } else {
-        let pod = template_path(kind).and_then(|path| of.pointer(path)).unwrap_or(of);
+        let pod = template_path(kind).and_then(|path| of.get_at(path)).unwrap_or(of);
         let open = pod.items_at("/spec/containers").iter().flat_map(|c| c.items_at("/ports"));
         open.filter_map(|p| Some((p.int_at("/containerPort")?, p.str_at("/protocol").unwrap_or("TCP").to_owned())))
             .collect()

@@ -105,7 +105,9 @@ impl fmt::Display for Failure {
             Self::Server { status, .. } if status.reason == Reason::Invalid => invalid(f, status),
             Self::Server { status, .. } if client::is_unreachable(status) => unreachable(f, status),
             Self::Server { status, doing } => match status.reason {
-                Reason::Unauthorized => write!(f, "error: You must be logged in to the server ({})", status.message),
+                Reason::Unauthorized => {
+                    write!(f, "error: You must be logged in to the server ({doing}{})", status.message)
+                }
                 Reason::Unknown => write!(f, "Error from server: {doing}{}", status.message),
                 reason => write!(f, "Error from server ({}): {doing}{}", reason.as_str(), status.message),
             },
@@ -196,6 +198,10 @@ mod tests {
         assert_eq!(Failure::Plain("no".into()).among_others(), "no");
         let who = server(Status::new(Reason::Unauthorized, "Unauthorized"));
         assert_eq!(who.to_string(), "error: You must be logged in to the server (Unauthorized)");
+        assert_eq!(
+            who.doing("creating", "a.yaml").to_string(),
+            "error: You must be logged in to the server (error when creating \"a.yaml\": Unauthorized)"
+        );
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::fail::{Failure, fail, os};
 use crate::api::codec::yaml;
 use crate::api::value::ValueExt;
 use crate::client::Client;
+use crate::util::order::Arrange;
 
 /// Bytes of one manifest file. A file of a thousand large CustomResourceDefinitions stays below.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -109,7 +110,7 @@ impl FileFlags {
         }
         let mut entries: Vec<PathBuf> =
             std::fs::read_dir(dir)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
-        entries.sort();
+        entries.arrange();
         for entry in entries {
             if entry.is_dir() {
                 if self.recursive {

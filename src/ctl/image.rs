@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::cx::{Done, put, say};
 use super::fail::{Failure, fail};
 use super::print::tab;
+use crate::util::order::Arrange;
 
 /// An image of the runtime.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,7 +128,7 @@ pub async fn run(images: &dyn Images, args: Args) -> Done {
         }
         What::Ls { quiet } => {
             let mut all = images.list(&args.place).await?;
-            all.sort_by(|a, b| (&a.names, &a.id).cmp(&(&b.names, &b.id)));
+            all.arrange_by(|a, b| (&a.names, &a.id).cmp(&(&b.names, &b.id)));
             put(&table(&all, quiet))
         }
         What::Rm { images: names } => {

@@ -12,6 +12,7 @@ use std::process::Command;
 
 use super::cx::{Done, say};
 use super::fail::{Failure, fail, os};
+use crate::util::order::Arrange;
 
 /// What plugins' names begin with; the first is looked for first.
 const PREFIXES: [&str; 2] = ["orch-ctl-", "kubectl-"];
@@ -91,7 +92,7 @@ fn all(dirs: &[PathBuf]) -> Vec<PathBuf> {
     for dir in dirs {
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
         let mut here: Vec<PathBuf> = entries.filter(|p| p.file_name().is_some_and(is_plugin) && !p.is_dir()).collect();
-        here.sort();
+        here.arrange();
         found.append(&mut here);
     }
     found

@@ -14,6 +14,7 @@ use crate::api::meta::labels::Selector;
 use crate::api::value::ValueExt;
 use crate::client::res::PODS;
 use crate::client::{ListOptions, WatchKind};
+use crate::util::order::Arrange;
 
 /// How long a pod may run.
 const RUN: std::time::Duration = std::time::Duration::from_secs(365 * 24 * 3600);
@@ -72,7 +73,7 @@ pub async fn of(cx: &Cx, info: &Info) -> Done<Vec<Info>> {
     let labels = labels_of(info)?;
     let resource = cx.mapper().await?.find("pods")?.clone();
     let mut pods = cx.items(&PODS, &info.ns, &labels, "").await?;
-    pods.sort_by_key(|pod| {
+    pods.arrange_by_key(|pod| {
         (rank(pod), std::cmp::Reverse(pod.str_at("/metadata/creationTimestamp").map(str::to_owned)))
     });
     Ok(pods.into_iter().map(|pod| of_object(&resource, pod)).collect())

@@ -16,6 +16,7 @@ use crate::api::meta::quantity::Quantity;
 use crate::api::value::ValueExt;
 use crate::client::Res;
 use crate::client::res::{NODES, PODS};
+use crate::util::order::Arrange;
 
 const GROUP: &str = "metrics.k8s.io";
 const VERSION: &str = "v1beta1";
@@ -188,7 +189,7 @@ fn name_of(object: &Value) -> &str {
 fn node_rows(metrics: &[Value], nodes: &[Value], args: &Node) -> String {
     let field = if args.show_capacity { "capacity" } else { "allocatable" };
     let mut rows: Vec<(&str, Usage)> = metrics.iter().map(|m| (name_of(m), Usage::of(&m["usage"]))).collect();
-    rows.sort_by_key(|(name, usage)| (usage.rank(&args.common.sort_by), *name));
+    rows.arrange_by_key(|(name, usage)| (usage.rank(&args.common.sort_by), *name));
     let mut out = String::new();
     if !args.common.no_headers {
         line(&mut out, ["NAME", "CPU(cores)", "CPU(%)", "MEMORY(bytes)", "MEMORY(%)"]);
@@ -281,7 +282,7 @@ fn pod_rows(metrics: &[Value], args: &Pod) -> String {
         let all = sum(&parts);
         pods.push((pod.str_at("/metadata/namespace").unwrap_or_default(), name_of(pod), parts, all));
     }
-    pods.sort_by_key(|(ns, name, _, usage)| {
+    pods.arrange_by_key(|(ns, name, _, usage)| {
         (usage.rank(by), if args.all_namespaces { (*ns).to_owned() } else { String::new() }, (*name).to_owned())
     });
     let mut out = String::new();
@@ -301,7 +302,7 @@ fn pod_rows(metrics: &[Value], args: &Pod) -> String {
             line(&mut out, [*name, &cpu, &memory]);
             continue;
         }
-        parts.sort_by_key(|(name, usage)| (usage.rank(by), name.clone()));
+        parts.arrange_by_key(|(name, usage)| (usage.rank(by), name.clone()));
         for (container, usage) in parts {
             let [cpu, memory] = usage.cells();
             out += &namespace(ns);

@@ -3,6 +3,7 @@
 //! In: clap's error and the words behind `orch ctl`. Out: text for stderr (or help for stdout) and the exit code, 1.
 //! Upstream: cobra's messages, and `UsageErrorf` of kubectl's `cmd/util/helpers.go`.
 
+use crate::util::order::Arrange;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Command};
 
@@ -258,7 +259,7 @@ fn distance(a: &str, b: &str) -> usize {
 pub fn options() -> String {
     let mut out = "The following options can be passed to any command:\n\n".to_owned();
     let mut args: Vec<clap::Arg> = super::command().get_arguments().filter(|a| a.is_global_set()).cloned().collect();
-    args.sort_by_key(|a| a.get_long().unwrap_or_default().to_owned());
+    args.arrange_by_key(|a| a.get_long().unwrap_or_default().to_owned());
     for arg in args {
         let short = arg.get_short().map_or(String::new(), |s| format!("-{s}, "));
         let help = arg.get_help().map(ToString::to_string).unwrap_or_default();

@@ -194,7 +194,7 @@ impl std::fmt::Display for Lack {
 
 /// What the pod requests and the node has not, beside what the others have.
 fn lacking(pod: &PodView, node: &Value, others: &[&PodView]) -> Vec<Lack> {
-    let allocatable = node.pointer("/status/allocatable").and_then(Value::as_object);
+    let allocatable = node.get_at("/status/allocatable").and_then(Value::as_object);
     let number = |name: &str, q: Quantity| if name == "cpu" { q.milli_value() } else { q.value() };
     let mut capacities: BTreeMap<&str, i64> = allocatable
         .into_iter()
@@ -223,7 +223,7 @@ fn lacking(pod: &PodView, node: &Value, others: &[&PodView]) -> Vec<Lack> {
 
 /// `nodeSelector` and required node affinity.
 fn selected(pod: &PodView, node: &Value) -> bool {
-    let label = |key: &str| node.pointer("/metadata/labels").and_then(|l| l.get(key)).and_then(Value::as_str);
+    let label = |key: &str| node.get_at("/metadata/labels").and_then(|l| l.get(key)).and_then(Value::as_str);
     if !pod.spec.node_selector.iter().flatten().all(|(key, value)| label(key) == Some(value)) {
         return false;
     }

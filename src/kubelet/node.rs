@@ -27,6 +27,7 @@ use crate::client::{Client, Patch, res};
 use crate::runtime::{Delta, Listers};
 use crate::util::backoff::Backoff;
 use crate::util::clock::{SharedClock, rfc3339, rfc3339_micro};
+use crate::util::order::Arrange;
 use crate::util::tasks::Shutdown;
 
 /// Where node leases are.
@@ -161,7 +162,7 @@ pub fn status(input: Input<'_>) -> Value {
 /// The largest images, with digests before tags.
 fn images(all: &[Image]) -> Vec<Value> {
     let mut all: Vec<&Image> = all.iter().collect();
-    all.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
+    all.arrange_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
     let names = |i: &Image| i.digests.iter().chain(&i.tags).take(MAX_IMAGE_NAMES).cloned().collect::<Vec<_>>();
     all.into_iter().take(MAX_IMAGES).map(|i| json!({"names": names(i), "sizeBytes": i.size})).collect()
 }

@@ -18,7 +18,7 @@ fn told<'a>(pod: &'a PodView, name: &str) -> Option<&'a Value> {
 }
 
 fn is_in(status: &Value, state: &str) -> bool {
-    status.pointer(state).is_some_and(|s| !s.is_null())
+    status.get_at(state).is_some_and(|s| !s.is_null())
 }
 
 /// How often a container that the runtime knows nothing of was started again.
@@ -39,13 +39,13 @@ pub fn remember(pod: &PodView, member: &Member, status: &mut Value) {
         return;
     }
     let last = if has_ended {
-        old.pointer("/state/terminated").cloned()
+        old.get_at("/state/terminated").cloned()
     } else if is_in(old, "/state/running") {
         let message = "The container could not be located when the pod was deleted.  The container used to be Running";
         Some(json!({"exitCode": LOST_EXIT_CODE, "reason": "ContainerStatusUnknown", "message": message,
             "startedAt": null, "finishedAt": null}))
     } else {
-        old.pointer("/lastState/terminated").filter(|t| !t.is_null()).cloned()
+        old.get_at("/lastState/terminated").filter(|t| !t.is_null()).cloned()
     };
     if let Some(last) = last {
         status["lastState"] = json!({ "terminated": last });

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::api::object::Object;
 use crate::api::value::ValueExt;
 use crate::kubelet::runtime::{ContainerStatus, SandboxStatus, State};
+use crate::util::order::Arrange;
 
 /// Labels that tie what the runtime runs to the API, and annotations that survive a restart of orch. Names are upstream's.
 pub mod keys {
@@ -321,8 +322,8 @@ pub struct PodInventory {
 impl PodInventory {
     /// Sorts newest first.
     pub fn sorted(mut self) -> Self {
-        self.sandboxes.sort_by_key(|s| std::cmp::Reverse((s.created_at, s.attempt)));
-        self.containers.sort_by_key(|c| std::cmp::Reverse((c.created_at, c.attempt)));
+        self.sandboxes.arrange_by_key(|s| std::cmp::Reverse((s.created_at, s.attempt)));
+        self.containers.arrange_by_key(|c| std::cmp::Reverse((c.created_at, c.attempt)));
         self
     }
 

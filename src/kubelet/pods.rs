@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use super::admit::{self, Site};
 use super::pleg::Snapshot;
 use super::pod::{PodView, keys};
-use super::preemption::PREEMPTED;
+use super::preemption::{self, PREEMPTED};
 use super::resize::{self, Given, Pending};
 use super::runtime::SandboxStatus;
 use super::shared::Shared;
@@ -21,10 +21,11 @@ use super::sources::Kind;
 use super::status::{Failure, FailureKind};
 use super::sync::MIN_GRACE_SECONDS;
 use super::volumes;
-use super::worker::{Desired, Handle, Worker};
+use super::worker::{Ahead, Desired, Handle, Worker};
 use crate::api::object::Object;
 use crate::runtime::events::EventType;
 use crate::runtime::{Delta, Listers};
+use crate::util::order::Arrange;
 use crate::util::tasks::Shutdown;
 
 struct Entry {
@@ -151,10 +152,13 @@ impl Pods {
             return;
         }
         let given = if pod.start_time().is_some() { resize::remembered(&pod) } else { Given::new() };
-        let failure = self.judge(&pod).err().map(Arc::new);
+        let (failure, ahead) = match self.judge(&pod, workers) {
+            Ok(ahead) => (None, ahead),
+            Err(failure) => (Some(Arc::new(failure)), Vec::new()),
+        };
         let (view, pending) = self.allocate(&pod, &given);
         let asked = pending.is_some().then(|| pod.clone());
-        self.start(Desired { pod: view, gone: false, failure, pending }, asked, workers);
+        self.start(Desired { pod: view, gone: false, failure, pending }, asked, ahead, workers);
     }
 
     /// Another revision of a pod that has a worker, and was given this before.
@@ -196,7 +200,7 @@ impl Pods {
     /// Gives pods what they wait for, now that there may be room: the more important ones first.
     fn give(&self) {
         let mut waiting: Vec<Arc<PodView>> = self.entries.lock().values().filter_map(|e| e.asked.clone()).collect();
-        waiting.sort_by_key(|pod| (std::cmp::Reverse(pod.spec.priority), pod.uid.clone()));
+        waiting.arrange_by_key(|pod| (std::cmp::Reverse(pod.spec.priority), pod.uid.clone()));
         for pod in waiting {
             let known = self.entries.lock().get(&pod.uid).map(|entry| entry.handle.desired.borrow().pod.clone());
             if let Some(known) = known.filter(|known| !known.is_terminal()) {
@@ -205,10 +209,11 @@ impl Pods {
         }
     }
 
-    /// Whether a pod that is new here may run. One that was started before, or is on its way out, is not judged.
-    fn judge(&self, pod: &PodView) -> Result<(), Failure> {
+    /// Whether a pod that is new here may run, and who has to end before it does. One that was started before, or is on its
+    /// way out, is not judged.
+    fn judge(&self, pod: &PodView, workers: &mut JoinSet<Ended>) -> Result<Vec<Ahead>, Failure> {
         if pod.start_time().is_some() || pod.deleting() || pod.is_terminal() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let shared = &self.shared;
         let name = &shared.config.node_name;
@@ -229,8 +234,8 @@ impl Pods {
         let all: Vec<&PodView> = others.values().map(|p| &**p).collect();
         match admit::admit(pod, &site, &all) {
             Ok(victims) => {
-                victims.iter().filter_map(|uid| others.get(uid)).for_each(|victim| self.preempt(victim, pod));
-                Ok(())
+                let victims = victims.iter().filter_map(|uid| others.get(uid));
+                Ok(victims.filter_map(|victim| self.preempt(victim, pod, workers)).collect())
             }
             Err(failure) => {
                 let (reason, message) = (&failure.reason, &failure.message);
@@ -241,14 +246,21 @@ impl Pods {
         }
     }
 
-    /// Ends a pod that has to make room for a critical one. That one starts at once: what the victim was promised is
-    /// free from now on, and it gets its own time to stop.
-    fn preempt(&self, victim: &PodView, critical: &PodView) {
+    /// Ends a pod that has to make room for a critical one, which waits until the room is free: the victim gets its own time
+    /// to stop. Nobody else gets the room meanwhile: it is promised to the critical pod from now on.
+    fn preempt(&self, victim: &Arc<PodView>, critical: &PodView, workers: &mut JoinSet<Ended>) -> Option<Ahead> {
         let (reason, message) = PREEMPTED;
         tracing::info!(pod = victim.name, namespace = victim.namespace, by = critical.name, "{message}");
         self.shared.event(victim, None, EventType::Warning, reason, message);
         let (reason, message) = (reason.to_owned(), message.to_owned());
+        if !self.entries.lock().contains_key(&victim.uid) {
+            // An orch before this one started it, and this one has not come to it yet.
+            let desired = Desired { pod: victim.clone(), gone: false, failure: None, pending: None };
+            self.start(desired, None, Vec::new(), workers);
+        }
         self.fail(&victim.uid, Failure { reason, message, kind: FailureKind::Preempted });
+        let room = self.entries.lock().get(&victim.uid).map(|entry| entry.handle.room.clone())?;
+        Some(Ahead { room, patience: preemption::patience(victim) })
     }
 
     /// What is known of the node.
@@ -277,9 +289,9 @@ impl Pods {
         }
     }
 
-    fn start(&self, desired: Desired, asked: Option<Arc<PodView>>, workers: &mut JoinSet<Ended>) {
+    fn start(&self, desired: Desired, asked: Option<Arc<PodView>>, ahead: Vec<Ahead>, workers: &mut JoinSet<Ended>) {
         let pod = desired.pod.clone();
-        let (worker, handle) = Worker::new(self.shared.clone(), desired);
+        let (worker, handle) = Worker::new(self.shared.clone(), desired, ahead);
         let entry = Entry { handle, namespace: pod.namespace.clone(), references: volumes::references(&pod), asked };
         self.entries.lock().insert(pod.uid.clone(), entry);
         let uid = pod.uid.clone();
@@ -307,7 +319,7 @@ impl Pods {
             if self.shared.csi.has(&dir.path()) {
                 // A driver has to take its mounts away, and may not be there yet: a worker tries until it did.
                 let pod = Arc::new(PodView::orphan(&SandboxStatus { uid, ..SandboxStatus::default() }, None));
-                self.start(Desired { pod, gone: true, failure: None, pending: None }, None, workers);
+                self.start(Desired { pod, gone: true, failure: None, pending: None }, None, Vec::new(), workers);
                 continue;
             }
             let cgroup = || self.shared.cgroups.as_ref().map_or(Ok(()), |tree| tree.remove_pod(&uid));
@@ -345,7 +357,7 @@ impl Pods {
             );
             let grace = sandbox.annotations.get(keys::GRACE).and_then(|g| g.parse().ok()).or(Some(MIN_GRACE_SECONDS));
             let pod = Arc::new(PodView::orphan(sandbox, grace));
-            self.start(Desired { pod, gone: true, failure: None, pending: None }, None, workers);
+            self.start(Desired { pod, gone: true, failure: None, pending: None }, None, Vec::new(), workers);
         }
     }
 

@@ -3,6 +3,7 @@
 //! Rules: upstream `pkg/kubelet/preemption/preemption.go`: as few pods as possible, of the least promising classes.
 
 use std::cmp::Ordering;
+use std::time::Duration;
 
 use super::admit::Lack;
 use super::cgroups::{self, Qos};
@@ -16,6 +17,16 @@ pub const MADE_ROOM: &str = "Pod was preempted by Kubelet to accommodate a criti
 
 /// How much of which resource is missing.
 type Missing = Vec<(String, i64)>;
+
+/// How long a critical pod waits at least for one that makes room. Upstream: `pod_workers.go`, `killPodNow`.
+const MIN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a critical pod waits for a victim: its own time to stop and half of that again.
+pub fn patience(victim: &PodView) -> Duration {
+    let grace = victim.deletion_grace().or(victim.spec.termination_grace_period_seconds).unwrap_or(0);
+    let grace = Duration::from_secs(grace.max(0).unsigned_abs());
+    grace.saturating_add(grace / 2).max(MIN_PATIENCE)
+}
 
 /// Those of `others` that have to go so that `pod` finds what it lacks; none when that would not help either.
 pub fn victims<'a>(pod: &PodView, others: &[&'a PodView], lacks: &[Lack]) -> Option<Vec<&'a PodView>> {
@@ -131,6 +142,13 @@ mod tests {
     fn a_place_is_given_up_by_who_was_promised_nothing() {
         let others = [burstable("asks", "1m"), of("nothing", 0, json!({})), guaranteed("promised", "1")];
         assert_eq!(goes(&others, "pods", 1).as_deref(), Some("nothing"));
+    }
+
+    #[test_case(json!({}) => 10; "none of its own")]
+    #[test_case(json!({"terminationGracePeriodSeconds": 2}) => 10; "short")]
+    #[test_case(json!({"terminationGracePeriodSeconds": 60}) => 90; "long")]
+    fn waits_for_a_victim(spec: Value) -> u64 {
+        patience(&pod(spec)).as_secs()
     }
 
     #[test]

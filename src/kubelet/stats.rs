@@ -19,6 +19,7 @@ use super::pleg::Snapshot;
 use super::pod::time_of;
 use super::runtime::ContainerUsage;
 use crate::util::clock::rfc3339;
+use crate::util::order::Arrange;
 
 /// Where cgroups are mounted when orch makes none itself.
 const CGROUPS: &str = "/sys/fs/cgroup";
@@ -86,7 +87,7 @@ impl Usage {
                 containers,
             });
         }
-        pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        pods.arrange_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         let whole = Tree::at(CGROUPS);
         let cpu_nanos = tree.unwrap_or(&whole).cpu_of_all().or_else(super::machine::cpu_nanos).unwrap_or(0);
         Self { node: node.to_owned(), now, machine: Machine::read(data_dir), cpu_nanos, pods }

@@ -210,7 +210,7 @@ fn container(input: Input<'_>, member: &Member) -> Value {
     }
     let started = newest.is_some_and(|c| c.state == State::Running && is_started(input, member, c));
     let ready = match member.role {
-        Role::Init => state.pointer("/terminated/exitCode") == Some(&json!(0)),
+        Role::Init => state.get_at("/terminated/exitCode") == Some(&json!(0)),
         Role::Ephemeral => false,
         Role::App | Role::Sidecar => started && newest.is_some_and(|c| is_ready(input, member, c)),
     };
@@ -292,7 +292,7 @@ enum Is {
 /// A container's state as the phase counts it: a waiting one that ran before counts as stopped.
 fn counted(status: &Value) -> Is {
     let code = |path: &str| status.int_at(path);
-    if status.pointer("/state/running").is_some() {
+    if status.get_at("/state/running").is_some() {
         Is::Running
     } else if let Some(code) = code("/state/terminated/exitCode").or_else(|| code("/lastState/terminated/exitCode")) {
         Is::Stopped { code }
@@ -327,7 +327,7 @@ fn phase(input: Input<'_>, inits: &[Value], containers: &[Value]) -> &'static st
             }
         }
     }
-    let sidecar_runs = inits.iter().any(|s| s.pointer("/state/running").is_some());
+    let sidecar_runs = inits.iter().any(|s| s.get_at("/state/running").is_some());
     let again = stopped.iter().any(|(_, again)| *again);
     if running > 0 || stopped.is_empty() || (!input.ended && (again || sidecar_runs)) {
         return if stopped.is_empty() && running == 0 { "Pending" } else { "Running" };

@@ -62,6 +62,19 @@ pub struct Handle {
     pub wake: Arc<Notify>,
     /// Volumes are out of date.
     pub stale: Arc<AtomicBool>,
+    /// What the pod takes of the node.
+    pub room: Room,
+}
+
+/// Closes when nothing of a pod runs any more: what it was promised is free then.
+pub type Room = watch::Receiver<()>;
+
+/// Another pod that has to end before this one starts.
+pub struct Ahead {
+    /// What it takes of the node.
+    pub room: Room,
+    /// How long it is waited for: one that cannot be stopped keeps nobody for ever.
+    pub patience: Duration,
 }
 
 /// Where a pod is on its way.
@@ -83,6 +96,10 @@ pub struct Worker {
     desired: watch::Receiver<Desired>,
     wake: Arc<Notify>,
     stale: Arc<AtomicBool>,
+    /// Those that have to end before this one starts.
+    ahead: Vec<Ahead>,
+    /// Held while something of it may run.
+    room: Option<watch::Sender<()>>,
     phase: Phase,
     prober: Prober,
     memory: Memory,
@@ -95,18 +112,21 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker and its handle; somebody has to run it.
-    pub fn new(shared: Arc<Shared>, desired: Desired) -> (Self, Handle) {
+    /// A worker and its handle; somebody has to run it. It starts nothing before those `ahead` have ended.
+    pub fn new(shared: Arc<Shared>, desired: Desired, ahead: Vec<Ahead>) -> (Self, Handle) {
         let phase = if desired.gone { Phase::Terminating } else { Phase::Syncing };
         let (sender, receiver) = watch::channel(desired);
         let (wake, stale) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
+        let (held, room) = watch::channel(());
         let prober = Prober::new(shared.asker.clone(), shared.clock.clone(), wake.clone());
-        let handle = Handle { desired: sender, wake: wake.clone(), stale: stale.clone() };
+        let handle = Handle { desired: sender, wake: wake.clone(), stale: stale.clone(), room };
         let worker = Self {
             shared,
             desired: receiver,
             wake,
             stale,
+            ahead,
+            room: Some(held),
             phase,
             prober,
             memory: Memory::default(),
@@ -121,6 +141,7 @@ impl Worker {
 
     /// Works until nothing of the pod is left. Dropping it leaves the containers running.
     pub async fn run(mut self) {
+        self.wait_for_room().await;
         while self.phase != Phase::Done {
             let desired = self.desired.borrow_and_update().clone();
             let next = self.step(&desired).await;
@@ -135,6 +156,24 @@ impl Worker {
                 () = self.wake.notified(), if !failing => {}
                 () = tokio::time::sleep(sleep) => {}
             }
+        }
+    }
+
+    /// Waits until those that make room for this pod have ended. One that has to end itself waits for nobody.
+    async fn wait_for_room(&mut self) {
+        let (ahead, mut desired) = (std::mem::take(&mut self.ahead), self.desired.clone());
+        let free = async {
+            for Ahead { mut room, patience } in ahead {
+                let closed = async { while room.changed().await.is_ok() {} };
+                if tokio::time::timeout(patience, closed).await.is_err() {
+                    let pod = self.desired.borrow().pod.clone();
+                    tracing::warn!(pod = pod.name, namespace = pod.namespace, "starts beside a pod that does not end");
+                }
+            }
+        };
+        tokio::select! {
+            () = free => {}
+            _ = desired.wait_for(|d| d.ends() || d.pod.is_terminal()) => {}
         }
     }
 

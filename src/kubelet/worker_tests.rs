@@ -201,14 +201,14 @@ async fn a_running_pod_gets_other_resources() {
 
 #[tokio::test]
 async fn a_critical_pod_gets_the_room_of_another_one() {
-    let bench = Bench::new(|r| r);
+    let bench = Bench::new(|r| r.with_stubborn("large"));
     // Quarters of what the machine has.
-    let asks = |quarters: i64, priority: i64| {
+    let asks = |name: &str, quarters: i64, priority: i64| {
         let node = bench.cluster.get(&res::NODES, "", "node").unwrap();
         let all = Quantity::parse(node.str_at("/status/allocatable/cpu").unwrap()).unwrap().milli_value();
         let cpu = format!("{}m", all / 4 * quarters);
-        json!({"priority": priority, "containers": [{"name": "c", "image": "i", "imagePullPolicy": "IfNotPresent",
-            "resources": {"requests": {"cpu": cpu}}}]})
+        json!({"priority": priority, "terminationGracePeriodSeconds": 3000, "containers": [{"name": name, "image": "i",
+            "imagePullPolicy": "IfNotPresent", "resources": {"requests": {"cpu": cpu}}}]})
     };
     let failed = |b: &Bench, name: &str, why: &str| b.now(name).str_at("/status/reason") == Some(why);
     bench
@@ -218,15 +218,22 @@ async fn a_critical_pod_gets_the_room_of_another_one() {
                 node.is_some_and(|n| n.str_at("/status/allocatable/cpu").is_some())
             };
             bench.until("the node is known", known).await;
-            bench.pod("small", asks(1, 0));
-            bench.pod("large", asks(2, 0));
+            bench.pod("small", asks("small", 1, 0));
+            bench.pod("large", asks("large", 2, 0));
             let ready = |b: &Bench| ["small", "large"].iter().all(|p| b.condition(p, "Ready") == "True");
             bench.until("both are ready", ready).await;
-            bench.pod("late", asks(2, 7));
+            bench.pod("late", asks("late", 2, 7));
             bench.until("one that is not critical finds no room", |b| failed(b, "late", "OutOfcpu")).await;
-            bench.pod("critical", asks(3, 2_000_000_000));
+            bench.pod("critical", asks("critical", 3, 2_000_000_000));
+            bench.until("another one makes room", |b| b.condition("large", "DisruptionTarget") == "True").await;
+            // Long enough for a pod to start.
+            tokio::time::sleep(A_WHILE).await;
+            bench.pod("later", asks("later", 1, 7));
+            bench.until("nobody else gets the room", |b| failed(b, "later", "OutOfcpu")).await;
+            assert_eq!(bench.count("start critical"), 0, "it waits for the room");
+            bench.runtime.exit("large", 0);
             bench.until("it is ready", |b| b.condition("critical", "Ready") == "True").await;
-            bench.until("another one made room", |b| failed(b, "large", "Preempting")).await;
+            bench.until("what made room has ended", |b| failed(b, "large", "Preempting")).await;
             assert_eq!(bench.condition("large", "DisruptionTarget"), "True");
             assert_eq!(bench.condition("small", "Ready"), "True", "no more of them than need be");
         })

@@ -66,7 +66,7 @@ pub const CONTAINERS: Column = Column::new("Containers", |o, _| of_containers(o.
 pub const IMAGES: Column = Column::new("Images", |o, _| of_containers(o.items_at(TEMPLATE), "image")).wide();
 /// A workload's label selector.
 pub const SELECTOR: Column =
-    Column::new("Selector", |o, _| o.pointer("/spec/selector").map_or(NONE.into(), |s| selector_text(s).into())).wide();
+    Column::new("Selector", |o, _| o.get_at("/spec/selector").map_or(NONE.into(), |s| selector_text(s).into())).wide();
 
 /// Names of containers at a pointer.
 pub fn container_names(object: &Value, pointer: &str) -> Value {
@@ -80,7 +80,7 @@ pub fn container_images(object: &Value, pointer: &str) -> Value {
 
 /// How many keys the maps at the pointers have together.
 pub fn keys(object: &Value, pointers: &[&str]) -> Value {
-    let count = |p: &&str| object.pointer(p).and_then(Value::as_object).map_or(0, serde_json::Map::len);
+    let count = |p: &&str| object.get_at(p).and_then(Value::as_object).map_or(0, serde_json::Map::len);
     pointers.iter().map(count).sum::<usize>().into()
 }
 

@@ -435,7 +435,7 @@ impl Registry {
                 false => give_grace(meta, grace),
             }
             strategy.on_delete(object, hooks);
-        } else if object.pointer("/metadata/deletionGracePeriodSeconds").is_none() {
+        } else if object.get_at("/metadata/deletionGracePeriodSeconds").is_none() {
             // The second request for what only began to terminate.
             give_grace(meta::metadata(object), grace);
         } else if grace < left {

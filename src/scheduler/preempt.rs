@@ -51,8 +51,8 @@ struct Budget {
 impl Budget {
     fn new(object: &Object) -> Option<Self> {
         let value = object.value();
-        let selector = Selector::from_label_selector(value.pointer("/spec/selector")?).ok()?;
-        let disrupted = value.pointer("/status/disruptedPods").and_then(Value::as_object);
+        let selector = Selector::from_label_selector(value.get_at("/spec/selector")?).ok()?;
+        let disrupted = value.get_at("/status/disruptedPods").and_then(Value::as_object);
         Some(Self {
             namespace: object.meta.namespace.clone(),
             // An empty selector means no pod here, though it means all of them elsewhere.

@@ -52,10 +52,10 @@ async fn attempt(client: &Client, pod: &PodInfo, claim: &Claim, found: Option<&V
     let (ns, name) = (&*claim.namespace, &*claim.name);
     let mut object = client.get(&res::RESOURCE_CLAIMS, ns, name).await?;
     let gone = || Status::new(Reason::InternalError, format!("claim {ns}/{name} got deleted in the meantime"));
-    if object.str_at("/metadata/uid") != Some(&claim.uid) || object.pointer("/metadata/deletionTimestamp").is_some() {
+    if object.str_at("/metadata/uid") != Some(&claim.uid) || object.get_at("/metadata/deletionTimestamp").is_some() {
         return Err(gone());
     }
-    let allocated = object.pointer("/status/allocation").is_some_and(|a| !a.is_null());
+    let allocated = object.get_at("/status/allocation").is_some_and(|a| !a.is_null());
     match found {
         Some(_) if allocated => {
             let why = format!("claim {ns}/{name} got allocated elsewhere in the meantime");

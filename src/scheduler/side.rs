@@ -65,7 +65,7 @@ impl Side {
 
     /// A Service as it is now.
     pub fn set_service(&mut self, service: &Object) {
-        let selector = service.value().pointer("/spec/selector").map(Selector::from_map).unwrap_or_default();
+        let selector = service.value().get_at("/spec/selector").map(Selector::from_map).unwrap_or_default();
         if selector.is_empty() {
             return self.remove_service(service);
         }
@@ -121,7 +121,7 @@ impl Side {
                 _ => None,
             };
             let owner = lister.and_then(|l| l.get(&pod.namespace, name)).map(|o| o.value());
-            match owner.as_ref().and_then(|o| o.pointer("/spec/selector")) {
+            match owner.as_ref().and_then(|o| o.get_at("/spec/selector")) {
                 Some(map) if &**kind == "ReplicationController" => all.extend(Selector::from_map(map).0),
                 Some(selector) => all.extend(from_label_selector(selector)?.0),
                 None => {}

@@ -93,7 +93,7 @@ impl Claim {
     pub fn new(o: &Object) -> Self {
         let v = o.value();
         let modes = texts(&v, "/spec/accessModes");
-        let selector = v.pointer("/spec/selector").map(Selector::from_label_selector);
+        let selector = v.get_at("/spec/selector").map(Selector::from_label_selector);
         Self {
             namespace: o.meta.namespace.as_str().into(),
             name: o.meta.name.as_str().into(),
@@ -101,7 +101,7 @@ impl Claim {
             labels_wanted: selector.and_then(Result::ok).unwrap_or_default(),
             class: text(&v, "/spec/storageClassName"),
             volume: text(&v, "/spec/volumeName"),
-            bound: v.str_at("/spec/volumeName").is_some_and(|n| !n.is_empty()) && v.pointer(BIND_COMPLETED).is_some(),
+            bound: v.str_at("/spec/volumeName").is_some_and(|n| !n.is_empty()) && v.get_at(BIND_COMPLETED).is_some(),
             lost: v.str_at("/status/phase") == Some("Lost"),
             deleting: o.is_deleting(),
             once_per_pod: modes.iter().any(|m| &**m == "ReadWriteOncePod"),
@@ -137,7 +137,7 @@ impl Volume {
     /// From the object.
     pub fn new(o: &Object) -> Self {
         let v = o.value();
-        let claim = v.pointer("/spec/claimRef");
+        let claim = v.get_at("/spec/claimRef");
         Self {
             name: o.meta.name.as_str().into(),
             labels: o.meta.labels.clone(),
@@ -147,7 +147,7 @@ impl Volume {
             size: bytes(&v, "/spec/capacity/storage"),
             free: v.str_at("/status/phase") == Some("Available") && !o.is_deleting(),
             claimed_by: claim.map(|c| (text(c, "/namespace"), text(c, "/name"), text(c, "/uid"))),
-            nodes: v.pointer("/spec/nodeAffinity/required").map(NodeTerm::all_from),
+            nodes: v.get_at("/spec/nodeAffinity/required").map(NodeTerm::all_from),
             csi: v.str_at("/spec/csi/driver").map(|d| (d.to_owned(), text(&v, "/spec/csi/volumeHandle").into())),
         }
     }

@@ -249,7 +249,7 @@ async fn until_bound(client: &Client, claim: &Claim) -> ApiResult<()> {
             match event.kind {
                 WatchKind::Deleted => return Err(gone()),
                 _ if event.object.str_at("/metadata/uid") != Some(&claim.uid) => {}
-                _ if event.object.pointer(BIND_COMPLETED).is_some() => return Ok(()),
+                _ if event.object.get_at(BIND_COMPLETED).is_some() => return Ok(()),
                 _ => {}
             }
         }

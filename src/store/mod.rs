@@ -141,6 +141,13 @@ pub struct Change {
     pub value: Option<Bytes>,
 }
 
+impl Change {
+    /// Bytes of key and value.
+    pub fn bytes(&self) -> usize {
+        self.key.len() + self.value.as_ref().map_or(0, Bytes::len)
+    }
+}
+
 /// Changes of one or more whole commits, in order.
 pub type Batch = Arc<[Change]>;
 

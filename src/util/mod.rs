@@ -1,5 +1,5 @@
-//! Small things every layer needs: tasks and shutdown, backoff, clock, files, gRPC over sockets,
-//! headers of a hop, nftables, the machine's address, words, word to the service manager.
+//! Small things every layer needs: tasks and shutdown, backoff, clock, files, gRPC over sockets, headers of a hop,
+//! nftables, the machine's address, order, words, word to the service manager.
 //!
 //! **Invariant:** nothing here knows of Kubernetes.
 
@@ -14,6 +14,7 @@ pub mod grpc;
 pub mod hops;
 pub mod nft;
 pub mod notify;
+pub mod order;
 pub mod percent;
 pub mod procs;
 pub mod random;

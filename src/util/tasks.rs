@@ -92,20 +92,8 @@ impl Tasks {
         Fut: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         let stop = self.root.child();
-        let work = start(stop.clone());
-        let all = self.shutdown.clone();
-        let handle = tokio::spawn(async move {
-            let end = std::panic::AssertUnwindSafe(work).catch_unwind().await;
-            match end {
-                Ok(Ok(())) => tracing::debug!(task = name, "ended"),
-                Ok(Err(error)) => tracing::error!(task = name, "failed: {error:#}"),
-                Err(_) => tracing::error!(task = name, "panicked; this is a bug in orch"),
-            }
-            if on_end == OnEnd::StopAll && !all.is_triggered() {
-                tracing::error!(task = name, "ended; stopping");
-                all.trigger();
-            }
-        });
+        let work = start(stop.clone()).boxed();
+        let handle = tokio::spawn(watched(name, on_end, self.shutdown.clone(), work));
         self.tasks.push(Owned { name, stop, handle });
     }
 
@@ -142,6 +130,19 @@ impl Tasks {
                 task.handle.abort();
             }
         }
+    }
+}
+
+/// Runs a task to its end and tells of it. Boxed, it is compiled once and not for each task.
+async fn watched(name: &'static str, on_end: OnEnd, all: Shutdown, work: BoxFuture<'static, anyhow::Result<()>>) {
+    match std::panic::AssertUnwindSafe(work).catch_unwind().await {
+        Ok(Ok(())) => tracing::debug!(task = name, "ended"),
+        Ok(Err(error)) => tracing::error!(task = name, "failed: {error:#}"),
+        Err(_) => tracing::error!(task = name, "panicked; this is a bug in orch"),
+    }
+    if on_end == OnEnd::StopAll && !all.is_triggered() {
+        tracing::error!(task = name, "ended; stopping");
+        all.trigger();
     }
 }
 

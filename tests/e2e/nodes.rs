@@ -57,6 +57,7 @@ fn lab() -> (Cluster, Agent, Agent) {
 fn machines_join_are_reached_and_come_back() {
     let (mut cluster, mut a, b) = lab();
     a_running_node_passes_the_check(&cluster);
+    roles_are_shown(&cluster);
     reach_into_pods(&cluster);
     a_claim_lives_on_its_pods_machine(&cluster, &b);
     the_nodes_port_lets_in_whom_the_api_allows(&cluster);
@@ -65,6 +66,16 @@ fn machines_join_are_reached_and_come_back() {
     a_server_comes_back(&mut cluster, &a);
     a_node_without_a_server(&mut cluster, &mut a);
     drop(b);
+}
+
+/// Which node is the server's is seen at a glance; a label that a kubelet may not give itself.
+fn roles_are_shown(cluster: &Cluster) {
+    let role = |node: &str| {
+        let line = cluster.k(&["get", "node", node, "--no-headers"]);
+        line.split_whitespace().nth(2).unwrap_or_default().to_owned()
+    };
+    cluster.eventually("the server's node has its role", || role("box") == "control-plane");
+    assert_eq!([role("a"), role("b")], ["<none>", "<none>"]);
 }
 
 /// As the installer does it before it looks whether anything has to be changed.

@@ -121,7 +121,7 @@ impl<T> Bound<T> {
         let attributes = Attributes::of(a, new, old);
         let labels = || {
             let namespace = view.get("", "namespaces", "", attributes.namespace)?;
-            Some(namespace.value().pointer("/metadata/labels").cloned().unwrap_or_default())
+            Some(namespace.value().get_at("/metadata/labels").cloned().unwrap_or_default())
         };
         // The same objects in other versions: a policy that names one of them is asked, and sees it.
         let own = &a.resource.info;
@@ -187,7 +187,7 @@ impl<T> Bound<T> {
             None => {
                 let selector = Selector::from_label_selector(&param["selector"]).map_err(|e| e.to_string())?;
                 let mut all = view.list(stored.0, stored.1, (!namespace.is_empty()).then_some(namespace));
-                all.retain(|o| selector.matches_value(o.value().pointer("/metadata/labels")));
+                all.retain(|o| selector.matches_value(o.value().get_at("/metadata/labels")));
                 all
             }
         };

@@ -78,7 +78,7 @@ fn apply(of: &Resource, object: &Value, made: Made, value: &Val) -> Result<Value
         (Made::Object, _) => return Err("the expression does not evaluate to an Object".into()),
     };
     // Who the object is, is not for a policy to say.
-    let same = |path: &str| changed.pointer(path) == object.pointer(path);
+    let same = |path: &str| changed.get_at(path) == object.get_at(path);
     match ["/apiVersion", "/kind", "/metadata/name", "/metadata/namespace", "/metadata/uid"]
         .into_iter()
         .find(|p| !same(p))

@@ -8,6 +8,7 @@ use crate::api::cel::Val;
 use crate::api::cel::authorizer::{Authz, Question, Stage};
 use crate::api::cel::value;
 use crate::api::object::Object;
+use crate::api::value::ValueExt;
 use crate::registry::admissionregistration::expressions::{NAMESPACE_METADATA, REQUEST_RESOURCE};
 use crate::registry::{Admission, Resource, View};
 
@@ -127,7 +128,7 @@ fn namespace_value(ns: &Object) -> Val {
     let object = ns.value();
     let metadata = NAMESPACE_METADATA.iter().filter_map(|name| {
         let member = if *name == "UID" { "uid" } else { name };
-        let v = object.pointer(&format!("/metadata/{member}"))?;
+        let v = object.get_at(&format!("/metadata/{member}"))?;
         let time = name.ends_with("Timestamp").then(|| v.as_str().and_then(|t| t.parse().ok()));
         Some((*name, time.flatten().map_or_else(|| Val::from_json(v), Val::Time)))
     });

@@ -215,7 +215,7 @@ impl Asking<'_> {
         let attributes = Attributes::of(self.admission, new, old);
         let labels = || {
             let found = self.view.get("", "namespaces", "", attributes.namespace)?;
-            Some(found.value().pointer("/metadata/labels").cloned().unwrap_or_default())
+            Some(found.value().get_at("/metadata/labels").cloned().unwrap_or_default())
         };
         hook.matcher.matches(&attributes, &self.others(), labels)
     }

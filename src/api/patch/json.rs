@@ -79,7 +79,7 @@ fn read(object: &Value, mut operation: Value) -> Option<Option<PatchOperation>> 
     let path = pointer(object, operation.get("path")?.as_str()?, &operation)?;
     let value = operation.get_mut("value").map(Value::take).unwrap_or(Value::Null);
     let from = || pointer(object, operation.get("from")?.as_str()?, &Value::Null);
-    let there = object.pointer(path.as_str());
+    let there = object.get_at(path.as_str());
     // Upstream's library does not act on the whole document.
     let operation = match operation.get("op")?.as_str()? {
         "test" if there.is_none() && value.is_null() => return in_object(object, path.as_str()).then_some(None),
@@ -100,7 +100,7 @@ fn read(object: &Value, mut operation: Value) -> Option<Option<PatchOperation>> 
 
 /// The parent of a path that is not the root.
 fn parent<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
-    object.pointer(path.rsplit_once('/')?.0)
+    object.get_at(path.rsplit_once('/')?.0)
 }
 
 fn in_object(object: &Value, path: &str) -> bool {
@@ -118,7 +118,7 @@ fn pointer(object: &Value, text: &str, operation: &Value) -> Option<PointerBuf> 
     while let Some(part) = parts.next() {
         let last = parts.peek().is_none();
         let negative = part.strip_prefix('-').and_then(|n| n.parse::<usize>().ok());
-        let index = match (negative, object.pointer(&path)) {
+        let index = match (negative, object.get_at(&path)) {
             (Some(back), Some(Value::Array(items))) => {
                 Some((items.len() + usize::from(adds && last)).checked_sub(back)?)
             }
@@ -136,7 +136,7 @@ fn pointer(object: &Value, text: &str, operation: &Value) -> Option<PointerBuf> 
 /// True where the result would be nested deeper than a body may be. Of all patches only these can do that: an object
 /// that is copied into itself doubles its depth each time.
 fn too_deep(object: &Value, operation: &PatchOperation) -> bool {
-    let at = |p: &PointerBuf| object.pointer(p.as_str()).map_or(0, Value::depth);
+    let at = |p: &PointerBuf| object.get_at(p.as_str()).map_or(0, Value::depth);
     let (path, added) = match operation {
         PatchOperation::Add(o) => (&o.path, o.value.depth()),
         PatchOperation::Replace(o) => (&o.path, o.value.depth()),
@@ -149,7 +149,7 @@ fn too_deep(object: &Value, operation: &PatchOperation) -> bool {
 
 /// Bytes of what stands at a path.
 fn size_at(object: &Value, path: &str) -> usize {
-    object.pointer(path).map_or(0, |v| v.to_string().len())
+    object.get_at(path).map_or(0, |v| v.to_string().len())
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::api::value::ValueExt;
 use crate::apiserver::discovery::{self, version_priority};
 
 use super::Extension;
+use crate::util::order::Arrange;
 
 /// Priority of the groups of definitions, and of what is served here otherwise.
 const DEFINED: i64 = 1000;
@@ -65,7 +66,7 @@ pub fn into_aggregated(list: &mut Value, extensions: &[Arc<Extension>]) {
             versions.retain(|v| v.str_at("/version") != Some(&e.remote.version));
             versions.push(version);
             let rank = |v: &Value| Reverse(version_priority(v.str_at("/version").unwrap_or_default()));
-            versions.sort_by_key(rank);
+            versions.arrange_by_key(rank);
         }
     }
     sort(items, "/metadata/name", extensions);
@@ -82,7 +83,7 @@ fn sort(groups: &mut [Value], name: &str, extensions: &[Arc<Extension>]) {
         (1, Reverse(theirs.unwrap_or(DEFINED)), name.to_owned())
     };
     // Stable: the order of those that are built in is upstream's already.
-    groups.sort_by_key(rank);
+    groups.arrange_by_key(rank);
 }
 
 fn new_group(e: &Extension) -> Value {
@@ -98,7 +99,7 @@ fn add_version(group: &mut Value, name: &str, version: &str) {
     let Some(versions) = group.get_mut("versions").and_then(Value::as_array_mut) else { return };
     if versions.iter().all(|v| v.str_at("/version") != Some(version)) {
         versions.push(group_version(name, version));
-        versions.sort_by_key(|v| Reverse(version_priority(v.str_at("/version").unwrap_or_default())));
+        versions.arrange_by_key(|v| Reverse(version_priority(v.str_at("/version").unwrap_or_default())));
     }
     group["preferredVersion"] = group["versions"][0].clone();
 }

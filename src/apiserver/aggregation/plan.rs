@@ -43,7 +43,7 @@ pub struct Remote {
 impl Remote {
     /// From an APIService; none for a local one.
     pub fn of(apiservice: &Value) -> Option<Self> {
-        let service = apiservice.pointer("/spec/service").filter(|s| s.is_object())?;
+        let service = apiservice.get_at("/spec/service").filter(|s| s.is_object())?;
         let text = |at: &str| apiservice.str_at(at).unwrap_or_default().to_owned();
         let trust = match apiservice.bool_at("/spec/insecureSkipTLSVerify") {
             Some(true) => Trust::Anybody,
@@ -172,7 +172,7 @@ pub fn registrations(own: &[(String, String)], definitions: &[Value], apiservice
     let name = |(group, version): &(String, String)| format!("{version}.{group}");
     let known: BTreeSet<&str> = apiservices.iter().filter_map(|a| a.str_at("/metadata/name")).collect();
     let names: BTreeSet<String> = wanted.iter().map(name).collect();
-    let is_local = |a: &&Value| a.pointer("/spec/service").is_none_or(Value::is_null);
+    let is_local = |a: &&Value| a.get_at("/spec/service").is_none_or(Value::is_null);
     let managed = |a: &&Value| a["metadata"]["labels"][MANAGED] == "true" && is_local(a);
     let gone = apiservices.iter().filter(managed).filter_map(|a| a.str_at("/metadata/name"));
     Registrations {

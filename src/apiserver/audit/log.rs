@@ -20,6 +20,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::util::files;
+use crate::util::order::Arrange;
 
 /// KiB of lines that wait for the disk.
 const QUEUE_KIB: usize = 8 << 10;
@@ -175,7 +176,7 @@ impl Rotated {
                 old.push((path, at));
             }
         }
-        old.sort_by_key(|(_, at)| std::cmp::Reverse(*at));
+        old.arrange_by_key(|(_, at)| std::cmp::Reverse(*at));
         let Settings { max_files, max_days, .. } = self.settings;
         for (i, (path, at)) in old.iter().enumerate() {
             let age = Duration::try_from(now.duration_since(*at)).unwrap_or_default();

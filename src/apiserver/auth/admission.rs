@@ -221,7 +221,7 @@ impl Plugin for CertificateSigning {
         if !is_request(a, "UPDATE", "status") {
             return Ok(());
         }
-        let same = |path| new.pointer(path) == old.pointer(path);
+        let same = |path| new.get_at(path) == old.get_at(path);
         if same("/status/certificate") && same("/status/conditions") {
             return Ok(());
         }

@@ -75,7 +75,7 @@ pub fn pod_refers(pod: &Value, kind: Reference, name: &str) -> bool {
         Reference::Claim => {
             let own = pod.str_at("/metadata/name").unwrap_or_default();
             let ephemeral = |v: &Value| {
-                v.pointer("/ephemeral/volumeClaimTemplate").is_some()
+                v.get_at("/ephemeral/volumeClaimTemplate").is_some()
                     && v.str_at("/name")
                         .is_some_and(|v| name.strip_prefix(own).and_then(|r| r.strip_prefix('-')) == Some(v))
             };
@@ -221,7 +221,7 @@ impl NodeAuthorizer {
         volumes.iter().any(|volume| {
             let spec = &volume["spec"];
             let claim_namespace = spec.str_at("/claimRef/namespace").unwrap_or_default();
-            REFS.iter().filter_map(|path| spec.pointer(path)).any(|reference| match reference {
+            REFS.iter().filter_map(|path| spec.get_at(path)).any(|reference| match reference {
                 Value::String(name) => *name == a.name && claim_namespace == a.namespace,
                 other => {
                     other.str_at("/name") == Some(&a.name)

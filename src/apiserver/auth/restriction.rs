@@ -9,6 +9,7 @@ use super::lookup::ObjectLookup;
 use super::node::LEASES;
 use crate::api::status::{ApiResult, Status};
 use crate::api::value::ValueExt;
+use crate::util::order::Arrange;
 
 /// What is done to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +90,7 @@ fn pod(w: &NodeWrite<'_>) -> Checked {
     let node = w.node;
     match w.operation {
         Operation::Create => {
-            if w.new.pointer(MIRROR).is_none() {
+            if w.new.get_at(MIRROR).is_none() {
                 return Err(format!(
                     "pod does not have \"kubernetes.io/config.mirror\" annotation, node {node:?} can only create mirror pods"
                 ));
@@ -157,7 +158,7 @@ fn pod_status(w: &NodeWrite<'_>) -> Checked {
         return Err(format!("node {:?} can only update pod status for pods with spec.nodeName set to itself", w.node));
     }
     let labels =
-        |o: &Value| o.pointer("/metadata/labels").cloned().filter(|l| l.as_object().is_some_and(|m| !m.is_empty()));
+        |o: &Value| o.get_at("/metadata/labels").cloned().filter(|l| l.as_object().is_some_and(|m| !m.is_empty()));
     match labels(w.new) == labels(w.old) {
         true => Ok(()),
         false => Err(format!("node {:?} cannot update labels through pod status", w.node)),
@@ -182,7 +183,7 @@ fn node(w: &NodeWrite<'_>) -> Checked {
     if w.operation == Operation::Delete {
         return Err(format!("node {:?} is not allowed to delete itself", w.node));
     }
-    if w.new.pointer("/spec/configSource").is_some_and(|v| !v.is_null())
+    if w.new.get_at("/spec/configSource").is_some_and(|v| !v.is_null())
         && w.new["spec"]["configSource"] != w.old["spec"]["configSource"]
     {
         return Err(format!("node {:?} is not allowed to set or update configSource", w.node));
@@ -205,12 +206,12 @@ fn node(w: &NodeWrite<'_>) -> Checked {
 
 /// Labels that were changed and are not the node's to change, sorted.
 fn forbidden_labels(new: &Value, old: &Value) -> Vec<String> {
-    let labels = |o: &Value| o.pointer("/metadata/labels").and_then(Value::as_object).cloned().unwrap_or_default();
+    let labels = |o: &Value| o.get_at("/metadata/labels").and_then(Value::as_object).cloned().unwrap_or_default();
     let (new, old) = (labels(new), labels(old));
     let mut changed: Vec<String> =
         new.keys().chain(old.keys()).filter(|k| new.get(*k) != old.get(*k)).cloned().collect();
     changed.retain(|label| !is_own_label(label));
-    changed.sort();
+    changed.arrange();
     changed.dedup();
     changed
 }

@@ -40,13 +40,13 @@ pub(super) fn stands(crd: &Value, (kind, status, reason, message): &Condition) -
 /// What to write; none when all is as it should be. `in_group` are all definitions of the group, this one among them.
 pub fn plan<'a>(crd: &Value, in_group: impl Iterator<Item = &'a Value>) -> Option<Plan> {
     let asked = &crd["spec"]["names"];
-    let accepted = crd.pointer("/status/acceptedNames").cloned().unwrap_or_else(|| json!({}));
+    let accepted = crd.get_at("/status/acceptedNames").cloned().unwrap_or_else(|| json!({}));
     if is_same(asked, &accepted) {
         return None;
     }
     let (mut resources, mut kinds) = (HashSet::new(), HashSet::new());
     for other in in_group {
-        let names = other.pointer("/status/acceptedNames").unwrap_or(&Value::Null);
+        let names = other.get_at("/status/acceptedNames").unwrap_or(&Value::Null);
         resources.extend(["/plural", "/singular"].iter().filter_map(|k| names.str_at(k)));
         resources.extend(names.items_at("/shortNames").iter().filter_map(Value::as_str));
         kinds.extend(["/kind", "/listKind"].iter().filter_map(|k| names.str_at(k)));

@@ -10,6 +10,7 @@ use crate::api::value::ValueExt;
 
 use super::classify::Schema;
 use super::seats::{Bounds, Queuing};
+use crate::util::order::Arrange;
 
 /// Levels that are always there, whatever is stored.
 const MANDATORY: [&str; 2] = ["exempt", "catch-all"];
@@ -61,7 +62,7 @@ pub fn plan(levels: &[Value], schemas: &[Value], first: &[(&'static str, Value)]
     let mut made: Vec<Schema> = with_mandatory(schemas, "flowschemas").iter().map(Schema::of).collect();
     let found = made.iter().map(|s| (s.name.clone(), s.level.clone(), levels.contains_key(&s.level))).collect();
     made.retain(|s| levels.contains_key(&s.level));
-    made.sort_by(|a, b| (a.precedence, &a.name).cmp(&(b.precedence, &b.name)));
+    made.arrange_by(|a, b| (a.precedence, &a.name).cmp(&(b.precedence, &b.name)));
     Plan { levels, schemas: made, found }
 }
 

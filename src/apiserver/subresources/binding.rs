@@ -78,7 +78,7 @@ fn bound(old: &Value, binding: &Value, node: &str, now: &str, at: &Target) -> Ap
     }
     let mut new = old.clone();
     new.set_at("/spec/nodeName", node);
-    for (key, value) in binding.pointer("/metadata/annotations").and_then(Value::as_object).into_iter().flatten() {
+    for (key, value) in binding.get_at("/metadata/annotations").and_then(Value::as_object).into_iter().flatten() {
         let key = key.replace('~', "~0").replace('/', "~1");
         new.set_at(&format!("/metadata/annotations/{key}"), value.clone());
     }

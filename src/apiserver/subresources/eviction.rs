@@ -129,8 +129,8 @@ impl Api {
 }
 
 fn selects(budget: &Value, pod: &Value) -> bool {
-    let Some(selector) = budget.pointer("/spec/selector") else { return false };
-    Selector::from_label_selector(selector).is_ok_and(|s| s.matches_value(pod.pointer("/metadata/labels")))
+    let Some(selector) = budget.get_at("/spec/selector") else { return false };
+    Selector::from_label_selector(selector).is_ok_and(|s| s.matches_value(pod.get_at("/metadata/labels")))
 }
 
 fn is_ready(pod: &Value) -> bool {
@@ -164,8 +164,7 @@ fn allowed(budget: &Value, ready: bool) -> ApiResult<Allowed> {
     if left < 0 {
         return Err(Status::forbidden("policy", "poddisruptionbudget", name, "pdb disruptions allowed is negative"));
     }
-    if budget.pointer("/status/disruptedPods").and_then(Value::as_object).is_some_and(|d| d.len() > DISRUPTED_PODS_MAX)
-    {
+    if budget.get_at("/status/disruptedPods").and_then(Value::as_object).is_some_and(|d| d.len() > DISRUPTED_PODS_MAX) {
         let why = "DisruptedPods map too big - too many evictions not confirmed by PDB controller";
         return Err(Status::forbidden("policy", "poddisruptionbudget", name, why));
     }

@@ -65,7 +65,7 @@ impl Api {
             let mut object = self.registry.one_in_version(res, object).await?.value();
             res.from_stored(&mut object);
             let places = Places::of(res);
-            if res.custom.is_some() && object.pointer(places.spec).is_none() {
+            if res.custom.is_some() && object.get_at(places.spec).is_none() {
                 return Err(Status::internal(format!("the spec replicas field {:?} does not exist", places.spec)));
             }
             return Ok(answer.shaped(200, &scale_of(&object, &places)));
@@ -170,7 +170,7 @@ fn applied(old: &Value, config: &Value, force: bool, res: &Resource, cx: &Reques
     let mut part =
         json!({"apiVersion": res.info.gvk.api_version(), "kind": res.info.gvk.kind, "metadata": {"name": name}});
     let places = Places::of(res);
-    if let Some(replicas) = config.pointer("/spec/replicas").filter(|r| !r.is_null()) {
+    if let Some(replicas) = config.get_at("/spec/replicas").filter(|r| !r.is_null()) {
         part.set_at(places.spec, replicas.clone());
     }
     let writer = res.writer(cx, Some("scale"));

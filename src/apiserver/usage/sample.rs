@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use crate::util::order::Arrange;
 use jiff::{SignedDuration, Timestamp};
 
 /// Rates are over at least so long: shorter ones say nothing.
@@ -152,7 +153,7 @@ impl Usage {
                 window = window.min(over);
                 all.push((name.clone(), used));
             }
-            all.sort_by(|a, b| a.0.cmp(&b.0));
+            all.arrange_by(|a, b| a.0.cmp(&b.0));
             Some((pod.clone(), PodUsage { window, containers: all }))
         });
         Self { at: then.at, node, pods: pods.collect() }

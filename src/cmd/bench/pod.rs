@@ -103,7 +103,7 @@ async fn through_the_cluster(client: &Client, name: &str, image: &str) -> anyhow
 }
 
 fn is_ready(pod: &Value) -> bool {
-    let conditions = pod.pointer("/status/conditions").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let conditions = pod.get_at("/status/conditions").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     conditions.iter().any(|c| c.str_at("/type") == Some("Ready") && c.str_at("/status") == Some("True"))
 }
 

@@ -195,7 +195,7 @@ async fn until_usable(connection: &mut Connection, count: usize) -> anyhow::Resu
     loop {
         let list = connection.json(Call::get("/api/v1/nodes?resourceVersion=0")).await?;
         let all = list.items_at("/items");
-        let usable = |n: &&Value| n.items_at("/spec/taints").is_empty() && n.pointer("/status/allocatable").is_some();
+        let usable = |n: &&Value| n.items_at("/spec/taints").is_empty() && n.get_at("/status/allocatable").is_some();
         let ready = all.iter().filter(usable).count();
         if ready >= count {
             return Ok(());

@@ -51,8 +51,8 @@ impl Target {
     }
 
     fn of_config(config: &Value) -> anyhow::Result<Self> {
-        let cluster = config.pointer("/clusters/0/cluster").context("it has no cluster")?;
-        let user = config.pointer("/users/0/user").context("it has no user")?;
+        let cluster = config.get_at("/clusters/0/cluster").context("it has no cluster")?;
+        let user = config.get_at("/users/0/user").context("it has no user")?;
         let pem = |at: &Value, key: &str| -> anyhow::Result<Vec<u8>> {
             let text = at.str_at(&format!("/{key}")).with_context(|| format!("{key} is not in it"))?;
             Ok(base64::engine::general_purpose::STANDARD.decode(text)?)

@@ -25,6 +25,9 @@ use crate::pki::hex;
 use crate::util::nft;
 use crate::util::procs::{self, Process};
 
+use crate::api::value::ValueExt;
+use crate::util::order::Arrange;
+
 /// Where state is when nobody says otherwise.
 const DATA_DIR: &str = "/var/lib/orch";
 const CONFIG_DIR: &str = "/etc/orch";
@@ -215,7 +218,7 @@ async fn network(place: &Place, reservations: &[Reservation], facts: &mut Facts)
     if conf.is_none() && !place.is_installation {
         return Ok(());
     }
-    let bridge = conf.as_ref().and_then(|c| c.pointer("/plugins/0/bridge")?.as_str()).unwrap_or("orch0");
+    let bridge = conf.as_ref().and_then(|c| c.get_at("/plugins/0/bridge")?.as_str()).unwrap_or("orch0");
     let conn = Connection::<Route>::new().context("cannot open a netlink socket")?;
     let links = conn.get_links().await.context("cannot list interfaces")?;
     let index = links.iter().find(|l| l.name() == Some(bridge)).map(|l| l.ifindex());
@@ -226,7 +229,7 @@ async fn network(place: &Place, reservations: &[Reservation], facts: &mut Facts)
     };
     facts.links = links.iter().filter(is_ours).filter_map(|l| l.name().map(str::to_owned)).collect();
     // The bridge's ports go before it.
-    facts.links.sort_by_key(|l| l == bridge);
+    facts.links.arrange_by_key(|l| l == bridge);
     for route in conn.get_routes().await.context("cannot list routes")? {
         if route.protocol() == overlay::kernel::PROTOCOL
             && let Some(std::net::IpAddr::V4(to)) = route.destination()
@@ -333,7 +336,7 @@ fn installation(facts: &mut Facts) {
 /// What is in a directory, sorted; nothing where there is none.
 fn children(dir: &Path) -> Vec<PathBuf> {
     let mut all: Vec<PathBuf> = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect();
-    all.sort();
+    all.arrange();
     all
 }
 

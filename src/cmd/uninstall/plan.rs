@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::util::order::Arrange;
 use crate::util::procs::Process;
 
 /// Time for orch to drain and stop: longer than its own deadline.
@@ -59,7 +60,7 @@ impl Manifest {
             }
         }
         // Deeper ones first.
-        out.dirs.sort_by_key(|d| std::cmp::Reverse(d.components().count()));
+        out.dirs.arrange_by_key(|d| std::cmp::Reverse(d.components().count()));
         out
     }
 }

@@ -17,6 +17,7 @@ use ipnet::Ipv4Net;
 
 use crate::api::object::Object;
 use crate::api::value::ValueExt;
+use crate::util::order::Arrange;
 
 /// Bytes that vxlan puts around a packet: inner Ethernet, vxlan, UDP and IPv4 headers.
 pub const VXLAN_OVERHEAD: u32 = 50;
@@ -287,7 +288,7 @@ const VNI: u32 = 1;
 pub fn wanted<'a>(backend: Backend, own: &Own, nodes: impl IntoIterator<Item = &'a Peer>) -> Wanted {
     let mut out = Wanted::default();
     let mut nodes: Vec<&Peer> = nodes.into_iter().filter(|n| n.name != own.name && !n.ranges.is_empty()).collect();
-    nodes.sort();
+    nodes.arrange();
     let (address, link) = match usable(own) {
         _ if backend == Backend::None => return out,
         Ok(found) => found,

@@ -14,6 +14,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use tokio::io::unix::AsyncFd;
 
 use super::plan::{self, Content, File};
+use crate::util::order::Arrange;
 use crate::util::sys;
 
 /// A file is taken when it has not changed for so long.
@@ -39,7 +40,7 @@ pub struct Look {
 pub fn look(dir: &Path, open: &HashSet<PathBuf>, disabled: &[String], now: SystemTime) -> io::Result<Look> {
     let mut paths = Vec::new();
     walk(dir, 0, &mut paths)?;
-    paths.sort();
+    paths.arrange();
     let skipped: HashSet<PathBuf> = paths.iter().filter_map(|p| without_skip(p)).collect();
     let mut out = Look::default();
     for path in paths {

@@ -36,6 +36,7 @@ use crate::runtime::metrics::Registry;
 use crate::runtime::{Cx, Listers};
 use crate::util::backoff::Backoff;
 use crate::util::clock::SharedClock;
+use crate::util::order::Arrange;
 use crate::util::tasks::{OnEnd, Shutdown, Tasks};
 
 /// Who owns the fields of what is applied.
@@ -296,7 +297,7 @@ impl Addons<'_> {
 
     /// Deletes objects that are still the add-on's, in the reverse of the order in which they are applied.
     async fn remove(&self, addon: &str, mut refs: Vec<&Ref>) -> Result<(), String> {
-        refs.sort_by_key(|r| std::cmp::Reverse(plan::rank_of(r)));
+        refs.arrange_by_key(|r| std::cmp::Reverse(plan::rank_of(r)));
         let mut kinds = discovery::Kinds::of(&self.cx.client);
         let mut failures = Vec::new();
         for r in refs {
@@ -315,7 +316,7 @@ impl Addons<'_> {
 
     async fn remove_one(&self, addon: &str, res: &Res, r: &Ref) -> ApiResult<()> {
         let Some(there) = optional(self.cx.client.get(res, &r.namespace, &r.name).await)? else { return Ok(()) };
-        let owner = there.pointer("/metadata/annotations").and_then(|a| a.get(MARK)).and_then(Value::as_str);
+        let owner = there.get_at("/metadata/annotations").and_then(|a| a.get(MARK)).and_then(Value::as_str);
         if owner != Some(addon) {
             return Ok(());
         }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::api::codec::yaml;
 use crate::api::meta::gvk;
 use crate::api::value::ValueExt;
+use crate::util::order::Arrange;
 
 /// Kinds that others need, in the order in which they are applied; all others come after them, as the file has them.
 const FIRST: [(&str, &str); 8] = [
@@ -136,7 +137,7 @@ pub fn objects(text: &str) -> Result<Vec<Value>, String> {
     for (n, document) in yaml::parse_all(text).map_err(|e| e.to_string())?.into_iter().enumerate() {
         flatten(document, 0, &mut out).map_err(|why| format!("document {}: {why}", n + 1))?;
     }
-    out.sort_by_key(rank);
+    out.arrange_by_key(rank);
     Ok(out)
 }
 

@@ -111,7 +111,7 @@ fn group(input: &Input<'_>, figures: &Figures, cpu: bool) -> Groups {
     for pod in input.pods {
         let name = pod.str_at("/metadata/name").unwrap_or_default().to_owned();
         let phase = pod.str_at("/status/phase").unwrap_or_default();
-        if pod.pointer("/metadata/deletionTimestamp").is_some() || phase == "Failed" {
+        if pod.get_at("/metadata/deletionTimestamp").is_some() || phase == "Failed" {
             out.ignored.insert(name);
         } else if phase == "Pending" {
             out.unready.insert(name);
@@ -146,7 +146,7 @@ pub fn requests(pods: &[Value], resource: &str, container: Option<&str>) -> Resu
     let mut out = BTreeMap::new();
     for pod in pods {
         let name = pod.str_at("/metadata/name").unwrap_or_default();
-        let level = pod.pointer("/spec/resources/requests").and_then(|r| r.get(resource)).and_then(milli);
+        let level = pod.get_at("/spec/resources/requests").and_then(|r| r.get(resource)).and_then(milli);
         if let (Some(level), None) = (level, container) {
             out.insert(name.to_owned(), level);
             continue;
@@ -159,7 +159,7 @@ pub fn requests(pods: &[Value], resource: &str, container: Option<&str>) -> Resu
             if container.is_some_and(|wanted| wanted != of) {
                 continue;
             }
-            let asked = c.pointer("/resources/requests").and_then(|r| r.get(resource)).and_then(milli);
+            let asked = c.get_at("/resources/requests").and_then(|r| r.get(resource)).and_then(milli);
             sum += asked.ok_or_else(|| format!("missing request for {resource} in container {of} of Pod {name}"))?;
         }
         out.insert(name.to_owned(), sum);

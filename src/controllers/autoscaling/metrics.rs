@@ -65,7 +65,7 @@ impl Metrics<'_> {
             let containers = item.items_at("/containers").iter();
             let mut asked = containers.filter(|c| container.is_none_or(|wanted| c.str_at("/name") == Some(wanted)));
             // A pod of which a part is not measured is not measured.
-            let sum: Option<i64> = asked.clone().map(|c| milli(c.pointer("/usage")?.get(resource))).sum();
+            let sum: Option<i64> = asked.clone().map(|c| milli(c.get_at("/usage")?.get(resource))).sum();
             if container.is_some() && asked.next().is_none() {
                 return Err(format!(
                     "failed to get container metrics: container {} not present in metrics for pod {}/{name}",

@@ -43,7 +43,7 @@ fn amount(milli: i64) -> Value {
 }
 
 fn selector_of(source: &Value) -> Result<String, String> {
-    match source.pointer("/metric/selector") {
+    match source.get_at("/metric/selector") {
         Some(selector) => Selector::from_label_selector(selector).map(|s| s.to_string()).map_err(|e| e.to_string()),
         None => Ok(String::new()),
     }

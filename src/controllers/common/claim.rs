@@ -12,6 +12,7 @@ use crate::api::status::Reason;
 use crate::api::value::ValueExt;
 use crate::client::{Patch, Res};
 use crate::runtime::{Cx, Error};
+use crate::util::order::Arrange;
 
 /// What to do about objects that could be an owner's.
 #[derive(Debug, Default)]
@@ -111,7 +112,7 @@ pub async fn claim_by(
     if !selector.is_empty() {
         let orphans = lister.select(Some(&owner.meta.namespace), selector);
         candidates.extend(orphans.into_iter().filter(|o| o.meta.controller().is_none() && (rule.fits)(owner, o)));
-        candidates.sort_by(|a, b| a.meta.name.cmp(&b.meta.name));
+        candidates.arrange_by(|a, b| a.meta.name.cmp(&b.meta.name));
         candidates.dedup_by(|a, b| a.meta.uid == b.meta.uid);
     }
     let mut claim = sort(owner, selector, candidates);

@@ -1,5 +1,6 @@
 //! Names made of content: stable over restarts and over the order of keys.
 
+use crate::util::order::Arrange;
 use serde_json::Value;
 
 /// Letters and digits that spell no words and are not mistaken for one another; upstream's `util/rand`.
@@ -41,7 +42,7 @@ impl Fnv {
         match value {
             Value::Object(map) => {
                 let mut keys: Vec<&String> = map.keys().collect();
-                keys.sort();
+                keys.arrange();
                 self.bytes(b"{");
                 for key in keys {
                     self.bytes(key.as_bytes());

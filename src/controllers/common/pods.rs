@@ -123,7 +123,7 @@ pub fn from_template(template: &Value, owner_name: &str, owner: Value) -> Value 
     }
     let mut metadata = json!({"generateName": prefix, "ownerReferences": [owner]});
     for key in ["labels", "annotations", "finalizers"] {
-        if let Some(v) = template.pointer("/metadata").and_then(|m| m.get(key)).filter(|v| !v.is_null()) {
+        if let Some(v) = template.get_at("/metadata").and_then(|m| m.get(key)).filter(|v| !v.is_null()) {
             metadata[key] = v.clone();
         }
     }

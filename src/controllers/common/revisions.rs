@@ -16,6 +16,7 @@ use crate::api::status::Reason;
 use crate::api::value::ValueExt;
 use crate::client::{DeleteOptions, Res, optional, res};
 use crate::runtime::{Cx, Error};
+use crate::util::order::Arrange;
 
 /// Label of a revision's hash.
 pub const HASH: &str = "controller.kubernetes.io/hash";
@@ -42,9 +43,9 @@ pub struct Revision {
 impl Revision {
     /// From the object's body.
     pub fn new(value: &Value) -> Self {
-        let mut template = value.pointer("/data/spec/template").cloned().unwrap_or_default();
+        let mut template = value.get_at("/data/spec/template").cloned().unwrap_or_default();
         template.remove_at("/$patch");
-        let label = |key: &str| value.pointer("/metadata/labels").and_then(|l| l.get(key)).and_then(Value::as_str);
+        let label = |key: &str| value.get_at("/metadata/labels").and_then(|l| l.get(key)).and_then(Value::as_str);
         Self {
             name: value.str_at("/metadata/name").unwrap_or_default().to_owned(),
             hash: label(HASH).or(label(POD_REVISION)).unwrap_or_default().to_owned(),
@@ -70,7 +71,7 @@ pub async fn sync(cx: &Cx, owner_res: &Res, owner: &Arc<Object>, selector: &Sele
     let value = owner.value();
     let owned = claim::claim_by(cx, owner_res, owner, &res::CONTROLLER_REVISIONS, Rule::of(selector)).await?;
     let mut all: Vec<Revision> = owned.iter().map(|r| Revision::new(&r.value())).collect();
-    all.sort_by(|a, b| (a.number, &a.name).cmp(&(b.number, &b.name)));
+    all.arrange_by(|a, b| (a.number, &a.name).cmp(&(b.number, &b.name)));
     let template = &value["spec"]["template"];
     let next = all.last().map_or(1, |r| r.number + 1);
     let collisions = value.int_at("/status/collisionCount").unwrap_or(0);
@@ -136,8 +137,7 @@ async fn create(
 fn body(owner_res: &Res, owner: &Object, value: &Value, hash: &str, number: i64) -> Value {
     let prefix: String = owner.meta.name.chars().take(PREFIX_MAX).collect();
     let mut template = value["spec"]["template"].clone();
-    let mut labels =
-        template.pointer("/metadata/labels").cloned().filter(Value::is_object).unwrap_or_else(|| json!({}));
+    let mut labels = template.get_at("/metadata/labels").cloned().filter(Value::is_object).unwrap_or_else(|| json!({}));
     for key in [HASH, POD_REVISION] {
         labels[key] = hash.into();
     }
@@ -146,7 +146,7 @@ fn body(owner_res: &Res, owner: &Object, value: &Value, hash: &str, number: i64)
     template.sort_all_objects();
     let mut metadata = json!({"name": format!("{prefix}-{hash}"), "labels": labels,
         "ownerReferences": [claim::owner_reference(owner_res, owner)]});
-    if let Some(annotations) = value.pointer("/metadata/annotations") {
+    if let Some(annotations) = value.get_at("/metadata/annotations") {
         metadata["annotations"] = annotations.clone();
     }
     json!({"apiVersion": "apps/v1", "kind": "ControllerRevision", "metadata": metadata,

@@ -11,6 +11,7 @@ use crate::api::object::Object;
 use crate::api::value::ValueExt;
 use crate::controllers::common::pods::time;
 use crate::controllers::job::model::Job;
+use crate::util::order::Arrange;
 
 /// More missed times than this are told of.
 const MISSED_MANY: i64 = 100;
@@ -50,7 +51,7 @@ pub fn stale<'a>(cron: &Value, runs: &'a [Run]) -> Vec<&'a Run> {
     for (limit, well) in [("/spec/successfulJobsHistoryLimit", true), ("/spec/failedJobsHistoryLimit", false)] {
         let Some(keep) = cron.int_at(limit).and_then(|n| usize::try_from(n).ok()) else { continue };
         let mut those: Vec<&Run> = runs.iter().filter(|r| r.finished == Some(well)).collect();
-        those.sort_by(|a, b| (a.started, &a.name).cmp(&(b.started, &b.name)));
+        those.arrange_by(|a, b| (a.started, &a.name).cmp(&(b.started, &b.name)));
         those.truncate(those.len().saturating_sub(keep));
         all.extend(those);
     }
@@ -148,7 +149,7 @@ pub fn job_of(cron: &Value, at: Timestamp, zone: &TimeZone, owner: &Value) -> Va
     let name = format!("{}-{}", cron.str_at("/metadata/name").unwrap_or_default(), at.as_second() / 60);
     let mut metadata = json!({"name": name, "ownerReferences": [owner]});
     for key in ["labels", "annotations"] {
-        if let Some(v) = template.pointer("/metadata").and_then(|m| m.get(key)).filter(|v| v.is_object()) {
+        if let Some(v) = template.get_at("/metadata").and_then(|m| m.get(key)).filter(|v| v.is_object()) {
             metadata[key] = v.clone();
         }
     }

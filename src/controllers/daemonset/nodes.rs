@@ -67,14 +67,14 @@ pub fn fit(template: &Value, node: &Value) -> Fit {
 
 /// `nodeSelector` and required node affinity.
 fn selects(template: &Value, node: &Value) -> bool {
-    let label = |key: &str| node.pointer("/metadata/labels").and_then(|l| l.get(key)).and_then(Value::as_str);
+    let label = |key: &str| node.get_at("/metadata/labels").and_then(|l| l.get(key)).and_then(Value::as_str);
     let field = |key: &str| (key == "metadata.name").then(|| node.str_at("/metadata/name")).flatten();
-    let plain = template.pointer("/spec/nodeSelector").and_then(Value::as_object);
+    let plain = template.get_at("/spec/nodeSelector").and_then(Value::as_object);
     if plain.into_iter().flatten().any(|(key, value)| label(key) != value.as_str()) {
         return false;
     }
     let required = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution";
-    let Some(required) = template.pointer(required) else { return true };
+    let Some(required) = template.get_at(required) else { return true };
     let holds = |r: &Value, value: Option<&str>| {
         let text = |at: &str| r.str_at(at).unwrap_or_default();
         let values: Vec<String> = r.items_at("/values").iter().filter_map(|v| v.as_str().map(str::to_owned)).collect();

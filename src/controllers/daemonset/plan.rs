@@ -13,6 +13,7 @@ use crate::api::value::ValueExt;
 use crate::controllers::common::batch::BURST;
 use crate::controllers::common::numbers::{self, Round};
 use crate::controllers::common::pods::{Phase, PodView};
+use crate::util::order::Arrange;
 
 /// A DaemonSet.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -29,7 +30,7 @@ impl Daemons {
     /// From the object's body.
     pub fn new(object: &Object, v: &Value) -> Self {
         let rolling = |f: &str| {
-            v.pointer("/spec/updateStrategy/rollingUpdate").and_then(|r| r.get(f)).cloned().unwrap_or_default()
+            v.get_at("/spec/updateStrategy/rollingUpdate").and_then(|r| r.get(f)).cloned().unwrap_or_default()
         };
         Self {
             generation: object.meta.generation,
@@ -120,7 +121,7 @@ fn group(pods: &[Daemon]) -> BTreeMap<&str, Vec<&Daemon>> {
         all.entry(pod.view.node.as_str()).or_default().push(pod);
     }
     for here in all.values_mut() {
-        here.sort_by_key(|p| (!p.bound, p.view.created, p.view.name.clone()));
+        here.arrange_by_key(|p| (!p.bound, p.view.created, p.view.name.clone()));
     }
     all
 }

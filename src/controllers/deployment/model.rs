@@ -56,7 +56,7 @@ impl Deploy {
         let recreate = v.str_at("/spec/strategy/type") == Some("Recreate");
         let (max_surge, max_unavailable) = match recreate {
             true => (0, 0),
-            false => fenceposts(v.pointer("/spec/strategy/rollingUpdate"), replicas),
+            false => fenceposts(v.get_at("/spec/strategy/rollingUpdate"), replicas),
         };
         let deadline = v.int_at("/spec/progressDeadlineSeconds").filter(|s| *s != i64::from(i32::MAX));
         Self {
@@ -177,14 +177,14 @@ impl Set {
 }
 
 fn map_at(value: &Value, path: &str) -> Map<String, Value> {
-    value.pointer(path).and_then(Value::as_object).cloned().unwrap_or_default()
+    value.get_at(path).and_then(Value::as_object).cloned().unwrap_or_default()
 }
 
 /// A template without the hash label and without empty labels, for comparing.
 pub fn bare_template(template: &Value) -> Value {
     let mut bare = template.clone();
     bare.remove_at(&format!("/metadata/labels/{HASH_LABEL}"));
-    if bare.pointer("/metadata/labels").and_then(Value::as_object).is_some_and(Map::is_empty) {
+    if bare.get_at("/metadata/labels").and_then(Value::as_object).is_some_and(Map::is_empty) {
         bare.remove_at("/metadata/labels");
     }
     bare.remove_at("/metadata/creationTimestamp");

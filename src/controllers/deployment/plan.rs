@@ -5,6 +5,7 @@
 
 use super::model::{DESIRED, Deploy, MAX, REVISION, REVISION_HISTORY, Set, bare_template};
 use super::scale;
+use crate::util::order::Arrange;
 
 /// Revisions of history kept in a ReplicaSet's annotation, bytes. Upstream's `MaxRevHistoryLengthInChars`.
 const HISTORY_BYTES: usize = 2000;
@@ -48,7 +49,7 @@ pub enum Action {
 pub fn current(d: &Deploy, sets: &[Set]) -> Option<usize> {
     let want = bare_template(&d.template);
     let mut same: Vec<usize> = (0..sets.len()).filter(|i| bare_template(&sets[*i].template) == want).collect();
-    same.sort_by(|a, b| (&sets[*a].created, &sets[*a].name).cmp(&(&sets[*b].created, &sets[*b].name)));
+    same.arrange_by(|a, b| (&sets[*a].created, &sets[*a].name).cmp(&(&sets[*b].created, &sets[*b].name)));
     same.first().copied()
 }
 
@@ -148,7 +149,7 @@ fn new_size(d: &Deploy, sets: &[Set], now: i64) -> i64 {
 fn shrink_old(d: &Deploy, sets: &[Set], new: usize) -> Vec<Action> {
     let mut old: Vec<&Set> =
         sets.iter().enumerate().filter(|(i, s)| *i != new && s.desired > 0).map(|(_, s)| s).collect();
-    old.sort_by(|a, b| (&a.created, &a.name).cmp(&(&b.created, &b.name)));
+    old.arrange_by(|a, b| (&a.created, &a.name).cmp(&(&b.created, &b.name)));
     let total: i64 = sets.iter().map(|s| s.desired).sum();
     let new_missing = sets[new].desired - sets[new].available;
     let mut budget = total - d.min_available() - new_missing;
@@ -198,7 +199,7 @@ fn clean_up(d: &Deploy, sets: &[Set], new: Option<usize>) -> Vec<Action> {
     let Some(limit) = d.history else { return Vec::new() };
     let mut old: Vec<&Set> =
         sets.iter().enumerate().filter(|(i, s)| Some(*i) != new && !s.deleting).map(|(_, s)| s).collect();
-    old.sort_by_key(|s| (s.revision(), s.created.clone()));
+    old.arrange_by_key(|s| (s.revision(), s.created.clone()));
     let surplus = old.len().saturating_sub(limit);
     let empty = |s: &&Set| s.replicas == 0 && s.desired == 0 && s.generation <= s.observed;
     old.into_iter().take(surplus).filter(empty).map(|s| Action::Delete { set: s.name.clone() }).collect()

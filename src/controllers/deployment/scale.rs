@@ -6,6 +6,7 @@ use std::cmp::Reverse;
 
 use super::model::{DESIRED, Deploy, MAX, Set};
 use super::plan::Action;
+use crate::util::order::Arrange;
 
 /// A change of one ReplicaSet's size.
 pub fn to(set: &Set, size: i64) -> Action {
@@ -45,9 +46,9 @@ fn spread(d: &Deploy, sets: &[Set]) -> Vec<Action> {
     let allowed = if d.replicas > 0 { d.max_pods() } else { 0 };
     let to_add = allowed - total;
     if to_add >= 0 {
-        active.sort_by_key(|s| (Reverse(s.desired), Reverse(s.created.clone())));
+        active.arrange_by_key(|s| (Reverse(s.desired), Reverse(s.created.clone())));
     } else {
-        active.sort_by_key(|s| (Reverse(s.desired), s.created.clone()));
+        active.arrange_by_key(|s| (Reverse(s.desired), s.created.clone()));
     }
     let mut added = 0;
     let mut sizes: Vec<i64> = Vec::with_capacity(active.len());

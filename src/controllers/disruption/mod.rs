@@ -64,7 +64,7 @@ impl Reconciler for Disruption {
 
 /// No selector selects nothing; an empty one everything.
 fn selects(budget: &Value, pod: &Object) -> bool {
-    budget.pointer("/spec/selector").is_some()
+    budget.get_at("/spec/selector").is_some()
         && claim::label_selector(budget).is_ok_and(|s| s.matches(|k| pod.meta.label(k)))
 }
 

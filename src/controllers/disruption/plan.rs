@@ -27,7 +27,7 @@ pub struct Seen {
 
 /// Evictions that still count: those of pods that are there, not on their way out, and not too long ago.
 fn disrupted(status: &Value, pods: &[PodView], now: Timestamp) -> BTreeMap<String, Timestamp> {
-    let known = status.pointer("/disruptedPods").and_then(Value::as_object);
+    let known = status.get_at("/disruptedPods").and_then(Value::as_object);
     let counts = |(name, at): (&String, &Value)| {
         let at = time(at.as_str())?;
         let there = pods.iter().any(|p| p.name == *name && !p.deleting);
@@ -38,7 +38,7 @@ fn disrupted(status: &Value, pods: &[PodView], now: Timestamp) -> BTreeMap<Strin
 
 /// Pods there should be, and those of them that have to be healthy.
 fn wanted(budget: &Value, seen: &Seen) -> (i64, i64) {
-    let (least, most) = (budget.pointer("/spec/minAvailable"), budget.pointer("/spec/maxUnavailable"));
+    let (least, most) = (budget.get_at("/spec/minAvailable"), budget.get_at("/spec/maxUnavailable"));
     match (most, least) {
         (Some(most), _) => {
             let missing = numbers::resolve(Some(most), seen.scale, Round::Up);

@@ -59,7 +59,7 @@ impl Reconciler for Mirror {
         let ours = Selector::from_map(&json!({(SERVICE_LABEL): key.name, (MANAGED_BY): MANAGER}));
         let existing = cx.lister(&res::ENDPOINT_SLICES).select(Some(ns), &ours);
         let existing: Vec<Value> = existing.iter().filter(|s| !s.is_deleting()).map(|s| s.value()).collect();
-        let selects = |s: Arc<Object>| s.value().pointer("/spec/selector").is_some_and(|s| !s.is_null());
+        let selects = |s: Arc<Object>| s.value().get_at("/spec/selector").is_some_and(|s| !s.is_null());
         let wanted = cx.get(&res::SERVICES, key).is_some_and(|s| !selects(s));
         let endpoints = cx.get(&res::ENDPOINTS, key).filter(|e| wanted && !e.is_deleting() && is_mirrored(e));
         let plan = match &endpoints {
@@ -129,7 +129,7 @@ fn slices(endpoints: &Value) -> (Vec<Value>, usize) {
 
 fn slice(endpoints: &Value, family: &str, ports: &[Value]) -> Value {
     let text = |at: &str| endpoints.str_at(at).unwrap_or_default();
-    let map = |at: &str| endpoints.pointer(at).and_then(Value::as_object).cloned().unwrap_or_default();
+    let map = |at: &str| endpoints.get_at(at).and_then(Value::as_object).cloned().unwrap_or_default();
     let mut labels = map("/metadata/labels");
     labels.insert(SERVICE_LABEL.into(), text("/metadata/name").into());
     labels.insert(MANAGED_BY.into(), MANAGER.into());
@@ -182,7 +182,7 @@ fn changes(wanted: &[Value], existing: &[Value]) -> SlicePlan {
         let mut new = known.clone();
         new["endpoints"] = want["endpoints"].clone();
         new["metadata"]["labels"] = want["metadata"]["labels"].clone();
-        match want.pointer("/metadata/annotations") {
+        match want.get_at("/metadata/annotations") {
             Some(annotations) => new["metadata"]["annotations"] = annotations.clone(),
             None => drop(new.remove_at("/metadata/annotations")),
         }

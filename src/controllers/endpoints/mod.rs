@@ -41,7 +41,7 @@ fn services_of(pod: &Object, cx: &Cx) -> Vec<ObjectKey> {
 }
 
 fn selector(service: &Value) -> Option<Selector> {
-    let map = service.pointer("/spec/selector").filter(|s| s.as_object().is_some_and(|m| !m.is_empty()))?;
+    let map = service.get_at("/spec/selector").filter(|s| s.as_object().is_some_and(|m| !m.is_empty()))?;
     (service.str_at("/spec/type") != Some("ExternalName")).then(|| Selector::from_map(map))
 }
 
@@ -138,12 +138,12 @@ impl Reconciler for Endpoints {
             Some(known) => {
                 let old = known.value();
                 let same = old.items_at("/subsets") == want.items_at("/subsets")
-                    && old.pointer("/metadata/labels") == want.pointer("/metadata/labels");
+                    && old.get_at("/metadata/labels") == want.get_at("/metadata/labels");
                 if !same {
                     let mut new = want;
                     new["metadata"]["resourceVersion"] = known.revision.to_string().into();
-                    if let Some(a) = old.pointer("/metadata/annotations") {
-                        let cut = new.pointer("/metadata/annotations").cloned();
+                    if let Some(a) = old.get_at("/metadata/annotations") {
+                        let cut = new.get_at("/metadata/annotations").cloned();
                         new["metadata"]["annotations"] = a.clone();
                         new.remove_at("/metadata/annotations/endpoints.kubernetes.io~1over-capacity");
                         cut.iter().for_each(|c| json_patch::merge(&mut new["metadata"]["annotations"], c));

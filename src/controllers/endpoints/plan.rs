@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use crate::api::value::ValueExt;
+use crate::util::order::Arrange;
 
 /// Endpoints of one slice.
 pub const SLICE_MAX: usize = 100;
@@ -157,7 +158,7 @@ fn slice_labels(service: &Value) -> Value {
 }
 
 fn copied_labels(service: &Value) -> Map<String, Value> {
-    let own = service.pointer("/metadata/labels").and_then(Value::as_object).cloned().unwrap_or_default();
+    let own = service.get_at("/metadata/labels").and_then(Value::as_object).cloned().unwrap_or_default();
     let mut labels: Map<String, Value> =
         own.into_iter().filter(|(k, _)| ![SERVICE_LABEL, MANAGED_BY, HEADLESS].contains(&k.as_str())).collect();
     if service.str_at("/spec/clusterIP") == Some("None") {
@@ -236,7 +237,7 @@ fn fit(
             continue;
         }
         used.insert(name(slice));
-        if slice.items_at("/endpoints") != endpoints || slice.pointer("/metadata/labels") != Some(labels) {
+        if slice.items_at("/endpoints") != endpoints || slice.get_at("/metadata/labels") != Some(labels) {
             let mut changed = slice.clone();
             changed["endpoints"] = endpoints.into();
             changed["metadata"]["labels"] = labels.clone();
@@ -263,7 +264,7 @@ pub fn endpoints(service: &Value, addresses: &[Address]) -> Value {
     let family = service.str_at("/spec/ipFamilies/0").unwrap_or("IPv4");
     let mut live: Vec<&Address> =
         addresses.iter().filter(|a| a.family == family && (!a.terminating || a.ready)).collect();
-    live.sort_by(|a, b| (!a.ready, &a.ip, &a.pod.2).cmp(&(!b.ready, &b.ip, &b.pod.2)));
+    live.arrange_by(|a, b| (!a.ready, &a.ip, &a.pod.2).cmp(&(!b.ready, &b.ip, &b.pod.2)));
     let cut = live.len() > ENDPOINTS_MAX;
     live.truncate(ENDPOINTS_MAX);
     let mut subsets: BTreeMap<String, Map<String, Value>> = BTreeMap::new();

@@ -14,6 +14,7 @@ use crate::client::{DeleteOptions, Patch, optional, res};
 use crate::controllers::common::conditions::{self, Condition};
 use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
 use crate::util::clock::rfc3339;
+use crate::util::order::Arrange;
 
 /// Ended pods kept in the cluster; upstream's `--terminated-pod-gc-threshold`.
 const ENDED_MAX: usize = 12_500;
@@ -122,7 +123,7 @@ async fn thin_out(cx: &Cx, phase: &str) -> Result<Requeue, Error> {
     let mut ended: Vec<Arc<Object>> =
         ["Succeeded", "Failed"].iter().flat_map(|phase| pods.by_index("status.phase", phase)).collect();
     let surplus = ended.len().saturating_sub(ENDED_MAX);
-    ended.sort_by(|a, b| (&a.meta.created, &a.meta.name).cmp(&(&b.meta.created, &b.meta.name)));
+    ended.arrange_by(|a, b| (&a.meta.created, &a.meta.name).cmp(&(&b.meta.created, &b.meta.name)));
     for pod in &ended[..surplus] {
         force(cx, pod).await?;
     }

@@ -45,7 +45,7 @@ impl Job {
     /// From the object.
     pub fn new(object: &Object) -> Self {
         let v = object.value();
-        let has_policy = v.pointer("/spec/podFailurePolicy").is_some();
+        let has_policy = v.get_at("/spec/podFailurePolicy").is_some();
         Self {
             name: object.meta.name.clone(),
             deleting: object.is_deleting(),
@@ -94,10 +94,8 @@ impl Job {
 
     /// Uids of ended pods (`succeeded` or `failed`) that are not in the counters yet.
     pub fn uncounted(&self, kind: &str) -> Vec<String> {
-        let all = self
-            .status
-            .pointer("/uncountedTerminatedPods")
-            .map_or(&[] as &[Value], |u| u.items_at(&format!("/{kind}")));
+        let all =
+            self.status.get_at("/uncountedTerminatedPods").map_or(&[] as &[Value], |u| u.items_at(&format!("/{kind}")));
         all.iter().filter_map(|u| u.as_str().map(str::to_owned)).collect()
     }
 
@@ -136,7 +134,7 @@ impl JobPod {
     pub fn new(pod: &Object) -> Self {
         let value = pod.value();
         let annotation = |key: &str| -> Option<i64> {
-            value.pointer("/metadata/annotations").and_then(|a| a.get(key)).and_then(Value::as_str)?.parse().ok()
+            value.get_at("/metadata/annotations").and_then(|a| a.get(key)).and_then(Value::as_str)?.parse().ok()
         };
         Self {
             view: PodView::new(pod),

@@ -13,6 +13,7 @@ use crate::api::value::ValueExt;
 use crate::controllers::common::batch::BURST;
 use crate::controllers::common::pods::Phase;
 use crate::controllers::replicaset::plan::deletion_order;
+use crate::util::order::Arrange;
 
 /// Seconds after the first failure until the next pod; doubles with each failure in a row.
 const BACKOFF_BASE: i64 = 10;
@@ -256,7 +257,7 @@ fn manage(job: &Job, pods: &[JobPod], counts: &Counts, mut active: Vec<&JobPod>,
         None => job.parallelism,
         Some(n) => (n - counts.succeeded).clamp(0, job.parallelism),
     };
-    active.sort_by(|a, b| deletion_order(&a.view, &b.view, now));
+    active.arrange_by(|a, b| deletion_order(&a.view, &b.view, now));
     let surplus = usize::try_from(counts.active - wanted).unwrap_or(0);
     let mut delete = if job.indexed { misplaced(job, &active) } else { Vec::new() };
     let others: Vec<String> = names(&active).into_iter().filter(|n| !delete.contains(n)).collect();

@@ -15,6 +15,7 @@ use crate::controllers::common::conditions::{self, Condition};
 use crate::controllers::common::discovery::{self, Found};
 use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
 use crate::util::clock::rfc3339;
+use crate::util::order::Arrange;
 
 const FINALIZER: &str = "kubernetes";
 /// Seconds until the next look at what finalizers and grace periods still hold. Pods report their end themselves.
@@ -86,7 +87,7 @@ async fn sweep(cx: &Cx, namespace: &str) -> Result<Swept, Error> {
     let mut swept = Swept { silent, ..Swept::default() };
     let mut kinds: Vec<&Found> = found.iter().filter(|f| f.res.namespaced && f.can(&["list", "delete"])).collect();
     let is_pods = |kind: &Found| kind.res.group.is_empty() && kind.res.plural == "pods";
-    kinds.sort_by_key(|kind| !is_pods(kind));
+    kinds.arrange_by_key(|kind| !is_pods(kind));
     for kind in kinds {
         if !is_pods(kind) && swept.pods_remain {
             break;

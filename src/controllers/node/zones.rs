@@ -10,6 +10,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value;
 
+use crate::api::value::ValueExt;
+
 /// Seconds between two nodes of a zone that lose their pods. Upstream: `--node-eviction-rate` 0.1.
 pub const TURN_SECONDS: i64 = 10;
 /// The same while much of a large zone is silent. Upstream: `--secondary-node-eviction-rate` 0.01.
@@ -37,10 +39,10 @@ pub enum Turn {
 /// Zone of a node, as upstream names it; none when the node does not count.
 pub fn zone_of(node: &Value) -> Option<String> {
     let label = |names: [&str; 2]| {
-        let labels = node.pointer("/metadata/labels");
+        let labels = node.get_at("/metadata/labels");
         names.iter().find_map(|n| labels.and_then(|l| l.get(*n)).and_then(Value::as_str)).unwrap_or_default()
     };
-    if node.pointer("/metadata/labels").is_some_and(|l| l.get(EXCLUDED).is_some()) {
+    if node.get_at("/metadata/labels").is_some_and(|l| l.get(EXCLUDED).is_some()) {
         return None;
     }
     let region = label(["topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region"]);

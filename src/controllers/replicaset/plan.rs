@@ -13,6 +13,7 @@ use crate::controllers::common::batch::BURST;
 use crate::controllers::common::conditions::{self, Condition};
 use crate::controllers::common::pods::PodView;
 use crate::util::clock::rfc3339;
+use crate::util::order::Arrange;
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -59,7 +60,7 @@ pub fn plan(wanted: &Wanted, pods: &[PodView], now: Timestamp) -> Plan {
         return Plan { create: (replicas - active.len()).min(BURST), delete: Vec::new() };
     }
     let surplus = (active.len() - replicas).min(BURST);
-    active.sort_by(|a, b| deletion_order(a, b, now));
+    active.arrange_by(|a, b| deletion_order(a, b, now));
     Plan { create: 0, delete: active[..surplus].iter().map(|p| p.name.clone()).collect() }
 }
 

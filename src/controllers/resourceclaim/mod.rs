@@ -42,7 +42,7 @@ fn made_for(pod: &Object, cx: &Cx) -> Vec<(String, String)> {
     let own = all.iter().filter(|c| c.meta.controller().is_some_and(|o| o.uid == pod.meta.uid) && !c.is_deleting());
     let named = own.filter_map(|c| {
         Some((
-            c.value().pointer("/metadata/annotations")?.get(plan::POD_CLAIM)?.as_str()?.to_owned(),
+            c.value().get_at("/metadata/annotations")?.get(plan::POD_CLAIM)?.as_str()?.to_owned(),
             c.meta.name.clone(),
         ))
     });

@@ -17,7 +17,7 @@ const GENERATED_MAX: usize = 58;
 pub fn is_done(pod: &Value) -> bool {
     let phase = pod.str_at("/status/phase").unwrap_or_default();
     let unplaced = pod.str_at("/spec/nodeName").unwrap_or_default().is_empty();
-    matches!(phase, "Succeeded" | "Failed") || pod.pointer("/metadata/deletionTimestamp").is_some() && unplaced
+    matches!(phase, "Succeeded" | "Failed") || pod.get_at("/metadata/deletionTimestamp").is_some() && unplaced
 }
 
 /// A claim of a pod that is made from a template.
@@ -64,7 +64,7 @@ pub fn needs(pod: &Value, made: &[(String, String)]) -> Needs {
 /// The claim to be made for a pod from a template.
 pub fn claim(pod: &Value, name: &str, template: &Value) -> Value {
     let text = |at: &str| pod.str_at(at).unwrap_or_default();
-    let copied = |at: &str| template.pointer(at).and_then(Value::as_object).cloned().unwrap_or_default();
+    let copied = |at: &str| template.get_at(at).and_then(Value::as_object).cloned().unwrap_or_default();
     let mut annotations: Map<String, Value> = copied("/spec/metadata/annotations");
     annotations.insert(POD_CLAIM.to_owned(), name.into());
     json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim",
@@ -72,7 +72,7 @@ pub fn claim(pod: &Value, name: &str, template: &Value) -> Value {
             "annotations": annotations, "labels": copied("/spec/metadata/labels"),
             "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": text("/metadata/name"),
                 "uid": text("/metadata/uid"), "controller": true, "blockOwnerDeletion": true}]},
-        "spec": template.pointer("/spec/spec").cloned().unwrap_or_default()})
+        "spec": template.get_at("/spec/spec").cloned().unwrap_or_default()})
 }
 
 /// `pod-claim-`, both shortened alike where they are too long together.
@@ -134,9 +134,9 @@ pub fn review(claim: &Value, pod: impl Fn(&str) -> Option<Known>) -> Review {
     let valid: Vec<Value> = before.iter().filter(uses).cloned().collect();
     let unused = valid.is_empty();
     let fewer = valid.len() < before.len();
-    let deleting = claim.pointer("/metadata/deletionTimestamp").is_some();
+    let deleting = claim.get_at("/metadata/deletionTimestamp").is_some();
     let held = claim.items_at("/metadata/finalizers").iter().any(|f| f == FINALIZER);
-    let allocated = claim.pointer("/status/allocation").is_some_and(|a| !a.is_null());
+    let allocated = claim.get_at("/status/allocation").is_some_and(|a| !a.is_null());
     // Only what the scheduler gave may be taken back, once the last who used it is gone, or the claim is to go.
     let over = unused && held && (fewer || deleting);
     let owner = claim.items_at("/metadata/ownerReferences").iter().find(|o| {

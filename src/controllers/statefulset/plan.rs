@@ -11,6 +11,7 @@ use crate::api::object::Object;
 use crate::api::value::ValueExt;
 use crate::controllers::common::numbers::{self, Round};
 use crate::controllers::common::pods::{Phase, PodView};
+use crate::util::order::Arrange;
 
 /// A StatefulSet.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -36,7 +37,7 @@ impl Set {
     /// From the object's body.
     pub fn new(object: &Object, v: &Value) -> Self {
         let replicas = v.int_at("/spec/replicas").unwrap_or(1);
-        let rolling = |field: &str| v.pointer("/spec/updateStrategy/rollingUpdate").and_then(|r| r.get(field));
+        let rolling = |field: &str| v.get_at("/spec/updateStrategy/rollingUpdate").and_then(|r| r.get(field));
         let max = rolling("maxUnavailable").map_or(1, |m| numbers::resolve(Some(m), replicas, Round::Down));
         Self {
             name: object.meta.name.clone(),
@@ -165,7 +166,7 @@ fn replicas(set: &Set, members: &[Member], now: Timestamp, steps: &mut Vec<Step>
 /// Pods that should not be there, the highest first. False when the rest has to wait.
 fn condemned(set: &Set, members: &[Member], now: Timestamp, steps: &mut Vec<Step>) -> bool {
     let mut surplus: Vec<&Member> = members.iter().filter(|m| !set.has(m.ordinal)).collect();
-    surplus.sort_by_key(|m| std::cmp::Reverse(m.ordinal));
+    surplus.arrange_by_key(|m| std::cmp::Reverse(m.ordinal));
     let unhealthy = |m: &Member| m.view.deleting || !m.is_running_and_ready();
     let first_unhealthy = surplus.iter().rev().find(|m| unhealthy(m)).map(|m| m.ordinal);
     for member in surplus {

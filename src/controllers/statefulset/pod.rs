@@ -52,7 +52,7 @@ pub fn identify(pod: &mut Value, set: &Set, value: &Value, ordinal: i64) {
 
 /// True when a pod is not what its ordinal's should be.
 pub fn is_mistaken(pod: &Value, set: &Set, value: &Value, ordinal: i64) -> bool {
-    let labels = pod.pointer("/metadata/labels").cloned().unwrap_or_default();
+    let labels = pod.get_at("/metadata/labels").cloned().unwrap_or_default();
     let named = labels.get(POD_NAME).and_then(Value::as_str) == Some(&set.pod_name(ordinal));
     let claims = claim_names(set, value, ordinal);
     let mounts = |(volume, claim): &(String, String)| {
@@ -74,17 +74,17 @@ pub fn claim_names(set: &Set, value: &Value, ordinal: i64) -> Vec<(String, Strin
 pub fn claims(set: &Set, owner: &Object, value: &Value, ordinal: i64) -> Vec<Value> {
     let templates = value.items_at("/spec/volumeClaimTemplates").iter();
     let names = claim_names(set, value, ordinal);
-    let selector = value.pointer("/spec/selector/matchLabels").and_then(Value::as_object).cloned().unwrap_or_default();
+    let selector = value.get_at("/spec/selector/matchLabels").and_then(Value::as_object).cloned().unwrap_or_default();
     templates
         .zip(names)
         .map(|(template, (_, name))| {
             let mut claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
                 "metadata": {"name": name, "namespace": owner.meta.namespace}, "spec": template["spec"]});
             let mut labels: Map<String, Value> =
-                template.pointer("/metadata/labels").and_then(Value::as_object).cloned().unwrap_or_default();
+                template.get_at("/metadata/labels").and_then(Value::as_object).cloned().unwrap_or_default();
             labels.extend(selector.clone());
             claim["metadata"]["labels"] = labels.into();
-            if let Some(annotations) = template.pointer("/metadata/annotations") {
+            if let Some(annotations) = template.get_at("/metadata/annotations") {
                 claim["metadata"]["annotations"] = annotations.clone();
             }
             if let Some(owners) = owners(&[], &Takers::new(value), owner, None) {

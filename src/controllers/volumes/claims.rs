@@ -13,6 +13,7 @@ use crate::api::value::ValueExt;
 use crate::client::res;
 use crate::controllers::common::status;
 use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
+use crate::util::order::Arrange;
 
 /// The controller.
 pub struct Claims;
@@ -94,7 +95,7 @@ fn candidates(cx: &Cx, claim: &Claim) -> Vec<Volume> {
 fn default_class(cx: &Cx) -> Option<String> {
     let mut all = cx.lister(&res::STORAGE_CLASSES).list(None);
     all.retain(|c| is_default(c));
-    all.sort_by(|a, b| b.meta.created.cmp(&a.meta.created).then_with(|| a.meta.name.cmp(&b.meta.name)));
+    all.arrange_by(|a, b| b.meta.created.cmp(&a.meta.created).then_with(|| a.meta.name.cmp(&b.meta.name)));
     all.first().map(|c| c.meta.name.clone())
 }
 
@@ -208,9 +209,9 @@ async fn set_status(cx: &Cx, object: &Arc<Object>, phase: &str, volume: Option<&
             }
         }
         Some(volume) => {
-            new["accessModes"] = volume.pointer("/spec/accessModes").cloned().unwrap_or_default();
+            new["accessModes"] = volume.get_at("/spec/accessModes").cloned().unwrap_or_default();
             if becomes {
-                new["capacity"] = volume.pointer("/spec/capacity").cloned().unwrap_or_default();
+                new["capacity"] = volume.get_at("/spec/capacity").cloned().unwrap_or_default();
                 match volume.str_at("/spec/volumeAttributesClassName") {
                     Some(class) => new["currentVolumeAttributesClassName"] = class.into(),
                     None => drop(new.remove_at("/currentVolumeAttributesClassName")),

@@ -59,13 +59,13 @@ impl Reconciler for Ephemeral {
 /// The claims of a pod's ephemeral volumes.
 pub(super) fn claims(pod: &Object, value: &Value) -> Vec<Value> {
     let claim = |volume: &Value| {
-        let template = volume.pointer("/ephemeral/volumeClaimTemplate")?;
+        let template = volume.get_at("/ephemeral/volumeClaimTemplate")?;
         let name = format!("{}-{}", pod.meta.name, volume.str_at("/name")?);
         let mut claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "spec": template["spec"],
             "metadata": {"name": name, "namespace": pod.meta.namespace,
                 "ownerReferences": [owner_reference(&res::PODS, pod)]}});
         for field in ["labels", "annotations"] {
-            if let Some(map) = template.pointer(&format!("/metadata/{field}")) {
+            if let Some(map) = template.get_at(&format!("/metadata/{field}")) {
                 claim["metadata"][field] = map.clone();
             }
         }

@@ -55,7 +55,7 @@ impl Claim {
     /// From the object.
     pub fn new(o: &Object) -> Self {
         let v = o.value();
-        let selector = v.pointer("/spec/selector").filter(|s| !s.is_null());
+        let selector = v.get_at("/spec/selector").filter(|s| !s.is_null());
         Self {
             namespace: o.meta.namespace.clone(),
             name: o.meta.name.clone(),
@@ -111,7 +111,7 @@ impl Volume {
     pub fn new(o: &Object) -> Self {
         let v = o.value();
         let text = |at: &str| v.str_at(at).unwrap_or_default().to_owned();
-        let claim = v.pointer("/spec/claimRef").filter(|c| !c.is_null()).map(|_| ClaimRef {
+        let claim = v.get_at("/spec/claimRef").filter(|c| !c.is_null()).map(|_| ClaimRef {
             namespace: text("/spec/claimRef/namespace"),
             name: text("/spec/claimRef/name"),
             uid: text("/spec/claimRef/uid"),

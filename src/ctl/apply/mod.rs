@@ -190,7 +190,7 @@ async fn once(cx: &Cx, info: &Info, writer: &Writer, args: &Args, first: bool) -
         let object = made.map_err(|e| info.failed("creating", e))?;
         return Ok(Applied { object, verb: "created" });
     };
-    if first && current.pointer("/metadata/deletionTimestamp").is_some() {
+    if first && current.get_at("/metadata/deletionTimestamp").is_some() {
         eprintln!("Warning: Detected changes to resource {} which is currently being deleted.", info.name);
     }
     let original = match current.str_at(LAST_APPLIED) {

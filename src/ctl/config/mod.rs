@@ -13,6 +13,7 @@ use crate::ctl::cx::{Done, put, say};
 use crate::ctl::fail::{self, Failure, fail};
 use crate::ctl::kubeconfig;
 use crate::ctl::print::{Output, PrintFlags, tab};
+use crate::util::order::Arrange;
 
 /// Show and change the kubeconfig
 #[derive(Debug, Clone, clap::Args)]
@@ -269,7 +270,7 @@ fn contexts(config: &Value, current: &str, args: &Contexts) -> Done {
         let rest = [text("/context/cluster"), text("/context/user"), text("/context/namespace")].join("\t");
         rows.push((name.to_owned(), format!("{mark}\t{name}\t{rest}\n")));
     }
-    rows.sort();
+    rows.arrange();
     if args.output == "name" {
         return rows.iter().try_for_each(|(name, _)| say(name));
     }

@@ -12,6 +12,7 @@ use crate::api::value::ValueExt;
 use crate::ctl::cx::Done;
 use crate::ctl::fail::{Failure, fail, os};
 use crate::ctl::print::{escape_html, sorted};
+use crate::util::order::Arrange;
 
 /// Bytes of one file in a secret or a config map; the server takes about a mebibyte in all.
 const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -128,7 +129,7 @@ impl Sources {
                 None if Path::new(source).is_dir() => {
                     let mut entries: Vec<_> =
                         std::fs::read_dir(source)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
-                    entries.sort();
+                    entries.arrange();
                     for entry in entries.iter().filter(|e| e.is_file()) {
                         all.push((file_name(entry), file(entry)?));
                     }

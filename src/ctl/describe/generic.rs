@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::{Out, annotations, text};
+use crate::util::order::Arrange;
 
 /// Describes any object.
 pub fn describe(out: &mut Out, object: &Value) {
@@ -23,7 +24,7 @@ pub fn describe(out: &mut Out, object: &Value) {
 fn content(out: &mut Out, level: usize, value: &Value) {
     let Some(map) = value.as_object() else { return };
     let mut fields: Vec<_> = map.iter().collect();
-    fields.sort_by(|a, b| a.0.cmp(b.0));
+    fields.arrange_by(|a, b| a.0.cmp(b.0));
     for (name, value) in fields {
         let title = title(name);
         match value {

@@ -25,6 +25,7 @@ use super::files::FileFlags;
 use super::print::tab;
 use crate::api::value::ValueExt;
 use crate::client::res::EVENTS;
+use crate::util::order::Arrange;
 
 pub use pod::pod_template;
 
@@ -83,7 +84,7 @@ impl Out {
     pub fn map(&mut self, level: usize, name: &str, map: &Value, separator: &str) {
         let mut pairs: Vec<(&String, &str)> =
             map.as_object().into_iter().flatten().map(|(k, v)| (k, v.as_str().unwrap_or_default())).collect();
-        pairs.sort();
+        pairs.arrange();
         let mut lines = pairs.into_iter().map(|(k, v)| format!("{k}{separator}{v}"));
         self.field(level, name, lines.next().as_deref().unwrap_or("<none>"));
         // Only the tab: templates of past revisions are shown unaligned.
@@ -96,7 +97,7 @@ impl Out {
     pub fn pairs(&mut self, level: usize, name: &str, map: &Value) {
         let mut pairs: Vec<String> =
             map.as_object().into_iter().flatten().map(|(k, v)| format!("{k}={}", text(v))).collect();
-        pairs.sort();
+        pairs.arrange();
         self.field(level, name, if pairs.is_empty() { "<none>".to_owned() } else { pairs.join(",") });
     }
 
@@ -147,7 +148,7 @@ pub fn annotations(out: &mut Out, level: usize, object: &Value) {
         .filter(|(k, _)| *k != "kubectl.kubernetes.io/last-applied-configuration")
         .map(|(k, v)| (k, v.as_str().unwrap_or_default()))
         .collect();
-    pairs.sort();
+    pairs.arrange();
     if pairs.is_empty() {
         return out.field(level, "Annotations", "<none>");
     }
@@ -303,7 +304,7 @@ async fn show_events(cx: &Cx, out: &mut Out, info: &Info) {
     if all.is_empty() {
         return out.field(0, "Events", "<none>");
     }
-    all.sort_by(|a, b| events::last_seen(a).cmp(events::last_seen(b)));
+    all.arrange_by(|a, b| events::last_seen(a).cmp(events::last_seen(b)));
     let now = jiff::Timestamp::now();
     out.line(0, "Events:");
     out.line(1, "Type\tReason\tAge\tFrom\tMessage");

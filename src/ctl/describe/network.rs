@@ -78,7 +78,7 @@ async fn backend(cx: &Cx, ns: &str, backend: &Value) -> Done<String> {
             text(&of["name"])
         ));
     };
-    let port = backend.pointer("/service/port/number").or(backend.pointer("/service/port/name"));
+    let port = backend.get_at("/service/port/number").or(backend.get_at("/service/port/name"));
     let port = port.map(text).unwrap_or_default();
     let Some(service) = cx.find(&SERVICES, ns, name).await? else {
         return Ok(format!("{name}:{port} (<error: services {name:?} not found>)"));

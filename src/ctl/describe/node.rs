@@ -9,6 +9,7 @@ use crate::client::res::{LEASES, PODS};
 use crate::ctl::age;
 use crate::ctl::cx::{Cx, Done};
 use crate::ctl::fail::Failure;
+use crate::util::order::Arrange;
 
 /// Describes a node.
 pub async fn describe(cx: &Cx, out: &mut Out, node: &Value) -> Done {
@@ -53,12 +54,12 @@ pub async fn describe(cx: &Cx, out: &mut Out, node: &Value) -> Done {
     out.line(0, "Addresses:");
     node.items_at("/status/addresses").iter().for_each(|a| out.field(1, &text(&a["type"]), text(&a["address"])));
     for (title, path) in [("Capacity", "/status/capacity"), ("Allocatable", "/status/allocatable")] {
-        let mut pairs: Vec<_> = node.pointer(path).and_then(Value::as_object).into_iter().flatten().collect();
+        let mut pairs: Vec<_> = node.get_at(path).and_then(Value::as_object).into_iter().flatten().collect();
         if pairs.is_empty() {
             continue;
         }
         out.line(0, format!("{title}:"));
-        pairs.sort_by(|a, b| a.0.cmp(b.0));
+        pairs.arrange_by(|a, b| a.0.cmp(b.0));
         pairs.into_iter().for_each(|(k, v)| out.field(1, k, text(v)));
     }
     out.line(0, "System Info:");
@@ -96,7 +97,7 @@ fn roles(node: &Value) -> String {
             _ => {}
         }
     }
-    roles.sort();
+    roles.arrange();
     if roles.is_empty() { "<none>".into() } else { roles.join(",") }
 }
 
@@ -114,7 +115,7 @@ fn taints(out: &mut Out, node: &Value) {
 /// Rules: upstream `component-helpers/resource` `PodRequests`, without in-place resizing.
 fn of_pod(pod: &Value, field: &str, resource: &str) -> Quantity {
     let one = |c: &Value| -> Quantity {
-        let amount = c.pointer(&format!("/resources/{field}/{resource}")).map(text);
+        let amount = c.get_at(&format!("/resources/{field}/{resource}")).map(text);
         amount.and_then(|a| Quantity::parse(&a).ok()).unwrap_or(Quantity::units(0))
     };
     let main = pod.items_at("/spec/containers").iter().map(one).fold(Quantity::units(0), Quantity::plus);
@@ -133,12 +134,12 @@ fn of_pod(pod: &Value, field: &str, resource: &str) -> Quantity {
     }
     let running = main.plus(sidecars);
     let most = if peak.nanos() > running.nanos() { peak } else { running };
-    let overhead = pod.pointer(&format!("/spec/overhead/{resource}")).map(text);
+    let overhead = pod.get_at(&format!("/spec/overhead/{resource}")).map(text);
     overhead.and_then(|a| Quantity::parse(&a).ok()).map_or(most, |o| most.plus(o))
 }
 
 fn percent(part: Quantity, node: &Value, resource: &str) -> i128 {
-    let whole = node.pointer(&format!("/status/allocatable/{resource}")).map(text);
+    let whole = node.get_at(&format!("/status/allocatable/{resource}")).map(text);
     let whole = whole.and_then(|w| Quantity::parse(&w).ok()).map_or(0, |q| q.nanos());
     if whole == 0 { 0 } else { part.nanos() * 100 / whole }
 }

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::{Out, annotations, controller, text, time};
 use crate::api::value::ValueExt;
+use crate::util::order::Arrange;
 
 /// Describes a pod.
 pub fn describe(out: &mut Out, pod: &Value) {
@@ -115,7 +116,7 @@ fn containers(out: &mut Out, indent: &str, list: &[Value], statuses: Option<&[Va
             out.field(level + 1, "Restart Count", status.int_at("/restartCount").unwrap_or(0).to_string());
         }
         for (title, path) in [("Limits", "/resources/limits"), ("Requests", "/resources/requests")] {
-            amounts(out, level + 1, title, container.pointer(path));
+            amounts(out, level + 1, title, container.get_at(path));
         }
         for (title, field) in
             [("Liveness", "livenessProbe"), ("Readiness", "readinessProbe"), ("Startup", "startupProbe")]
@@ -168,7 +169,7 @@ fn state(out: &mut Out, level: usize, title: &str, state: &Value) {
 fn amounts(out: &mut Out, level: usize, title: &str, map: Option<&Value>) {
     let Some(Value::Object(map)) = map.filter(|m| m.as_object().is_some_and(|m| !m.is_empty())) else { return };
     let mut pairs: Vec<_> = map.iter().collect();
-    pairs.sort_by(|a, b| a.0.cmp(b.0));
+    pairs.arrange_by(|a, b| a.0.cmp(b.0));
     out.line(level, format!("{title}:"));
     pairs.into_iter().for_each(|(k, v)| out.field(level + 1, k, text(v)));
 }
@@ -259,7 +260,7 @@ fn mounts(out: &mut Out, level: usize, list: &[Value]) {
         return out.field(level, "Mounts", "<none>");
     }
     let mut list: Vec<&Value> = list.iter().collect();
-    list.sort_by_key(|m| text(&m["mountPath"]));
+    list.arrange_by_key(|m| text(&m["mountPath"]));
     out.line(level, "Mounts:");
     for mount in list {
         let mut flags = vec![if mount["readOnly"] == true { "ro".to_owned() } else { "rw".to_owned() }];
@@ -368,7 +369,7 @@ fn tolerations(out: &mut Out, level: usize, list: &[Value]) {
         return out.field(level, "Tolerations", "<none>");
     }
     let mut lines: Vec<String> = list.iter().map(toleration).collect();
-    lines.sort();
+    lines.arrange();
     for (i, line) in lines.into_iter().enumerate() {
         let head = if i == 0 { "Tolerations:" } else { "" };
         out.line(level, format!("{head}\t{line}"));

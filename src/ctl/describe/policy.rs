@@ -8,6 +8,7 @@ use x509_parser::prelude::{FromDer, X509CertificationRequest};
 use super::{Out, annotations, head, text, time};
 use crate::api::value::ValueExt;
 use crate::ctl::pods::selector_query;
+use crate::util::order::Arrange;
 
 /// Describes a disruption budget.
 pub fn budget(out: &mut Out, budget: &Value) {
@@ -50,7 +51,7 @@ pub fn quota(out: &mut Out, quota: &Value) {
     out.field(0, "Name", text(&quota["metadata"]["name"]));
     out.field(0, "Namespace", text(&quota["metadata"]["namespace"]));
     let mut scopes: Vec<String> = quota.items_at("/spec/scopes").iter().map(text).collect();
-    scopes.sort();
+    scopes.arrange();
     if !scopes.is_empty() {
         out.field(0, "Scopes", scopes.join(", "));
     }
@@ -62,7 +63,7 @@ pub fn quota(out: &mut Out, quota: &Value) {
 /// What a quota grants and what is used of it.
 pub fn used(out: &mut Out, level: usize, quota: &Value) {
     let mut names: Vec<(&String, &Value)> = quota["status"]["hard"].as_object().into_iter().flatten().collect();
-    names.sort_by(|a, b| a.0.cmp(b.0));
+    names.arrange_by(|a, b| a.0.cmp(b.0));
     for (name, hard) in names {
         let used = quota["status"]["used"].get(name).map(text).unwrap_or_else(|| "0".into());
         out.line(level, format!("{name}\t{used}\t{}", text(hard)));
@@ -86,7 +87,7 @@ pub fn table_of_limits(out: &mut Out, indent: &str, ranges: &[Value]) {
     for limit in ranges.iter().flat_map(|r| r.items_at("/spec/limits")) {
         let mut names: Vec<&String> =
             COLUMNS.iter().filter_map(|c| limit[*c].as_object()).flat_map(serde_json::Map::keys).collect();
-        names.sort();
+        names.arrange();
         names.dedup();
         for name in names {
             let cells = COLUMNS.map(|c| limit[c].get(name).map_or("-".to_owned(), text));

@@ -6,6 +6,7 @@ use super::{Out, annotations, text};
 use crate::api::value::ValueExt;
 use crate::client::res::ENDPOINT_SLICES;
 use crate::ctl::cx::{Cx, Done};
+use crate::util::order::Arrange;
 
 /// Addresses that are shown of a port.
 const MAX_ADDRESSES: usize = 3;
@@ -23,7 +24,7 @@ pub async fn describe(cx: &Cx, out: &mut Out, service: &Value) -> Done {
         .flatten()
         .map(|(k, v)| format!("{k}={}", text(v)))
         .collect();
-    selector.sort();
+    selector.arrange();
     out.field(0, "Selector", if selector.is_empty() { "<none>".into() } else { selector.join(",") });
     out.field(0, "Type", at("/spec/type"));
     out.some(0, "IP Family Policy", service.str_at("/spec/ipFamilyPolicy"));

@@ -8,6 +8,7 @@ use super::{Out, annotations, policy, text};
 use crate::api::value::ValueExt;
 use crate::client::res::{LIMIT_RANGES, RESOURCE_QUOTAS, SECRETS};
 use crate::ctl::cx::{Cx, Done};
+use crate::util::order::Arrange;
 
 fn head(out: &mut Out, object: &Value, namespaced: bool) {
     out.field(0, "Name", text(&object["metadata"]["name"]));
@@ -20,7 +21,7 @@ fn head(out: &mut Out, object: &Value, namespaced: bool) {
 
 fn sorted(map: &Value) -> Vec<(&String, &Value)> {
     let mut pairs: Vec<_> = map.as_object().into_iter().flatten().collect();
-    pairs.sort_by(|a, b| a.0.cmp(b.0));
+    pairs.arrange_by(|a, b| a.0.cmp(b.0));
     pairs
 }
 

@@ -7,6 +7,7 @@ use crate::api::value::ValueExt;
 use crate::client::res::REPLICA_SETS;
 use crate::ctl::cx::{Cx, Done};
 use crate::ctl::pods::{map_query, selector_query};
+use crate::util::order::Arrange;
 
 fn head(out: &mut Out, object: &Value) {
     out.field(0, "Name", text(&object["metadata"]["name"]));
@@ -49,7 +50,7 @@ pub async fn deployment(cx: &Cx, out: &mut Out, d: &Value) -> Done {
     );
     out.field(0, "StrategyType", text(&d["spec"]["strategy"]["type"]));
     out.field(0, "MinReadySeconds", n(d, "/spec/minReadySeconds").to_string());
-    if let Some(rolling) = d.pointer("/spec/strategy/rollingUpdate") {
+    if let Some(rolling) = d.get_at("/spec/strategy/rollingUpdate") {
         let (unavailable, surge) = (text(&rolling["maxUnavailable"]), text(&rolling["maxSurge"]));
         out.field(0, "RollingUpdateStrategy", format!("{unavailable} max unavailable, {surge} max surge"));
     }
@@ -67,7 +68,7 @@ pub async fn deployment(cx: &Cx, out: &mut Out, d: &Value) -> Done {
     let mut sets = cx.items(&REPLICA_SETS, ns, &selector_query(&d["spec"]["selector"]), "").await?;
     sets.retain(|s| s.items_at("/metadata/ownerReferences").iter().any(|o| o.str_at("/uid") == uid));
     let by_age = |s: &Value| (text(&s["metadata"]["creationTimestamp"]), text(&s["metadata"]["name"]));
-    sets.sort_by_key(by_age);
+    sets.arrange_by_key(by_age);
     let is_newest = |s: &Value| {
         let mut template = s["spec"]["template"].clone();
         template.remove_at("/metadata/labels/pod-template-hash");

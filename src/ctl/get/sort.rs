@@ -8,6 +8,7 @@ use crate::api::meta::quantity::Quantity;
 use crate::ctl::cx::Done;
 use crate::ctl::fail::{Failure, fail};
 use crate::ctl::print::jsonpath::JsonPath;
+use crate::util::order::Arrange;
 
 pub fn sorter(expression: &str) -> Done<Option<JsonPath>> {
     match expression {
@@ -38,7 +39,7 @@ fn sort_by(items: &mut [Value], path: &JsonPath, object: impl Fn(&Value) -> &Val
         let found = path.find(object(item)).map_err(|e| Failure::Plain(e.to_string()))?;
         keyed.push((found.first().map(|v| (*v).clone()), item.clone()));
     }
-    keyed.sort_by(|(a, _), (b, _)| match (a, b) {
+    keyed.arrange_by(|(a, _), (b, _)| match (a, b) {
         (None, None) => Ordering::Equal,
         (None, Some(_)) => Ordering::Less,
         (Some(_), None) => Ordering::Greater,

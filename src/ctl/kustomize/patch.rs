@@ -121,8 +121,8 @@ fn selected(all: &[Resource], target: &Value) -> Done<Vec<usize>> {
             && is(&kind, r.kind())
             && any(&name, r.name(), &r.names)
             && any(&ns, r.namespace(), &r.namespaces)
-            && labels.matches_value(r.object.pointer("/metadata/labels"))
-            && annotations.matches_value(r.object.pointer("/metadata/annotations"))
+            && labels.matches_value(r.object.get_at("/metadata/labels"))
+            && annotations.matches_value(r.object.get_at("/metadata/annotations"))
     };
     Ok((0..all.len()).filter(|i| fits(&all[*i])).collect())
 }

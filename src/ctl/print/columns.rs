@@ -6,6 +6,7 @@ use super::jsonpath::{self, JsonPath};
 use super::tab;
 use crate::ctl::cx::Done;
 use crate::ctl::fail::{Failure, fail};
+use crate::util::order::Arrange;
 
 /// Headers and what stands below them.
 #[derive(Debug)]
@@ -77,7 +78,7 @@ fn go_value(value: &Value) -> String {
         Value::Array(items) => format!("[{}]", items.iter().map(go_value).collect::<Vec<_>>().join(" ")),
         Value::Object(map) => {
             let mut pairs: Vec<_> = map.iter().map(|(k, v)| format!("{k}:{}", go_value(v))).collect();
-            pairs.sort();
+            pairs.arrange();
             format!("map[{}]", pairs.join(" "))
         }
         other => jsonpath::show(other),

@@ -20,6 +20,7 @@ pub use crate::api::go_json::{escape_html, sorted};
 pub use crate::api::jsonpath;
 use crate::api::meta::gvk;
 use crate::api::value::ValueExt;
+use crate::util::order::Arrange;
 use columns::Columns;
 use jsonpath::JsonPath;
 
@@ -279,7 +280,7 @@ fn go_syntax(value: &Value) -> String {
         }
         Value::Object(map) => {
             let mut pairs: Vec<_> = map.iter().collect();
-            pairs.sort_by_key(|(key, _)| *key);
+            pairs.arrange_by_key(|(key, _)| *key);
             let pairs: Vec<String> = pairs.into_iter().map(|(k, v)| format!("{k:?}:{}", go_syntax(v))).collect();
             format!("map[string]interface {{}}{{{}}}", pairs.join(", "))
         }

@@ -7,6 +7,7 @@
 use serde_json::Value;
 
 use crate::api::value::ValueExt;
+use crate::util::order::Arrange;
 
 /// Asks for a table; servers that have none answer with objects.
 pub const ACCEPT: &str =
@@ -49,10 +50,10 @@ pub fn rows(table: &Value, view: &View, headers: bool) -> Vec<Vec<String>> {
             cells.push(row.str_at("/object/metadata/namespace").unwrap_or_default().to_owned());
         }
         for (i, column) in &shown {
-            let text = cell(row.pointer(&format!("/cells/{i}")).unwrap_or(&Value::Null));
+            let text = cell(row.get_at(&format!("/cells/{i}")).unwrap_or(&Value::Null));
             cells.push(if column["format"] == "name" { format!("{}{text}", view.kind) } else { text });
         }
-        let labels = row.pointer("/object/metadata/labels");
+        let labels = row.get_at("/object/metadata/labels");
         for key in &view.label_columns {
             let value = labels.and_then(|l| l.get(key)).and_then(Value::as_str);
             cells.push(value.unwrap_or_default().to_owned());
@@ -108,7 +109,7 @@ pub fn join_labels(labels: Option<&Value>) -> String {
     if pairs.is_empty() {
         return "<none>".into();
     }
-    pairs.sort();
+    pairs.arrange();
     pairs.join(",")
 }
 

@@ -11,6 +11,7 @@ use crate::ctl::describe;
 use crate::ctl::fail::fail;
 use crate::ctl::pods::selector_query;
 use crate::ctl::print::{Output, tab};
+use crate::util::order::Arrange;
 
 /// A revision of the pod template.
 pub struct Revision {
@@ -54,7 +55,7 @@ pub async fn revisions(cx: &Cx, info: &Info) -> Done<Vec<Revision>> {
         }
         kind => fail!("no history viewer has been implemented for {kind:?}"),
     }
-    all.sort_by_key(|r| r.number);
+    all.arrange_by_key(|r| r.number);
     Ok(all)
 }
 

@@ -13,6 +13,7 @@ use crate::ctl::builder::{Info, Wanted, parse};
 use crate::ctl::cx::{Cx, Done, say};
 use crate::ctl::fail::fail;
 use crate::ctl::files;
+use crate::util::order::Arrange;
 
 /// Variables: TYPE/NAME KEY=VALUE… KEY-
 #[derive(Debug, Clone, clap::Args)]
@@ -143,7 +144,7 @@ async fn from(cx: &Cx, args: &Args) -> Done<Vec<Value>> {
             _ => fail!("unsupported resource specified in --from"),
         };
         let mut keys: Vec<&String> = object["data"].as_object().map(|d| d.keys().collect()).unwrap_or_default();
-        keys.sort();
+        keys.arrange();
         for key in keys.into_iter().filter(|k| args.keys.is_empty() || args.keys.contains(k)) {
             let variable = variable_of(key);
             if variable != *key {

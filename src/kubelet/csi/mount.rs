@@ -159,14 +159,14 @@ impl Csi {
         let name = volume.attachment(&self.node);
         let refused = |why: String| VolumeError::Missing(format!("volume attachment {name}: {why}"));
         let found = self.client.get(&res::VOLUME_ATTACHMENTS, "", &name).await.map_err(|e| refused(e.to_string()))?;
-        if found.pointer("/metadata/deletionTimestamp").is_some() {
+        if found.get_at("/metadata/deletionTimestamp").is_some() {
             return Err(refused("it is being deleted".into()));
         }
         if found.bool_at("/status/attached") != Some(true) {
             let why = found.str_at("/status/attachError/message").unwrap_or("it is not attached").to_owned();
             return Err(refused(why));
         }
-        let metadata = found.pointer("/status/attachmentMetadata").and_then(Value::as_object);
+        let metadata = found.get_at("/status/attachmentMetadata").and_then(Value::as_object);
         Ok(metadata.into_iter().flatten().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect())
     }
 
@@ -372,7 +372,7 @@ fn grown(claim: &Value, volume: &Value) -> Value {
     let mut conditions = claim.items_at("/status/conditions").to_vec();
     conditions.retain(|c| !c.str_at("/type").is_some_and(|t| ended.contains(&t)));
     let mut status = json!({"capacity": {"storage": volume["spec"]["capacity"]["storage"]}, "conditions": conditions});
-    if claim.pointer("/status/allocatedResourceStatuses/storage").is_some() {
+    if claim.get_at("/status/allocatedResourceStatuses/storage").is_some() {
         status["allocatedResourceStatuses"] = json!({ "storage": null });
     }
     status

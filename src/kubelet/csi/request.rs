@@ -72,7 +72,7 @@ fn list(value: &Value, at: &str) -> Vec<String> {
 impl Volume {
     /// From a PersistentVolume; none when it is no driver's.
     pub fn persistent(volume: &Value, read_only: bool) -> Option<Self> {
-        let (spec, source) = (&volume["spec"], volume.pointer("/spec/csi")?);
+        let (spec, source) = (&volume["spec"], volume.get_at("/spec/csi")?);
         let text = |at: &str| source.str_at(at).unwrap_or_default().to_owned();
         let secret = |at: &str| {
             let found = source.get(at)?;

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::api::meta::quantity::Quantity;
+use crate::util::order::Arrange;
 use crate::util::words::nearest;
 
 /// How long a condition holds after the last time that it was seen. Upstream: `evictionPressureTransitionPeriod`.
@@ -222,7 +223,7 @@ pub struct Candidate {
 /// priority, then by how much more they use.
 pub fn rank(pods: &mut [Candidate]) {
     let over = |u: Use| i128::from(u.used) - i128::from(u.request);
-    pods.sort_by_key(|p| (Reverse(p.whole.used > p.whole.request), p.priority, Reverse(over(p.whole))));
+    pods.arrange_by_key(|p| (Reverse(p.whole.used > p.whole.request), p.priority, Reverse(over(p.whole))));
 }
 
 /// What its owner is told.

@@ -12,6 +12,7 @@ use oci_spec::image as oci;
 use serde_json::json;
 
 use super::digest;
+use crate::util::order::Arrange;
 
 /// Largest layer that is built in memory, bytes before compression.
 const LAYER_LIMIT_BYTES: u64 = 512 << 20;
@@ -168,7 +169,7 @@ fn layer(entries: &[Entry]) -> io::Result<(Vec<u8>, String)> {
         return Err(io::Error::other(text));
     }
     let mut sorted: Vec<&Entry> = entries.iter().collect();
-    sorted.sort_by(|a, b| a.path.cmp(&b.path));
+    sorted.arrange_by(|a, b| a.path.cmp(&b.path));
     let mut tar = tar::Builder::new(Hashing::new(GzEncoder::new(Vec::new(), Compression::default())));
     for entry in sorted {
         match &entry.content {

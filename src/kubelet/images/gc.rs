@@ -1,5 +1,6 @@
 //! Which images to remove when the disk fills up. Pure; thresholds and order are upstream's.
 
+use crate::util::order::Arrange;
 use jiff::{SignedDuration, Timestamp};
 
 /// When to begin and where to end, percent of the disk; `--image-gc-high-threshold` and its like.
@@ -58,7 +59,7 @@ pub fn plan(policy: GcPolicy, capacity: u64, available: u64, images: &[ImageUse]
     let mut missing = u64::try_from(used.saturating_sub(goal)).unwrap_or(u64::MAX);
     let idle = |i: &&ImageUse| !i.in_use && !i.pinned && now.duration_since(i.detected) >= policy.min_age;
     let mut candidates: Vec<&ImageUse> = images.iter().filter(idle).collect();
-    candidates.sort_by_key(|i| (i.last_used.unwrap_or(Timestamp::MIN), i.detected));
+    candidates.arrange_by_key(|i| (i.last_used.unwrap_or(Timestamp::MIN), i.detected));
     let mut plan = Plan { wanted: missing, ..Plan::default() };
     for image in candidates {
         if missing == 0 {

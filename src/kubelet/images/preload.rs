@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use super::{Imported, import, normalize};
 use crate::kubelet::runtime::{Image, Runtime};
 use crate::util::files::write_atomic;
+use crate::util::order::Arrange;
 
 /// Between two lines in the log about one archive.
 const TELL: Duration = Duration::from_secs(5);
@@ -286,8 +287,8 @@ fn scan(dir: &Path) -> io::Result<(Vec<Seen>, Vec<String>)> {
             tracing::info!("{} is neither an image archive nor a list of images", entry.path().display());
         }
     }
-    archives.sort_by(|a, b| a.file.cmp(&b.file));
-    lists.sort();
+    archives.arrange_by(|a, b| a.file.cmp(&b.file));
+    lists.arrange();
     Ok((archives, lists))
 }
 

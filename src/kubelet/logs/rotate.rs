@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use crate::kubelet::runtime::Runtime;
 use crate::util::files;
+use crate::util::order::Arrange;
 
 /// When to rotate and how much to keep; upstream's `containerLogMaxSize` and `containerLogMaxFiles`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +37,7 @@ struct Plan {
 /// `rotated` are the names of rotated files beside the log; their times sort as text. One more is about to join them; it
 /// stays as it is, because somebody may still be reading it.
 fn plan(max_files: usize, mut rotated: Vec<String>) -> Plan {
-    rotated.sort();
+    rotated.arrange();
     // Besides the current file and the one about to be rotated.
     let keep = max_files.saturating_sub(2);
     let kept = rotated.split_off(rotated.len().saturating_sub(keep));

@@ -141,7 +141,7 @@ fn claim_is_good<'c>(pod: &PodView, claim: &'c Value, ephemeral: bool) -> Result
     if ephemeral && !owners.any(|o| o.str_at("/uid") == Some(&pod.uid) && o.bool_at("/controller") == Some(true)) {
         return Err(format!("PVC was not created for pod {}/{} (pod is not owner)", pod.namespace, pod.name));
     }
-    if claim.pointer("/metadata/deletionTimestamp").is_some() {
+    if claim.get_at("/metadata/deletionTimestamp").is_some() {
         return Err("PVC is being deleted".into());
     }
     match (claim.str_at("/status/phase"), claim.str_at("/spec/volumeName")) {
@@ -156,7 +156,7 @@ fn volume_is_good(claim: &Value, volume: &Value, labels: &Labels, node: &str) ->
     if volume.str_at("/spec/claimRef/uid").is_none() {
         return Err(format!("PV {name} is not bound"));
     }
-    if volume.pointer("/spec/claimRef/uid") != claim.pointer("/metadata/uid") {
+    if volume.get_at("/spec/claimRef/uid") != claim.get_at("/metadata/uid") {
         return Err(format!("PV {name} is bound to another claim"));
     }
     if !reachable(volume, labels, node) {
@@ -167,7 +167,7 @@ fn volume_is_good(claim: &Value, volume: &Value, labels: &Labels, node: &str) ->
 
 /// True when the volume's node affinity admits the node.
 fn reachable(volume: &Value, labels: &Labels, node: &str) -> bool {
-    let Some(required) = volume.pointer("/spec/nodeAffinity/required") else { return true };
+    let Some(required) = volume.get_at("/spec/nodeAffinity/required") else { return true };
     let holds = |e: &Value, value: Option<&str>| {
         let values: Vec<String> = e.items_at("/values").iter().filter_map(Value::as_str).map(str::to_owned).collect();
         let (key, operator) = (e.str_at("/key").unwrap_or_default(), e.str_at("/operator").unwrap_or_default());

@@ -34,6 +34,7 @@ use super::pod::PodView;
 use super::sources::{Kind, Sources};
 use crate::api::status::{ApiResult, Status};
 use crate::client::Client;
+use crate::util::order::Arrange;
 use atomic::{File, Payload};
 pub use given::Given;
 
@@ -185,7 +186,7 @@ pub fn references(pod: &PodView) -> Vec<(Kind, String)> {
             out.extend(s.secret.iter().map(|s| (Kind::Secret, s.name.clone())));
         }
     }
-    out.sort();
+    out.arrange();
     out.dedup();
     out
 }
@@ -213,7 +214,7 @@ pub fn teardown(dir: &Path) -> io::Result<()> {
     };
     let mut below = mounts::below(&std::fs::read_to_string("/proc/self/mountinfo")?, &dir);
     // Inner mounts first.
-    below.sort_by_key(|p| std::cmp::Reverse(p.as_os_str().len()));
+    below.arrange_by_key(|p| std::cmp::Reverse(p.as_os_str().len()));
     for path in below {
         nix::mount::umount2(&path, nix::mount::MntFlags::MNT_DETACH)?;
     }

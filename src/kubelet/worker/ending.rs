@@ -79,6 +79,7 @@ impl Worker {
             stop::pod(&shared, pod, &inventory, true).await.map_err(text)?;
             self.phase = Phase::Terminated;
         }
+        self.room = None;
         if !desired.gone {
             self.report(pod, &inventory, true).await?;
         }

@@ -55,7 +55,7 @@ impl Worker {
         match self.shared.client.patch(&res::PODS, &pod.namespace, &pod.name, Some("status"), patch).await {
             Ok(answer) => {
                 let revision = answer.str_at("/metadata/resourceVersion").and_then(|r| r.parse().ok()).unwrap_or(0);
-                self.reported = Some((revision, answer.pointer("/status").cloned().unwrap_or(Value::Null)));
+                self.reported = Some((revision, answer.get_at("/status").cloned().unwrap_or(Value::Null)));
                 Ok(())
             }
             // It is gone, or another one of its name is there: the change is on its way to us.

@@ -42,7 +42,7 @@ const BINDING_COLUMNS: &[Column] = &[
 ];
 
 fn param_kind(o: &Value) -> String {
-    match o.pointer("/spec/paramKind") {
+    match o.get_at("/spec/paramKind") {
         Some(p) => {
             format!("{}/{}", p.str_at("/apiVersion").unwrap_or_default(), p.str_at("/kind").unwrap_or_default())
         }
@@ -52,7 +52,7 @@ fn param_kind(o: &Value) -> String {
 
 /// `namespace/name`, or the selector as Go prints it.
 fn param_ref(o: &Value) -> String {
-    let Some(r) = o.pointer("/spec/paramRef") else { return UNSET.to_owned() };
+    let Some(r) = o.get_at("/spec/paramRef") else { return UNSET.to_owned() };
     let text = |p| r.str_at(p).unwrap_or_default();
     match (text("/namespace"), text("/name")) {
         ("", "") => go_selector(&r["selector"]),

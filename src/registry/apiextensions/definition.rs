@@ -116,7 +116,7 @@ fn parts(spec: &Field<'_>, all: &[Value]) {
         }
         spec.items("versions").map(|v| v.at(member)).collect()
     };
-    let has_status = |i: usize| all.get(i).is_some_and(|v| v.pointer("/subresources/status").is_some());
+    let has_status = |i: usize| all.get(i).is_some_and(|v| v.get_at("/subresources/status").is_some());
     let any_status = (0..all.len()).any(has_status);
     let schemas = place("schema", "validation");
     for (i, of_version) in schemas.iter().enumerate() {
@@ -130,7 +130,7 @@ fn parts(spec: &Field<'_>, all: &[Value]) {
         elements(&columns).for_each(|c| column(&c));
     }
     for (i, fields) in place("selectableFields", "selectableFields").iter().enumerate() {
-        selectable(fields, all.get(i).and_then(|v| v.pointer("/schema/openAPIV3Schema")).unwrap_or(&Value::Null));
+        selectable(fields, all.get(i).and_then(|v| v.get_at("/schema/openAPIV3Schema")).unwrap_or(&Value::Null));
     }
 }
 
@@ -371,7 +371,7 @@ enum Approval {
 }
 
 fn approval_of(o: &Value) -> Approval {
-    let text = o.pointer("/metadata/annotations").and_then(|a| a.get(APPROVED)).and_then(Value::as_str);
+    let text = o.get_at("/metadata/annotations").and_then(|a| a.get(APPROVED)).and_then(Value::as_str);
     match text.unwrap_or_default() {
         "" => Approval::Missing,
         text if text.starts_with("unapproved") => Approval::Fine,
@@ -398,7 +398,7 @@ fn approval(o: &Field<'_>, old: Option<&Value>) {
     match state {
         Approval::Missing => place.required("protected groups must have approval"),
         Approval::Wrong => {
-            let text = o.value.pointer("/metadata/annotations").and_then(|a| a.get(APPROVED)).cloned();
+            let text = o.value.get_at("/metadata/annotations").and_then(|a| a.get(APPROVED)).cloned();
             place.invalid(text.unwrap_or_default(), "requires approval as an address, or as \"unapproved\"");
         }
         Approval::Fine => {}

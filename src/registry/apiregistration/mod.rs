@@ -40,7 +40,7 @@ pub fn kinds() -> Vec<Resource> {
 }
 
 fn service_cell(o: &Value) -> String {
-    match o.pointer("/spec/service").filter(|s| !s.is_null()) {
+    match o.get_at("/spec/service").filter(|s| !s.is_null()) {
         Some(s) => {
             format!("{}/{}", s.str_at("/namespace").unwrap_or_default(), s.str_at("/name").unwrap_or_default())
         }
@@ -60,7 +60,7 @@ fn available_cell(o: &Value) -> String {
 
 /// What this server serves itself is there at once.
 fn prepare(new: &mut Value, old: Option<&Value>, cx: &HookCx<'_>) {
-    if old.is_none() && new.pointer("/spec/service").is_none_or(Value::is_null) {
+    if old.is_none() && new.get_at("/spec/service").is_none_or(Value::is_null) {
         new["status"] = json!({"conditions": [{"type": "Available", "status": "True",
             "lastTransitionTime": rfc3339(cx.now), "reason": "Local",
             "message": "Local APIServices are always available"}]});

@@ -18,7 +18,7 @@ const COLUMNS: &[Column] = &[
     Column::int("Ready", "/status/numberReady"),
     Column::int("Up-to-date", "/status/updatedNumberScheduled"),
     Column::int("Available", "/status/numberAvailable"),
-    Column::new("Node Selector", |d, _| cells::label_text(d.pointer("/spec/template/spec/nodeSelector")).into()),
+    Column::new("Node Selector", |d, _| cells::label_text(d.get_at("/spec/template/spec/nodeSelector")).into()),
     Column::AGE,
     cells::CONTAINERS,
     cells::IMAGES,

@@ -58,7 +58,7 @@ impl Strategy for Deployments {
 
     fn prepare_status(&self, new: &mut Value, old: &Value) {
         new["spec"] = old["spec"].clone();
-        match old.pointer("/metadata/labels").cloned() {
+        match old.get_at("/metadata/labels").cloned() {
             Some(labels) => new.set_at("/metadata/labels", labels),
             None => drop(new.remove_at("/metadata/labels")),
         }

@@ -24,7 +24,7 @@ fn is_cpu(metric: &Value) -> bool {
 
 fn to_v1(value: &mut Value) {
     let metrics = value.remove_at("/spec/metrics").map(into_list).unwrap_or_default();
-    let utilization = |m: &Value| is_cpu(m) && m.pointer("/resource/target/averageUtilization").is_some();
+    let utilization = |m: &Value| is_cpu(m) && m.get_at("/resource/target/averageUtilization").is_some();
     let cpu = metrics.iter().position(utilization);
     if let Some(i) = cpu {
         let target = metrics[i]["resource"]["target"]["averageUtilization"].clone();
@@ -42,7 +42,7 @@ fn to_v1(value: &mut Value) {
         annotation(value, BEHAVIOR, text);
     }
     let current = value.remove_at("/status/currentMetrics").map(into_list).unwrap_or_default();
-    let now = |m: &Value| is_cpu(m) && m.pointer("/resource/current/averageUtilization").is_some();
+    let now = |m: &Value| is_cpu(m) && m.get_at("/resource/current/averageUtilization").is_some();
     let cpu = current.iter().position(now);
     if let Some(i) = cpu {
         let percent = current[i]["resource"]["current"]["averageUtilization"].clone();
@@ -100,7 +100,7 @@ fn annotate(value: &mut Value, name: &str, list: Vec<Value>) {
 
 fn taken_text(value: &mut Value, name: &str) -> Option<String> {
     let text = value.remove_at(&format!("/metadata/annotations/{}", name.replace('/', "~1")))?;
-    if value.pointer("/metadata/annotations").and_then(Value::as_object).is_some_and(Map::is_empty) {
+    if value.get_at("/metadata/annotations").and_then(Value::as_object).is_some_and(Map::is_empty) {
         value.remove_at("/metadata/annotations");
     }
     text.as_str().map(str::to_owned)

@@ -29,7 +29,7 @@ const COLUMNS: &[Column] = &[
     Column::AGE,
     Column::new("Containers", |c, _| cells::container_names(c, CONTAINERS)).wide(),
     Column::new("Images", |c, _| cells::container_images(c, CONTAINERS)).wide(),
-    Column::new("Selector", |c, _| match c.pointer("/spec/jobTemplate/spec/selector") {
+    Column::new("Selector", |c, _| match c.get_at("/spec/jobTemplate/spec/selector") {
         Some(selector) => cells::selector_query(selector).into(),
         None => cells::NONE.into(),
     })
@@ -60,7 +60,7 @@ impl Strategy for CronJobs {
     }
 
     fn warnings(&self, new: &Value, _old: Option<&Value>, cx: &HookCx<'_>) -> Vec<String> {
-        let pod = new.pointer("/spec/jobTemplate/spec/template/spec").unwrap_or(&Value::Null);
+        let pod = new.get_at("/spec/jobTemplate/spec/template/spec").unwrap_or(&Value::Null);
         let mut out = warnings::pod_spec(pod, "spec.jobTemplate.spec.template.spec");
         if cx.op == Op::Create {
             out.extend(warnings::host_name(new, "Pod names and hostnames"));
@@ -120,7 +120,7 @@ fn schedule(spec: &Field<'_>) {
 
 fn time_zone(spec: &Field<'_>, old: Option<&Value>) {
     let at = spec.at("timeZone");
-    if at.value.is_null() || old.is_some_and(|o| o.pointer("/spec/timeZone") == Some(at.value)) {
+    if at.value.is_null() || old.is_some_and(|o| o.get_at("/spec/timeZone") == Some(at.value)) {
         return;
     }
     let name = at.as_text();

@@ -113,8 +113,8 @@ impl Strategy for Jobs {
 
     /// A job without labels of its own has its template's.
     fn allocate(&self, new: &mut Value, old: Option<&Value>, _: &HookCx<'_>) -> ApiResult<Held> {
-        let bare = new.pointer("/metadata/labels").and_then(Value::as_object).is_none_or(serde_json::Map::is_empty);
-        if let (None, true, Some(labels)) = (old, bare, new.pointer(TEMPLATE_LABELS).cloned()) {
+        let bare = new.get_at("/metadata/labels").and_then(Value::as_object).is_none_or(serde_json::Map::is_empty);
+        if let (None, true, Some(labels)) = (old, bare, new.get_at(TEMPLATE_LABELS).cloned()) {
             let meta = crate::registry::meta::metadata(new);
             meta.insert("labels".into(), labels);
             crate::registry::meta::order(meta);
@@ -183,7 +183,7 @@ fn selector(spec: &Field<'_>) {
 fn own_labels(job: &mut Value) {
     let uid = job["metadata"]["uid"].clone();
     let name = Value::from(job.str_at("/metadata/name").unwrap_or_default());
-    let mut labels = job.pointer(TEMPLATE_LABELS).cloned().filter(Value::is_object).unwrap_or(json!({}));
+    let mut labels = job.get_at(TEMPLATE_LABELS).cloned().filter(Value::is_object).unwrap_or(json!({}));
     for (key, value) in [("job-name", &name), ("controller-uid", &uid)] {
         for key in [key.to_owned(), format!("batch.kubernetes.io/{key}")] {
             if labels.get(&key).is_none() {
@@ -202,7 +202,7 @@ fn own_labels(job: &mut Value) {
 fn generated_selector(job: &Value, old: Option<&Value>, spec: &Field<'_>) {
     const PREFIX: &str = "batch.kubernetes.io/";
     let had = |key: &str| {
-        let labels = old.and_then(|o| o.pointer(TEMPLATE_LABELS));
+        let labels = old.and_then(|o| o.get_at(TEMPLATE_LABELS));
         labels.is_some_and(|l| l.get(format!("{PREFIX}{key}")).is_some())
     };
     let prefixed = old.is_none() || had("controller-uid") && had("job-name");
@@ -334,7 +334,7 @@ fn update(spec: &Field<'_>, old: &Value, whole: &Value) {
         "/metadata/labels",
         "/metadata/annotations",
     ];
-    let suspended = old.get("suspend") == Some(&true.into()) && whole.pointer("/status/startTime").is_none();
+    let suspended = old.get("suspend") == Some(&true.into()) && whole.get_at("/status/startTime").is_none();
     let strip = |template: &Value| {
         let mut template = template.clone();
         resources::settle(&mut template["spec"]);

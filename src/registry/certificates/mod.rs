@@ -116,7 +116,7 @@ fn prepare(new: &mut Value, old: Option<&Value>, cx: &HookCx<'_>) {
         }
         return;
     };
-    let conditions = new.pointer("/status/conditions").cloned();
+    let conditions = new.get_at("/status/conditions").cloned();
     match &cx.op {
         Op::Subresource(sub) if sub == "approval" => {
             meta::before_update(new, old, cx.info, &Plain);
@@ -132,7 +132,7 @@ fn prepare(new: &mut Value, old: Option<&Value>, cx: &HookCx<'_>) {
                 }
             }
             set_conditions(new, all);
-            if let (None, Some(issued)) = (new.pointer("/status/certificate"), old.pointer("/status/certificate")) {
+            if let (None, Some(issued)) = (new.get_at("/status/certificate"), old.get_at("/status/certificate")) {
                 new.set_at("/status/certificate", issued.clone());
             }
         }

@@ -23,7 +23,7 @@ pub fn kinds() -> Vec<Resource> {
 /// Coordinated leader election is off, as upstream has it by default: its fields stay where they were before.
 fn prepare(new: &mut Value, old: Option<&Value>, _cx: &HookCx<'_>) {
     for field in ["/spec/strategy", "/spec/preferredHolder"] {
-        if old.is_none_or(|o| o.pointer(field).is_none()) {
+        if old.is_none_or(|o| o.get_at(field).is_none()) {
             new.remove_at(field);
         }
     }

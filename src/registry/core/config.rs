@@ -129,7 +129,7 @@ fn by_type(secret: &Value, errs: &FieldErrors, data: &FieldErrors) {
             data.key("password").required("");
         }
         "kubernetes.io/ssh-auth" => {
-            let key = secret.pointer("/data/ssh-privatekey").and_then(Value::as_str);
+            let key = secret.get_at("/data/ssh-privatekey").and_then(Value::as_str);
             if key.unwrap_or_default().is_empty() {
                 data.key("ssh-privatekey").required("");
             }

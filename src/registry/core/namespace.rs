@@ -46,7 +46,7 @@ impl Strategy for Namespaces {
                 }
                 new.set_at(FINALIZERS, finalizers);
             }
-            (Op::Update, Some(old)) => match old.pointer(FINALIZERS).cloned() {
+            (Op::Update, Some(old)) => match old.get_at(FINALIZERS).cloned() {
                 Some(kept) => new.set_at(FINALIZERS, kept),
                 None => drop(new.remove_at(FINALIZERS)),
             },

@@ -73,7 +73,7 @@ fn status(node: &Value, _: Timestamp) -> Value {
 }
 
 fn roles(node: &Value, _: Timestamp) -> Value {
-    let labels = node.pointer("/metadata/labels").and_then(Value::as_object);
+    let labels = node.get_at("/metadata/labels").and_then(Value::as_object);
     let mut all: Vec<&str> = labels
         .into_iter()
         .flatten()

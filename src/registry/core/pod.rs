@@ -110,7 +110,7 @@ impl Strategy for Pods {
             (Op::Subresource(sub), Some(old)) if sub == "resize" => only_resources(new, old),
             (Op::Subresource(sub), Some(old)) if sub == "status" => {
                 addresses(new, old);
-                if let Some(qos) = old.pointer("/status/qosClass").cloned() {
+                if let Some(qos) = old.get_at("/status/qosClass").cloned() {
                     new.set_if_absent("/status/qosClass", qos);
                 }
             }
@@ -130,7 +130,7 @@ impl Strategy for Pods {
 
     fn prepare_status(&self, new: &mut Value, old: &Value) {
         // The kubelet writes labels and annotations this way too; owners are not its business.
-        let owners = old.pointer("/metadata/ownerReferences").cloned();
+        let owners = old.get_at("/metadata/ownerReferences").cloned();
         new["spec"] = old["spec"].clone();
         match owners {
             Some(owners) => new.set_at("/metadata/ownerReferences", owners),
@@ -232,7 +232,7 @@ fn only_resources(new: &mut Value, old: &Value) {
 
 /// `matchLabelKeys` name labels of the pod that its own selector takes over.
 fn merge_label_keys(pod: &mut Value) {
-    let labels = pod.pointer("/metadata/labels").cloned().unwrap_or_default();
+    let labels = pod.get_at("/metadata/labels").cloned().unwrap_or_default();
     let merge = |term: &mut Value| {
         for (list, operator) in [("/matchLabelKeys", "In"), ("/mismatchLabelKeys", "NotIn")] {
             let keys: Vec<String> = term.items_at(list).iter().filter_map(Value::as_str).map(str::to_owned).collect();

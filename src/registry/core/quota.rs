@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::api::meta::names;
 use crate::api::meta::quantity::Quantity;
 use crate::api::scheme::{Column, KindInfo, STATUS_ONLY};
+use crate::api::value::ValueExt;
 use crate::registry::Resource;
 use crate::registry::errors::FieldErrors;
 use crate::registry::strategy::{HookCx, Op, Strategy};
@@ -32,13 +33,13 @@ pub fn limit_range() -> Resource {
 
 /// `pods: 1/10, requests.cpu: 0/4`.
 fn usage(quota: &Value, shown: fn(&str) -> bool) -> Value {
-    let hard = quota.pointer("/status/hard").and_then(Value::as_object);
+    let hard = quota.get_at("/status/hard").and_then(Value::as_object);
     let mut all: Vec<String> = hard
         .into_iter()
         .flatten()
         .filter(|(name, _)| shown(name))
         .map(|(name, hard)| {
-            let used = quota.pointer("/status/used").and_then(|u| u.get(name)).map_or(Quantity::units(0), amount);
+            let used = quota.get_at("/status/used").and_then(|u| u.get(name)).map_or(Quantity::units(0), amount);
             format!("{name}: {used}/{}", amount(hard))
         })
         .collect();
@@ -165,7 +166,7 @@ impl Strategy for LimitRanges {
 
     /// One without a name gets one.
     fn default(&self, new: &mut Value, cx: &HookCx<'_>) {
-        let named = new.pointer("/metadata/name").and_then(Value::as_str).is_some_and(|n| !n.is_empty());
+        let named = new.get_at("/metadata/name").and_then(Value::as_str).is_some_and(|n| !n.is_empty());
         if cx.op == Op::Create && !named {
             let meta = crate::registry::meta::metadata(new);
             meta.insert("name".into(), uuid::Uuid::new_v4().to_string().into());

@@ -37,7 +37,7 @@ const COLUMNS: &[Column] = &[
     Column::new("External-IP", print::external),
     Column::new("Port(s)", print::ports),
     Column::AGE,
-    Column::new("Selector", |s, _| cells::label_text(s.pointer("/spec/selector")).into()).wide(),
+    Column::new("Selector", |s, _| cells::label_text(s.get_at("/spec/selector")).into()).wide(),
 ];
 
 /// The kind.
@@ -145,14 +145,14 @@ fn is_headless(service: &Value) -> bool {
 fn keep_allocated(new: &mut Value, old: &Value) {
     if needs_cluster_ip(old) && needs_cluster_ip(new) {
         if new.str_at("/spec/clusterIP").unwrap_or_default().is_empty()
-            && let Some(ip) = old.pointer("/spec/clusterIP").cloned()
+            && let Some(ip) = old.get_at("/spec/clusterIP").cloned()
         {
             new.set_at("/spec/clusterIP", ip);
         }
-        let same = new.pointer("/spec/clusterIP") == old.pointer("/spec/clusterIP");
+        let same = new.get_at("/spec/clusterIP") == old.get_at("/spec/clusterIP");
         if same
             && new.items_at("/spec/clusterIPs").is_empty()
-            && let Some(ips) = old.pointer("/spec/clusterIPs").cloned()
+            && let Some(ips) = old.get_at("/spec/clusterIPs").cloned()
         {
             new.set_at("/spec/clusterIPs", ips);
         }
@@ -173,7 +173,7 @@ fn keep_allocated(new: &mut Value, old: &Value) {
     if needs_health_check(old)
         && needs_health_check(new)
         && new.int_at(health).unwrap_or(0) == 0
-        && let Some(port) = old.pointer(health).cloned()
+        && let Some(port) = old.get_at(health).cloned()
     {
         new.set_at(health, port);
     }
@@ -199,7 +199,7 @@ fn mirror_cluster_ip(new: &mut Value, old: Option<&Value>) {
 
 /// What belongs to the old type and was not changed goes with it.
 fn drop_for_type(new: &mut Value, old: &Value) {
-    let same = |new: &Value, field: &str| new.pointer(field) == old.pointer(field);
+    let same = |new: &Value, field: &str| new.get_at(field) == old.get_at(field);
     let lost_ip = needs_cluster_ip(old) && !needs_cluster_ip(new);
     if lost_ip && same(new, "/spec/clusterIP") && same(new, "/spec/clusterIPs") {
         new.remove_at("/spec/clusterIP");

@@ -23,7 +23,7 @@ const VOLUME_COLUMNS: &[Column] = &[
     Column::new("Access Modes", |v, _| access_modes(v, "/spec/accessModes")),
     Column::text("Reclaim Policy", "/spec/persistentVolumeReclaimPolicy"),
     Column::new("Status", |v, _| phase(v)),
-    Column::new("Claim", |v, _| match v.pointer("/spec/claimRef") {
+    Column::new("Claim", |v, _| match v.get_at("/spec/claimRef") {
         Some(claim) => {
             let text = |f: &str| claim.get(f).and_then(Value::as_str).unwrap_or_default().to_owned();
             format!("{}/{}", text("namespace"), text("name")).into()
@@ -42,7 +42,7 @@ const CLAIM_COLUMNS: &[Column] = &[
     Column::new("Status", |c, _| phase(c)),
     Column::text("Volume", "/spec/volumeName"),
     Column::new("Capacity", |c, _| {
-        bound(c, |c| c.pointer("/status/capacity/storage").map_or(Quantity::units(0), amount).to_string().into())
+        bound(c, |c| c.get_at("/status/capacity/storage").map_or(Quantity::units(0), amount).to_string().into())
     }),
     Column::new("Access Modes", |c, _| bound(c, |c| access_modes(c, "/status/accessModes"))),
     Column::new("StorageClass", |c, _| class(c)),
@@ -65,7 +65,7 @@ pub fn claim() -> Resource {
 }
 
 fn storage(object: &Value, at: &str) -> Value {
-    object.pointer(at).map_or_else(String::new, |q| amount(q).to_string()).into()
+    object.get_at(at).map_or_else(String::new, |q| amount(q).to_string()).into()
 }
 
 fn or_unset(object: &Value, at: &str) -> Value {
@@ -110,7 +110,7 @@ impl Strategy for Volumes {
             }
             Some(old) if matches!(cx.op, Op::Subresource(_)) && phase(new) != phase(old) => {
                 let moved =
-                    new.pointer("/status/lastPhaseTransitionTime") == old.pointer("/status/lastPhaseTransitionTime");
+                    new.get_at("/status/lastPhaseTransitionTime") == old.get_at("/status/lastPhaseTransitionTime");
                 if moved {
                     new.set_at("/status/lastPhaseTransitionTime", rfc3339(cx.now));
                 }
@@ -146,17 +146,17 @@ fn volume_update(spec: &Field<'_>, old: &Value, errs: &FieldErrors) {
     if persistent::source_differs(spec.value, &old["spec"]) {
         spec.errs.at("persistentvolumesource").forbidden("spec.persistentvolumesource is immutable after creation");
     }
-    let (mode, was) = (spec.value.get("volumeMode"), old.pointer("/spec/volumeMode"));
+    let (mode, was) = (spec.value.get("volumeMode"), old.get_at("/spec/volumeMode"));
     if mode != was {
         errs.at("volumeMode").invalid(spec.at("volumeMode").value.clone(), "field is immutable");
     }
-    if let Some(was) = old.pointer("/spec/nodeAffinity")
+    if let Some(was) = old.get_at("/spec/nodeAffinity")
         && !persistent::same_nodes(spec.at("nodeAffinity").value, was)
     {
         let why = "field is immutable, except for updating from beta label to GA";
         errs.at("nodeAffinity").invalid(spec.at("nodeAffinity").value.clone(), why);
     }
-    if old.pointer("/spec/volumeAttributesClassName").is_some() && !spec.has("volumeAttributesClassName") {
+    if old.get_at("/spec/volumeAttributesClassName").is_some() && !spec.has("volumeAttributesClassName") {
         spec.errs.at("volumeAttributesClassName").forbidden("update from non-nil value to nil is forbidden");
     }
 }
@@ -196,7 +196,7 @@ impl Strategy for Claims {
 
 /// Of old, `dataSource` was dropped where it named neither a claim nor a snapshot; `dataSourceRef` is checked instead.
 fn drop_odd_source(claim: &mut Value) {
-    let Some(source) = claim.pointer("/spec/dataSource") else { return };
+    let Some(source) = claim.get_at("/spec/dataSource") else { return };
     let of = (source.str_at("/apiGroup").unwrap_or_default(), source.str_at("/kind").unwrap_or_default());
     if !matches!(of, ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")) {
         claim.remove_at("/spec/dataSource");
@@ -206,7 +206,7 @@ fn drop_odd_source(claim: &mut Value) {
 /// `dataSource` and `dataSourceRef` say the same where only one of them is given.
 fn mirror_sources(claim: &mut Value) {
     let (one, other) = ("/spec/dataSource", "/spec/dataSourceRef");
-    match (claim.pointer(one).cloned(), claim.pointer(other).cloned()) {
+    match (claim.get_at(one).cloned(), claim.get_at(other).cloned()) {
         (Some(source), None) => {
             claim.set_at(other, source);
         }
@@ -232,10 +232,10 @@ fn claim_update(spec: &Field<'_>, new: &Value, old: &Value, errs: &FieldErrors) 
     class_update(spec, &mut compared, new, old, errs);
     let bound = new.str_at("/status/phase") == Some("Bound");
     for field in [STORAGE, ATTRIBUTES] {
-        if !bound || compared.pointer(field).is_none() {
+        if !bound || compared.get_at(field).is_none() {
             continue;
         }
-        match was.pointer(field) {
+        match was.get_at(field) {
             Some(v) => compared.set_at(field, v.clone()),
             None => drop(compared.remove_at(field)),
         }
@@ -245,7 +245,7 @@ fn claim_update(spec: &Field<'_>, new: &Value, old: &Value, errs: &FieldErrors) 
             "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",
         );
     }
-    let size = |v: &Value, at: &str| v.pointer(at).map_or(Quantity::units(0), amount);
+    let size = |v: &Value, at: &str| v.get_at(at).map_or(Quantity::units(0), amount);
     let (now, before) = (size(spec.value, STORAGE), size(was, STORAGE));
     if now < before && now <= size(old, "/status/capacity/storage") {
         spec.errs.at("resources").at("requests").at("storage").forbidden("field can not be less than status.capacity");
@@ -258,7 +258,7 @@ fn claim_update(spec: &Field<'_>, new: &Value, old: &Value, errs: &FieldErrors) 
 /// A class may be named later, and may move from its old annotation to its field.
 fn class_update(spec: &Field<'_>, compared: &mut Value, new: &Value, old: &Value, errs: &FieldErrors) {
     let (is, was) = (new.str_at(CLASS_ANNOTATION), old.str_at(CLASS_ANNOTATION));
-    let named = spec.has("storageClassName") && old.pointer("/spec/storageClassName").is_none();
+    let named = spec.has("storageClassName") && old.get_at("/spec/storageClassName").is_none();
     let as_before = was.is_none_or(|was| was == spec.text("storageClassName"));
     let moves = named && was.is_some() && as_before && (is.is_none() || is == was);
     if !moves && is.unwrap_or_default() != was.unwrap_or_default() {

@@ -14,7 +14,7 @@ const TEMPLATE_COLUMNS: &[Column] = &[
     Column::NAME,
     Column::new("Containers", |t, _| cells::container_names(t, "/template/spec/containers")),
     Column::new("Images", |t, _| cells::container_images(t, "/template/spec/containers")),
-    Column::new("Pod Labels", |t, _| cells::label_text(t.pointer("/template/metadata/labels")).into()),
+    Column::new("Pod Labels", |t, _| cells::label_text(t.get_at("/template/metadata/labels")).into()),
 ];
 
 const CONTROLLER_SUBRESOURCES: &[Subresource] = &[SCALE, STATUS];
@@ -27,7 +27,7 @@ const CONTROLLER_COLUMNS: &[Column] = &[
     Column::AGE,
     cells::CONTAINERS,
     cells::IMAGES,
-    Column::new("Selector", |c, _| cells::label_text(c.pointer("/spec/selector")).into()).wide(),
+    Column::new("Selector", |c, _| cells::label_text(c.get_at("/spec/selector")).into()).wide(),
 ];
 
 /// PodTemplates.

@@ -308,10 +308,10 @@ impl Definition {
 
 impl Version {
     fn of(spec: &Value) -> Self {
-        let schema = spec.pointer("/schema/openAPIV3Schema").cloned().unwrap_or_else(|| json!({"type": "object"}));
+        let schema = spec.get_at("/schema/openAPIV3Schema").cloned().unwrap_or_else(|| json!({"type": "object"}));
         let mut patterns = Patterns::new();
         collect(&schema, &mut patterns);
-        let scale = spec.pointer("/subresources/scale").filter(|s| s.is_object()).and_then(|s| {
+        let scale = spec.get_at("/subresources/scale").filter(|s| s.is_object()).and_then(|s| {
             let place = |key: &str| s.get(key).and_then(Value::as_str).and_then(Place::parse);
             Some(ScalePaths {
                 spec: place("specReplicasPath")?,
@@ -322,7 +322,7 @@ impl Version {
         Self {
             name: spec.str_at("/name").unwrap_or_default().to_owned(),
             served: spec.bool_at("/served") == Some(true),
-            status: spec.pointer("/subresources/status").is_some_and(|s| !s.is_null()),
+            status: spec.get_at("/subresources/status").is_some_and(|s| !s.is_null()),
             digest: crate::pki::hex(aws_lc_rs::digest::digest(&SHA256, schema.to_string().as_bytes()).as_ref()),
             rules: RuleSet::new(&schema),
             schema,

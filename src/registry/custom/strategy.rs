@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{Custom, embedded, lists, rules, validate};
 use crate::api::patch::apply::FieldSet;
 use crate::api::scheme::KindInfo;
+use crate::api::value::ValueExt;
 use crate::registry::errors::FieldErrors;
 use crate::registry::strategy::{Generation, HookCx, Op, Strategy, keep_all_but, resets};
 use crate::registry::validate::Field;
@@ -67,7 +68,7 @@ impl Custom {
     fn check_scale(&self, new: &Value, op: &Op, errs: &FieldErrors) {
         let Some(scale) = &self.version().scale else { return };
         let replicas = |place: &super::Place| {
-            let Some(value) = new.pointer(&place.pointer) else { return };
+            let Some(value) = new.get_at(&place.pointer) else { return };
             let errs = errs.at(&place.path);
             match value.as_i64() {
                 None => errs.invalid(value.clone(), "must be an integer"),
@@ -83,7 +84,7 @@ impl Custom {
         }
         replicas(&scale.status);
         if let Some(place) = &scale.selector
-            && let Some(value) = new.pointer(&place.pointer).filter(|v| !v.is_string())
+            && let Some(value) = new.get_at(&place.pointer).filter(|v| !v.is_string())
         {
             errs.at(&place.path).invalid(value.clone(), "must be a string");
         }

@@ -28,13 +28,13 @@ pub struct Webhook {
 impl Webhook {
     /// Of a definition; none where versions are converted by name only.
     pub fn of(crd: &Value) -> Option<Self> {
-        let conversion = crd.pointer("/spec/conversion")?;
+        let conversion = crd.get_at("/spec/conversion")?;
         if conversion.str_at("/strategy") != Some("Webhook") {
             return None;
         }
         let wanted = conversion.items_at("/webhook/conversionReviewVersions").iter().filter_map(Value::as_str);
         let review = wanted.filter_map(|v| REVIEWS.iter().copied().find(|known| *known == v)).next();
-        let client = ClientConfig::of(conversion.pointer("/webhook/clientConfig").unwrap_or(&Value::Null));
+        let client = ClientConfig::of(conversion.get_at("/webhook/clientConfig").unwrap_or(&Value::Null));
         Some(Self { client, review })
     }
 

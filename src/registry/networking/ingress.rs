@@ -228,7 +228,7 @@ pub fn addresses(o: &Value) -> String {
 
 /// `Kind.group/name`.
 pub fn parameters_cell(o: &Value) -> String {
-    let Some(p) = o.pointer("/spec/parameters") else { return NONE.to_owned() };
+    let Some(p) = o.get_at("/spec/parameters") else { return NONE.to_owned() };
     let text = |k: &str| p.get(k).and_then(Value::as_str).unwrap_or_default();
     match text("apiGroup") {
         "" => format!("{}/{}", text("kind"), text("name")),

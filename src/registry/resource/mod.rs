@@ -20,10 +20,10 @@ const CLAIM_COLUMNS: &[Column] = &[
     Column::NAME,
     Column::new("State", |o, _| {
         let mut states = Vec::new();
-        if o.pointer("/metadata/deletionTimestamp").is_some() {
+        if o.get_at("/metadata/deletionTimestamp").is_some() {
             states.push("deleted");
         }
-        match o.pointer("/status/allocation") {
+        match o.get_at("/status/allocation") {
             None => states.push("pending"),
             Some(_) => states.push("allocated"),
         }

@@ -22,7 +22,7 @@ const UPDATE_SECONDS_MIN: i64 = 10;
 /// Tokens that drivers get among the attributes of volumes end in logs. An update is warned of where it makes it so.
 pub fn warn_driver(o: &Value, old: Option<&Value>) -> Vec<String> {
     let leaks = |o: &Value| {
-        let unset = o.pointer("/spec/serviceAccountTokenInSecrets").is_none_or(Value::is_null);
+        let unset = o.get_at("/spec/serviceAccountTokenInSecrets").is_none_or(Value::is_null);
         (unset, o.items_at("/spec/tokenRequests").to_vec())
     };
     let now = leaks(o);

@@ -7,6 +7,8 @@ use serde_json::Value;
 
 use super::{Field, local_descending_path, scheduling};
 
+use crate::api::value::ValueExt;
+
 /// A pod that a node runs without the server's doing.
 pub const MIRROR: &str = "kubernetes.io/config.mirror";
 const TOLERATIONS: &str = "scheduler.alpha.kubernetes.io/tolerations";
@@ -81,7 +83,7 @@ fn app_armor(value: &Field<'_>, container: &str, spec: &Field<'_>) {
 
 /// Annotations that stay as they were, or stay away; `old` is the old pod.
 pub fn check_update(new: &Field<'_>, old: &Value) {
-    let old = old.pointer("/metadata/annotations").unwrap_or(&Value::Null);
+    let old = old.get_at("/metadata/annotations").unwrap_or(&Value::Null);
     let fixed = |key: &str| key == MIRROR || key.starts_with(APP_ARMOR);
     for (key, was) in old.as_object().into_iter().flatten().filter(|(key, _)| fixed(key)) {
         if new.value.get(key) != Some(was) {

@@ -22,7 +22,7 @@ const HEALTH: &[&str] = &["Healthy", "Unhealthy", "Unknown"];
 pub fn status(pod: &Field<'_>, old: &Value) {
     let (status, spec) = (pod.at("status"), pod.at("spec"));
     conditions(pod, &status);
-    if let Some(was) = old.pointer("/status/qosClass").and_then(Value::as_str)
+    if let Some(was) = old.get_at("/status/qosClass").and_then(Value::as_str)
         && status.text("qosClass") != was
     {
         status.errs.at("qosClass").invalid(status.text("qosClass"), "field is immutable");
@@ -115,7 +115,7 @@ fn terminated_stay(status: &Field<'_>, list: &str, old: &Value, spec: &Field<'_>
         spec.items("initContainers").any(|c| c.text("name") == name && c.text("restartPolicy") == "Always")
     };
     for (i, was) in old.items_at(&format!("/status/{list}")).iter().enumerate() {
-        let Some(code) = was.pointer("/state/terminated").map(|t| t.int_at("/exitCode").unwrap_or(0)) else { continue };
+        let Some(code) = was.get_at("/state/terminated").map(|t| t.int_at("/exitCode").unwrap_or(0)) else { continue };
         let name = was.str_at("/name").unwrap_or_default();
         if policy == "OnFailure" && code != 0 || list == "initContainerStatuses" && is_sidecar(name) {
             continue;

@@ -90,7 +90,7 @@ fn node_selector(spec: &Field<'_>, old: &Value) {
 
 /// So may its required node affinity: each term may gain requirements.
 fn node_affinity(spec: &Field<'_>, old: &Value) {
-    let Some(was) = old.pointer(REQUIRED) else { return };
+    let Some(was) = old.get_at(REQUIRED) else { return };
     let terms = spec
         .at("affinity")
         .at("nodeAffinity")
@@ -179,7 +179,7 @@ pub fn resize(pod: &Field<'_>, old: &Value, qos: (&str, &str)) {
     if qos.0 != qos.1 {
         spec.errs.invalid(qos.0, "Pod QOS Class may not change as a result of resizing");
     }
-    let running = old.items_at("/status/containerStatuses").iter().find(|c| c.pointer("/state/running").is_some());
+    let running = old.items_at("/status/containerStatuses").iter().find(|c| c.get_at("/state/running").is_some());
     if running.is_some_and(|c| c.get("resources").is_none()) {
         spec.errs.forbidden("Pod running on node without support for resize");
     }
@@ -204,7 +204,7 @@ pub fn resize(pod: &Field<'_>, old: &Value, qos: (&str, &str)) {
 fn resize_container(new: &Field<'_>, old: &Value) {
     let resources = new.at("resources");
     for kind in ["requests", "limits"] {
-        let was = old.pointer(&format!("/resources/{kind}")).and_then(Value::as_object);
+        let was = old.get_at(&format!("/resources/{kind}")).and_then(Value::as_object);
         let is = resources.value.get(kind);
         if was.into_iter().flatten().any(|(name, _)| is.and_then(|m| m.get(name)).is_none()) {
             resources.errs.at(kind).forbidden(format!("resource {kind} cannot be removed"));
@@ -229,7 +229,7 @@ fn without_amounts(container: &Value) -> Value {
         for name in ["cpu", "memory"] {
             container.remove_at(&format!("/resources/{kind}/{name}"));
         }
-        if container.pointer(&format!("/resources/{kind}")).and_then(Value::as_object).is_some_and(Map::is_empty) {
+        if container.get_at(&format!("/resources/{kind}")).and_then(Value::as_object).is_some_and(Map::is_empty) {
             container.remove_at(&format!("/resources/{kind}"));
         }
     }

@@ -141,7 +141,7 @@ fn sets(of: &Value, list: &str, name: &str) -> Vec<(Box<str>, Amounts)> {
 impl Capacity {
     fn new(of: &Value) -> Option<Self> {
         let policy = of.get("requestPolicy").unwrap_or(&Value::Null);
-        let at = |path: &str| policy.pointer(path).and_then(nanos);
+        let at = |path: &str| policy.get_at(path).and_then(nanos);
         Some(Self {
             value: nanos(of.get("value")?)?,
             default: at("/default"),
@@ -285,7 +285,7 @@ impl Choice {
             }
             Some(other) => Count::Unknown(other.to_owned()),
         };
-        let wanted = of.pointer("/capacity/requests").and_then(Value::as_object).into_iter().flatten();
+        let wanted = of.get_at("/capacity/requests").and_then(Value::as_object).into_iter().flatten();
         Self {
             name: name.into(),
             class: text(of, "/deviceClassName"),
@@ -373,7 +373,7 @@ impl Claim {
     /// From the object. What an allocated claim asked for is not looked at.
     pub fn new(o: &Object) -> Self {
         let v = o.value();
-        let allocation = v.pointer("/status/allocation").filter(|a| !a.is_null());
+        let allocation = v.get_at("/status/allocation").filter(|a| !a.is_null());
         let reserved = v.items_at("/status/reservedFor");
         let of = |list: &str| if allocation.is_some() { &[][..] } else { v.items_at(list) };
         Self {

@@ -102,7 +102,7 @@ fn node_selector(solution: &Solution<'_>, found: &[Found<'_>]) -> Option<Value> 
             }
             Reach::Nodes(_, selector) => {
                 // The API takes selectors of one term here.
-                let term = selector.pointer("/nodeSelectorTerms/0").unwrap_or(&Value::Null);
+                let term = selector.get_at("/nodeSelectorTerms/0").unwrap_or(&Value::Null);
                 for (list, into) in [("/matchExpressions", &mut expressions), ("/matchFields", &mut fields)] {
                     let new: Vec<_> = term.items_at(list).iter().filter(|e| !into.contains(*e)).cloned().collect();
                     into.extend(new);

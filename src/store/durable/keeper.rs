@@ -9,12 +9,13 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::lane;
 use super::metrics::Metrics;
 use crate::store::journal::{self, Disk};
 use crate::store::state::State;
@@ -75,7 +76,7 @@ pub(super) struct Collected {
 
 impl Keeper {
     /// Runs until the writer and all readers are gone.
-    pub(super) fn run(mut self, work: &Receiver<Work>) {
+    pub(super) fn run(mut self, work: &lane::Receiver) {
         loop {
             let due = self.collected.since.map(|since| since + COLLECT_TIME);
             let next = match due.into_iter().chain(self.rest_at).min() {
@@ -111,9 +112,8 @@ impl Keeper {
     fn collect(&mut self, batch: &[Change]) {
         self.first = None;
         for change in batch {
-            let size = change.key.len() + change.value.as_ref().map_or(0, bytes::Bytes::len);
-            self.collected.bytes += size;
-            self.grown += size;
+            self.collected.bytes += change.bytes();
+            self.grown += change.bytes();
             self.revision = change.revision;
             self.collected.changes.insert(change.key.clone(), change.clone());
         }
@@ -127,8 +127,8 @@ impl Keeper {
         }
         self.rest_at = Some(Instant::now() + REST_AFTER);
         let changes: Vec<Change> = std::mem::take(&mut self.collected).changes.into_values().collect();
-        let size = |c: &Change| c.key.len() + c.value.as_ref().map_or(0, bytes::Bytes::len);
-        self.metrics.state_bytes.fetch_add(changes.iter().map(size).sum::<usize>() as u64, Ordering::Relaxed);
+        let bytes: usize = changes.iter().map(Change::bytes).sum();
+        self.metrics.state_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         if let Some(state) = &mut self.state
             && let Err(why) = state.apply(self.revision, &changes).and_then(|()| state.flush())
         {

@@ -14,6 +14,7 @@
 //! **Invariant:** one process at a time has a data directory open.
 
 mod keeper;
+mod lane;
 mod metrics;
 mod recover;
 #[cfg(test)]
@@ -23,7 +24,6 @@ mod writer;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -50,8 +50,6 @@ use crate::util::files;
 
 /// Commits that may wait for the writer; more wait for a place.
 const QUEUE_COMMITS: usize = 4096;
-/// Groups that the keeper may be behind; then the writer waits for it.
-const KEEPER_GROUPS: usize = 16;
 /// Changes kept in memory for followers that have not read them, bytes; older ones are read from the journal.
 const TAIL_BYTES: usize = 8 << 20;
 /// How long closing waits for the threads. What was acknowledged is in the journal before; a state that its disk lets
@@ -130,7 +128,7 @@ pub struct Durable {
     tail: Arc<Tail>,
     disk: Arc<dyn Disk>,
     /// None once it is closed.
-    keeper: Mutex<Option<SyncSender<Work>>>,
+    keeper: Mutex<Option<lane::Sender>>,
     metrics: Arc<Metrics>,
     read_only: Arc<OnceLock<String>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -156,7 +154,7 @@ impl Durable {
         let first: Vec<Entry> = recovered.entries.into_iter().map(entry).collect();
         let (queue, tail) = (Arc::new(Queue::default()), Arc::new(Tail::new(revision, TAIL_BYTES, Older::OnDisk)));
         let (metrics, read_only) = (Arc::new(Metrics::default()), Arc::new(OnceLock::new()));
-        let (sender, work) = sync_channel(KEEPER_GROUPS);
+        let (sender, work) = lane::lane();
         let keeper = Keeper {
             disk: disk.clone(),
             state: recovered.state,
@@ -229,11 +227,7 @@ impl Durable {
         let closed = || StoreError::Failed("the store is closed".to_owned());
         let keeper = self.keeper.lock().clone().ok_or_else(closed)?;
         let (reply, answer) = oneshot::channel();
-        // The channel may be full for as long as the keeper takes for a step.
-        let sent = tokio::task::spawn_blocking(move || keeper.send(Work::Read(prefix, reply)).is_ok());
-        if !sent.await.unwrap_or(false) {
-            return Err(closed());
-        }
+        keeper.send(Work::Read(prefix, reply)).map_err(|lane::Gone| closed())?;
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 

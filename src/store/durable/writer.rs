@@ -6,13 +6,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::keeper::Work;
+use super::lane;
 use super::metrics::Metrics;
 use crate::store::journal;
 use crate::store::tail::Tail;
@@ -80,7 +80,7 @@ pub(super) struct Writer {
     pub(super) revision: Revision,
     pub(super) index: HashMap<Key, Revision>,
     pub(super) tail: Arc<Tail>,
-    pub(super) keeper: SyncSender<Work>,
+    pub(super) keeper: lane::Sender,
     pub(super) metrics: Arc<Metrics>,
     /// Why nothing can be written any more.
     pub(super) read_only: Arc<OnceLock<String>>,

@@ -229,27 +229,31 @@ impl<'a> FieldSet<'a> {
 
     /// This set without the paths of `other`; what stands below a path of `other` stays.
     pub fn difference(&self, other: &FieldSet<'_>) -> FieldSet<'a> {
-        self.without(other, false)
-    }
-
-    /// This set without the paths of `other` and all below them.
-    pub fn recursive_difference(&self, other: &FieldSet<'_>) -> FieldSet<'a> {
-        self.without(other, true)
-    }
-
-    fn without(&self, other: &FieldSet<'_>, below: bool) -> FieldSet<'a> {
         let mut out = FieldSet::default();
         for (elem, node) in &self.0 {
             match other.get(elem) {
                 None => out.0.push((elem.clone(), node.clone())),
-                Some(o) if below && o.member => {}
-                Some(o) => out.push(
-                    elem.clone(),
-                    Node { member: node.member && !o.member, children: node.children.without(&o.children, below) },
-                ),
+                Some(o) => {
+                    let children = node.children.difference(&o.children);
+                    out.push(elem.clone(), Node { member: node.member && !o.member, children });
+                }
             }
         }
         out
+    }
+
+    /// This set without the paths of `other` and all below them.
+    #[must_use]
+    pub fn recursive_difference(mut self, other: &FieldSet<'_>) -> FieldSet<'a> {
+        self.0.retain_mut(|(elem, node)| match other.get(elem) {
+            None => true,
+            Some(o) if o.member => false,
+            Some(o) => {
+                node.children = std::mem::take(&mut node.children).recursive_difference(&o.children);
+                !node.is_empty()
+            }
+        });
+        self
     }
 
     /// What is in both sets.
@@ -305,7 +309,7 @@ mod tests {
         let a = set(&[&["spec"], &["spec", "x"], &["metadata", "labels", "a"]]);
         let b = set(&[&["spec"], &["metadata", "labels", "b"]]);
         assert_eq!(a.difference(&b).paths(), [".metadata.labels.a", ".spec.x"]);
-        assert_eq!(a.recursive_difference(&b).paths(), [".metadata.labels.a"]);
+        assert_eq!(a.clone().recursive_difference(&b).paths(), [".metadata.labels.a"]);
         assert_eq!(a.intersection(&b).paths(), [".spec"]);
         assert_eq!(a.clone().union(b).paths(), [".spec", ".metadata.labels.a", ".metadata.labels.b", ".spec.x"]);
         assert_eq!(a.leaves(), [".metadata.labels.a", ".spec.x"]);

@@ -4,6 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::{Hook, Members, set};
 
+use crate::api::value::ValueExt;
+
 pub(super) static HOOKS: &[Hook] = &[
     Hook { structs: &["apps.v1.DeploymentStrategy"], run: rolling_update },
     Hook { structs: &["apps.v1.DaemonSetUpdateStrategy"], run: rolling_update },
@@ -50,7 +52,7 @@ fn claim_templates(spec: &mut Members) {
 
 /// Of jobs, not of a cron job's template.
 fn job(job: &mut Members) {
-    let labels = job.get("spec").and_then(|s| s.pointer("/template/metadata/labels")).cloned();
+    let labels = job.get("spec").and_then(|s| s.get_at("/template/metadata/labels")).cloned();
     if let (Some(labels @ Value::Object(_)), Some(Value::Object(metadata))) = (labels, job.get_mut("metadata")) {
         set(metadata, "labels", || labels);
     }
@@ -80,7 +82,7 @@ fn autoscaler_metrics(spec: &mut Members) {
 /// The same for v1, whose other metrics stand in an annotation.
 fn old_autoscaler(autoscaler: &mut Members) {
     let annotation = "/annotations/autoscaling.alpha.kubernetes.io~1metrics";
-    if autoscaler.get("metadata").is_some_and(|m| m.pointer(annotation).is_some()) {
+    if autoscaler.get("metadata").is_some_and(|m| m.get_at(annotation).is_some()) {
         return;
     }
     if let Some(Value::Object(spec)) = autoscaler.get_mut("spec") {

@@ -228,7 +228,7 @@ fn limit_range_item(item: &mut Members) {
 
 /// The template's labels stand in for the selector and for the controller's own.
 fn replication_controller(controller: &mut Members) {
-    let labels = controller.get("spec").and_then(|s| s.pointer("/template/metadata/labels")).cloned();
+    let labels = controller.get("spec").and_then(|s| s.get_at("/template/metadata/labels")).cloned();
     let Some(labels @ Value::Object(_)) = labels else { return };
     if let Some(Value::Object(spec)) = controller.get_mut("spec") {
         set(spec, "selector", || labels.clone());

@@ -13,6 +13,7 @@ use crate::api::status::{ApiResult, Status};
 use crate::api::user::{Attributes, Decision, UserInfo};
 use crate::api::value::ValueExt;
 use crate::apiserver::auth::Authorizer;
+use crate::util::order::Arrange;
 
 /// What of `rules` the holder of `owner_rules` does not have; empty when all is covered.
 pub fn covers(owner_rules: &[Rule], rules: &[Rule]) -> Vec<Rule> {
@@ -22,7 +23,7 @@ pub fn covers(owner_rules: &[Rule], rules: &[Rule]) -> Vec<Rule> {
 /// Upstream's words for an escalation.
 pub fn escalation_text(user: &UserInfo, missing: &[Rule]) -> String {
     let mut lines: Vec<String> = missing.iter().map(Rule::to_string).collect();
-    lines.sort();
+    lines.arrange();
     lines.dedup();
     format!(
         "user {:?} (groups={}) is attempting to grant RBAC permissions not currently held:\n{}",
@@ -123,7 +124,7 @@ pub fn aggregated_rules(role: &Value, cluster_roles: &[&Object]) -> Option<Vec<V
     role.get("aggregationRule").filter(|a| !a.is_null())?;
     let own = role.str_at("/metadata/name").unwrap_or_default();
     let mut all: Vec<&&Object> = cluster_roles.iter().filter(|o| o.meta.name != own).collect();
-    all.sort_by(|a, b| a.meta.name.cmp(&b.meta.name));
+    all.arrange_by(|a, b| a.meta.name.cmp(&b.meta.name));
     let mut out: Vec<Value> = Vec::new();
     for selector in role.items_at("/aggregationRule/clusterRoleSelectors") {
         // One that cannot be parsed was refused at validation; it selects nothing.

@@ -146,7 +146,7 @@ fn holds(pod: &Object) -> bool {
     }
     let running = |list: &str| {
         let all = value.items_at(list);
-        all.iter().any(|c| c.pointer("/state/terminated").is_none() && c.pointer("/state/waiting").is_none())
+        all.iter().any(|c| c.get_at("/state/terminated").is_none() && c.get_at("/state/waiting").is_none())
     };
     !pod.is_deleting() || running("/status/containerStatuses") || running("/status/initContainerStatuses")
 }

@@ -14,7 +14,7 @@ pub fn class(spec: &Value) -> &'static str {
         (found > zero).then_some(found)
     };
     // Amounts of the pod as a whole count instead of its containers'.
-    let whole = ["requests", "limits"].iter().any(|k| spec.pointer(&format!("/resources/{k}")).is_some());
+    let whole = ["requests", "limits"].iter().any(|k| spec.get_at(&format!("/resources/{k}")).is_some());
     let parts: Vec<&Value> = if whole {
         vec![spec]
     } else {

@@ -73,8 +73,8 @@ fn families(new: &mut Value, old: Option<&Value>, errs: &FieldErrors) {
     let spec_errs = errs.at("spec");
     if let Some(old) = old.filter(|o| needs_cluster_ip(o)) {
         for field in ["/spec/ipFamilyPolicy", "/spec/ipFamilies"] {
-            let missing = new.pointer(field).is_none_or(|v| v.is_null() || v.as_array().is_some_and(Vec::is_empty));
-            if let (true, Some(v)) = (missing, old.pointer(field).cloned()) {
+            let missing = new.get_at(field).is_none_or(|v| v.is_null() || v.as_array().is_some_and(Vec::is_empty));
+            if let (true, Some(v)) = (missing, old.get_at(field).cloned()) {
                 new.set_at(field, v);
             }
         }
@@ -101,7 +101,7 @@ fn families(new: &mut Value, old: Option<&Value>, errs: &FieldErrors) {
     if !spec_errs.is_empty() {
         return;
     }
-    let selects = new.pointer("/spec/selector").and_then(Value::as_object).is_some_and(|s| !s.is_empty());
+    let selects = new.get_at("/spec/selector").and_then(Value::as_object).is_some_and(|s| !s.is_empty());
     if is_headless(new) && !selects {
         new.set_if_absent("/spec/ipFamilyPolicy", "RequireDualStack");
         let dual = new.str_at("/spec/ipFamilyPolicy") != Some("SingleStack");
@@ -157,7 +157,7 @@ fn address(
                 Refused::Taken => "provided IP is already allocated".to_owned(),
                 Refused::Full => why.to_string(),
             };
-            let value = new.pointer("/spec/clusterIPs").cloned().unwrap_or(json!([]));
+            let value = new.get_at("/spec/clusterIPs").cloned().unwrap_or(json!([]));
             at.invalid(value, format!("failed to allocate IP {asked}: {why}"));
             None
         }
@@ -222,7 +222,7 @@ fn node_ports(
             Err(Refused::Full) => at.internal("failed to allocate a nodePort: range is full"),
         }
     }
-    if new.pointer("/spec/ports").is_some() {
+    if new.get_at("/spec/ports").is_some() {
         new.set_at("/spec/ports", ports);
     }
 }

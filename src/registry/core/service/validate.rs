@@ -275,7 +275,7 @@ pub fn update(new: &Value, old: &Value, errs: &FieldErrors) {
     let spec = Field::root(new, errs).at("spec");
     if needs_health_check(new)
         && needs_health_check(old)
-        && new.pointer("/spec/healthCheckNodePort") != old.pointer("/spec/healthCheckNodePort")
+        && new.get_at("/spec/healthCheckNodePort") != old.get_at("/spec/healthCheckNodePort")
     {
         spec.errs.at("healthCheckNodePort").forbidden("field is immutable");
     }
@@ -284,7 +284,7 @@ pub fn update(new: &Value, old: &Value, errs: &FieldErrors) {
         families_update(&spec, new, old);
     }
     let both = kind_of(new) == "LoadBalancer" && kind_of(old) == "LoadBalancer";
-    if both && new.pointer("/spec/loadBalancerClass") != old.pointer("/spec/loadBalancerClass") {
+    if both && new.get_at("/spec/loadBalancerClass") != old.get_at("/spec/loadBalancerClass") {
         spec.at("loadBalancerClass").invalid("may not change once set");
     }
 }
