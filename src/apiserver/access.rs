@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use rustls_pki_types::CertificateDer;
 
 use crate::api::audit;
-use crate::api::status::ApiResult;
+use crate::api::status::{ApiResult, Status};
 use crate::api::user::{Attributes, Decision, UserInfo};
 use crate::client::ConnectError;
 use crate::pki::tls::ClientVerifier;
@@ -17,11 +17,13 @@ use crate::runtime::Listers;
 use crate::util::clock::SharedClock;
 use crate::util::file_watch::FileWatch;
 use crate::util::tasks::Shutdown;
+use crate::util::ttl::TtlCache;
 
 use super::auth::authn::{
     AuthError, BearerTokens, Chain, ClientCertificates, Credentials, FrontProxy, JoinTokens, Peer, SecretTokens,
     TokenAuthenticator,
 };
+use super::auth::impersonate::{Step, Way};
 use super::auth::lookup::{CacheLookup, ObjectLookup};
 use super::auth::modes::config::Mode;
 use super::auth::modes::webhook::Asked;
@@ -157,7 +159,14 @@ pub struct Access {
     clients: ClientVerifier,
     proxies: ClientVerifier,
     clock: SharedClock,
+    /// The constraint under which a user was somebody else last.
+    ways: TtlCache<String, String>,
 }
+
+/// Users whose way of impersonation is kept, and for how long.
+const WAYS_MAX: usize = 4096;
+/// See [`WAYS_MAX`].
+const WAY_TTL: Duration = Duration::from_secs(3600);
 
 impl Access {
     /// With the keys of `pki`, over the objects of `listers`; Node and RBAC decide.
@@ -221,6 +230,7 @@ impl Access {
             clients: ClientVerifier::new(&pki.client_ca.cert)?,
             proxies: ClientVerifier::new(&pki.request_header_ca.cert)?,
             clock,
+            ways: TtlCache::new(WAYS_MAX),
         })
     }
 
@@ -325,13 +335,56 @@ impl Access {
         Ok(())
     }
 
-    /// Who the request wants to be, when the user may be them; none when they want to be nobody else.
-    pub async fn impersonate(&self, user: &UserInfo, headers: &HeaderMap) -> ApiResult<Option<UserInfo>> {
+    /// Who the request wants to be, when the user may be them, and the constraint under which they may; none when they want
+    /// to be nobody else.
+    ///
+    /// # Errors
+    /// 403 of the way that was tried first, when there is none.
+    pub async fn impersonate(
+        &self,
+        user: &UserInfo,
+        headers: &HeaderMap,
+        request: &Attributes,
+    ) -> ApiResult<Option<(UserInfo, String)>> {
         let Some(wish) = impersonate::requested(headers)? else { return Ok(None) };
-        for check in &wish.checks {
-            permitted(self.modes.decide(check, user, false).await.0, check, user)?;
+        let mut ways = impersonate::ways(user, &wish, request);
+        // Mostly somebody goes the same way again.
+        let now = Instant::now();
+        if let Some(known) = self.ways.get(&user.name, now)
+            && let Some(at) = ways.iter().position(|way| way.constraint == known)
+        {
+            ways[..=at].rotate_right(1);
         }
-        Ok(Some(wish.target))
+        let mut refused = None;
+        for way in ways {
+            match self.take(&way, user).await {
+                Ok(()) => {
+                    self.ways.put(user.name.clone(), way.constraint.clone(), WAY_TTL, now);
+                    return Ok(Some((way.target, way.constraint)));
+                }
+                Err(why) => refused = refused.or(Some(why)),
+            }
+        }
+        Err(refused.unwrap_or_else(|| Status::internal("all impersonation modes failed")))
+    }
+
+    async fn take(&self, way: &Way, user: &UserInfo) -> ApiResult<()> {
+        let user = way.asking.as_ref().unwrap_or(user);
+        let may = async |check: &Attributes| permitted(self.modes.decide(check, user, false).await.0, check, user);
+        for step in &way.steps {
+            match step {
+                Step::One(check) => may(check).await?,
+                Step::AllOr(all, each) => {
+                    if may(all).await.is_err() {
+                        for check in each {
+                            may(check).await?;
+                        }
+                    }
+                }
+                Step::Never(check, why) => return permitted(Decision::Deny(why.clone()), check, user),
+            }
+        }
+        Ok(())
     }
 
     /// 403 unless the user may do what the request is for.

@@ -10,17 +10,27 @@
 
 use std::fmt::Write;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
 use super::request::Query;
 use super::respond::{self, Answer};
 
 /// Looks; the error is for the log and for who asks for this check alone.
-type Look = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
+type Look = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
+/// What all endpoints look at.
+const ALL: &[&str] = &["livez", "healthz", "readyz"];
+/// What keeps requests away and nothing else.
+const READY: &[&str] = &["readyz"];
+/// What clients of `/healthz` look for as well.
+const READY_AND_HEALTHY: &[&str] = &["healthz", "readyz"];
 
 /// One named check.
 struct Check {
     name: &'static str,
-    /// It counts for `/readyz` only.
-    only_ready: bool,
+    /// Where it counts.
+    endpoints: &'static [&'static str],
     look: Look,
 }
 
@@ -35,23 +45,37 @@ impl Health {
         writable: impl Fn() -> Result<(), String> + Send + Sync + 'static,
         stopping: impl Fn() -> bool + Send + Sync + 'static,
     ) -> Self {
-        let always = |name| Check { name, only_ready: false, look: Box::new(|| Ok(())) };
-        let ready = |name, look: Look| Check { name, only_ready: true, look };
+        let always = |name| Check { name, endpoints: ALL, look: Box::new(|| std::future::ready(Ok(())).boxed()) };
+        let ready = |name, look: Look| Check { name, endpoints: READY, look };
         Self(vec![
             always("ping"),
             always("log"),
             always("etcd"),
-            ready("etcd-readiness", Box::new(writable)),
+            ready("etcd-readiness", Box::new(move || std::future::ready(writable()).boxed())),
             always("poststarthook/start-apiserver-admission-initializer"),
             ready(
                 "shutdown",
-                Box::new(move || if stopping() { Err("process is shutting down".into()) } else { Ok(()) }),
+                Box::new(move || {
+                    let going = if stopping() { Err("process is shutting down".into()) } else { Ok(()) };
+                    std::future::ready(going).boxed()
+                }),
             ),
         ])
     }
 
+    /// The same with a check of something outside that requests need.
+    #[must_use]
+    pub fn needing<F>(mut self, name: &'static str, look: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        let look: Look = Box::new(move || look().boxed());
+        self.0.push(Check { name, endpoints: READY_AND_HEALTHY, look });
+        self
+    }
+
     fn of<'a>(&'a self, endpoint: &'a str) -> impl Iterator<Item = &'a Check> {
-        self.0.iter().filter(move |c| !c.only_ready || endpoint == "readyz")
+        self.0.iter().filter(move |c| c.endpoints.contains(&endpoint))
     }
 
     /// All paths that [`Health::answer`] knows below an endpoint (`readyz`), itself included.
@@ -61,7 +85,7 @@ impl Health {
     }
 
     /// All checks of an endpoint.
-    pub fn answer(&self, endpoint: &str, query: &Query) -> Answer {
+    pub async fn answer(&self, endpoint: &str, query: &Query) -> Answer {
         let mut excluded: Vec<&str> = query.all("exclude").iter().map(String::as_str).collect();
         excluded.sort_unstable();
         excluded.dedup();
@@ -72,7 +96,7 @@ impl Health {
             excluded.retain(|e| *e != name);
             let _ = match excluded.len() < before {
                 true => writeln!(lines, "[+]{name} excluded: ok"),
-                false => match (check.look)() {
+                false => match (check.look)().await {
                     Ok(()) => writeln!(lines, "[+]{name} ok"),
                     Err(why) => {
                         failed = true;
@@ -97,9 +121,9 @@ impl Health {
     }
 
     /// One check; none where the endpoint has none of that name.
-    pub fn one(&self, endpoint: &str, name: &str) -> Option<Answer> {
+    pub async fn one(&self, endpoint: &str, name: &str) -> Option<Answer> {
         let check = self.of(endpoint).find(|c| c.name == name)?;
-        Some(match (check.look)() {
+        Some(match (check.look)().await {
             Ok(()) => respond::text(200, "ok"),
             Err(why) => plain(500, format!("internal server error: {why}\n")),
         })
@@ -121,10 +145,13 @@ mod tests {
     /// Code and text of `/<endpoint>[/<check>]?<query>` where the store cannot write, or all is well.
     async fn asked(broken: bool, path: &str, query: &str) -> (u16, String) {
         let disk = move || if broken { Err("disk full".to_owned()) } else { Ok(()) };
-        let health = Health::new(disk, || false);
+        asked_of(&Health::new(disk, || false), path, query).await
+    }
+
+    async fn asked_of(health: &Health, path: &str, query: &str) -> (u16, String) {
         let answer = match path.split_once('/') {
-            None => Some(health.answer(path, &Query::parse(query))),
-            Some((endpoint, check)) => health.one(endpoint, check),
+            None => Some(health.answer(path, &Query::parse(query)).await),
+            Some((endpoint, check)) => health.one(endpoint, check).await,
         };
         let Some(answer) = answer else { return (404, String::new()) };
         let code = answer.status().as_u16();
@@ -143,6 +170,16 @@ mod tests {
     #[tokio::test]
     async fn answers(broken: bool, path: &str, query: &str, code: u16, text: &str) {
         assert_eq!(asked(broken, path, query).await, (code, text.to_owned()));
+    }
+
+    #[test_case("healthz/kms-providers", 500, "internal server error: no plugin\n")]
+    #[test_case("readyz/kms-providers", 500, "internal server error: no plugin\n")]
+    #[test_case("livez/kms-providers", 404, ""; "another start would not help")]
+    #[test_case("livez", 200, "ok"; "alive")]
+    #[tokio::test]
+    async fn what_is_needed_from_outside_keeps_requests_away(path: &str, code: u16, text: &str) {
+        let health = Health::new(|| Ok(()), || false).needing("kms-providers", || async { Err("no plugin".into()) });
+        assert_eq!(asked_of(&health, path, "").await, (code, text.to_owned()));
     }
 
     #[tokio::test]

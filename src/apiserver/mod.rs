@@ -264,10 +264,10 @@ impl Api {
         if let Some(trail) = trail {
             trail.identified(&user, &info.attributes, info.is_long_running()).await;
         }
-        Ok(match self.access.impersonate(&user, &parts.headers).await? {
+        Ok(match self.access.impersonate(&user, &parts.headers, &info.attributes).await? {
             None => user,
-            Some(target) => {
-                trail.iter().for_each(|t| t.impersonated(&target));
+            Some((target, constraint)) => {
+                trail.iter().for_each(|t| t.impersonated(&target, &constraint));
                 target
             }
         })

@@ -29,9 +29,10 @@ impl Api {
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         Ok(match parts.as_slice() {
             [""] => respond::json(200, &json!({"paths": self.paths()})),
-            [at @ ("livez" | "healthz" | "readyz")] => self.health.answer(at, &call.info.query),
+            [at @ ("livez" | "healthz" | "readyz")] => self.health.answer(at, &call.info.query).await,
             [at @ ("livez" | "healthz" | "readyz"), check @ ..] => {
-                self.health.one(at, &check.join("/")).unwrap_or_else(|| respond::text(404, "404 page not found\n"))
+                let found = self.health.one(at, &check.join("/")).await;
+                found.unwrap_or_else(|| respond::text(404, "404 page not found\n"))
             }
             ["metrics"] => respond::answer(200, "text/plain; version=0.0.4", respond::full(self.metrics.render())),
             ["cacerts"] => respond::answer(200, "text/plain", respond::full(self.access.server_ca_pem.clone())),

@@ -148,8 +148,9 @@ impl ReadCx<'_> {
             objects.retain(|o| selection.matches(o));
         }
         let (mut next, mut remaining) = (None, None);
-        // A list that may be as old as the server likes is given whole.
-        let limit = if options.revision == Some(0) && options.matching == Match::Unset { 0 } else { options.limit };
+        // A list that may be as old as the server likes is given whole, but not where it goes on with pages.
+        let any = options.revision == Some(0) && options.matching == Match::Unset && options.continued.is_none();
+        let limit = if any { 0 } else { options.limit };
         if limit > 0 && objects.len() > limit {
             remaining = selection.is_everything().then_some(objects.len() - limit);
             objects.truncate(limit);

@@ -162,4 +162,54 @@ mod tests {
         assert_eq!(got[..2], [Message::text("one"), Message::text("two")]);
         assert!(got[2].is_close());
     }
+
+    /// Whatever bytes a client sends instead of frames, its stream ends, and nothing but frames was sent to it.
+    #[tokio::test]
+    async fn bytes_that_are_no_frames_end_the_stream() {
+        const CASES: u64 = 400;
+        let masked = |head: &[u8], mask: [u8; 4], text: &[u8]| {
+            let body = text.iter().zip(mask.iter().cycle()).map(|(b, m)| b ^ m);
+            [head, &mask, &body.collect::<Vec<u8>>()].concat()
+        };
+        // A text, an empty ping, a goodbye, the first part of a message, a length that never comes, no mask.
+        let samples = [
+            masked(&[0x81, 0x85], [1, 2, 3, 4], b"hello"),
+            masked(&[0x89, 0x80], [9; 4], b""),
+            masked(&[0x88, 0x82], [7; 4], &1000_u16.to_be_bytes()),
+            masked(&[0x02, 0x83], [0; 4], b"abc"),
+            masked(&[0x82, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], [5; 4], b"much"),
+            vec![0x81, 0x02, b'h', b'i'],
+        ];
+        let samples: Vec<&[u8]> = samples.iter().map(Vec::as_slice).collect();
+        for seed in 0..CASES {
+            let bytes = crate::util::random::mangled(seed, &samples);
+            let (here, mut there) = tokio::io::duplex(1 << 10);
+            // A body that does not end by itself: a watch.
+            let (events, body) = tokio::sync::mpsc::channel::<Bytes>(1);
+            events.send(Bytes::from_static(b"{}\n")).await.unwrap();
+            let body = futures::stream::unfold(body, |mut body| async move {
+                let part = body.recv().await?;
+                Some((part, body))
+            });
+            let body = respond::stream(body);
+            let serving = carry(here, body, Pieces::Lines);
+            let client = async {
+                use tokio::io::{AsyncReadExt, AsyncWriteExt};
+                let (mut read, mut write) = tokio::io::split(&mut there);
+                let sent = async {
+                    // The server may hang up at any byte.
+                    let _ = write.write_all(&bytes).await;
+                    let _ = write.shutdown().await;
+                };
+                let mut got = Vec::new();
+                let _ = tokio::join!(sent, read.read_to_end(&mut got));
+                got
+            };
+            let both = futures::future::join(serving, client);
+            let end = tokio::time::timeout(std::time::Duration::from_secs(20), both).await;
+            let Ok(((), got)) = end else { panic!("seed {seed}: the stream does not end: {bytes:?}") };
+            assert!(got.is_empty() || got[0] & 0x80 != 0, "seed {seed}: {got:?}");
+            drop(events);
+        }
+    }
 }

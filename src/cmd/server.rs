@@ -261,6 +261,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     // First of all what is in the data directory: its lock keeps two servers from changing each other's files.
     let store = open_store(server_dir.join("db")).await?;
     let encryption = Encryption::open(store.clone(), args.access.encryption(&server_dir))?;
+    encryption.prepare().await;
     let pki_config = PkiConfig {
         node_name: node_name.clone(),
         node_ips: args.advertise_address.into_iter().chain([node_ip]).collect(),
@@ -283,7 +284,14 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
         Roads::new(Arc::new(crate::registry::CacheView(cache.clone())), Credentials::Rotating(front_proxy.clone()));
     let registry = admitting(resources, &cache, &access, &listers, &roads);
     let metrics = MetricsRegistry::default();
-    let api = Api::new(registry, access.clone(), clock.clone(), shutdown.clone(), health(&store, &shutdown), &roads);
+    let api = Api::new(
+        registry,
+        access.clone(),
+        clock.clone(),
+        shutdown.clone(),
+        health(&store, &encryption, &shutdown),
+        &roads,
+    );
     api.attach_encryption(encryption.clone());
     let audit = audited(&args, &api, &clock).await?;
     let scheduler = scheduler_config(&args)?;
@@ -591,10 +599,18 @@ fn port_range(text: &str) -> anyhow::Result<RangeInclusive<u16>> {
 }
 
 /// What `/readyz` looks at.
-fn health(store: &Arc<Durable>, shutdown: &Shutdown) -> Health {
+fn health(store: &Arc<Durable>, encryption: &Arc<Encryption>, shutdown: &Shutdown) -> Health {
     let (store, shutdown) = (store.clone(), shutdown.clone());
     let writable = move || store.read_only().map_or(Ok(()), |why| Err(format!("the store is read-only: {why}")));
-    Health::new(writable, move || shutdown.is_triggered())
+    let health = Health::new(writable, move || shutdown.is_triggered());
+    if !encryption.has_plugins() {
+        return health;
+    }
+    let encryption = encryption.clone();
+    health.needing("kms-providers", move || {
+        let encryption = encryption.clone();
+        async move { encryption.health().await }
+    })
 }
 
 /// Keys and certificates of the running server.

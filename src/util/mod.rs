@@ -1,5 +1,5 @@
-//! Small things every layer needs: tasks and shutdown, backoff, clock, files, headers of a hop, nftables, the machine's
-//! address, order, words, word to the service manager.
+//! Small things every layer needs: tasks and shutdown, backoff, clock, files, gRPC over sockets, headers of a hop,
+//! nftables, the machine's address, order, words, word to the service manager.
 //!
 //! **Invariant:** nothing here knows of Kubernetes.
 
@@ -10,6 +10,7 @@ pub mod clock;
 pub mod duplex;
 pub mod file_watch;
 pub mod files;
+pub mod grpc;
 pub mod hops;
 pub mod nft;
 pub mod notify;

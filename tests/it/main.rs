@@ -5,8 +5,8 @@
 mod allocator;
 mod api;
 mod conformance;
-mod cri_proto;
 mod dependencies;
 mod fuzz;
 mod layering;
+mod protos;
 mod store_crash;

@@ -32,6 +32,8 @@ pub struct Event {
     pub user: UserInfo,
     /// Who they want to be.
     pub impersonated: Option<UserInfo>,
+    /// The verb under which they may be impersonated; empty where nothing constrains it.
+    pub constraint: String,
     /// Where from, the client first.
     pub source_ips: Vec<String>,
     /// With what.
@@ -73,6 +75,9 @@ impl Event {
         put("verb", self.verb.as_str().into());
         put("user", user_value(&self.user));
         put("impersonatedUser", self.impersonated.as_ref().map(user_value).unwrap_or_default());
+        if !self.constraint.is_empty() {
+            put("authenticationMetadata", json!({"impersonationConstraint": self.constraint}));
+        }
         put("sourceIPs", json!(self.source_ips));
         put("userAgent", self.user_agent.as_str().into());
         put("objectRef", self.object.clone());
@@ -202,6 +207,7 @@ mod tests {
             verb: "create".into(),
             user: UserInfo::authenticated("jane", &[]),
             impersonated: None,
+            constraint: String::new(),
             source_ips: vec!["192.0.2.1".into()],
             user_agent: String::new(),
             object: object_ref(&attributes),

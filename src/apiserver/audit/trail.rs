@@ -104,6 +104,7 @@ impl Trail {
             verb: a.verb.clone(),
             user: user.clone(),
             impersonated: None,
+            constraint: String::new(),
             source_ips: source_ips.clone(),
             user_agent: user_agent.clone(),
             object: event::object_ref(a),
@@ -123,10 +124,11 @@ impl Trail {
         self.kept.lock().is_some()
     }
 
-    /// Who the request runs as.
-    pub fn impersonated(&self, user: &UserInfo) {
+    /// Who the request runs as, and the constraint under which it may.
+    pub fn impersonated(&self, user: &UserInfo, constraint: &str) {
         if let Some(kept) = &mut *self.kept.lock() {
             kept.event.impersonated = Some(user.clone());
+            kept.event.constraint = constraint.to_owned();
         }
     }
 

@@ -24,7 +24,7 @@ use crate::api::object::Object;
 use crate::api::status::{ApiResult, Reason};
 use crate::api::user::UserInfo;
 use crate::api::value::ValueExt;
-use crate::registry::apiextensions::{CLEANUP_FINALIZER, set_condition};
+use crate::registry::apiextensions::{CLEANUP_FINALIZER, bundle, set_condition};
 use crate::registry::custom::Definition;
 use crate::registry::{Op, Registry, RequestCx, Resource, Target};
 use crate::store::cache::Since;
@@ -163,6 +163,13 @@ impl Definitions {
         if !accepted || deleting || names::is_true(&known.brief, "Established") {
             return names::approval(&known.brief);
         }
+        if known.brief["is_wrong_bundle"] == true {
+            let message = "The conversion webhook CABundle is invalid".to_owned();
+            let why = ("Established", false, "InvalidCABundle", message);
+            let conditions = vec![why];
+            return (!names::stands(&known.brief, &conditions[0]))
+                .then_some(names::Plan { accepted: None, conditions });
+        }
         let why = ("Established", true, "InitialNamesAccepted", "the initial names have been accepted".to_owned());
         Some(names::Plan { accepted: None, conditions: vec![why] })
     }
@@ -199,7 +206,8 @@ impl Known {
         let metadata = ["name", "deletionTimestamp", "finalizers", "annotations"];
         let metadata: Value =
             metadata.iter().filter_map(|k| Some(((*k).to_owned(), crd["metadata"].get(*k)?.clone()))).collect();
-        let brief = json!({"metadata": metadata, "status": crd["status"],
+        let is_wrong_bundle = !bundle::is_usable(bundle::of(&crd));
+        let brief = json!({"metadata": metadata, "status": crd["status"], "is_wrong_bundle": is_wrong_bundle,
             "spec": {"group": crd["spec"]["group"], "names": crd["spec"]["names"]}});
         let basis = json!([crd["spec"], crd["status"]["acceptedNames"]]);
         let served = |k: &Known| k.definition.is_some();

@@ -30,7 +30,7 @@ fn find<'a>(crd: &'a Value, kind: &str) -> Option<&'a Value> {
 }
 
 /// True when a condition is there already as it would be set.
-fn stands(crd: &Value, (kind, status, reason, message): &Condition) -> bool {
+pub(super) fn stands(crd: &Value, (kind, status, reason, message): &Condition) -> bool {
     let status = if *status { "True" } else { "False" };
     find(crd, kind).is_some_and(|c| {
         (c.str_at("/status"), c.str_at("/reason"), c.str_at("/message")) == (Some(status), Some(reason), Some(message))

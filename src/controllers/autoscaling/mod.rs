@@ -100,16 +100,23 @@ impl Reconciler for Autoscalers {
         }
         let mut look = Look::new(self, cx, key, &object, &hpa);
         // What went wrong is said in events and conditions, and looked at again after the period, not sooner.
-        if let Err(Stop(why)) = look.run().await {
-            tracing::debug!(namespace = key.namespace, name = key.name, "autoscaler: {why}");
+        match look.run().await {
+            Ok(()) => {}
+            Err(Stop::Told(why)) => tracing::debug!(namespace = key.namespace, name = key.name, "autoscaler: {why}"),
+            Err(Stop::NotYet) => return Ok(Requeue::After(PERIOD)),
         }
         common::write(cx, &res::HORIZONTAL_POD_AUTOSCALERS, &object, look.status).await?;
         Ok(Requeue::After(PERIOD))
     }
 }
 
-/// Why nothing more is done this time; it was told.
-struct Stop(String);
+/// Why nothing more is done this time.
+enum Stop {
+    /// This went wrong, and was told.
+    Told(String),
+    /// What came with the autoscaler may be on its way.
+    NotYet,
+}
 
 /// One look at one autoscaler.
 struct Look<'a> {
@@ -155,14 +162,22 @@ impl<'a> Look<'a> {
         self.cx.events.warning(self.object, reason, message);
     }
 
+    /// True within the first period, which is when upstream looks for the first time: a target that is created right
+    /// after its autoscaler, as charts do it, is not missed aloud.
+    fn is_new(&self) -> bool {
+        let created = self.object.meta.created.parse::<Timestamp>().ok();
+        created.is_some_and(|at| self.cx.now().duration_since(at).unsigned_abs() < PERIOD)
+    }
+
     async fn run(&mut self) -> Result<(), Stop> {
         let target = match self.target().await {
             Ok(target) => target,
+            Err(_) if self.is_new() => return Err(Stop::NotYet),
             Err(why) => {
                 self.warn("FailedGetScale", &why);
                 let message = format!("the HPA controller was unable to get the target's current scale: {why}");
                 self.condition("AbleToScale", false, "FailedGetScale", message);
-                return Err(Stop(why));
+                return Err(Stop::Told(why));
             }
         };
         let message = "the HPA controller was able to get the target's current scale";
@@ -186,7 +201,7 @@ impl<'a> Look<'a> {
                 Err(why) => {
                     self.finish(current, None, measured);
                     self.warn("FailedComputeMetricsReplicas", &why);
-                    return Err(Stop(why));
+                    return Err(Stop::Told(why));
                 }
             };
             let ask = Ask { current, desired: wanted, min, max, now };
@@ -231,7 +246,7 @@ impl<'a> Look<'a> {
                 self.warn("FailedRescale", &format!("New size: {to}; reason: {why}; error: {error}"));
                 let message = format!("the HPA controller was unable to update the target scale: {error}");
                 self.condition("AbleToScale", false, "FailedUpdateScale", message);
-                Err(Stop(error))
+                Err(Stop::Told(error))
             }
             Ok(_) => {
                 let message = format!("the HPA controller was able to update the target scale to {to}");

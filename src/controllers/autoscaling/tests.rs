@@ -220,7 +220,8 @@ async fn answer(inner: &Client, usage: Option<&str>, request: Request<Body>) -> 
 }
 
 fn autoscaler() -> Value {
-    json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h", "namespace": "n"},
+    json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h", "namespace": "n",
+        "creationTimestamp": "2026-01-01T00:00:00Z"},
         "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"},
             "minReplicas": 1, "maxReplicas": 6, "metrics": [{"type": "Resource", "resource": {"name": "cpu",
                 "target": {"type": "Utilization", "averageUtilization": 50}}}]}})
@@ -242,6 +243,9 @@ async fn a_deployment_follows_its_load() {
     };
     let next = || cluster.clock.advance(15);
     cluster.put(autoscaler());
+    assert_eq!(look().await, Requeue::After(super::PERIOD));
+    assert_eq!(reason("AbleToScale"), "- -", "its target may be created next");
+    next();
     assert_eq!(look().await, Requeue::After(super::PERIOD));
     assert_eq!(reason("AbleToScale"), "False FailedGetScale", "no target");
     cluster.put(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "n"},

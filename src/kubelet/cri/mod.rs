@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt, stream};
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use self::inventory::Cache;
@@ -26,6 +26,7 @@ use crate::kubelet::images;
 use crate::kubelet::pod::keys;
 use crate::kubelet::registries::Rewrites;
 use crate::kubelet::runtime::*;
+pub(crate) use crate::util::grpc::channel;
 
 /// Deadline of an ordinary call; upstream's `--runtime-request-timeout`.
 const CALL_TIMEOUT: Duration = Duration::from_secs(120);
@@ -37,24 +38,10 @@ const PULL_TIMEOUT: Duration = Duration::from_secs(3600);
 const MARGIN: Duration = Duration::from_secs(10);
 /// How long to wait for the refusal of a runtime that has no events; one that has them is silent until the first.
 const EVENTS_REFUSAL: Duration = Duration::from_millis(500);
-/// Deadline for reaching the socket.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest message from the runtime, bytes; containerd's own bound.
 pub const MAX_MESSAGE_BYTES: usize = 16 << 20;
 /// Status calls under way at once while taking an inventory.
 const STATUS_CONCURRENCY: usize = 8;
-
-/// A gRPC channel to a unix socket, connected at the first call and again after a loss.
-pub(crate) fn channel(socket: &Path) -> Channel {
-    let path: PathBuf = socket.to_owned();
-    // The authority is never resolved: the connector ignores it. containerd wants one that is a valid host name.
-    Endpoint::from_static("http://localhost").connect_timeout(CONNECT_TIMEOUT).connect_with_connector_lazy(
-        tower::service_fn(move |_: Uri| {
-            let path = path.clone();
-            async move { tokio::net::UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new) }
-        }),
-    )
-}
 
 /// The path of the socket that `endpoint` (`unix:///run/x.sock`, or a bare path) names.
 pub fn socket_path(endpoint: &str) -> Result<PathBuf> {

@@ -1,4 +1,4 @@
-//! Generated clients; `tests/it/cri_proto.rs` keeps them equal to `proto/*.proto`.
+//! Generated clients; `tests/it/protos.rs` keeps them equal to `proto/*.proto`.
 //! Included, not declared as modules, so that formatting leaves them as generated.
 
 #![allow(missing_docs, clippy::all, clippy::too_many_lines, clippy::unwrap_used)]

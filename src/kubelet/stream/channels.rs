@@ -255,4 +255,50 @@ mod tests {
         assert_eq!(channel_of(11), None);
         assert_eq!(channel_of(2), None);
     }
+
+    /// Whatever a client and a runtime say to each other, the stream between them ends when they do.
+    #[tokio::test]
+    async fn bytes_that_are_no_frames_end_the_stream() {
+        const CASES: u64 = 300;
+        let frame = |kind: u8, body: &[u8]| [&[0x80 | kind, 0x80 | body.len() as u8, 0, 0, 0, 0], body].concat();
+        let from_client = [
+            frame(2, b"\0input"),
+            frame(2, b"\xff\0"),
+            frame(1, b"0aGk="),
+            frame(8, &[3, 232]),
+            frame(9, b""),
+            vec![2, 3, 4],
+        ];
+        let mut spoken = BytesMut::new();
+        data(stream_of(STDOUT), b"output", &mut spoken);
+        data(stream_of(ERROR), br#"{"status": "Success"}"#, &mut spoken);
+        let ping = b"\x80\x03\0\x06\0\0\0\x04\0\0\0\x01".to_vec();
+        let from_runtime =
+            [spoken.to_vec(), ping, b"\x80\x03\0\x07\0\0\0\x08\0\0\0\0\0\0\0\0".to_vec(), vec![0x80, 3, 0, 2, 1]];
+        let slices = |all: &'static [Vec<u8>]| all.iter().map(Vec::as_slice).collect::<Vec<&[u8]>>();
+        let (from_client, from_runtime) =
+            (slices(Box::leak(Box::new(from_client))), slices(Box::leak(Box::new(from_runtime))));
+        for seed in 0..CASES {
+            let protocol = &PROTOCOLS[seed as usize % PROTOCOLS.len()];
+            let (asks, says) = (
+                crate::util::random::mangled(seed, &from_client),
+                crate::util::random::mangled(seed ^ 0xffff, &from_runtime),
+            );
+            let ((client, theirs), (runtime, its)) = (tokio::io::duplex(512), tokio::io::duplex(512));
+            let talk = |side: tokio::io::DuplexStream, bytes: Vec<u8>| async move {
+                let (mut read, mut write) = tokio::io::split(side);
+                let sent = async {
+                    // The other side may hang up at any byte.
+                    let _ = write.write_all(&bytes).await;
+                    let _ = write.shutdown().await;
+                };
+                let mut got = Vec::new();
+                let _ = tokio::join!(sent, read.read_to_end(&mut got));
+            };
+            let all =
+                futures::future::join3(carry(client, runtime, protocol, ALL), talk(theirs, asks), talk(its, says));
+            let end = tokio::time::timeout(std::time::Duration::from_secs(20), all).await;
+            assert!(end.is_ok(), "seed {seed}: the stream does not end");
+        }
+    }
 }

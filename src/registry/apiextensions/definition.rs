@@ -8,7 +8,7 @@
 
 use serde_json::Value;
 
-use super::{path, schema};
+use super::{bundle, path, schema};
 use crate::api::meta::names;
 use crate::api::value::ValueExt;
 use crate::registry::admissionregistration::webhook_client;
@@ -283,6 +283,15 @@ fn conversion(c: &Field<'_>, old: Option<&Value>) {
         client.errs.required("required when strategy is set to Webhook");
     } else {
         webhook_client(&client);
+        // One that never served may wait for who fills it in; one that serves would stop.
+        let serves = old.filter(|old| is_established(old)).is_some_and(|old| {
+            let before = bundle::of(old);
+            before.is_empty() || bundle::is_usable(before)
+        });
+        let given = client.at("caBundle");
+        if serves && !bundle::is_usable(given.as_text()) {
+            given.invalid("unable to load root certificates: there is no certificate in it");
+        }
     }
     let kept = old.map(|o| o.items_at("/spec/conversion/webhook/conversionReviewVersions"));
     let was_known = kept.is_none_or(|l| l.is_empty() || l.iter().any(is_known_review));
@@ -312,14 +321,16 @@ fn review_versions(list: &Field<'_>, one_must_be_known: bool) {
     }
 }
 
+fn is_established(crd: &Value) -> bool {
+    let is_true = |c: &Value| c.str_at("/type") == Some("Established") && c.str_at("/status") == Some("True");
+    crd.items_at("/status/conditions").iter().any(is_true)
+}
+
 /// What the resource's place in the API and in storage hangs on.
 fn immutable(spec: &Field<'_>, old: &Value) {
-    let is_true = |c: &Value| {
-        c.str_at("/type").unwrap_or_default() == "Established" && c.str_at("/status").unwrap_or_default() == "True"
-    };
     let old_spec = old.get("spec").unwrap_or(&Value::Null);
     let old_names = old_spec.get("names").unwrap_or(&Value::Null);
-    if old.items_at("/status/conditions").iter().any(is_true) {
+    if is_established(old) {
         spec.immutable("scope", old_spec);
         spec.at("names").immutable("kind", old_names);
     }

@@ -2,6 +2,7 @@
 //!
 //! The rules for a definition are in `definition`, those for its schemas in `schema`, `structural` and `defaults`.
 
+pub mod bundle;
 mod costs;
 mod defaults;
 mod definition;

@@ -20,7 +20,9 @@ const MAP_TYPES: &[&str] = &["atomic", "granular"];
 /// Why a rule may say that a value is refused.
 const REASONS: &[&str] = &["FieldValueDuplicate", "FieldValueForbidden", "FieldValueInvalid", "FieldValueRequired"];
 /// Parts of JSON schema that custom resources do not have.
-const UNSUPPORTED: &[&str] = &["additionalItems", "patternProperties", "definitions", "dependencies"];
+const UNSUPPORTED: &[&str] = &["patternProperties", "definitions"];
+/// Members that may not even be empty.
+const NEVER: &[&str] = &["additionalItems", "dependencies"];
 /// Members that hold no further schema, allowed at the root of a kind with a status of its own.
 const AT_ROOT: &[&str] = &[
     "description",
@@ -163,6 +165,9 @@ fn compile(rule: &Field<'_>, schema: &Value, at: At<'_>) {
             rule.at("rule").invalid("oldSelf cannot be used on the uncorrelatable portion of the schema");
         }
         Some(Ok(compiled)) => {
+            if !compiled.transition && rule.has("optionalOldSelf") {
+                rule.at("optionalOldSelf").invalid("may not be set if oldSelf is not used in rule");
+            }
             let count = at.count.unwrap_or_else(|| estimate::fit(schema));
             at.costs.add(&rule.errs.at("rule"), "rule", compiled.cost.saturating_mul(count));
             let message = compiled.message_cost.saturating_mul(count);
@@ -190,6 +195,9 @@ fn supported(s: &Field<'_>, at: At<'_>) {
         s.errs.at("$ref").forbidden("$ref is not supported");
     }
     for name in UNSUPPORTED.iter().filter(|n| s.at(n).value.as_object().is_some_and(|o| !o.is_empty())) {
+        s.errs.at(name).forbidden(format!("{name} is not supported"));
+    }
+    for name in NEVER.iter().filter(|n| !s.at(n).value.is_null()) {
         s.errs.at(name).forbidden(format!("{name} is not supported"));
     }
     if s.at("items").value.is_array() {

@@ -42,6 +42,17 @@ fn schemas_are_structural_and_their_extensions_fit() {
             &[("Forbidden", "properties[f].anyOf[0].type")],
         ),
         (field(json!({"type": "array"})), &[("Required", "properties[f].items")]),
+        (
+            field(json!({"type": "array", "items": {"type": "string"}, "additionalItems": true})),
+            &[("Forbidden", "properties[f].additionalItems")],
+        ),
+        (json!({"type": "object", "dependencies": {}}), &[("Forbidden", "dependencies")]),
+        (json!({"type": "object", "definitions": {}}), &[]),
+        (
+            field(json!({"type": "string",
+                "x-kubernetes-validations": [{"rule": "self == 'a'", "optionalOldSelf": true}]})),
+            &[("Invalid", "properties[f].x-kubernetes-validations[0].optionalOldSelf")],
+        ),
         (field(json!({"type": "array", "items": {}})), &[("Required", "properties[f].items.type")]),
         (field(json!({"type": "any"})), &[("NotSupported", "properties[f].type")]),
         (field(json!({"type": "string", "pattern": "("})), &[("Invalid", "properties[f].pattern")]),

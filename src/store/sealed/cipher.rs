@@ -125,15 +125,7 @@ impl Key {
         let mut out = Vec::with_capacity(self.prefix.len() + plain.len() + 48);
         out.extend_from_slice(&self.prefix);
         match &self.cipher {
-            Cipher::Gcm(key) => {
-                let nonce = random::<{ aead::NONCE_LEN }>();
-                let start = out.len() + nonce.len();
-                out.extend_from_slice(&nonce);
-                out.extend_from_slice(plain);
-                let nonce = Nonce::assume_unique_for_key(nonce);
-                let tag = key.seal_in_place_separate_tag(nonce, Aad::from(place), &mut out[start..]);
-                out.extend_from_slice(tag.map_err(|_| CipherError)?.as_ref());
-            }
+            Cipher::Gcm(key) => gcm_seal(key, place, plain, &mut out)?,
             Cipher::Cbc(algorithm, secret) => {
                 let iv = random::<IV_BYTES>();
                 out.extend_from_slice(&iv);
@@ -160,14 +152,7 @@ impl Key {
     pub fn open(&self, place: &[u8], sealed: &[u8]) -> Result<Bytes, CipherError> {
         let body = sealed.strip_prefix(&*self.prefix).ok_or(CipherError)?;
         match &self.cipher {
-            Cipher::Gcm(key) => {
-                let (nonce, body) = body.split_first_chunk::<{ aead::NONCE_LEN }>().ok_or(CipherError)?;
-                let mut body = body.to_vec();
-                let nonce = Nonce::assume_unique_for_key(*nonce);
-                let plain = key.open_in_place(nonce, Aad::from(place), &mut body).map_err(|_| CipherError)?.len();
-                body.truncate(plain);
-                Ok(body.into())
-            }
+            Cipher::Gcm(key) => gcm_open(key, place, body),
             Cipher::Cbc(algorithm, secret) => {
                 let (iv, body) = body.split_first_chunk::<IV_BYTES>().ok_or(CipherError)?;
                 let mut body = body.to_vec();
@@ -186,7 +171,30 @@ impl Key {
     }
 }
 
-fn random<const N: usize>() -> [u8; N] {
+/// Appends a random nonce and the sealed form of a value that is stored under `place`.
+pub(super) fn gcm_seal(key: &LessSafeKey, place: &[u8], plain: &[u8], out: &mut Vec<u8>) -> Result<(), CipherError> {
+    let nonce = random::<{ aead::NONCE_LEN }>();
+    let start = out.len() + nonce.len();
+    out.extend_from_slice(&nonce);
+    out.extend_from_slice(plain);
+    let nonce = Nonce::assume_unique_for_key(nonce);
+    let tag = key.seal_in_place_separate_tag(nonce, Aad::from(place), &mut out[start..]);
+    out.extend_from_slice(tag.map_err(|_| CipherError)?.as_ref());
+    Ok(())
+}
+
+/// The reverse.
+pub(super) fn gcm_open(key: &LessSafeKey, place: &[u8], body: &[u8]) -> Result<Bytes, CipherError> {
+    let (nonce, body) = body.split_first_chunk::<{ aead::NONCE_LEN }>().ok_or(CipherError)?;
+    let mut body = body.to_vec();
+    let nonce = Nonce::assume_unique_for_key(*nonce);
+    let plain = key.open_in_place(nonce, Aad::from(place), &mut body).map_err(|_| CipherError)?.len();
+    body.truncate(plain);
+    Ok(body.into())
+}
+
+/// Random bytes.
+pub(super) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     rand::rng().fill_bytes(&mut bytes);
     bytes

@@ -6,11 +6,15 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::cipher::{Key, Provider, SEALED};
+use super::kms::Kms;
 use crate::api::value::ValueExt;
 
+/// The provider that asks a plugin.
+const KMS: &str = "kms";
 /// The group of configuration files.
 const GROUP: &str = "apiserver.config.k8s.io";
 
@@ -29,6 +33,14 @@ enum Step {
     Identity,
     /// Sealed with the first key, opened with any.
     Keys(Vec<Arc<Key>>),
+    /// Sealed with what a plugin sealed.
+    Kms(Arc<Kms>),
+}
+
+/// Who seals.
+enum Writer<'a> {
+    Key(&'a Key),
+    Kms(&'a Kms),
 }
 
 /// A whole configuration.
@@ -37,17 +49,23 @@ pub struct Config(Vec<Entry>);
 
 /// Why a text is no configuration, or a value cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ConfigError(pub String);
+pub enum ConfigError {
+    /// The configuration is wrong, or lacks what a value needs.
+    #[error("{0}")]
+    Wrong(String),
+    /// A plugin is wanting, or a value is damaged: another configuration would not help.
+    #[error("{0}")]
+    Failed(String),
+}
 
-fn wrong<T>(at: &str, why: impl std::fmt::Display) -> Result<T, ConfigError> {
-    Err(ConfigError(format!("{at}: {why}")))
+pub(super) fn wrong<T>(at: &str, why: impl std::fmt::Display) -> Result<T, ConfigError> {
+    Err(ConfigError::Wrong(format!("{at}: {why}")))
 }
 
 impl Config {
     /// Reads a file's text, YAML or JSON. Secrets never stand in an error.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let value: Value = serde_yaml::from_str(text).map_err(|e| ConfigError(format!("is no YAML: {e}")))?;
+        let value: Value = serde_yaml::from_str(text).map_err(|e| ConfigError::Wrong(format!("is no YAML: {e}")))?;
         let known = [format!("{GROUP}/v1"), "v1".to_owned()];
         let version = value.str_at("/apiVersion").unwrap_or_default();
         if value.str_at("/kind") != Some("EncryptionConfiguration") || !known.iter().any(|k| k == version) {
@@ -60,33 +78,60 @@ impl Config {
         }
         let all = entries.iter().enumerate().map(|(i, e)| Entry::parse(&format!("resources[{i}]"), e));
         let all = Self(all.collect::<Result<_, _>>()?);
+        let mut plugins: Vec<&str> = all.plugins().map(|kms| &*kms.name).collect();
+        plugins.sort_unstable();
+        if let Some(twice) = plugins.windows(2).find(|w| w[0] == w[1]) {
+            return wrong("resources", format!("the name {:?} of a KMS provider stands twice", twice[0]));
+        }
         for (i, entry) in all.0.iter().enumerate() {
-            for name in &entry.resources {
-                let twice = |e: &Entry| e.resources.iter().filter(|n| *n == name).count();
-                if all.0[..i].iter().any(|e| twice(e) > 0) || twice(entry) > 1 {
-                    return wrong(&format!("resources[{i}].resources"), format!("{name:?} stands twice"));
+            let earlier = all.0[..i].iter().flat_map(|e| &e.resources);
+            for (j, name) in entry.resources.iter().enumerate() {
+                if let Some(masking) = earlier.clone().find(|e| e.contains('*') && (covers(e, name) || *e == name)) {
+                    return wrong(
+                        &format!("resources[{i}].resources"),
+                        format!("{name:?} is masked by the earlier {masking:?}"),
+                    );
+                }
+                let others = entry.resources.iter().enumerate().filter(|(k, _)| *k != j).map(|(_, o)| o);
+                if let Some(other) = others.clone().find(|o| covers(o, name) || *o == name) {
+                    return wrong(&format!("resources[{i}].resources"), format!("{name:?} overlaps with {other:?}"));
                 }
             }
         }
         Ok(all)
     }
 
-    /// The entry that a stored key falls under: the first that names its resource.
-    fn entry(&self, place: &[u8]) -> Option<&Entry> {
-        let (group, resource) = resource_of(place)?;
-        self.0.iter().find(|e| e.resources.iter().any(|pattern| matches(pattern, group, resource)))
+    /// The entries that a stored key falls under: the first of them writes.
+    fn entries<'a>(&'a self, place: &[u8]) -> impl Iterator<Item = &'a Entry> {
+        let of = resource_of(place);
+        let names = move |e: &&Entry| {
+            of.is_some_and(|(group, resource)| e.resources.iter().any(|pattern| matches(pattern, group, resource)))
+        };
+        self.0.iter().filter(names)
     }
 
-    fn writer(&self, place: &[u8]) -> Option<&Key> {
-        match self.entry(place)?.providers.first()? {
-            Step::Keys(keys) => keys.first().map(|k| &**k),
+    fn writer<'a>(&'a self, place: &[u8]) -> Option<Writer<'a>> {
+        match self.entries(place).next()?.providers.first()? {
+            Step::Keys(keys) => keys.first().map(|k| Writer::Key(k)),
+            Step::Kms(kms) => Some(Writer::Kms(kms)),
             Step::Identity => None,
         }
     }
 
-    /// The key's name that new values of a place are sealed with; none when they are not.
+    /// The key's or plugin's name that new values of a place are sealed with; none when they are not.
     pub fn writes_with(&self, place: &[u8]) -> Option<(&'static str, &str)> {
-        self.writer(place).map(|k| (k.provider.name(), &*k.name))
+        self.writer(place).map(|writer| match writer {
+            Writer::Key(key) => (key.provider.name(), &*key.name),
+            Writer::Kms(kms) => (KMS, &*kms.name),
+        })
+    }
+
+    /// The plugins that it names.
+    pub fn plugins(&self) -> impl Iterator<Item = &Arc<Kms>> {
+        self.0.iter().flat_map(|e| &e.providers).filter_map(|s| match s {
+            Step::Kms(kms) => Some(kms),
+            _ => None,
+        })
     }
 
     /// True when nothing is sealed, whatever its resource.
@@ -95,23 +140,29 @@ impl Config {
     }
 
     /// The stored form of a value; none when it is stored as it is.
-    pub fn seal(&self, place: &[u8], plain: &[u8]) -> Result<Option<bytes::Bytes>, ConfigError> {
-        let Some(key) = self.writer(place) else { return Ok(None) };
-        let sealed = key.seal(place, plain).map_err(|e| unreadable(place, &format!("cannot be encrypted: {e}")))?;
-        Ok(Some(sealed))
+    pub fn seal(&self, place: &[u8], plain: &[u8]) -> Result<Option<Bytes>, ConfigError> {
+        let sealed = match self.writer(place) {
+            None => return Ok(None),
+            Some(Writer::Key(key)) => key.seal(place, plain).map_err(|e| e.to_string()),
+            Some(Writer::Kms(kms)) => kms.seal(place, plain),
+        };
+        sealed.map(Some).map_err(|why| failed(place, &format!("cannot be encrypted: {why}")))
     }
 
     /// The value of a stored form; none when that is the value.
-    pub fn open(&self, place: &[u8], stored: &[u8]) -> Result<Option<bytes::Bytes>, ConfigError> {
-        let entry = self.entry(place);
+    pub async fn open(&self, place: &[u8], stored: &[u8]) -> Result<Option<Bytes>, ConfigError> {
         if !stored.starts_with(SEALED) {
-            let plain_is_read = entry.is_none_or(|e| e.providers.iter().any(|s| matches!(s, Step::Identity)));
+            let mut steps = self.entries(place).flat_map(|e| &e.providers).peekable();
+            let plain_is_read = steps.peek().is_none() || steps.any(|s| matches!(s, Step::Identity));
             return match plain_is_read {
                 true => Ok(None),
                 false => Err(unreadable(place, "is not encrypted, and its resource has no identity provider")),
             };
         }
-        let named = self.candidates(entry).filter(|k| k.is_of(stored)).collect::<Vec<_>>();
+        if let Some(kms) = self.plugins().find(|kms| kms.is_of(stored)) {
+            return kms.open(place, stored).await.map(Some).map_err(|why| failed(place, &why));
+        }
+        let named = self.candidates(place).filter(|k| k.is_of(stored)).collect::<Vec<_>>();
         match named.iter().find_map(|k| k.open(place, stored).ok()) {
             Some(plain) => Ok(Some(plain)),
             None => {
@@ -128,25 +179,34 @@ impl Config {
     }
 
     /// The keys of the value's own resource, then all others: a resource that moved to another entry stays readable.
-    fn candidates<'a>(&'a self, first: Option<&'a Entry>) -> impl Iterator<Item = &'a Key> {
-        first.into_iter().chain(&self.0).flat_map(|e| &e.providers).flat_map(|s| match s {
+    fn candidates<'a>(&'a self, place: &[u8]) -> impl Iterator<Item = &'a Key> {
+        self.entries(place).chain(&self.0).flat_map(|e| &e.providers).flat_map(|s| match s {
             Step::Keys(keys) => keys.iter().map(|k| &**k).collect::<Vec<_>>(),
-            Step::Identity => Vec::new(),
+            Step::Kms(_) | Step::Identity => Vec::new(),
         })
     }
 
     /// True for a stored form that would be written otherwise now.
     pub fn is_stale(&self, place: &[u8], stored: &[u8]) -> bool {
         match self.writer(place) {
-            Some(key) => !key.is_of(stored),
+            Some(Writer::Key(key)) => !key.is_of(stored),
+            Some(Writer::Kms(kms)) => !kms.is_of(stored) || kms.is_stale(stored),
             None => stored.starts_with(SEALED),
         }
     }
 }
 
 fn unreadable(place: &[u8], why: &str) -> ConfigError {
+    ConfigError::Wrong(told(place, why))
+}
+
+fn failed(place: &[u8], why: &str) -> ConfigError {
+    ConfigError::Failed(told(place, why))
+}
+
+fn told(place: &[u8], why: &str) -> String {
     let path = String::from_utf8_lossy(place);
-    ConfigError(format!("{} {why}", path.strip_prefix("/registry/").unwrap_or(&path)))
+    format!("{} {why}", path.strip_prefix("/registry/").unwrap_or(&path))
 }
 
 /// Provider and key name that a sealed value says of itself.
@@ -174,6 +234,31 @@ fn matches(pattern: &str, group: &str, resource: &str) -> bool {
     }
 }
 
+/// True for a pattern of a whole group, or of all, that names what the other names.
+fn covers(pattern: &str, name: &str) -> bool {
+    match pattern.split_once('.') {
+        _ if pattern == name => false,
+        Some(("*", "*")) => true,
+        Some(("*", of)) => name.split_once('.').map_or("", |(_, group)| group) == of,
+        _ => false,
+    }
+}
+
+/// Why a name is no resource that can be encrypted; none when it is one.
+fn unnamed(name: &str) -> Option<&'static str> {
+    let group = name.split_once('.').map_or("", |(_, group)| group);
+    match name {
+        _ if name.chars().any(char::is_uppercase) => Some("must not have capital letters"),
+        "*" => Some("write \"*.\" for the core group, or \"*.*\" for all"),
+        "apiserveripinfo" | "serviceipallocations" | "servicenodeportallocations" => Some("is no resource of the API"),
+        _ if name.contains('/') => Some("is no resource: what is below one is encrypted with it"),
+        _ if group == "events.k8s.io" => Some("is stored as the events of the core group: write \"events\""),
+        _ if group == "extensions" => Some("is of a group that is gone"),
+        _ if group == "*" && name != "*.*" => Some("cannot be of all groups"),
+        _ => None,
+    }
+}
+
 impl Entry {
     fn parse(at: &str, value: &Value) -> Result<Self, ConfigError> {
         only(value, at, &["resources", "providers"])?;
@@ -182,16 +267,9 @@ impl Entry {
         if resources.is_empty() {
             return wrong(&format!("{at}.resources"), "at least one is needed");
         }
-        for name in &resources {
-            if name == "*"
-                || name.contains('/')
-                || name.ends_with(".*") && name != "*.*"
-                || name.chars().any(char::is_uppercase)
-            {
-                return wrong(
-                    &format!("{at}.resources"),
-                    format!("{name:?} is no resource as secrets, *., *.apps or *.*"),
-                );
+        for (i, name) in resources.iter().enumerate() {
+            if let Some(why) = unnamed(name) {
+                return wrong(&format!("{at}.resources[{i}]"), format!("{name:?} {why}"));
             }
         }
         let providers = value.items_at("/providers").iter().enumerate();
@@ -207,14 +285,17 @@ impl Entry {
 impl Step {
     fn parse(at: &str, value: &Value) -> Result<Self, ConfigError> {
         let Some(map) = value.as_object().filter(|m| m.len() == 1) else {
-            return wrong(at, "must have exactly one of aesgcm, aescbc, secretbox, identity");
+            return wrong(at, "must have exactly one of kms, aesgcm, aescbc, secretbox, identity");
         };
         let (name, body) = map.iter().next().expect("one");
         if name == "identity" {
             return Ok(Self::Identity);
         }
+        if name == KMS {
+            return Kms::parse(&format!("{at}.{KMS}"), body).map(|kms| Self::Kms(Arc::new(kms)));
+        }
         let Some(provider) = Provider::ALL.into_iter().find(|p| p.name() == name) else {
-            return wrong(at, format!("{name:?} is none of aesgcm, aescbc, secretbox, identity"));
+            return wrong(at, format!("{name:?} is none of kms, aesgcm, aescbc, secretbox, identity"));
         };
         let at = format!("{at}.{name}");
         only(body, &at, &["keys"])?;
@@ -241,7 +322,7 @@ impl Step {
 }
 
 /// Refuses members that are not known: a misspelt one would leave data open.
-fn only(value: &Value, at: &str, known: &[&str]) -> Result<(), ConfigError> {
+pub(super) fn only(value: &Value, at: &str, known: &[&str]) -> Result<(), ConfigError> {
     let Some(map) = value.as_object() else { return wrong(if at.is_empty() { "file" } else { at }, "must be a map") };
     match map.keys().find(|k| !known.contains(&k.as_str())) {
         Some(other) => wrong(if at.is_empty() { "file" } else { at }, format!("unknown field {other:?}")),
@@ -323,28 +404,33 @@ pub(super) mod tests {
         assert_eq!(config.writes_with(place.as_bytes()).map(|(_, k)| k), want);
     }
 
-    #[test]
-    fn old_keys_read_and_unknown_ones_are_named() {
+    #[tokio::test]
+    async fn old_keys_read_and_unknown_ones_are_named() {
         let place = b"/registry/core/secrets/n/a";
         let (old, both) = (config(&[("secrets", "aesgcm:a:1")]), config(&[("secrets", "aesgcm:b:2 aesgcm:a:1")]));
         let sealed = old.seal(place, b"text").unwrap().unwrap();
-        assert_eq!(both.open(place, &sealed).unwrap().unwrap(), &b"text"[..]);
+        assert_eq!(both.open(place, &sealed).await.unwrap().unwrap(), &b"text"[..]);
         assert!(both.is_stale(place, &sealed) && !old.is_stale(place, &sealed));
-        let told = |c: &Config, value: &[u8]| c.open(place, value).unwrap_err().0;
+        let told = async |c: &Config, value: &[u8]| c.open(place, value).await.unwrap_err().to_string();
         let gone = config(&[("secrets", "aesgcm:b:2")]);
         let want = "core/secrets/n/a is encrypted with the key \"a\" of aesgcm, which the configuration does not have";
-        assert_eq!(told(&gone, &sealed), want);
-        assert_eq!(told(&Config::default(), &sealed), want);
+        assert_eq!(told(&gone, &sealed).await, want);
+        assert_eq!(told(&Config::default(), &sealed).await, want);
         let other = config(&[("secrets", "aesgcm:a:9")]);
         assert_eq!(
-            told(&other, &sealed),
+            told(&other, &sealed).await,
             "core/secrets/n/a is encrypted with another key of the name \"a\" of aesgcm, or damaged"
         );
-        assert_eq!(told(&gone, b"{}"), "core/secrets/n/a is not encrypted, and its resource has no identity provider");
-        assert_eq!(config(&[("secrets", "aesgcm:b:2 identity")]).open(place, b"{}"), Ok(None));
+        let plain = "core/secrets/n/a is not encrypted, and its resource has no identity provider";
+        assert_eq!(told(&gone, b"{}").await, plain);
+        assert_eq!(config(&[("secrets", "aesgcm:b:2 identity")]).open(place, b"{}").await, Ok(None));
+        // Two entries for one resource are read as one after the other.
+        let split = config(&[("secrets", "aesgcm:b:2"), ("secrets", "identity")]);
+        assert_eq!(split.open(place, b"{}").await, Ok(None));
+        assert_eq!(split.writes_with(place).map(|(_, key)| key), Some("b"));
         // The resource is under another entry now.
         let moved = config(&[("secrets", "identity"), ("*.*", "aesgcm:a:1")]);
-        assert_eq!(moved.open(place, &sealed).unwrap().unwrap(), &b"text"[..]);
+        assert_eq!(moved.open(place, &sealed).await.unwrap().unwrap(), &b"text"[..]);
         assert!(moved.is_stale(place, &sealed));
     }
 
@@ -352,9 +438,21 @@ pub(super) mod tests {
     #[test_case("[1", "is no YAML")]
     #[test_case("resources: []", "resources: at least one is needed")]
     #[test_case("resources: [{resources: [secrets], provider: []}]", "resources[0]: unknown field \"provider\"")]
-    #[test_case("resources: [{resources: ['*'], providers: [{identity: {}}]}]", "\"*\" is no resource")]
-    #[test_case("resources: [{resources: [a, a], providers: [{identity: {}}]}]", "\"a\" stands twice")]
-    #[test_case("resources: [{resources: [secrets], providers: [{kms: {}}]}]", "\"kms\" is none of")]
+    #[test_case("resources: [{resources: ['*'], providers: [{identity: {}}]}]", "[0]: \"*\" write")]
+    #[test_case("resources: [{resources: [events.events.k8s.io], providers: [{identity: {}}]}]", "write \"events\"")]
+    #[test_case("resources: [{resources: [secrets.*], providers: [{identity: {}}]}]", "cannot be of all groups")]
+    #[test_case("resources: [{resources: [a, a], providers: [{identity: {}}]}]", "\"a\" overlaps with \"a\"")]
+    #[test_case("resources: [{resources: [a, '*.'], providers: [{identity: {}}]}]", "\"a\" overlaps with \"*.\"")]
+    #[test_case(
+        "resources: [{resources: ['*.x'], providers: [{identity: {}}]}, {resources: [a.x], providers: [{identity: {}}]}]",
+        "resources[1].resources: \"a.x\" is masked by the earlier \"*.x\""
+    )]
+    #[test_case("resources: [{resources: [secrets], providers: [{vault: {}}]}]", "\"vault\" is none of kms")]
+    #[test_case("resources: [{resources: [secrets], providers: [{kms: {}}]}]", "kms.apiVersion: version v1 is")]
+    #[test_case(
+        "resources: [{resources: [secrets], providers: [{kms: &k {apiVersion: v2, name: a, endpoint: 'unix:///s'}}, {kms: *k}]}]",
+        "the name \"a\" of a KMS provider stands twice"
+    )]
     #[test_case("resources: [{resources: [secrets], providers: [{aesgcm: {keys: []}}]}]", "keys: at least one")]
     #[test_case(
         "resources: [{resources: [secrets], providers: [{aesgcm: {keys: [{name: 'a:b', secret: YQ==}]}}]}]",
@@ -369,7 +467,7 @@ pub(super) mod tests {
             true => format!("apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\n{text}"),
             false => text.to_owned(),
         };
-        let told = Config::parse(&text).unwrap_err().0;
+        let told = Config::parse(&text).unwrap_err().to_string();
         assert!(told.contains(why) && !told.contains("YQ=="), "{told}");
     }
 

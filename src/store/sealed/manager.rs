@@ -9,13 +9,15 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rand::RngCore;
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 
 use super::config::{Config, ConfigError, managed, managed_keys};
+use super::kms::{Kms, LOOK_ILL};
 use super::{Counts, Sealed};
 use crate::store::{Store, StoreError};
 use crate::util::file_watch::FileWatch;
@@ -39,6 +41,9 @@ pub enum EncryptionError {
     /// What is stored and the configuration do not fit.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A plugin of a new configuration is not there; the one before stays.
+    #[error("{0}")]
+    Plugin(String),
     /// Somebody else keeps the file.
     #[error("the keys are those of {}: change that file, and the server follows it", .0.display())]
     NotManaged(PathBuf),
@@ -95,6 +100,8 @@ pub struct Encryption {
     source: Source,
     /// One change of keys at a time.
     turn: Mutex<()>,
+    /// Another configuration counts.
+    taken: Notify,
 }
 
 impl Encryption {
@@ -114,7 +121,7 @@ impl Encryption {
         }
         let config = source.read()?.unwrap_or_default();
         let sealed = Sealed::new(inner, config);
-        Ok(Arc::new(Self { sealed, source, turn: Mutex::default() }))
+        Ok(Arc::new(Self { sealed, source, turn: Mutex::default(), taken: Notify::new() }))
     }
 
     /// The store to use.
@@ -122,8 +129,78 @@ impl Encryption {
         self.sealed.clone()
     }
 
-    /// Writes again what is not sealed as it should be, then follows the file until the shutdown.
+    /// Looks at the plugins for the first time, before anything is read. One that is not well is told of in the log and
+    /// by [`Encryption::health`]: what it has to open is then not read, and nothing is written with it.
+    pub async fn prepare(&self) {
+        self.look().await;
+    }
+
+    /// Writes again what is not sealed as it should be, then follows the file and the plugins until the shutdown.
     pub async fn run(&self, stop: Shutdown) -> Result<(), EncryptionError> {
+        tokio::try_join!(self.follow_file(&stop), self.follow_plugins(&stop)).map(drop)
+    }
+
+    /// Looks at the plugins from time to time, and writes again what was sealed with a key that was replaced.
+    async fn follow_plugins(&self, stop: &Shutdown) -> Result<(), EncryptionError> {
+        let mut before = None;
+        loop {
+            let next = self.look().await;
+            let keys: Vec<_> = self.sealed.config().await.plugins().map(|kms| kms.key()).collect();
+            let changed = before.as_ref().is_some_and(|b| *b != keys);
+            let mut wait = next;
+            match if changed { self.reencrypt().await } else { Ok(0) } {
+                Ok(0) => before = Some(keys),
+                Ok(count) => {
+                    tracing::info!(count, "wrote objects again with the present key of the KMS plugin");
+                    before = Some(keys);
+                }
+                Err(why) => {
+                    tracing::error!("cannot write again with the present key of the KMS plugin: {why}");
+                    wait = wait.map(|w| w.min(LOOK_ILL));
+                }
+            }
+            let idle = async {
+                match wait {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let turn = async {
+                tokio::select! {
+                    () = idle => {}
+                    () = self.taken.notified() => {}
+                }
+            };
+            if stop.or(turn).await.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Looks at all plugins; when to look again, if there are any.
+    async fn look(&self) -> Option<Duration> {
+        let config = self.sealed.config().await;
+        futures::future::join_all(config.plugins().map(|kms| kms.look())).await.into_iter().min()
+    }
+
+    /// Whether plugins may have a say here: a file of the user's may name some at any time.
+    pub fn has_plugins(&self) -> bool {
+        matches!(self.source, Source::User(_))
+    }
+
+    /// Whether the plugins are well.
+    ///
+    /// # Errors
+    /// What is wrong with the first that is not.
+    pub async fn health(&self) -> Result<(), String> {
+        let plugins: Vec<Arc<Kms>> = self.sealed.config().await.plugins().cloned().collect();
+        for kms in plugins {
+            kms.health().await?;
+        }
+        Ok(())
+    }
+
+    async fn follow_file(&self, stop: &Shutdown) -> Result<(), EncryptionError> {
         let file = match &self.source {
             Source::None => None,
             Source::User(path) | Source::Managed(path) => Some(path.clone()),
@@ -161,7 +238,11 @@ impl Encryption {
 
     async fn reload(&self) -> Result<usize, EncryptionError> {
         let config = self.source.read()?.unwrap_or_default();
+        for kms in config.plugins() {
+            kms.health().await.map_err(EncryptionError::Plugin)?;
+        }
         self.sealed.reload(config).await?;
+        self.taken.notify_one();
         Ok(self.sealed.rewrite().await?)
     }
 

@@ -14,6 +14,7 @@
 
 mod cipher;
 pub mod config;
+mod kms;
 mod manager;
 #[cfg(test)]
 mod tests;
@@ -43,38 +44,40 @@ const REWRITES: usize = 32;
 struct Readers(Vec<Arc<Config>>);
 
 impl Readers {
-    fn open(&self, key: &[u8], value: &Bytes) -> Result<Bytes, ConfigError> {
+    async fn open(&self, key: &[u8], value: &Bytes) -> Result<Bytes, ConfigError> {
         let mut first = None;
         for config in &self.0 {
-            match config.open(key, value) {
+            match config.open(key, value).await {
                 Ok(plain) => return Ok(plain.unwrap_or_else(|| value.clone())),
                 Err(why) => first = first.or(Some(why)),
             }
         }
-        Err(first.unwrap_or_else(|| ConfigError("there is no configuration".into())))
+        Err(first.unwrap_or_else(|| ConfigError::Wrong("there is no configuration".into())))
     }
 
-    fn batch(&self, batch: Batch) -> Result<Batch, StoreError> {
-        let is_sealed = |c: &Change| c.value.as_ref().is_some_and(|v| v.starts_with(cipher::SEALED));
-        if !batch.iter().any(is_sealed) {
+    async fn batch(&self, batch: Batch) -> Result<Batch, StoreError> {
+        let sealed = |c: &Change| c.value.clone().filter(|v| v.starts_with(cipher::SEALED));
+        if !batch.iter().any(|c| sealed(c).is_some()) {
             return Ok(batch);
         }
-        let open = |c: &Change| {
-            let value = match &c.value {
-                Some(value) if is_sealed(c) => Some(self.open(&c.key, value)?),
-                other => other.clone(),
-            };
-            Ok(Change { value, ..c.clone() })
-        };
-        batch.iter().map(open).collect::<Result<Batch, ConfigError>>().map_err(|why| unreadable(&why, 0))
+        let mut all = batch.to_vec();
+        for change in &mut all {
+            if let Some(value) = sealed(change) {
+                let plain = self.open(&change.key, &value).await.map_err(|why| unreadable(&why, 0))?;
+                change.value = Some(plain);
+            }
+        }
+        Ok(all.into())
     }
 
     /// Opens all values, or says which cannot be.
-    fn entries(&self, entries: &mut [Entry]) -> Result<(), StoreError> {
+    async fn entries(&self, entries: &mut [Entry]) -> Result<(), StoreError> {
         let mut wrong = None;
         for entry in entries {
-            match self.open(&entry.key, &entry.value) {
+            match self.open(&entry.key, &entry.value).await {
                 Ok(plain) => entry.value = plain,
+                // A plugin that does not answer is not asked once for each value.
+                Err(why @ ConfigError::Failed(_)) => return Err(unreadable(&why, 0)),
                 Err(why) => {
                     let (_, others) = wrong.get_or_insert((why, -1));
                     *others += 1;
@@ -91,7 +94,12 @@ fn unreadable(first: &ConfigError, others: i32) -> StoreError {
         0 => String::new(),
         n => format!(", and so are {n} more"),
     };
-    let cure = "put the missing key, or the identity provider, into the file of --encryption-provider-config";
+    let cure = match first {
+        ConfigError::Wrong(_) => {
+            "put the missing key, or the identity provider, into the file of --encryption-provider-config"
+        }
+        ConfigError::Failed(_) => "see what the log says of the plugin, or restore a backup of what is damaged",
+    };
     StoreError::Failed(format!("{first}{more}; {cure}"))
 }
 
@@ -131,13 +139,17 @@ impl Sealed {
         self.inner.commit(Txn::default()).await.map_err(|e| StoreError::Failed(e.to_string()))?;
         let config = Arc::new(config);
         let mut stored = self.inner.snapshot(OBJECTS.as_bytes()).await?;
-        Readers(vec![config.clone()]).entries(&mut stored.entries)?;
+        Readers(vec![config.clone()]).entries(&mut stored.entries).await?;
         drop(stored);
         let mut all = vec![config.clone()];
         all.extend(self.readers.load().0.iter().take(EARLIER_MAX).cloned());
         self.readers.store(Arc::new(Readers(all)));
         *writer = config;
         Ok(())
+    }
+
+    fn readers(&self) -> Arc<Readers> {
+        self.readers.load_full()
     }
 
     /// The configuration that counts.
@@ -165,7 +177,7 @@ impl Sealed {
         let stale: Vec<Entry> = all.entries.into_iter().filter(|e| config.is_stale(&e.key, &e.value)).collect();
         let count = stale.len();
         let one = |Entry { key, value, revision }| async move {
-            let plain = self.readers.load().open(&key, &value).map_err(|why| unreadable(&why, 0))?;
+            let plain = self.readers().open(&key, &value).await.map_err(|why| unreadable(&why, 0))?;
             let write = Write { key, expect: Expect::Revision(revision), value: Some(plain) };
             match self.commit(Txn(vec![write])).await {
                 Ok(_) | Err(CommitError::Conflict { .. }) => Ok(()),
@@ -189,7 +201,7 @@ impl Store for Sealed {
                 match config.seal(&write.key, value) {
                     Ok(None) => {}
                     Ok(Some(sealed)) => write.value = Some(sealed),
-                    Err(why) => return Err(CommitError::ReadOnly(why.0)),
+                    Err(why) => return Err(CommitError::ReadOnly(why.to_string())),
                 }
             }
             self.inner.commit(txn).await
@@ -201,15 +213,15 @@ impl Store for Sealed {
         let prefix = Bytes::copy_from_slice(prefix);
         async move {
             let mut all = self.inner.snapshot(&prefix).await?;
-            self.readers.load().entries(&mut all.entries)?;
+            self.readers().entries(&mut all.entries).await?;
             Ok(all)
         }
         .boxed()
     }
 
     fn changes(&self, since: Revision) -> BoxStream<'_, Result<Batch, StoreError>> {
-        let open = |batch: Result<Batch, StoreError>| batch.and_then(|b| self.readers.load().batch(b));
-        self.inner.changes(since).map(open).boxed()
+        let open = move |batch: Result<Batch, StoreError>| async move { self.readers().batch(batch?).await };
+        self.inner.changes(since).then(open).boxed()
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -121,3 +121,33 @@ async fn watches_of_a_name_see_that_one() {
         assert_eq!(s.get(&watch).await.events(), want);
     }
 }
+
+#[tokio::test]
+async fn a_conversion_webhook_is_believed_from_a_bundle_that_holds_certificates() {
+    let s = Server::new().await;
+    let one = format!("{CRDS}/noxus.a.example.com");
+    let bundle = |text: &str| {
+        use base64::Engine;
+        base64::engine::general_purpose::STANDARD.encode(text)
+    };
+    let good = bundle(&rcgen::generate_simple_self_signed(vec!["a".to_owned()]).unwrap().cert.pem());
+    let conversion = |bundle: &str| {
+        json!({"spec": {"conversion": {"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"],
+            "clientConfig": {"url": "https://127.0.0.1:1/convert", "caBundle": bundle}}}}})
+    };
+    // It may be filled in later: until then the kind is not established.
+    let mut crd = definition("a.example.com");
+    crd["spec"]["conversion"] = conversion(&bundle("to be filled in"))["spec"]["conversion"].clone();
+    s.post(CRDS, crd).await.is(201);
+    let reason = |crd: &Value| {
+        let all = crd["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        all.iter().find(|c| c["type"] == "Established").map(|c| c["reason"].as_str().unwrap().to_owned())
+    };
+    s.until(&one, "not established", |_, crd| reason(crd).as_deref() == Some("InvalidCABundle")).await;
+    s.patch(&one, "application/merge-patch+json", conversion(&good)).await.is(200);
+    s.until(&one, "established", |_, crd| reason(crd).as_deref() == Some("InitialNamesAccepted")).await;
+    // One that serves is not broken.
+    let refused = s.patch(&one, "application/merge-patch+json", conversion(&bundle("bar"))).await.is(422);
+    assert_eq!(refused["details"]["causes"][0]["field"], "spec.conversion.webhookClientConfig.caBundle");
+    s.patch(&one, "application/merge-patch+json", conversion("")).await.is(200);
+}

@@ -15,6 +15,7 @@ mod events;
 mod fields;
 mod garbage;
 mod hooks;
+mod kms;
 mod machinery;
 mod operations;
 mod policies;

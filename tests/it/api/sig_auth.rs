@@ -197,3 +197,50 @@ async fn signing_requests_have_all_their_verbs() {
     let events = server.get(&watch).await.events();
     assert!(events.len() >= 5 && events.last().unwrap().starts_with("DELETED"), "{events:?}");
 }
+
+/// Somebody who may be jane, and may list ConfigMaps as others, lists them as jane and does nothing else as her.
+#[tokio::test]
+async fn impersonation_is_constrained_to_deeds() {
+    let server = Server::new().await;
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let grant = async |name: &str, user: &str, rules: Value| {
+        server.post(&format!("{rbac}/clusterroles"), json!({"metadata": {"name": name}, "rules": rules})).await.is(201);
+        let subject = json!([{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}]);
+        let role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name});
+        let binding = json!({"metadata": {"name": name}, "roleRef": role, "subjects": subject});
+        server.post(&format!("{rbac}/clusterrolebindings"), binding).await.is(201);
+    };
+    let rule = |group: &str, resource: &str, verb: &str| json!({"apiGroups": [group], "resources": [resource], "verbs": [verb]});
+    grant("jane", "jane", json!([rule("", "configmaps", "*")])).await;
+    let mut person = rule("authentication.k8s.io", "users", "impersonate:user-info");
+    person["resourceNames"] = json!(["jane"]);
+    grant("agent", "agent", json!([rule("", "configmaps", "impersonate-on:user-info:list"), person])).await;
+    grant("old", "old", json!([rule("", "users", "impersonate")])).await;
+    for (user, group, verb, resource) in [
+        ("jane", "", "list", "configmaps"),
+        ("agent", "authentication.k8s.io", "impersonate:user-info", "users"),
+        ("old", "", "impersonate", "users"),
+    ] {
+        let asks = json!({"group": group, "verb": verb, "resource": resource, "name": "jane", "version": "v1"});
+        server.until_allowed(json!({"resourceAttributes": asks, "user": user})).await;
+    }
+    let as_jane = async |user: &str, method: &str, path: &str, wish: &str| {
+        // Who is already impersonated cannot impersonate: this is who asks.
+        let service = InProcess::new(server.api.clone(), UserInfo::authenticated(user, &[]));
+        let request = Request::builder().method(method).uri(path).header("impersonate-user", wish);
+        let answer = service.clone().call(request.body(Full::new(Bytes::new())).unwrap()).await.unwrap();
+        Got::read(answer).await
+    };
+    as_jane("agent", "GET", MAPS, "jane").await.is(200);
+    let other_deed = as_jane("agent", "DELETE", &format!("{MAPS}/none"), "jane").await.is(403);
+    let message = other_deed["message"].as_str().unwrap();
+    assert!(message.contains("cannot impersonate-on:user-info:delete resource \"configmaps\""), "{message}");
+    let other_person = as_jane("agent", "GET", MAPS, "joe").await.is(403);
+    let message = other_person["message"].as_str().unwrap();
+    assert!(message.contains("cannot impersonate:user-info resource \"users\""), "{message}");
+    // Nodes and service accounts are no such people.
+    as_jane("agent", "GET", MAPS, "system:node:n1").await.is(403);
+    // The way that is not constrained is as it was: all that jane may, twice in a row.
+    as_jane("old", "GET", MAPS, "jane").await.is(200);
+    as_jane("old", "DELETE", &format!("{MAPS}/none"), "jane").await.is(404);
+}

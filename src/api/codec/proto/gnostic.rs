@@ -126,17 +126,23 @@ static QUERY_PARAMETER: Message = Message {
     extensions: 23,
 };
 
-/// The whole document: `info` and the members of `paths` and `definitions`.
-pub fn document(
+/// The whole document: `info` and the members of `paths` and `definitions`, and the shared `parameters`, which are asked
+/// for when the paths are written.
+pub fn document<P: Iterator<Item = (String, Value)>>(
     info: &Value,
     paths: impl Iterator<Item = (String, Value)>,
     definitions: impl Iterator<Item = (String, Value)>,
+    parameters: impl FnOnce() -> P,
 ) -> Vec<u8> {
     let mut w = Writer::new();
     w.text(1, "2.0");
     w.message(2, |w| message(w, &INFO, info));
     w.message(8, |w| paths.for_each(|(name, item)| named(w, 2, &name, |w| message(w, &PATH_ITEM, &item))));
     w.message(9, |w| definitions.for_each(|(name, schema)| named(w, 1, &name, |w| message(w, &SCHEMA, &schema))));
+    let mut parameters = parameters().peekable();
+    if parameters.peek().is_some() {
+        w.message(10, |w| parameters.for_each(|(name, value)| named(w, 1, &name, |w| own_parameter(w, &value))));
+    }
     w.finish()
 }
 
@@ -182,13 +188,21 @@ fn write(w: &mut Writer, number: u32, form: &Form, value: &Value) {
     }
 }
 
-/// ParametersItem → Parameter → the message of its place.
+/// ParametersItem → Parameter, or a reference to one.
 fn parameter(w: &mut Writer, value: &Value) {
-    w.message(1, |w| match value.str_at("/in") {
+    match value.str_at("/$ref") {
+        Some(reference) => w.message(2, |w| w.text(1, reference)),
+        None => w.message(1, |w| own_parameter(w, value)),
+    }
+}
+
+/// Parameter → the message of its place.
+fn own_parameter(w: &mut Writer, value: &Value) {
+    match value.str_at("/in") {
         Some("body") => w.message(1, |w| message(w, &BODY_PARAMETER, value)),
         Some("path") => w.message(2, |w| w.message(4, |w| message(w, &PATH_PARAMETER, value))),
         _ => w.message(2, |w| w.message(3, |w| message(w, &QUERY_PARAMETER, value))),
-    });
+    }
 }
 
 fn named(w: &mut Writer, number: u32, name: &str, value: impl FnOnce(&mut Writer)) {
@@ -216,7 +230,8 @@ mod tests {
     #[test]
     fn a_schema_with_an_extension() {
         let schema = json!({"type": "object", "x-k": ["a"], "additionalProperties": {"type": "string"}});
-        let got = document(&json!({"title": "t"}), std::iter::empty(), [("N".to_owned(), schema)].into_iter());
+        let definitions = [("N".to_owned(), schema)].into_iter();
+        let got = document(&json!({"title": "t"}), std::iter::empty(), definitions, std::iter::empty);
         // Numbers above 15 take two bytes of tag.
         let wide = |number: u16, content: &[u8]| {
             let tag = number << 3 | 2;
@@ -241,5 +256,10 @@ mod tests {
         assert_eq!(write(json!({"in": "query", "name": "q"})), field(1, &field(2, &field(3, &query))));
         let body = [field(3, b"body"), field(2, b"body")].concat();
         assert_eq!(write(json!({"in": "body", "name": "body"})), field(1, &field(1, &body)));
+        assert_eq!(write(json!({"$ref": "#/parameters/q"})), field(2, &field(1, b"#/parameters/q")));
+        let shared = || [("q".to_owned(), json!({"in": "query", "name": "q"}))].into_iter();
+        let got = document(&json!({}), std::iter::empty(), std::iter::empty(), shared);
+        let definition = [field(1, b"q"), field(2, &field(2, &field(3, &query)))].concat();
+        assert!(got.ends_with(&field(10, &field(1, &definition))));
     }
 }

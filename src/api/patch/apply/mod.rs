@@ -18,6 +18,7 @@ pub mod fieldset;
 mod last_applied;
 pub mod managed;
 mod merge;
+mod misfits;
 pub mod walk;
 pub mod wire;
 
@@ -228,7 +229,8 @@ fn apply(
     let misfit = |what: &str, e: &dyn std::fmt::Display| {
         ApplyError::Invalid(format!("failed to create typed {what} object ({}): {e}", conflict::describe(config)))
     };
-    let set = walk::owned(writer.view, config, Strict::Yes).map_err(|e| misfit("patch", &e))?;
+    let all = |first| misfits::all(writer.view, config, first);
+    let set = walk::owned(writer.view, config, Strict::Yes).map_err(|e| misfit("patch", &all(e)))?;
     let merged = merge::merge(writer.view, base, config).map_err(|e| misfit("live", &e))?;
     let set = if writer.reset.is_empty() { set } else { set.recursive_difference(writer.reset) };
     let api_version = writer.gvk.api_version();

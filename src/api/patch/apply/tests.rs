@@ -259,6 +259,12 @@ fn kubectl_inherits_what_it_applied_client_side() {
     "failed to create typed patch object (/c; /v1, Kind=ConfigMap): .bogus: field not declared in schema"; "unknown field")]
 #[test_case::test_case(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": [1]}),
     "failed to create typed patch object (/c; /v1, Kind=ConfigMap): .data: expected map, got [1]"; "wrong type")]
+#[test_case::test_case(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "nick": 1, "ownerReferences": [
+        {"uid": "1", "age": 2}, {"uid": "1"}]}, "data": {"a": 1}, "bogus": 1}),
+    "failed to create typed patch object (/c; /v1, Kind=ConfigMap): errors:\n  .metadata.nick: field not declared in schema\n  \
+     .metadata.ownerReferences[uid=\"1\"].age: field not declared in schema\n  \
+     .metadata.ownerReferences: duplicate entries for key [uid=\"1\"]\n  .data.a: expected string, got 1\n  \
+     .bogus: field not declared in schema"; "all that is wrong")]
 fn refuses(wrong: Value, message: &str) {
     let e = on_apply(None, &wrong, false, &by("a", &CONFIG_MAP)).unwrap_err();
     assert_eq!(e.to_string(), message);

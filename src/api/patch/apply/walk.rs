@@ -27,11 +27,11 @@ pub struct TypeError {
 }
 
 impl TypeError {
-    fn new(problem: impl Into<String>) -> Self {
+    pub(super) fn new(problem: impl Into<String>) -> Self {
         Self { path: String::new(), problem: problem.into() }
     }
 
-    fn below(mut self, elem: &Elem<'_>) -> Self {
+    pub(super) fn below(mut self, elem: &Elem<'_>) -> Self {
         self.path.insert_str(0, &elem.to_string());
         self
     }
@@ -93,7 +93,7 @@ enum Form<'a> {
 }
 
 /// Values of the table that hold any JSON are one value for apply; unknown fields of custom resources are not.
-fn is_opaque(view: View<'_>) -> bool {
+pub(super) fn is_opaque(view: View<'_>) -> bool {
     view.is_deduced() && view.field_def().is_some()
 }
 
@@ -223,7 +223,7 @@ fn fits_below(view: View<'_>, value: &Value) -> Result<()> {
     }
 }
 
-fn allows_unknown(view: View<'_>) -> bool {
+pub(super) fn allows_unknown(view: View<'_>) -> bool {
     match view.shape() {
         Shape::Struct(_) => false,
         Shape::Crd { schema, .. } => {
@@ -235,7 +235,7 @@ fn allows_unknown(view: View<'_>) -> bool {
 }
 
 /// Checks the value's own type. Null fits everything.
-fn fits(view: View<'_>, value: &Value) -> Result<()> {
+pub(super) fn fits(view: View<'_>, value: &Value) -> Result<()> {
     let expected = match view.shape() {
         Shape::Struct(_) | Shape::Wire(Type::Map(_)) => "map",
         Shape::Wire(Type::List(_)) => "list",

@@ -12,8 +12,10 @@
 mod custom;
 mod definitions;
 mod paths;
+mod shared;
 mod words;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
@@ -23,6 +25,7 @@ use crate::api::codec::proto::gnostic;
 use crate::api::meta::Gvk;
 use crate::api::scheme::KindInfo;
 use definitions::{PATCH, Scalar};
+use shared::Shared;
 use words::Words;
 
 /// Kinds that belong to every group version; true for those that each lists as its own.
@@ -104,8 +107,10 @@ pub fn v2<'a, K: Into<Kind<'a>> + Copy>(kinds: &[K]) -> Vec<u8> {
     json.open("{");
     json.member("swagger", &"2.0".into());
     json.member("info", &json!({"title": "Kubernetes", "version": VERSION}));
-    json.object("paths", document.paths());
+    let mut shared = Shared::default();
+    json.object("paths", document.paths().map(|(path, item)| (path, shared.item(item))));
     document.with_definitions(|definitions| json.object("definitions", definitions));
+    json.object("parameters", shared.parameters());
     json.member("securityDefinitions", &security());
     json.member("security", &json!([{"BearerToken": []}]));
     json.close();
@@ -117,7 +122,10 @@ pub fn v2_proto<'a, K: Into<Kind<'a>> + Copy>(kinds: &[K]) -> Vec<u8> {
     let document = Document::new(Form::V2, kinds_of(kinds));
     let info = json!({"title": "Kubernetes", "version": VERSION});
     let mut out = Vec::new();
-    document.with_definitions(|definitions| out = gnostic::document(&info, document.paths(), definitions));
+    let shared = RefCell::new(Shared::default());
+    let paths = document.paths().map(|(path, item)| (path, shared.borrow_mut().item(item)));
+    let parameters = || shared.take().parameters();
+    document.with_definitions(|definitions| out = gnostic::document(&info, paths, definitions, parameters));
     out
 }
 
