@@ -29,7 +29,6 @@ use crate::runtime::{Delta, Listers};
 use crate::util::backoff::Backoff;
 use crate::util::clock::{SharedClock, SystemClock};
 use crate::util::notify::{Notify, Word};
-use crate::util::quiet;
 use crate::util::tasks::{OnEnd, Shutdown, Tasks};
 
 use super::cluster::{self, Cluster};
@@ -326,10 +325,6 @@ impl Agent {
         });
         let pulse = kubelet.pulse();
         parts.start(&mut tasks, kubelet, listers);
-        tasks.own("memory", OnEnd::Fine, |stop| async move {
-            quiet::run(&stop).await;
-            Ok(())
-        });
         manager::start(&mut tasks, Watched { api: None, node: Some(pulse) });
         tracing::info!(node = self.name, "the node runs");
         tasks.join_in_reverse(STOP_DEADLINE).await;
