@@ -386,7 +386,6 @@ impl Bound {
         let api = self.api.clone();
         let client = move |user: UserInfo| Client::in_process(InProcess::new(api.clone(), user));
         let admin = client(UserInfo::authenticated("system:apiserver", &[UserInfo::MASTERS])).named("orch");
-        let labelling = admin.clone();
         if let Err(error) = super::bootstrap::run(&admin, &self.config.api, &self.config.first).await {
             shutdown.trigger();
             tasks.join_in_reverse(STOP_DEADLINE).await;
@@ -427,11 +426,7 @@ impl Bound {
         tasks.own("apiserver", OnEnd::StopAll, |stop| serve(api, listener, tls, stop));
         tracing::info!(address = %self.address, "serving the Kubernetes API");
         let itself = client(UserInfo::authenticated("system:apiserver", &[UserInfo::MASTERS])).named("kube-apiserver");
-        let (listers, clock, host) = (self.listers.clone(), self.clock.clone(), self.config.node_name.clone());
-        tasks.own("identity", OnEnd::Fine, |stop| async move {
-            controllers::identity::run(&itself, &*listers, &clock, &host, stop).await;
-            Ok(())
-        });
+        stand_for_itself(&mut tasks, &itself, &self.listers, &self.clock, &self.config);
         let client_for: ClientFor = {
             let client = client.clone();
             Arc::new(move |name| client(service_account(name)))
@@ -465,11 +460,6 @@ impl Bound {
             self.api.attach_node(&self.config.node_name, Arc::new(kubelet.clone()));
             watched.node = Some(kubelet.pulse());
             node.start(&mut tasks, kubelet, self.listers.clone());
-            let (listers, name) = (self.listers, self.config.node_name);
-            tasks.own_restarting("node-role", Backoff::RESTART, move |stop| {
-                let (client, listers, name) = (labelling.clone(), listers.clone(), name.clone());
-                async move { role::run(client, &*listers, &name, &stop).await }.boxed()
-            });
         }
         manager::start(&mut tasks, watched);
         tasks.join_in_reverse(STOP_DEADLINE).await;
@@ -477,6 +467,27 @@ impl Bound {
         tracing::info!("stopped");
         Ok(())
     }
+}
+
+/// What the cluster sees of this server: that it lives, and which node is its own.
+fn stand_for_itself(
+    tasks: &mut Tasks,
+    client: &Client,
+    listers: &Arc<dyn Listers>,
+    clock: &SharedClock,
+    config: &Config,
+) {
+    let (itself, followed, clock, host) = (client.clone(), listers.clone(), clock.clone(), config.node_name.clone());
+    tasks.own("identity", OnEnd::Fine, |stop| async move {
+        controllers::identity::run(&itself, &*followed, &clock, &host, stop).await;
+        Ok(())
+    });
+    let Some(node) = config.first.own_node.clone() else { return };
+    let (client, listers) = (client.clone(), listers.clone());
+    tasks.own_restarting("node-role", Backoff::RESTART, move |stop| {
+        let (client, listers, node) = (client.clone(), listers.clone(), node.clone());
+        async move { role::run(client, &*listers, &node, &stop).await }.boxed()
+    });
 }
 
 /// What follows the objects that the API itself is made of.

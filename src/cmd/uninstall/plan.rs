@@ -201,8 +201,10 @@ pub fn plan(facts: &Facts, scope: Scope) -> Vec<Step> {
     steps.extend(facts.remains.iter().cloned().map(Step::RemoveFile));
     if scope >= Scope::All {
         steps.extend(facts.logs.iter().cloned().map(Step::RemoveTree));
-        steps.extend(facts.shared_dirs.iter().cloned().map(Step::RemoveEmptyDir));
     }
+    // A package is purged when its program is gone already: nobody would remove them then.
+    let stays = |dir: &&PathBuf| scope < Scope::All && facts.logs.iter().any(|log| log.starts_with(dir));
+    steps.extend(facts.shared_dirs.iter().filter(|dir| !stays(dir)).cloned().map(Step::RemoveEmptyDir));
     steps.extend(facts.run_dir.iter().cloned().map(Step::RemoveTree));
     if scope >= Scope::All {
         steps.extend(facts.data_dir.iter().cloned().map(Step::RemoveTree));
@@ -265,7 +267,7 @@ mod tests {
             tables: vec![(Family::V4, "orch".into())],
             remains: vec!["/run/containerd/s/a".into()],
             logs: vec!["/var/log/pods/ns_a_u".into()],
-            shared_dirs: vec!["/var/log/pods".into()],
+            shared_dirs: vec!["/var/log/pods".into(), "/run/netns".into()],
             run_dir: Some("/run/orch".into()),
             config_dir: Some("/etc/orch".into()),
             data_dir: Some("/var/lib/orch".into()),
@@ -293,6 +295,7 @@ mod tests {
         "remove /run/containerd/s/a",
     ];
     const LOGS: &[&str] = &["remove /var/log/pods/ns_a_u and all in it", "remove /var/log/pods if it is empty"];
+    const SHARED: &[&str] = &["remove /run/netns if it is empty"];
     const RUN: &[&str] = &["remove /run/orch and all in it"];
     const DATA: &[&str] = &["remove /var/lib/orch and all in it"];
     const SOFTWARE: &[&str] = &[
@@ -307,9 +310,9 @@ mod tests {
     const MAN: &[&str] = &["remove /usr/local/share/man/man1 if it is empty"];
     const CONFIG_IF_EMPTY: &[&str] = &["remove /etc/orch if it is empty"];
 
-    #[test_case(Scope::Running, &[RUNNING, RUN]; "what runs")]
-    #[test_case(Scope::Software, &[RUNNING, RUN, SOFTWARE, MAN, CONFIG_IF_EMPTY]; "the software")]
-    #[test_case(Scope::All, &[RUNNING, LOGS, RUN, DATA, SOFTWARE, CONFIG, MAN]; "everything")]
+    #[test_case(Scope::Running, &[RUNNING, SHARED, RUN]; "what runs")]
+    #[test_case(Scope::Software, &[RUNNING, SHARED, RUN, SOFTWARE, MAN, CONFIG_IF_EMPTY]; "the software")]
+    #[test_case(Scope::All, &[RUNNING, LOGS, SHARED, RUN, DATA, SOFTWARE, CONFIG, MAN]; "everything")]
     fn scopes(scope: Scope, want: &[&[&str]]) {
         assert_eq!(lines(scope), want.concat());
     }
