@@ -89,6 +89,7 @@ pub const CONTROLLERS: &[Controller] = &[
     R(|c| node::lifecycle(c.node_grace_seconds)),
     R(|_| node::eviction::controller()),
     R(|c| node::ipam::Ipam::over(c.cluster_cidrs.clone())),
+    R(|_| node::ttl::controller()),
     Loop("generic-garbage-collector", |cx, stop| garbage::run(cx, stop).boxed()),
     R(|_| garbage::pods::controller()),
     R(|_| certificates::approving()),
