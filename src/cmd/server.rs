@@ -506,6 +506,7 @@ fn service_account(name: &str) -> UserInfo {
         }
         // As upstream: the role of this one is enough.
         "node-ipam-controller" | "taint-eviction-controller" => "node-controller",
+        "disruption-target-cleaner" => "disruption-controller",
         "persistent-volume-controller" => "persistent-volume-binder",
         "local-path-deleter" | "local-path-class" => "local-path-provisioner",
         "root-ca-certificate-publisher" => "root-ca-cert-publisher",

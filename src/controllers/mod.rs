@@ -75,6 +75,7 @@ pub const CONTROLLERS: &[Controller] = &[
     R(|_| statefulset::controller()),
     R(|_| daemonset::controller()),
     R(|_| disruption::controller()),
+    R(|_| disruption::stale()),
     R(|_| aggregation::controller()),
     R(|_| quota::controller()),
     R(|_| job::controller()),
