@@ -22,6 +22,7 @@ pub mod node;
 pub mod quota;
 pub mod replicaset;
 pub mod resourceclaim;
+pub mod serviceranges;
 pub mod statefulset;
 pub mod tokens;
 pub mod volumes;
@@ -87,6 +88,8 @@ pub const CONTROLLERS: &[Controller] = &[
     R(|_| endpoints::slices()),
     R(|_| endpoints::endpoints()),
     R(|_| endpoints::mirror()),
+    R(|_| serviceranges::ranges()),
+    R(|_| serviceranges::addresses()),
     R(|c| node::lifecycle(c.node_grace_seconds)),
     R(|_| node::eviction::controller()),
     R(|c| node::ipam::Ipam::over(c.cluster_cidrs.clone())),
