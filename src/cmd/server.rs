@@ -191,6 +191,7 @@ fn controllers_config(args: &Args, pki: &Pki) -> controllers::Config {
         root_ca_pem: pki.server_ca.cert_pem.clone(),
         node_grace_seconds: args.node_grace(),
         signing: Some(signing),
+        balanced_but: None,
         local_path: None,
     }
 }
@@ -289,6 +290,8 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let serving = SwappableCert::new(pki.serving_key()?);
     let tls = crate::pki::tls::server_config(serving.clone(), &[&pki.client_ca.cert, &pki.request_header_ca.cert])?;
     let nodes = api.clone();
+    let own_ports = vec![args.https_listen_port, args.node.kubelet_port];
+    let balanced_but = (!disabled.service_lb).then_some(own_ports);
     let local_path = local_storage.then(|| Arc::new(move |name: &str| nodes.node(name)) as Nodes);
     let config = Config {
         api: ApiServer {
@@ -308,7 +311,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
             server_dir: server_dir.clone(),
         },
         addons: addons::Config { dir: manifests, server: node_name.clone(), disabled: disabled.addons },
-        controllers: controllers::Config { local_path, ..controllers_config(&args, &pki) },
+        controllers: controllers::Config { local_path, balanced_but, ..controllers_config(&args, &pki) },
         scheduler: scheduler_config(&args)?,
         node_name,
     };
