@@ -102,6 +102,7 @@ rows! {
     PODS = "" "v1" "pods" "Pod" true;
     SERVICES = "" "v1" "services" "Service" true;
     SERVICE_CIDRS = "networking.k8s.io" "v1" "servicecidrs" "ServiceCIDR" false;
+    IP_ADDRESSES = "networking.k8s.io" "v1" "ipaddresses" "IPAddress" false;
     ENDPOINTS = "" "v1" "endpoints" "Endpoints" true;
     EVENTS = "" "v1" "events" "Event" true;
     CONFIG_MAPS = "" "v1" "configmaps" "ConfigMap" true;

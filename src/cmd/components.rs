@@ -12,8 +12,10 @@ const DNS: &str = "coredns";
 const LOCAL_STORAGE: &str = "local-storage";
 /// What nodes and pods use, for `kubectl top` and autoscalers.
 const METRICS: &str = "metrics-server";
+/// Nodes' addresses for Services of type LoadBalancer.
+const SERVICE_LB: &str = "servicelb";
 /// What k3s ships and orch does not: there is nothing to turn off, and nothing wrong with saying so.
-const NOT_SHIPPED: [&str; 3] = ["traefik", "servicelb", "runtimes"];
+const NOT_SHIPPED: [&str; 2] = ["traefik", "runtimes"];
 
 /// What is off.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub(super) struct Disabled {
     pub(super) local_storage: bool,
     /// No `metrics.k8s.io`.
     pub(super) metrics: bool,
+    /// Services of type LoadBalancer wait for somebody else.
+    pub(super) service_lb: bool,
     /// Add-ons by name.
     pub(super) addons: Vec<String>,
 }
@@ -39,13 +43,17 @@ pub(super) fn disabled(names: &[String], manifests: &Path) -> anyhow::Result<Dis
             out.local_storage = true;
         } else if name == METRICS {
             out.metrics = true;
+        } else if name == SERVICE_LB {
+            out.service_lb = true;
         } else if there.contains(name) {
             out.addons.push(name.clone());
         } else if NOT_SHIPPED.contains(&name.as_str()) {
             tracing::info!("--disable {name}: orch does not ship it");
         } else {
-            let known =
-                [DNS, LOCAL_STORAGE, METRICS].into_iter().chain(NOT_SHIPPED).chain(there.iter().map(String::as_str));
+            let known = [DNS, LOCAL_STORAGE, METRICS, SERVICE_LB]
+                .into_iter()
+                .chain(NOT_SHIPPED)
+                .chain(there.iter().map(String::as_str));
             bail!(
                 "--disable {name:?}: there is no such part, and no such file in {}; did you mean {:?}?",
                 manifests.display(),
@@ -83,9 +91,17 @@ mod tests {
         let of = |names: &[&str]| {
             disabled(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>(), dir.path()).map_err(|e| e.to_string())
         };
-        let all =
-            Disabled { dns: true, local_storage: true, metrics: true, addons: vec!["web".into(), "group".into()] };
-        assert_eq!(of(&["coredns", "web", "group", "traefik", "local-storage", "metrics-server"]), Ok(all));
+        let all = Disabled {
+            dns: true,
+            local_storage: true,
+            metrics: true,
+            service_lb: true,
+            addons: vec!["web".into(), "group".into()],
+        };
+        assert_eq!(
+            of(&["coredns", "web", "group", "traefik", "local-storage", "metrics-server", "servicelb"]),
+            Ok(all)
+        );
         assert!(of(&["cordns"]).unwrap_err().ends_with("did you mean \"coredns\"?"));
         assert!(disabled(&["x".into()], Path::new("/nonexistent")).is_err());
     }

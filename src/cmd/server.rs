@@ -192,6 +192,7 @@ fn controllers_config(args: &Args, pki: &Pki) -> controllers::Config {
         root_ca_pem: pki.server_ca.cert_pem.clone(),
         node_grace_seconds: args.node_grace(),
         signing: Some(signing),
+        balanced_but: None,
         local_path: None,
     }
 }
@@ -300,6 +301,8 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let serving = SwappableCert::new(pki.serving_key()?);
     let tls = crate::pki::tls::server_config(serving.clone(), &[&pki.client_ca.cert, &pki.request_header_ca.cert])?;
     let nodes = api.clone();
+    let own_ports = vec![args.https_listen_port, args.node.kubelet_port];
+    let balanced_but = (!disabled.service_lb).then_some(own_ports);
     let local_path = local_storage.then(|| Arc::new(move |name: &str| nodes.node(name)) as Nodes);
     let config = Config {
         api: ApiServer {
@@ -319,7 +322,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
             server_dir: server_dir.clone(),
         },
         addons: addons::Config { dir: manifests, server: node_name.clone(), disabled: disabled.addons },
-        controllers: controllers::Config { local_path, ..controllers_config(&args, &pki) },
+        controllers: controllers::Config { local_path, balanced_but, ..controllers_config(&args, &pki) },
         scheduler,
         node_name,
     };
@@ -534,6 +537,7 @@ fn service_account(name: &str) -> UserInfo {
         }
         // As upstream: the role of this one is enough.
         "node-ipam-controller" | "taint-eviction-controller" => "node-controller",
+        "disruption-target-cleaner" => "disruption-controller",
         "persistent-volume-controller" => "persistent-volume-binder",
         "local-path-deleter" | "local-path-class" => "local-path-provisioner",
         "root-ca-certificate-publisher" => "root-ca-cert-publisher",

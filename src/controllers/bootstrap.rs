@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::api::status::{ApiResult, Reason};
 use crate::api::value::ValueExt;
-use crate::client::{Client, Res, optional, res};
+use crate::client::{Client, Patch, Res, optional, res};
 
 /// The namespaces of every cluster.
 pub const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -96,9 +96,9 @@ async fn service_range(client: &Client, range: IpNet) -> ApiResult<()> {
     let ready = json!({"type": "Ready", "status": "True", "reason": "",
         "lastTransitionTime": known["metadata"]["creationTimestamp"],
         "message": "Kubernetes default Service CIDR is ready"});
-    let mut new = known;
-    new.set_at("/status/conditions", vec![ready]);
-    client.update(&res::SERVICE_CIDRS, "", "kubernetes", Some("status"), &new).await?;
+    // Its controller writes it at the same time: whoever is last says the same.
+    let body = json!({"status": {"conditions": [ready]}});
+    client.patch(&res::SERVICE_CIDRS, "", "kubernetes", Some("status"), Patch::Merge(&body)).await?;
     Ok(())
 }
 

@@ -17,11 +17,13 @@ pub mod endpoints;
 pub mod garbage;
 pub mod identity;
 pub mod job;
+pub mod loadbalancer;
 pub mod namespace;
 pub mod node;
 pub mod quota;
 pub mod replicaset;
 pub mod resourceclaim;
+pub mod serviceranges;
 pub mod statefulset;
 pub mod tokens;
 pub mod volumes;
@@ -48,6 +50,8 @@ pub struct Config {
     pub root_ca_pem: String,
     /// Seconds without a heartbeat after which a node counts as silent; upstream's when none are given.
     pub node_grace_seconds: Option<i64>,
+    /// TCP ports that the nodes need themselves, which no load balancer gets; none where nodes balance no load.
+    pub balanced_but: Option<Vec<u16>>,
     /// The way to nodes, for volumes that are directories there; none where that part is disabled.
     pub local_path: Option<volumes::local_path::Nodes>,
     /// What signs certificates; none signs none.
@@ -75,6 +79,7 @@ pub const CONTROLLERS: &[Controller] = &[
     R(|_| statefulset::controller()),
     R(|_| daemonset::controller()),
     R(|_| disruption::controller()),
+    R(|_| disruption::stale()),
     R(|_| aggregation::controller()),
     R(|_| quota::controller()),
     R(|_| job::controller()),
@@ -86,9 +91,13 @@ pub const CONTROLLERS: &[Controller] = &[
     R(|_| endpoints::slices()),
     R(|_| endpoints::endpoints()),
     R(|_| endpoints::mirror()),
+    R(|c| loadbalancer::controller(c.balanced_but.as_deref())),
+    R(|_| serviceranges::ranges()),
+    R(|_| serviceranges::addresses()),
     R(|c| node::lifecycle(c.node_grace_seconds)),
     R(|_| node::eviction::controller()),
     R(|c| node::ipam::Ipam::over(c.cluster_cidrs.clone())),
+    R(|_| node::ttl::controller()),
     Loop("generic-garbage-collector", |cx, stop| garbage::run(cx, stop).boxed()),
     R(|_| garbage::pods::controller()),
     R(|_| certificates::approving()),

@@ -1,7 +1,8 @@
 //! Addresses and ports that belong to one Service each.
 //!
 //! What is taken is what the Services in the watch cache have, and what writes in flight hold. A write holds what it took
-//! until the watch cache shows it, so two of them never get the same.
+//! until the watch cache shows it, so two of them never get the same. Addresses come from the server's own range and, beside
+//! it, from each ServiceCIDR that is ready; an IPAddress that somebody made is taken, too.
 //!
 //! Rules: upstream `pkg/registry/core/service/{ipallocator,portallocator}`: the lower band of each range is left to those
 //! who ask for a certain address or port, as long as the upper one has room.
@@ -11,12 +12,19 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use ipnet::Ipv4Net;
 use parking_lot::Mutex;
+use serde_json::Value;
 
 use crate::api::object::Object;
 use crate::api::value::ValueExt;
 
 use super::strategy::View;
+
+const NETWORKING: &str = "networking.k8s.io";
+/// Says of an IPAddress who made it; with [`ALLOCATOR`] it is a Service's, and follows it.
+const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
+const ALLOCATOR: &str = "ipallocator.k8s.io";
 
 /// Ranges of a cluster; clones share what is held.
 #[derive(Clone)]
@@ -44,11 +52,9 @@ impl Default for Allocators {
 impl Allocators {
     /// Over a network in prefix notation (its own and its broadcast address are left out) and a range of ports.
     pub fn new(network: (Ipv4Addr, u8), ports: RangeInclusive<u16>) -> Self {
-        let bits = network.1.clamp(1, 30);
-        let base = u32::from(network.0) & (u32::MAX << (32 - bits));
-        let size = 1u32 << (32 - bits);
+        let net = Ipv4Net::new_assert(network.0, network.1.clamp(1, 30));
         Self {
-            addresses: Pool::new(base + 1..=base + size - 2, (size / 16).clamp(16, 256)),
+            addresses: Pool::of_network(net).expect("a network of so few bits has addresses"),
             ports: Pool::new(
                 u32::from(*ports.start())..=u32::from(*ports.end()),
                 ((u32::from(ports.end() - ports.start()) + 1) / 32).clamp(16, 128),
@@ -80,8 +86,49 @@ impl Allocators {
                 }
             }
         }
+        drop(known);
+        // Those of Services follow the Services; the others are somebody's own.
+        for ip in
+            view.list(NETWORKING, "ipaddresses", None).iter().filter(|i| i.meta.label(MANAGED_BY) != Some(ALLOCATOR))
+        {
+            addresses.extend(ip.meta.name.parse::<Ipv4Addr>().map(u32::from));
+        }
         (addresses, ports)
     }
+
+    /// A certain address, of whichever range has it.
+    pub(super) fn take_address(&self, view: &dyn View, number: u32, taken: &HashSet<u32>) -> Result<Hold, Refused> {
+        match self.addresses.take(number, taken) {
+            Err(Refused::OutOfRange) => {
+                let mut more = self.more(view);
+                more.find(|pool| pool.range.contains(&number))
+                    .map_or(Err(Refused::OutOfRange), |p| p.take(number, taken))
+            }
+            got => got,
+        }
+    }
+
+    /// Any address: of the server's own range, and of the others where that is full.
+    pub(super) fn take_any_address(&self, view: &dyn View, taken: &HashSet<u32>) -> Result<Hold, Refused> {
+        let own = self.addresses.take_any(taken);
+        own.or_else(|full| self.more(view).find_map(|pool| pool.take_any(taken).ok()).ok_or(full))
+    }
+
+    /// The ranges of ServiceCIDRs that are ready; the server's own is among them.
+    fn more(&self, view: &dyn View) -> impl Iterator<Item = Pool> {
+        let held = self.addresses.held.clone();
+        let all = view.list(NETWORKING, "servicecidrs", None).into_iter().filter(|c| !c.is_deleting());
+        all.map(|c| c.value()).filter(is_ready).flat_map(move |cidr| {
+            let nets: Vec<Ipv4Net> =
+                cidr.items_at("/spec/cidrs").iter().filter_map(|c| c.as_str()?.parse().ok()).collect();
+            let held = held.clone();
+            nets.into_iter().filter_map(move |net| Some(Pool { held: held.clone(), ..Pool::of_network(net)? }))
+        })
+    }
+}
+
+fn is_ready(cidr: &Value) -> bool {
+    cidr.items_at("/status/conditions").iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
 }
 
 fn node_ports(service: &Object) -> Box<[u32]> {
@@ -121,6 +168,13 @@ impl Pool {
     fn new(range: RangeInclusive<u32>, lower: u32) -> Self {
         let size = range.end() - range.start();
         Self { range, lower: lower.min(size), held: Arc::default() }
+    }
+
+    /// Addresses of a network but its own and its broadcast address; none where nothing is left.
+    fn of_network(net: Ipv4Net) -> Option<Self> {
+        let (first, last) = (u32::from(net.network()).checked_add(1)?, u32::from(net.broadcast()).checked_sub(1)?);
+        let size = 1u64 << (32 - net.prefix_len());
+        (first <= last).then(|| Self::new(first..=last, (size / 16).clamp(16, 256) as u32))
     }
 
     /// The range.
@@ -211,5 +265,67 @@ mod tests {
         let range = a.addresses.range();
         assert_eq!(Ipv4Addr::from(*range.start()), Ipv4Addr::new(10, 43, 0, 1));
         assert_eq!(Ipv4Addr::from(*range.end()), Ipv4Addr::new(10, 43, 255, 254));
+    }
+
+    struct Stored(Vec<(&'static str, Arc<Object>)>);
+
+    impl View for Stored {
+        fn get(&self, _: &str, _: &str, _: &str, _: &str) -> Option<Arc<Object>> {
+            None
+        }
+        fn list(&self, _: &str, resource: &str, _: Option<&str>) -> Vec<Arc<Object>> {
+            self.0.iter().filter(|(r, _)| *r == resource).map(|(_, o)| o.clone()).collect()
+        }
+    }
+
+    fn stored(all: &[(&'static str, Value)]) -> Stored {
+        Stored(all.iter().map(|(r, o)| (*r, Arc::new(Object::from_value(o, &["/spec/clusterIP"])))).collect())
+    }
+
+    fn number(ip: &str) -> u32 {
+        u32::from(ip.parse::<Ipv4Addr>().unwrap())
+    }
+
+    #[test]
+    fn more_ranges_give_addresses_when_they_are_ready() {
+        let a = Allocators::new((Ipv4Addr::new(10, 9, 0, 0), 30), 30000..=30100);
+        let cidr = |status: &str, more: Value| {
+            let mut cidr = serde_json::json!({"kind": "ServiceCIDR", "apiVersion": "networking.k8s.io/v1", "metadata": {"name": "more"},
+                "spec": {"cidrs": ["10.8.0.0/30", "fd00::/112"]}, "status": {"conditions": [{"type": "Ready", "status": status}]}});
+            json_patch::merge(&mut cidr, &more);
+            stored(&[("servicecidrs", cidr)])
+        };
+        let none = HashSet::new();
+        let asked = number("10.8.0.1");
+        let of = |view: &Stored| a.take_address(view, asked, &none).map(|h| h.number);
+        assert_eq!(of(&cidr("False", serde_json::json!({}))), Err(Refused::OutOfRange));
+        let dying = serde_json::json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
+        assert_eq!(of(&cidr("True", dying)), Err(Refused::OutOfRange));
+        let ready = cidr("True", serde_json::json!({}));
+        assert_eq!(of(&ready), Ok(asked));
+        // Four addresses in all; a write in flight holds each.
+        let all: Vec<Hold> = (0..4).map(|_| a.take_any_address(&ready, &none).unwrap()).collect();
+        assert_eq!(a.take_any_address(&ready, &none).err(), Some(Refused::Full));
+        let mut numbers: Vec<u32> = all.iter().map(|h| h.number).collect();
+        assert!(numbers[..2].iter().all(|n| *n > number("10.9.0.0")), "the server's own go first");
+        numbers.sort_unstable();
+        assert_eq!(numbers, ["10.8.0.1", "10.8.0.2", "10.9.0.1", "10.9.0.2"].map(number));
+        assert_eq!(of(&ready), Err(Refused::Taken));
+    }
+
+    #[test]
+    fn an_address_that_somebody_made_is_taken() {
+        let a = Allocators::default();
+        let ip = |name: &str, labels: Value| {
+            let meta = serde_json::json!({"name": name, "labels": labels});
+            (
+                "ipaddresses",
+                serde_json::json!({"kind": "IPAddress", "apiVersion": "networking.k8s.io/v1", "metadata": meta}),
+            )
+        };
+        let ours = serde_json::json!({MANAGED_BY: ALLOCATOR});
+        let view = stored(&[ip("10.43.0.77", serde_json::json!({})), ip("10.43.0.78", ours)]);
+        let (taken, _) = a.taken(&view, "");
+        assert_eq!(taken, HashSet::from([number("10.43.0.77")]), "what a Service had goes with it");
     }
 }

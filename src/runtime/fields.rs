@@ -5,6 +5,7 @@ use super::objects::IndexedField;
 /// Resource (group and plural name) and its indexed fields.
 const FIELDS: &[(&str, &str, &[IndexedField])] = &[
     ("", "pods", &[("spec.nodeName", "/spec/nodeName"), ("status.phase", "/status/phase")]),
+    ("", "services", &[("spec.clusterIP", "/spec/clusterIP")]),
     ("", "secrets", &[("type", "/type")]),
     ("", "events", &[("involvedObject.uid", "/involvedObject/uid")]),
 ];

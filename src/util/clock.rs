@@ -1,15 +1,22 @@
 //! Time as a value that can be injected.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 use jiff::Timestamp;
 
 /// Where "now" comes from.
 pub trait Clock: Send + Sync {
-    /// The wall clock, UTC.
+    /// The wall clock, UTC. Somebody may set it, an hour forward or back.
     fn now(&self) -> Timestamp;
+
+    /// Seconds since some moment, which nobody sets: how long something lasts in this process is measured by these.
+    fn ticks(&self) -> i64;
 }
+
+/// Where the machine's ticks begin.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// A shared clock.
 pub type SharedClock = Arc<dyn Clock>;
@@ -22,27 +29,44 @@ impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         Timestamp::now()
     }
+
+    fn ticks(&self) -> i64 {
+        i64::try_from(START.elapsed().as_secs()).unwrap_or(i64::MAX)
+    }
 }
 
 /// A clock that tests move by hand.
 #[derive(Debug, Default)]
-pub struct ManualClock(AtomicI64);
+pub struct ManualClock {
+    wall: AtomicI64,
+    ticks: AtomicI64,
+}
 
 impl ManualClock {
     /// A clock that stands at `seconds` since the epoch.
     pub fn at(seconds: i64) -> Self {
-        Self(AtomicI64::new(seconds))
+        Self { wall: AtomicI64::new(seconds), ticks: AtomicI64::new(0) }
     }
 
-    /// Moves the clock forward.
+    /// Time passes.
     pub fn advance(&self, seconds: i64) {
-        self.0.fetch_add(seconds, Ordering::SeqCst);
+        self.ticks.fetch_add(seconds, Ordering::SeqCst);
+        self.set_by(seconds);
+    }
+
+    /// Somebody sets the clock by so many seconds; no time passes.
+    pub fn set_by(&self, seconds: i64) {
+        self.wall.fetch_add(seconds, Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_second(self.0.load(Ordering::SeqCst)).unwrap_or(Timestamp::UNIX_EPOCH)
+        Timestamp::from_second(self.wall.load(Ordering::SeqCst)).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+
+    fn ticks(&self) -> i64 {
+        self.ticks.load(Ordering::SeqCst)
     }
 }
 

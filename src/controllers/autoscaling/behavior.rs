@@ -4,7 +4,6 @@
 
 use std::collections::VecDeque;
 
-use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use crate::api::value::ValueExt;
@@ -16,16 +15,16 @@ const MEMORY_MAX: i64 = 3600;
 /// Entries of one list: one for each time that an autoscaler is looked at.
 const ENTRIES_MAX: usize = 1024;
 
-/// What was recommended and done lately, for one autoscaler.
+/// What was recommended and done lately, for one autoscaler; by ticks, so that a clock that is set forgets nothing.
 #[derive(Debug, Default)]
 pub struct Memory {
-    recommended: VecDeque<(Timestamp, i64)>,
-    added: VecDeque<(Timestamp, i64)>,
-    removed: VecDeque<(Timestamp, i64)>,
+    recommended: VecDeque<(i64, i64)>,
+    added: VecDeque<(i64, i64)>,
+    removed: VecDeque<(i64, i64)>,
 }
 
-fn remember(list: &mut VecDeque<(Timestamp, i64)>, now: Timestamp, n: i64) {
-    let oldest = now - SignedDuration::from_secs(MEMORY_MAX);
+fn remember(list: &mut VecDeque<(i64, i64)>, now: i64, n: i64) {
+    let oldest = now - MEMORY_MAX;
     while list.len() >= ENTRIES_MAX || list.front().is_some_and(|(at, _)| *at < oldest) {
         list.pop_front();
     }
@@ -33,21 +32,21 @@ fn remember(list: &mut VecDeque<(Timestamp, i64)>, now: Timestamp, n: i64) {
 }
 
 /// Those after `seconds` ago.
-fn lately(list: &VecDeque<(Timestamp, i64)>, now: Timestamp, seconds: i64) -> impl Iterator<Item = i64> {
-    let cut = now - SignedDuration::from_secs(seconds);
+fn lately(list: &VecDeque<(i64, i64)>, now: i64, seconds: i64) -> impl Iterator<Item = i64> {
+    let cut = now - seconds;
     list.iter().filter(move |(at, _)| *at > cut).map(|(_, n)| *n)
 }
 
 impl Memory {
     /// The first time that an autoscaler is looked at: what is there counts as recommended.
-    pub fn begin(&mut self, now: Timestamp, replicas: i64) {
+    pub fn begin(&mut self, now: i64, replicas: i64) {
         if self.recommended.is_empty() {
             remember(&mut self.recommended, now, replicas);
         }
     }
 
     /// A change was made.
-    pub fn scaled(&mut self, now: Timestamp, from: i64, to: i64) {
+    pub fn scaled(&mut self, now: i64, from: i64, to: i64) {
         match to > from {
             true => remember(&mut self.added, now, to - from),
             false => remember(&mut self.removed, now, from - to),
@@ -63,7 +62,7 @@ pub struct Ask {
     pub desired: i64,
     pub min: i64,
     pub max: i64,
-    pub now: Timestamp,
+    pub now: i64,
 }
 
 /// Reason and message of a condition.
@@ -149,9 +148,9 @@ fn by_rates(behavior: &Value, Ask { current, desired, min, max, now }: Ask, memo
 /// Limits of all policies, from what was there when each period began.
 fn limits<'a>(
     rules: &'a Value,
-    changes: [(&'a VecDeque<(Timestamp, i64)>, i64); 2],
+    changes: [(&'a VecDeque<(i64, i64)>, i64); 2],
     current: i64,
-    now: Timestamp,
+    now: i64,
     limit: impl Fn(&str, i64, i64) -> i64 + 'a,
 ) -> impl Iterator<Item = i64> + 'a {
     rules.items_at("/policies").iter().map(move |policy| {
@@ -162,7 +161,7 @@ fn limits<'a>(
     })
 }
 
-fn up_limit(rules: &Value, current: i64, memory: &Memory, now: Timestamp) -> i64 {
+fn up_limit(rules: &Value, current: i64, memory: &Memory, now: i64) -> i64 {
     let limit = |kind: &str, value: i64, start: i64| match kind {
         // Rounded up, or few would never become more.
         "Percent" => (start as f64 * (1.0 + value as f64 / 100.0)).ceil() as i64,
@@ -176,7 +175,7 @@ fn up_limit(rules: &Value, current: i64, memory: &Memory, now: Timestamp) -> i64
     }
 }
 
-fn down_limit(rules: &Value, current: i64, memory: &Memory, now: Timestamp) -> i64 {
+fn down_limit(rules: &Value, current: i64, memory: &Memory, now: i64) -> i64 {
     let limit = |kind: &str, value: i64, start: i64| match kind {
         "Percent" => (start as f64 * (1.0 - value as f64 / 100.0)) as i64,
         _ => start - value,

@@ -16,7 +16,6 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -41,8 +40,10 @@ const PERIOD: Duration = Duration::from_secs(15);
 #[derive(Default)]
 struct Kept {
     memory: Memory,
-    /// When it was looked at, and what it asked for then.
-    looked: Option<(Timestamp, Value)>,
+    /// The tick it was looked at, and what it asked for then.
+    looked: Option<(i64, Value)>,
+    /// Its target's pods, as the scale named them last.
+    selector: Option<Selector>,
 }
 
 /// The controller.
@@ -62,15 +63,26 @@ impl Autoscalers {
         act(all.entry(key.clone()).or_default())
     }
 
+    /// The autoscalers that some of these pods belong to, in order.
+    fn of_pods(&self, namespace: &str, pods: &[std::sync::Arc<Object>]) -> Vec<String> {
+        let selects = |s: &Selector| pods.iter().any(|p| s.matches(|k| p.meta.label(k)));
+        let all = self.kept.lock();
+        let those =
+            all.iter().filter(|(k, kept)| k.namespace == namespace && kept.selector.as_ref().is_some_and(selects));
+        let mut names: Vec<String> = those.map(|(k, _)| k.to_string()).collect();
+        names.sort_unstable();
+        names
+    }
+
     /// None when it is time to look; else how long to wait.
-    fn wait(&self, key: &ObjectKey, spec: &Value, now: Timestamp) -> Option<Duration> {
+    fn wait(&self, key: &ObjectKey, spec: &Value, now: i64) -> Option<Duration> {
         self.with(key, |kept| {
             if let Some((at, before)) = &kept.looked
                 && before == spec
-                && let Ok(since) = Duration::try_from(now.duration_since(*at))
-                && since < PERIOD
+                && let Some(left) = PERIOD.checked_sub(Duration::from_secs(now.abs_diff(*at)))
+                && !left.is_zero()
             {
-                return Some(PERIOD - since);
+                return Some(left);
             }
             kept.looked = Some((now, spec.clone()));
             None
@@ -95,7 +107,7 @@ impl Reconciler for Autoscalers {
             return Ok(Requeue::Never);
         };
         let hpa = object.value();
-        if let Some(wait) = self.wait(key, &hpa["spec"], cx.now()) {
+        if let Some(wait) = self.wait(key, &hpa["spec"], cx.clock.ticks()) {
             return Ok(Requeue::After(wait));
         }
         let mut look = Look::new(self, cx, key, &object, &hpa);
@@ -182,7 +194,7 @@ impl<'a> Look<'a> {
         };
         let message = "the HPA controller was able to get the target's current scale";
         self.condition("AbleToScale", true, "SucceededGetScale", message);
-        let now = self.cx.now();
+        let now = self.cx.clock.ticks();
         let current = target.scale.int_at("/spec/replicas").unwrap_or(0);
         self.all.with(self.key, |kept| kept.memory.begin(now, current));
         let (min, max) = (self.spec.int_at("/minReplicas").unwrap_or(1), self.spec.int_at("/maxReplicas").unwrap_or(1));
@@ -252,7 +264,7 @@ impl<'a> Look<'a> {
                 let message = format!("the HPA controller was able to update the target scale to {to}");
                 self.condition("AbleToScale", true, "SucceededRescale", message);
                 self.cx.events.normal(self.object, "SuccessfulRescale", format!("New size: {to}; reason: {why}"));
-                let now = self.cx.now();
+                let now = self.cx.clock.ticks();
                 self.all.with(self.key, |kept| kept.memory.scaled(now, from, to));
                 Ok(())
             }
@@ -319,6 +331,15 @@ impl<'a> Look<'a> {
             why
         })?;
         let pods = self.cx.lister(&res::PODS).select(Some(&self.key.namespace), &parsed);
+        self.all.with(self.key, |kept| kept.selector = Some(parsed));
+        let rivals = self.all.of_pods(&self.key.namespace, &pods);
+        if rivals.len() > 1 {
+            let rivals = rivals.join(" ");
+            let why = format!("pods by selector {selector} are controlled by multiple HPAs: [{rivals}]");
+            self.warn("AmbiguousSelector", &why);
+            self.condition("ScalingActive", false, "AmbiguousSelector", why.clone());
+            return Err(why);
+        }
         Ok(pods.iter().map(|p| p.value()).collect())
     }
 

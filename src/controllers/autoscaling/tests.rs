@@ -23,6 +23,9 @@ use crate::client::{Client, res};
 use crate::runtime::Requeue;
 use crate::runtime::fake::Cluster;
 
+/// When decisions are asked for.
+const TICK: i64 = 3600;
+
 fn now() -> Timestamp {
     "2026-01-01T01:00:00Z".parse().unwrap()
 }
@@ -108,7 +111,7 @@ fn rules(up: Value, down: Value) -> Value {
 }
 
 fn ask(current: i64, desired: i64) -> Ask {
-    Ask { current, desired, min: 1, max: 20, now: now() }
+    Ask { current, desired, min: 1, max: 20, now: TICK }
 }
 
 #[test_case(ask(3, 3), "3 ReadyForNewScale DesiredWithinRange"; "nothing to do")]
@@ -130,8 +133,8 @@ fn told(behavior: Option<&Value>, ask: Ask, memory: &mut Memory) -> String {
 #[test]
 fn what_goes_down_waits() {
     let mut memory = Memory::default();
-    memory.begin(now(), 10);
-    let at = |seconds| Ask { now: now() + SignedDuration::from_secs(seconds), ..ask(10, 2) };
+    memory.begin(TICK, 10);
+    let at = |seconds| Ask { now: TICK + seconds, ..ask(10, 2) };
     assert_eq!(told(None, at(60), &mut memory), "10 ScaleDownStabilized DesiredWithinRange");
     assert_eq!(told(None, at(300), &mut memory), "2 ReadyForNewScale DesiredWithinRange", "five minutes later");
 }
@@ -155,8 +158,8 @@ fn policies_bound_the_rate() {
     // Within the period what was added already counts.
     let behavior = rules(with("Max", json!([policy("Pods", 4)])), with("Max", both()));
     let mut memory = Memory::default();
-    memory.scaled(now(), 3, 6);
-    let later = |seconds| Ask { now: now() + SignedDuration::from_secs(seconds), ..ask(6, 18) };
+    memory.scaled(TICK, 3, 6);
+    let later = |seconds| Ask { now: TICK + seconds, ..ask(6, 18) };
     assert_eq!(told(Some(&behavior), later(30), &mut memory), "7 ReadyForNewScale ScaleUpLimit!");
     assert_eq!(told(Some(&behavior), later(61), &mut memory), "10 ReadyForNewScale ScaleUpLimit!");
 }
@@ -169,7 +172,7 @@ fn windows_take_the_calmest_of_what_was_recommended() {
     };
     let behavior = rules(free(60), free(120));
     let mut memory = Memory::default();
-    let at = |seconds, desired| Ask { now: now() + SignedDuration::from_secs(seconds), ..ask(5, desired) };
+    let at = |seconds, desired| Ask { now: TICK + seconds, ..ask(5, desired) };
     assert_eq!(told(Some(&behavior), at(0, 8), &mut memory), "8 ReadyForNewScale DesiredWithinRange");
     assert_eq!(told(Some(&behavior), at(30, 12), &mut memory), "8 ScaleUpStabilized DesiredWithinRange");
     assert_eq!(told(Some(&behavior), at(60, 2), &mut memory), "12 ScaleDownStabilized DesiredWithinRange");
@@ -284,4 +287,40 @@ async fn a_deployment_follows_its_load() {
     cluster.clock.advance(301);
     look().await;
     assert_eq!((replicas(), reason("ScalingLimited")), (json!(1), "False DesiredWithinRange".into()));
+}
+
+/// Two autoscalers of the same pods would pull at them for ever: neither does anything, and both say why.
+#[tokio::test]
+async fn autoscalers_of_the_same_pods_stand_still() {
+    let cluster = Cluster::new();
+    let mut cx = cluster.cx();
+    cx.client = api(&cluster, Arc::new(Mutex::new(Some("500m"))));
+    cluster.put(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "n"},
+        "spec": {"replicas": 2}}));
+    ["a", "b"].map(|name| cluster.put(pod(name, "")));
+    let mut other = autoscaler();
+    other["metadata"]["name"] = "other".into();
+    cluster.put(autoscaler());
+    cluster.put(other);
+    let hpa = controller();
+    for name in ["h", "other", "h", "other"] {
+        cluster.clock.advance(15);
+        hpa.reconcile(&crate::api::object::ObjectKey::new("n", name), &cx).await.unwrap();
+    }
+    for name in ["h", "other"] {
+        let status = cluster.get(&res::HORIZONTAL_POD_AUTOSCALERS, "n", name).unwrap()["status"].clone();
+        let active = status.items_at("/conditions").iter().find(|c| c["type"] == "ScalingActive").cloned().unwrap();
+        assert_eq!((&active["status"], &active["reason"]), (&json!("False"), &json!("AmbiguousSelector")), "{name}");
+        let want = "pods by selector app=web are controlled by multiple HPAs: [n/h n/other]";
+        assert_eq!(active["message"], want);
+    }
+    // One of them goes, and the other one works.
+    let replicas = || cluster.get(&res::DEPLOYMENTS, "n", "web").unwrap()["spec"]["replicas"].clone();
+    let before = replicas();
+    cluster.client().delete(&res::HORIZONTAL_POD_AUTOSCALERS, "n", "other", &Default::default()).await.unwrap();
+    for name in ["other", "h"] {
+        cluster.clock.advance(15);
+        hpa.reconcile(&crate::api::object::ObjectKey::new("n", name), &cx).await.unwrap();
+    }
+    assert_ne!(replicas(), before);
 }

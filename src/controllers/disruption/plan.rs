@@ -36,6 +36,33 @@ fn disrupted(status: &Value, pods: &[PodView], now: Timestamp) -> BTreeMap<Strin
     known.into_iter().flatten().filter_map(counts).collect()
 }
 
+/// Whether the budget is a part of what there should be, so that the pods' controllers have to be asked: a plain number
+/// counts what is there, also of controllers that have no scale, and of nobody's pods.
+pub fn is_relative(budget: &Value) -> bool {
+    let least_is_part = budget.pointer("/spec/minAvailable").is_some_and(|least| !least.is_number());
+    budget.pointer("/spec/maxUnavailable").is_some() || least_is_part
+}
+
+/// Evictions that have led to no deletion in time.
+pub fn stale<'a>(budget: &Value, pods: &'a [PodView], now: Timestamp) -> Vec<&'a PodView> {
+    let at = |p: &PodView| {
+        time(budget.pointer("/status/disruptedPods").and_then(|d| d.get(&p.name)).and_then(Value::as_str))
+    };
+    let is_old = |p: &&PodView| at(p).is_some_and(|t| t.as_second() + EVICTION_TIMEOUT <= now.as_second());
+    pods.iter().filter(|p| !p.deleting).filter(is_old).collect()
+}
+
+/// Seconds until a pod that was to be evicted, and goes on, is one like any other; none where there is nothing to wait for. A
+/// kubelet's word holds: it may take its time.
+pub fn spared_in(pod: &Value, now: Timestamp) -> Option<i64> {
+    let target = conditions::get(pod.items_at("/status/conditions"), "DisruptionTarget")?;
+    let ended = matches!(pod.str_at("/status/phase"), Some("Succeeded" | "Failed"));
+    let is_going = ended || pod.str_at("/metadata/deletionTimestamp").is_some();
+    let holds = target.str_at("/status") == Some("True") && target.str_at("/reason") != Some("TerminationByKubelet");
+    let since = time(target.str_at("/lastTransitionTime")).unwrap_or(now);
+    (holds && !is_going).then(|| (since.as_second() + EVICTION_TIMEOUT - now.as_second()).max(0))
+}
+
 /// Pods there should be, and those of them that have to be healthy.
 fn wanted(budget: &Value, seen: &Seen) -> (i64, i64) {
     let (least, most) = (budget.get_at("/spec/minAvailable"), budget.get_at("/spec/maxUnavailable"));
@@ -129,6 +156,29 @@ mod tests {
         assert_eq!(status["conditions"][0]["status"], if want.0 > 0 { "True" } else { "False" });
     }
 
+    #[test_case(json!({"maxUnavailable": 1}), true)]
+    #[test_case(json!({"minAvailable": "50%"}), true)]
+    #[test_case(json!({"minAvailable": 2}), false; "a number counts what is there")]
+    #[test_case(json!({}), false)]
+    fn who_has_to_be_asked(spec: Value, want: bool) {
+        assert_eq!(is_relative(&json!({"spec": spec})), want);
+    }
+
+    /// At second 100.
+    #[test_case(json!({"status": "True"}), json!({}), Some(70); "not yet")]
+    #[test_case(json!({"status": "True", "lastTransitionTime": "1969-12-31T23:00:00Z"}), json!({}), Some(0); "long ago")]
+    #[test_case(json!({"status": "False"}), json!({}), None; "it was spared")]
+    #[test_case(json!({"status": "True", "reason": "TerminationByKubelet"}), json!({}), None; "the kubelet takes its time")]
+    #[test_case(json!({"status": "True"}), json!({"status": {"phase": "Failed"}}), None; "it has ended")]
+    #[test_case(json!({"status": "True"}), json!({"metadata": {"deletionTimestamp": "t"}}), None; "it is going")]
+    fn who_was_to_be_evicted_and_goes_on(condition: Value, pod: Value, want: Option<i64>) {
+        let mut known = json!({"type": "DisruptionTarget", "lastTransitionTime": "1970-01-01T00:00:50Z"});
+        json_patch::merge(&mut known, &condition);
+        let mut all = json!({"status": {"phase": "Running", "conditions": [known]}});
+        json_patch::merge(&mut all, &pod);
+        assert_eq!(spared_in(&all, Timestamp::from_second(100).unwrap()), want);
+    }
+
     #[test]
     fn an_eviction_counts_until_its_pod_goes_or_it_is_old() {
         let evicted = json!({"disruptedPods": {"p0": "1970-01-01T00:00:10Z", "gone": "1970-01-01T00:00:10Z"}});
@@ -138,6 +188,8 @@ mod tests {
         let (early, next) = at(20);
         assert_eq!((early["currentHealthy"].clone(), next), (json!(2), Some(110)));
         assert_eq!(early["disruptedPods"], json!({"p0": "1970-01-01T00:00:10Z"}));
+        let late = Timestamp::from_second(130).unwrap();
+        assert_eq!(stale(&budget, &seen.pods, late).iter().map(|p| &*p.name).collect::<Vec<_>>(), ["p0"]);
         let (late, next) = at(130);
         assert_eq!((late["currentHealthy"].clone(), next, late.get("disruptedPods")), (json!(3), None, None));
     }

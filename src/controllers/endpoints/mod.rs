@@ -5,6 +5,7 @@
 
 mod mirror;
 pub mod plan;
+mod topology;
 
 pub use mirror::mirror;
 
@@ -40,6 +41,13 @@ fn services_of(pod: &Object, cx: &Cx) -> Vec<ObjectKey> {
     all.into_iter().filter(selects).map(|s| ObjectKey::from(&s.meta)).collect()
 }
 
+/// The Services whose endpoints are spread over zones: what nodes say of themselves matters to them alone.
+fn spread_over_zones(cx: &Cx) -> Vec<ObjectKey> {
+    let asks =
+        |s: &Arc<Object>| topology::ANNOTATIONS.iter().any(|a| s.mentions(a)) && topology::is_asked_for(&s.value());
+    cx.lister(&res::SERVICES).list(None).into_iter().filter(asks).map(|s| ObjectKey::from(&s.meta)).collect()
+}
+
 fn selector(service: &Value) -> Option<Selector> {
     let map = service.get_at("/spec/selector").filter(|s| s.as_object().is_some_and(|m| !m.is_empty()))?;
     (service.str_at("/spec/type") != Some("ExternalName")).then(|| Selector::from_map(map))
@@ -67,18 +75,24 @@ impl Reconciler for Slices {
     }
 
     fn watches(&self) -> Watches {
-        Watches::own(&res::SERVICES).mapped(&res::PODS, services_of).mapped(&res::ENDPOINT_SLICES, |slice, _| {
-            let ours = slice.meta.label(plan::MANAGED_BY) == Some(plan::MANAGER);
-            let service = slice.meta.label(plan::SERVICE_LABEL).filter(|_| ours);
-            service.map(|s| ObjectKey::new(&slice.meta.namespace, s)).into_iter().collect()
-        })
+        Watches::own(&res::SERVICES)
+            .mapped(&res::PODS, services_of)
+            .mapped(&res::ENDPOINT_SLICES, |slice, _| {
+                let ours = slice.meta.label(plan::MANAGED_BY) == Some(plan::MANAGER);
+                let service = slice.meta.label(plan::SERVICE_LABEL).filter(|_| ours);
+                service.map(|s| ObjectKey::new(&slice.meta.namespace, s)).into_iter().collect()
+            })
+            .changed(&res::NODES, |old, new, cx| {
+                let place = |node: Option<&Object>| node.and_then(|n| topology::place(&n.value()));
+                if place(old) == place(new) { Vec::new() } else { spread_over_zones(cx) }
+            })
     }
 
     async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
         // The slices of a Service that is gone go with it, by their owner reference.
         let Some(service) = cx.get(&res::SERVICES, key) else { return Ok(Requeue::Never) };
         let value = service.value();
-        let Some(addresses) = addresses(cx, &value, &key.namespace).filter(|_| !service.is_deleting()) else {
+        let Some(mut addresses) = addresses(cx, &value, &key.namespace).filter(|_| !service.is_deleting()) else {
             return Ok(Requeue::Never);
         };
         let mine = Selector::from_map(&serde_json::json!({
@@ -86,6 +100,19 @@ impl Reconciler for Slices {
         }));
         let existing = cx.lister(&res::ENDPOINT_SLICES).select(Some(&key.namespace), &mine);
         let existing: Vec<Value> = existing.iter().filter(|s| !s.is_deleting()).map(|s| s.value()).collect();
+        if topology::is_asked_for(&value) {
+            let nodes = cx.lister(&res::NODES).list(None);
+            let parts = topology::parts(nodes.iter().filter_map(|n| topology::place(&n.value())));
+            for told in plan::spread(&value, &mut addresses, &existing, parts.as_ref()) {
+                match told {
+                    Ok(family) => {
+                        let message = format!("Topology Aware Hints has been enabled, addressType: {family}");
+                        cx.events.normal(&service, "TopologyAwareHintsEnabled", message);
+                    }
+                    Err(why) => cx.events.warning(&service, "TopologyAwareHintsDisabled", why),
+                }
+            }
+        }
         let plan = plan::slices(&value, &addresses, &existing);
         let ns = &key.namespace;
         for mut slice in plan.create {

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
+use super::topology;
 use crate::api::value::ValueExt;
 use crate::util::order::Arrange;
 
@@ -44,6 +45,8 @@ pub struct Address {
     pub node: String,
     /// Its zone, or empty.
     pub zone: String,
+    /// The zone whose clients should come to it, where the Service asks for topology-aware routing and it can be had.
+    pub serves: Option<String>,
     /// Namespace, name and uid of the pod.
     pub pod: (String, String, String),
     /// The Service's ports, resolved for this pod.
@@ -75,6 +78,7 @@ pub fn addresses(service: &Value, pod: &Value, zone: &str) -> Vec<Address> {
         hostname: named.then(|| hostname.clone()),
         node: text("/spec/nodeName"),
         zone: zone.to_owned(),
+        serves: None,
         pod: (text("/metadata/namespace"), text("/metadata/name"), text("/metadata/uid")),
         ports: ports.clone(),
     };
@@ -107,6 +111,9 @@ fn port(service_port: &Value, pod: &Value) -> Option<Value> {
 /// Whose clients should come to an endpoint that takes any, by what the Service prefers. Upstream: `trafficdist`.
 fn hints(distribution: &str, a: &Address) -> Option<Value> {
     let own = |name: &str| (!name.is_empty()).then(|| json!([{"name": name}]));
+    if let Some(zone) = &a.serves {
+        return Some(json!({"forZones": [{"name": zone}]}));
+    }
     let mut hints = Map::new();
     if a.ready && matches!(distribution, "PreferClose" | "PreferSameZone" | "PreferSameNode") {
         hints.extend(own(&a.zone).map(|zones| ("forZones".to_owned(), zones)));
@@ -136,6 +143,40 @@ fn endpoint(a: &Address, distribution: &str) -> Value {
         out["hints"] = hints;
     }
     out
+}
+
+/// Says of each address whose clients should come to it, where a Service asks for that; and what to tell of it, for each
+/// family: whether it can be had, and why not. `existing` are the slices of before.
+pub fn spread(
+    service: &Value,
+    addresses: &mut [Address],
+    existing: &[Value],
+    parts: Option<&topology::Parts>,
+) -> Vec<Result<&'static str, String>> {
+    let mut told = Vec::new();
+    for family in ["IPv4", "IPv6"] {
+        if !service.items_at("/spec/ipFamilies").iter().any(|f| f == family) {
+            continue;
+        }
+        let of_family = existing.iter().filter(|s| s.str_at("/addressType") == Some(family));
+        let before: BTreeMap<&str, &str> = of_family
+            .flat_map(|s| s.items_at("/endpoints"))
+            .filter_map(|e| Some((pod_uid(e), e.str_at("/hints/forZones/0/name")?)))
+            .collect();
+        let mut ready: Vec<&mut Address> = addresses.iter_mut().filter(|a| a.family == family && a.ready).collect();
+        let spots: Vec<topology::Spot<'_>> = ready
+            .iter()
+            .map(|a| topology::Spot { zone: &a.zone, before: before.get(a.pod.2.as_str()).copied() })
+            .collect();
+        match topology::zones(&spots, parts) {
+            Ok(zones) => {
+                ready.iter_mut().zip(zones).for_each(|(a, zone)| a.serves = Some(zone));
+                told.extend(before.is_empty().then_some(Ok(family)));
+            }
+            Err(why) => told.push(Err(format!("{why}, addressType: {family}"))),
+        }
+    }
+    told
 }
 
 /// What to do with the slices of a Service.
@@ -218,7 +259,8 @@ fn fit(
     used: &mut BTreeSet<String>,
     plan: &mut SlicePlan,
 ) {
-    let distribution = service.str_at("/spec/trafficDistribution").unwrap_or_default();
+    let prefers = service.str_at("/spec/trafficDistribution").filter(|_| !topology::is_asked_for(service));
+    let distribution = prefers.unwrap_or_default();
     let mut wanted: BTreeMap<String, Value> =
         members.iter().map(|a| (a.pod.2.clone(), endpoint(a, distribution))).collect();
     let mut kept: Vec<(&Value, Vec<Value>)> = Vec::new();
@@ -376,6 +418,32 @@ mod tests {
         let other = json!({"metadata": service["metadata"], "spec": {"ipFamilies": ["IPv4"]}});
         let again = slices(&other, &pods, &stored(plan));
         assert_eq!(again.update.len(), usize::from(!want.is_null()));
+    }
+
+    /// All pods of a zone, and none of the other's: each zone gets half of them, and keeps it.
+    #[test]
+    fn a_service_that_asks_for_it_is_spread_over_zones() {
+        let mut service = service();
+        service["metadata"]["annotations"] = json!({"service.kubernetes.io/topology-mode": "Auto"});
+        service["spec"]["trafficDistribution"] = "PreferSameNode".into();
+        let parts = topology::parts([("y".to_owned(), 1), ("z".to_owned(), 1)].into_iter());
+        let zones = |plan: &SlicePlan| -> Vec<String> {
+            let ends = plan.create[0].items_at("/endpoints").iter();
+            ends.map(|e| e["hints"]["forZones"][0]["name"].as_str().unwrap_or("none").to_owned()).collect()
+        };
+        let mut pods = all(0..4);
+        assert_eq!(spread(&service, &mut pods, &[], parts.as_ref()), [Ok("IPv4")]);
+        let plan = slices(&service, &pods, &[]);
+        assert_eq!(zones(&plan), ["y", "y", "z", "z"]);
+        assert_eq!(plan.create[0]["endpoints"][0]["hints"].get("forNodes"), None);
+        let known = stored(plan);
+        let mut again = all(0..4);
+        assert_eq!(spread(&service, &mut again, &known, parts.as_ref()), [] as [Result<&str, String>; 0]);
+        assert_eq!(slices(&service, &again, &known), SlicePlan::default(), "nothing moves");
+        // A node that says nothing of its zone ends it, and somebody is told.
+        let mut none = all(0..4);
+        assert!(spread(&service, &mut none, &known, None)[0].as_ref().is_err_and(|e| e.ends_with("addressType: IPv4")));
+        assert_eq!(slices(&service, &none, &known).update.len(), 1);
     }
 
     #[test]

@@ -175,6 +175,27 @@ impl Kinds {
         self.all.iter().enumerate().flat_map(of_kind).collect()
     }
 
+    /// Says so when an owner is where it cannot own: in another namespace than its dependent, or in one at all when the
+    /// dependent is in none.
+    fn tell_of_misplaced(&self, object: &Object, owner: &OwnerRef) {
+        let key = (gvk::split(&owner.api_version).0.to_owned(), owner.kind.clone());
+        let Some((res, lister)) = self.by_kind.get(&key).map(|i| &self.all[*i]).filter(|(res, _)| res.namespaced)
+        else {
+            return;
+        };
+        let there = |ns: &str| lister.get(ns, &owner.name).is_some_and(|o| o.meta.uid == owner.uid);
+        let elsewhere = || {
+            let namespaces = self.cx.lister(&crate::client::res::NAMESPACES).list(None);
+            namespaces.iter().any(|n| n.meta.name != object.meta.namespace && there(&n.meta.name))
+        };
+        if object.meta.namespace.is_empty() || elsewhere() {
+            let (ns, OwnerRef { api_version, name, uid, .. }) = (&object.meta.namespace, owner);
+            let identity = format!("[{api_version}/{}, namespace: {ns}, name: {name}, uid: {uid}]", res.kind);
+            let message = format!("ownerRef {identity} does not exist in namespace {ns:?}");
+            self.cx.events.named("garbage-collector-controller").warning(object, "OwnerRefInvalidNamespace", message);
+        }
+    }
+
     /// Looks at one object and does what has to be done.
     async fn collect(&self, (i, namespace, name): &Key) -> Result<(), Error> {
         let (res, lister) = &self.all[*i];
@@ -186,6 +207,7 @@ impl Kinds {
                     .by_kind
                     .contains_key(&(gvk::split(&owner.api_version).0.to_owned(), owner.kind.clone())) =>
                 {
+                    self.tell_of_misplaced(&object, owner);
                     Owner::Solid
                 }
                 None => {
@@ -194,7 +216,10 @@ impl Kinds {
                         reason: "its kind is not known".into(),
                     });
                 }
-                Some((_, None)) => Owner::Absent,
+                Some((_, None)) => {
+                    self.tell_of_misplaced(&object, owner);
+                    Owner::Absent
+                }
                 Some((_, Some(o))) if o.is_deleting() && Item::new(&o).foreground => Owner::Waiting,
                 Some(_) => Owner::Solid,
             };

@@ -195,6 +195,10 @@ async fn report(cx: &Cx, key: &ObjectKey, uid: &str, selector: &Selector, end: O
 
 fn tell(cx: &Cx, object: &Arc<Object>, job: &Job) {
     if job.condition("Complete").is_some() {
+        if job.completions.is_some_and(|n| job.status.int_at("/succeeded").unwrap_or(0) > n) {
+            let message = "Too many succeeded pods running after completion count reached";
+            cx.events.warning(object, "TooManySucceededPods", message);
+        }
         cx.events.normal(object, "Completed", "Job completed");
     } else if let Some(failed) = job.condition("Failed") {
         let text = |at: &str| failed.str_at(at).unwrap_or_default().to_owned();

@@ -29,7 +29,17 @@ pub fn controller() -> Box<dyn Reconciler> {
 /// Since when the pods of tainted nodes are on notice: by node, then by uid.
 #[derive(Default)]
 struct TaintEviction {
-    notices: Mutex<HashMap<String, HashMap<String, Timestamp>>>,
+    notices: Mutex<HashMap<String, HashMap<String, i64>>>,
+}
+
+/// The tick of a time, by what both show now.
+fn tick_of(time: Timestamp, cx: &Cx) -> i64 {
+    cx.clock.ticks() - (cx.now().as_second() - time.as_second())
+}
+
+/// The time of a tick. A clock that was set meanwhile moves it, so that what has passed since is what did pass.
+fn time_of(tick: i64, cx: &Cx) -> Option<Timestamp> {
+    Timestamp::from_second(cx.now().as_second() - (cx.clock.ticks() - tick)).ok()
 }
 
 #[async_trait]
@@ -65,7 +75,7 @@ impl Reconciler for TaintEviction {
                 continue;
             }
             let value = pod.value();
-            let since = noticed.get(&pod.meta.uid).copied();
+            let since = noticed.get(&pod.meta.uid).and_then(|tick| time_of(*tick, cx));
             match plan::leave(&value, &taints, since, now) {
                 plan::Leave::Never => {
                     if since.is_some() {
@@ -74,12 +84,12 @@ impl Reconciler for TaintEviction {
                     }
                 }
                 plan::Leave::At { since, at } if at > now => {
-                    notices.insert(pod.meta.uid.clone(), since);
+                    notices.insert(pod.meta.uid.clone(), tick_of(since, cx));
                     let left = at.as_second() - now.as_second();
                     next = Some(next.map_or(left, |n: i64| n.min(left)));
                 }
                 plan::Leave::At { since, .. } => {
-                    notices.insert(pod.meta.uid.clone(), since);
+                    notices.insert(pod.meta.uid.clone(), tick_of(since, cx));
                     leaving.push((pod, value));
                 }
             }
@@ -138,6 +148,24 @@ mod tests {
         cluster.clock.advance(20);
         assert_eq!(cluster.reconcile(&controller, "", "a").await.unwrap(), Requeue::after_seconds(Some(10)));
         cluster.clock.advance(10);
+        cluster.reconcile(&controller, "", "a").await.unwrap();
+        assert!(cluster.get(&res::PODS, "n", "p").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_set_gives_a_pod_no_more_time_and_no_less() {
+        let cluster = Cluster::new();
+        cluster.put(tainted(json!([{"key": "k", "effect": "NoExecute"}])));
+        cluster.put(pod(30));
+        let controller = TaintEviction::default();
+        cluster.reconcile(&controller, "", "a").await.unwrap();
+        for (jump, left) in [(3600, 25), (-7200, 20), (3600, 15)] {
+            cluster.clock.advance(5);
+            cluster.clock.set_by(jump);
+            let requeue = cluster.reconcile(&controller, "", "a").await.unwrap();
+            assert_eq!(requeue, Requeue::after_seconds(Some(left)));
+        }
+        cluster.clock.advance(15);
         cluster.reconcile(&controller, "", "a").await.unwrap();
         assert!(cluster.get(&res::PODS, "n", "p").is_none());
     }

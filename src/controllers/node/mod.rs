@@ -1,12 +1,13 @@
 //! Nodes: who fell silent, what that does to their pods; and which pod addresses are theirs.
 //!
-//! A node's Lease (or status) is its heartbeat. Its age is measured by this process' clock from when a new one was seen,
-//! so that clocks of nodes may differ. The taint that takes a silent node's pods away comes in turn, zone by zone
+//! A node's Lease (or status) is its heartbeat. Its age is measured by this process' ticks from when a new one was seen,
+//! so that clocks of nodes may differ, and this machine's may be set. The taint that takes a silent node's pods away comes in turn, zone by zone
 //! ([`zones`]); what it does to them is [`eviction`]'s.
 
 pub mod eviction;
 pub mod ipam;
 pub mod plan;
+pub mod ttl;
 pub mod zones;
 
 use std::collections::{HashMap, HashSet};
@@ -20,6 +21,8 @@ use crate::api::object::ObjectKey;
 use crate::api::value::ValueExt;
 use crate::client::{Patch, optional, res};
 use crate::controllers::common::conditions;
+use crate::controllers::common::pods::time;
+use crate::runtime::events::Regarding;
 use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
 use crate::util::clock::rfc3339;
 use zones::{Turn, Zones};
@@ -57,8 +60,10 @@ impl Default for Lifecycle {
 struct Known {
     /// The last heartbeat seen, as text.
     beat: String,
-    /// When it was seen here.
-    at: Timestamp,
+    /// The tick it was seen at here.
+    at: i64,
+    /// The Node's uid.
+    uid: String,
 }
 
 #[async_trait]
@@ -85,14 +90,31 @@ impl Reconciler for Lifecycle {
 
     async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
         let Some(node) = cx.get(&res::NODES, key) else {
-            self.known.lock().remove(&key.name);
+            let known = self.known.lock().remove(&key.name);
+            if let Some(known) = known {
+                let gone = Regarding {
+                    api_version: "v1".into(),
+                    kind: "Node".into(),
+                    name: key.name.clone(),
+                    uid: known.uid,
+                    ..Regarding::default()
+                };
+                tell(cx, gone, "RemovingNode", &format!("Removing Node {} from Controller", key.name), &key.name);
+            }
             self.marked.lock().remove(&key.name);
             self.note(cx, &key.name, None, false).await?;
             return Ok(Requeue::Never);
         };
         let now = cx.now();
         let mut value = node.value();
-        let left = self.heard_at(cx, key, &value, now).as_second() + self.grace_seconds - now.as_second();
+        let ticks = cx.clock.ticks();
+        let is_known = self.known.lock().contains_key(&key.name);
+        let age = now.as_second() - time(Some(&node.meta.created)).unwrap_or(now).as_second();
+        // Not each time that this process starts.
+        if !is_known && age < self.grace_seconds {
+            tell(cx, &node, "RegisteredNode", &format!("Registered Node {} in Controller", key.name), &key.name);
+        }
+        let left = self.heard_at(cx, key, &value, ticks) + self.grace_seconds - ticks;
         if left <= 0
             && let Some(conditions) = plan::silenced(&value, now)
         {
@@ -119,8 +141,9 @@ impl Reconciler for Lifecycle {
 }
 
 impl Lifecycle {
-    /// When the newest heartbeat was seen here.
-    fn heard_at(&self, cx: &Cx, key: &ObjectKey, node: &Value, now: Timestamp) -> Timestamp {
+    /// The tick that the newest heartbeat was seen at here.
+    fn heard_at(&self, cx: &Cx, key: &ObjectKey, node: &Value, now: i64) -> i64 {
+        let uid = node.str_at("/metadata/uid").unwrap_or_default();
         let lease = cx.lister(&res::LEASES).get(LEASE_NAMESPACE, &key.name).map(|l| l.value());
         let renewed = lease.as_ref().and_then(|l| l.str_at("/spec/renewTime")).unwrap_or_default();
         let ready = conditions::get(node.items_at("/status/conditions"), "Ready");
@@ -134,10 +157,12 @@ impl Lifecycle {
             for other in cx.lister(&res::NODES).list(None) {
                 let value = other.value();
                 zones.note(&other.meta.name, zones::zone_of(&value), plan::ready(&value) == "True");
-                known.insert(other.meta.name.clone(), Known { beat: String::new(), at: now });
+                let uid = other.meta.uid.clone();
+                known.insert(other.meta.name.clone(), Known { beat: String::new(), at: now, uid });
             }
         }
-        let entry = known.entry(key.name.clone()).or_insert_with(|| Known { beat: beat.clone(), at: now });
+        let entry =
+            known.entry(key.name.clone()).or_insert_with(|| Known { beat: beat.clone(), at: now, uid: uid.to_owned() });
         if entry.beat != beat {
             (entry.beat, entry.at) = (beat, now);
         }
@@ -155,7 +180,8 @@ impl Lifecycle {
         };
         let now = cx.now();
         if was_dark && !is_dark {
-            self.known.lock().values_mut().for_each(|k| k.at = now);
+            let ticks = cx.clock.ticks();
+            self.known.lock().values_mut().for_each(|k| k.at = ticks);
         }
         if is_dark && !was_dark {
             for other in cx.lister(&res::NODES).list(None).iter().filter(|o| o.meta.name != name) {
@@ -171,7 +197,7 @@ impl Lifecycle {
         let (turn, dark) = {
             let mut zones = self.zones.lock();
             let waits = plan::waits_for_eviction(node);
-            (if waits { zones.turn(&zone, now.as_second()) } else { Turn::Now }, zones.is_dark())
+            (if waits { zones.turn(&zone, cx.clock.ticks()) } else { Turn::Now }, zones.is_dark())
         };
         let evict = turn == Turn::Now && !dark;
         match set_taints(cx, node.clone(), evict, now).await {
@@ -208,6 +234,10 @@ impl Lifecycle {
     }
 }
 
+fn tell(cx: &Cx, node: impl Into<Regarding>, reason: &str, what: &str, name: &str) {
+    cx.events.normal(node, reason, format!("Node {name} event: {what}"));
+}
+
 /// Writes the taints a node should have, where it has others; gives back the node.
 async fn set_taints(cx: &Cx, node: Value, evict: bool, now: Timestamp) -> Result<Value, Error> {
     let Some(taints) = plan::taints(&node, evict, now) else { return Ok(node) };
@@ -221,6 +251,7 @@ async fn set_taints(cx: &Cx, node: Value, evict: bool, now: Timestamp) -> Result
 mod tests {
     use super::*;
     use crate::runtime::fake::Cluster;
+    use test_case::test_case;
 
     fn node(name: &str, ready: &str) -> Value {
         json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {},
@@ -271,6 +302,58 @@ mod tests {
         cluster.clock.advance(301);
         cluster.reconcile(&*eviction, "", "a").await.unwrap();
         assert!(cluster.get(&res::PODS, "n", "p").is_none());
+    }
+
+    #[tokio::test]
+    async fn people_are_told_who_comes_and_goes() {
+        let cluster = Cluster::new();
+        let (cx, writer) = cluster.cx_and_events();
+        let controller = Lifecycle::default();
+        let mut old = node("old", "True");
+        old["metadata"]["creationTimestamp"] = "2025-01-01T00:00:00Z".into();
+        let mut new = node("new", "True");
+        new["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z".into();
+        cluster.put(old);
+        cluster.put(new);
+        for name in ["new", "old", "new"] {
+            controller.reconcile(&ObjectKey::new("", name), &cx).await.unwrap();
+        }
+        cluster.client().delete(&res::NODES, "", "new", &Default::default()).await.unwrap();
+        controller.reconcile(&ObjectKey::new("", "new"), &cx).await.unwrap();
+        // The writer ends with the last who has something to say.
+        drop(cx);
+        writer.run(crate::util::tasks::Shutdown::new()).await;
+        let mut told: Vec<String> = cluster.api.all(&res::EVENTS).iter().map(|e| e["message"].to_string()).collect();
+        told.sort();
+        let want = ["Registered Node new in Controller", "Removing Node new from Controller"];
+        assert_eq!(told, want.map(|w| format!("\"Node new event: {w}\"")));
+    }
+
+    /// An hour forward makes nobody silent, and an hour back keeps nobody from being found silent in time.
+    #[test_case(3600; "forward")]
+    #[test_case(-3600; "back")]
+    #[tokio::test]
+    async fn a_clock_that_is_set_changes_nobodys_silence(jump: i64) {
+        let cluster = Cluster::new();
+        cluster.put(node("a", "True"));
+        cluster.put(node("b", "True"));
+        cluster.put(lease("1"));
+        let controller = Lifecycle::default();
+        cluster.reconcile(&controller, "", "a").await.unwrap();
+        cluster.clock.advance(plan::GRACE_SECONDS - 1);
+        cluster.clock.set_by(jump);
+        assert_eq!(cluster.reconcile(&controller, "", "a").await.unwrap(), Requeue::after_seconds(Some(1)));
+        assert_eq!(plan::ready(&cluster.get(&res::NODES, "", "a").unwrap()), "True");
+        cluster.clock.advance(1);
+        cluster.reconcile(&controller, "", "a").await.unwrap();
+        assert_eq!(plan::ready(&cluster.get(&res::NODES, "", "a").unwrap()), "Unknown");
+        // The turn of the next node comes when it is due by the ticks.
+        cluster.put(node("b", "False"));
+        cluster.put(node("c", "True"));
+        cluster.clock.set_by(-jump);
+        cluster.reconcile(&controller, "", "c").await.unwrap();
+        let requeue = cluster.reconcile(&controller, "", "b").await.unwrap();
+        assert_eq!(requeue, Requeue::after_seconds(Some(zones::TURN_SECONDS)));
     }
 
     /// Two nodes fall silent at once; the second one's pods have to wait for their turn, its taint against new ones does not.

@@ -54,7 +54,7 @@ pub fn zone_of(node: &Value) -> Option<String> {
 struct Zone {
     ready: usize,
     silent: usize,
-    /// Second of the last turn.
+    /// Tick of the last turn.
     last: Option<i64>,
 }
 
@@ -108,7 +108,7 @@ impl Zones {
         self.zones.values().all(|z| z.ready == 0)
     }
 
-    /// Asks for the turn of a node at second `now`.
+    /// Asks for the turn of a node at tick `now`.
     pub fn turn(&mut self, zone: &str, now: i64) -> Turn {
         if self.is_dark() {
             return Turn::No;

@@ -168,9 +168,15 @@ impl Work<'_> {
             let claim = self.cx.lister(&res::PERSISTENT_VOLUME_CLAIMS).get(&pod.meta.namespace, &name);
             let Some(claim) = claim.filter(|c| !c.is_deleting()) else { continue };
             let known = claim.value();
-            if let Some(owners) =
-                pod::owners(known.items_at("/metadata/ownerReferences"), &takers, self.object, leaving)
-            {
+            let known = known.items_at("/metadata/ownerReferences");
+            if pod::is_foreign(known, self.object) {
+                let message = format!(
+                    "PersistentVolumeClaim {name} has a conflicting OwnerReference that acts as a manging controller, the retention \
+                     policy is ignored for this claim"
+                );
+                self.cx.events.warning(self.object, "ConflictingController", message);
+            }
+            if let Some(owners) = pod::owners(known, &takers, self.object, leaving) {
                 let body = json!({"metadata": {"ownerReferences": owners}});
                 self.cx.change(&res::PERSISTENT_VOLUME_CLAIMS, &claim, None, &body).await?;
             }

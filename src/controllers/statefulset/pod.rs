@@ -121,19 +121,28 @@ pub fn owners(known: &[Value], takers: &Takers, set: &Object, pod: Option<&Objec
         Some(pod) => Some(owner_reference(&res::PODS, pod)),
         None => takers.with_set.then(|| owner_reference(&res::STATEFUL_SETS, set)),
     };
-    let ours = |r: &&Value| match r.str_at("/kind") {
-        Some("StatefulSet") => r["uid"] == *set.meta.uid,
-        Some("Pod") => r["apiVersion"] == "v1" && r.str_at("/name").is_some_and(|n| n.starts_with(&set.meta.name)),
-        _ => false,
-    };
     let uids = |all: &[&Value]| all.iter().map(|r| r["uid"].clone()).collect::<Vec<_>>();
-    // A claim that somebody else manages is theirs.
-    let foreign = known.iter().any(|r| r["controller"] == true && !ours(&r));
-    let wanted = wanted.filter(|_| !foreign);
-    let present: Vec<&Value> = known.iter().filter(ours).collect();
+    let wanted = wanted.filter(|_| !is_foreign(known, set));
+    let present: Vec<&Value> = known.iter().filter(|r| is_ours(r, set)).collect();
     if uids(&present) == uids(&wanted.iter().collect::<Vec<_>>()) {
         return None;
     }
-    let others = known.iter().filter(|r| !ours(r)).cloned();
+    let others = known.iter().filter(|r| !is_ours(r, set)).cloned();
     Some(others.chain(wanted).collect())
+}
+
+/// True for an owner that is the set, or a pod of its.
+fn is_ours(owner: &Value, set: &Object) -> bool {
+    match owner.str_at("/kind") {
+        Some("StatefulSet") => owner["uid"] == *set.meta.uid,
+        Some("Pod") => {
+            owner["apiVersion"] == "v1" && owner.str_at("/name").is_some_and(|n| n.starts_with(&set.meta.name))
+        }
+        _ => false,
+    }
+}
+
+/// True of a claim that somebody else manages: it is theirs, and the policy says nothing of it.
+pub fn is_foreign(owners: &[Value], set: &Object) -> bool {
+    owners.iter().any(|r| r["controller"] == true && !is_ours(r, set))
 }

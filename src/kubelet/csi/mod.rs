@@ -172,11 +172,21 @@ impl Csi {
 
     async fn follow_node(&self, listers: &dyn Listers, shutdown: &Shutdown) {
         let mut deltas = listers.lister("", "nodes").deltas();
+        // Of which Node, by its uid, there is a CSINode: it goes with the Node.
+        let mut ensured = String::new();
         while let Some(Some(delta)) = shutdown.or(deltas.next()).await {
             let Delta::Upsert { new, .. } = delta else { continue };
             if new.meta.name == self.node {
                 let now = told(&new);
                 self.told.send_if_modified(|before| std::mem::replace(before, now.clone()) != now);
+                if ensured != new.meta.uid {
+                    match node::ensure(&self.client, &new.value()).await {
+                        Ok(()) => ensured.clone_from(&new.meta.uid),
+                        Err(e) => {
+                            tracing::warn!("cannot make the node's CSINode, trying again at its next change: {e}")
+                        }
+                    }
+                }
             }
         }
     }

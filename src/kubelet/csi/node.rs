@@ -31,15 +31,31 @@ fn entry(driver: &str, info: &NodeGetInfoResponse) -> Value {
     out
 }
 
+/// The CSINode of a node without drivers.
+fn of_no_driver(node: &Value) -> Value {
+    let name = node.str_at("/metadata/name").unwrap_or_default();
+    let uid = node.str_at("/metadata/uid").unwrap_or_default();
+    let owner = json!({"apiVersion": "v1", "kind": "Node", "name": name, "uid": uid});
+    json!({"apiVersion": "storage.k8s.io/v1", "kind": "CSINode", "spec": {"drivers": []},
+        "metadata": {"name": name, "ownerReferences": [owner]}})
+}
+
+/// Makes the node's CSINode where there is none, so that whoever looks for it finds it from the start. Upstream:
+/// `InitializeCSINodeWithAnnotation`.
+pub async fn ensure(client: &Client, node: &Value) -> ApiResult<()> {
+    let name = node.str_at("/metadata/name").unwrap_or_default();
+    if crate::client::optional(client.get(&res::CSI_NODES, "", name).await)?.is_some() {
+        return Ok(());
+    }
+    match client.create(&res::CSI_NODES, "", &of_no_driver(node)).await {
+        Err(e) if e.reason != Reason::AlreadyExists => Err(e),
+        _ => Ok(()),
+    }
+}
+
 /// The CSINode with a driver's entry made, replaced, or (without one) removed; none when it says so already.
 fn csi_node(old: Option<&Value>, node: &Value, driver: &str, entry: Option<&Value>) -> Option<Value> {
-    let mut out = old.cloned().unwrap_or_else(|| {
-        let name = node.str_at("/metadata/name").unwrap_or_default();
-        let uid = node.str_at("/metadata/uid").unwrap_or_default();
-        let owner = json!({"apiVersion": "v1", "kind": "Node", "name": name, "uid": uid});
-        json!({"apiVersion": "storage.k8s.io/v1", "kind": "CSINode", "spec": {"drivers": []},
-            "metadata": {"name": name, "ownerReferences": [owner]}})
-    });
+    let mut out = old.cloned().unwrap_or_else(|| of_no_driver(node));
     let drivers = out.items_at("/spec/drivers").to_vec();
     let known = drivers.iter().find(|d| d.str_at("/name") == Some(driver));
     if known == entry || (known.is_none() && entry.is_none()) {
@@ -140,6 +156,10 @@ mod tests {
             n
         });
         let client = cluster.client();
+        for _ in 0..2 {
+            ensure(&client, &node).await.unwrap();
+        }
+        assert_eq!(cluster.get(&res::CSI_NODES, "", "node").unwrap()["spec"], json!({"drivers": []}));
         tell(&client, "node", "d", Some(&info("id", 3, &[("d/zone", "a"), ("d/host", "h")]))).await.unwrap();
         tell(&client, "node", "e", Some(&info("other", 0, &[]))).await.unwrap();
         let csi = cluster.get(&res::CSI_NODES, "", "node").unwrap();

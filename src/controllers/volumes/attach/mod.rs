@@ -92,7 +92,7 @@ impl Attacher {
             unwanted.remove(&attachment.name);
             return attachment.clone();
         }
-        let now = cx.now().as_second();
+        let now = cx.clock.ticks();
         let since = *unwanted.entry(attachment.name.clone()).or_insert(now);
         Attachment { unwanted_for: now - since, ..attachment.clone() }
     }

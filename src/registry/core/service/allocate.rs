@@ -8,7 +8,7 @@ use crate::api::status::{ApiResult, Status};
 use crate::api::value::ValueExt;
 use crate::registry::allocators::{Allocators, Hold, Refused};
 use crate::registry::errors::FieldErrors;
-use crate::registry::strategy::{Held, HookCx};
+use crate::registry::strategy::{Held, HookCx, View};
 
 use super::{is_headless, needs_cluster_ip, needs_health_check, needs_node_ports};
 
@@ -32,7 +32,7 @@ pub fn all(allocators: &Allocators, new: &mut Value, old: Option<&Value>, cx: &H
     let (addresses, ports) = allocators.taken(cx.view, &uid);
     let mut holds: Vec<Hold> = Vec::new();
     if wants_ip && !has_ip {
-        holds.extend(address(allocators, new, &addresses, &errs));
+        holds.extend(address(allocators, cx.view, new, &addresses, &errs));
     }
     refuse(new, &errs)?;
     if needs_node_ports(new) {
@@ -131,6 +131,7 @@ fn families(new: &mut Value, old: Option<&Value>, errs: &FieldErrors) {
 
 fn address(
     allocators: &Allocators,
+    view: &dyn View,
     new: &mut Value,
     taken: &std::collections::HashSet<u32>,
     errs: &FieldErrors,
@@ -138,9 +139,9 @@ fn address(
     let at = errs.at("spec").at("clusterIPs");
     let asked = new.str_at("/spec/clusterIP").unwrap_or_default().to_owned();
     let got = match asked.as_str() {
-        "" => allocators.addresses.take_any(taken),
+        "" => allocators.take_any_address(view, taken),
         ip => match ip.parse::<Ipv4Addr>() {
-            Ok(ip) => allocators.addresses.take(u32::from(ip), taken),
+            Ok(ip) => allocators.take_address(view, u32::from(ip), taken),
             Err(_) => Err(Refused::OutOfRange),
         },
     };
