@@ -13,7 +13,6 @@ use tokio::sync::watch;
 use crate::client::{Client, Credentials};
 use crate::kubelet::node::Pulse;
 use crate::util::notify::{Notify, Word};
-use crate::util::quiet;
 use crate::util::tasks::{OnEnd, Shutdown, Tasks};
 
 /// How long the service manager is left waiting for the node: something that takes longer is told as it is, and waited
@@ -31,12 +30,8 @@ pub struct Watched {
     pub node: Option<watch::Receiver<Pulse>>,
 }
 
-/// Tells the service manager, as a task that stops first of all; and looks how much this process keeps.
+/// Tells the service manager, as a task that stops first of all.
 pub fn start(tasks: &mut Tasks, watched: Watched) {
-    tasks.own("memory", OnEnd::Fine, |stop| async move {
-        quiet::run(&stop).await;
-        Ok(())
-    });
     let notify = Notify::from_env();
     if !notify.is_managed() {
         return;
