@@ -318,9 +318,13 @@ mod tests {
         for name in ["new", "old", "new"] {
             controller.reconcile(&ObjectKey::new("", name), &cx).await.unwrap();
         }
+        // A writer ends with the last who has something to say; events are named after their time.
+        drop(cx);
+        writer.run(crate::util::tasks::Shutdown::new()).await;
+        cluster.clock.advance(1);
+        let (cx, writer) = cluster.cx_and_events();
         cluster.client().delete(&res::NODES, "", "new", &Default::default()).await.unwrap();
         controller.reconcile(&ObjectKey::new("", "new"), &cx).await.unwrap();
-        // The writer ends with the last who has something to say.
         drop(cx);
         writer.run(crate::util::tasks::Shutdown::new()).await;
         let mut told: Vec<String> = cluster.api.all(&res::EVENTS).iter().map(|e| e["message"].to_string()).collect();
