@@ -239,6 +239,26 @@ fn admitting(
     registry
 }
 
+/// Where the server keeps what is its own, made where it is not there.
+fn server_dir(data_dir: &Path) -> anyhow::Result<PathBuf> {
+    let dir = data_dir.join("server");
+    files::create_dir_durable(&dir)
+        .with_context(|| format!("cannot create {}; choose another place with --data-dir", dir.display()))?;
+    Ok(dir)
+}
+
+/// What the certificates have to say.
+fn pki_config(args: &Args, node_name: &str, node_ip: IpAddr, service_ip: IpAddr) -> PkiConfig {
+    PkiConfig {
+        node_name: node_name.to_owned(),
+        node_ips: args.advertise_address.into_iter().chain([node_ip]).collect(),
+        service_ips: vec![service_ip],
+        cluster_domain: args.cluster_domain.clone(),
+        tls_sans: args.tls_san.clone(),
+        life_seconds: args.signing_duration(),
+    }
+}
+
 /// Binds, opens, loads.
 pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let data_dir = args.common.data_dir()?;
@@ -251,27 +271,16 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let manifests = data_dir.join("server/manifests");
     let disabled = disabled(&args.disable, &manifests)?;
     let cluster = cluster(&args, !disabled.dns)?;
-    let local_storage = !disabled.local_storage;
     let node_address = args.node.address(None, &cluster, &data_dir);
     let node_ip = node_address.now();
     let service_ip = args.service_cidr.hosts().next().context("the service range is empty")?;
     let node = node_parts(&args, &data_dir, &node_name, &node_address, &cluster).await?;
-    let server_dir = data_dir.join("server");
-    files::create_dir_durable(&server_dir)
-        .with_context(|| format!("cannot create {}; choose another place with --data-dir", server_dir.display()))?;
+    let server_dir = server_dir(&data_dir)?;
     // First of all what is in the data directory: its lock keeps two servers from changing each other's files.
     let store = open_store(server_dir.join("db")).await?;
     let encryption = Encryption::open(store.clone(), args.access.encryption(&server_dir))?;
     encryption.prepare().await;
-    let pki_config = PkiConfig {
-        node_name: node_name.clone(),
-        node_ips: args.advertise_address.into_iter().chain([node_ip]).collect(),
-        service_ips: vec![service_ip],
-        cluster_domain: args.cluster_domain.clone(),
-        tls_sans: args.tls_san.clone(),
-        life_seconds: args.signing_duration(),
-    };
-    let pki = Pki::open(&server_dir.join("tls"), &pki_config, clock.now())?;
+    let pki = Pki::open(&server_dir.join("tls"), &pki_config(&args, &node_name, node_ip, service_ip), clock.now())?;
     let given = args.token.read()?;
     let token = token::open(&server_dir.join("token"), &pki.server_ca.sha256(), given.as_deref())?;
     let resources = resources(&args, !disabled.metrics)?;
@@ -301,9 +310,8 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let serving = SwappableCert::new(pki.serving_key()?);
     let tls = crate::pki::tls::server_config(serving.clone(), &[&pki.client_ca.cert, &pki.request_header_ca.cert])?;
     let nodes = api.clone();
-    let own_ports = vec![args.https_listen_port, args.node.kubelet_port];
-    let balanced_but = (!disabled.service_lb).then_some(own_ports);
-    let local_path = local_storage.then(|| Arc::new(move |name: &str| nodes.node(name)) as Nodes);
+    let balanced_but = (!disabled.service_lb).then(|| vec![args.https_listen_port, args.node.kubelet_port]);
+    let local_path = (!disabled.local_storage).then(|| Arc::new(move |name: &str| nodes.node(name)) as Nodes);
     let config = Config {
         api: ApiServer {
             service_ip,

@@ -78,7 +78,7 @@ mod tests {
             theirs.sort();
             prop_assert_eq!(&ours, &theirs);
             ours.arrange_by(|a, b| b.1.cmp(&a.1));
-            theirs.sort_by(|a, b| b.1.cmp(&a.1));
+            theirs.sort_by_key(|i| std::cmp::Reverse(i.1));
             prop_assert_eq!(ours, theirs);
         }
     }

@@ -177,7 +177,7 @@ impl<'a> Look<'a> {
     /// True within the first period, which is when upstream looks for the first time: a target that is created right
     /// after its autoscaler, as charts do it, is not missed aloud.
     fn is_new(&self) -> bool {
-        let created = self.object.meta.created.parse::<Timestamp>().ok();
+        let created = self.object.meta.created.parse::<jiff::Timestamp>().ok();
         created.is_some_and(|at| self.cx.now().duration_since(at).unsigned_abs() < PERIOD)
     }
 
