@@ -2,11 +2,14 @@
 //!
 //! Rule: upstream `pkg/controller/nodeipam`, range allocator: the mask is /24 for IPv4 and /64 for IPv6.
 //! **Invariant:** one worker, so two nodes never get the same subnet.
+//! **Invariant:** what is taken is read from all nodes once, and follows each node's changes from then on: a new node of a
+//! large cluster does not read all the others.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use async_trait::async_trait;
 use ipnet::IpNet;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use crate::api::object::ObjectKey;
@@ -17,19 +20,54 @@ use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
 /// Gives each node a subnet of each range.
 pub struct Ipam {
     ranges: Vec<IpNet>,
+    /// None until the first look at all nodes.
+    taken: Mutex<Option<Taken>>,
+}
+
+/// The subnets that nodes have.
+#[derive(Default)]
+struct Taken {
+    of: HashMap<String, Vec<IpNet>>,
+    /// How many nodes have each: people may give one to two.
+    all: HashMap<IpNet, usize>,
+}
+
+impl Taken {
+    /// A node has these now.
+    fn set(&mut self, node: &str, subnets: Vec<IpNet>) {
+        let before = match subnets.is_empty() {
+            true => self.of.remove(node),
+            false => self.of.insert(node.to_owned(), subnets.clone()),
+        };
+        for net in subnets {
+            *self.all.entry(net).or_default() += 1;
+        }
+        for net in before.unwrap_or_default() {
+            if let Some(count) = self.all.get_mut(&net) {
+                *count -= 1;
+                if *count == 0 {
+                    self.all.remove(&net);
+                }
+            }
+        }
+    }
 }
 
 impl Ipam {
+    fn new(ranges: Vec<IpNet>) -> Self {
+        Self { ranges, taken: Mutex::default() }
+    }
+
     /// Over these ranges, one or one of each family.
     pub fn over(ranges: Vec<IpNet>) -> Box<dyn Reconciler> {
-        Box::new(Self { ranges })
+        Box::new(Self::new(ranges))
     }
 }
 
 /// The first subnet of `range` that nobody has.
-fn free(range: &IpNet, taken: &HashSet<IpNet>) -> Option<IpNet> {
+fn free(range: &IpNet, taken: &Taken) -> Option<IpNet> {
     let mask: u8 = if range.addr().is_ipv4() { 24 } else { 64 };
-    range.subnets(mask.max(range.prefix_len())).ok()?.find(|net| !taken.contains(net))
+    range.subnets(mask.max(range.prefix_len())).ok()?.find(|net| !taken.all.contains_key(net))
 }
 
 fn subnets(node: &Value) -> Vec<IpNet> {
@@ -51,13 +89,20 @@ impl Reconciler for Ipam {
     }
 
     async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
-        let Some(node) = cx.get(&res::NODES, key) else { return Ok(Requeue::Never) };
-        if !subnets(&node.value()).is_empty() || node.is_deleting() {
-            return Ok(Requeue::Never);
-        }
-        let all = cx.lister(&res::NODES).list(None);
-        let taken: HashSet<IpNet> = all.iter().flat_map(|n| subnets(&n.value())).collect();
-        let found: Option<Vec<IpNet>> = self.ranges.iter().map(|r| free(r, &taken)).collect();
+        let node = cx.get(&res::NODES, key);
+        let has = node.as_ref().map(|n| subnets(&n.value())).unwrap_or_default();
+        let waiting = node.filter(|node| has.is_empty() && !node.is_deleting());
+        let (node, found): (_, Option<Vec<IpNet>>) = {
+            let mut taken = self.taken.lock();
+            let taken = taken.get_or_insert_with(|| {
+                let mut taken = Taken::default();
+                cx.lister(&res::NODES).list(None).iter().for_each(|n| taken.set(&n.meta.name, subnets(&n.value())));
+                taken
+            });
+            taken.set(&key.name, has);
+            let Some(node) = waiting else { return Ok(Requeue::Never) };
+            (node, self.ranges.iter().map(|r| free(r, taken)).collect())
+        };
         let Some(found) = found.filter(|f| !f.is_empty()) else {
             cx.events.warning(&node, "CIDRNotAvailable", format!("Node {} status is now: CIDRNotAvailable", key.name));
             return Err(Error::Object {
@@ -68,6 +113,9 @@ impl Reconciler for Ipam {
         let texts: Vec<String> = found.iter().map(ToString::to_string).collect();
         let body = json!({"spec": {"podCIDR": texts[0], "podCIDRs": texts}});
         cx.client.patch(&res::NODES, "", &key.name, None, Patch::Merge(&body)).await?;
+        if let Some(taken) = &mut *self.taken.lock() {
+            taken.set(&key.name, found);
+        }
         Ok(Requeue::Never)
     }
 }
@@ -80,7 +128,7 @@ mod tests {
     #[tokio::test]
     async fn every_node_has_its_own_and_a_gap_is_filled() {
         let cluster = Cluster::new();
-        let ipam = Ipam { ranges: vec!["10.42.0.0/23".parse().unwrap()] };
+        let ipam = Ipam::new(vec!["10.42.0.0/23".parse().unwrap()]);
         let node = |name: &str| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {}});
         for name in ["a", "b", "c"] {
             cluster.put(node(name));
@@ -91,7 +139,21 @@ mod tests {
         assert_eq!((cidr("a").as_deref(), cidr("b").as_deref()), (Some("10.42.0.0/24"), Some("10.42.1.0/24")));
         assert!(cluster.reconcile(&ipam, "", "c").await.is_err(), "used up");
         cluster.client().delete(&res::NODES, "", "a", &Default::default()).await.unwrap();
+        cluster.reconcile(&ipam, "", "a").await.unwrap();
         cluster.reconcile(&ipam, "", "c").await.unwrap();
         assert_eq!(cidr("c").as_deref(), Some("10.42.0.0/24"));
+        // Another process finds what is taken, and a subnet that two have is free when both have gone.
+        let (again, mut twin) = (Ipam::new(ipam.ranges.clone()), node("twin"));
+        twin["spec"]["podCIDRs"] = json!(["10.42.1.0/24"]);
+        cluster.put(twin);
+        cluster.put(node("d"));
+        assert!(cluster.reconcile(&again, "", "d").await.is_err(), "used up");
+        for gone in ["b", "twin"] {
+            assert!(cluster.reconcile(&again, "", "d").await.is_err(), "somebody has it");
+            cluster.client().delete(&res::NODES, "", gone, &Default::default()).await.unwrap();
+            cluster.reconcile(&again, "", gone).await.unwrap();
+        }
+        cluster.reconcile(&again, "", "d").await.unwrap();
+        assert_eq!(cidr("d").as_deref(), Some("10.42.1.0/24"));
     }
 }

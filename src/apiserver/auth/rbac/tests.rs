@@ -218,7 +218,7 @@ fn the_bootstrap_table_is_whole() {
     let count = |kind: &str| all.iter().filter(|o| o["kind"] == kind).count();
     assert_eq!(
         (count("ClusterRole"), count("ClusterRoleBinding"), count("Role"), count("RoleBinding")),
-        (74, 60, 9, 9)
+        (75, 61, 9, 9)
     );
     let own = |o: &Value| o["metadata"]["name"].as_str().is_some_and(|n| n.starts_with("orch:"));
     let labelled = |o: &Value| o["metadata"]["labels"]["kubernetes.io/bootstrapping"] == "rbac-defaults";
