@@ -40,8 +40,11 @@ use super::node::{FoundRuntime, NodeParts};
 
 /// Between attempts to join.
 const JOIN_RETRY: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(30) };
-/// How long a node that has been one waits for the newest settings before it starts with the ones it knows.
-const SETTINGS_WAIT: Duration = Duration::from_secs(3);
+/// How long a node that has been one asks for the newest settings before it starts with the ones it knows: after a power
+/// cut a switch takes some seconds longer than a machine, and what was replaced meanwhile must not run again for that.
+const SETTINGS_WAIT: Duration = Duration::from_secs(10);
+/// Between two questions within that time.
+const SETTINGS_RETRY: Duration = Duration::from_millis(500);
 /// How long a stop may take before what still runs is aborted.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 /// What a node keeps of its cluster: the servers and their settings.
@@ -197,8 +200,18 @@ impl Agent {
     /// What the node has to know of its cluster: from a server, or as it was told last, and whether it was that.
     async fn settings(&self, client: &Client) -> Result<(Cluster, String, bool), JoinError> {
         let known = state(&self.files)?;
-        let asking = client.get(&res::CONFIG_MAPS, cluster::NAMESPACE, cluster::NAME);
         let kept = known.get("settings").and_then(|s| Cluster::from_config_map(s).ok());
+        let asking = async {
+            loop {
+                let asked = client.get(&res::CONFIG_MAPS, cluster::NAMESPACE, cluster::NAME).await;
+                let away = asked.as_ref().err().filter(|e| crate::client::is_unreachable(e));
+                match away.filter(|_| kept.is_some()) {
+                    Some(why) => tracing::debug!("asking for settings again: {}", why.message),
+                    None => return asked,
+                }
+                tokio::time::sleep(SETTINGS_RETRY).await;
+            }
+        };
         let asked = match kept.is_some() {
             true => tokio::time::timeout(SETTINGS_WAIT, asking).await.map_err(|_| "no server answers".to_owned()),
             false => Ok(asking.await),
