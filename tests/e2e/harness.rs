@@ -613,6 +613,20 @@ pub fn networks_of(data_dirs: &[PathBuf], pod: &str) -> usize {
     networks.collect::<std::collections::BTreeSet<_>>().len()
 }
 
+/// The processes of a pod as [`networks_of`] finds them: network, directory, command. For a test that fails.
+pub fn processes_of(data_dirs: &[PathBuf], pod: &str) -> Vec<String> {
+    let named = format!("POD_NAME={pod}\0");
+    let read = |file: String| String::from_utf8_lossy(&std::fs::read(file).unwrap_or_default()).replace('\0', " ");
+    let all = data_dirs.iter().flat_map(|dir| processes(dir).into_iter().map(move |pid| (dir, pid)));
+    let of_pod = all.filter(|(_, pid)| read(format!("/proc/{pid}/environ")).contains(named.trim_end_matches('\0')));
+    let shown = of_pod.map(|(dir, pid)| {
+        let network = std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap_or_default();
+        let (command, stat) = (read(format!("/proc/{pid}/cmdline")), read(format!("/proc/{pid}/stat")));
+        format!("{} {} {command:?} {stat}", network.display(), dir.display())
+    });
+    shown.collect()
+}
+
 /// The end of a log.
 pub fn tail(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();

@@ -51,7 +51,11 @@ impl Count {
         let most = std::thread::spawn(move || {
             let mut most = 0;
             while !stopped.load(Ordering::SeqCst) {
-                most = most.max(harness::networks_of(&data_dirs, pod));
+                let now = harness::networks_of(&data_dirs, pod);
+                if now > most.max(1) {
+                    println!("{now} of {pod}: {:#?}", harness::processes_of(&data_dirs, pod));
+                }
+                most = most.max(now);
                 std::thread::sleep(Duration::from_millis(150));
             }
             most
