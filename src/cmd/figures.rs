@@ -1,7 +1,6 @@
 //! What `/metrics` shows of the whole process, beside the API's own figures: reconcilers, the scheduler, the store, the watch
 //! cache, the disk.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -11,6 +10,7 @@ use crate::scheduler::metrics::Metrics as Scheduling;
 use crate::store::cache::{Cache, Figures};
 use crate::store::durable::{Durable, Metrics};
 use crate::util::order::Arrange;
+use crate::util::prometheus::family;
 
 /// Renders all of it when it is asked for.
 pub(super) fn source(
@@ -34,13 +34,6 @@ pub(super) fn source(
         }
         out
     })
-}
-
-fn family(out: &mut String, name: &str, kind: &str, help: &str, values: impl IntoIterator<Item = (String, u64)>) {
-    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    for (labels, value) in values {
-        let _ = writeln!(out, "{name}{labels} {value}");
-    }
 }
 
 fn store_figures(out: &mut String, m: &Metrics) {

@@ -6,7 +6,6 @@
 //! Rules: upstream `kubelet/pkg/apis/stats/v1alpha1` and `pkg/kubelet/metrics/collectors/resource_metrics.go`.
 
 use std::collections::HashMap;
-use std::fmt::Write;
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -20,6 +19,7 @@ use super::pod::time_of;
 use super::runtime::ContainerUsage;
 use crate::util::clock::rfc3339;
 use crate::util::order::Arrange;
+use crate::util::prometheus;
 
 /// Where cgroups are mounted when orch makes none itself.
 const CGROUPS: &str = "/sys/fs/cgroup";
@@ -139,10 +139,8 @@ impl Usage {
     pub(super) fn resource(&self) -> String {
         let (mut out, at) = (String::new(), self.now.as_millisecond());
         let mut family = |name: &str, kind: &str, help: &str, samples: &mut dyn Iterator<Item = (String, String)>| {
-            let _ = write!(out, "# HELP {name} [STABLE] {help}\n# TYPE {name} {kind}\n");
-            for (labels, value) in samples {
-                let _ = writeln!(out, "{name}{labels} {value} {at}");
-            }
+            let rows = samples.map(|(labels, value)| (labels, format!("{value} {at}")));
+            prometheus::family(&mut out, name, kind, &format!("[STABLE] {help}"), rows);
         };
         let of_pod = |p: &PodUsage| format!("{{namespace=\"{}\",pod=\"{}\"}}", p.namespace, p.name);
         let containers = || {

@@ -1,11 +1,12 @@
 //! Counters of reconcilers, in upstream's metric names.
 
-use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::RwLock;
+
+use crate::util::prometheus;
 
 /// Counters of one reconciler.
 #[derive(Debug, Default)]
@@ -52,10 +53,8 @@ impl Registry {
         let all = self.0.read();
         let mut out = String::new();
         let mut family = |name: &str, kind: &str, help: &str, value: &dyn Fn(&Stats) -> f64| {
-            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-            for (queue, stats) in all.iter() {
-                let _ = writeln!(out, "{name}{{name=\"{queue}\"}} {}", value(stats));
-            }
+            let rows = all.iter().map(|(queue, stats)| (format!("{{name=\"{queue}\"}}"), value(stats)));
+            prometheus::family(&mut out, name, kind, help, rows);
         };
         let count = |c: &AtomicU64| c.load(Relaxed) as f64;
         family("workqueue_depth", "gauge", "Keys waiting for work.", &|s| count(&s.depth));

@@ -1,10 +1,11 @@
 //! Figures of the scheduler, in upstream's metric names.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+
+use crate::util::prometheus::family;
 
 /// What an attempt ended in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,13 +102,6 @@ impl Metrics {
         let help = "Pods that were sent away for others.";
         family(&mut out, "orch_scheduler_preemption_victims_total", "counter", help, one(figures.victims));
         out
-    }
-}
-
-fn family(out: &mut String, name: &str, kind: &str, help: &str, rows: impl IntoIterator<Item = (String, f64)>) {
-    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    for (labels, value) in rows {
-        let _ = writeln!(out, "{name}{labels} {value}");
     }
 }
 

@@ -17,6 +17,7 @@ pub mod notify;
 pub mod order;
 pub mod percent;
 pub mod procs;
+pub mod prometheus;
 pub mod random;
 pub mod sys;
 pub mod tasks;

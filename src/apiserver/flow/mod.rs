@@ -15,7 +15,6 @@ mod config;
 mod follow;
 mod seats;
 
-use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -28,6 +27,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::api::user::{Attributes, UserInfo};
+use crate::util::prometheus::family;
 
 use super::limits::REQUESTS;
 use super::respond::{self, Answer};
@@ -220,32 +220,27 @@ impl Flow {
             ("current_inqueue_requests", "Requests that wait.", |f| f.waiting),
         ];
         for (name, help, of) in gauges {
-            let _ = writeln!(out, "# HELP {PREFIX}_{name} {help}\n# TYPE {PREFIX}_{name} gauge");
-            for level in &levels {
-                let _ = writeln!(out, "{PREFIX}_{name}{{priority_level=\"{}\"}} {}", level.name, of(level));
-            }
+            let rows = levels.iter().map(|level| (format!("{{priority_level=\"{}\"}}", level.name), of(level)));
+            family(&mut out, &format!("{PREFIX}_{name}"), "gauge", help, rows);
         }
         let classes = self.classes.load();
         let labels = |c: &Class| format!("priority_level=\"{}\",flow_schema=\"{}\"", c.schema.level, c.schema.name);
-        let name = format!("{PREFIX}_dispatched_requests_total");
-        let _ = writeln!(out, "# HELP {name} Requests that were worked on.\n# TYPE {name} counter");
-        for c in classes.iter() {
-            let _ = writeln!(out, "{name}{{{}}} {}", labels(c), c.counts.dispatched.load(Relaxed));
-        }
-        let name = format!("{PREFIX}_rejected_requests_total");
-        let _ = writeln!(out, "# HELP {name} Requests that were refused.\n# TYPE {name} counter");
-        for c in classes.iter() {
-            for (reason, count) in REASONS.iter().zip(&c.counts.refused).filter(|(_, n)| n.load(Relaxed) > 0) {
-                let _ = writeln!(out, "{name}{{{},reason=\"{reason}\"}} {}", labels(c), count.load(Relaxed));
-            }
-        }
-        let name = format!("{PREFIX}_request_wait_duration_seconds");
-        let _ = writeln!(out, "# HELP {name} Time that requests waited, of those that did.\n# TYPE {name} summary");
-        for c in classes.iter() {
-            let seconds = c.counts.waited_micros.load(Relaxed) as f64 / 1e6;
-            let _ = writeln!(out, "{name}_sum{{{}}} {seconds}", labels(c));
-            let _ = writeln!(out, "{name}_count{{{}}} {}", labels(c), c.counts.waited.load(Relaxed));
-        }
+        let mut of_classes = |name: &str, kind: &str, help: &str, rows: &dyn Fn(&Class) -> Vec<(String, f64)>| {
+            family(&mut out, &format!("{PREFIX}_{name}"), kind, help, classes.iter().flat_map(|c| rows(c)));
+        };
+        let count = |n: &AtomicU64| n.load(Relaxed) as f64;
+        of_classes("dispatched_requests_total", "counter", "Requests that were worked on.", &|c| {
+            vec![(format!("{{{}}}", labels(c)), count(&c.counts.dispatched))]
+        });
+        of_classes("rejected_requests_total", "counter", "Requests that were refused.", &|c| {
+            let refused = REASONS.iter().zip(&c.counts.refused).filter(|(_, n)| n.load(Relaxed) > 0);
+            refused.map(|(reason, n)| (format!("{{{},reason=\"{reason}\"}}", labels(c)), count(n))).collect()
+        });
+        let help = "Time that requests waited, of those that did.";
+        of_classes("request_wait_duration_seconds", "summary", help, &|c| {
+            let part = |suffix: &str| format!("{suffix}{{{}}}", labels(c));
+            vec![(part("_sum"), count(&c.counts.waited_micros) / 1e6), (part("_count"), count(&c.counts.waited))]
+        });
         out
     }
 }
