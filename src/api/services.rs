@@ -12,6 +12,12 @@ use super::object::{Object, ObjectKey};
 /// The label that names the Service an EndpointSlice belongs to.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
+/// The label of an IPAddress that says who made it.
+pub const IP_MANAGED_BY_LABEL: &str = "ipaddress.kubernetes.io/managed-by";
+
+/// In that label: the address is a Service's, and follows it. Upstream's allocator.
+pub const IP_ALLOCATOR: &str = "ipallocator.k8s.io";
+
 /// Session affinity of `ClientIP` lasts this long where the Service does not say; seconds. Upstream's default.
 pub const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 

@@ -10,6 +10,7 @@ use futures::try_join;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
+use crate::api::services::SERVICE_NAME_LABEL;
 use crate::api::status::{ApiResult, Reason};
 use crate::api::value::ValueExt;
 use crate::client::{Client, Patch, Res, optional, res};
@@ -58,7 +59,7 @@ pub async fn ensure(client: &Client, server: &ApiServer) -> ApiResult<()> {
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {"name": "kubernetes", "namespace": "default",
-            "labels": {"kubernetes.io/service-name": "kubernetes"}},
+            "labels": {SERVICE_NAME_LABEL: "kubernetes"}},
         "addressType": family,
         "endpoints": [{"addresses": [server.address], "conditions": {"ready": true}}],
         "ports": [{"name": "https", "port": server.port, "protocol": "TCP"}],

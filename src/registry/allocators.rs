@@ -17,14 +17,12 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::api::object::Object;
+use crate::api::services::{IP_ALLOCATOR, IP_MANAGED_BY_LABEL};
 use crate::api::value::ValueExt;
 
 use super::strategy::View;
 
 const NETWORKING: &str = "networking.k8s.io";
-/// Says of an IPAddress who made it; with [`ALLOCATOR`] it is a Service's, and follows it.
-const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
-const ALLOCATOR: &str = "ipallocator.k8s.io";
 
 /// Ranges of a cluster; clones share what is held.
 #[derive(Clone)]
@@ -88,8 +86,10 @@ impl Allocators {
         }
         drop(known);
         // Those of Services follow the Services; the others are somebody's own.
-        for ip in
-            view.list(NETWORKING, "ipaddresses", None).iter().filter(|i| i.meta.label(MANAGED_BY) != Some(ALLOCATOR))
+        for ip in view
+            .list(NETWORKING, "ipaddresses", None)
+            .iter()
+            .filter(|i| i.meta.label(IP_MANAGED_BY_LABEL) != Some(IP_ALLOCATOR))
         {
             addresses.extend(ip.meta.name.parse::<Ipv4Addr>().map(u32::from));
         }
@@ -323,7 +323,7 @@ mod tests {
                 serde_json::json!({"kind": "IPAddress", "apiVersion": "networking.k8s.io/v1", "metadata": meta}),
             )
         };
-        let ours = serde_json::json!({MANAGED_BY: ALLOCATOR});
+        let ours = serde_json::json!({IP_MANAGED_BY_LABEL: IP_ALLOCATOR});
         let view = stored(&[ip("10.43.0.77", serde_json::json!({})), ip("10.43.0.78", ours)]);
         let (taken, _) = a.taken(&view, "");
         assert_eq!(taken, HashSet::from([number("10.43.0.77")]), "what a Service had goes with it");

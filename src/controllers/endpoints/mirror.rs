@@ -10,9 +10,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
-use super::plan::{MANAGED_BY, SERVICE_LABEL, SlicePlan};
+use super::plan::{MANAGED_BY, SlicePlan};
 use crate::api::meta::labels::Selector;
 use crate::api::object::{Object, ObjectKey};
+use crate::api::services::SERVICE_NAME_LABEL;
 use crate::api::value::ValueExt;
 use crate::client::{DeleteOptions, optional, res};
 use crate::controllers::common::claim;
@@ -48,7 +49,7 @@ impl Reconciler for Mirror {
             &res::ENDPOINT_SLICES,
             |slice, _| {
                 let ours = slice.meta.label(MANAGED_BY) == Some(MANAGER);
-                let service = slice.meta.label(SERVICE_LABEL).filter(|_| ours);
+                let service = slice.meta.label(SERVICE_NAME_LABEL).filter(|_| ours);
                 service.map(|s| ObjectKey::new(&slice.meta.namespace, s)).into_iter().collect()
             },
         )
@@ -56,7 +57,7 @@ impl Reconciler for Mirror {
 
     async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
         let ns = &key.namespace;
-        let ours = Selector::from_map(&json!({(SERVICE_LABEL): key.name, (MANAGED_BY): MANAGER}));
+        let ours = Selector::from_map(&json!({(SERVICE_NAME_LABEL): key.name, (MANAGED_BY): MANAGER}));
         let existing = cx.lister(&res::ENDPOINT_SLICES).select(Some(ns), &ours);
         let existing: Vec<Value> = existing.iter().filter(|s| !s.is_deleting()).map(|s| s.value()).collect();
         let selects = |s: Arc<Object>| s.value().get_at("/spec/selector").is_some_and(|s| !s.is_null());
@@ -131,7 +132,7 @@ fn slice(endpoints: &Value, family: &str, ports: &[Value]) -> Value {
     let text = |at: &str| endpoints.str_at(at).unwrap_or_default();
     let map = |at: &str| endpoints.get_at(at).and_then(Value::as_object).cloned().unwrap_or_default();
     let mut labels = map("/metadata/labels");
-    labels.insert(SERVICE_LABEL.into(), text("/metadata/name").into());
+    labels.insert(SERVICE_NAME_LABEL.into(), text("/metadata/name").into());
     labels.insert(MANAGED_BY.into(), MANAGER.into());
     let mut meta = json!({
         "generateName": format!("{}-", text("/metadata/name")), "namespace": text("/metadata/namespace"), "labels": labels,

@@ -17,6 +17,7 @@ use serde_json::Value;
 use self::plan::Address;
 use crate::api::meta::labels::Selector;
 use crate::api::object::{Object, ObjectKey};
+use crate::api::services::SERVICE_NAME_LABEL;
 use crate::api::value::ValueExt;
 use crate::client::{DeleteOptions, optional, res};
 use crate::controllers::common::claim;
@@ -79,7 +80,7 @@ impl Reconciler for Slices {
             .mapped(&res::PODS, services_of)
             .mapped(&res::ENDPOINT_SLICES, |slice, _| {
                 let ours = slice.meta.label(plan::MANAGED_BY) == Some(plan::MANAGER);
-                let service = slice.meta.label(plan::SERVICE_LABEL).filter(|_| ours);
+                let service = slice.meta.label(SERVICE_NAME_LABEL).filter(|_| ours);
                 service.map(|s| ObjectKey::new(&slice.meta.namespace, s)).into_iter().collect()
             })
             .changed(&res::NODES, |old, new, cx| {
@@ -96,7 +97,7 @@ impl Reconciler for Slices {
             return Ok(Requeue::Never);
         };
         let mine = Selector::from_map(&serde_json::json!({
-            (plan::SERVICE_LABEL): key.name, (plan::MANAGED_BY): plan::MANAGER,
+            (SERVICE_NAME_LABEL): key.name, (plan::MANAGED_BY): plan::MANAGER,
         }));
         let existing = cx.lister(&res::ENDPOINT_SLICES).select(Some(&key.namespace), &mine);
         let existing: Vec<Value> = existing.iter().filter(|s| !s.is_deleting()).map(|s| s.value()).collect();

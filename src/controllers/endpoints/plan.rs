@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use super::topology;
+use crate::api::services::SERVICE_NAME_LABEL;
 use crate::api::value::ValueExt;
 use crate::util::order::Arrange;
 
@@ -17,8 +18,6 @@ pub const SLICE_MAX: usize = 100;
 /// Addresses of one Endpoints object; more are cut off, and an annotation says so.
 pub const ENDPOINTS_MAX: usize = 1000;
 
-/// Names the Service of a slice.
-pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// Says who writes a slice.
 pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// This controller, in that label.
@@ -193,7 +192,7 @@ pub struct SlicePlan {
 /// Labels of a Service's slices.
 fn slice_labels(service: &Value) -> Value {
     let mut labels = copied_labels(service);
-    labels.insert(SERVICE_LABEL.into(), service["metadata"]["name"].clone());
+    labels.insert(SERVICE_NAME_LABEL.into(), service["metadata"]["name"].clone());
     labels.insert(MANAGED_BY.into(), MANAGER.into());
     labels.into()
 }
@@ -201,7 +200,7 @@ fn slice_labels(service: &Value) -> Value {
 fn copied_labels(service: &Value) -> Map<String, Value> {
     let own = service.get_at("/metadata/labels").and_then(Value::as_object).cloned().unwrap_or_default();
     let mut labels: Map<String, Value> =
-        own.into_iter().filter(|(k, _)| ![SERVICE_LABEL, MANAGED_BY, HEADLESS].contains(&k.as_str())).collect();
+        own.into_iter().filter(|(k, _)| ![SERVICE_NAME_LABEL, MANAGED_BY, HEADLESS].contains(&k.as_str())).collect();
     if service.str_at("/spec/clusterIP") == Some("None") {
         labels.insert(HEADLESS.into(), "".into());
     }
@@ -387,7 +386,7 @@ mod tests {
         let plan = slices(&service(), &all(0..1), &[]);
         assert_eq!(plan.create[0]["endpoints"][0], want);
         assert_eq!(plan.create[0]["ports"], json!([{"name": "http", "port": 8080, "protocol": "TCP"}]));
-        assert_eq!(plan.create[0]["metadata"]["labels"][SERVICE_LABEL], "web");
+        assert_eq!(plan.create[0]["metadata"]["labels"][SERVICE_NAME_LABEL], "web");
         assert_eq!(plan.create[0]["metadata"]["labels"]["team"], "a");
     }
 

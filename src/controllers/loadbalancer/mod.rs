@@ -13,12 +13,10 @@ use serde_json::json;
 
 use self::plan::{Place, Port, Wish};
 use crate::api::object::{Object, ObjectKey};
+use crate::api::services::SERVICE_NAME_LABEL;
 use crate::api::value::ValueExt;
 use crate::client::res;
 use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
-
-/// Names the Service of a slice.
-const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
 /// The controller.
 struct Balancers {
@@ -46,7 +44,7 @@ fn wish(service: &Object, cx: &Cx) -> Option<Wish> {
     let mut wish = Wish::new(service)?;
     if let Some(only) = &mut wish.only {
         let (ns, name) = (&service.meta.namespace, &service.meta.name);
-        let of_it = crate::api::meta::labels::Selector::from_map(&json!({SERVICE_LABEL: name}));
+        let of_it = crate::api::meta::labels::Selector::from_map(&json!({SERVICE_NAME_LABEL: name}));
         for slice in cx.lister(&res::ENDPOINT_SLICES).select(Some(ns), &of_it) {
             let slice = slice.value();
             let ready = slice.items_at("/endpoints").iter().filter(|e| e.bool_at("/conditions/ready") != Some(false));
@@ -80,8 +78,10 @@ impl Reconciler for Balancers {
             if place(old) == place(new) { Vec::new() } else { keys(cx) }
         })
         .mapped(&res::ENDPOINT_SLICES, |slice, cx| {
-            let service =
-                slice.meta.label(SERVICE_LABEL).and_then(|s| cx.lister(&res::SERVICES).get(&slice.meta.namespace, s));
+            let service = slice
+                .meta
+                .label(SERVICE_NAME_LABEL)
+                .and_then(|s| cx.lister(&res::SERVICES).get(&slice.meta.namespace, s));
             let local = service.filter(|s| s.mentions("Local") && s.mentions("LoadBalancer"));
             local.map(|_| keys(cx)).unwrap_or_default()
         })
@@ -159,7 +159,7 @@ mod tests {
         assert_eq!(has("second").await, "192.0.2.1 192.0.2.2");
         // One whose traffic stays where it comes to has the nodes with its pods.
         cluster.put(json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata":
-            {"name": "s", "namespace": "n", "labels": {SERVICE_LABEL: "second"}},
+            {"name": "s", "namespace": "n", "labels": {SERVICE_NAME_LABEL: "second"}},
             "endpoints": [{"nodeName": "a", "conditions": {"ready": false}}, {"nodeName": "b"}]}));
         service(&cluster, "second", "2026-01-01T00:00:01Z", json!({"externalTrafficPolicy": "Local"}));
         assert_eq!(has("second").await, "192.0.2.2");

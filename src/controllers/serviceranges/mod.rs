@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use self::plan::Range;
 use crate::api::object::{Object, ObjectKey};
+use crate::api::services::{IP_ALLOCATOR, IP_MANAGED_BY_LABEL};
 use crate::api::status::Reason;
 use crate::api::value::ValueExt;
 use crate::client::{DeleteOptions, optional, res};
@@ -27,10 +28,6 @@ use crate::util::clock::rfc3339;
 
 /// Keeps a ServiceCIDR while its addresses are in use.
 const FINALIZER: &str = "networking.k8s.io/service-cidr-finalizer";
-/// Says of an IPAddress who made it.
-pub const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
-/// The allocator of Services, in that label.
-pub const ALLOCATOR: &str = "ipallocator.k8s.io";
 const FAMILY: &str = "ipaddress.kubernetes.io/ip-family";
 /// Writes that took an address of a range, and began before it was to go, have ended so long after. Upstream's number.
 const GRACE: Duration = Duration::from_secs(10);
@@ -59,7 +56,7 @@ fn all_ranges(cx: &Cx) -> Vec<Range> {
 
 /// An address that the allocator has given away.
 fn given(object: &Object) -> Option<IpAddr> {
-    let ours = object.meta.label(MANAGED_BY) == Some(ALLOCATOR);
+    let ours = object.meta.label(IP_MANAGED_BY_LABEL) == Some(IP_ALLOCATOR);
     ours.then(|| object.meta.name.parse().ok()).flatten()
 }
 
@@ -180,7 +177,7 @@ impl Reconciler for Addresses {
         let (Some(parent), Ok(ip)) = (wanted, key.name.parse::<IpAddr>()) else { return Ok(Requeue::Never) };
         let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
         let object = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
-            "metadata": {"name": key.name, "labels": {FAMILY: family, MANAGED_BY: ALLOCATOR}}, "spec": {"parentRef": parent}});
+            "metadata": {"name": key.name, "labels": {FAMILY: family, IP_MANAGED_BY_LABEL: IP_ALLOCATOR}}, "spec": {"parentRef": parent}});
         match cx.client.create(&res::IP_ADDRESSES, "", &object).await {
             Err(e) if e.reason != Reason::AlreadyExists => Err(e.into()),
             _ => Ok(Requeue::Never),
@@ -218,7 +215,7 @@ mod tests {
         cluster.reconcile(&Addresses, "", "10.9.0.7").await.unwrap();
         let ip = cluster.get(&res::IP_ADDRESSES, "", "10.9.0.7").unwrap();
         assert_eq!(ip["spec"]["parentRef"]["name"], "web");
-        assert_eq!(ip["metadata"]["labels"], json!({FAMILY: "IPv4", MANAGED_BY: ALLOCATOR}));
+        assert_eq!(ip["metadata"]["labels"], json!({FAMILY: "IPv4", IP_MANAGED_BY_LABEL: IP_ALLOCATOR}));
         cluster.client().delete(&res::SERVICE_CIDRS, "", "more", &DeleteOptions::default()).await.unwrap();
         cluster.reconcile(&Ranges, "", "more").await.unwrap();
         assert_eq!(ready(&cluster), "False");
@@ -238,7 +235,7 @@ mod tests {
                 "metadata": {"name": ip, "labels": labels}, "spec": {"parentRef": {"resource": "services", "namespace": "n", "name": parent}}}));
         };
         address("10.9.0.1", json!({}), "reserved");
-        address("10.9.0.2", json!({MANAGED_BY: ALLOCATOR}), "before");
+        address("10.9.0.2", json!({IP_MANAGED_BY_LABEL: IP_ALLOCATOR}), "before");
         service(&cluster, "now", "10.9.0.2");
         for ip in ["10.9.0.1", "10.9.0.2", "10.9.0.2"] {
             cluster.reconcile(&Addresses, "", ip).await.unwrap();

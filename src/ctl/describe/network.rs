@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::service::endpoints;
 use super::{Out, annotations, head, text, time};
+use crate::api::services::SERVICE_NAME_LABEL;
 use crate::api::value::ValueExt;
 use crate::client::res::{ENDPOINT_SLICES, SERVICES};
 use crate::ctl::cx::{Cx, Done};
@@ -83,7 +84,7 @@ async fn backend(cx: &Cx, ns: &str, backend: &Value) -> Done<String> {
     let Some(service) = cx.find(&SERVICES, ns, name).await? else {
         return Ok(format!("{name}:{port} (<error: services {name:?} not found>)"));
     };
-    let slices = cx.items(&ENDPOINT_SLICES, ns, &format!("kubernetes.io/service-name={name}"), "").await?;
+    let slices = cx.items(&ENDPOINT_SLICES, ns, &format!("{SERVICE_NAME_LABEL}={name}"), "").await?;
     let found = service.items_at("/spec/ports").iter().find(|p| text(&p["port"]) == port || p["name"] == port.as_str());
     let of = found.and_then(|p| p.str_at("/name")).unwrap_or_default();
     Ok(format!("{name}:{port} ({})", endpoints(&slices, of)))

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::{Out, annotations, text};
+use crate::api::services::SERVICE_NAME_LABEL;
 use crate::api::value::ValueExt;
 use crate::client::res::ENDPOINT_SLICES;
 use crate::ctl::cx::{Cx, Done};
@@ -43,7 +44,7 @@ pub async fn describe(cx: &Cx, out: &mut Out, service: &Value) -> Done {
         let one = |i: &Value| i.str_at("/ip").or(i.str_at("/hostname")).unwrap_or_default().to_owned();
         out.field(0, "LoadBalancer Ingress", ingress.iter().map(one).collect::<Vec<_>>().join(", "));
     }
-    let query = format!("kubernetes.io/service-name={}", at("/metadata/name"));
+    let query = format!("{SERVICE_NAME_LABEL}={}", at("/metadata/name"));
     let slices = cx.items(&ENDPOINT_SLICES, at("/metadata/namespace"), &query, "").await?;
     for port in service.items_at("/spec/ports") {
         let name = port.str_at("/name").unwrap_or("<unset>");
