@@ -603,26 +603,26 @@ pub fn seconds(variable: &str) -> Option<Duration> {
 /// In how many pods' networks processes run, below the runtimes of these data directories, that have this name in their
 /// environment: how many of a pod there are.
 pub fn networks_of(data_dirs: &[PathBuf], pod: &str) -> usize {
-    let named = format!("POD_NAME={pod}\0");
-    let all = data_dirs.iter().flat_map(|dir| processes(dir)).map(|pid| format!("/proc/{pid}"));
-    let of_pod = all.filter(|p| {
-        let environment = std::fs::read(format!("{p}/environ")).unwrap_or_default();
-        String::from_utf8_lossy(&environment).contains(&named)
-    });
-    let networks = of_pod.filter_map(|p| std::fs::read_link(format!("{p}/ns/net")).ok());
+    let networks = directories_of(data_dirs, pod).filter_map(|p| std::fs::read_link(p.join("ns/net")).ok());
     networks.collect::<std::collections::BTreeSet<_>>().len()
 }
 
-/// The processes of a pod as [`networks_of`] finds them: network, directory, command. For a test that fails.
-pub fn processes_of(data_dirs: &[PathBuf], pod: &str) -> Vec<String> {
+/// `/proc/<pid>` of each such process.
+fn directories_of(data_dirs: &[PathBuf], pod: &str) -> impl Iterator<Item = PathBuf> {
     let named = format!("POD_NAME={pod}\0");
-    let read = |file: String| String::from_utf8_lossy(&std::fs::read(file).unwrap_or_default()).replace('\0', " ");
-    let all = data_dirs.iter().flat_map(|dir| processes(dir).into_iter().map(move |pid| (dir, pid)));
-    let of_pod = all.filter(|(_, pid)| read(format!("/proc/{pid}/environ")).contains(named.trim_end_matches('\0')));
-    let shown = of_pod.map(|(dir, pid)| {
-        let network = std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap_or_default();
-        let (command, stat) = (read(format!("/proc/{pid}/cmdline")), read(format!("/proc/{pid}/stat")));
-        format!("{} {} {command:?} {stat}", network.display(), dir.display())
+    let all = data_dirs.iter().flat_map(|dir| processes(dir)).map(|pid| PathBuf::from(format!("/proc/{pid}")));
+    all.filter(move |p| {
+        let environment = std::fs::read(p.join("environ")).unwrap_or_default();
+        String::from_utf8_lossy(&environment).contains(&named)
+    })
+}
+
+/// The same processes, for a test that fails: network, command, state and parent.
+pub fn processes_of(data_dirs: &[PathBuf], pod: &str) -> Vec<String> {
+    let read = |file: PathBuf| String::from_utf8_lossy(&std::fs::read(file).unwrap_or_default()).replace('\0', " ");
+    let shown = directories_of(data_dirs, pod).map(|p| {
+        let network = std::fs::read_link(p.join("ns/net")).unwrap_or_default();
+        format!("{} {:?} {}", network.display(), read(p.join("cmdline")), read(p.join("stat")))
     });
     shown.collect()
 }

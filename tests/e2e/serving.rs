@@ -8,8 +8,14 @@ use serde_json::{Value, json};
 use crate::harness::http_get;
 use crate::scenario::{Api, Scenario, name, names, pod, ready, scenarios};
 
-pub const SCENARIOS: &[Scenario] =
-    scenarios![types_change, clients_keep_their_pod, endpoints_follow_pods, endpoints_by_hand, the_api_is_a_service];
+pub const SCENARIOS: &[Scenario] = scenarios![
+    types_change,
+    clients_keep_their_pod,
+    endpoints_follow_pods,
+    endpoints_by_hand,
+    the_api_is_a_service,
+    nodes_balance_load
+];
 
 /// The addresses of the two nodes.
 const NODES: [&str; 2] = ["198.51.100.1", "198.51.100.11"];
@@ -111,6 +117,31 @@ async fn clients_keep_their_pod(api: Api) {
             until_answered(&api, affinity, address, |seen| seen.len() == pods).await;
         }
     }
+}
+
+/// The address of each node leads to a Service of type LoadBalancer. Another one that wants its port has to wait.
+async fn nodes_balance_load(api: Api) {
+    serve(&api, "one", "box").await;
+    serve(&api, "two", "a").await;
+    let balanced = service(json!({"type": "LoadBalancer", "ports": [{"port": 8099, "targetPort": 8080}]}));
+    let mut second = balanced.clone();
+    second["metadata"]["name"] = "second".into();
+    api.create("services", balanced).await;
+    let has = |service: &Value, nodes: &[&str]| {
+        let all = service["status"]["loadBalancer"]["ingress"].as_array().cloned().unwrap_or_default();
+        all.iter().map(|i| i["ip"].as_str().unwrap()).eq(nodes.iter().copied())
+    };
+    api.until("it has the nodes' addresses", "services/web", |s| has(s, &NODES)).await;
+    for node in NODES {
+        let both = |seen: &BTreeSet<String>| seen.iter().eq(["one", "two"]);
+        until_answered(&api, "each leads to all pods", &format!("{node}:8099"), both).await;
+    }
+    let made = api.create("services", second).await;
+    assert!(has(&made, &[]));
+    api.delete("services/web").await;
+    api.until("it is the second one's turn", "services/second", |s| has(s, &NODES)).await;
+    api.patch("services/second", json!({"spec": {"type": "ClusterIP"}})).await;
+    until_answered(&api, "it serves there no more", &format!("{}:8099", NODES[0]), BTreeSet::is_empty).await;
 }
 
 /// The addresses and ports of a Service's slices: `address:port` of the ready ones.
