@@ -607,13 +607,13 @@ pub fn networks_of(data_dirs: &[PathBuf], pod: &str) -> usize {
     networks.collect::<std::collections::BTreeSet<_>>().len()
 }
 
-/// `/proc/<pid>` of each such process.
+/// `/proc/<pid>` of each such process. Network plugins are told `K8S_POD_NAME`, also when they clean up after a pod.
 fn directories_of(data_dirs: &[PathBuf], pod: &str) -> impl Iterator<Item = PathBuf> {
-    let named = format!("POD_NAME={pod}\0");
+    let named = format!("POD_NAME={pod}");
     let all = data_dirs.iter().flat_map(|dir| processes(dir)).map(|pid| PathBuf::from(format!("/proc/{pid}")));
     all.filter(move |p| {
         let environment = std::fs::read(p.join("environ")).unwrap_or_default();
-        String::from_utf8_lossy(&environment).contains(&named)
+        environment.split(|b| *b == 0).any(|variable| variable == named.as_bytes())
     })
 }
 
