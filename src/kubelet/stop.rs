@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use jiff::SignedDuration;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -41,8 +40,8 @@ pub async fn container(
 ) -> Result<(), RuntimeError> {
     let member = pod.member(&c.name);
     let grace = sync::grace_seconds(pod, &c.name, how.why);
-    let began = shared.clock.now();
-    let left = || grace - shared.clock.now().duration_since(began).max(SignedDuration::ZERO).as_secs();
+    let began = shared.clock.ticks();
+    let left = || grace - (shared.clock.ticks() - began);
     let message = match how.why {
         None => format!("Stopping container {}", c.name),
         Some(Why::Liveness) => format!("Container {} failed liveness probe, will be restarted", c.name),
