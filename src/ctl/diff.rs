@@ -1,6 +1,6 @@
 //! `diff`: what `apply` would change, as the server would store it.
 
-use similar::TextDiff;
+use diffy::DiffOptions;
 
 use super::apply::prune;
 use super::builder::{self, Info, Query};
@@ -133,10 +133,10 @@ fn text(live: Option<&Value>, merged: Option<&Value>, name: &str, managed: bool)
     if a == b {
         return String::new();
     }
-    let diff = TextDiff::from_lines(&a, &b);
-    let unified =
-        diff.unified_diff().context_radius(3).header(&format!("LIVE/{name}"), &format!("MERGED/{name}")).to_string();
-    format!("diff -u -N LIVE/{name} MERGED/{name}\n{unified}")
+    let (before, after) = (format!("LIVE/{name}"), format!("MERGED/{name}"));
+    let mut options = DiffOptions::new();
+    options.set_context_len(3).set_original_filename(before.clone()).set_modified_filename(after.clone());
+    format!("diff -u -N {before} {after}\n{}", options.create_patch(&a, &b))
 }
 
 /// Shows that a value differs, not what it is.
@@ -167,7 +167,8 @@ mod tests {
         assert_eq!(text(Some(&live), Some(&live), "x", false), "");
         let merged = json!({"kind": "ConfigMap", "data": {"a": "2"}});
         let out = text(Some(&live), Some(&merged), "x", false);
-        assert!(out.contains("-  a: \"1\"\n+  a: \"2\"\n"), "{out}");
+        let head = "diff -u -N LIVE/x MERGED/x\n--- LIVE/x\n+++ MERGED/x\n@@ -1,3 +1,3 @@\n data:\n";
+        assert_eq!(out, format!("{head}-  a: \"1\"\n+  a: \"2\"\n kind: ConfigMap\n"));
         let secret = |v: &str| json!({"kind": "Secret", "data": {"a": v, "b": "same"}});
         let out = text(Some(&secret("one")), Some(&secret("two")), "x", false);
         assert!(out.contains("(before)") && out.contains("(after)") && !out.contains("one") && !out.contains("same"));
