@@ -17,6 +17,7 @@ pub mod cache;
 pub mod durable;
 pub mod journal;
 pub mod memory;
+mod packed;
 pub mod sealed;
 mod sled;
 mod snapshot;

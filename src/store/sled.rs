@@ -2,7 +2,8 @@
 //!
 //! Keys in sled: `m` is the summary (revision, number and digest of all entries), `k` and a key its value's head and
 //! first part, `c`, a key and a number a further part. Every step changes entries and summary in one sled batch, so
-//! what sled recovers after a crash is the state after some step; the summary proves it.
+//! what sled recovers after a crash is the state after some step; the summary proves it. Values are kept as
+//! [`packed`](super::packed) makes them; head and digest are of the value itself.
 //!
 //! **Invariant:** a state whose entries do not add up to its summary is not used.
 //! **Invariant:** no value in sled is longer than [`CHUNK_BYTES`] and a head: longer ones leak blob files.
@@ -11,6 +12,7 @@
 //! everything once keeps everything. What does give it back is to close the database and open it again, which takes
 //! some 20 ms for 10,000 pods: [`HELD_MAX`] and [`State::rest`].
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs;
 use std::ops::Bound;
@@ -18,8 +20,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes};
 
+use super::packed;
 use super::state::{Home, Opened, State};
 use super::{Change, Entry, Key, Revision};
 
@@ -37,8 +40,10 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 const CLOSE_LOOK: Duration = Duration::from_millis(2);
 /// Damaged states that are kept for people to look at.
 const ASIDE_MAX: usize = 2;
-/// Revision, length, crc32c.
+/// Revision, length, crc32c; of a packed value then the length that is kept.
 const HEAD: usize = 16;
+/// In the length: the value is packed. Without it a head is as it was before values were packed.
+const PACKED: u32 = 1 << 31;
 const SUMMARY: &[u8] = b"m";
 
 /// A sled database in a directory.
@@ -102,23 +107,26 @@ struct Sum {
     digest: u64,
 }
 
-/// What an entry adds to the sum, and how many parts its value has.
+/// What an entry adds to the sum, and how many bytes are kept of its value.
 #[derive(Clone, Copy)]
 struct Row {
     digest: u64,
-    len: u32,
-    parts: u16,
+    kept: u32,
 }
 
 impl Row {
-    fn of(key: &[u8], revision: Revision, value: &[u8]) -> Self {
+    fn of(key: &[u8], revision: Revision, value: &[u8], kept: usize) -> Self {
         let mut z = (u64::from(crc32c::crc32c(key)) << 32 | u64::from(crc32c::crc32c(value)))
             ^ revision.wrapping_mul(0x9e37_79b9_7f4a_7c15)
             ^ (value.len() as u64).rotate_left(48);
         // splitmix64: so that sums of similar entries do not cancel out.
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        Self { digest: z ^ (z >> 31), len: value.len() as u32, parts: value.len().div_ceil(CHUNK_BYTES).max(1) as u16 }
+        Self { digest: z ^ (z >> 31), kept: kept as u32 }
+    }
+
+    fn parts(self) -> u16 {
+        (self.kept as usize).div_ceil(CHUNK_BYTES).max(1) as u16
     }
 }
 
@@ -140,7 +148,7 @@ struct SledState {
     db: Option<sled::Db>,
     rows: HashMap<Key, Row>,
     sum: Sum,
-    /// Values in all, bytes.
+    /// What is kept of all values, bytes.
     bytes: usize,
     /// Read and written since the database was opened, bytes.
     held: usize,
@@ -210,42 +218,51 @@ impl SledState {
             return Err("its summary is malformed".to_owned());
         }
         let (revision, count, digest) = (text.get_u64_le(), text.get_u64_le(), text.get_u64_le());
-        let entries = self.entries().collect::<Result<Vec<Entry>, String>>()?;
-        for entry in &entries {
-            let row = Row::of(&entry.key, entry.revision, &entry.value);
+        let mut all = Vec::new();
+        let mut entries = Entries::of(self);
+        while let Some(next) = entries.step()? {
+            all.push(next);
+        }
+        for (entry, kept) in &all {
+            let row = Row::of(&entry.key, entry.revision, &entry.value, *kept);
             self.sum.add(row);
-            self.bytes += entry.value.len();
+            self.bytes += kept;
             self.rows.insert(entry.key.clone(), row);
         }
         match self.sum == (Sum { count, digest }) {
-            true => Ok((revision, entries)),
+            true => Ok((revision, all.into_iter().map(|(entry, _)| entry).collect())),
             false => Err("its entries do not add up to its summary".to_owned()),
         }
     }
 
-    fn entry(&self, key: &[u8], stored: &[u8]) -> Result<Entry, String> {
+    /// An entry, and how many bytes are kept of its value.
+    fn entry(&self, key: &[u8], stored: &[u8]) -> Result<(Entry, usize), String> {
         let broken = || format!("the value of {} is malformed", String::from_utf8_lossy(key));
-        if stored.len() < HEAD {
+        let mut head = stored;
+        let revision = head.try_get_u64_le().map_err(|_| broken())?;
+        let len = head.try_get_u32_le().map_err(|_| broken())?;
+        let crc = head.try_get_u32_le().map_err(|_| broken())?;
+        let kept = if len & PACKED == 0 { len } else { head.try_get_u32_le().map_err(|_| broken())? } as usize;
+        let (len, first) = ((len & !PACKED) as usize, head);
+        if len.max(kept) > super::VALUE_MAX {
             return Err(broken());
         }
-        let mut head = &stored[..HEAD];
-        let (revision, len, crc) = (head.get_u64_le(), head.get_u32_le() as usize, head.get_u32_le());
-        let first = &stored[HEAD..];
-        let value = if first.len() == len {
-            Bytes::copy_from_slice(first)
+        let whole = if first.len() == kept {
+            Cow::Borrowed(first)
         } else {
-            let mut whole = BytesMut::with_capacity(len.min(super::VALUE_MAX));
+            let mut whole = Vec::with_capacity(kept);
             whole.put_slice(first);
-            for part in 1..len.div_ceil(CHUNK_BYTES) {
+            for part in 1..kept.div_ceil(CHUNK_BYTES) {
                 let next = self.db()?.get(part_key(key, part as u16)).map_err(|e| e.to_string())?;
                 whole.put_slice(&next.ok_or_else(broken)?);
             }
-            whole.freeze()
+            Cow::Owned(whole)
         };
-        if value.len() != len || crc32c::crc32c(&value) != crc {
+        let value = Bytes::from(packed::unpack(&whole, len).map_err(|_| broken())?.into_owned());
+        if whole.len() != kept || crc32c::crc32c(&value) != crc {
             return Err(broken());
         }
-        Ok(Entry { key: Bytes::copy_from_slice(key), value, revision })
+        Ok((Entry { key: Bytes::copy_from_slice(key), value, revision }, kept))
     }
 }
 
@@ -253,29 +270,33 @@ impl State for SledState {
     fn apply(&mut self, revision: Revision, changes: &[Change]) -> Result<(), String> {
         let mut batch = sled::Batch::default();
         for change in changes {
-            let row = change.value.as_ref().map(|v| Row::of(&change.key, change.revision, v));
+            let value = change.value.as_ref().map(|v| (v, packed::pack(v)));
+            let row = value.as_ref().map(|(v, kept)| Row::of(&change.key, change.revision, v, kept.len()));
             let old = match row {
                 Some(row) => self.rows.insert(change.key.clone(), row),
                 None => self.rows.remove(&change.key),
             };
             old.into_iter().for_each(|r| self.sum.take(r));
             row.into_iter().for_each(|r| self.sum.add(r));
-            let len = |row: Option<Row>| row.map_or(0, |r| r.len as usize);
+            let len = |row: Option<Row>| row.map_or(0, |r| r.kept as usize);
             self.bytes = self.bytes + len(row) - len(old);
             self.held += len(row);
-            for stale in row.map_or(1, |r| r.parts)..old.map_or(1, |r| r.parts) {
+            for stale in row.map_or(1, Row::parts)..old.map_or(1, Row::parts) {
                 batch.remove(part_key(&change.key, stale));
             }
-            let Some(value) = &change.value else {
+            let Some((value, kept)) = value else {
                 batch.remove(head_key(&change.key));
                 continue;
             };
-            let mut parts = value.chunks(CHUNK_BYTES);
+            let (is_packed, mut parts) = (kept.len() != value.len(), kept.chunks(CHUNK_BYTES));
             let first = parts.next().unwrap_or_default();
-            let mut stored = Vec::with_capacity(HEAD + first.len());
+            let mut stored = Vec::with_capacity(HEAD + size_of::<u32>() + first.len());
             stored.put_u64_le(change.revision);
-            stored.put_u32_le(value.len() as u32);
+            stored.put_u32_le(value.len() as u32 | if is_packed { PACKED } else { 0 });
             stored.put_u32_le(crc32c::crc32c(value));
+            if is_packed {
+                stored.put_u32_le(kept.len() as u32);
+            }
             stored.put_slice(first);
             batch.insert(head_key(&change.key), stored);
             for (i, part) in parts.enumerate() {
@@ -294,7 +315,7 @@ impl State for SledState {
     }
 
     fn entries(&mut self) -> Box<dyn Iterator<Item = Result<Entry, String>> + '_> {
-        Box::new(Entries { state: self, pairs: None, last: b"k".to_vec(), ended: false })
+        Box::new(Entries::of(self))
     }
 
     fn rest(&mut self) -> Result<(), String> {
@@ -317,8 +338,13 @@ struct Entries<'a> {
     ended: bool,
 }
 
-impl Entries<'_> {
-    fn step(&mut self) -> Result<Option<Entry>, String> {
+impl<'a> Entries<'a> {
+    fn of(state: &'a mut SledState) -> Self {
+        Self { state, pairs: None, last: b"k".to_vec(), ended: false }
+    }
+
+    /// The next entry, and how many bytes are kept of its value.
+    fn step(&mut self) -> Result<Option<(Entry, usize)>, String> {
         if self.state.held > HELD_MAX {
             self.pairs = None;
             self.state.reopen()?;
@@ -333,7 +359,7 @@ impl Entries<'_> {
         let Some(pair) = pairs.next() else { return Ok(None) };
         let (key, stored) = pair.map_err(|e| e.to_string())?;
         let entry = self.state.entry(&key[1..], &stored)?;
-        self.state.held += entry.value.len();
+        self.state.held += entry.1;
         self.last.clear();
         self.last.extend_from_slice(&key);
         Ok(Some(entry))
@@ -349,7 +375,7 @@ impl Iterator for Entries<'_> {
         }
         let next = guarded("read", || self.step());
         self.ended = !matches!(next, Ok(Some(_)));
-        next.transpose()
+        next.map(|found| found.map(|(entry, _)| entry)).transpose()
     }
 }
 
@@ -357,13 +383,57 @@ impl Iterator for Entries<'_> {
 mod tests {
     use super::*;
 
+    fn noise(seed: u32, len: usize) -> Bytes {
+        let bytes =
+            (0u32..).flat_map(|i| crc32c::crc32c(&[seed.to_le_bytes(), i.to_le_bytes()].concat()).to_le_bytes());
+        bytes.take(len).collect()
+    }
+
+    #[test]
+    fn values_grow_and_shrink_and_change_their_form() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = SledHome(dir.path().join("state"));
+        let mut state = SledState::new(&home).unwrap();
+        let text = |len: usize| Bytes::from("{\"a\":1}".repeat(len / 7));
+        let big = 5 * CHUNK_BYTES;
+        // Packed in one piece; in pieces; plain and short; packed in pieces, for half of it is noise.
+        let half: Bytes = [noise(7, big), text(big)].concat().into();
+        let forms = [text(big), noise(1, big), text(9), half, text(big), noise(2, 400), noise(3, big)];
+        for (i, value) in (1..).zip(&forms) {
+            let key = Key::from_static(b"/registry/core/configmaps/n/c");
+            state.apply(i, &[Change { revision: i, key: key.clone(), value: Some(value.clone()) }]).unwrap();
+            let found: Vec<Entry> = state.entries().collect::<Result<_, _>>().unwrap();
+            assert_eq!(found, [Entry { key, value: value.clone(), revision: i }], "{i}");
+            let pieces = state.bytes.div_ceil(CHUNK_BYTES);
+            assert_eq!(state.db().unwrap().len(), 1 + pieces, "{i}: no piece is left over");
+        }
+        drop(state);
+        assert_eq!(home.open().unwrap().unwrap().entries[0].value, forms[6]);
+    }
+
+    #[test]
+    fn what_was_written_before_values_were_packed_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = SledHome(dir.path().join("state"));
+        let (key, value) = (b"/registry/core/configmaps/n/c", Bytes::from("x".repeat(5000)));
+        let db = home.config().open().unwrap();
+        let head = [&3u64.to_le_bytes()[..], &5000u32.to_le_bytes(), &crc32c::crc32c(&value).to_le_bytes()].concat();
+        db.insert(head_key(key), [&head[..], &value].concat()).unwrap();
+        let row = Row::of(key, 3, &value, 0);
+        let summary = [3u64.to_le_bytes(), 1u64.to_le_bytes(), row.digest.to_le_bytes()].concat();
+        db.insert(SUMMARY, summary).unwrap();
+        drop(db);
+        let opened = home.open().unwrap().unwrap();
+        assert_eq!(opened.entries, [Entry { key: Key::from_static(key), value, revision: 3 }]);
+    }
+
     #[test]
     fn memory_is_given_back_and_nothing_is_lost() {
         let dir = tempfile::tempdir().unwrap();
         let home = SledHome(dir.path().join("state"));
         let mut state = SledState::new(&home).unwrap();
-        // Some values in one piece, some in two; all of it is several times HELD_MAX.
-        let value = |i: usize| Bytes::from(vec![i as u8; 1000 + (i % 3) * (CHUNK_BYTES / 2)]);
+        // Some values in one piece, some in two; all of it is several times HELD_MAX. None can be packed.
+        let value = |i: usize| noise(i as u32, 1000 + (i % 3) * (CHUNK_BYTES / 2));
         let key = |i: usize| Key::from(format!("/registry/core/pods/n/p-{i:03}"));
         let put = |i| Change { revision: 1, key: key(i), value: Some(value(i)) };
         let mut opened_again = 0;
