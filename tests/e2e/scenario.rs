@@ -24,7 +24,16 @@ const LOOK_AGAIN: Duration = Duration::from_millis(150);
 const GROUPS: &[(&str, &[&str])] = &[
     (
         "/api/v1",
-        &["pods", "replicationcontrollers", "resourcequotas", "limitranges", "serviceaccounts", "services", "events"],
+        &[
+            "pods",
+            "replicationcontrollers",
+            "resourcequotas",
+            "limitranges",
+            "serviceaccounts",
+            "services",
+            "events",
+            "persistentvolumeclaims",
+        ],
     ),
     ("/apis/apps/v1", &["deployments", "replicasets", "statefulsets", "daemonsets", "controllerrevisions"]),
     ("/apis/batch/v1", &["jobs", "cronjobs"]),

@@ -128,6 +128,55 @@ pub async fn rollover(api: Api) {
     assert_eq!(by_edition(&api.get(&sets("over")).await), all);
 }
 
+/// A rollout whose image does not exist stops at its first pod and says so; those of before serve on, and are still there when it
+/// is taken back.
+pub async fn stopped_by_an_absent_image(api: Api) {
+    let mut deployment = workload("stays", 2, template("stays", &[]));
+    deployment["spec"]["progressDeadlineSeconds"] = 6.into();
+    api.create("deployments", deployment).await;
+    let ports = json!([{"port": 80, "targetPort": 8080}]);
+    api.create(
+        "services",
+        json!({"metadata": {"name": "stays"}, "spec": {"selector": {"app": "stays"}, "ports": ports}}),
+    )
+    .await;
+    api.until("it runs", "deployments/stays", is_done).await;
+    let before = api.pods("stays").await;
+    let serves = || {
+        let answers =
+            |a: &Value| a.as_str().is_some_and(|a| before.iter().any(|p| a == format!("from {} (v1)", name(p))));
+        api.until("one of them answers", "services/stays:80/proxy/", answers)
+    };
+    serves().await;
+    next(&api, "stays", "stuck", ABSENT).await;
+    let stuck = api.until("it gives up", "deployments/stays", |d| condition(d, "Progressing") == "False").await;
+    let progressing = stuck["status"]["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Progressing");
+    assert_eq!(progressing.unwrap()["reason"], "ProgressDeadlineExceeded");
+    assert_eq!(condition(&stuck, "Available"), "True");
+    let counted = ["replicas", "availableReplicas", "updatedReplicas", "unavailableReplicas"]
+        .map(|f| stuck["status"][f].as_u64());
+    assert_eq!(counted, [Some(3), Some(2), Some(1), Some(1)], "{stuck}");
+    serves().await;
+    // Nobody tries again and again: there is one pod of the new edition.
+    assert_eq!(by_edition(&api.get(&sets("stays")).await), [("none".to_owned(), 2), ("stuck".to_owned(), 1)]);
+    api.update("deployments/stays", |d| {
+        let template = &mut d["spec"]["template"];
+        template["metadata"].as_object_mut().unwrap().remove("annotations");
+        template["spec"]["containers"][0]["image"] = crate::scenario::IMAGE.into();
+        template["spec"]["containers"][0]["imagePullPolicy"] = "IfNotPresent".into();
+    })
+    .await;
+    api.until("it is well again", "deployments/stays", |d| is_done(d) && condition(d, "Progressing") == "True").await;
+    let uids = |pods: &[Value]| {
+        let mut all: Vec<String> = pods.iter().map(|p| p["metadata"]["uid"].to_string()).collect();
+        all.sort();
+        all
+    };
+    let after = api.until_pods("only those of before are there", "stays", |pods| pods.len() == 2).await;
+    assert_eq!(uids(&after), uids(&before));
+    serves().await;
+}
+
 /// "[sig-apps] Deployment should run the lifecycle of a Deployment",
 /// "[sig-apps] Deployment Deployment should have a working scale subresource",
 /// "[sig-apps] Deployment should validate Deployment Status endpoints"

@@ -7,7 +7,7 @@ use super::{has_a_status, is_listed_and_deleted};
 use crate::scenario::{Api, condition, name, names, ready, template};
 
 /// A Job of a shell script with more in its spec.
-fn job(app: &str, script: &str, more: Value) -> Value {
+pub fn job(app: &str, script: &str, more: Value) -> Value {
     let mut template = template(app, &["sh", "-c", script]);
     template["spec"]["restartPolicy"] = "Never".into();
     let mut spec = json!({"template": template});
@@ -15,7 +15,8 @@ fn job(app: &str, script: &str, more: Value) -> Value {
     json!({"metadata": {"name": app, "labels": {"app": app}}, "spec": spec})
 }
 
-fn reason<'a>(job: &'a Value, kind: &str) -> &'a str {
+/// The reason of a condition that holds.
+pub fn reason<'a>(job: &'a Value, kind: &str) -> &'a str {
     let all = job["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
     all.iter()
         .find(|c| c["type"] == kind && c["status"] == "True")

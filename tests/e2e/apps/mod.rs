@@ -5,8 +5,10 @@
 mod cron;
 mod daemons;
 mod deployments;
+mod depth;
 mod disruption;
 mod jobs;
+mod mistakes;
 mod sets;
 mod stateful;
 
@@ -22,6 +24,15 @@ const SCENARIOS: &[&[Scenario]] = &[
     containers::SCENARIOS,
     scenarios![jobs::every_index_runs_though_some_fail, jobs::evicted_pods_are_no_failures],
     scenarios![deployments::proportional, deployments::rollover, stateful::canary, scheduling::preemption_by_sets],
+    scenarios![
+        mistakes::jobs_that_can_never_finish,
+        mistakes::two_fight_over_one_pod,
+        mistakes::selectors_that_match_others_pods,
+        mistakes::owners_that_never_existed,
+        mistakes::a_hundred_race_for_a_quota_of_ten,
+        deployments::stopped_by_an_absent_image,
+    ],
+    depth::SCENARIOS,
     scenarios![
         sets::replica_set,
         sets::replication_controller,
