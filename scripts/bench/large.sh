@@ -31,12 +31,12 @@ stop() {
 }
 trap 'stop; rm -rf "$work"' EXIT
 
-# start_server: an empty control plane, ready; sets $server, and exports KUBECONFIG.
+# start_server FLAGS...: an empty control plane, ready; sets $server, and exports KUBECONFIG.
 start_server() {
   local code=
   rm -rf "$work/data"
   "$binary" server --data-dir "$work/data" --https-listen-port "$port" --disable-agent --disable coredns \
-    --cluster-cidr 100.64.0.0/10 --quiet >>"$work/log" 2>&1 &
+    --cluster-cidr 100.64.0.0/10 --quiet "$@" >>"$work/log" 2>&1 &
   server=$!
   started+=($server)
   until [ "$code" = 200 ]; do

@@ -1,8 +1,8 @@
 //! Pods that are given nodes: how many in a second.
 //!
-//! Makes nodes without kubelets, waits until they may be used, then makes pods and watches them get their nodes. The server
-//! must have no node of its own and a range of pod addresses that is large enough. Everything is over within a minute: after
-//! that, nodes that nobody hears of are taken for lost. The workloads are those of upstream's `scheduler_perf`.
+//! Makes nodes without kubelets, waits until they may be used and nobody writes to them any more, then makes pods and watches
+//! them get their nodes. The server must have no node of its own, a range of pod addresses that is large enough, and patience
+//! with nodes that nobody hears of (`node-monitor-grace-period`). The workloads are those of upstream's `scheduler_perf`.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -21,6 +21,8 @@ use crate::util::clock::{Clock, SystemClock, rfc3339};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between looks at whether nodes may be used.
 const LOOK: Duration = Duration::from_millis(500);
+/// Writes between two looks that are no work for the nodes any more: leases, for one.
+const FEW: u64 = 10;
 /// CPU of a node, in thousandths.
 const NODE_MILLICPU: u32 = 8000;
 
@@ -119,11 +121,13 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let (mut connections, made) = drive(connections, Until::Count(nodes as usize), create).await?;
     eprintln!("{nodes} nodes made, {} in a second", made.rate());
     until_usable(&mut connections[0], nodes as usize).await?;
+    until_quiet(&mut connections[0]).await?;
 
     let want = args.pods as usize;
     let placed = format!("{core}/pods?watch=1&fieldSelector=spec.nodeName!%3D");
     if args.workload == Workload::Preemption {
         connections = fill(&target, connections, &placed, &core, nodes as usize).await?;
+        until_quiet(&mut connections[0]).await?;
     }
     // From now on: those that fill the nodes have theirs already.
     let revision = connections[0].json(Call::get(format!("{core}/pods?limit=1"))).await?;
@@ -201,6 +205,21 @@ async fn until_usable(connection: &mut Connection, count: usize) -> anyhow::Resu
             return Ok(());
         }
         ensure!(start.elapsed() < PATIENCE, "only {ready} of {count} nodes may be used");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Waits until controllers have done their work: it is no part of what is measured.
+async fn until_quiet(connection: &mut Connection) -> anyhow::Result<()> {
+    let (start, mut before) = (Instant::now(), 0);
+    loop {
+        let list = connection.json(Call::get("/api/v1/nodes?limit=1")).await?;
+        let now: u64 = list.str_at("/metadata/resourceVersion").unwrap_or_default().parse()?;
+        if now.saturating_sub(before) <= FEW {
+            return Ok(());
+        }
+        ensure!(start.elapsed() < PATIENCE, "controllers find no end with the nodes");
+        before = now;
         tokio::time::sleep(LOOK).await;
     }
 }
