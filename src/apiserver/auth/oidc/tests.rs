@@ -190,3 +190,92 @@ async fn an_issuer_that_says_it_is_another_is_not_believed() {
     let told = ask(&issuers, &signer.sign(json!({"iss": provider.url}))).await.unwrap_err();
     assert!(told.contains("ES384, which is not taken"), "{told}");
 }
+
+/// What an issuer might say in a claim, and nobody expects.
+fn odd_values() -> Vec<Value> {
+    let deep = (0..100).fold(json!(1), |inner, _| json!([inner]));
+    vec![
+        json!(null),
+        json!(true),
+        json!(-1),
+        json!(0),
+        json!(i64::MIN),
+        json!(i64::MAX),
+        json!(u64::MAX),
+        json!(1e308),
+        json!(-1e308),
+        json!(0.5),
+        json!(""),
+        json!("\u{0}"),
+        json!("system:masters"),
+        json!("x".repeat(20_000)),
+        json!([]),
+        json!({}),
+        json!([null, 1, "a", {"b": []}]),
+        json!({"a": {"b": null}}),
+        deep,
+    ]
+}
+
+#[tokio::test]
+async fn a_token_that_was_changed_anywhere_is_never_taken() {
+    use rand::{Rng, SeedableRng};
+    let provider = Provider::start().await;
+    let issuers = provider.issuers(Arc::new(ManualClock::at(NOW)), |_| {});
+    let signer = Signer::new("one", &rcgen::PKCS_ECDSA_P256_SHA256);
+    *provider.keys.lock() = vec![signer.jwk.clone()];
+    let whole = signer.sign(json!({"iss": provider.url}));
+    assert_eq!(ask(&issuers, &whole).await, Ok(Some("o:jane".into())));
+    let mut dice = rand::rngs::StdRng::seed_from_u64(7);
+    for case in 0..3000 {
+        let mut text = whole.clone().into_bytes();
+        for _ in 0..dice.random_range(1..4) {
+            let at = dice.random_range(0..text.len());
+            let end = dice.random_range(at..text.len());
+            match dice.random_range(0..5) {
+                0 => text[at] ^= 1 << dice.random_range(0..7),
+                1 => text[at] = b"AZaz09-_.={}\"\n\0"[dice.random_range(0..15)],
+                2 => drop(text.drain(at..end)),
+                3 => text.extend_from_within(at..end),
+                _ => text[at..=end].reverse(),
+            }
+            if text.is_empty() {
+                text.push(b'.');
+            }
+        }
+        let text = String::from_utf8(text).unwrap();
+        let found = ask(&issuers, &text).await;
+        assert!(text == whole || !matches!(found, Ok(Some(_))), "case {case}: {text}");
+    }
+    // Each key that nobody knows is asked for, but not each time.
+    assert!(provider.asked.load(Ordering::SeqCst) < 100, "{:?}", provider.asked);
+}
+
+#[tokio::test]
+async fn claims_of_any_shape_are_refused_or_used_as_texts() {
+    let provider = Provider::start().await;
+    let clock = Arc::new(ManualClock::at(NOW));
+    let plain = provider
+        .issuers(clock.clone(), |c| c["jwt"][0]["claimMappings"]["groups"] = json!({"claim": "groups", "prefix": ""}));
+    let by_cel = provider.issuers(clock, |c| {
+        c["jwt"][0]["claimMappings"] = json!({
+            "username": {"expression": "'o:' + claims.sub"}, "groups": {"expression": "claims.groups"},
+            "uid": {"expression": "claims.jti"}, "extra": [{"key": "example.com/x", "valueExpression": "claims.x"}],
+        });
+        c["jwt"][0]["claimValidationRules"] = json!([{"expression": "claims.x != 'no'", "message": "no"}]);
+    });
+    let signer = Signer::new("one", &rcgen::PKCS_ECDSA_P256_SHA256);
+    *provider.keys.lock() = vec![signer.jwk.clone()];
+    for claim in ["sub", "groups", "aud", "exp", "nbf", "iat", "jti", "x", "iss"] {
+        for odd in odd_values() {
+            let mut claims = json!({"iss": provider.url, "groups": ["g"], "jti": "u", "x": "y"});
+            claims[claim] = odd.clone();
+            let token = signer.sign(claims);
+            for issuers in [&plain, &by_cel] {
+                let Ok(Some(name)) = ask(issuers, &token).await else { continue };
+                let wanted = if claim == "sub" { odd.as_str().unwrap_or("what is no text is no name") } else { "jane" };
+                assert_eq!(name, format!("o:{wanted}"), "{claim}");
+            }
+        }
+    }
+}
