@@ -87,8 +87,9 @@ idle() {
   figure "idle writes, $1" "$(awk -v b=$(($(written "$server") - bytes)) -v s=$idle_seconds \
     'BEGIN {printf "%.0f", b * 86400 / s / 1e6}')" MB/day
 }
-# ready_nodes, ready_pods: how many there are.
+# ready_nodes, ready_pods, left_pods: how many there are.
 ready_nodes() { orch_ctl get nodes -o 'jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}' 2>/dev/null | grep -o True | wc -l; }
+left_pods() { orch_ctl get pods -o name | wc -l; }
 ready_pods() { orch_ctl get deployment idle -o 'jsonpath={.status.readyReplicas}' 2>/dev/null || true; }
 # until_is WANTED COMMAND: waits a minute.
 until_is() {
@@ -185,6 +186,8 @@ if wants node || wants pod; then
     idle "with a node and 10 pods" 0.5
     figure "memory, with a node and 10 pods (PSS)" "$(pss_of "$server")" MB
     orch_ctl delete deployment idle >/dev/null
+    # What they take to end is no part of what follows.
+    until_is 0 left_pods
   fi
   if wants pod; then
     step "Pods beside the bare calls of the runtime"
