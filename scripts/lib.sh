@@ -86,14 +86,14 @@ wait_showing() {
 # --- waiting --------------------------------------------------------------------------------------------------------
 
 # until_true SECONDS WHAT COMMAND...: asks until the command succeeds; fails with WHAT when the time is over, or at once
-# with $why when the command sets it: it can never succeed.
+# with $why when the command sets it: it can never succeed. Where there is a function `hindrance`, what it prints is told, too.
 until_true() {
   local limit=$1 what=$2 end=$((SECONDS + $1))
   shift 2
   why=
   until "$@" >/dev/null 2>&1; do
     [ -z "$why" ] || fail "$why"
-    ((SECONDS < end)) || fail "$what: not within $limit s"
+    ((SECONDS < end)) || fail "$what: not within $limit s$(hindrance 2>/dev/null || true)"
     sleep 0.2
   done
 }

@@ -101,6 +101,12 @@ field() { demo get "$1" "$2" -o "jsonpath=$3"; }
 # The pods that are not on their way out.
 pods() { demo get pods -l app=web -o 'jsonpath={range .items[*]}{.metadata.name}{" "}{.metadata.deletionTimestamp}{"\n"}{end}' | awk 'NF == 1 {print $1}'; }
 ready_replicas() { [ "$(field deployment web '{.status.readyReplicas}')" = "$1" ]; }
+# For until_true: what the cluster warned of last, as of a full disk or an image that is not there.
+hindrance() {
+  demo get events --field-selector type=Warning --sort-by .lastTimestamp -o 'jsonpath={range .items[*]}{.message}{"\n"}{end}' |
+    sed -n '$s/^/; the last warning: /p'
+  kube get nodes -o 'jsonpath={.items[*].spec.taints[*].key}' | sed -n 's/^/; the node is tainted: /p'
+}
 answer() { curl -fsS --max-time 5 "http://$1/"; }
 
 import_image() {
