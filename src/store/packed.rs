@@ -1,8 +1,8 @@
 //! Values as the state keeps them: packed, where that makes them clearly smaller.
 //!
-//! JSON repeats itself (the names of fields, managed fields above all), so an object is a quarter of itself when it is
-//! packed. What is written to the disk, read from it, and held by the database shrinks alike; that matters more to an SD
-//! card than the few microseconds.
+//! JSON repeats itself (the names of fields, managed fields above all), and most of an object goes when it is packed. What is
+//! written to the disk, read from it, and held by the database shrinks alike; that matters more to an SD card than the few
+//! microseconds.
 //!
 //! **Invariant:** what [`pack`] makes, [`unpack`] turns back; a value that is garbled is an error, never a panic.
 
