@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::hooks;
 use super::pod::{PodInventory, PodView};
@@ -40,8 +41,9 @@ pub async fn container(
 ) -> Result<(), RuntimeError> {
     let member = pod.member(&c.name);
     let grace = sync::grace_seconds(pod, &c.name, how.why);
-    let began = shared.clock.ticks();
-    let left = || grace - (shared.clock.ticks() - began);
+    // Finer than the clock's ticks: whole seconds that have passed are taken off, not those that have begun.
+    let began = Instant::now();
+    let left = || grace.saturating_sub_unsigned(began.elapsed().as_secs());
     let message = match how.why {
         None => format!("Stopping container {}", c.name),
         Some(Why::Liveness) => format!("Container {} failed liveness probe, will be restarted", c.name),
