@@ -247,8 +247,6 @@ async fn a_token_that_was_changed_anywhere_is_never_taken() {
         let found = ask(&issuers, &text).await;
         assert!(text == whole || !matches!(found, Ok(Some(_))), "case {case}: {text}");
     }
-    // Each key that nobody knows is asked for, but not each time.
-    assert!(provider.asked.load(Ordering::SeqCst) < 100, "{:?}", provider.asked);
 }
 
 #[tokio::test]
@@ -266,9 +264,13 @@ async fn claims_of_any_shape_are_refused_or_used_as_texts() {
     });
     let signer = Signer::new("one", &rcgen::PKCS_ECDSA_P256_SHA256);
     *provider.keys.lock() = vec![signer.jwk.clone()];
+    let usual = json!({"iss": provider.url, "groups": ["g"], "jti": "u", "x": "y"});
+    for issuers in [&plain, &by_cel] {
+        assert_eq!(ask(issuers, &signer.sign(usual.clone())).await, Ok(Some("o:jane".into())));
+    }
     for claim in ["sub", "groups", "aud", "exp", "nbf", "iat", "jti", "x", "iss"] {
         for odd in odd_values() {
-            let mut claims = json!({"iss": provider.url, "groups": ["g"], "jti": "u", "x": "y"});
+            let mut claims = usual.clone();
             claims[claim] = odd.clone();
             let token = signer.sign(claims);
             for issuers in [&plain, &by_cel] {
