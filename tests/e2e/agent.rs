@@ -130,13 +130,8 @@ impl Agent {
     /// Waits until the API has it as a node that is ready.
     #[track_caller]
     pub fn wait_until_ready(&self, cluster: &Cluster) {
-        let ready = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
         let what = format!("node {} is Ready", self.name);
-        cluster.eventually_or(
-            &what,
-            || self.log_text(),
-            || cluster.kubectl(&["get", "node", &self.name, "-o", ready]).stdout == "True",
-        );
+        cluster.eventually_or(&what, || self.log_text(), || cluster.readiness(&self.name) == "True");
     }
 
     /// Nobody reaches this machine's own ports any more but that of the overlay; it reaches everybody.

@@ -250,8 +250,7 @@ fn a_node_flaps_and_a_clock_is_set_and_no_pod_is_lost_or_doubled() {
 
 /// Silent for too long and back, then gone for moments only.
 fn the_node_flaps(cluster: &Cluster, a: &mut Agent) {
-    let path = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
-    let is = |status: &str| cluster.k(&["get", "node", "a", "-o", path]) == status;
+    let is = |status: &str| cluster.readiness("a") == status;
     a.end(Signal::SIGKILL);
     cluster.eventually("it is found silent", || is("Unknown"));
     assert_ne!(cluster.field("node", "a", "/spec/taints"), serde_json::Value::Null);

@@ -208,8 +208,7 @@ impl Cluster {
     }
 
     pub fn wait_for_node(&self) {
-        let ready = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
-        self.eventually("the node is Ready", || self.kubectl(&["get", "node", "box", "-o", ready]).stdout == "True");
+        self.eventually("the node is Ready", || self.readiness("box") == "True");
     }
 
     /// Ends the server with a signal and waits for its end; containers stay as they are.
@@ -318,6 +317,12 @@ impl Cluster {
         let ran = self.kubectl(&["get", kind, name, "-o", "json"]);
         let object: Value = serde_json::from_str(&ran.stdout).unwrap_or_default();
         object.pointer(pointer).cloned().unwrap_or_default()
+    }
+
+    /// The status of a node's condition `Ready`; empty where there is none, or no node.
+    pub fn readiness(&self, node: &str) -> String {
+        let path = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
+        self.kubectl(&["get", "node", node, "-o", path]).stdout
     }
 
     /// Names of the pods with a label that are not on their way out.

@@ -279,8 +279,7 @@ fn the_power_of_a_node_fails(cluster: &Cluster, b: &mut Agent) {
     cluster.k(&["uncordon", "a"]);
     b.lose_power();
     b.forget_network();
-    let ready = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
-    cluster.eventually("the node is silent", || cluster.k(&["get", "node", "b", "-o", ready]) == "Unknown");
+    cluster.eventually("the node is silent", || cluster.readiness("b") == "Unknown");
     assert_eq!(cluster.field("pod", "one-0", "/metadata/uid"), uid, "and may only be cut off");
     let out_of_service = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
     cluster.k(&["taint", "node", "b", out_of_service]);
