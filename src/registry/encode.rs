@@ -4,8 +4,9 @@ use bytes::Bytes;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value};
 
-/// Room for what is written, bytes; most objects fit.
-const ROOM: usize = 2048;
+/// Room for what is written, bytes; most objects fit, pods with their managed fields among them. It is held only until the
+/// write is in the journal and the state.
+const ROOM: usize = 8192;
 
 /// An object's JSON without `metadata.resourceVersion`: the store's revision is its truth. Nothing is copied but once.
 pub(super) fn unversioned(object: &Value) -> Bytes {

@@ -52,6 +52,19 @@ pub fn as_daemon(command: &mut Command) -> &mut Command {
     unsafe { command.pre_exec(before_exec) }
 }
 
+/// Lets the calling thread wait for others where all cores are busy, as work that nobody needs at once (`SCHED_BATCH`): what
+/// it waits for gathers meanwhile. It gets its fair share all the same, and where a core is idle it begins at once.
+#[allow(unsafe_code)]
+pub fn gather_work() -> io::Result<()> {
+    let none = libc::sched_param { sched_priority: 0 };
+    // The call itself: musl's function for it only says that it is not there.
+    // SAFETY: the kernel reads one sched_param from the pointer, which is valid for the call; 0 is the calling thread.
+    match unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_BATCH, &raw const none) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Makes a netlink socket a member of a group of messages, or no member any more.
 #[allow(unsafe_code)]
 pub fn netlink_membership(socket: &impl AsFd, group: libc::c_int, member: bool) -> io::Result<()> {

@@ -144,7 +144,7 @@ impl<'de> Visitor<'de> for Node<'_> {
         while let Some(Key(key)) = map.next_key()? {
             let before = self.told.duplicates.len();
             let place = self.told.fields;
-            self.told.fields += usize::from(!members.contains_key(&key));
+            self.told.fields += 1;
             let value = map.next_value_seed(self.below()?)?;
             self.prefix(before, || key.clone());
             match members.entry(key) {
@@ -152,6 +152,10 @@ impl<'de> Visitor<'de> for Node<'_> {
                     free.insert(value);
                 }
                 serde_json::map::Entry::Occupied(mut taken) => {
+                    // It was no field of its own after all, also for what was found below it. Found out only now, because
+                    // looking before would be a second look for every key.
+                    self.told.fields -= 1;
+                    self.told.places[before..].iter_mut().for_each(|place| *place -= 1);
                     if self.told.duplicates.len() < MAX_STRICT_ERRORS {
                         self.told.duplicates.push(taken.key().clone());
                         self.told.places.push(place);

@@ -135,7 +135,11 @@ impl Call {
 
     /// A POST of JSON.
     pub(super) fn create(path: impl Into<String>, object: &Value) -> Self {
-        let body = object.to_string().into();
+        Self::post(path, crate::api::codec::json::to_vec(object).into())
+    }
+
+    /// A POST of JSON that is text already.
+    pub(super) fn post(path: impl Into<String>, body: Bytes) -> Self {
         Self { method: Method::POST, path: path.into(), content_type: "application/json", body }
     }
 

@@ -64,10 +64,10 @@ impl<'a> ObjectPath<'a> {
     }
 }
 
-/// As [`ObjectPath::resource_path`].
-pub(super) fn resource_path(resource: &GroupResource) -> Box<[u8]> {
+/// As [`ObjectPath::resource_path`]. Made for every look at a resource, so without the machinery of formats.
+pub(super) fn resource_path(resource: &GroupResource) -> Vec<u8> {
     let group = if resource.group.is_empty() { CORE } else { &*resource.group };
-    format!("{group}/{}", resource.resource).into_bytes().into()
+    [group.as_bytes(), b"/", resource.resource.as_bytes()].concat()
 }
 
 #[cfg(test)]

@@ -75,10 +75,16 @@ fn print_node(member: bool, children: &FieldSet<'_>) -> Value {
     if member {
         map.insert(".".into(), Value::Object(Map::new()));
     }
-    for (elem, node) in children.iter() {
+    let (mut all, mut like) = (children.iter().peekable(), None);
+    while let Some((elem, node)) = all.next() {
         let mut key = String::new();
         write_elem(elem, &mut key);
-        map.insert(key, print_node(node.member, &node.children));
+        let below = like.take().unwrap_or_else(|| print_node(node.member, &node.children));
+        // Elements of a list mostly have the same fields: a copy is made faster than the same once more.
+        if !node.children.is_empty() && all.peek().is_some_and(|(_, next)| next == node) {
+            like = Some(below.clone());
+        }
+        map.insert(key, below);
     }
     Value::Object(map)
 }
