@@ -1,15 +1,15 @@
 //! The watch cache as the components of the same process see it: `runtime::Listers` without a copy.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
-use crate::api::meta::GroupResource;
-use crate::api::object::Object;
+use crate::api::object::{Object, ObjectKey};
 use crate::runtime::{Delta, Lister, Listers};
-use crate::store::cache::{Cache, Cursor, EventKind, ObjectSet, ResourceCache, Since};
+use crate::store::cache::{Cache, Cursor, EventKind, ResourceCache, Since};
 
 /// Places for deltas that an idle subscriber keeps.
 const READY_KEPT: usize = 16;
@@ -19,8 +19,7 @@ pub struct CacheListers(pub Arc<Cache>);
 
 impl Listers for CacheListers {
     fn lister(&self, group: &str, resource: &str) -> Arc<dyn Lister> {
-        let gr = GroupResource { group: group.to_owned().into(), resource: resource.to_owned().into() };
-        Arc::new(CacheLister(self.0.resource(&gr)))
+        Arc::new(CacheLister(self.0.resource_of(group, resource)))
     }
 }
 
@@ -47,7 +46,7 @@ impl Lister for CacheLister {
         let state = Follower {
             resource: self.0.clone(),
             cursor: None,
-            known: ObjectSet::default(),
+            known: Known::default(),
             ready: VecDeque::new(),
             synced: false,
         };
@@ -64,12 +63,45 @@ impl Lister for CacheLister {
     }
 }
 
+/// An object as that one and no other: an event says with it what it replaces, so that nobody compares names.
+struct ByAddress(Arc<Object>);
+
+impl Hash for ByAddress {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        std::ptr::hash(Arc::as_ptr(&self.0), state);
+    }
+}
+
+impl PartialEq for ByAddress {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for ByAddress {}
+
+/// The objects that a subscriber was told of and that are there, as far as it knows.
+#[derive(Default)]
+struct Known(HashSet<ByAddress>);
+
+impl Known {
+    fn forget(&mut self, old: &Arc<Object>) {
+        if self.0.remove(&ByAddress(old.clone())) {
+            return;
+        }
+        // Its resource was decoded anew since (a definition changed): the same object is known by another address.
+        let same =
+            |known: &ByAddress| (&known.0.meta.namespace, &known.0.meta.name) == (&old.meta.namespace, &old.meta.name);
+        self.0.retain(|known| !same(known));
+    }
+}
+
 /// One subscriber's way along the ring. When it falls off, it compares what it knew with what is there.
 struct Follower {
     resource: Arc<ResourceCache>,
     cursor: Option<Cursor>,
     /// The objects as the subscriber knows them: to tell of deletions that it missed.
-    known: ObjectSet,
+    known: Known,
     ready: VecDeque<Delta>,
     synced: bool,
 }
@@ -91,12 +123,13 @@ impl Follower {
             match cursor.next_batch().await {
                 Ok(events) => {
                     for event in events {
-                        let object = event.object.clone();
+                        let (new, old) = (event.object.clone(), event.previous.clone());
+                        old.iter().for_each(|old| self.known.forget(old));
                         self.ready.push_back(if event.kind == EventKind::Deleted {
-                            self.known.take(&object.meta.namespace, &object.meta.name);
-                            Delta::Delete(object)
+                            Delta::Delete(new)
                         } else {
-                            Delta::Upsert { old: self.known.put(object.clone()), new: object }
+                            self.known.0.insert(ByAddress(new.clone()));
+                            Delta::Upsert { old, new }
                         });
                     }
                 }
@@ -110,15 +143,16 @@ impl Follower {
         let (objects, revision) = self.resource.list(None);
         let Ok(cursor) = self.resource.watch(Since::Revision(revision)) else { return };
         self.cursor = Some(cursor);
-        let mut before = std::mem::take(&mut self.known);
+        let before = std::mem::take(&mut self.known).0.into_iter();
+        let mut before: HashMap<ObjectKey, Arc<Object>> = before.map(|o| (ObjectKey::from(&o.0.meta), o.0)).collect();
         for new in objects {
-            let old = before.take(&new.meta.namespace, &new.meta.name);
-            self.known.put(new.clone());
+            let old = before.remove(&ObjectKey::from(&new.meta));
+            self.known.0.insert(ByAddress(new.clone()));
             if old.as_ref().is_none_or(|o| o.revision != new.revision) {
                 self.ready.push_back(Delta::Upsert { old, new });
             }
         }
-        self.ready.extend(before.into_objects().map(Delta::Delete));
+        self.ready.extend(before.into_values().map(Delta::Delete));
         if !std::mem::replace(&mut self.synced, true) {
             self.ready.push_back(Delta::Synced);
         }
@@ -128,6 +162,7 @@ impl Follower {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::meta::GroupResource;
     use crate::store::cache::{Generic, RING_BYTES, object_key};
     use crate::store::memory::Memory;
     use crate::store::{Expect, Store, Txn, Write};
@@ -179,5 +214,25 @@ mod tests {
         assert_eq!(told(deltas.next().await), format!("1>a@{last}"));
         assert_eq!(told(deltas.next().await), "-b");
         assert!(futures::FutureExt::now_or_never(deltas.next()).is_none());
+    }
+
+    #[tokio::test]
+    async fn what_was_decoded_anew_is_still_known_once() {
+        let store = Arc::new(Memory::new());
+        store.commit(Txn(vec![write("a", Some(1)), write("b", Some(1))])).await.unwrap();
+        let cache = Cache::open(store.clone(), Arc::new(Generic::default())).await.unwrap();
+        let running = cache.clone();
+        tokio::spawn(async move { running.run(Shutdown::new()).await });
+        let resource = cache.resource(&PODS);
+        let mut follower =
+            Follower { resource, cursor: None, known: Known::default(), ready: VecDeque::new(), synced: false };
+        for _ in 0..3 {
+            follower.next().await;
+        }
+        cache.reload(&PODS).await.unwrap();
+        for (change, told_as, left) in [(write("a", Some(2)), "1>a@2", 2), (write("b", None), "-b", 1)] {
+            cache.wait_for(store.commit(Txn(vec![change])).await.unwrap()).await.unwrap();
+            assert_eq!((told(Some(follower.next().await)), follower.known.0.len()), (told_as.to_owned(), left));
+        }
     }
 }

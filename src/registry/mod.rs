@@ -458,26 +458,22 @@ pub struct CacheView(pub Arc<Cache>);
 
 impl View for CacheView {
     fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Object>> {
-        self.0.resource(&group_resource(group, resource)).get(namespace, name)
+        self.0.resource_of(group, resource).get(namespace, name)
     }
 
     fn list(&self, group: &str, resource: &str, namespace: Option<&str>) -> Vec<Arc<Object>> {
-        self.0.resource(&group_resource(group, resource)).list(namespace).0
+        self.0.resource_of(group, resource).list(namespace).0
     }
 }
 
 impl View for Registry {
     fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Object>> {
-        self.cache.resource(&group_resource(group, resource)).get(namespace, name)
+        self.cache.resource_of(group, resource).get(namespace, name)
     }
 
     fn list(&self, group: &str, resource: &str, namespace: Option<&str>) -> Vec<Arc<Object>> {
-        self.cache.resource(&group_resource(group, resource)).list(namespace).0
+        self.cache.resource_of(group, resource).list(namespace).0
     }
-}
-
-fn group_resource(group: &str, resource: &str) -> GroupResource {
-    GroupResource { group: group.to_owned().into(), resource: resource.to_owned().into() }
 }
 
 #[cfg(test)]

@@ -101,22 +101,17 @@ enum Over {
 
 /// Objects by their keys, in key order, at the cost of a pointer each.
 #[derive(Default)]
-pub struct ObjectSet(BTreeSet<Slot>);
+struct ObjectSet(BTreeSet<Slot>);
 
 impl ObjectSet {
     /// Puts an object in its place; gives back what stood there.
-    pub fn put(&mut self, object: Arc<Object>) -> Option<Arc<Object>> {
+    fn put(&mut self, object: Arc<Object>) -> Option<Arc<Object>> {
         self.0.replace(Slot(object)).map(|s| s.0)
     }
 
     /// Takes out the object of a key.
-    pub fn take(&mut self, namespace: &str, name: &str) -> Option<Arc<Object>> {
+    fn take(&mut self, namespace: &str, name: &str) -> Option<Arc<Object>> {
         self.0.take(&(namespace, name) as &dyn Keyed).map(|s| s.0)
-    }
-
-    /// What is left, in key order.
-    pub fn into_objects(self) -> impl Iterator<Item = Arc<Object>> {
-        self.0.into_iter().map(|s| s.0)
     }
 
     fn get(&self, namespace: &str, name: &str) -> Option<&Arc<Object>> {

@@ -65,9 +65,9 @@ impl<'a> ObjectPath<'a> {
 }
 
 /// As [`ObjectPath::resource_path`]. Made for every look at a resource, so without the machinery of formats.
-pub(super) fn resource_path(resource: &GroupResource) -> Vec<u8> {
-    let group = if resource.group.is_empty() { CORE } else { &*resource.group };
-    [group.as_bytes(), b"/", resource.resource.as_bytes()].concat()
+pub(super) fn resource_path(group: &str, resource: &str) -> Vec<u8> {
+    let group = if group.is_empty() { CORE } else { group };
+    [group.as_bytes(), b"/", resource.as_bytes()].concat()
 }
 
 #[cfg(test)]
@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(key, want);
         let path = ObjectPath::parse(&key).unwrap();
         assert_eq!((path.namespace, path.name, path.group_resource()), (namespace, name, gr.clone()));
-        assert_eq!(path.resource_path(&key), &*resource_path(&gr));
+        assert_eq!(path.resource_path(&key), &*resource_path(&gr.group, &gr.resource));
     }
 
     #[test_case("/registry/core/pods"; "no name")]

@@ -26,7 +26,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 pub use event::{Event, EventKind, FORM_FREE, Form, json_line};
-pub use index::{OWNER_INDEX, ObjectSet};
+pub use index::OWNER_INDEX;
 pub use key::{OBJECTS, object_key};
 pub use narrow::Narrow;
 pub use resource::{Cursor, Figures, Gone, Page, ResourceCache, Since};
@@ -148,7 +148,13 @@ impl Cache {
 
     /// The cache of a resource; one without objects is empty.
     pub fn resource(&self, resource: &GroupResource) -> Arc<ResourceCache> {
-        self.by_path(&key::resource_path(resource), || resource.clone())
+        self.by_path(&key::resource_path(&resource.group, &resource.resource), || resource.clone())
+    }
+
+    /// The same by the names of group and resource.
+    pub fn resource_of(&self, group: &str, resource: &str) -> Arc<ResourceCache> {
+        let named = || GroupResource { group: group.to_owned().into(), resource: resource.to_owned().into() };
+        self.by_path(&key::resource_path(group, resource), named)
     }
 
     /// All resources that were asked for or have objects.
