@@ -114,6 +114,9 @@ pub struct Image {
 #[derive(Debug, Default)]
 pub struct Cluster {
     nodes: Vec<NodeInfo>,
+    /// For each of them a number that no state of any node had before.
+    versions: Vec<u64>,
+    newest: u64,
     at: HashMap<Arc<str>, usize>,
     /// Pods on nodes that are not there (any more, or yet).
     homeless: HashMap<Box<str>, Vec<Arc<PodInfo>>>,
@@ -136,6 +139,20 @@ impl Cluster {
     /// All nodes, in no order that means anything.
     pub fn nodes(&self) -> &[NodeInfo] {
         &self.nodes
+    }
+
+    /// Tells states of nodes apart: a node that has the same as before, under whatever index, has not changed. Never 0.
+    pub fn version(&self, at: usize) -> u64 {
+        self.versions[at]
+    }
+
+    /// The node at an index is about to have another state.
+    fn changes(&mut self, at: usize) {
+        self.newest += 1;
+        match self.versions.get_mut(at) {
+            Some(version) => *version = self.newest,
+            None => self.versions.push(self.newest),
+        }
     }
 
     /// A node by name.
@@ -232,6 +249,7 @@ impl Cluster {
     /// its pods and images.
     pub fn set_node(&mut self, mut node: NodeInfo) -> Option<NodeInfo> {
         if let Some(at) = self.at.get(&node.name).copied() {
+            self.changes(at);
             let images = std::mem::take(&mut self.nodes[at].images);
             self.forget_images(&images);
             self.note_images(&node.images);
@@ -256,6 +274,7 @@ impl Cluster {
             node.add(pod);
         }
         self.at.insert(node.name.clone(), self.nodes.len());
+        self.changes(self.nodes.len());
         self.nodes.push(node);
         None
     }
@@ -265,6 +284,7 @@ impl Cluster {
         let Some(at) = self.at.remove(name) else { return };
         self.moves.all_changed();
         let node = self.nodes.swap_remove(at);
+        self.versions.swap_remove(at);
         if let Some(moved) = self.nodes.get(at) {
             self.at.insert(moved.name.clone(), at);
         }
@@ -298,11 +318,12 @@ impl Cluster {
     pub fn place(&mut self, pod: Arc<PodInfo>, node: &str, assumed: bool) {
         self.displace(&pod.uid);
         self.placed.insert(pod.uid.clone(), Placed { node: node.into(), assumed });
-        match self.at.get(node) {
+        match self.at.get(node).copied() {
             Some(at) => {
-                self.terms.note(&pod, &self.nodes[*at], 1);
-                self.moves.note(&pod, *at, 1);
-                self.nodes[*at].add(pod);
+                self.changes(at);
+                self.terms.note(&pod, &self.nodes[at], 1);
+                self.moves.note(&pod, at, 1);
+                self.nodes[at].add(pod);
             }
             None => self.homeless.entry(node.into()).or_default().push(pod),
         }
@@ -311,10 +332,11 @@ impl Cluster {
     /// A pod counts nowhere any more; gives it back if it did.
     pub fn displace(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
         let placed = self.placed.remove(uid)?;
-        if let Some(at) = self.at.get(&*placed.node) {
-            let pod = self.nodes[*at].remove(uid)?;
-            self.moves.note(&pod, *at, -1);
-            self.terms.note(&pod, &self.nodes[*at], -1);
+        if let Some(at) = self.at.get(&*placed.node).copied() {
+            self.changes(at);
+            let pod = self.nodes[at].remove(uid)?;
+            self.moves.note(&pod, at, -1);
+            self.terms.note(&pod, &self.nodes[at], -1);
             return Some(pod);
         }
         let pods = self.homeless.get_mut(&placed.node)?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::cluster::{Cluster, NodeInfo};
 use super::framework::{Cycle, Filter, PreFilter, Reason, Reasons, Refusal};
 use super::pod::PodInfo;
+use super::scores::Kept;
 
 /// So many nodes that fit are always looked for, where there are so many.
 const MIN_FEASIBLE: usize = 100;
@@ -279,13 +280,13 @@ fn enough(nodes: usize, percent: usize) -> usize {
 }
 
 /// The best of the nodes that fit; among equals one by `random`, which gives a number below its argument.
-pub fn best(cx: &Cycle<'_>, feasible: &[usize], random: impl Fn(usize) -> usize) -> usize {
+pub fn best(cx: &Cycle<'_>, feasible: &[usize], kept: &mut Kept, random: impl Fn(usize) -> usize) -> usize {
     if let [only] = feasible {
         return *only;
     }
     let nodes: Vec<&NodeInfo> = feasible.iter().map(|at| &cx.cluster.nodes()[*at]).collect();
-    let mut totals = vec![0i64; nodes.len()];
-    for row in cx.profile.rows.iter().filter(|r| r.weight > 0) {
+    let mut totals = kept.totals(cx, feasible);
+    for row in cx.profile.rows.iter().filter(|r| r.weight > 0 && !r.plugin.scores_by_resources()) {
         for (total, score) in totals.iter_mut().zip(row.plugin.score(cx, &nodes).unwrap_or_default()) {
             *total += row.weight * score;
         }

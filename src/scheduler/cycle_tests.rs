@@ -11,6 +11,7 @@ use super::framework::Cycle;
 use super::pod::PodInfo;
 use super::preempt;
 use super::profile::Profile;
+use super::scores::Kept;
 use super::side::Side;
 use crate::api::object::Object;
 use crate::runtime::fake::FakeListers;
@@ -268,7 +269,7 @@ fn emptier_nodes_win_and_victims_are_few() {
         profile: &Profile::default(),
         default_spread: Box::default(),
     };
-    assert_eq!(best(&cx, &[0, 1], |_| 0), 1);
+    assert_eq!(best(&cx, &[0, 1], &mut Kept::default(), |_| 0), 1);
 }
 
 /// Who is there and keeps apart, or whom the newcomer keeps away from, goes where that is enough.
@@ -314,5 +315,28 @@ fn a_promised_node_counts_for_equals() {
         };
         let found = Checks::new(&cx).unwrap().feasible(&cluster, &nominated, &mut 0).unwrap();
         assert_eq!(found, want);
+    }
+}
+
+/// Pods in rows of three that ask for the same, nodes that fill up, change, go and come back.
+#[test]
+fn scores_that_are_kept_are_those_of_now() {
+    let (mut cluster, side, profile) = (Cluster::default(), Side::new(&FakeListers::default()), Profile::default());
+    let all = ["a", "b", "c", "d"];
+    all.iter().for_each(|name| drop(cluster.set_node(node(name, "z", ""))));
+    let mut kept = Kept::default();
+    for i in 0..60 {
+        let asks = ["100m", "300m", "200m"][i / 3 % 3];
+        let pod = pod(&format!("p{i}"), "web", needs(asks, 0));
+        let cx = Cycle { pod: &pod, cluster: &cluster, side: &side, profile: &profile, default_spread: Box::default() };
+        let some: Vec<usize> = (0..cluster.nodes().len()).filter(|at| at % 3 != i % 4).collect();
+        assert_eq!(kept.totals(&cx, &some), Kept::default().totals(&cx, &some), "pod {i}");
+        let name = all[i % 4];
+        match i % 7 {
+            3 => cluster.remove_node(name),
+            5 => drop(cluster.displace(&format!("p{}", i / 2))),
+            6 => all.iter().for_each(|name| drop(cluster.set_node(node(name, "z", if i % 2 == 0 { "t" } else { "" })))),
+            _ => cluster.place(pod.clone(), name, i % 2 == 0),
+        }
     }
 }

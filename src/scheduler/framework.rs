@@ -136,6 +136,11 @@ pub trait Plugin: Sync {
     fn score(&self, _cx: &Cycle<'_>, _nodes: &[&NodeInfo]) -> Option<Vec<i64>> {
         None
     }
+    /// True where the score of a node depends on nothing but the resources of the pod and the node, and not on the other
+    /// nodes: it holds for the next pod that asks for the same, as long as the node does not change.
+    fn scores_by_resources(&self) -> bool {
+        false
+    }
     /// True when the event may make a node fit that this plugin refused to the pod.
     fn wakes(&self, _event: &Event, _pod: &PodInfo) -> bool {
         false

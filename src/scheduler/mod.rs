@@ -23,6 +23,7 @@ pub mod queue;
 mod raw;
 mod reserve;
 pub mod resources;
+pub mod scores;
 pub mod side;
 pub mod terms;
 pub mod volumes;

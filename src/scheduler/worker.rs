@@ -18,6 +18,7 @@ use super::pod::PodInfo;
 use super::preempt;
 use super::profile::Profiles;
 use super::queue::Queue;
+use super::scores::Kept;
 use super::side::Side;
 use super::write::{Condition, Done, Writes};
 use super::{Scheduler, Topic};
@@ -49,6 +50,8 @@ pub(super) struct Worker {
     metrics: Arc<Metrics>,
     /// Where the next search for nodes begins.
     start: usize,
+    /// What nodes were given for the last pod.
+    kept: Kept,
 }
 
 impl Worker {
@@ -63,6 +66,7 @@ impl Worker {
             profiles: scheduler.config.profiles.clone(),
             metrics: scheduler.config.metrics.clone(),
             start: 0,
+            kept: Kept::default(),
         }
     }
 
@@ -300,7 +304,7 @@ impl Worker {
                 .then(|| preempt::plan(&cx, &mut checks, &self.nominated, &no_fit));
             Box::new((no_fit, preemption))
         })?;
-        Ok(cycle::best(&cx, &feasible, |n| rand::rng().random_range(0..n)))
+        Ok(cycle::best(&cx, &feasible, &mut self.kept, |n| rand::rng().random_range(0..n)))
     }
 
     fn bind(&mut self, pod: Arc<PodInfo>, at: usize) {

@@ -62,6 +62,10 @@ impl Plugin for NodeResourcesFit {
         Some(nodes.iter().map(|node| filled(node, cx.pod, args)).collect())
     }
 
+    fn scores_by_resources(&self) -> bool {
+        true
+    }
+
     fn wakes(&self, event: &Event, pod: &PodInfo) -> bool {
         match event {
             Event::Itself => true,
@@ -188,6 +192,10 @@ impl Plugin for NodeResourcesBalancedAllocation {
             MAX_SCORE / 2 + (MAX_SCORE / 2 + with - without) / 2
         };
         Some(nodes.iter().map(score).collect())
+    }
+
+    fn scores_by_resources(&self) -> bool {
+        true
     }
 }
 
