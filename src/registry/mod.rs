@@ -48,7 +48,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::api::meta::{GroupResource, Gvk};
+use crate::api::meta::Gvk;
 use crate::api::object::Object;
 use crate::api::patch::apply;
 use crate::api::schema::{self, StructDef, View as SchemaView};
