@@ -1,5 +1,6 @@
 //! Objects that come into the sight of a watch: counted as they do.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -11,12 +12,21 @@ use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 use tokio_util::io::StreamReader;
 
 use super::target::{Call, Connection, Protocol, Target};
+use crate::api::scan;
 
 /// Bytes of one event.
 const EVENT_BYTES: usize = 1 << 20;
 
 /// A watch that is open.
 pub(super) struct Arrivals {
+    target: Target,
+    path: String,
+    open: Open,
+    /// Uids of those that have come.
+    seen: HashSet<String>,
+}
+
+struct Open {
     lines: BoxStream<'static, Result<String, LinesCodecError>>,
     /// Lives as long as what comes over it.
     _connection: Connection,
@@ -25,23 +35,38 @@ pub(super) struct Arrivals {
 impl Arrivals {
     /// Opens it; `path` has the query.
     pub(super) async fn watch(target: &Target, path: &str) -> anyhow::Result<Self> {
-        let mut connection = target.connect(Protocol::Http2).await?;
-        let answer = connection.send(Call::get(path)).await?;
-        ensure!(answer.status().is_success(), "cannot watch {path}: {}", answer.status());
-        let bytes = answer.into_body().into_data_stream().map_err(std::io::Error::other);
-        let reader = StreamReader::new(bytes.map_ok(Bytes::from));
-        let lines = FramedRead::new(reader, LinesCodec::new_with_max_length(EVENT_BYTES));
-        Ok(Self { lines: lines.boxed(), _connection: connection })
+        let open = open(target, path).await?;
+        Ok(Self { target: target.clone(), path: path.to_owned(), open, seen: HashSet::new() })
     }
 
     /// How long after `start` the last of `want` objects came; no two may be further apart than `patience`.
     pub(super) async fn count(mut self, want: usize, start: Instant, patience: Duration) -> anyhow::Result<Duration> {
-        let mut seen = 0;
-        while seen < want {
-            let next = tokio::time::timeout(patience, self.lines.next()).await;
-            let line = next.with_context(|| format!("{seen} of {want} have come"))?.context("the watch ended")??;
-            seen += usize::from(line.starts_with("{\"type\":\"ADDED\""));
+        while self.seen.len() < want {
+            let next = tokio::time::timeout(patience, self.open.lines.next()).await;
+            match next.with_context(|| format!("{} of {want} have come", self.seen.len()))? {
+                Some(Ok(line)) if line.starts_with("{\"type\":\"ADDED\"") => {
+                    self.seen.extend(scan::fields(line.as_bytes(), &["/object/metadata/uid"]));
+                }
+                Some(Ok(line)) if !line.starts_with("{\"type\":\"ERROR\"") => {}
+                // A server ends watches that are old, or that a busy machine has let fall behind. From the start of all
+                // that is there, what was seen before is told again.
+                _ => {
+                    ensure!(!self.path.contains("resourceVersion="), "the watch ended, and had no other start");
+                    eprintln!("the watch ended after {} of {want}; opening it again", self.seen.len());
+                    self.open = open(&self.target, &self.path).await?;
+                }
+            }
         }
         Ok(start.elapsed())
     }
+}
+
+async fn open(target: &Target, path: &str) -> anyhow::Result<Open> {
+    let mut connection = target.connect(Protocol::Http2).await?;
+    let answer = connection.send(Call::get(path)).await?;
+    ensure!(answer.status().is_success(), "cannot watch {path}: {}", answer.status());
+    let bytes = answer.into_body().into_data_stream().map_err(std::io::Error::other);
+    let reader = StreamReader::new(bytes.map_ok(Bytes::from));
+    let lines = FramedRead::new(reader, LinesCodec::new_with_max_length(EVENT_BYTES));
+    Ok(Open { lines: lines.boxed(), _connection: connection })
 }
