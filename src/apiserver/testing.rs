@@ -10,7 +10,6 @@ use serde_json::Value;
 
 use super::health::Health;
 use super::{Access, Api, Identity};
-use crate::api::meta::GroupResource;
 use crate::api::object::Object;
 use crate::api::user::UserInfo;
 use crate::pki::{Pki, PkiConfig};
@@ -111,8 +110,7 @@ struct Objects(Arc<Cache>);
 
 impl Listers for Objects {
     fn lister(&self, group: &str, resource: &str) -> Arc<dyn Lister> {
-        let (group, resource) = (group.to_owned().into(), resource.to_owned().into());
-        Arc::new(One(self.0.resource(&GroupResource { group, resource })))
+        Arc::new(One(self.0.resource_of(group, resource)))
     }
 }
 

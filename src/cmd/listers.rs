@@ -1,13 +1,13 @@
 //! The watch cache as the components of the same process see it: `runtime::Listers` without a copy.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
-use crate::api::object::{Object, ObjectKey};
+use crate::api::object::Object;
 use crate::runtime::{Delta, Lister, Listers};
 use crate::store::cache::{Cache, Cursor, EventKind, ResourceCache, Since};
 
@@ -63,36 +63,42 @@ impl Lister for CacheLister {
     }
 }
 
-/// An object as that one and no other: an event says with it what it replaces, so that nobody compares names.
-struct ByAddress(Arc<Object>);
+/// An object as whichever state of it is known, by its name.
+struct Named(Arc<Object>);
 
-impl Hash for ByAddress {
+impl Named {
+    fn key(&self) -> (&str, &str) {
+        (&self.0.meta.namespace, &self.0.meta.name)
+    }
+}
+
+impl Hash for Named {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        std::ptr::hash(Arc::as_ptr(&self.0), state);
+        self.key().hash(state);
     }
 }
 
-impl PartialEq for ByAddress {
+impl PartialEq for Named {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        self.key() == other.key()
     }
 }
 
-impl Eq for ByAddress {}
+impl Eq for Named {}
 
-/// The objects that a subscriber was told of and that are there, as far as it knows.
+/// The objects that a subscriber was told of and that are there, as far as it knows. In no order: each event of each
+/// subscriber looks one up.
 #[derive(Default)]
-struct Known(HashSet<ByAddress>);
+struct Known(HashSet<Named>);
 
 impl Known {
-    fn forget(&mut self, old: &Arc<Object>) {
-        if self.0.remove(&ByAddress(old.clone())) {
-            return;
-        }
-        // Its resource was decoded anew since (a definition changed): the same object is known by another address.
-        let same =
-            |known: &ByAddress| (&known.0.meta.namespace, &known.0.meta.name) == (&old.meta.namespace, &old.meta.name);
-        self.0.retain(|known| !same(known));
+    /// Gives back what was known of it.
+    fn put(&mut self, object: &Arc<Object>) -> Option<Arc<Object>> {
+        self.0.replace(Named(object.clone())).map(|old| old.0)
+    }
+
+    fn take(&mut self, object: &Arc<Object>) -> Option<Arc<Object>> {
+        self.0.take(&Named(object.clone())).map(|old| old.0)
     }
 }
 
@@ -123,13 +129,12 @@ impl Follower {
             match cursor.next_batch().await {
                 Ok(events) => {
                     for event in events {
-                        let (new, old) = (event.object.clone(), event.previous.clone());
-                        old.iter().for_each(|old| self.known.forget(old));
+                        let object = event.object.clone();
                         self.ready.push_back(if event.kind == EventKind::Deleted {
-                            Delta::Delete(new)
+                            self.known.take(&object);
+                            Delta::Delete(object)
                         } else {
-                            self.known.0.insert(ByAddress(new.clone()));
-                            Delta::Upsert { old, new }
+                            Delta::Upsert { old: self.known.put(&object), new: object }
                         });
                     }
                 }
@@ -143,16 +148,15 @@ impl Follower {
         let (objects, revision) = self.resource.list(None);
         let Ok(cursor) = self.resource.watch(Since::Revision(revision)) else { return };
         self.cursor = Some(cursor);
-        let before = std::mem::take(&mut self.known).0.into_iter();
-        let mut before: HashMap<ObjectKey, Arc<Object>> = before.map(|o| (ObjectKey::from(&o.0.meta), o.0)).collect();
+        let mut before = std::mem::take(&mut self.known);
         for new in objects {
-            let old = before.remove(&ObjectKey::from(&new.meta));
-            self.known.0.insert(ByAddress(new.clone()));
+            let old = before.take(&new);
+            self.known.put(&new);
             if old.as_ref().is_none_or(|o| o.revision != new.revision) {
                 self.ready.push_back(Delta::Upsert { old, new });
             }
         }
-        self.ready.extend(before.into_values().map(Delta::Delete));
+        self.ready.extend(before.0.into_iter().map(|gone| Delta::Delete(gone.0)));
         if !std::mem::replace(&mut self.synced, true) {
             self.ready.push_back(Delta::Synced);
         }
@@ -188,13 +192,19 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_subscriber_that_fell_off_the_ring_hears_what_it_missed() {
+    /// A cache that follows its store, with two pods.
+    async fn two_pods() -> (Arc<Memory>, Arc<Cache>) {
         let store = Arc::new(Memory::new());
         store.commit(Txn(vec![write("a", Some(1)), write("b", Some(1))])).await.unwrap();
         let cache = Cache::open(store.clone(), Arc::new(Generic::default())).await.unwrap();
         let running = cache.clone();
         tokio::spawn(async move { running.run(Shutdown::new()).await });
+        (store, cache)
+    }
+
+    #[tokio::test]
+    async fn a_subscriber_that_fell_off_the_ring_hears_what_it_missed() {
+        let (store, cache) = two_pods().await;
         let mut deltas = CacheListers(cache.clone()).lister("", "pods").deltas();
         let mut heard = Vec::new();
         for _ in 0..3 {
@@ -218,11 +228,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_decoded_anew_is_still_known_once() {
-        let store = Arc::new(Memory::new());
-        store.commit(Txn(vec![write("a", Some(1)), write("b", Some(1))])).await.unwrap();
-        let cache = Cache::open(store.clone(), Arc::new(Generic::default())).await.unwrap();
-        let running = cache.clone();
-        tokio::spawn(async move { running.run(Shutdown::new()).await });
+        let (store, cache) = two_pods().await;
         let resource = cache.resource(&PODS);
         let mut follower =
             Follower { resource, cursor: None, known: Known::default(), ready: VecDeque::new(), synced: false };

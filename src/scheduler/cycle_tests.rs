@@ -335,7 +335,11 @@ fn scores_that_are_kept_are_those_of_now() {
         match i % 7 {
             3 => cluster.remove_node(name),
             5 => drop(cluster.displace(&format!("p{}", i / 2))),
-            6 => all.iter().for_each(|name| drop(cluster.set_node(node(name, "z", if i % 2 == 0 { "t" } else { "" })))),
+            6 => {
+                let mut other = node(name, "z", "");
+                other.allocatable.cpu += 100 * i as i64;
+                cluster.set_node(other);
+            }
             _ => cluster.place(pod.clone(), name, i % 2 == 0),
         }
     }

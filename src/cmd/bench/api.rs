@@ -62,7 +62,7 @@ impl Template {
     fn of(object: &Value, holes: &[&str]) -> Self {
         let (mut parts, mut rest) = (Vec::new(), object.to_string());
         for hole in holes {
-            let (before, after) = rest.split_once(hole).unwrap_or((&rest, ""));
+            let (before, after) = rest.split_once(hole).expect("the object was made with its holes");
             parts.push(before.to_owned());
             rest = after.to_owned();
         }
@@ -182,4 +182,15 @@ async fn list(connection: &mut Connection, path: &str) -> anyhow::Result<Value> 
     let mut figure = taken.figure("list");
     figure["bytes"] = size.into();
     Ok(figure)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_gives_what_the_object_would_be() {
+        let filled = Template::of(&pod(NAME, SHARD), &[NAME, SHARD]).fill(&["p-7", "7"]);
+        assert_eq!(serde_json::from_slice::<Value>(&filled).unwrap(), pod("p-7", "7"));
+    }
 }

@@ -21,9 +21,19 @@ const EVENT_BYTES: usize = 1 << 20;
 pub(super) struct Arrivals {
     target: Target,
     path: String,
+    from: Begin,
     open: Open,
     /// Uids of those that have come.
     seen: HashSet<String>,
+}
+
+/// What a watch tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begin {
+    /// All that there is, then what comes.
+    Start,
+    /// What comes after the revision that its path names: what came before is no arrival.
+    Revision,
 }
 
 struct Open {
@@ -34,9 +44,9 @@ struct Open {
 
 impl Arrivals {
     /// Opens it; `path` has the query.
-    pub(super) async fn watch(target: &Target, path: &str) -> anyhow::Result<Self> {
+    pub(super) async fn watch(target: &Target, path: &str, from: Begin) -> anyhow::Result<Self> {
         let open = open(target, path).await?;
-        Ok(Self { target: target.clone(), path: path.to_owned(), open, seen: HashSet::new() })
+        Ok(Self { target: target.clone(), path: path.to_owned(), from, open, seen: HashSet::new() })
     }
 
     /// How long after `start` the last of `want` objects came; no two may be further apart than `patience`.
@@ -48,10 +58,10 @@ impl Arrivals {
                     self.seen.extend(scan::fields(line.as_bytes(), &["/object/metadata/uid"]));
                 }
                 Some(Ok(line)) if !line.starts_with("{\"type\":\"ERROR\"") => {}
-                // A server ends watches that are old, or that a busy machine has let fall behind. From the start of all
-                // that is there, what was seen before is told again.
+                // A server ends watches that are old, and those of clients that fall behind. Who watches from the start is
+                // told again what was there before.
                 _ => {
-                    ensure!(!self.path.contains("resourceVersion="), "the watch ended, and had no other start");
+                    ensure!(self.from == Begin::Start, "the watch ended after {} of {want}", self.seen.len());
                     eprintln!("the watch ended after {} of {want}; opening it again", self.seen.len());
                     self.open = open(&self.target, &self.path).await?;
                 }

@@ -10,7 +10,7 @@ use anyhow::Context;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::arrivals::Arrivals;
+use super::arrivals::{Arrivals, Begin};
 use super::load::{Taken, Until, drive, round};
 use super::target::{Call, Connection, Protocol, Target};
 use crate::util::clock::{Clock, SystemClock};
@@ -21,6 +21,8 @@ const NAMESPACES: usize = 50;
 const PACE: Duration = Duration::from_millis(20);
 /// Longest time in which no further pod runs.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// A watch of the pods that run.
+const RUNNING: &str = "/api/v1/pods?watch=1&fieldSelector=status.phase%3DRunning";
 
 /// Arguments of `orch bench density`.
 #[derive(Debug, clap::Args)]
@@ -57,7 +59,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let start = Instant::now();
     let (count, pods_of) = (args.pods as usize, namespace.clone());
     let create = move |i| Call::create(format!("/api/v1/namespaces/{}/pods", pods_of(i)), &pod(i));
-    let running = Arrivals::watch(&target, "/api/v1/pods?watch=1&fieldSelector=status.phase%3DRunning").await?;
+    let running = Arrivals::watch(&target, RUNNING, Begin::Start).await?;
     let running = tokio::spawn(running.count(count, start, PATIENCE));
     let (_, made) = drive(connections, Until::Count(count), create).await?;
     println!("{}", made.figure("density-create"));

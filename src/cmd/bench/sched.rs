@@ -11,7 +11,7 @@ use anyhow::ensure;
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use super::arrivals::Arrivals;
+use super::arrivals::{Arrivals, Begin};
 use super::load::{Until, drive, round};
 use super::target::{Call, Connection, Protocol, Target};
 use crate::api::value::ValueExt;
@@ -132,7 +132,7 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     // From now on: those that fill the nodes have theirs already.
     let revision = connections[0].json(Call::get(format!("{core}/pods?limit=1"))).await?;
     let revision = revision.str_at("/metadata/resourceVersion").unwrap_or_default().to_owned();
-    let arrivals = Arrivals::watch(&target, &format!("{placed}&resourceVersion={revision}")).await?;
+    let arrivals = Arrivals::watch(&target, &format!("{placed}&resourceVersion={revision}"), Begin::Revision).await?;
     let start = Instant::now();
     let placed = tokio::spawn(arrivals.count(want, start, PATIENCE));
     let (path, workload) = (format!("{core}/pods"), args.workload);
@@ -159,7 +159,7 @@ async fn fill(
         let class = json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}, "value": value});
         connections[0].ensure("/apis/scheduling.k8s.io/v1/priorityclasses", &class).await?;
     }
-    let arrivals = Arrivals::watch(target, placed).await?;
+    let arrivals = Arrivals::watch(target, placed, Begin::Start).await?;
     let count = tokio::spawn(arrivals.count(2 * nodes, Instant::now(), PATIENCE));
     let path = format!("{core}/pods");
     let create = move |i| {

@@ -11,9 +11,14 @@ pub const OBJECTS: &str = "/registry/";
 /// Stands for the core group, whose name is empty.
 const CORE: &str = "core";
 
+/// A group as keys have it.
+fn in_key(group: &str) -> &str {
+    if group.is_empty() { CORE } else { group }
+}
+
 /// The key of an object; `namespace` is empty for cluster-scoped kinds.
 pub fn object_key(resource: &GroupResource, namespace: &str, name: &str) -> Key {
-    let group = if resource.group.is_empty() { CORE } else { &*resource.group };
+    let group = in_key(&resource.group);
     let plural = &resource.resource;
     match namespace {
         "" => format!("{OBJECTS}{group}/{plural}/{name}").into(),
@@ -23,8 +28,7 @@ pub fn object_key(resource: &GroupResource, namespace: &str, name: &str) -> Key 
 
 /// Where the keys of a resource's objects begin.
 pub(super) fn prefix(resource: &GroupResource) -> Vec<u8> {
-    let group = if resource.group.is_empty() { CORE } else { &*resource.group };
-    format!("{OBJECTS}{group}/{}/", resource.resource).into_bytes()
+    format!("{OBJECTS}{}/{}/", in_key(&resource.group), resource.resource).into_bytes()
 }
 
 /// The parts of an object's key.
@@ -66,8 +70,7 @@ impl<'a> ObjectPath<'a> {
 
 /// As [`ObjectPath::resource_path`]. Made for every look at a resource, so without the machinery of formats.
 pub(super) fn resource_path(group: &str, resource: &str) -> Vec<u8> {
-    let group = if group.is_empty() { CORE } else { group };
-    [group.as_bytes(), b"/", resource.as_bytes()].concat()
+    [in_key(group).as_bytes(), b"/", resource.as_bytes()].concat()
 }
 
 #[cfg(test)]

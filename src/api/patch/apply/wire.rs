@@ -177,6 +177,8 @@ mod tests {
     #[test_case(json!({"f:a": {}, "f:b": {".": {}, "f:c": {}}}), &[".a", ".b", ".b.c"]; "members above members")]
     #[test_case(json!({"f:l": {"k:{\"a\":1,\"b\":\"x\"}": {".": {}, "f:v": {}}}}),
         &[".l[a=1,b=\"x\"]", ".l[a=1,b=\"x\"].v"]; "keys")]
+    #[test_case(json!({"f:l": {"k:{\"a\":1}": {".": {}, "f:v": {}}, "k:{\"a\":2}": {".": {}, "f:v": {}}, "k:{\"a\":3}": {}}}),
+        &[".l[a=1]", ".l[a=2]", ".l[a=3]", ".l[a=1].v", ".l[a=2].v"]; "elements with the same fields, and one without")]
     #[test_case(json!({"f:s": {"v:\"x\"": {}, "v:2": {}}}), &[".s[=2]", ".s[=\"x\"]"]; "sets, numbers first")]
     #[test_case(json!({"f:l": {"k:{\"a\":\"x\\\"\\\\\\n\u{e9}\",\"b\":true}": {}}}),
         &[".l[a=\"x\\\"\\\\\\n\u{e9}\",b=true]"]; "keys that need escapes")]
