@@ -160,7 +160,7 @@ impl IssuerConfig {
             return wrong(&format!("{of}.url"), "is the server's own issuer of service account tokens");
         }
         let discovery_url = match given.is_empty() {
-            true => format!("{}/.well-known/openid-configuration", url.trim_end_matches('/')),
+            true => discovery_url(&url),
             false => {
                 https(&given, &format!("{of}.discoveryURL"))?;
                 if given.trim_end_matches('/') == url.trim_end_matches('/') {
@@ -188,6 +188,11 @@ impl IssuerConfig {
         let mapping = Mapping::parse(value, at)?;
         Ok(Self { url, discovery_url, ca, audiences, algorithms: list("signingAlgorithms"), mapping })
     }
+}
+
+/// Where an issuer's configuration is, unless somebody says otherwise.
+pub(super) fn discovery_url(issuer: &str) -> String {
+    format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'))
 }
 
 /// An https URL without anything that has no place in an issuer's.

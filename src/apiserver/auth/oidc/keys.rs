@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, Method};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, header};
 use http_body_util::{BodyExt, Limited};
-use jsonwebtoken::Algorithm;
-use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
 use serde_json::Value;
 use tokio::sync::Mutex;
 
+use super::jws::{Algorithm, Key};
 use crate::api::value::ValueExt;
 use crate::client::{Client, Credentials, Peer, Trust};
 use crate::util::clock::SharedClock;
@@ -34,7 +34,7 @@ pub struct Keys {
     discovery_url: String,
     ca: Vec<u8>,
     clock: SharedClock,
-    known: ArcSwap<Vec<Jwk>>,
+    known: ArcSwap<Vec<Key>>,
     /// When the issuer was asked last, and what was wrong with its answer; one asks at a time.
     asked: Mutex<Option<(i64, Result<(), String>)>>,
 }
@@ -47,7 +47,7 @@ impl Keys {
     }
 
     /// The keys that may have signed a token with this head; asks the issuer when none is known.
-    pub async fn of(&self, kid: Option<&str>, algorithm: Algorithm) -> Result<Vec<Jwk>, String> {
+    pub async fn of(&self, kid: Option<&str>, algorithm: &Algorithm) -> Result<Vec<Key>, String> {
         let before = self.known.load_full();
         let found = fitting(&before, kid, algorithm);
         if !found.is_empty() {
@@ -76,7 +76,7 @@ impl Keys {
         }
     }
 
-    async fn fetch(&self) -> Result<Vec<Jwk>, String> {
+    async fn fetch(&self) -> Result<Vec<Key>, String> {
         let config = self.get(&self.discovery_url).await?;
         let found = config.str_at("/issuer").unwrap_or_default();
         if found != self.issuer {
@@ -89,69 +89,49 @@ impl Keys {
         let set = self.get(place).await?;
         let keys = set.items_at("/keys").iter().take(KEYS_MAX);
         // One that is of an unknown kind spoils no other.
-        Ok(keys.filter_map(|k| serde_json::from_value(k.clone()).ok()).collect())
+        Ok(keys.filter_map(Key::of).collect())
     }
 
     async fn get(&self, url: &str) -> Result<Value, String> {
-        let rest = url.strip_prefix("https://").ok_or_else(|| format!("{url:?} is no https URL"))?;
-        let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
-        let failed = |why: &str| format!("Get {url:?}: {why}");
-        let peer = Peer {
-            base: format!("https://{authority}"),
-            trust: Trust::of_bundle(self.ca.clone()),
-            credentials: Credentials::None,
-            dial: None,
-        };
-        let client = Client::peer(peer).map_err(|e| failed(&e.to_string()))?;
-        let asked = async {
-            let answer = client.send(Method::GET, path, HeaderMap::new(), Default::default()).await;
-            let (parts, body) = answer.map_err(|e| failed(&e.message))?.into_parts();
-            if !parts.status.is_success() {
-                return Err(failed(parts.status.as_str()));
-            }
-            let bytes = Limited::new(body, DOCUMENT_MAX_BYTES).collect().await.map_err(|e| failed(&e.to_string()))?;
-            serde_json::from_slice(&bytes.to_bytes()).map_err(|e| failed(&format!("it is no JSON: {e}")))
-        };
-        tokio::time::timeout(FETCH_TIME, asked).await.unwrap_or_else(|_| Err(failed("it takes too long")))
+        let bytes = document(url, &self.ca, None).await?;
+        serde_json::from_slice(&bytes).map_err(|e| format!("Get {url:?}: it is no JSON: {e}"))
     }
 }
 
-/// Those that a token's head may mean. A key that says what it is for is for nothing else.
-fn fitting(keys: &[Jwk], kid: Option<&str>, algorithm: Algorithm) -> Vec<Jwk> {
-    let name = format!("{algorithm:?}");
-    let fits = |key: &&Jwk| {
-        let of_use = key.common.public_key_use.as_ref().is_none_or(|u| *u == PublicKeyUse::Signature);
-        let of_algorithm = key.common.key_algorithm.is_none_or(|a| format!("{a:?}") == name);
-        let of_id = kid.is_none_or(|kid| key.common.key_id.as_deref() == Some(kid));
-        of_use && of_algorithm && of_id
+/// What is at an https URL whose server shows a certificate of `ca`; asked for with a bearer token, if there is one.
+///
+/// # Errors
+/// Why it cannot be had.
+pub async fn document(url: &str, ca: &[u8], bearer: Option<&str>) -> Result<Bytes, String> {
+    let rest = url.strip_prefix("https://").ok_or_else(|| format!("{url:?} is no https URL"))?;
+    let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
+    let failed = |why: &str| format!("Get {url:?}: {why}");
+    let peer = Peer {
+        base: format!("https://{authority}"),
+        trust: Trust::of_bundle(ca.to_vec()),
+        credentials: Credentials::None,
+        dial: None,
     };
-    keys.iter().filter(fits).cloned().collect()
+    let mut headers = HeaderMap::new();
+    if let Some(bearer) = bearer {
+        let mut value = HeaderValue::try_from(format!("Bearer {bearer}")).map_err(|e| failed(&e.to_string()))?;
+        value.set_sensitive(true);
+        headers.insert(header::AUTHORIZATION, value);
+    }
+    let client = Client::peer(peer).map_err(|e| failed(&e.to_string()))?;
+    let asked = async {
+        let answer = client.send(Method::GET, path, headers, Default::default()).await;
+        let (parts, body) = answer.map_err(|e| failed(&e.message))?.into_parts();
+        if !parts.status.is_success() {
+            return Err(failed(parts.status.as_str()));
+        }
+        let body = Limited::new(body, DOCUMENT_MAX_BYTES).collect().await.map_err(|e| failed(&e.to_string()))?;
+        Ok(body.to_bytes())
+    };
+    tokio::time::timeout(FETCH_TIME, asked).await.unwrap_or_else(|_| Err(failed("it takes too long")))
 }
 
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-    use test_case::test_case;
-
-    use super::*;
-
-    #[test_case(Some("a"), Algorithm::RS256, 1)]
-    #[test_case(Some("a"), Algorithm::ES256, 0; "of another algorithm")]
-    #[test_case(Some("b"), Algorithm::RS384, 1; "a key that does not say its algorithm")]
-    #[test_case(Some("c"), Algorithm::RS256, 0; "a key for encryption")]
-    #[test_case(Some("d"), Algorithm::RS256, 0; "unknown")]
-    #[test_case(None, Algorithm::RS256, 2; "all that fit a token without an id")]
-    fn keys_fit(kid: Option<&str>, algorithm: Algorithm, want: usize) {
-        let key = |more: Value| {
-            let mut key = json!({"kty": "RSA", "n": "AQAB", "e": "AQAB"});
-            key.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            serde_json::from_value::<Jwk>(key).unwrap()
-        };
-        let keys = [
-            key(json!({"kid": "a", "alg": "RS256", "use": "sig"})),
-            key(json!({"kid": "b"})),
-            key(json!({"kid": "c", "use": "enc"})),
-        ];
-        assert_eq!(fitting(&keys, kid, algorithm).len(), want);
-    }
+/// Those that a token's head may mean.
+fn fitting(keys: &[Key], kid: Option<&str>, algorithm: &Algorithm) -> Vec<Key> {
+    keys.iter().filter(|key| key.fits(kid, algorithm)).cloned().collect()
 }

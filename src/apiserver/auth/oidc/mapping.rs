@@ -203,6 +203,14 @@ impl Mapping {
         !username.names("email") || all.any(|e| e.names("email_verified"))
     }
 
+    /// The claim that groups are taken from; none where an expression makes them, or nobody has any.
+    pub fn groups_claim(&self) -> Option<&str> {
+        match &self.groups {
+            Some(Source::Claim { name, .. }) => Some(name),
+            _ => None,
+        }
+    }
+
     /// The user whom the claims name.
     pub fn user(&self, claims: &Value) -> Result<UserInfo, AuthError> {
         let cel = Val::from_json(claims);

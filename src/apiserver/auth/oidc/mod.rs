@@ -6,6 +6,8 @@
 //! a public key; nothing that it says of itself counts before.
 
 pub mod config;
+mod distributed;
+mod jws;
 mod keys;
 mod mapping;
 #[cfg(test)]
@@ -15,36 +17,23 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::Value;
 
 use self::config::{Anonymous, Config, IssuerConfig};
+use self::distributed::Others;
 use self::keys::Keys;
 use super::authn::{AuthError, TokenAuthenticator, TokenUser};
 use crate::api::value::ValueExt;
 use crate::util::clock::SharedClock;
 
-/// Algorithms that a token may be signed with; those with a shared secret are not among them.
-const ALGORITHMS: [Algorithm; 8] = [
-    Algorithm::RS256,
-    Algorithm::RS384,
-    Algorithm::RS512,
-    Algorithm::ES256,
-    Algorithm::ES384,
-    Algorithm::PS256,
-    Algorithm::PS384,
-    Algorithm::PS512,
-];
 /// Seconds that an issuer's clock may be ahead.
 const LEEWAY_SECONDS: i64 = 300;
-/// Longest token that is looked at, bytes.
-const TOKEN_MAX_BYTES: usize = 64 << 10;
 
 struct Issuer {
     config: IssuerConfig,
-    keys: Keys,
+    keys: Arc<Keys>,
+    others: Others,
+    clock: SharedClock,
 }
 
 #[derive(Default)]
@@ -68,8 +57,9 @@ impl Issuers {
     /// Takes another configuration. Keys are fetched anew.
     pub fn replace(&self, config: Config) {
         let issuer = |config: IssuerConfig| {
-            let keys = Keys::new(&config.url, &config.discovery_url, &config.ca, self.clock.clone());
-            Arc::new(Issuer { config, keys })
+            let clock = self.clock.clone();
+            let keys = Arc::new(Keys::new(&config.url, &config.discovery_url, &config.ca, clock.clone()));
+            Arc::new(Issuer { config, keys, others: Others::default(), clock })
         };
         let issuers = config.issuers.into_iter().map(issuer).collect();
         self.present.store(Arc::new(Present { issuers, anonymous: config.anonymous }));
@@ -84,10 +74,14 @@ impl Issuers {
 #[async_trait]
 impl TokenAuthenticator for Issuers {
     async fn authenticate_token(&self, token: &str, audiences: &[String]) -> Result<Option<TokenUser>, AuthError> {
-        let Some(claimed) = claimed_issuer(token) else { return Ok(None) };
+        let Some(claimed) = jws::claimed_issuer(token) else { return Ok(None) };
         let present = self.present.load_full();
         let Some(issuer) = present.issuers.iter().find(|i| i.config.url == claimed) else { return Ok(None) };
-        let claims = issuer.verify(token, self.clock.now().as_second()).await?;
+        let now = self.clock.now().as_second();
+        let verified = issuer.verify(token, &issuer.keys, now).await;
+        let mut claims = verified.map_err(|why| AuthError(format!("oidc: verify token: {why}")))?;
+        let expanded = issuer.expand(&mut claims, now).await;
+        expanded.map_err(|why| AuthError(format!("oidc: could not expand distributed claims: {why}")))?;
         let user = issuer.config.mapping.user(&claims)?;
         // They know no audiences of Kubernetes': upstream takes them as the server's own.
         Ok(Some(TokenUser { user, audiences: audiences.to_vec() }))
@@ -95,26 +89,16 @@ impl TokenAuthenticator for Issuers {
 }
 
 impl Issuer {
-    /// The claims of a token that is right at `now`.
-    async fn verify(&self, token: &str, now: i64) -> Result<Value, AuthError> {
-        let failed = |why: String| AuthError(format!("oidc: verify token: {why}"));
-        let header = jsonwebtoken::decode_header(token).map_err(|e| failed(e.to_string()))?;
-        let known = ALGORITHMS.contains(&header.alg);
-        let wanted = &self.config.algorithms;
-        if !known || !wanted.is_empty() && !wanted.contains(&format!("{:?}", header.alg)) {
-            return Err(failed(format!("signed with {:?}, which is not taken", header.alg)));
+    /// The claims of a token that one of the keys has signed and that is right at `now`, seconds.
+    async fn verify(&self, token: &str, keys: &Keys, now: i64) -> Result<Value, String> {
+        let token = jws::Token::parse(token)?;
+        let (name, wanted) = (token.algorithm.name, &self.config.algorithms);
+        if !wanted.is_empty() && !wanted.iter().any(|w| w == name) {
+            return Err(format!("signed with {name}, which is not taken"));
         }
-        let keys = self.keys.of(header.kid.as_deref(), header.alg).await.map_err(failed)?;
-        let mut validation = Validation::new(header.alg);
-        validation.required_spec_claims.clear();
-        // Times and audiences are checked below, against the injected clock.
-        (validation.validate_exp, validation.validate_nbf, validation.validate_aud) = (false, false, false);
-        let signed = keys.iter().find_map(|jwk| {
-            let key = DecodingKey::from_jwk(jwk).ok()?;
-            jsonwebtoken::decode::<Value>(token, &key, &validation).ok()
-        });
-        let claims = signed.ok_or_else(|| failed("failed to verify signature".into()))?.claims;
-        self.check(&claims, now).map_err(failed)?;
+        let keys = keys.of(token.kid.as_deref(), token.algorithm).await?;
+        let claims = token.signed_by(&keys).ok_or("failed to verify signature")?;
+        self.check(&claims, now)?;
         Ok(claims)
     }
 
@@ -138,15 +122,4 @@ impl Issuer {
             false => Err(format!("expected audience in {:?} got {audience}", self.config.audiences)),
         }
     }
-}
-
-/// Who a token says it is of, unverified: only to find out who has to be asked.
-fn claimed_issuer(token: &str) -> Option<String> {
-    if token.len() > TOKEN_MAX_BYTES {
-        return None;
-    }
-    let parts: Vec<&str> = token.split('.').collect();
-    let [_, payload, _] = parts[..] else { return None };
-    let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).ok()?).ok()?;
-    claims.str_at("/iss").map(str::to_owned)
 }

@@ -3,10 +3,12 @@
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use jsonwebtoken::{EncodingKey, Header};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use parking_lot::Mutex;
 use serde_json::json;
 
@@ -22,6 +24,8 @@ struct Provider {
     ca: String,
     keys: Arc<Mutex<Vec<Value>>>,
     asked: Arc<AtomicUsize>,
+    /// What it tells at `/claims` to who shows the token `let-me`.
+    claims: Arc<Mutex<String>>,
 }
 
 impl Provider {
@@ -34,14 +38,19 @@ impl Provider {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
         let (keys, asked): (Arc<Mutex<Vec<Value>>>, Arc<AtomicUsize>) = Default::default();
-        let (served, count, base) = (keys.clone(), asked.clone(), url.clone());
+        let claims: Arc<Mutex<String>> = Default::default();
+        let (served, count, base, told) = (keys.clone(), asked.clone(), url.clone(), claims.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (tls, served, count, base) = (tls.clone(), served.clone(), count.clone(), base.clone());
+                let (tls, served, count, base, told) =
+                    (tls.clone(), served.clone(), count.clone(), base.clone(), told.clone());
                 tokio::spawn(async move {
                     let Ok(stream) = tokio_rustls::TlsAcceptor::from(tls).accept(stream).await else { return };
                     let one = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                        let let_in = request.headers().get("authorization").is_some_and(|a| a == "Bearer let-me");
                         let body = match request.uri().path() {
+                            "/claims" if let_in => Value::from(told.lock().clone()),
+                            "/claims" => json!({"error": "who are you?"}),
                             "/.well-known/openid-configuration" => {
                                 json!({"issuer": base, "jwks_uri": format!("{base}/keys")})
                             }
@@ -53,14 +62,15 @@ impl Provider {
                                 json!({"keys": *served.lock()})
                             }
                         };
-                        async move { Ok::<_, Infallible>(http::Response::new(Full::<bytes::Bytes>::from(body.to_string()))) }
+                        let text = body.as_str().map_or_else(|| body.to_string(), str::to_owned);
+                        async move { Ok::<_, Infallible>(http::Response::new(Full::<bytes::Bytes>::from(text))) }
                     });
                     let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
                     let _ = server.serve_connection(TokioIo::new(stream), one).await;
                 });
             }
         });
-        Self { url, ca: made.cert.pem(), keys, asked }
+        Self { url, ca: made.cert.pem(), keys, asked, claims }
     }
 
     fn issuers(&self, clock: SharedClock, change: impl FnOnce(&mut Value)) -> Issuers {
@@ -189,6 +199,47 @@ async fn an_issuer_that_says_it_is_another_is_not_believed() {
     let issuers = provider.issuers(clock, |v| v["jwt"][0]["issuer"]["signingAlgorithms"] = json!(["RS256"]));
     let told = ask(&issuers, &signer.sign(json!({"iss": provider.url}))).await.unwrap_err();
     assert!(told.contains("ES384, which is not taken"), "{told}");
+}
+
+#[tokio::test]
+async fn groups_that_another_issuer_tells_are_taken_from_its_token() {
+    let (provider, other) = (Provider::start().await, Provider::start().await);
+    let issuers = provider.issuers(Arc::new(ManualClock::at(NOW)), |v| {
+        v["jwt"][0]["claimMappings"]["groups"] = json!({"claim": "groups", "prefix": "o:"});
+        v["jwt"][0]["issuer"]["certificateAuthority"] = format!("{}{}", provider.ca, other.ca).into();
+    });
+    let [one, two] = ["one", "two"].map(|kid| Signer::new(kid, &rcgen::PKCS_ECDSA_P256_SHA256));
+    *provider.keys.lock() = vec![one.jwk.clone()];
+    *other.keys.lock() = vec![two.jwk.clone()];
+    let token = |access: &str, more: Value| {
+        let source = json!({"endpoint": format!("{}/claims", other.url), "access_token": access});
+        let mut claims =
+            json!({"iss": provider.url, "_claim_names": {"groups": "far"}, "_claim_sources": {"far": source}});
+        claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        one.sign(claims)
+    };
+    let groups = async |token: &str| {
+        let found = issuers.authenticate_token(token, &["api".to_owned()]).await;
+        found.map(|user| user.unwrap().user.groups).map_err(|why| why.0)
+    };
+    *other.claims.lock() = two.sign(json!({"iss": other.url, "groups": ["a", "b"], "sub": "x"}));
+    assert_eq!(groups(&token("let-me", json!({}))).await, Ok(vec!["o:a".to_owned(), "o:b".to_owned()]));
+    assert_eq!(groups(&token("", json!({"groups": "own"}))).await, Ok(vec!["o:own".to_owned()]), "nobody is asked");
+    assert!(groups(&token("wrong", json!({}))).await.unwrap_err().contains("malformed jwt"));
+    for (told, why) in [
+        // By the key of the first, in the name of the second.
+        (one.sign(json!({"iss": other.url, "groups": ["a"]})), "verify"),
+        (two.sign(json!({"iss": provider.url, "groups": ["a"]})), "verify"),
+        (two.sign(json!({"iss": other.url, "groups": ["a"], "aud": "x"})), "expected audience"),
+        (two.sign(json!({"iss": other.url, "groups": ["a"], "exp": NOW})), "expired"),
+        (two.sign(json!({"iss": other.url})), "did not contain claim: groups"),
+        (two.sign(json!({"iss": "https://127.0.0.1:1", "groups": ["a"]})), "verify"),
+        ("no token".to_owned(), "malformed jwt"),
+    ] {
+        *other.claims.lock() = told;
+        let error = groups(&token("let-me", json!({}))).await.unwrap_err();
+        assert!(error.starts_with("oidc: could not expand distributed claims: ") && error.contains(why), "{error}");
+    }
 }
 
 /// What an issuer might say in a claim, and nobody expects.
