@@ -144,12 +144,18 @@ impl Api {
     pub(super) async fn openapi_v2(&self, call: &Call) -> Answer {
         let all = self.registry.resources().all();
         let Some(form) = accepted(&call.headers, &V2_FORMS) else { return not_acceptable() };
-        let tag = tag(form.content_type(), &all);
+        // Of other servers; in the order of their names, which decides whose definition keeps its name.
+        let mut others = self.extensions.all().to_vec();
+        others.sort_by(|a, b| a.remote.name.cmp(&b.remote.name));
+        let others: Vec<_> = others.iter().map(|e| e.learned.load_full()).collect();
+        let digests: String = others.iter().map(|l| &*l.part.tag).collect::<Vec<_>>().join(" ");
+        let tag = tag(&format!("{} {digests}", form.content_type()), &all);
         tagged(call, &tag, form.content_type(), move || {
             let rows: Vec<openapi::Kind<'_>> = all.iter().map(|r| published(r)).collect();
+            let parts = others.iter().filter_map(|l| l.part.read()).collect();
             match form {
-                V2::Json => openapi::v2(&rows),
-                V2::Proto => openapi::v2_proto(&rows),
+                V2::Json => openapi::v2(&rows, parts),
+                V2::Proto => openapi::v2_proto(&rows, parts),
             }
         })
         .await

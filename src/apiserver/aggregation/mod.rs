@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use aws_lc_rs::digest;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -28,11 +29,13 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::api::meta::GroupResource;
+use crate::api::schema::openapi;
 use crate::api::services::SERVICE_NAME_LABEL;
 use crate::api::status::{ApiResult, Reason};
 use crate::api::user::UserInfo;
 use crate::api::value::ValueExt;
 use crate::client::{Credentials, Passage, Peer};
+use crate::pki::hex;
 use crate::registry::apiextensions::set_condition;
 use crate::registry::outward::Roads as _;
 use crate::registry::write::DeleteOptions;
@@ -72,12 +75,40 @@ pub(super) struct Learned {
     pub(super) resources: Value,
     /// Where its OpenAPI v3 document of the group version is, if it has one.
     pub(super) openapi: Option<String>,
+    /// What its OpenAPI v2 document says of the group version.
+    pub(super) part: Arc<Published>,
+}
+
+/// Of an extension server's OpenAPI v2 document, what is about its group version; as bytes, because it is seldom read.
+#[derive(Debug, Default)]
+pub(super) struct Published {
+    /// The ETag of the whole document as its server gave it.
+    etag: String,
+    /// Changes when the part does.
+    pub(super) tag: String,
+    json: Vec<u8>,
+}
+
+impl Published {
+    /// The part; none when the server has told nothing of the group version.
+    pub(super) fn read(&self) -> Option<openapi::Part> {
+        // Empty is no JSON. What is not was written by `of`.
+        serde_json::from_slice(&self.json).ok()
+    }
+
+    /// Of a whole document; `below` is the path of the group version.
+    fn of(document: &Value, etag: String, below: &str) -> Self {
+        let part = openapi::Part::of(document, below);
+        let json = if part.is_empty() { Vec::new() } else { serde_json::to_vec(&part).unwrap_or_default() };
+        let tag = hex(digest::digest(&digest::SHA256, &json).as_ref());
+        Self { etag, tag, json }
+    }
 }
 
 impl Extension {
     #[cfg(test)]
     fn unconnected(remote: Remote, resources: Value) -> Arc<Self> {
-        let learned = Learned { resources, openapi: None };
+        let learned = Learned { resources, ..Learned::default() };
         Arc::new(Self { remote, learned: Arc::new(ArcSwap::from_pointee(learned)), passage: None })
     }
 }

@@ -109,6 +109,10 @@ async fn serve(
             json!({"paths": {"apis/wardle.example.com/v1": {"serverRelativeURL": "/openapi/v3/apis/wardle.example.com/v1?hash=1"}}})
         }
         "/openapi/v3/apis/wardle.example.com/v1" => json!({"openapi": "3.0.0"}),
+        "/openapi/v2" if text("if-none-match") == "\"one\"" => {
+            return Ok(http::Response::builder().status(304).body(Full::default()).unwrap());
+        }
+        "/openapi/v2" => old_document(),
         _ => {
             let sent = request.into_body().collect().await.unwrap().to_bytes();
             json!({"kind": "Flunder", "sent": String::from_utf8_lossy(&sent)})
@@ -117,9 +121,39 @@ async fn serve(
     let answer = http::Response::builder().status(code);
     Ok(answer
         .header("content-type", "application/json")
+        .header("etag", "\"one\"")
         .header("warning", "299 - \"w\"")
         .body(Full::from(body.to_string()))
         .unwrap())
+}
+
+/// Of all that the extension serves, in the old form: with a definition of its own, one that everybody has, and one that
+/// has the name of the server's, and says something else.
+fn old_document() -> Value {
+    let gvk = |kind: &str| json!([{"group": "wardle.example.com", "version": "v1", "kind": kind}]);
+    let meta = "io.k8s.apimachinery.pkg.apis.meta.v1";
+    let refer = |name: &str| json!({"$ref": format!("#/definitions/{name}")});
+    let ok = |name: &str| json!({"200": {"description": "OK", "schema": refer(name)}});
+    json!({
+        "swagger": "2.0",
+        "paths": {
+            "/apis/wardle.example.com/v1/namespaces/{namespace}/flunders": {
+                "parameters": [{"$ref": "#/parameters/namespace-1"}],
+                "get": {"operationId": "listFlunder", "responses": ok("io.wardle.v1.Flunder"),
+                    "x-kubernetes-group-version-kind": gvk("Flunder")[0]},
+            },
+            "/apis/other.example.com/v1/things": {"get": {"responses": ok("io.wardle.v1.Thing")}},
+            "/api/v1/pods": {"get": {"responses": ok("io.wardle.v1.Thing")}},
+        },
+        "definitions": {
+            "io.wardle.v1.Flunder": {"type": "object", "description": "A flunder.", "x-kubernetes-group-version-kind": gvk("Flunder"),
+                "properties": {"metadata": refer(&format!("{meta}.ObjectMeta")), "gone": refer(&format!("{meta}.Time"))}},
+            "io.wardle.v1.Thing": {},
+            format!("{meta}.ObjectMeta"): {"type": "object", "description": "Of another release."},
+            format!("{meta}.Time"): {"description": "Time is a wrapper around time.Time which supports correct marshaling to YAML and JSON.  Wrappers are provided for many of the factory methods that the time package offers.", "type": "string", "format": "date-time"},
+        },
+        "parameters": {"namespace-1": {"name": "namespace", "in": "path", "required": true, "type": "string"}},
+    })
 }
 
 impl Server {
@@ -181,6 +215,40 @@ async fn upgrades_are_passed_on() {
     let mut word = String::new();
     stream.read_to_string(&mut word).await.unwrap();
     assert_eq!(word, "olleh");
+}
+
+#[tokio::test]
+async fn the_old_document_has_what_it_says() {
+    let s = Server::new().await;
+    let before = s.get("/openapi/v2").await;
+    let etag = before.etag.clone();
+    let before = before.is(200);
+    let ext = Extension::start(&s.request_header_ca).await;
+    ext.register(&s).await;
+    s.available("True", "Passed").await;
+    let after = s.send("GET", "/openapi/v2", &[(header::IF_NONE_MATCH, &etag)], Bytes::new()).await.is(200);
+    let added = |part: &str| {
+        let names = |v: &Value| v[part].as_object().unwrap().keys().cloned().collect::<std::collections::BTreeSet<_>>();
+        names(&after).difference(&names(&before)).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(added("paths"), ["/apis/wardle.example.com/v1/namespaces/{namespace}/flunders"]);
+    let meta = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+    assert_eq!(added("definitions"), [format!("{meta}_v2"), "io.wardle.v1.Flunder".to_owned()]);
+    let fields = &after["definitions"]["io.wardle.v1.Flunder"]["properties"];
+    assert_eq!(fields["metadata"]["$ref"], format!("#/definitions/{meta}_v2"));
+    assert_eq!(after["definitions"][meta], before["definitions"][meta]);
+    let parameter =
+        after["paths"]["/apis/wardle.example.com/v1/namespaces/{namespace}/flunders"]["parameters"][0]["$ref"]
+            .as_str()
+            .unwrap();
+    assert_eq!(after.pointer(&parameter[1..]).unwrap()["name"], "namespace");
+    let proto = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+    let (code, proto) = s.send_raw("GET", "/openapi/v2", &[(header::ACCEPT, proto)], Bytes::new()).await;
+    assert!(code == 200 && proto.windows(20).any(|w| w == b"io.wardle.v1.Flunder"));
+    s.delete(&format!("{APISERVICES}/v1.wardle.example.com"), json!({})).await.is(200);
+    let gone = |_, document: &Value| document["definitions"].get("io.wardle.v1.Flunder").is_none();
+    s.until("/openapi/v2", "the document is as before", gone).await;
+    s.send("GET", "/openapi/v2", &[(header::IF_NONE_MATCH, &etag)], Bytes::new()).await.is(304);
 }
 
 #[tokio::test]

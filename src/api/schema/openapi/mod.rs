@@ -11,6 +11,7 @@
 
 mod custom;
 mod definitions;
+mod merged;
 mod paths;
 mod shared;
 mod words;
@@ -25,6 +26,8 @@ use crate::api::codec::proto::gnostic;
 use crate::api::meta::Gvk;
 use crate::api::scheme::KindInfo;
 use definitions::{PATCH, Scalar};
+use merged::Merged;
+pub use merged::Part;
 use shared::Shared;
 use words::Words;
 
@@ -100,9 +103,9 @@ fn security() -> Value {
     json!({"BearerToken": {"type": "apiKey", "in": "header", "name": "authorization", "description": words}})
 }
 
-/// The OpenAPI v2 document of all kinds, in JSON.
-pub fn v2<'a, K: Into<Kind<'a>> + Copy>(kinds: &[K]) -> Vec<u8> {
-    let document = Document::new(Form::V2, kinds_of(kinds));
+/// The OpenAPI v2 document of all kinds, in JSON, and with what other servers say of theirs.
+pub fn v2<'a, K: Into<Kind<'a>> + Copy>(kinds: &[K], parts: Vec<Part>) -> Vec<u8> {
+    let document = Document::new(Form::V2, kinds_of(kinds)).with(parts);
     let mut json = Json::default();
     json.open("{");
     json.member("swagger", &"2.0".into());
@@ -117,9 +120,9 @@ pub fn v2<'a, K: Into<Kind<'a>> + Copy>(kinds: &[K]) -> Vec<u8> {
     json.out
 }
 
-/// The OpenAPI v2 document of all kinds, as the protobuf message that Go's clients ask for.
-pub fn v2_proto<'a, K: Into<Kind<'a>> + Copy>(kinds: &[K]) -> Vec<u8> {
-    let document = Document::new(Form::V2, kinds_of(kinds));
+/// The same document as the protobuf message that Go's clients ask for.
+pub fn v2_proto<'a, K: Into<Kind<'a>> + Copy>(kinds: &[K], parts: Vec<Part>) -> Vec<u8> {
+    let document = Document::new(Form::V2, kinds_of(kinds)).with(parts);
     let info = json!({"title": "Kubernetes", "version": VERSION});
     let mut out = Vec::new();
     let shared = RefCell::new(Shared::default());
@@ -146,12 +149,14 @@ struct Document<'a> {
     rows: Vec<Kind<'a>>,
     /// By published name.
     definitions: BTreeMap<String, Definition>,
+    /// Of other servers.
+    merged: Merged,
 }
 
 impl<'a> Document<'a> {
     fn new(form: Form, mut rows: Vec<Kind<'a>>) -> Self {
         rows.sort_by(|a, b| (&a.info.gvk, &a.info.plural).cmp(&(&b.info.gvk, &b.info.plural)));
-        let mut document = Self { form, rows: Vec::new(), definitions: BTreeMap::new() };
+        let mut document = Self { form, rows: Vec::new(), definitions: BTreeMap::new(), merged: Merged::default() };
         document.definitions.insert(PATCH.name.into(), Definition::Scalar(&PATCH));
         for row in &rows {
             document.define_kind(*row);
@@ -166,6 +171,20 @@ impl<'a> Document<'a> {
             }
         }
         document
+    }
+
+    fn with(mut self, parts: Vec<Part>) -> Self {
+        if !parts.is_empty() {
+            let text = words::unpack();
+            let words = Words::read(&text);
+            let custom: BTreeMap<_, _> = self.rows.iter().flat_map(|k| custom::definitions(self.form, *k)).collect();
+            let own = |name: &str| {
+                let builtin = self.definitions.get(name).map(|definition| self.schema(&words, definition));
+                builtin.or_else(|| custom.get(name).cloned())
+            };
+            self.merged = Merged::of(parts, own);
+        }
+        self
     }
 
     fn group_versions(&self) -> BTreeSet<(String, String)> {
@@ -216,27 +235,36 @@ impl<'a> Document<'a> {
 
     fn paths(&self) -> impl Iterator<Item = (String, Value)> + '_ {
         let roots = self.group_versions().into_iter().map(|(g, v)| paths::of_group_version(self.form, &g, &v));
-        roots.chain(self.rows.iter().flat_map(|row| paths::of_kind(self.form, *row)))
+        let own = roots.chain(self.rows.iter().flat_map(|row| paths::of_kind(self.form, *row)));
+        own.chain(self.merged.paths.iter().cloned())
     }
 
-    /// Hands on the definitions, each made when it is asked for.
-    fn with_definitions(&self, take: impl FnOnce(&mut dyn Iterator<Item = (String, Value)>)) {
-        let text = words::unpack();
-        let words = Words::read(&text);
-        let schema = |definition: &Definition| match definition {
-            Definition::Scalar(scalar) => definitions::of_scalar(self.form, &words, scalar),
+    fn schema(&self, words: &Words<'_>, definition: &Definition) -> Value {
+        match definition {
+            Definition::Scalar(scalar) => definitions::of_scalar(self.form, words, scalar),
             Definition::Struct(def, gvks) => {
-                let mut schema: Map<String, Value> = definitions::of_struct(self.form, &words, def);
+                let mut schema: Map<String, Value> = definitions::of_struct(self.form, words, def);
                 if !gvks.is_empty() {
                     let gvks = gvks.iter().map(paths::gvk_value).collect();
                     schema.insert("x-kubernetes-group-version-kind".into(), gvks);
                 }
                 Value::Object(schema)
             }
-        };
-        let builtin = self.definitions.iter().map(|(name, definition)| (name.clone(), schema(definition)));
+        }
+    }
+
+    /// Hands on the definitions, each made when it is asked for.
+    fn with_definitions(&self, take: impl FnOnce(&mut dyn Iterator<Item = (String, Value)>)) {
+        let text = words::unpack();
+        let words = Words::read(&text);
+        let builtin = self.definitions.iter().map(|(name, definition)| (name.clone(), self.schema(&words, definition)));
         let custom = self.rows.iter().flat_map(|kind| custom::definitions(self.form, *kind));
-        take(&mut builtin.chain(custom));
+        let own = builtin.chain(custom).map(|(name, schema)| {
+            let schema = self.merged.completed(&name, schema);
+            (name, schema)
+        });
+        let others = self.merged.definitions.iter().map(|(name, schema)| (name.clone(), schema.clone()));
+        take(&mut own.chain(others));
     }
 }
 
@@ -335,7 +363,7 @@ mod tests {
         let rows: Vec<&KindInfo> = rows.iter().collect();
         let (core, apps) = (v3("", "v1", &rows), v3("apps", "v1", &rows));
         let definitions = v3("apiextensions.k8s.io", "v1", &rows);
-        for document in [v2(&rows), core, apps, definitions].map(|d| read(&d)) {
+        for document in [v2(&rows, vec![]), core, apps, definitions].map(|d| read(&d)) {
             let mut found = Vec::new();
             references(&document, &mut found);
             assert!(found.len() > 100);
@@ -389,7 +417,7 @@ mod tests {
             "properties": {"spec": {"type": "object"}}});
         let kind = Kind { info: &info, custom: Some((&schema, "CronTabList")) };
         let gvk = json!([{"group": "stable.example.com", "version": "v1", "kind": "CronTab"}]);
-        let tab = &read(&v2(&[kind]))["definitions"]["com.example.stable.v1.CronTab"];
+        let tab = &read(&v2(&[kind], vec![]))["definitions"]["com.example.stable.v1.CronTab"];
         assert_eq!(*tab, json!({"type": "object", "x-kubernetes-group-version-kind": gvk}));
     }
 
@@ -399,7 +427,7 @@ mod tests {
         let schema = json!({"type": "object", "description": "A tab.", "properties": {"spec": {"type": "object",
             "x-kubernetes-preserve-unknown-fields": true, "properties": {"n": {"type": "integer", "nullable": true}}}}});
         let kind = Kind { info: &info, custom: Some((&schema, "CronTabList")) };
-        let (v3, v2) = (read(&v3("stable.example.com", "v1", &[kind])), read(&v2(&[kind])));
+        let (v3, v2) = (read(&v3("stable.example.com", "v1", &[kind])), read(&v2(&[kind], vec![])));
         for document in [&v3, &v2] {
             let mut found = Vec::new();
             references(document, &mut found);
@@ -419,14 +447,14 @@ mod tests {
             None,
             "old clients would refuse more"
         );
-        assert!(!v2_proto(&[kind]).is_empty());
+        assert!(!v2_proto(&[kind], vec![]).is_empty());
     }
 
     #[test]
     fn operations_have_upstreams_names_each_once() {
         let rows = rows();
         let rows: Vec<&KindInfo> = rows.iter().collect();
-        let document = read(&v2(&rows));
+        let document = read(&v2(&rows, vec![]));
         let paths = document["paths"].as_object().unwrap();
         let operations = paths.values().flat_map(|p| p.as_object().unwrap().values());
         let ids: Vec<&str> = operations.filter_map(|o| o["operationId"].as_str()).collect();
