@@ -1,7 +1,8 @@
-//! The ordered chain of admission plugins: all of them may change the new object, then all of them may refuse it. Webhooks
-//! come after the plugins, both times.
+//! The ordered chain of admission plugins: all of them may change the new object, then all of them may refuse it. Policies
+//! come after the plugins and webhooks after those, both times.
 //!
-//! **Invariant:** plugins read other objects from the watch cache only; webhooks alone wait for the network.
+//! **Invariant:** plugins read other objects from the watch cache only. Webhooks alone wait for the network, and policies
+//! over a custom resource whose versions a webhook converts.
 //! **Invariant:** the order is upstream's, whoever brings a plugin.
 
 use std::sync::{Arc, OnceLock, Weak};
@@ -14,8 +15,11 @@ use crate::api::value::ValueExt;
 use crate::registry::outward::Call;
 use crate::registry::{Admission, Admit, Registry, View};
 
-use webhook::{Asking, Rounds, Webhooks};
+use asking::Asking;
+use policy::Policies;
+use webhook::{Rounds, Webhooks};
 
+mod asking;
 mod ingress_class;
 mod limit_ranger;
 mod limits;
@@ -89,8 +93,6 @@ const ORDER: &[&str] = &[
     "CertificateSigning",
     "CertificateSubjectRestriction",
     "DefaultIngressClass",
-    "MutatingAdmissionPolicy",
-    "ValidatingAdmissionPolicy",
     "RoleEscalation",
 ];
 
@@ -105,14 +107,15 @@ pub fn chain(
     let mut all = plugins();
     all.extend(extra);
     all.sort_by_key(|p| ORDER.iter().position(|name| *name == p.name()).unwrap_or(ORDER.len()));
-    let webhooks = Webhooks::new(call, ask);
-    Arc::new(Chain { view, plugins: all, webhooks, registry: OnceLock::new() })
+    let (policies, webhooks) = (Policies::new(ask.clone()), Webhooks::new(call, ask));
+    Arc::new(Chain { view, plugins: all, policies, webhooks, registry: OnceLock::new() })
 }
 
 /// All plugins in order.
 pub struct Chain {
     view: Arc<dyn View>,
     plugins: Vec<Box<dyn Plugin>>,
+    policies: Policies,
     webhooks: Webhooks,
     registry: OnceLock<Weak<Registry>>,
 }
@@ -127,20 +130,25 @@ impl Chain {
     fn registry(&self) -> Option<Arc<Registry>> {
         self.registry.get().and_then(Weak::upgrade)
     }
+
+    /// What the server itself changes: by its plugins, then by policies.
+    async fn change(&self, asking: &Asking<'_>, new: &mut Value, old: Option<&Value>) -> ApiResult<()> {
+        self.plugins.iter().try_for_each(|p| p.mutate(asking.admission, new, old, asking.view))?;
+        self.policies.mutate(asking, new, old).await
+    }
 }
 
 #[async_trait]
 impl Admit for Chain {
     async fn mutate(&self, a: &Admission<'_>, new: &mut Value, old: Option<&Value>) -> ApiResult<()> {
-        let plugins = |new: &mut Value| self.plugins.iter().try_for_each(|p| p.mutate(a, new, old, &*self.view));
-        plugins(new)?;
         let registry = self.registry();
-        let asking = Asking { admission: a, view: &*self.view, registry: registry.as_deref() };
+        let asking = Asking::new(a, &*self.view, registry.as_deref());
+        self.change(&asking, new, old).await?;
         let mut rounds = Rounds::default();
         self.webhooks.mutate(&asking, Some(new), old, &mut rounds).await?;
         if rounds.changed {
             // What a webhook added has to be as the plugins want it, too.
-            plugins(new)?;
+            self.change(&asking, new, old).await?;
             rounds.next(new);
             self.webhooks.mutate(&asking, Some(new), old, &mut rounds).await?;
         }
@@ -149,12 +157,13 @@ impl Admit for Chain {
 
     async fn validate(&self, a: &Admission<'_>, new: Option<&Value>, old: Option<&Value>) -> ApiResult<()> {
         let registry = self.registry();
-        let asking = Asking { admission: a, view: &*self.view, registry: registry.as_deref() };
+        let asking = Asking::new(a, &*self.view, registry.as_deref());
         if new.is_none() {
             // A deletion has nothing to change, but mutating webhooks may refuse it as well.
             self.webhooks.mutate(&asking, None, old, &mut Rounds::default()).await?;
         }
         self.plugins.iter().try_for_each(|p| p.validate(a, new, old, &*self.view))?;
+        self.policies.validate(&asking, new, old).await?;
         self.webhooks.validate(&asking, new, old).await?;
         match new {
             Some(new) => quota::charge(a, new, old, &*self.view, registry.as_deref()).await,

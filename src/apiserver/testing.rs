@@ -48,7 +48,7 @@ impl Bed {
         tokio::spawn(async move { following.run(Shutdown::new()).await });
         let listers: Arc<dyn Listers> = Arc::new(Objects(cache.clone()));
         let access = Arc::new(Access::new(&pki, listers.clone(), clock.clone(), "cluster.local").unwrap());
-        let plugins = super::auth::admission::plugins(access.clone(), resources.clone(), listers);
+        let plugins = super::auth::admission::plugins(access.clone(), listers);
         let view = Arc::new(CacheView(cache.clone()));
         let roads = super::Roads::new(view.clone(), crate::client::Credentials::None);
         let calls = Arc::new(Calls::new(Arc::new(roads.clone())));

@@ -229,7 +229,7 @@ fn admitting(
     listers: &Arc<dyn Listers>,
     roads: &Roads,
 ) -> Arc<Registry> {
-    let plugins = crate::apiserver::auth::admission::plugins(access.clone(), resources.clone(), listers.clone());
+    let plugins = crate::apiserver::auth::admission::plugins(access.clone(), listers.clone());
     let questions = crate::apiserver::auth::admission::questions(access.clone());
     let view = Arc::new(crate::registry::CacheView(cache.clone()));
     let calls = Arc::new(Calls::new(Arc::new(roads.clone())));

@@ -1,6 +1,5 @@
 //! What both plugins do alike: the policies and bindings that a request meets, and the parameters of each.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -11,11 +10,12 @@ use crate::api::object::Object;
 use crate::api::scheme::Scope;
 use crate::api::status::{ApiResult, Reason, Status};
 use crate::api::value::ValueExt;
-use crate::registry::{Admission, Resource, Resources, View};
+use crate::registry::Admission;
 
 use super::GROUP;
 use super::compiled::{Kept, Policy};
-use crate::admission::matching::{Attributes, GroupVersion, Matcher, name_of};
+use crate::admission::asking::{Asking, Between};
+use crate::admission::matching::{Matcher, name_of};
 
 /// A binding.
 pub struct Binding {
@@ -49,89 +49,41 @@ impl Binding {
 pub struct Bound<T> {
     policies: Kept<(Policy, T)>,
     bindings: Kept<Binding>,
-    resources: Arc<Resources>,
     /// Plural names of policies and bindings.
     plurals: [&'static str; 2],
 }
 
 /// A policy that a request meets, and how.
-pub struct Met<T> {
+pub struct Met<'a, T> {
     /// The policy.
     pub policy: Arc<(Policy, T)>,
     /// The binding.
     pub binding: Arc<Binding>,
-    /// The version of the resource that the policy's rules name, where it is not the request's.
-    pub version: Option<Arc<Resource>>,
-}
-
-impl<T> Met<T> {
-    /// The resource as the policy sees it.
-    pub fn resource<'a>(&'a self, a: &'a Admission<'_>) -> &'a Resource {
-        self.version.as_deref().unwrap_or(a.resource)
-    }
-
-    /// An object of the request as the policy sees it. What is posted to a subresource is of one version only.
-    pub fn shown<'v>(&self, a: &Admission<'_>, object: &'v Value) -> Cow<'v, Value> {
-        match &self.version {
-            Some(version) if is_of(object, a.resource) => Cow::Owned(convert(object.clone(), a.resource, version)),
-            _ => Cow::Borrowed(object),
-        }
-    }
-
-    /// What the policy made of an object, in the request's version.
-    pub fn back(&self, a: &Admission<'_>, object: Value) -> Value {
-        match &self.version {
-            Some(version) if is_of(&object, version) => convert(object, version, a.resource),
-            _ => object,
-        }
-    }
-}
-
-fn is_of(object: &Value, resource: &Resource) -> bool {
-    let own = &resource.info.gvk;
-    object.str_at("/kind") == Some(&*own.kind) && object.str_at("/apiVersion") == Some(&*own.api_version())
-}
-
-fn convert(mut object: Value, from: &Resource, to: &Resource) -> Value {
-    from.to_stored(&mut object);
-    to.from_stored(&mut object);
-    object
+    /// The way to the version of the resource that the policy's rules name.
+    pub between: Between<'a>,
 }
 
 impl<T> Bound<T> {
     /// Over two resources.
-    pub fn new(resources: Arc<Resources>, plurals: [&'static str; 2]) -> Self {
-        Self { policies: Kept::default(), bindings: Kept::default(), resources, plurals }
+    pub fn new(plurals: [&'static str; 2]) -> Self {
+        Self { policies: Kept::default(), bindings: Kept::default(), plurals }
     }
 
     /// All bindings that a request matches, with their policies, in the order of the policies' names.
-    pub fn met(
+    pub fn met<'a>(
         &self,
-        a: &Admission<'_>,
+        cx: &Asking<'a>,
         new: Option<&Value>,
         old: Option<&Value>,
-        view: &dyn View,
         compile: fn(&Value, &Policy) -> T,
-    ) -> ApiResult<Vec<Met<T>>> {
-        let bindings: Vec<Arc<Object>> = view.list(GROUP, self.plurals[1], None);
+    ) -> ApiResult<Vec<Met<'a, T>>> {
+        let bindings: Vec<Arc<Object>> = cx.view.list(GROUP, self.plurals[1], None);
         if bindings.is_empty() {
             return Ok(Vec::new());
         }
         let bindings: Vec<_> = bindings.iter().map(|b| self.bindings.of(b, Binding::new)).collect();
-        let attributes = Attributes::of(a, new, old);
-        let labels = || {
-            let namespace = view.get("", "namespaces", "", attributes.namespace)?;
-            Some(namespace.value().get_at("/metadata/labels").cloned().unwrap_or_default())
-        };
-        // The same objects in other versions: a policy that names one of them is asked, and sees it.
-        let own = &a.resource.info;
-        let mut others = self.resources.all();
-        others.retain(|r| r.info.stored == own.stored && r.info.gvk != own.gvk);
-        let names: Vec<GroupVersion> =
-            others.iter().map(|r| (r.info.gvk.group.to_string(), r.info.gvk.version.to_string())).collect();
-        let matches = |m: &Matcher| m.matches(&attributes, &names, labels);
         let mut out = Vec::new();
-        for object in view.list(GROUP, self.plurals[0], None) {
+        for object in cx.view.list(GROUP, self.plurals[0], None) {
             let mut own = bindings.iter().filter(|b| *b.policy == *object.meta.name).peekable();
             if own.peek().is_none() {
                 continue;
@@ -141,42 +93,42 @@ impl<T> Bound<T> {
                 let more = compile(value, &policy);
                 (policy, more)
             });
-            let Some(named) = matches(&policy.0.matcher)? else { continue };
-            let version = names.iter().position(|n| *n == named).map(|i| others[i].clone());
+            let Some(version) = cx.matches(&policy.0.matcher, new, old)? else { continue };
             for binding in own {
-                if matches(&binding.matcher)?.is_some() {
-                    out.push(Met { policy: policy.clone(), binding: binding.clone(), version: version.clone() });
+                if cx.matches(&binding.matcher, new, old)?.is_some() {
+                    let (policy, binding) = (policy.clone(), binding.clone());
+                    out.push(Met { policy, binding, between: cx.between(&version) });
                 }
             }
         }
         Ok(out)
     }
+}
 
+impl<T> Met<'_, T> {
     /// The parameters that a policy is evaluated with, once for each; or why it cannot be.
-    pub fn params(
-        &self,
-        policy: &Policy,
-        binding: &Binding,
-        a: &Admission<'_>,
-        view: &dyn View,
-    ) -> Result<Vec<Val>, String> {
-        let (Some((api_version, kind)), Some(param)) = (&policy.param_kind, &binding.param_ref) else {
+    ///
+    /// # Errors
+    /// What is wrong with the binding, or with the parameters.
+    pub async fn params(&self, cx: &Asking<'_>) -> Result<Vec<Val>, String> {
+        let (Some((api_version, kind)), Some(param)) = (&self.policy.0.param_kind, &self.binding.param_ref) else {
             return Ok(vec![Val::Null]);
         };
+        let (target, view) = (cx.admission.target, cx.view);
         let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
-        let all = self.resources.all();
+        let all = cx.registry.map(|r| r.resources().all()).unwrap_or_default();
         let is_kind = |gvk: &crate::api::meta::Gvk| gvk.group == group && gvk.version == version && gvk.kind == **kind;
         let Some(resource) = all.iter().find(|r| is_kind(&r.info.gvk)) else {
             return Err(format!("failed to find resource referenced by paramKind: '{api_version}, Kind={kind}'"));
         };
         let info = &resource.info;
         let namespace = match (info.scope == Scope::Namespaced, param.str_at("/namespace").unwrap_or_default()) {
-            (true, "") if a.target.namespace.is_empty() => {
+            (true, "") if target.namespace.is_empty() => {
                 return Err(
                     "cannot use namespaced paramRef in policy binding that matches cluster-scoped resources".into()
                 );
             }
-            (true, "") => a.target.namespace.as_str(),
+            (true, "") => target.namespace.as_str(),
             (true, given) => given,
             (false, "") => "",
             (false, _) => return Err("paramRef.namespace must not be provided for a cluster-scoped `paramKind`".into()),
@@ -194,12 +146,8 @@ impl<T> Bound<T> {
         if found.is_empty() && param.str_at("/parameterNotFoundAction") != Some("Allow") {
             return Err("no params found for policy binding with `Deny` parameterNotFoundAction".into());
         }
-        let value = |o: &Arc<Object>| {
-            let mut value = o.value();
-            resource.from_stored(&mut value);
-            Val::from_json(&value)
-        };
-        Ok(found.iter().map(value).collect())
+        let found = cx.served(resource, found).await.map_err(|why| why.message.clone())?;
+        Ok(found.iter().map(Val::from_json).collect())
     }
 }
 

@@ -12,17 +12,50 @@ mod mutating;
 pub(super) mod request;
 mod validating;
 
-pub use compiled::Conditions;
 use std::sync::Arc;
 
+use serde_json::Value;
+
+use super::asking::Asking;
 use crate::api::cel::authorizer::{Answer, Authorizer, Question};
+use crate::api::status::ApiResult;
 use crate::api::user::UserInfo;
 
-pub use mutating::MutatingAdmissionPolicy;
-pub use validating::ValidatingAdmissionPolicy;
+pub use compiled::Conditions;
+use mutating::MutatingAdmissionPolicy;
+use validating::ValidatingAdmissionPolicy;
 
 /// The group of policies and their bindings.
 const GROUP: &str = "admissionregistration.k8s.io";
+
+/// Both plugins, in the order in which they are asked.
+pub(super) struct Policies {
+    mutating: MutatingAdmissionPolicy,
+    validating: ValidatingAdmissionPolicy,
+}
+
+impl Policies {
+    /// `ask` answers what expressions ask the authorizer.
+    pub fn new(ask: Arc<dyn Ask>) -> Self {
+        Self { mutating: MutatingAdmissionPolicy::new(ask.clone()), validating: ValidatingAdmissionPolicy::new(ask) }
+    }
+
+    /// Changes the new object.
+    ///
+    /// # Errors
+    /// The refusal of a policy that cannot be decided.
+    pub async fn mutate(&self, cx: &Asking<'_>, new: &mut Value, old: Option<&Value>) -> ApiResult<()> {
+        self.mutating.mutate(cx, new, old).await
+    }
+
+    /// Refuses, or not; `new` is none for a deletion.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub async fn validate(&self, cx: &Asking<'_>, new: Option<&Value>, old: Option<&Value>) -> ApiResult<()> {
+        self.validating.validate(cx, new, old).await
+    }
+}
 
 /// Says who may do what: given by the server.
 pub trait Ask: Send + Sync {

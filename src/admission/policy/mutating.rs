@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::admission::Plugin;
+use crate::admission::asking::Asking;
 use crate::api::cel::{Budget, Val, cost};
 use crate::api::patch;
-use crate::api::status::ApiResult;
+use crate::api::status::{ApiResult, Status};
 use crate::api::value::ValueExt;
-use crate::registry::{Admission, Resource, Resources, View};
+use crate::registry::Resource;
 
 use super::bound::{Bound, Met, refusal};
 use super::compiled::{Expression, Policy};
@@ -38,9 +38,9 @@ pub struct MutatingAdmissionPolicy {
 }
 
 impl MutatingAdmissionPolicy {
-    /// Over the resources that parameters may be.
-    pub fn new(ask: Arc<dyn Ask>, resources: Arc<Resources>) -> Self {
-        Self { bound: Bound::new(resources, ["mutatingadmissionpolicies", "mutatingadmissionpolicybindings"]), ask }
+    /// `ask` answers what expressions ask the authorizer.
+    pub fn new(ask: Arc<dyn Ask>) -> Self {
+        Self { bound: Bound::new(["mutatingadmissionpolicies", "mutatingadmissionpolicybindings"]), ask }
     }
 }
 
@@ -88,78 +88,104 @@ fn apply(of: &Resource, object: &Value, made: Made, value: &Val) -> Result<Value
     }
 }
 
+/// Why a policy does nothing for a request.
+enum Stop {
+    /// Its conditions do not hold.
+    Unmet,
+    /// It cannot be told what it would do.
+    Undecided(String),
+}
+
 impl MutatingAdmissionPolicy {
     /// Runs one policy; true when it changed the object.
-    fn run(
+    async fn run(
         &self,
-        met: &Met<Mutations>,
-        a: &Admission<'_>,
+        met: &Met<'_, Mutations>,
+        cx: &Asking<'_>,
         new: &mut Value,
         old: Option<&Value>,
-        view: &dyn View,
     ) -> ApiResult<bool> {
-        let (policy, mutations) = &*met.policy;
-        let undecided = |why: String, new: &Value| match policy.fail {
-            true => {
+        let policy = &met.policy.0;
+        let before = new.clone();
+        match self.change(met, cx, new, old).await {
+            Err(why) if policy.fail => {
                 let text =
                     format!("policy '{}' with binding '{}' denied request: {why}", policy.name, met.binding.name);
-                Err(refusal(a, Some(new), text, ""))
+                Err(refusal(cx.admission, Some(new), text, ""))
             }
-            false => Ok(()),
-        };
-        let before = new.clone();
-        let params = match self.bound.params(policy, &met.binding, a, view) {
-            Ok(params) => params,
-            Err(why) => return undecided(format!("failed to configure binding: {why}"), new).map(|()| false),
-        };
+            _ => Ok(*new != before),
+        }
+    }
+
+    /// What it changes before it cannot go on stays, where that is let pass.
+    async fn change(
+        &self,
+        met: &Met<'_, Mutations>,
+        cx: &Asking<'_>,
+        new: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<(), String> {
+        let fail = met.policy.0.fail;
+        let unversioned = |why: Box<Status>| format!("failed to convert object version: {}", why.message);
+        let params = met.params(cx).await.map_err(|why| format!("failed to configure binding: {why}"))?;
+        let old = met.between.to(old).await.map_err(unversioned)?;
         for param in params {
             let mut budget = Budget::new(cost::PER_OBJECT);
-            for (made, expression) in &mutations.all {
+            for mutation in &met.policy.1.all {
                 // Every mutation sees what the one before it did.
-                let shown = met.shown(a, new).into_owned();
-                let before = old.map(|old| met.shown(a, old));
-                let of = met.resource(a);
-                let base = request::values_of(a, of, Some(&shown), before.as_deref(), view, &self.ask);
-                let vars = policy.vars(&base, param.clone());
-                match policy.conditions_hold(&vars) {
-                    Ok(true) => {}
-                    Ok(false) => break,
-                    Err(why) => {
-                        undecided(why, new)?;
-                        break;
-                    }
-                }
-                let value = expression.eval(&vars, &mut budget).map_err(|e| e.to_string());
-                match value.and_then(|v| apply(of, &shown, *made, &v)) {
-                    Ok(changed) => *new = met.back(a, changed),
-                    Err(why) => {
-                        let why = format!("expression '{}' resulted in error: {why}", expression.text);
-                        undecided(why, new)?;
-                        break;
-                    }
+                let shown = met.between.to(Some(new)).await.map_err(unversioned)?;
+                let made = self.made(met, cx, mutation, shown.as_deref(), old.as_deref(), &param, &mut budget);
+                drop(shown);
+                match made {
+                    Ok(changed) => *new = met.between.back(changed).await.map_err(unversioned)?,
+                    Err(Stop::Unmet) => break,
+                    Err(Stop::Undecided(why)) if fail => return Err(why),
+                    Err(Stop::Undecided(_)) => break,
                 }
             }
         }
-        Ok(*new != before)
-    }
-}
-
-impl Plugin for MutatingAdmissionPolicy {
-    fn name(&self) -> &'static str {
-        "MutatingAdmissionPolicy"
+        Ok(())
     }
 
-    fn mutate(&self, a: &Admission<'_>, new: &mut Value, old: Option<&Value>, view: &dyn View) -> ApiResult<()> {
-        let met = self.bound.met(a, Some(new), old, view, compile)?;
+    /// What one mutation makes of the object, both in the version that the policy names.
+    #[expect(clippy::too_many_arguments, reason = "an evaluation is about all of them")]
+    fn made(
+        &self,
+        met: &Met<'_, Mutations>,
+        cx: &Asking<'_>,
+        (made, expression): &(Made, Expression),
+        shown: Option<&Value>,
+        old: Option<&Value>,
+        param: &Val,
+        budget: &mut Budget,
+    ) -> Result<Value, Stop> {
+        let (policy, of) = (&met.policy.0, met.between.shown());
+        let base = request::values_of(cx.admission, of, shown, old, cx.view, &self.ask);
+        let vars = policy.vars(&base, param.clone());
+        if !policy.conditions_hold(&vars).map_err(Stop::Undecided)? {
+            return Err(Stop::Unmet);
+        }
+        let value = expression.eval(&vars, budget).map_err(|e| e.to_string());
+        value
+            .and_then(|v| apply(of, shown.unwrap_or(&Value::Null), *made, &v))
+            .map_err(|why| Stop::Undecided(format!("expression '{}' resulted in error: {why}", expression.text)))
+    }
+
+    /// Changes the new object.
+    ///
+    /// # Errors
+    /// The refusal of a policy that cannot be decided.
+    pub async fn mutate(&self, cx: &Asking<'_>, new: &mut Value, old: Option<&Value>) -> ApiResult<()> {
+        let met = self.bound.met(cx, Some(new), old, compile)?;
         let mut last_change = None;
         for (i, met) in met.iter().enumerate() {
-            if self.run(met, a, new, old, view)? {
+            if self.run(met, cx, new, old).await? {
                 last_change = Some(i);
             }
         }
         // Those before the last one that changed something have not seen it; each is asked once more, if it wants.
         for met in met.iter().take(last_change.unwrap_or(0)).filter(|m| m.policy.1.again) {
-            self.run(met, a, new, old, view)?;
+            self.run(met, cx, new, old).await?;
         }
         Ok(())
     }

@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::admission::Plugin;
+use crate::admission::asking::Asking;
 use crate::api::audit::annotate;
 use crate::api::cel::{Budget, Error, Val, cost};
-use crate::api::status::ApiResult;
+use crate::api::status::{ApiResult, Status};
 use crate::api::value::ValueExt;
 use crate::registry::admissionregistration::expressions;
-use crate::registry::{Admission, Resources, View};
 
 use super::bound::{Bound, Met, refusal};
 use super::compiled::{Expression, Policy, Values};
@@ -60,10 +59,9 @@ struct Broken {
 }
 
 impl ValidatingAdmissionPolicy {
-    /// Over the resources that parameters may be.
-    pub fn new(ask: Arc<dyn Ask>, resources: Arc<Resources>) -> Self {
-        let plurals = ["validatingadmissionpolicies", "validatingadmissionpolicybindings"];
-        Self { bound: Bound::new(resources, plurals), ask }
+    /// `ask` answers what expressions ask the authorizer.
+    pub fn new(ask: Arc<dyn Ask>) -> Self {
+        Self { bound: Bound::new(["validatingadmissionpolicies", "validatingadmissionpolicybindings"]), ask }
     }
 }
 
@@ -144,87 +142,100 @@ impl Rule {
     }
 }
 
-impl ValidatingAdmissionPolicy {
-    /// What a policy finds wrong; what it wants to be noted goes to `noted`.
-    fn findings<'m>(
-        &self,
-        met: &'m Met<Rules>,
-        a: &Admission<'_>,
-        base: &[(&'static str, Val)],
-        view: &dyn View,
-        noted: &mut Noted<'m>,
-    ) -> Vec<Broken> {
-        let (policy, rules) = &*met.policy;
-        let undecided = |message: String| match policy.fail {
-            true => vec![Broken { message, reason: String::new(), index: Some(0) }],
-            false => Vec::new(),
-        };
-        let params = match self.bound.params(policy, &met.binding, a, view) {
-            Ok(params) => params,
-            Err(why) => return undecided(format!("failed to configure binding: {why}")),
-        };
-        let mut out = Vec::new();
-        for param in params {
-            let vars = policy.vars(base, param);
-            match policy.conditions_hold(&vars) {
-                Ok(true) => {}
-                Ok(false) => continue,
-                Err(why) => {
-                    out.extend(undecided(why));
-                    continue;
-                }
-            }
-            let mut budget = Budget::new(cost::PER_OBJECT);
-            for (index, rule) in rules.validations.iter().enumerate() {
-                out.extend(rule.broken(index, policy.fail, &vars, &mut budget));
-                if budget.left() == 0 {
-                    break;
-                }
-            }
-            // As upstream: what validations cost is not taken from annotations.
-            let mut budget = Budget::new(cost::PER_OBJECT);
-            for annotation in &rules.annotations {
-                match annotation.value(policy.fail, &vars, &mut budget) {
-                    Ok(None) => {}
-                    Ok(Some(value)) => {
-                        let values = noted.entry((&policy.name, &annotation.key)).or_default();
-                        if !values.contains(&value) {
-                            values.push(value);
-                        }
-                    }
-                    Err(message) => out.push(Broken { message, reason: String::new(), index: None }),
-                }
+/// What a policy finds wrong with what its expressions see; what it wants to be noted goes to `noted`.
+fn findings<'m>(
+    met: &'m Met<'_, Rules>,
+    base: &[(&'static str, Val)],
+    params: Vec<Val>,
+    noted: &mut Noted<'m>,
+) -> Vec<Broken> {
+    let (policy, rules) = &*met.policy;
+    let mut out = Vec::new();
+    for param in params {
+        let vars = policy.vars(base, param);
+        match policy.conditions_hold(&vars) {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(why) => {
+                out.extend(undecided(policy, why));
+                continue;
             }
         }
-        out
+        let mut budget = Budget::new(cost::PER_OBJECT);
+        for (index, rule) in rules.validations.iter().enumerate() {
+            out.extend(rule.broken(index, policy.fail, &vars, &mut budget));
+            if budget.left() == 0 {
+                break;
+            }
+        }
+        // As upstream: what validations cost is not taken from annotations.
+        let mut budget = Budget::new(cost::PER_OBJECT);
+        for annotation in &rules.annotations {
+            match annotation.value(policy.fail, &vars, &mut budget) {
+                Ok(None) => {}
+                Ok(Some(value)) => {
+                    let values = noted.entry((&policy.name, &annotation.key)).or_default();
+                    if !values.contains(&value) {
+                        values.push(value);
+                    }
+                }
+                Err(message) => out.push(Broken { message, reason: String::new(), index: None }),
+            }
+        }
     }
+    out
 }
 
-impl Plugin for ValidatingAdmissionPolicy {
-    fn name(&self) -> &'static str {
-        "ValidatingAdmissionPolicy"
+/// What a policy that cannot be decided is taken for.
+fn undecided(policy: &Policy, message: String) -> Option<Broken> {
+    policy.fail.then(|| Broken { message, reason: String::new(), index: Some(0) })
+}
+
+impl ValidatingAdmissionPolicy {
+    /// The values of a policy's expressions where it names another version than the request's, and its parameters.
+    async fn seen(
+        &self,
+        met: &Met<'_, Rules>,
+        cx: &Asking<'_>,
+        new: Option<&Value>,
+        old: Option<&Value>,
+    ) -> Result<(Option<Vec<(&'static str, Val)>>, Vec<Val>), String> {
+        let params = met.params(cx).await.map_err(|why| format!("failed to configure binding: {why}"))?;
+        if met.between.is_own() {
+            return Ok((None, params));
+        }
+        let failed = |why: Box<Status>| format!("failed to convert object version: {}", why.message);
+        let new = met.between.to(new).await.map_err(failed)?;
+        let old = met.between.to(old).await.map_err(failed)?;
+        let shown = met.between.shown();
+        let values = request::values_of(cx.admission, shown, new.as_deref(), old.as_deref(), cx.view, &self.ask);
+        Ok((Some(values), params))
     }
 
-    fn validate(&self, a: &Admission<'_>, new: Option<&Value>, old: Option<&Value>, view: &dyn View) -> ApiResult<()> {
-        let met = self.bound.met(a, new, old, view, compile)?;
+    /// Refuses, or not; `new` is none for a deletion.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub async fn validate(&self, cx: &Asking<'_>, new: Option<&Value>, old: Option<&Value>) -> ApiResult<()> {
+        let met = self.bound.met(cx, new, old, compile)?;
         if met.is_empty() {
             return Ok(());
         }
-        let base = request::values(a, new, old, view, &self.ask);
+        let a = cx.admission;
+        let base = request::values(a, new, old, cx.view, &self.ask);
         let mut denied = None;
         let mut failures = Vec::new();
         let mut noted = Noted::new();
         for met in &met {
-            let (policy, binding) = (&met.policy.0.name, &met.binding);
+            let (policy, binding) = (&met.policy.0, &met.binding);
             let name = &binding.name;
             let acts = |action: &str| binding.actions.iter().any(|a| a == action);
-            let shown = |v| met.shown(a, v);
-            let other = met.version.as_deref().map(|version| {
-                let (new, old) = (new.map(shown), old.map(shown));
-                request::values_of(a, version, new.as_deref(), old.as_deref(), view, &self.ask)
-            });
-            for broken in self.findings(met, a, other.as_ref().unwrap_or(&base), view, &mut noted) {
-                let Broken { message, reason, index } = broken;
+            let broken = match self.seen(met, cx, new, old).await {
+                Ok((other, params)) => findings(met, other.as_ref().unwrap_or(&base), params, &mut noted),
+                Err(why) => undecided(policy, why).into_iter().collect(),
+            };
+            let policy = &policy.name;
+            for Broken { message, reason, index } in broken {
                 if let Some(index) = index.filter(|_| acts("Audit")) {
                     failures.push(json!({
                         "message": message, "policy": policy, "binding": name,

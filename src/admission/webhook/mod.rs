@@ -19,15 +19,15 @@ use arc_swap::ArcSwap;
 use futures::future::join_all;
 use serde_json::Value;
 
-use super::matching::{Attributes, GroupVersion};
+use super::asking::{Asking, is_of};
+use super::matching::GroupVersion;
 use crate::admission::policy::{Ask, request};
 use crate::api::audit::annotate;
 use crate::api::cel::Named;
 use crate::api::patch;
 use crate::api::status::{ApiResult, Status};
-use crate::api::value::ValueExt;
+use crate::registry::View;
 use crate::registry::outward::Call;
-use crate::registry::{Admission, Registry, Resource, View};
 
 use hook::Hook;
 use review::{Decision, Question};
@@ -118,7 +118,7 @@ impl Webhooks {
             if rounds.second && !(hook.reinvoked && rounds.again.contains(&hook.id)) {
                 continue;
             }
-            let Some(version) = cx.matches(hook, new.as_deref(), old)? else { continue };
+            let Some(version) = cx.matches(&hook.matcher, new.as_deref(), old)? else { continue };
             if !self.conditions_hold(cx, hook, new.as_deref(), old)? {
                 continue;
             }
@@ -148,7 +148,7 @@ impl Webhooks {
         }
         let mut matched = Vec::new();
         for hook in &hooks.hooks {
-            if let Some(version) = cx.matches(hook, new, old)?
+            if let Some(version) = cx.matches(&hook.matcher, new, old)?
                 && self.conditions_hold(cx, hook, new, old)?
             {
                 matched.push((hook, version));
@@ -174,8 +174,8 @@ impl Webhooks {
         if cx.admission.cx.dry_run && !hook.dry_run {
             return Err(Status::bad_request(format!("admission webhook {:?} does not support dry run", hook.name)));
         }
-        let other = cx.other(version);
-        let (new, old) = (other.to_maybe(new).await?, other.to_maybe(old).await?);
+        let between = cx.between(version);
+        let (new, old) = (between.to(new).await?, between.to(old).await?);
         let question = Question { admission: cx.admission, version, new: new.as_deref(), old: old.as_deref() };
         let uid = uuid::Uuid::new_v4().to_string();
         let body = serde_json::to_vec(&question.review(hook, &uid)).map_err(Status::internal)?;
@@ -200,90 +200,6 @@ impl Webhooks {
     }
 }
 
-/// A request, and where other objects are found.
-pub struct Asking<'a> {
-    /// The request.
-    pub admission: &'a Admission<'a>,
-    /// Namespaces, Services, configurations.
-    pub view: &'a dyn View,
-    /// The other versions of its resource; none where there is but the chain.
-    pub registry: Option<&'a Registry>,
-}
-
-impl Asking<'_> {
-    fn matches(&self, hook: &Hook, new: Option<&Value>, old: Option<&Value>) -> ApiResult<Option<GroupVersion>> {
-        let attributes = Attributes::of(self.admission, new, old);
-        let labels = || {
-            let found = self.view.get("", "namespaces", "", attributes.namespace)?;
-            Some(found.value().get_at("/metadata/labels").cloned().unwrap_or_default())
-        };
-        hook.matcher.matches(&attributes, &self.others(), labels)
-    }
-
-    fn versions(&self) -> Vec<Arc<Resource>> {
-        let all = self.registry.map(|r| r.resources().all()).unwrap_or_default();
-        let own = &self.admission.resource.info;
-        all.into_iter().filter(|r| r.info.stored == own.stored && r.info.gvk != own.gvk).collect()
-    }
-
-    fn others(&self) -> Vec<GroupVersion> {
-        self.versions().iter().map(|r| (r.info.gvk.group.to_string(), r.info.gvk.version.to_string())).collect()
-    }
-
-    /// The way between the request's version and the one that a hook wants.
-    fn other(&self, (group, version): &GroupVersion) -> Between<'_> {
-        let own = &self.admission.resource.info.gvk;
-        let other = (*group != *own.group || *version != *own.version).then(|| {
-            self.versions().into_iter().find(|r| *r.info.gvk.group == **group && *r.info.gvk.version == **version)
-        });
-        Between { own: self.admission.resource, other: other.flatten(), registry: self.registry }
-    }
-}
-
-/// Two versions of a resource; the second is none where the request's own is wanted.
-struct Between<'a> {
-    own: &'a Resource,
-    other: Option<Arc<Resource>>,
-    registry: Option<&'a Registry>,
-}
-
-impl Between<'_> {
-    async fn to_maybe<'v>(&self, object: Option<&'v Value>) -> ApiResult<Option<Cow<'v, Value>>> {
-        match object {
-            Some(object) => self.to(object).await.map(Some),
-            None => Ok(None),
-        }
-    }
-
-    async fn to<'v>(&self, object: &'v Value) -> ApiResult<Cow<'v, Value>> {
-        match &self.other {
-            Some(other) if is_of(object, self.own) => {
-                Ok(Cow::Owned(self.convert(object.clone(), self.own, other).await?))
-            }
-            _ => Ok(Cow::Borrowed(object)),
-        }
-    }
-
-    async fn back(&self, object: Value) -> ApiResult<Value> {
-        match &self.other {
-            Some(other) if is_of(&object, other) => self.convert(object, other, self.own).await,
-            _ => Ok(object),
-        }
-    }
-
-    async fn convert(&self, object: Value, from: &Resource, to: &Resource) -> ApiResult<Value> {
-        match self.registry {
-            Some(registry) => registry.converted(object, from, to).await,
-            None => Ok(object),
-        }
-    }
-}
-
-fn is_of(object: &Value, resource: &Resource) -> bool {
-    object.str_at("/kind") == Some(&*resource.info.gvk.kind)
-        && object.str_at("/apiVersion") == Some(&*resource.info.gvk.api_version())
-}
-
 /// Applies a webhook's patch; true when it changed the object.
 async fn apply(
     cx: &Asking<'_>,
@@ -296,8 +212,8 @@ async fn apply(
         let why = "attempted to modify the object, which is not supported for this operation";
         return Err(Status::internal(format!("admission webhook {:?} {why}", hook.name)));
     };
-    let between = cx.other(version);
-    let shown = between.to(new).await?.into_owned();
+    let between = cx.between(version);
+    let shown = between.to(Some(new)).await?.map_or(Value::Null, Cow::into_owned);
     let patched = patch::json::apply(shown, patch).map_err(|e| Status::internal(&e.message))?;
     let resource = cx.admission.resource;
     let mut patched = between.back(patched).await?;

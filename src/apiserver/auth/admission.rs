@@ -8,14 +8,14 @@ use serde_json::Value;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
-use crate::admission::policy::{self, Ask};
+use crate::admission::policy::Ask;
 use crate::admission::{Plugin, name_of, refuse};
 use crate::api::cel::authorizer::{Answer, Question};
 use crate::api::status::{ApiResult, Status};
 use crate::api::user::{Attributes, Decision, UserInfo};
 use crate::api::value::ValueExt;
 use crate::apiserver::access::Access;
-use crate::registry::{Admission, Resources, View};
+use crate::registry::{Admission, View};
 use crate::runtime::Listers;
 
 use super::lookup::CacheLookup;
@@ -34,11 +34,8 @@ pub fn questions(access: Arc<Access>) -> Arc<dyn Ask> {
 }
 
 /// All of them, for the chain.
-pub fn plugins(access: Arc<Access>, resources: Arc<Resources>, listers: Arc<dyn Listers>) -> Vec<Box<dyn Plugin>> {
-    let ask = questions(access.clone());
+pub fn plugins(access: Arc<Access>, listers: Arc<dyn Listers>) -> Vec<Box<dyn Plugin>> {
     vec![
-        Box::new(policy::MutatingAdmissionPolicy::new(ask.clone(), resources.clone())),
-        Box::new(policy::ValidatingAdmissionPolicy::new(ask, resources)),
         Box::new(NodeRestriction(CacheLookup(listers))),
         Box::new(CertificateApproval(access.clone())),
         Box::new(CertificateSigning(access.clone())),

@@ -221,6 +221,49 @@ async fn fields_select_in_each_version() {
     }
 }
 
+/// A rule for tools of version 2, which requests of version 1 meet as well.
+fn of_v2(operation: &str) -> Value {
+    json!({"resourceRules": [{"apiGroups": ["stable.example.com"], "apiVersions": ["v2"], "operations": [operation],
+        "resources": ["tools"]}]})
+}
+
+#[tokio::test]
+async fn a_policy_sees_the_version_that_it_names_and_so_do_its_parameters() {
+    let (s, _hooks) = served("v1").await;
+    s.post(V1, tool("v1", "limits", json!({"hostPort": "most:5"}))).await.is(201);
+    let spec = json!({"matchConstraints": of_v2("CREATE"),
+        "paramKind": {"apiVersion": "stable.example.com/v2", "kind": "Tool"},
+        "validations": [{"expression": "int(object.port) <= int(params.port)", "messageExpression": "object.host + ' of ' + params.host"}]});
+    let param = json!({"name": "limits", "parameterNotFoundAction": "Deny"});
+    s.policy("validating", spec, json!({"validationActions": ["Deny"], "paramRef": param})).await;
+    s.post(V1, tool("v1", "a", json!({"hostPort": "h:4"}))).await.is(201);
+    let told = s.post(V1, tool("v1", "b", json!({"hostPort": "h:6"}))).await.is(422);
+    assert!(told["message"].as_str().unwrap().ends_with("denied request: h of most"), "{told}");
+    s.post(V2, tool("v2", "b", json!({"host": "x", "port": "6"}))).await.is(422);
+    // What cannot be converted cannot be judged.
+    let told = s.post(V1, tool("v1", "lie-refuse", json!({"hostPort": "h:1"}))).await.is(422);
+    let message = told["message"].as_str().unwrap();
+    assert!(message.contains("failed to convert object version") && message.ends_with("I will not"), "{message}");
+}
+
+#[tokio::test]
+async fn a_mutation_of_the_version_that_a_policy_names_comes_back_in_the_requests() {
+    let (s, _hooks) = served("v1").await;
+    let set = |field: &str, value: &str| {
+        let expression = format!("[JSONPatch{{op: 'replace', path: '/{field}', value: object.{field} + '{value}'}}]");
+        json!({"patchType": "JSONPatch", "jsonPatch": {"expression": expression}})
+    };
+    let spec = json!({"matchConstraints": of_v2("CREATE"), "mutations": [set("host", "x"), set("port", "0")],
+        "failurePolicy": "Ignore"});
+    s.policy("mutating", spec, json!({})).await;
+    let made = s.post(V1, tool("v1", "a", json!({"hostPort": "h:1"}))).await.is(201);
+    assert_eq!(json!([made["apiVersion"], made["hostPort"]]), json!(["stable.example.com/v1", "hx:10"]));
+    assert_eq!(s.get(&format!("{V1}/a")).await.is(200)["hostPort"], "hx:10");
+    // Without a conversion it does nothing, and is not needed.
+    let made = s.post(V1, tool("v1", "lie-refuse", json!({"hostPort": "h:1"}))).await.is(201);
+    assert_eq!(made["hostPort"], "h:1");
+}
+
 #[tokio::test]
 async fn a_webhook_that_lies_converts_nothing() {
     let (s, _hooks) = served("v1").await;

@@ -75,6 +75,7 @@ struct Server {
 struct Got {
     code: u16,
     content_type: String,
+    etag: String,
     warnings: usize,
     text: String,
 }
@@ -119,7 +120,7 @@ impl Server {
         let listers = Arc::new(CacheListers(cache.clone()));
         let access = Access::open(&pki, listers.clone(), clock.clone(), "cluster.local", setup.access).await.unwrap();
         let access = Arc::new(access);
-        let plugins = orch::apiserver::auth::admission::plugins(access.clone(), resources.clone(), listers.clone());
+        let plugins = orch::apiserver::auth::admission::plugins(access.clone(), listers.clone());
         let questions = orch::apiserver::auth::admission::questions(access.clone());
         let view = Arc::new(CacheView(cache.clone()));
         let identity = orch::client::Credentials::Certificate {
@@ -273,10 +274,11 @@ impl Drop for Server {
 impl Got {
     async fn read(answer: Answer) -> Self {
         let (parts, body) = answer.into_parts();
-        let content_type = parts.headers.get(header::CONTENT_TYPE).map(|v| v.to_str().unwrap().to_owned());
+        let told = |name| parts.headers.get(name).map_or("", |v: &http::HeaderValue| v.to_str().unwrap()).to_owned();
+        let (content_type, etag) = (told(header::CONTENT_TYPE), told(header::ETAG));
         let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
         let warnings = parts.headers.get_all(header::WARNING).iter().count();
-        Self { code: parts.status.as_u16(), content_type: content_type.unwrap_or_default(), warnings, text }
+        Self { code: parts.status.as_u16(), content_type, etag, warnings, text }
     }
 
     /// The body, when the code is this one.
