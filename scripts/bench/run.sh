@@ -116,7 +116,7 @@ spec:
       containers: [{name: sleeper, image: "localhost/orch/web:v1", command: [sleep, "1000000"]}]
 EOF
 }
-bench_api() { "$binary" bench api --kubeconfig "$(kubeconfig "$1")" "${@:2}"; }
+bench_api() { "$binary" bench api --kubeconfig "$(kubeconfig "$1")" --server-pid "$server" "${@:2}"; }
 
 if wants size; then
   figure "binary size" "$(awk -v b="$(stat -c %s "$binary")" 'BEGIN {printf "%.1f", b / 1e6}')" MB 40

@@ -8,6 +8,7 @@ use rand::Rng;
 use serde_json::{Value, json};
 
 use super::load::{Taken, Until, drive};
+use super::peak::Peak;
 use super::target::{Call, Connection, Protocol, Target};
 use super::{Api, Workload, watch};
 use crate::api::value::ValueExt;
@@ -92,8 +93,9 @@ pub(super) async fn run(args: Api) -> anyhow::Result<()> {
     // Names of this run, so that it can run again on the same server.
     let run = format!("{:x}", SystemClock.now().as_millisecond());
     let count = Until::Count(args.count as usize);
+    let peak = args.server_pid.map(Peak::of).transpose()?;
     for workload in &args.workloads {
-        let figure = match workload {
+        let mut figure = match workload {
             Workload::Create => {
                 let (core, run) = (core.clone(), run.clone());
                 let create = move |i| Call::create(format!("{core}/configmaps"), &config_map(&format!("cm-{run}-{i}")));
@@ -125,6 +127,10 @@ pub(super) async fn run(args: Api) -> anyhow::Result<()> {
             Workload::List => list(&mut connections[0], &format!("{core}/pods")).await?,
             Workload::Watch => watch::run(&target, &args, &core, &run).await?,
         };
+        if let Some(peak) = &peak {
+            figure["server_peak_mb"] = peak.megabytes()?.into();
+            peak.forget()?;
+        }
         println!("{figure}");
     }
     Ok(())

@@ -11,6 +11,7 @@ mod arrivals;
 mod density;
 mod hollow;
 mod load;
+mod peak;
 mod pod;
 mod sched;
 mod target;
@@ -75,6 +76,9 @@ struct Api {
     /// Changes that every watcher sees
     #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=COUNT_LIMIT))]
     updates: u32,
+    /// The server's process, where it is on this machine: its most memory during each workload is told, too
+    #[arg(long, value_name = "PID")]
+    server_pid: Option<u32>,
     /// What to do, in this order
     #[arg(required = true)]
     workloads: Vec<Workload>,
