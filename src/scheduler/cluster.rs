@@ -155,6 +155,13 @@ impl Cluster {
         }
     }
 
+    /// A node is promised to others than before, which counts for those who ask for it.
+    pub fn promises_changed(&mut self, name: &str) {
+        if let Some(at) = self.index(name) {
+            self.changes(at);
+        }
+    }
+
     /// A node by name.
     pub fn node(&self, name: &str) -> Option<&NodeInfo> {
         self.index(name).map(|i| &self.nodes[i])
@@ -233,16 +240,16 @@ impl Cluster {
     /// the pod does not count there, or takes something else than before.
     pub fn renew(&mut self, pod: &Arc<PodInfo>) -> bool {
         let Some(placed) = self.placed.get_mut(&pod.uid).filter(|p| p.node == pod.node) else { return false };
-        let Some(at) = self.at.get(&*pod.node) else { return false };
-        let known = self.nodes[*at].pods.iter_mut().find(|p| p.uid == pod.uid);
-        match known.filter(|known| known.wants_the_same(pod)) {
-            Some(known) => {
-                *known = pod.clone();
-                placed.assumed = false;
-                true
-            }
-            None => false,
+        let Some(at) = self.at.get(&*pod.node).copied() else { return false };
+        let known = self.nodes[at].pods.iter_mut().find(|p| p.uid == pod.uid);
+        let Some(known) = known.filter(|known| known.wants_the_same(pod)) else { return false };
+        placed.assumed = false;
+        let old = std::mem::replace(known, pod.clone());
+        // Who has been running for longer is more important to those who look for victims.
+        if old.started != pod.started {
+            self.changes(at);
         }
+        true
     }
 
     /// A node as it is now, with the pods that are already known to be on it. Gives back what stood there before, without

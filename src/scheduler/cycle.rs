@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::answers::Answers;
 use super::cluster::{Cluster, NodeInfo};
 use super::framework::{Cycle, Filter, PreFilter, Reason, Reasons, Refusal};
 use super::pod::PodInfo;
@@ -17,9 +18,14 @@ const MIN_PERCENT: usize = 5;
 /// Different refusals that are looked through for one like the next.
 const LIKE_LATELY: usize = 8;
 
+/// What a node says to a pod: nothing, or who refuses it and why.
+pub type Checked = Result<(), (&'static str, Refusal)>;
+
 /// Pods that were promised a node for which others had to go, by node.
 #[derive(Debug, Default)]
 pub struct Nominated {
+    /// Nodes whose promises changed.
+    moved: HashSet<Box<str>>,
     by_node: HashMap<Box<str>, Vec<Arc<PodInfo>>>,
     of_pod: HashMap<Box<str>, Box<str>>,
 }
@@ -29,6 +35,7 @@ impl Nominated {
     pub fn set(&mut self, pod: &Arc<PodInfo>, node: &str) {
         self.remove(&pod.uid);
         if !node.is_empty() {
+            self.moved.insert(node.into());
             self.of_pod.insert(pod.uid.clone(), node.into());
             self.by_node.entry(node.into()).or_default().push(pod.clone());
         }
@@ -48,6 +55,12 @@ impl Nominated {
                 self.by_node.remove(&node);
             }
         }
+        self.moved.insert(node);
+    }
+
+    /// Nodes whose promises changed since this was asked last.
+    pub fn take_moved(&mut self) -> HashSet<Box<str>> {
+        std::mem::take(&mut self.moved)
     }
 
     /// The node that was promised to a pod.
@@ -140,6 +153,8 @@ pub struct Checks<'a> {
     pod: &'a PodInfo,
     /// Percent of all nodes that are enough to fit; by their number where 0.
     percent: usize,
+    /// All filters look at the pod and the node alone.
+    alone: bool,
     filters: Vec<(&'static str, Box<dyn Filter + 'a>)>,
     only: Option<HashSet<String>>,
     only_by: Vec<&'static str>,
@@ -149,9 +164,11 @@ impl<'a> Checks<'a> {
     /// Asks each plugin. The error is the first that refuses all nodes, and what it says.
     pub fn new(cx: &'a Cycle<'a>) -> Result<Self, (&'static str, String)> {
         let percent = cx.profile.args.nodes_to_score;
-        let mut out = Self { pod: cx.pod, percent, filters: Vec::new(), only: None, only_by: Vec::new() };
+        let mut out = Self { pod: cx.pod, percent, alone: true, filters: Vec::new(), only: None, only_by: Vec::new() };
         for plugin in cx.profile.rows.iter().filter(|r| r.filters).map(|r| r.plugin) {
-            match plugin.pre_filter(cx) {
+            let asked = plugin.pre_filter(cx);
+            out.alone &= matches!(asked, PreFilter::Skip) || plugin.checks_node_alone();
+            match asked {
                 PreFilter::Skip => {}
                 PreFilter::Check(filter) => out.filters.push((plugin.name(), filter)),
                 PreFilter::Only(names, filter) => {
@@ -168,8 +185,13 @@ impl<'a> Checks<'a> {
         Ok(out)
     }
 
+    /// True where all filters look at the pod and the node alone.
+    pub fn look_at_node_alone(&self) -> bool {
+        self.alone && self.only.is_none()
+    }
+
     /// The first refusal.
-    pub fn check(&self, node: &NodeInfo) -> Result<(), (&'static str, Refusal)> {
+    pub fn check(&self, node: &NodeInfo) -> Checked {
         self.filters.iter().try_for_each(|(name, filter)| filter.check(node).map_err(|refusal| (*name, refusal)))
     }
 
@@ -182,7 +204,7 @@ impl<'a> Checks<'a> {
 
     /// Checks as if the pods that were promised the node and are no less important were there already; then also without
     /// them, because they may never come.
-    pub fn check_promised(&mut self, node: &NodeInfo, nominated: &Nominated) -> Result<(), (&'static str, Refusal)> {
+    pub fn check_promised(&mut self, node: &NodeInfo, nominated: &Nominated) -> Checked {
         if nominated.is_empty() {
             return self.check(node);
         }
@@ -205,26 +227,29 @@ impl<'a> Checks<'a> {
         self.check(node)
     }
 
-    /// Nodes that fit, by index, from `start` on until enough are found; `start` is moved on for the next pod.
+    /// Nodes that fit, by index, from `start` on until enough are found; `start` is moved on for the next pod. Nodes are not
+    /// asked again what they have answered.
     #[allow(clippy::result_large_err, reason = "made once for a pod, where it fits nowhere")]
     pub fn feasible(
         &mut self,
         cluster: &Cluster,
         nominated: &Nominated,
+        answers: &mut Answers,
         start: &mut usize,
     ) -> Result<Vec<usize>, NoFit> {
         let nodes = cluster.nodes();
         let total = nodes.len();
         let (order, excluded) = self.order(cluster, *start);
-        let promised = nominated.promised(cluster);
+        // Where few nodes are asked each is looked up, else all at once.
+        let promised = if answers.are_kept() { Vec::new() } else { nominated.promised(cluster) };
         let (enough, mut seen, mut found) = (enough(total, self.percent), 0, Vec::new());
         let (mut refused, mut candidates) = (Refused::default(), Vec::new());
         for at in order {
             seen += 1;
-            let checked = match promised.get(at) {
-                Some(true) => self.check_promised(&nodes[at], nominated),
-                _ => self.check(&nodes[at]),
-            };
+            let checked = answers.fits(cluster, at, || match promised.get(at) {
+                Some(false) => self.check(&nodes[at]),
+                _ => self.check_promised(&nodes[at], nominated),
+            });
             match checked {
                 Ok(()) => found.push(at),
                 Err((_, refusal)) if refusal.error => {

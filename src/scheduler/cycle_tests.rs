@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use test_case::test_case;
 
+use super::answers::Answers;
 use super::cluster::{Cluster, NodeInfo};
 use super::cycle::{Checks, Nominated, best};
 use super::framework::Cycle;
@@ -84,7 +85,7 @@ fn outcome_in(cluster: &Cluster, newcomer: &PodInfo) -> String {
         Ok(checks) => checks,
         Err((plugin, why)) => return format!("{plugin}: {why}"),
     };
-    match checks.feasible(cluster, &Nominated::default(), &mut 0) {
+    match checks.feasible(cluster, &Nominated::default(), &mut Answers::default(), &mut 0) {
         Ok(found) => found.iter().map(|at| &*cluster.nodes()[*at].name).collect::<Vec<_>>().join(" "),
         Err(no_fit) => no_fit.message(),
     }
@@ -239,10 +240,10 @@ fn emptier_nodes_win_and_victims_are_few() {
         default_spread: Box::default(),
     };
     let mut checks = Checks::new(&cx).unwrap();
-    let no_fit = checks.feasible(&cluster, &none, &mut 0).unwrap_err();
-    let plan = preempt::plan(&cx, &mut checks, &none, &no_fit).unwrap();
+    let no_fit = checks.feasible(&cluster, &none, &mut Answers::default(), &mut 0).unwrap_err();
+    let plan = preempt::plan(&cx, &mut checks, &none, &mut Answers::default(), &no_fit).unwrap();
     assert_eq!((name(plan.node), &*plan.victims[0].name, plan.victims.len()), ("n1".into(), "low", 1));
-    let again = checks.feasible(&cluster, &none, &mut 0).unwrap_err();
+    let again = checks.feasible(&cluster, &none, &mut Answers::default(), &mut 0).unwrap_err();
     assert_eq!(again.message(), no_fit.message(), "pretending leaves no traces");
     let lesser = pod("q", "web", needs("1", 1));
     let cx = Cycle {
@@ -252,7 +253,8 @@ fn emptier_nodes_win_and_victims_are_few() {
         profile: &Profile::default(),
         default_spread: Box::default(),
     };
-    let none_of = preempt::plan(&cx, &mut Checks::new(&cx).unwrap(), &none, &no_fit).unwrap_err();
+    let none_of =
+        preempt::plan(&cx, &mut Checks::new(&cx).unwrap(), &none, &mut Answers::default(), &no_fit).unwrap_err();
     assert_eq!(
         none_of.message,
         "0/3 nodes are available: 1 Preemption is not helpful for scheduling, 2 No preemption victims found for incoming pod."
@@ -291,11 +293,11 @@ fn victims_make_room_for_anti_affinity(there: Value, newcomer: Value) {
     let cx =
         Cycle { pod: &newcomer, cluster: &cluster, side: &side, profile: &profile, default_spread: Box::default() };
     let mut checks = Checks::new(&cx).unwrap();
-    let no_fit = checks.feasible(&cluster, &none, &mut 0).unwrap_err();
-    let plan = preempt::plan(&cx, &mut checks, &none, &no_fit).unwrap();
+    let no_fit = checks.feasible(&cluster, &none, &mut Answers::default(), &mut 0).unwrap_err();
+    let plan = preempt::plan(&cx, &mut checks, &none, &mut Answers::default(), &no_fit).unwrap();
     let victims: Vec<&str> = plan.victims.iter().map(|v| &*v.name).collect();
     assert_eq!((&*cluster.nodes()[plan.node].name, victims), ("n1", vec!["low"]));
-    let again = checks.feasible(&cluster, &none, &mut 0).unwrap_err();
+    let again = checks.feasible(&cluster, &none, &mut Answers::default(), &mut 0).unwrap_err();
     assert_eq!(again.message(), no_fit.message(), "pretending leaves no traces");
 }
 
@@ -313,7 +315,7 @@ fn a_promised_node_counts_for_equals() {
             profile: &Profile::default(),
             default_spread: Box::default(),
         };
-        let found = Checks::new(&cx).unwrap().feasible(&cluster, &nominated, &mut 0).unwrap();
+        let found = Checks::new(&cx).unwrap().feasible(&cluster, &nominated, &mut Answers::default(), &mut 0).unwrap();
         assert_eq!(found, want);
     }
 }
@@ -343,4 +345,54 @@ fn scores_that_are_kept_are_those_of_now() {
             _ => cluster.place(pod.clone(), name, i % 2 == 0),
         }
     }
+}
+
+/// Rows of pods that want the same, on nodes that fill up, change, go and come back, and are promised to some of them.
+#[test]
+fn answers_that_are_kept_are_those_of_now() {
+    let (mut cluster, side, profile) = (Cluster::default(), Side::new(&FakeListers::default()), Profile::default());
+    let all = ["a", "b", "c", "d", "e"];
+    all.iter().for_each(|name| drop(cluster.set_node(node(name, "z", ""))));
+    let (mut answers, mut nominated, mut kept) = (Answers::default(), Nominated::default(), 0);
+    let describe = |plan: Result<Arc<preempt::Plan>, preempt::NoPlan>| match plan {
+        Ok(plan) => (plan.node.to_string(), plan.victims.iter().map(|v| v.uid.to_string()).collect()),
+        Err(none) => (none.message, Vec::new()),
+    };
+    for i in 0..300_usize {
+        let pod = pod(&format!("p{i}"), "web", needs(["1", "2"][i / 10 % 2], (i / 20 % 3) as i32));
+        if i % 10 == 4 {
+            nominated.set(&pod, all[i / 10 % 5]);
+        }
+        nominated.take_moved().iter().for_each(|node| cluster.promises_changed(node));
+        let cx = Cycle { pod: &pod, cluster: &cluster, side: &side, profile: &profile, default_spread: Box::default() };
+        let mut checks = Checks::new(&cx).unwrap();
+        assert!(checks.look_at_node_alone());
+        answers.begin(&cx, &nominated, true);
+        kept += usize::from(answers.are_kept());
+        let mut ask = |answers: &mut Answers| match checks.feasible(&cluster, &nominated, answers, &mut 0) {
+            Ok(found) => (found, String::new(), Default::default()),
+            Err(no_fit) => {
+                let plan = preempt::plan(&cx, &mut checks, &nominated, answers, &no_fit);
+                (Vec::new(), no_fit.message(), describe(plan))
+            }
+        };
+        let (found, now) = (ask(&mut answers), ask(&mut Answers::default()));
+        drop(checks);
+        assert_eq!(found, now, "pod {i}");
+        let name = all[i % 5];
+        match i % 11 {
+            3 => cluster.remove_node(name),
+            4 | 7 => drop(cluster.set_node(node(name, "z", if i % 2 == 0 { "t" } else { "" }))),
+            5 | 6 => drop(cluster.displace(&format!("p{}", i / 2))),
+            8 => nominated.remove(&format!("p{}", (i / 10 * 10).saturating_sub(6))),
+            _ => match now.0.first() {
+                Some(at) => {
+                    let name = cluster.nodes()[*at].name.clone();
+                    cluster.place(pod.clone(), &name, i % 2 == 0);
+                }
+                None => now.2.1.iter().for_each(|victim: &String| drop(cluster.displace(victim))),
+            },
+        }
+    }
+    assert!(kept > 200, "{kept}");
 }

@@ -141,6 +141,11 @@ pub trait Plugin: Sync {
     fn scores_by_resources(&self) -> bool {
         false
     }
+    /// True where its checks look at nothing but the pod and the node: what a node says holds for the next pod that wants the
+    /// same, as long as the node does not change.
+    fn checks_node_alone(&self) -> bool {
+        false
+    }
     /// True when the event may make a node fit that this plugin refused to the pod.
     fn wakes(&self, _event: &Event, _pod: &PodInfo) -> bool {
         false

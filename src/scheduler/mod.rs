@@ -6,6 +6,7 @@
 //! **Invariant:** decisions are made one after another on a state that has all earlier ones in it.
 //! **Invariant:** a pod that is assumed to be on a node counts there until its binding is seen, or fails.
 
+pub mod answers;
 pub mod cluster;
 pub mod config;
 pub mod counts;

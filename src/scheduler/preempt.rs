@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::answers::Answers;
 use super::cluster::NodeInfo;
 use super::cycle::{Checks, NoFit, Nominated, Refused};
 use super::framework::{Cycle, Reasons};
@@ -78,8 +79,15 @@ pub struct NoPlan {
     pub withdraw: bool,
 }
 
-/// Chooses a node and its victims for a pod that fits nowhere.
-pub fn plan(cx: &Cycle<'_>, checks: &mut Checks<'_>, nominated: &Nominated, no_fit: &NoFit) -> Result<Plan, NoPlan> {
+/// Chooses a node and its victims for a pod that fits nowhere. Nodes are not asked again what they have answered, unless
+/// there are budgets, which change without them.
+pub fn plan(
+    cx: &Cycle<'_>,
+    checks: &mut Checks<'_>,
+    nominated: &Nominated,
+    answers: &mut Answers,
+    no_fit: &NoFit,
+) -> Result<Arc<Plan>, NoPlan> {
     let nodes = cx.cluster.nodes();
     if !cx.pod.preempts {
         return Err(NoPlan { message: "not eligible due to preemptionPolicy=Never.".into(), withdraw: false });
@@ -93,7 +101,9 @@ pub fn plan(cx: &Cycle<'_>, checks: &mut Checks<'_>, nominated: &Nominated, no_f
     let enough = (nodes.len() * args.min_candidates_percent / 100).max(args.min_candidates);
     let (mut refused, mut plans, mut harmless) = (Refused::default(), Vec::new(), false);
     for at in &no_fit.candidates {
-        match victims_on(cx.pod, checks, nominated, *at, &nodes[*at], &budgets) {
+        let mut ask = || victims_on(cx.pod, checks, nominated, *at, &nodes[*at], &budgets).map(Arc::new);
+        let answer = if budgets.is_empty() { answers.plan(cx.cluster, *at, ask) } else { ask() };
+        match answer {
             Ok(plan) => {
                 harmless |= plan.violations == 0;
                 plans.push(plan);

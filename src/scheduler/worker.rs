@@ -7,6 +7,7 @@ use std::sync::Arc;
 use rand::Rng;
 use tokio::time::Instant;
 
+use super::answers::Answers;
 use super::cluster::{Cluster, NodeInfo};
 use super::cycle::{self, Checks, NoFit, Nominated};
 use super::framework::{Cycle, Event, Freed};
@@ -28,7 +29,7 @@ use crate::api::status::Reason;
 use crate::runtime::{Delta, Recorder};
 
 /// What there is to do, or to say, where no node fits.
-type Preemption = Result<preempt::Plan, preempt::NoPlan>;
+type Preemption = Result<Arc<preempt::Plan>, preempt::NoPlan>;
 /// Why no node fits, and what preemption says to that where it was asked.
 type Refusal = (NoFit, Option<Preemption>);
 
@@ -52,6 +53,8 @@ pub(super) struct Worker {
     start: usize,
     /// What nodes were given for the last pod.
     kept: Kept,
+    /// What they said to it.
+    answers: Answers,
 }
 
 impl Worker {
@@ -67,6 +70,7 @@ impl Worker {
             metrics: scheduler.config.metrics.clone(),
             start: 0,
             kept: Kept::default(),
+            answers: Answers::default(),
         }
     }
 
@@ -284,6 +288,9 @@ impl Worker {
     }
 
     fn decide(&mut self, pod: &Arc<PodInfo>) -> Result<usize, Box<Refusal>> {
+        for node in self.nominated.take_moved() {
+            self.cluster.promises_changed(&node);
+        }
         let profile = self.profiles.get(&pod.scheduler);
         let default_spread = self.side.default_spread(pod, &profile.args.default_spread);
         let cx = Cycle { pod, cluster: &self.cluster, side: &self.side, profile, default_spread };
@@ -299,9 +306,11 @@ impl Worker {
         {
             return Ok(at);
         }
-        let feasible = checks.feasible(&self.cluster, &self.nominated, &mut self.start).map_err(|no_fit| {
+        let answers = &mut self.answers;
+        answers.begin(&cx, &self.nominated, checks.look_at_node_alone());
+        let feasible = checks.feasible(&self.cluster, &self.nominated, answers, &mut self.start).map_err(|no_fit| {
             let preemption = (no_fit.total > 0 && cx.profile.preempts)
-                .then(|| preempt::plan(&cx, &mut checks, &self.nominated, &no_fit));
+                .then(|| preempt::plan(&cx, &mut checks, &self.nominated, answers, &no_fit));
             Box::new((no_fit, preemption))
         })?;
         Ok(cycle::best(&cx, &feasible, &mut self.kept, |n| rand::rng().random_range(0..n)))
@@ -339,7 +348,7 @@ impl Worker {
             None => None,
             Some(Ok(plan)) => {
                 let node: Box<str> = (*self.cluster.nodes()[plan.node].name).into();
-                self.preempt(pod, &node, plan.victims);
+                self.preempt(pod, &node, &plan.victims);
                 Some(node)
             }
             Some(Err(none)) => {
@@ -383,12 +392,12 @@ impl Worker {
     }
 
     /// Sends victims away and promises the node to the pod.
-    fn preempt(&mut self, pod: &Arc<PodInfo>, node: &str, victims: Vec<Arc<PodInfo>>) {
+    fn preempt(&mut self, pod: &Arc<PodInfo>, node: &str, victims: &[Arc<PodInfo>]) {
         self.metrics.preempted(victims.len());
-        for victim in victims.into_iter().filter(|v| !v.deleting) {
+        for victim in victims.iter().filter(|v| !v.deleting) {
             let message = format!("Preempted by pod {} on node {node}", pod.uid);
             self.events.normal(victim.regarding(), "Preempted", message);
-            self.writes.evict(victim);
+            self.writes.evict(victim.clone());
         }
         // Less important pods that were promised the node may find another now.
         let lesser = self.nominated.on(node).iter().filter(|p| p.priority < pod.priority && p.uid != pod.uid);

@@ -66,6 +66,10 @@ impl Plugin for NodeResourcesFit {
         true
     }
 
+    fn checks_node_alone(&self) -> bool {
+        true
+    }
+
     fn wakes(&self, event: &Event, pod: &PodInfo) -> bool {
         match event {
             Event::Itself => true,

@@ -41,6 +41,10 @@ impl Plugin for NodeUnschedulable {
         })))
     }
 
+    fn checks_node_alone(&self) -> bool {
+        true
+    }
+
     fn wakes(&self, event: &Event, _pod: &PodInfo) -> bool {
         matches!(event, Event::Itself) || node_changed(event, |n| n.unschedulable)
     }
@@ -62,6 +66,10 @@ impl Plugin for NodeName {
             true => Ok(()),
             false => Err(Refusal::unresolvable("node(s) didn't match the requested node name")),
         })))
+    }
+
+    fn checks_node_alone(&self) -> bool {
+        true
     }
 
     fn wakes(&self, event: &Event, _pod: &PodInfo) -> bool {
@@ -97,6 +105,10 @@ impl Plugin for TaintToleration {
         let mut scores: Vec<i64> = nodes.iter().map(|n| n.taints.iter().filter(counts).count() as i64).collect();
         normalise(&mut scores, true);
         Some(scores)
+    }
+
+    fn checks_node_alone(&self) -> bool {
+        true
     }
 
     fn wakes(&self, event: &Event, pod: &PodInfo) -> bool {
@@ -182,6 +194,10 @@ impl Plugin for NodeAffinity {
         Some(scores)
     }
 
+    fn checks_node_alone(&self) -> bool {
+        true
+    }
+
     fn wakes(&self, event: &Event, pod: &PodInfo) -> bool {
         match event {
             Event::Itself => true,
@@ -209,6 +225,10 @@ impl Plugin for NodePorts {
                 false => Ok(()),
             }
         })))
+    }
+
+    fn checks_node_alone(&self) -> bool {
+        true
     }
 
     fn wakes(&self, event: &Event, pod: &PodInfo) -> bool {
