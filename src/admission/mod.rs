@@ -16,10 +16,12 @@ use crate::registry::outward::Call;
 use crate::registry::{Admission, Admit, Registry, View};
 
 use asking::Asking;
+pub use choice::Choice;
 use policy::Policies;
 use webhook::{Rounds, Webhooks};
 
 mod asking;
+mod choice;
 mod ingress_class;
 mod limit_ranger;
 mod limits;
@@ -35,6 +37,7 @@ mod service_account;
 mod storage;
 mod taints;
 mod tolerations;
+mod topology_labels;
 mod webhook;
 
 /// One plugin. Most override one method.
@@ -72,10 +75,20 @@ fn plugins() -> Vec<Box<dyn Plugin>> {
         Box::new(storage::PersistentVolumeClaimResize),
         Box::new(runtime_class::RuntimeClass),
         Box::new(ingress_class::DefaultIngressClass),
+        Box::new(topology_labels::PodTopologyLabels),
     ]
 }
 
-/// Upstream's order of all plugins; ResourceQuota is the last of all and asked by the chain itself.
+/// Those that the chain asks itself, behind all others.
+const LAST: [&str; 5] = [
+    "MutatingAdmissionPolicy",
+    "MutatingAdmissionWebhook",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionWebhook",
+    "ResourceQuota",
+];
+
+/// Upstream's order of the others.
 const ORDER: &[&str] = &[
     "NamespaceLifecycle",
     "LimitRanger",
@@ -87,18 +100,21 @@ const ORDER: &[&str] = &[
     "DefaultTolerationSeconds",
     "DefaultStorageClass",
     "StorageObjectInUseProtection",
+    "OwnerReferencesPermissionEnforcement",
     "PersistentVolumeClaimResize",
     "RuntimeClass",
     "CertificateApproval",
     "CertificateSigning",
     "CertificateSubjectRestriction",
     "DefaultIngressClass",
+    "PodTopologyLabels",
     "RoleEscalation",
 ];
 
 /// The chain: this module's plugins and those that the server brings. `ask` answers the questions of expressions, webhooks
 /// are asked through `call`.
 pub fn chain(
+    choice: Choice,
     view: Arc<dyn View>,
     extra: Vec<Box<dyn Plugin>>,
     ask: Arc<dyn policy::Ask>,
@@ -106,13 +122,15 @@ pub fn chain(
 ) -> Arc<Chain> {
     let mut all = plugins();
     all.extend(extra);
+    all.retain(|p| choice.has(p.name()));
     all.sort_by_key(|p| ORDER.iter().position(|name| *name == p.name()).unwrap_or(ORDER.len()));
     let (policies, webhooks) = (Policies::new(ask.clone()), Webhooks::new(call, ask));
-    Arc::new(Chain { view, plugins: all, policies, webhooks, registry: OnceLock::new() })
+    Arc::new(Chain { choice, view, plugins: all, policies, webhooks, registry: OnceLock::new() })
 }
 
 /// All plugins in order.
 pub struct Chain {
+    choice: Choice,
     view: Arc<dyn View>,
     plugins: Vec<Box<dyn Plugin>>,
     policies: Policies,
@@ -134,7 +152,10 @@ impl Chain {
     /// What the server itself changes: by its plugins, then by policies.
     async fn change(&self, asking: &Asking<'_>, new: &mut Value, old: Option<&Value>) -> ApiResult<()> {
         self.plugins.iter().try_for_each(|p| p.mutate(asking.admission, new, old, asking.view))?;
-        self.policies.mutate(asking, new, old).await
+        if self.choice.has("MutatingAdmissionPolicy") {
+            self.policies.mutate(asking, new, old).await?;
+        }
+        Ok(())
     }
 }
 
@@ -144,6 +165,9 @@ impl Admit for Chain {
         let registry = self.registry();
         let asking = Asking::new(a, &*self.view, registry.as_deref());
         self.change(&asking, new, old).await?;
+        if !self.choice.has("MutatingAdmissionWebhook") {
+            return Ok(());
+        }
         let mut rounds = Rounds::default();
         self.webhooks.mutate(&asking, Some(new), old, &mut rounds).await?;
         if rounds.changed {
@@ -158,14 +182,18 @@ impl Admit for Chain {
     async fn validate(&self, a: &Admission<'_>, new: Option<&Value>, old: Option<&Value>) -> ApiResult<()> {
         let registry = self.registry();
         let asking = Asking::new(a, &*self.view, registry.as_deref());
-        if new.is_none() {
+        if new.is_none() && self.choice.has("MutatingAdmissionWebhook") {
             // A deletion has nothing to change, but mutating webhooks may refuse it as well.
             self.webhooks.mutate(&asking, None, old, &mut Rounds::default()).await?;
         }
         self.plugins.iter().try_for_each(|p| p.validate(a, new, old, &*self.view))?;
-        self.policies.validate(&asking, new, old).await?;
-        self.webhooks.validate(&asking, new, old).await?;
-        match new {
+        if self.choice.has("ValidatingAdmissionPolicy") {
+            self.policies.validate(&asking, new, old).await?;
+        }
+        if self.choice.has("ValidatingAdmissionWebhook") {
+            self.webhooks.validate(&asking, new, old).await?;
+        }
+        match new.filter(|_| self.choice.has("ResourceQuota")) {
             Some(new) => quota::charge(a, new, old, &*self.view, registry.as_deref()).await,
             None => Ok(()),
         }

@@ -48,12 +48,12 @@ impl Bed {
         tokio::spawn(async move { following.run(Shutdown::new()).await });
         let listers: Arc<dyn Listers> = Arc::new(Objects(cache.clone()));
         let access = Arc::new(Access::new(&pki, listers.clone(), clock.clone(), "cluster.local").unwrap());
-        let plugins = super::auth::admission::plugins(access.clone(), listers);
+        let plugins = super::auth::admission::plugins(access.clone(), resources.clone(), listers);
         let view = Arc::new(CacheView(cache.clone()));
         let roads = super::Roads::new(view.clone(), crate::client::Credentials::None);
         let calls = Arc::new(Calls::new(Arc::new(roads.clone())));
         let questions = super::auth::admission::questions(access.clone());
-        let admission = crate::admission::chain(view, plugins, questions, calls.clone());
+        let admission = crate::admission::chain(Default::default(), view, plugins, questions, calls.clone());
         let registry = Arc::new(Registry::new(resources, cache, admission.clone(), calls));
         admission.charge_through(&registry);
         let api = Api::new(registry, access, clock, Shutdown::new(), Health::new(|| Ok(()), || false), &roads);

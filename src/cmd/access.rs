@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::ArgAction;
 
+use crate::admission::Choice;
 use crate::apiserver::access::{self, WebhookFlags};
 use crate::apiserver::audit;
 use crate::apiserver::auth::oidc;
@@ -26,6 +27,12 @@ pub struct AccessFlags {
     /// Encrypt at rest as an EncryptionConfiguration says; the file is followed while the server runs
     #[arg(long, value_name = "FILE")]
     pub encryption_provider_config: Option<PathBuf>,
+    /// Admission plugins to run beside those that run anyway
+    #[arg(long, value_name = "PLUGIN", value_delimiter = ',', action = ArgAction::Append)]
+    pub enable_admission_plugins: Vec<String>,
+    /// Admission plugins not to run
+    #[arg(long, value_name = "PLUGIN", value_delimiter = ',', action = ArgAction::Append)]
+    pub disable_admission_plugins: Vec<String>,
     #[command(flatten)]
     pub audit: AuditFlags,
     #[command(flatten)]
@@ -153,6 +160,11 @@ impl AccessFlags {
     pub fn encryption(&self, server_dir: &Path) -> sealed::Settings {
         let own = server_dir.join(OWN_KEYS);
         sealed::Settings { file: self.encryption_provider_config.clone(), managed: self.secrets_encryption, own }
+    }
+
+    /// The admission plugins that run.
+    pub fn admission(&self) -> anyhow::Result<Choice> {
+        Choice::of(&self.enable_admission_plugins, &self.disable_admission_plugins).map_err(anyhow::Error::msg)
     }
 
     /// Audit as the flags say; none without a policy.

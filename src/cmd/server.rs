@@ -16,6 +16,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use crate::admission::Choice;
 use crate::api::user::UserInfo;
 use crate::apiserver::audit::Audit;
 use crate::apiserver::health::Health;
@@ -223,17 +224,18 @@ fn resources(args: &Args, metrics: bool) -> anyhow::Result<Arc<Resources>> {
 
 /// The registry behind its admission.
 fn admitting(
+    choice: Choice,
     resources: Arc<Resources>,
     cache: &Arc<Cache>,
     access: &Arc<Access>,
     listers: &Arc<dyn Listers>,
     roads: &Roads,
 ) -> Arc<Registry> {
-    let plugins = crate::apiserver::auth::admission::plugins(access.clone(), listers.clone());
+    let plugins = crate::apiserver::auth::admission::plugins(access.clone(), resources.clone(), listers.clone());
     let questions = crate::apiserver::auth::admission::questions(access.clone());
     let view = Arc::new(crate::registry::CacheView(cache.clone()));
     let calls = Arc::new(Calls::new(Arc::new(roads.clone())));
-    let admission = crate::admission::chain(view, plugins, questions, calls.clone());
+    let admission = crate::admission::chain(choice, view, plugins, questions, calls.clone());
     let registry = Arc::new(Registry::new(resources, cache.clone(), admission.clone(), calls));
     admission.charge_through(&registry);
     registry
@@ -292,7 +294,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let front_proxy = SwappableCert::new(pki.auth_proxy.certified()?);
     let roads =
         Roads::new(Arc::new(crate::registry::CacheView(cache.clone())), Credentials::Rotating(front_proxy.clone()));
-    let registry = admitting(resources, &cache, &access, &listers, &roads);
+    let registry = admitting(args.access.admission()?, resources, &cache, &access, &listers, &roads);
     let metrics = MetricsRegistry::default();
     let api = Api::new(
         registry,

@@ -15,11 +15,12 @@ use crate::api::status::{ApiResult, Status};
 use crate::api::user::{Attributes, Decision, UserInfo};
 use crate::api::value::ValueExt;
 use crate::apiserver::access::Access;
-use crate::registry::{Admission, View};
+use crate::registry::{Admission, Resources, View};
 use crate::runtime::Listers;
 
 use super::lookup::CacheLookup;
 use super::node;
+use super::owners::OwnerReferences;
 use super::rbac::{self, escalation};
 use super::restriction::{self, NodeWrite, Operation};
 
@@ -34,8 +35,9 @@ pub fn questions(access: Arc<Access>) -> Arc<dyn Ask> {
 }
 
 /// All of them, for the chain.
-pub fn plugins(access: Arc<Access>, listers: Arc<dyn Listers>) -> Vec<Box<dyn Plugin>> {
+pub fn plugins(access: Arc<Access>, resources: Arc<Resources>, listers: Arc<dyn Listers>) -> Vec<Box<dyn Plugin>> {
     vec![
+        Box::new(OwnerReferences::new(access.clone(), resources)),
         Box::new(NodeRestriction(CacheLookup(listers))),
         Box::new(CertificateApproval(access.clone())),
         Box::new(CertificateSigning(access.clone())),

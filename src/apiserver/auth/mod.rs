@@ -13,6 +13,7 @@ pub mod lookup;
 pub mod modes;
 pub mod node;
 pub mod oidc;
+mod owners;
 pub mod rbac;
 pub mod remote;
 pub mod restriction;

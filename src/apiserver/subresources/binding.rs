@@ -78,9 +78,14 @@ fn bound(old: &Value, binding: &Value, node: &str, now: &str, at: &Target) -> Ap
     }
     let mut new = old.clone();
     new.set_at("/spec/nodeName", node);
-    for (key, value) in binding.get_at("/metadata/annotations").and_then(Value::as_object).into_iter().flatten() {
-        let key = key.replace('~', "~0").replace('/', "~1");
-        new.set_at(&format!("/metadata/annotations/{key}"), value.clone());
+    // Annotations of the Binding count more than the pod's, labels less.
+    for (member, replaces) in [("annotations", true), ("labels", false)] {
+        for (key, value) in binding["metadata"][member].as_object().into_iter().flatten() {
+            let path = format!("/metadata/{member}/{}", key.replace('~', "~0").replace('/', "~1"));
+            if replaces || new.get_at(&path).is_none() {
+                new.set_at(&path, value.clone());
+            }
+        }
     }
     let condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
     let mut conditions = old.items_at("/status/conditions").to_vec();
@@ -95,6 +100,16 @@ fn bound(old: &Value, binding: &Value, node: &str, now: &str, at: &Target) -> Ap
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_of_a_binding_replace_none_of_the_pods() {
+        let at = Target { namespace: "n".into(), name: "p".into() };
+        let both =
+            |a: &str, b: &str| json!({"metadata": {"labels": {"x/a": a, b: "2"}, "annotations": {"x/a": a, b: "2"}}});
+        let new = bound(&both("old", "b"), &both("new", "c"), "n1", "now", &at).unwrap();
+        assert_eq!(new["metadata"]["labels"], json!({"x/a": "old", "b": "2", "c": "2"}));
+        assert_eq!(new["metadata"]["annotations"], json!({"x/a": "new", "b": "2", "c": "2"}));
+    }
 
     #[test]
     fn a_pod_is_bound_once() {

@@ -18,6 +18,7 @@ mod hooks;
 mod kms;
 mod machinery;
 mod operations;
+mod plugins;
 mod policies;
 mod published;
 mod quota;
@@ -87,6 +88,8 @@ struct Setup {
     access: Settings,
     /// What is kept of requests.
     audit: Option<Arc<Audit>>,
+    /// Which plugins run.
+    admission: orch::admission::Choice,
     /// Encryption at rest, with its store.
     encryption: Option<Arc<Encryption>>,
 }
@@ -120,7 +123,7 @@ impl Server {
         let listers = Arc::new(CacheListers(cache.clone()));
         let access = Access::open(&pki, listers.clone(), clock.clone(), "cluster.local", setup.access).await.unwrap();
         let access = Arc::new(access);
-        let plugins = orch::apiserver::auth::admission::plugins(access.clone(), listers.clone());
+        let plugins = orch::apiserver::auth::admission::plugins(access.clone(), resources.clone(), listers.clone());
         let questions = orch::apiserver::auth::admission::questions(access.clone());
         let view = Arc::new(CacheView(cache.clone()));
         let identity = orch::client::Credentials::Certificate {
@@ -129,7 +132,7 @@ impl Server {
         };
         let roads = Roads::new(view.clone(), identity);
         let calls = Arc::new(Calls::new(Arc::new(roads.clone())));
-        let admission = orch::admission::chain(view, plugins, questions, calls.clone());
+        let admission = orch::admission::chain(setup.admission, view, plugins, questions, calls.clone());
         let registry = Arc::new(Registry::new(resources, cache.clone(), admission.clone(), calls));
         admission.charge_through(&registry);
         let shutdown = Shutdown::new();
