@@ -6,6 +6,7 @@
 //! large cluster does not read all the others.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use async_trait::async_trait;
 use ipnet::IpNet;
@@ -30,6 +31,9 @@ struct Taken {
     of: HashMap<String, Vec<IpNet>>,
     /// How many nodes have each: people may give one to two.
     all: HashMap<IpNet, usize>,
+    /// For each range the number of a subnet before which all are taken: a large cluster's are not gone through for every
+    /// new node.
+    full: HashMap<IpNet, u128>,
 }
 
 impl Taken {
@@ -47,6 +51,9 @@ impl Taken {
                 *count -= 1;
                 if *count == 0 {
                     self.all.remove(&net);
+                    for (range, full) in self.full.iter_mut().filter(|(range, _)| range.contains(&net)) {
+                        *full = number(range, &net).min(*full);
+                    }
                 }
             }
         }
@@ -64,10 +71,49 @@ impl Ipam {
     }
 }
 
+/// How long the prefix of a range's subnets is.
+fn mask(range: &IpNet) -> u8 {
+    let usual = if range.addr().is_ipv4() { 24 } else { 64 };
+    range.prefix_len().max(usual)
+}
+
+fn bits(addr: IpAddr) -> u128 {
+    match addr {
+        IpAddr::V4(addr) => addr.to_bits().into(),
+        IpAddr::V6(addr) => addr.to_bits(),
+    }
+}
+
+/// The number of the range's subnet in which a net begins.
+fn number(range: &IpNet, net: &IpNet) -> u128 {
+    (bits(net.network()) - bits(range.network())) >> (range.max_prefix_len() - mask(range))
+}
+
+/// The range's subnet of a number; none behind its end.
+fn subnet(range: &IpNet, number: u128) -> Option<IpNet> {
+    let below = u32::from(mask(range) - range.prefix_len());
+    // A range of all addresses has so many that nobody counts to their end.
+    if number >> below.min(127) != 0 {
+        return None;
+    }
+    let first = bits(range.network()) + (number << (range.max_prefix_len() - mask(range)));
+    let first = match range {
+        IpNet::V4(_) => IpAddr::V4(u32::try_from(first).ok()?.into()),
+        IpNet::V6(_) => IpAddr::V6(first.into()),
+    };
+    IpNet::new(first, mask(range)).ok()
+}
+
 /// The first subnet of `range` that nobody has.
-fn free(range: &IpNet, taken: &Taken) -> Option<IpNet> {
-    let mask: u8 = if range.addr().is_ipv4() { 24 } else { 64 };
-    range.subnets(mask.max(range.prefix_len())).ok()?.find(|net| !taken.all.contains_key(net))
+fn free(range: &IpNet, taken: &mut Taken) -> Option<IpNet> {
+    let full = taken.full.entry(*range).or_default();
+    loop {
+        let net = subnet(range, *full)?;
+        if !taken.all.contains_key(&net) {
+            return Some(net);
+        }
+        *full += 1;
+    }
 }
 
 fn subnets(node: &Value) -> Vec<IpNet> {
@@ -124,6 +170,21 @@ impl Reconciler for Ipam {
 mod tests {
     use super::*;
     use crate::runtime::fake::Cluster;
+    use test_case::test_case;
+
+    #[test_case("10.42.0.0/16", &[(0, "10.42.0.0/24"), (255, "10.42.255.0/24")], 256)]
+    #[test_case("10.42.7.0/24", &[(0, "10.42.7.0/24")], 1)]
+    #[test_case("10.42.7.128/25", &[(0, "10.42.7.128/25")], 1; "smaller than what a node gets")]
+    #[test_case("0.0.0.0/0", &[(0xff_ffff, "255.255.255.0/24")], 1 << 24)]
+    #[test_case("fd00::/56", &[(0, "fd00::/64"), (255, "fd00:0:0:ff::/64")], 256)]
+    fn subnets_are_counted(range: &str, some: &[(u128, &str)], end: u128) {
+        let range: IpNet = range.parse().unwrap();
+        for (n, want) in some {
+            let net: IpNet = want.parse().unwrap();
+            assert_eq!((subnet(&range, *n), number(&range, &net)), (Some(net), *n));
+        }
+        assert_eq!(subnet(&range, end), None);
+    }
 
     #[tokio::test]
     async fn every_node_has_its_own_and_a_gap_is_filled() {
