@@ -10,6 +10,7 @@
 //! **Invariant:** what is written goes out without further writes: the task does not sleep on it.
 //! **Invariant:** when the serving future has ended (an upgrade has taken the stream over) nothing is kept back any more.
 
+use std::any::Any;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -18,6 +19,29 @@ use std::task::{Context, Poll, ready};
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What ends with a connection. Requests have it among their extensions: who answers one with an upgrade leaves here what is
+/// to be dropped when the stream behind it has ended, whoever has that stream by then.
+#[derive(Clone, Default)]
+pub struct ConnectionEnd(Arc<Mutex<Vec<Box<dyn Any + Send>>>>);
+
+impl ConnectionEnd {
+    /// Drops it when the connection has ended.
+    pub fn keep(&self, what: impl Any + Send) {
+        self.0.lock().push(Box::new(what));
+    }
+}
+
+/// Makes it so.
+struct Ends(ConnectionEnd);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let kept = std::mem::take(&mut *self.0.0.lock());
+        // Without the lock: what is dropped may do anything.
+        drop(kept);
+    }
+}
 
 /// Bytes that are kept at most.
 const CORK_BYTES: usize = 64 << 10;
@@ -30,6 +54,8 @@ const IDLE_BYTES: usize = 4 << 10;
 
 struct Output<T> {
     io: T,
+    /// Dropped with it.
+    _end: Ends,
     kept: Vec<u8>,
     /// How much of it has been passed on.
     sent: usize,
@@ -100,8 +126,8 @@ pub struct Corked<T>(Arc<Mutex<Output<T>>>);
 
 impl<T> Corked<T> {
     /// Over a stream. The serving future gets one of the two, [`Driven`] the other.
-    pub fn pair(io: T) -> (Self, Self) {
-        let output = Output { io, kept: Vec::new(), sent: 0, dirty: false, open: false, failed: None };
+    pub fn pair(io: T, end: ConnectionEnd) -> (Self, Self) {
+        let output = Output { io, _end: Ends(end), kept: Vec::new(), sent: 0, dirty: false, open: false, failed: None };
         let shared = Arc::new(Mutex::new(output));
         (Self(shared.clone()), Self(shared))
     }
@@ -229,7 +255,7 @@ mod tests {
 
     fn recorder(room: usize) -> (Writes, Corked<Recorder>, Corked<Recorder>) {
         let writes = Arc::new(Mutex::new(Vec::new()));
-        let (a, b) = Corked::pair(Recorder { writes: writes.clone(), room });
+        let (a, b) = Corked::pair(Recorder { writes: writes.clone(), room }, Default::default());
         (writes, a, b)
     }
 
@@ -279,7 +305,10 @@ mod tests {
     #[tokio::test]
     async fn an_upgraded_stream_is_not_kept_back() {
         let (near, mut far) = tokio::io::duplex(1 << 10);
-        let (mut stream, output) = Corked::pair(near);
+        let end = ConnectionEnd::default();
+        let (mut stream, output) = Corked::pair(near, end.clone());
+        let (kept, mut ended) = tokio::sync::oneshot::channel::<()>();
+        end.keep(kept);
         stream.write_all(b"101 ").await.unwrap();
         stream.flush().await.unwrap();
         Driven::new(std::future::ready(()), output).await;
@@ -292,13 +321,16 @@ mod tests {
         let mut got = [0; 3];
         stream.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"yes");
+        assert_eq!(ended.try_recv(), Err(tokio::sync::oneshot::error::TryRecvError::Empty));
+        drop(stream);
+        assert_eq!(ended.try_recv(), Err(tokio::sync::oneshot::error::TryRecvError::Closed), "ends with the stream");
     }
 
     #[tokio::test]
     async fn a_stream_that_failed_says_so() {
         let (near, far) = tokio::io::duplex(8);
         drop(far);
-        let (mut stream, output) = Corked::pair(near);
+        let (mut stream, output) = Corked::pair(near, Default::default());
         let serving = async move {
             stream.write_all(b"lost").await.unwrap();
             tokio::task::yield_now().await;

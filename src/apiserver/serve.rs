@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 use crate::api::user::UserInfo;
 use crate::util::tasks::Shutdown;
 
-use super::cork::{Corked, Driven};
+use super::cork::{ConnectionEnd, Corked, Driven};
 use super::respond::{Answer, Body};
 use super::{Api, Identity};
 
@@ -102,11 +102,13 @@ async fn connection(
     let Some(tls) = stop.or(handshake).await else { return Ok(()) };
     let tls = tls??;
     let identity = Arc::new(api.access.peer(tls.get_ref().1.peer_certificates().unwrap_or_default()));
-    let busy = Arc::new(Busy::default());
+    let (busy, end) = (Arc::new(Busy::default()), ConnectionEnd::default());
+    let (stream, output) = Corked::pair(tls, end.clone());
     let service = service_fn(|mut request: Request<hyper::body::Incoming>| {
         let (api, work) = (api.clone(), Work::begin(&busy));
         request.extensions_mut().insert(identity.clone());
         request.extensions_mut().insert(PeerAddress(peer));
+        request.extensions_mut().insert(end.clone());
         async move {
             let answer = api.handle(request).await;
             Ok::<_, std::convert::Infallible>(answer.map(|body| Counted { body, _work: work }))
@@ -115,7 +117,6 @@ async fn connection(
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
-    let (stream, output) = Corked::pair(tls);
     let serving = async {
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);

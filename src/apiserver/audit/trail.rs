@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -19,6 +19,7 @@ use crate::api::meta::Gvk;
 use crate::api::status::Status;
 use crate::api::user::{Attributes, UserInfo};
 use crate::api::value::ValueExt;
+use crate::apiserver::cork::ConnectionEnd;
 use crate::apiserver::negotiate::Encoding;
 use crate::apiserver::respond::{self, Answer, Body, Endless, Panicked, Refused};
 use crate::apiserver::serve::PeerAddress;
@@ -34,6 +35,8 @@ pub struct Trail {
     audit: Arc<Audit>,
     notes: Arc<Notes>,
     origin: Origin,
+    /// Of the connection that the request came over; none within the process.
+    connection: Option<ConnectionEnd>,
     /// What is kept; none before it is known who asks, and when nothing is kept.
     kept: Mutex<Option<Kept>>,
 }
@@ -72,7 +75,8 @@ impl Trail {
             user_agent: event::user_agent(headers),
             received: audit.clock.now(),
         };
-        Self { audit, notes: Arc::default(), origin, kept: Mutex::default() }
+        let connection = request.extensions().get::<ConnectionEnd>().cloned();
+        Self { audit, notes: Arc::default(), origin, connection, kept: Mutex::default() }
     }
 
     /// What is noted on the way.
@@ -174,6 +178,12 @@ impl Trail {
         if kept.long || answer.extensions().get::<Endless>().is_some() {
             let last = Last::new(&self.audit, kept.clone(), Stage::ResponseComplete);
             self.send(&kept, Stage::ResponseStarted).await;
+            if answer.status() == StatusCode::SWITCHING_PROTOCOLS
+                && let Some(connection) = &self.connection
+            {
+                connection.keep(last);
+                return answer;
+            }
             let (parts, body) = answer.into_parts();
             return Answer::from_parts(parts, Followed { body, _last: last }.boxed_unsync());
         }

@@ -7,6 +7,7 @@
 //!
 //! Rules: upstream `kube-openapi/pkg/aggregator` (`FilterSpecByPaths`, `mergeSpecs`).
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -44,9 +45,9 @@ impl Part {
         while let Some(name) = wanted.pop_first() {
             // One that is missing is left out: who reads the document finds nothing of that name.
             let Some(found) = document["definitions"].get(&name) else { continue };
-            if !part.definitions.contains_key(&name) {
+            if let Entry::Vacant(entry) = part.definitions.entry(name) {
                 referred(found, &mut wanted);
-                part.definitions.insert(name, found.clone());
+                entry.insert(found.clone());
             }
         }
         part
