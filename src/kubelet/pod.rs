@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::api::object::Object;
 use crate::api::value::ValueExt;
 use crate::kubelet::runtime::{ContainerStatus, SandboxStatus, State};
+use crate::runtime::events::Regarding;
 use crate::util::order::Arrange;
 
 /// Labels that tie what the runtime runs to the API, and annotations that survive a restart of orch. Names are upstream's.
@@ -192,6 +193,19 @@ pub struct PodView {
 }
 
 impl PodView {
+    /// What its events are about.
+    pub fn regarding(&self) -> Regarding {
+        Regarding {
+            api_version: "v1".into(),
+            kind: "Pod".into(),
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            uid: self.uid.clone(),
+            resource_version: self.pod.metadata.resource_version.clone().unwrap_or_default(),
+            field_path: String::new(),
+        }
+    }
+
     /// From the API's object.
     pub fn from_object(object: &Object) -> Result<Self, serde_json::Error> {
         Self::from_value(object.value())

@@ -140,15 +140,7 @@ impl Shared {
         reason: &str,
         message: impl Into<String>,
     ) {
-        let mut about = Regarding {
-            api_version: "v1".into(),
-            kind: "Pod".into(),
-            namespace: pod.namespace.clone(),
-            name: pod.name.clone(),
-            uid: pod.uid.clone(),
-            resource_version: pod.pod.metadata.resource_version.clone().unwrap_or_default(),
-            field_path: String::new(),
-        };
+        let mut about = pod.regarding();
         if let Some(member) = member {
             let list = match member.role {
                 Role::Init | Role::Sidecar => "initContainers",

@@ -67,6 +67,7 @@ pub async fn prepare_volumes(
             tokens: &*shared.tokens,
             claims: &shared.client,
             csi: &shared.csi,
+            events: &shared.events,
             node_labels,
             issued: &mut memory.issued,
             now: shared.clock.now(),

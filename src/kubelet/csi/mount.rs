@@ -20,6 +20,7 @@ use crate::api::value::ValueExt;
 use crate::client::{optional, res};
 use crate::kubelet::cri::proto::csi as pb;
 use crate::kubelet::volumes::{Cx, Prepared, VolumeError, mounts, ownership};
+use crate::runtime::events::Regarding;
 
 /// Wait for a volume to be attached. Upstream: `podAttachAndMountTimeout`.
 const ATTACH_PATIENCE: Duration = Duration::from_secs(120);
@@ -270,7 +271,20 @@ impl Csi {
         let body = json!({ "status": grown(&known, &found) });
         let patch = crate::client::Patch::Merge(&body);
         let written = self.client.patch(&res::PERSISTENT_VOLUME_CLAIMS, namespace, claim, Some("status"), patch).await;
-        written.map(drop).map_err(|e| failed(e.to_string()))
+        written.map_err(|e| failed(e.to_string()))?;
+        let message = format!("MountVolume.NodeExpandVolume succeeded for volume \"{}\" {}", volume.name, self.node);
+        let of_claim = Regarding {
+            api_version: "v1".into(),
+            kind: "PersistentVolumeClaim".into(),
+            namespace: namespace.clone(),
+            name: claim.to_owned(),
+            uid: known.str_at("/metadata/uid").unwrap_or_default().to_owned(),
+            ..Regarding::default()
+        };
+        for about in [cx.pod.regarding(), of_claim] {
+            cx.events.normal(about, "FileSystemResizeSuccessful", message.clone());
+        }
+        Ok(())
     }
 
     /// True when a driver may still have something of the pod's.

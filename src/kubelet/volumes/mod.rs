@@ -34,6 +34,7 @@ use super::pod::PodView;
 use super::sources::{Kind, Sources};
 use crate::api::status::{ApiResult, Status};
 use crate::client::Client;
+use crate::runtime::events::Recorder;
 use crate::util::order::Arrange;
 use atomic::{File, Payload};
 pub use given::Given;
@@ -106,6 +107,8 @@ pub struct Cx<'a> {
     pub claims: &'a dyn claim::Claims,
     /// Drivers on the node.
     pub csi: &'a super::csi::Csi,
+    /// Events for people.
+    pub events: &'a Recorder,
     /// Labels of the node: persistent volumes may be bound to nodes by them.
     pub node_labels: &'a Labels,
     /// Tokens that were given, by volume; outlive one `prepare`.

@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::kubelet::sources::fake::FakeSources;
+use crate::util::clock::ManualClock;
 use serde_json::json;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 use test_case::test_case;
 
 /// Counts its tokens; gives no more than three.
@@ -71,6 +73,9 @@ impl Bench {
         spec.as_object_mut().unwrap().extend(pod_spec.as_object().cloned().unwrap_or_default());
         let pod = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {"k": "v"}}, "spec": spec});
         let pod = PodView::from_value(pod).unwrap();
+        let client = crate::runtime::fake::Cluster::new().client();
+        let clock = Arc::new(ManualClock::at(now));
+        let (events, _writer) = crate::runtime::events::recorder(client.clone(), "kubelet", "node", clock);
         let mut cx = Cx {
             pod: &pod,
             dir: self.dir.path(),
@@ -78,12 +83,8 @@ impl Bench {
             sources: &self.sources,
             tokens: &self.tokens,
             claims: &self.claims,
-            csi: &crate::kubelet::csi::Csi::new(
-                self.dir.path().into(),
-                self.dir.path().into(),
-                "node",
-                crate::runtime::fake::Cluster::new().client(),
-            ),
+            csi: &crate::kubelet::csi::Csi::new(self.dir.path().into(), self.dir.path().into(), "node", client),
+            events: &events,
             node_labels: &[],
             issued: &mut self.issued,
             now: Timestamp::from_second(now).unwrap(),

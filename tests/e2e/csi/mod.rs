@@ -174,6 +174,8 @@ fn a_drivers_volume_outlives_its_pods_its_driver_and_orch() {
     assert_eq!(cluster.k(&["exec", "second", "--", "cat", "/data/file"]), "kept");
     assert_eq!(driver.last("NodeExpandVolume")["bytes"], 20 << 20);
     assert_eq!(cluster.field("pvc", "data", "/status/capacity/storage"), "20Mi");
+    let grown = "FileSystemResizeSuccessful: MountVolume.NodeExpandVolume succeeded for volume \"data\" box";
+    cluster.eventually("the pod is told", || told(&cluster, "second").contains(grown));
     let own = driver.last("NodePublishVolume");
     assert_eq!(own["attributes"]["csi.storage.k8s.io/ephemeral"], "true");
     assert_eq!(own["staging"], "", "a pod's own volume is not staged");
