@@ -102,6 +102,7 @@ pub struct Kubelet {
     eviction: Eviction,
     writer: Mutex<Option<EventWriter>>,
     rates: stats::Rates,
+    gauge: volumes::fullness::Gauge,
     tokens: Arc<volumes::Given>,
 }
 
@@ -162,6 +163,7 @@ impl Kubelet {
             eviction,
             writer: Mutex::new(Some(writer)),
             rates: stats::Rates::default(),
+            gauge: Default::default(),
             tokens,
         })
     }

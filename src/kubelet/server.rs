@@ -18,8 +18,9 @@ use super::Kubelet;
 use super::logs;
 use super::pod::{PodInventory, PodView};
 use super::runtime::{ContainerStatus, RuntimeError, State, StreamOptions};
-use super::stats::Usage;
+use super::stats::{self, Usage};
 use super::stream::{Purpose, StreamError, proxy_upgrade};
+use super::volumes::fullness::OfClaim;
 use super::volumes::local_storage::{self, StorageError};
 use crate::api::status::{ApiResult, Reason, Status};
 use crate::api::value::ValueExt;
@@ -83,6 +84,11 @@ impl Kubelet {
         let latest = self.shared.pleg.fresh().await;
         let (config, now) = (&self.shared.config, self.shared.clock.now());
         Ok(Usage::of(&config.node_name, &config.data_dir, self.shared.cgroups.as_ref(), &latest, &usage, now))
+    }
+
+    /// How full the volumes of pods are.
+    async fn volumes(&self) -> Vec<OfClaim> {
+        self.gauge.read(&self.shared.pod_dir(""), &self.shared.csi).await
     }
 
     /// True for ports that others may be connected to through this node: its pods' and its own, never any machine that it
@@ -236,7 +242,8 @@ impl NodeApi for std::sync::Arc<Kubelet> {
     }
 
     async fn stats_summary(&self) -> ApiResult<Value> {
-        Ok(self.used().await?.summary(&self.rates))
+        let (used, volumes) = tokio::join!(self.used(), self.volumes());
+        Ok(used?.with(volumes).summary(&self.rates))
     }
 
     async fn resource_metrics(&self) -> ApiResult<String> {
@@ -285,6 +292,7 @@ impl NodeApi for std::sync::Arc<Kubelet> {
             let count = containers().filter(|c| c.state == state).count();
             out += &format!("kubelet_running_containers{{container_state=\"{name}\"}} {count}\n");
         }
+        stats::volume_metrics(&mut out, &self.volumes().await);
         Ok(out)
     }
 }

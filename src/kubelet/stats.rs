@@ -1,11 +1,12 @@
-//! What the node, its pods and its containers use: `/stats/summary` and `/metrics/resource`.
+//! What the node, its pods, its containers and their volumes use: `/stats/summary`, `/metrics/resource`, and a part of
+//! `/metrics`.
 //!
 //! In: the runtime's figures of containers, the cgroups' of pods and of the node. Out: the two forms, made purely of one
 //! [`Usage`].
 //!
 //! Rules: upstream `kubelet/pkg/apis/stats/v1alpha1` and `pkg/kubelet/metrics/collectors/resource_metrics.go`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -17,6 +18,7 @@ use super::machine::Machine;
 use super::pleg::Snapshot;
 use super::pod::time_of;
 use super::runtime::ContainerUsage;
+use super::volumes::fullness::{Amounts, Fullness, OfClaim};
 use crate::util::clock::rfc3339;
 use crate::util::order::Arrange;
 use crate::util::prometheus;
@@ -34,6 +36,8 @@ pub(super) struct Usage {
     /// CPU time of the node, nanoseconds.
     cpu_nanos: u64,
     pods: Vec<PodUsage>,
+    /// Behind claims; none where nobody asked.
+    volumes: Vec<OfClaim>,
 }
 
 struct PodUsage {
@@ -90,7 +94,13 @@ impl Usage {
         pods.arrange_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
         let whole = Tree::at(CGROUPS);
         let cpu_nanos = tree.unwrap_or(&whole).cpu_of_all().or_else(super::machine::cpu_nanos).unwrap_or(0);
-        Self { node: node.to_owned(), now, machine: Machine::read(data_dir), cpu_nanos, pods }
+        Self { node: node.to_owned(), now, machine: Machine::read(data_dir), cpu_nanos, pods, volumes: Vec::new() }
+    }
+
+    /// With how full the volumes are.
+    pub(super) fn with(mut self, volumes: Vec<OfClaim>) -> Self {
+        self.volumes = volumes;
+        self
     }
 
     fn node_memory(&self) -> u64 {
@@ -121,9 +131,15 @@ impl Usage {
                             "memory": memory(c.used.memory), "rootfs": {"time": now, "usedBytes": c.disk_bytes}})
                     })
                     .collect();
-                json!({"podRef": {"name": p.name, "namespace": p.namespace, "uid": p.uid},
+                let mut pod = json!({"podRef": {"name": p.name, "namespace": p.namespace, "uid": p.uid},
                     "startTime": p.started.map(rfc3339), "containers": containers,
-                    "cpu": cpu(&p.uid, p.used.cpu_nanos), "memory": memory(p.used.memory)})
+                    "cpu": cpu(&p.uid, p.used.cpu_nanos), "memory": memory(p.used.memory)});
+                let volumes: Vec<Value> =
+                    self.volumes.iter().filter(|v| v.uid == p.uid).map(|v| volume(v, &now)).collect();
+                if !volumes.is_empty() {
+                    pod["volume"] = volumes.into();
+                }
+                pod
             })
             .collect();
         let m = &self.machine;
@@ -199,6 +215,46 @@ impl Usage {
     }
 }
 
+/// A volume of a summary.
+fn volume(of: &OfClaim, now: &str) -> Value {
+    let mut out = json!({"time": now, "name": of.volume, "pvcRef": {"name": of.claim, "namespace": of.namespace}});
+    for (amounts, names) in [
+        (of.fullness.bytes, ["capacityBytes", "availableBytes", "usedBytes"]),
+        (of.fullness.inodes, ["inodes", "inodesFree", "inodesUsed"]),
+    ] {
+        let Some(Amounts { total, available, used }) = amounts else { continue };
+        for (name, value) in names.into_iter().zip([total, available, used]) {
+            out[name] = value.into();
+        }
+    }
+    if let Some(abnormal) = of.fullness.abnormal {
+        out["volumeHealthStats"] = json!({"abnormal": abnormal});
+    }
+    out
+}
+
+/// `kubelet_volume_stats_…` of `/metrics`, each claim once, however many pods have it. Upstream:
+/// `pkg/kubelet/metrics/collectors/volume_stats.go`.
+pub(super) fn volume_metrics(out: &mut String, all: &[OfClaim]) {
+    let claims: BTreeMap<(&str, &str), Fullness> =
+        all.iter().map(|v| ((&*v.namespace, &*v.claim), v.fullness)).collect();
+    let mut family = |name: &str, help: &str, of: &dyn Fn(&Fullness) -> Option<u64>| {
+        let labels = |(ns, claim): &(&str, &str)| format!("{{namespace=\"{ns}\",persistentvolumeclaim=\"{claim}\"}}");
+        let rows: Vec<_> = claims.iter().filter_map(|(key, f)| Some((labels(key), of(f)?))).collect();
+        if !rows.is_empty() {
+            prometheus::family(out, &format!("kubelet_volume_stats_{name}"), "gauge", help, rows);
+        }
+    };
+    family("capacity_bytes", "[ALPHA] Capacity in bytes of the volume", &|f| Some(f.bytes?.total));
+    family("available_bytes", "[ALPHA] Number of available bytes in the volume", &|f| Some(f.bytes?.available));
+    family("used_bytes", "[ALPHA] Number of used bytes in the volume", &|f| Some(f.bytes?.used));
+    family("inodes", "[ALPHA] Maximum number of inodes in the volume", &|f| Some(f.inodes?.total));
+    family("inodes_free", "[ALPHA] Number of free inodes in the volume", &|f| Some(f.inodes?.available));
+    family("inodes_used", "[ALPHA] Number of used inodes in the volume", &|f| Some(f.inodes?.used));
+    let help = "[ALPHA] Abnormal volume health status: 1 is unhealthy, 0 is healthy";
+    family("health_status_abnormal", help, &|f| f.abnormal.map(u64::from));
+}
+
 /// Whole and fractional seconds, exactly.
 fn seconds(nanos: u64) -> String {
     format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000)
@@ -260,7 +316,7 @@ mod tests {
             containers: vec![container],
         };
         let machine = Machine { memory: 100, memory_available: 40, disk: 10, disk_available: 4, ..Machine::default() };
-        Usage { node: "box".into(), now: at(second), machine, cpu_nanos: 2 * cpu, pods: vec![pod] }
+        Usage { node: "box".into(), now: at(second), machine, cpu_nanos: 2 * cpu, pods: vec![pod], volumes: vec![] }
     }
 
     #[test]
@@ -280,6 +336,32 @@ mod tests {
                 "resource_scrape_error 0 10000",
             ]
         );
+    }
+
+    fn of_claim(uid: &str, fullness: Fullness) -> OfClaim {
+        let [uid, volume, namespace, claim] = [uid, "data", "n", "c"].map(str::to_owned);
+        OfClaim { uid, volume, namespace, claim, fullness }
+    }
+
+    #[test]
+    fn volumes_behind_claims_are_told_of() {
+        let bytes = Some(Amounts { total: 10, available: 3, used: 6 });
+        let told = Fullness { bytes, inodes: None, abnormal: Some(true) };
+        let volumes = vec![of_claim("u", told), of_claim("other", told)];
+        let mut text = String::new();
+        volume_metrics(&mut text, &volumes);
+        let samples: Vec<&str> = text.lines().filter(|l| !l.starts_with('#')).collect();
+        let of = |name: &str, n: u64| {
+            format!("kubelet_volume_stats_{name}{{namespace=\"n\",persistentvolumeclaim=\"c\"}} {n}")
+        };
+        let want =
+            [of("capacity_bytes", 10), of("available_bytes", 3), of("used_bytes", 6), of("health_status_abnormal", 1)];
+        assert_eq!(samples, want, "each claim once, and nothing that nobody told");
+        let summary = usage(10, 1).with(volumes).summary(&Rates::default());
+        let want = json!([{"time": summary["node"]["cpu"]["time"], "name": "data", "pvcRef": {"name": "c", "namespace": "n"},
+            "capacityBytes": 10, "availableBytes": 3, "usedBytes": 6, "volumeHealthStats": {"abnormal": true}}]);
+        assert_eq!(summary["pods"][0]["volume"], want);
+        assert!(usage(10, 1).summary(&Rates::default())["pods"][0].get("volume").is_none());
     }
 
     #[test]

@@ -128,6 +128,21 @@ impl Driver {
         gone_is_done(call(self.node.clone().node_unpublish_volume(asked)).await.map(drop))
     }
 
+    /// How full a volume is that a pod has at `path`.
+    pub async fn stats(
+        &self,
+        volume_id: &str,
+        path: String,
+        staging: String,
+    ) -> Result<pb::NodeGetVolumeStatsResponse, CsiError> {
+        let asked = pb::NodeGetVolumeStatsRequest {
+            volume_id: volume_id.into(),
+            volume_path: path,
+            staging_target_path: staging,
+        };
+        call(self.node.clone().node_get_volume_stats(asked)).await
+    }
+
     /// Makes a volume's file system as large as the volume has become.
     pub async fn expand(&self, asked: pb::NodeExpandVolumeRequest) -> Result<i64, CsiError> {
         Ok(call(self.node.clone().node_expand_volume(asked)).await?.capacity_bytes)

@@ -19,6 +19,7 @@ use super::{Csi, POD_DEVICES, POD_VOLUMES, STAGED};
 use crate::api::value::ValueExt;
 use crate::client::{optional, res};
 use crate::kubelet::cri::proto::csi as pb;
+use crate::kubelet::volumes::fullness::{Amounts, Fullness};
 use crate::kubelet::volumes::{Cx, Prepared, VolumeError, mounts, ownership};
 use crate::runtime::events::Regarding;
 
@@ -287,6 +288,18 @@ impl Csi {
         Ok(())
     }
 
+    /// How full a pod's volume is; none where its driver does not tell.
+    pub async fn fullness(&self, pod_dir: &Path, persistent: &Value) -> Option<Fullness> {
+        let volume = Volume::persistent(persistent, false)?;
+        let place = Place::of(&self.root, pod_dir, &volume);
+        let driver = self.driver(&volume.driver).ok()?;
+        let can = driver.abilities().await.ok().filter(|can| can.stats)?;
+        let staging = if can.stage { self.tell(&place.staging) } else { String::new() };
+        let told = driver.stats(&volume.handle, self.tell(&place.target), staging).await;
+        let told = told.inspect_err(|e| tracing::debug!(volume = volume.name, "its driver tells no statistics: {e}"));
+        Some(fullness(&told.ok()?))
+    }
+
     /// True when a driver may still have something of the pod's.
     pub fn has(&self, pod_dir: &Path) -> bool {
         !of_pod(pod_dir).is_empty()
@@ -336,6 +349,21 @@ impl Csi {
         }
         let inner = (!block).then_some("mount");
         data::forget(&place.dir, inner).map_err(|e| format!("{}: {e}", place.dir.display()))
+    }
+}
+
+/// What a driver tells, as far as it tells it.
+fn fullness(told: &pb::NodeGetVolumeStatsResponse) -> Fullness {
+    use pb::volume_usage::Unit;
+    let amounts = |unit: Unit| {
+        let of = told.usage.iter().find(|u| u.unit() == unit)?;
+        let amount = |n: i64| u64::try_from(n).unwrap_or(0);
+        Some(Amounts { total: amount(of.total), available: amount(of.available), used: amount(of.used) })
+    };
+    Fullness {
+        bytes: amounts(Unit::Bytes),
+        inodes: amounts(Unit::Inodes),
+        abnormal: told.volume_condition.as_ref().map(|c| c.abnormal),
     }
 }
 

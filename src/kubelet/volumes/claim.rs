@@ -100,15 +100,29 @@ fn kept(pod_dir: &Path, volume: &str) -> Option<Value> {
     serde_json::from_slice(&std::fs::read(file(pod_dir, volume)).ok()?).ok()
 }
 
-/// The persistent volumes that the pods below `pods_dir` were given, with the uid of the pod. A pod's directory is there
-/// until its containers have ended, whatever the API says of it.
-pub fn given(pods_dir: &Path) -> Vec<(String, Value)> {
+/// A persistent volume that a pod was given.
+pub struct Given {
+    /// The pod.
+    pub uid: String,
+    /// The pod's name for it.
+    pub volume: String,
+    /// Its name and its spec.
+    pub persistent: Value,
+}
+
+/// The persistent volumes that the pods below `pods_dir` were given. A pod's directory is there until its containers have
+/// ended, whatever the API says of it.
+pub fn given(pods_dir: &Path) -> Vec<Given> {
     let entries = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten().collect::<Vec<_>>();
     let mut out = Vec::new();
     for pod in entries(pods_dir) {
         for found in entries(&pod.path().join("claims")) {
-            let volume = std::fs::read(found.path()).ok().and_then(|b| serde_json::from_slice(&b).ok());
-            out.extend(volume.map(|v| (pod.file_name().to_string_lossy().into_owned(), v)));
+            let Some(persistent) = std::fs::read(found.path()).ok().and_then(|b| serde_json::from_slice(&b).ok())
+            else {
+                continue;
+            };
+            let volume = found.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            out.push(Given { uid: pod.file_name().to_string_lossy().into_owned(), volume, persistent });
         }
     }
     out

@@ -9,12 +9,19 @@ use serde_json::Value;
 use super::{Cx, Prepared, VolumeError, ownership};
 use crate::api::value::ValueExt;
 
+/// Where it is, as its volume says; none where that is no place.
+pub fn place(source: &Value) -> Option<PathBuf> {
+    let path = PathBuf::from(source.str_at("/path").unwrap_or_default());
+    let fits = path.is_absolute() && path.components().all(|c| c != std::path::Component::ParentDir);
+    fits.then_some(path)
+}
+
 /// Checks the directory. `own` gives it to the pod's group.
 pub fn prepare(cx: &Cx<'_>, source: &Value, own: bool) -> Result<Prepared, VolumeError> {
-    let path = PathBuf::from(source.str_at("/path").unwrap_or_default());
-    if !path.is_absolute() || path.components().any(|c| c == std::path::Component::ParentDir) {
-        return Err(VolumeError::Missing(format!("local volume path {} is not absolute or has '..'", path.display())));
-    }
+    let Some(path) = place(source) else {
+        let path = source.str_at("/path").unwrap_or_default();
+        return Err(VolumeError::Missing(format!("local volume path {path} is not absolute or has '..'")));
+    };
     match std::fs::metadata(&path) {
         Ok(meta) if meta.is_dir() => {}
         Ok(_) => {

@@ -64,7 +64,7 @@ pub fn remove(storage: &Path, path: &Path, pods_dir: &Path) -> Result<(), Storag
         let source = volume.str_at("/spec/local/path").or(volume.str_at("/spec/hostPath/path"));
         source.is_some_and(|p| Path::new(p) == path)
     };
-    if let Some((uid, _)) = claim::given(pods_dir).into_iter().find(|(_, volume)| has(volume)) {
+    if let Some(claim::Given { uid, .. }) = claim::given(pods_dir).into_iter().find(|g| has(&g.persistent)) {
         return Err(StorageError::InUse(path.to_owned(), format!("the pod with uid {uid}")));
     }
     let io = |e| StorageError::Io(path.to_owned(), e);

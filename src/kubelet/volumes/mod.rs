@@ -8,6 +8,7 @@ pub mod claim;
 mod csi;
 mod downward;
 mod empty_dir;
+pub mod fullness;
 mod given;
 mod host_path;
 mod keyed;

@@ -154,7 +154,7 @@ async fn a_claim_is_the_directory_that_it_is_bound_to() {
     bench.claims = Claimed::default();
     assert_eq!(bench.prepare(json!({}), volume(false), 0).await.unwrap().path, path);
     assert!(bench.prepare(json!({}), volume(true), 0).await.unwrap().read_only);
-    let uids: Vec<String> = claim::given(bench.dir.path().parent().unwrap()).into_iter().map(|(uid, _)| uid).collect();
+    let uids: Vec<String> = claim::given(bench.dir.path().parent().unwrap()).into_iter().map(|g| g.uid).collect();
     assert!(uids.iter().any(|uid| bench.dir.path().ends_with(uid)), "whoever removes directories can see it");
 }
 

@@ -198,10 +198,26 @@ impl Service {
                 Ok(pb::NodeGetInfoResponse { node_id, max_volumes_per_node: 9, accessible_topology }.encode_to_vec())
             }
             "NodeGetCapabilities" => {
-                let all = [rpc::Type::StageUnstageVolume, rpc::Type::ExpandVolume];
+                let all = [rpc::Type::StageUnstageVolume, rpc::Type::ExpandVolume, rpc::Type::GetVolumeStats];
                 let one =
                     |t: rpc::Type| pb::NodeServiceCapability { r#type: Some(Type::Rpc(Rpc { r#type: t.into() })) };
                 Ok(pb::NodeGetCapabilitiesResponse { capabilities: all.map(one).into() }.encode_to_vec())
+            }
+            "NodeGetVolumeStats" => {
+                let r: pb::NodeGetVolumeStatsRequest = read(body);
+                let there = Path::new(&r.volume_path).join("file").exists();
+                self.note(
+                    method,
+                    serde_json::json!({"id": r.volume_id, "there": there, "staging": r.staging_target_path}),
+                )?;
+                let of = |unit: pb::volume_usage::Unit, used: i64| pb::VolumeUsage {
+                    total: 100,
+                    available: 100 - used,
+                    used,
+                    unit: unit.into(),
+                };
+                let usage = vec![of(pb::volume_usage::Unit::Bytes, 40), of(pb::volume_usage::Unit::Inodes, 7)];
+                Ok(pb::NodeGetVolumeStatsResponse { usage, volume_condition: None }.encode_to_vec())
             }
             other => self.node(other, body).map(|()| Vec::new()),
         }

@@ -176,6 +176,17 @@ fn a_drivers_volume_outlives_its_pods_its_driver_and_orch() {
     assert_eq!(cluster.field("pvc", "data", "/status/capacity/storage"), "20Mi");
     let grown = "FileSystemResizeSuccessful: MountVolume.NodeExpandVolume succeeded for volume \"data\" box";
     cluster.eventually("the pod is told", || told(&cluster, "second").contains(grown));
+    // How full it is, as its driver says.
+    let summary = cluster.k(&["get", "--raw", "/api/v1/nodes/box/proxy/stats/summary"]);
+    let summary: Value = serde_json::from_str(&summary).unwrap();
+    let pods = summary["pods"].as_array().unwrap();
+    let second = pods.iter().find(|p| p["podRef"]["name"] == "second").unwrap();
+    let volume = &second["volume"][0];
+    assert!(volume["pvcRef"]["name"] == "data" && volume["usedBytes"] == 40, "{volume}");
+    let metrics = cluster.k(&["get", "--raw", "/api/v1/nodes/box/proxy/metrics"]);
+    let free = "kubelet_volume_stats_inodes_free{namespace=\"default\",persistentvolumeclaim=\"data\"} 93";
+    assert!(metrics.contains(free), "{metrics}");
+    assert_eq!(driver.last("NodeGetVolumeStats")["there"], true);
     let own = driver.last("NodePublishVolume");
     assert_eq!(own["attributes"]["csi.storage.k8s.io/ephemeral"], "true");
     assert_eq!(own["staging"], "", "a pod's own volume is not staged");
