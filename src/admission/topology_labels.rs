@@ -4,14 +4,12 @@
 
 use serde_json::Value;
 
+use crate::api::meta::labels::TOPOLOGY;
 use crate::api::status::ApiResult;
 use crate::api::value::ValueExt;
 use crate::registry::{Admission, View};
 
 use super::Plugin;
-
-/// Labels of nodes that their pods get.
-const LABELS: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
 
 /// The plugin.
 pub struct PodTopologyLabels;
@@ -33,7 +31,7 @@ impl Plugin for PodTopologyLabels {
         };
         let node = node.filter(|name| !name.is_empty()).and_then(|name| view.get("", "nodes", "", name));
         let Some(node) = node else { return Ok(()) };
-        for label in LABELS {
+        for label in TOPOLOGY {
             let path = format!("/metadata/labels/{}", label.replace('/', "~1"));
             if let Some(value) = node.meta.label(label).filter(|_| new.get_at(&path).is_none()) {
                 new.set_at(&path, value);

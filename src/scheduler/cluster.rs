@@ -226,14 +226,16 @@ impl Cluster {
 
     /// True where a pod was assumed to be on `node` and is: it counts for good.
     pub fn confirm(&mut self, uid: &str, node: &str, labels: &Labels) -> bool {
-        let Some(placed) = self.placed.get_mut(uid).filter(|p| *p.node == *node) else { return false };
-        let on = self.at.get(node).map_or(&[][..], |at| &self.nodes[*at].pods);
-        // Looked up from the end: it came lately.
-        let same = on.iter().rev().find(|p| *p.uid == *uid).is_some_and(|p| p.labels == *labels);
-        if same {
-            placed.assumed = false;
-        }
-        same
+        let same = self.pod(uid).is_some_and(|p| p.labels == *labels);
+        let placed = self.placed.get_mut(uid).filter(|p| same && *p.node == *node);
+        placed.map(|placed| placed.assumed = false).is_some()
+    }
+
+    /// A pod that counts on a node that is there.
+    pub fn pod(&self, uid: &str) -> Option<&Arc<PodInfo>> {
+        let node = self.node(self.node_of(uid)?)?;
+        // Looked up from the end: who is asked for came lately.
+        node.pods.iter().rev().find(|p| *p.uid == *uid)
     }
 
     /// Puts a new state of a pod in the place of the one that counts on the same node. False, and nothing is done, where

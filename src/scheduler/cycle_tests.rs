@@ -9,7 +9,7 @@ use super::answers::Answers;
 use super::cluster::{Cluster, NodeInfo};
 use super::cycle::{Checks, Nominated, best};
 use super::framework::Cycle;
-use super::pod::PodInfo;
+use super::pod::{Labels, PodInfo};
 use super::preempt;
 use super::profile::Profile;
 use super::scores::Kept;
@@ -395,4 +395,24 @@ fn answers_that_are_kept_are_those_of_now() {
         }
     }
     assert!(kept > 200, "{kept}");
+}
+
+/// What a pod is assumed to be is what the API makes of it, or each binding would count as a change.
+#[test]
+fn a_pod_gets_zone_and_region_of_its_node() {
+    let labels = |all: &[(&str, &str)]| all.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect::<Labels>();
+    let zone = "topology.kubernetes.io/zone";
+    let mut near = node("near", "a", "");
+    near.labels = labels(&[("other", "x"), (zone, "z")]).into();
+    let web = pod("p", "web", json!({}));
+    let there = web.on(&near.labels).unwrap();
+    assert_eq!(there.labels, labels(&[("app", "web"), (zone, "z")]));
+    assert!(there.on(&near.labels).is_none() && web.on(&[]).is_none());
+    let mut cluster = Cluster::default();
+    cluster.set_node(near);
+    cluster.place(there, "near", true);
+    assert!(!cluster.confirm("p", "near", &web.labels));
+    assert!(!cluster.confirm("p", "elsewhere", &labels(&[("app", "web"), (zone, "z")])));
+    assert!(cluster.is_assumed("p") && cluster.confirm("p", "near", &labels(&[("app", "web"), (zone, "z")])));
+    assert!(!cluster.is_assumed("p"));
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::api::meta::labels::{Op, Requirement, Selector};
+use crate::api::meta::labels::{Op, Requirement, Selector, TOPOLOGY};
 use crate::api::object::Object;
 use crate::runtime::events::Regarding;
 
@@ -330,6 +330,20 @@ impl PodInfo {
             ..self.clone()
         };
         old_rest == *new
+    }
+
+    /// As it will be on a node with these labels: it gets zone and region of it, where it does not say its own
+    /// (`PodTopologyLabels`). None where that changes nothing.
+    pub fn on(&self, node: &[(Box<str>, Box<str>)]) -> Option<Arc<Self>> {
+        let missing = TOPOLOGY.into_iter().filter(|name| label(&self.labels, name).is_none());
+        let given: Vec<(&str, &str)> = missing.filter_map(|name| Some((name, label(node, name)?))).collect();
+        if given.is_empty() {
+            return None;
+        }
+        let mut labels = self.labels.to_vec();
+        labels.extend(given.into_iter().map(|(name, value)| (name.into(), value.into())));
+        labels.sort_unstable();
+        Some(Arc::new(Self { labels: labels.into(), ..self.clone() }))
     }
 
     /// `namespace/name`, as events name it.

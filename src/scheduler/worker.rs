@@ -205,7 +205,9 @@ impl Worker {
         if matches!(&*fields[1], "Succeeded" | "Failed") || !self.cluster.confirm(uid, &fields[0], &new.meta.labels) {
             return false;
         }
-        if let Some(pod) = self.unqueue(uid) {
+        if self.unqueue(uid).is_some()
+            && let Some(pod) = self.cluster.pod(uid).cloned()
+        {
             self.wake(&Event::PodPlaced(None, pod));
         }
         true
@@ -331,7 +333,8 @@ impl Worker {
             }
         }
         self.side.take(&volumes);
-        self.cluster.place(pod.clone(), &node, true);
+        let there = pod.on(&self.cluster.nodes()[at].labels);
+        self.cluster.place(there.unwrap_or_else(|| pod.clone()), &node, true);
         self.nominated.remove(&pod.uid);
         self.writes.bind(pod, node, volumes, devices);
     }

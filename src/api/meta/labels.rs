@@ -7,6 +7,9 @@ use std::fmt;
 
 use super::names;
 
+/// Labels of nodes that their pods get.
+pub const TOPOLOGY: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
+
 /// How a requirement compares.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Op {
