@@ -174,7 +174,7 @@ fn a_drivers_volume_outlives_its_pods_its_driver_and_orch() {
     assert_eq!(cluster.k(&["exec", "second", "--", "cat", "/data/file"]), "kept");
     assert_eq!(driver.last("NodeExpandVolume")["bytes"], 20 << 20);
     assert_eq!(cluster.field("pvc", "data", "/status/capacity/storage"), "20Mi");
-    let grown = "FileSystemResizeSuccessful: MountVolume.NodeExpandVolume succeeded for volume \"data\" box";
+    let grown = "FileSystemResizeSuccessful: MountVolume.NodeExpandVolume succeeded for volume \"pv\" box";
     cluster.eventually("the pod is told", || told(&cluster, "second").contains(grown));
     // How full it is, as its driver says.
     let summary = cluster.k(&["get", "--raw", "/api/v1/nodes/box/proxy/stats/summary"]);
