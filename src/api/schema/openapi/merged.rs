@@ -110,10 +110,12 @@ pub(super) struct Merged {
 }
 
 impl Merged {
-    /// Of all parts, in their order; `own` gives a definition of the server's.
-    pub fn of(parts: Vec<Part>, own: impl Fn(&str) -> Option<Value>) -> Self {
+    /// Of all parts, in their order; `own` gives a definition of the server's, `own_paths` are what it serves itself: a group
+    /// version that somebody has taken over may be among that, and no path stands twice.
+    pub fn of(parts: Vec<Part>, own: impl Fn(&str) -> Option<Value>, own_paths: &BTreeSet<String>) -> Self {
         let mut merged = Self::default();
-        for part in parts {
+        for mut part in parts {
+            part.paths.retain(|path, _| !own_paths.contains(path));
             merged.add(part, &own);
         }
         merged
@@ -245,9 +247,12 @@ mod tests {
     #[test]
     fn what_says_the_same_stands_once() {
         let own = |name: &str| document()["definitions"].get(name).filter(|_| name != "io.e.Thing").cloned();
-        let merged = Merged::of(vec![Part::of(&document(), "/apis/e.io/v1")], own);
+        let part = || vec![Part::of(&document(), "/apis/e.io/v1")];
+        let merged = Merged::of(part(), own, &BTreeSet::new());
         assert_eq!(merged.definitions.keys().collect::<Vec<_>>(), ["io.e.Thing"]);
         assert_eq!(merged.paths.len(), 2);
+        let merged = Merged::of(part(), own, &["/apis/e.io/v1/things".to_owned()].into());
+        assert_eq!(merged.paths.iter().map(|(path, _)| path).collect::<Vec<_>>(), ["/apis/e.io/v1"]);
     }
 
     #[test]
@@ -259,7 +264,7 @@ mod tests {
             "Meta" => Some(document()["definitions"]["Meta"].clone()),
             _ => None,
         };
-        let merged = Merged::of(vec![Part::of(&document(), "/apis/e.io/v1")], own);
+        let merged = Merged::of(vec![Part::of(&document(), "/apis/e.io/v1")], own, &BTreeSet::new());
         let want = json!({
             "Time_v3": {"type": "string"}, "Meta_v2": {"properties": {"time": {"$ref": "#/definitions/Time_v3"}}},
             "io.e.Thing": {"properties": {"metadata": {"$ref": "#/definitions/Meta_v2"}}},
@@ -278,13 +283,13 @@ mod tests {
             Part::of(&document, &path)
         };
         let own = |name: &str| (name == "Options").then(|| json!({"type": "object", KINDS: kinds("apps")}));
-        let merged = Merged::of(vec![part("a.io"), part("b.io"), part("a.io")], own);
+        let merged = Merged::of(vec![part("a.io"), part("b.io"), part("a.io")], own, &BTreeSet::new());
         assert!(merged.definitions.is_empty());
         let all = merged.completed("Options", own("Options").unwrap());
         let groups: Vec<_> = all[KINDS].as_array().unwrap().iter().map(|k| k["group"].as_str().unwrap()).collect();
         assert_eq!(groups, ["apps", "a.io", "b.io"]);
         // Nobody's own: the first one's, and the second one's kinds.
-        let merged = Merged::of(vec![part("a.io"), part("b.io")], |_| None);
+        let merged = Merged::of(vec![part("a.io"), part("b.io")], |_| None, &BTreeSet::new());
         assert_eq!(merged.definitions["Options"][KINDS].as_array().unwrap().len(), 2);
     }
 }

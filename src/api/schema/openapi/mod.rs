@@ -173,6 +173,7 @@ impl<'a> Document<'a> {
         document
     }
 
+    /// With what other servers say.
     fn with(mut self, parts: Vec<Part>) -> Self {
         if !parts.is_empty() {
             let text = words::unpack();
@@ -182,7 +183,8 @@ impl<'a> Document<'a> {
                 let builtin = self.definitions.get(name).map(|definition| self.schema(&words, definition));
                 builtin.or_else(|| custom.get(name).cloned())
             };
-            self.merged = Merged::of(parts, own);
+            let own_paths = self.paths().map(|(path, _)| path).collect();
+            self.merged = Merged::of(parts, own, &own_paths);
         }
         self
     }
