@@ -47,11 +47,9 @@ impl Choice {
 }
 
 fn known(flag: &str, name: &str) -> Result<&'static str, String> {
-    let mut all = ORDER.iter().chain(&LAST).filter(|known| !ALWAYS.contains(known));
-    all.find(|known| **known == name).copied().ok_or_else(|| {
-        let all: Vec<&str> = ORDER.iter().chain(&LAST).copied().filter(|known| !ALWAYS.contains(known)).collect();
-        format!("{flag} plugin {name:?} is unknown; there are {}", all.join(", "))
-    })
+    let all: Vec<&str> = ORDER.iter().chain(&LAST).copied().filter(|known| !ALWAYS.contains(known)).collect();
+    let found = all.iter().find(|known| **known == name).copied();
+    found.ok_or_else(|| format!("{flag} plugin {name:?} is unknown; there are {}", all.join(", ")))
 }
 
 #[cfg(test)]

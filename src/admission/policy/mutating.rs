@@ -134,7 +134,7 @@ impl MutatingAdmissionPolicy {
             for mutation in &met.policy.1.all {
                 // Every mutation sees what the one before it did.
                 let shown = met.between.to(Some(new)).await.map_err(unversioned)?;
-                let made = self.made(met, cx, mutation, shown.as_deref(), old.as_deref(), &param, &mut budget);
+                let made = self.made(met, cx, mutation, (shown.as_deref(), old.as_deref()), &param, &mut budget);
                 drop(shown);
                 match made {
                     Ok(changed) => *new = met.between.back(changed).await.map_err(unversioned)?,
@@ -148,14 +148,12 @@ impl MutatingAdmissionPolicy {
     }
 
     /// What one mutation makes of the object, both in the version that the policy names.
-    #[expect(clippy::too_many_arguments, reason = "an evaluation is about all of them")]
     fn made(
         &self,
         met: &Met<'_, Mutations>,
         cx: &Asking<'_>,
         (made, expression): &(Made, Expression),
-        shown: Option<&Value>,
-        old: Option<&Value>,
+        (shown, old): (Option<&Value>, Option<&Value>),
         param: &Val,
         budget: &mut Budget,
     ) -> Result<Value, Stop> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::admission::{Plugin, refuse};
+use crate::admission::{Plugin, name_of, refuse};
 use crate::api::meta::gvk;
 use crate::api::scheme::Scope;
 use crate::api::status::ApiResult;
@@ -58,6 +58,7 @@ impl Plugin for OwnerReferences {
     fn validate(&self, a: &Admission<'_>, new: Option<&Value>, old: Option<&Value>, _view: &dyn View) -> ApiResult<()> {
         let Some(new) = new.filter(|new| changes_owners(new, old)) else { return Ok(()) };
         let info = &a.resource.info;
+        let name = if a.target.name.is_empty() { name_of(new) } else { &a.target.name };
         // A status has no owners: a kubelet that sends another list changes nothing.
         if a.is("", "pods") && a.subresource == "status" {
             return Ok(());
@@ -76,11 +77,7 @@ impl Plugin for OwnerReferences {
         if a.operation != "CREATE"
             && let Some(why) = self.refusal(a, own)
         {
-            return Err(refuse(
-                a,
-                &a.target.name,
-                format!("cannot set an ownerRef on a resource you can't delete: {why}"),
-            ));
+            return Err(refuse(a, name, format!("cannot set an ownerRef on a resource you can't delete: {why}")));
         }
         for owner in newly_blocked(new, old) {
             let text = |member: &str| owner.get(member).and_then(Value::as_str).unwrap_or_default();
@@ -96,7 +93,7 @@ impl Plugin for OwnerReferences {
                 let why = format!(
                     "cannot set blockOwnerDeletion in this case because cannot find RESTMapping for APIVersion {api_version} Kind {kind}"
                 );
-                return Err(refuse(a, &a.target.name, why));
+                return Err(refuse(a, name, why));
             }
             for resource in owners {
                 let namespaced = resource.info.scope == Scope::Namespaced;
@@ -114,7 +111,7 @@ impl Plugin for OwnerReferences {
                     let why = format!(
                         "cannot set blockOwnerDeletion if an ownerReference refers to a resource you can't set finalizers on: {why}"
                     );
-                    return Err(refuse(a, &a.target.name, why));
+                    return Err(refuse(a, name, why));
                 }
             }
         }
