@@ -6,6 +6,7 @@ pub mod audit;
 pub mod cel;
 pub mod codec;
 pub mod cron;
+pub mod edit;
 pub mod go_json;
 pub mod jsonpath;
 pub mod meta;

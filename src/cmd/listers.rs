@@ -1,18 +1,13 @@
 //! The watch cache as the components of the same process see it: `runtime::Listers` without a copy.
 
-use std::collections::{HashSet, VecDeque};
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 
 use crate::api::object::Object;
 use crate::runtime::{Delta, Lister, Listers};
-use crate::store::cache::{Cache, Cursor, EventKind, ResourceCache, Since};
-
-/// Places for deltas that an idle subscriber keeps.
-const READY_KEPT: usize = 16;
+use crate::store::cache::{Cache, Event, EventKind, ResourceCache};
 
 /// Listers over the watch cache.
 pub struct CacheListers(pub Arc<Cache>);
@@ -43,17 +38,18 @@ impl Lister for CacheLister {
     }
 
     fn deltas(&self) -> BoxStream<'static, Delta> {
-        let state = Follower {
-            resource: self.0.clone(),
-            cursor: None,
-            known: Known::default(),
-            ready: VecDeque::new(),
-            synced: false,
-        };
-        futures::stream::unfold(state, |mut s| async move {
-            let delta = s.next().await;
-            Some((delta, s))
+        let resource = self.0.clone();
+        // Begins when it is first polled, not before.
+        stream::once(async move {
+            let (objects, follower) = resource.follow();
+            let present = stream::iter(objects).map(|new| Delta::Upsert { old: None, new });
+            let changes = stream::unfold(follower, |mut follower| async move {
+                let events = follower.next_batch().await;
+                Some((stream::iter(events).map(|event| delta(&event)), follower))
+            });
+            present.chain(stream::once(async { Delta::Synced })).chain(changes.flatten())
         })
+        .flatten()
         .boxed()
     }
 
@@ -63,103 +59,11 @@ impl Lister for CacheLister {
     }
 }
 
-/// An object as whichever state of it is known, by its name.
-struct Named(Arc<Object>);
-
-impl Named {
-    fn key(&self) -> (&str, &str) {
-        (&self.0.meta.namespace, &self.0.meta.name)
-    }
-}
-
-impl Hash for Named {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.key().hash(state);
-    }
-}
-
-impl PartialEq for Named {
-    fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
-    }
-}
-
-impl Eq for Named {}
-
-/// The objects that a subscriber was told of and that are there, as far as it knows. In no order: each event of each
-/// subscriber looks one up.
-#[derive(Default)]
-struct Known(HashSet<Named>);
-
-impl Known {
-    /// Gives back what was known of it.
-    fn put(&mut self, object: &Arc<Object>) -> Option<Arc<Object>> {
-        self.0.replace(Named(object.clone())).map(|old| old.0)
-    }
-
-    fn take(&mut self, object: &Arc<Object>) -> Option<Arc<Object>> {
-        self.0.take(&Named(object.clone())).map(|old| old.0)
-    }
-}
-
-/// One subscriber's way along the ring. When it falls off, it compares what it knew with what is there.
-struct Follower {
-    resource: Arc<ResourceCache>,
-    cursor: Option<Cursor>,
-    /// The objects as the subscriber knows them: to tell of deletions that it missed.
-    known: Known,
-    ready: VecDeque<Delta>,
-    synced: bool,
-}
-
-impl Follower {
-    async fn next(&mut self) -> Delta {
-        loop {
-            if let Some(delta) = self.ready.pop_front() {
-                if self.ready.is_empty() {
-                    // The first state is large, and so is what it stood in.
-                    self.ready.shrink_to(READY_KEPT);
-                }
-                return delta;
-            }
-            let Some(cursor) = &mut self.cursor else {
-                self.relist();
-                continue;
-            };
-            match cursor.next_batch().await {
-                Ok(events) => {
-                    for event in events {
-                        let object = event.object.clone();
-                        self.ready.push_back(if event.kind == EventKind::Deleted {
-                            self.known.take(&object);
-                            Delta::Delete(object)
-                        } else {
-                            Delta::Upsert { old: self.known.put(&object), new: object }
-                        });
-                    }
-                }
-                Err(_) => self.cursor = None,
-            }
-        }
-    }
-
-    /// Takes the present state: what is new, what changed, what is gone.
-    fn relist(&mut self) {
-        let (objects, revision) = self.resource.list(None);
-        let Ok(cursor) = self.resource.watch(Since::Revision(revision)) else { return };
-        self.cursor = Some(cursor);
-        let mut before = std::mem::take(&mut self.known);
-        for new in objects {
-            let old = before.take(&new);
-            self.known.put(&new);
-            if old.as_ref().is_none_or(|o| o.revision != new.revision) {
-                self.ready.push_back(Delta::Upsert { old, new });
-            }
-        }
-        self.ready.extend(before.0.into_iter().map(|gone| Delta::Delete(gone.0)));
-        if !std::mem::replace(&mut self.synced, true) {
-            self.ready.push_back(Delta::Synced);
-        }
+fn delta(event: &Event) -> Delta {
+    let object = event.object.clone();
+    match event.kind {
+        EventKind::Deleted => Delta::Delete(object),
+        EventKind::Added | EventKind::Modified => Delta::Upsert { old: event.previous.clone(), new: object },
     }
 }
 
@@ -224,21 +128,5 @@ mod tests {
         assert_eq!(told(deltas.next().await), format!("1>a@{last}"));
         assert_eq!(told(deltas.next().await), "-b");
         assert!(futures::FutureExt::now_or_never(deltas.next()).is_none());
-    }
-
-    #[tokio::test]
-    async fn what_was_decoded_anew_is_still_known_once() {
-        let (store, cache) = two_pods().await;
-        let resource = cache.resource(&PODS);
-        let mut follower =
-            Follower { resource, cursor: None, known: Known::default(), ready: VecDeque::new(), synced: false };
-        for _ in 0..3 {
-            follower.next().await;
-        }
-        cache.reload(&PODS).await.unwrap();
-        for (change, told_as, left) in [(write("a", Some(2)), "1>a@2", 2), (write("b", None), "-b", 1)] {
-            cache.wait_for(store.commit(Txn(vec![change])).await.unwrap()).await.unwrap();
-            assert_eq!((told(Some(follower.next().await)), follower.known.0.len()), (told_as.to_owned(), left));
-        }
     }
 }

@@ -35,6 +35,7 @@ mod policy;
 mod rbac;
 mod resource;
 mod resources;
+mod rewrite;
 mod scheduling;
 mod storage;
 pub mod strategy;

@@ -22,7 +22,7 @@ use super::strategy::{Held, HookCx, Op};
 use super::{Admission, Registry, RequestCx, Resource, Target, meta};
 
 /// How often a write without a resourceVersion is tried again when others write the same object.
-const MAX_CONFLICT_RETRIES: usize = 30;
+pub(super) const MAX_CONFLICT_RETRIES: usize = 30;
 
 /// An object as it was stored (or would be, in a dry run).
 #[derive(Debug, Clone)]
@@ -181,7 +181,6 @@ impl Registry {
         let mut tries = 0;
         loop {
             let name = body.str_at("/metadata/name").unwrap_or_default().to_owned();
-            let key = res.key(&at.namespace, &name);
             if let Some(existing) = self.cache().resource(&info.stored).get(&at.namespace, &name) {
                 if !asked || tries >= 8 {
                     return Err(already_exists(res, &existing, &name));
@@ -193,7 +192,7 @@ impl Registry {
                     return Ok(Stored::dry(body, true));
                 }
                 let stored = self.encoded(res, &body).await?;
-                match self.store(key, Expect::Absent, &stored, held).await {
+                match self.store(res, (&at.namespace, &name), Expect::Absent, &stored, held).await {
                     Ok((revision, json)) => return self.answered(res, body, revision, json, true).await,
                     Err(CommitError::Conflict { .. }) if asked && tries < 8 => {}
                     Err(CommitError::Conflict { .. }) => {
@@ -296,10 +295,7 @@ impl Registry {
         let admission = Admission::new(res, cx, at, op);
         self.mutate_change(&admission, &mut new, old).await?;
         res.strategy().prepare(&mut new, Some(old), &hooks);
-        // A binding is no change of what the pod's author asked for: upstream writes it around the strategy.
-        if op_subresource(op) != Some("binding") {
-            meta::bump_generation(&mut new, old, res);
-        }
+        meta::bump_generation(&mut new, old, res);
         new = res.track_fields(Some(old), res.canonical(new), cx, subresource);
         self.check(res, cx, &new, Some(old), op)?;
         self.validate_change(&admission, &new, old).await?;
@@ -320,7 +316,8 @@ impl Registry {
             return Ok(Stored { body: new, revision: Some(revision), json: None, created: false });
         }
         let stored = self.encoded(res, &new).await?;
-        let (revision, json) = self.store(key, expect, &stored, held).await.map_err(TryError::from)?;
+        let named = (at.namespace.as_str(), at.name.as_str());
+        let (revision, json) = self.store(res, named, expect, &stored, held).await.map_err(TryError::from)?;
         Ok(self.answered(res, new, revision, json, false).await?)
     }
 
@@ -485,18 +482,24 @@ impl Registry {
     /// Writes an object; gives back its revision and its JSON with it.
     async fn store(
         &self,
-        key: Bytes,
+        res: &Resource,
+        (namespace, name): (&str, &str),
         expect: Expect,
         stored: &Bytes,
         held: Held,
     ) -> Result<(Revision, Option<Bytes>), CommitError> {
-        let revision = self.commit(key, expect, Some(stored.clone()), held).await?;
-        Ok((revision, splice_revision(stored, revision)))
+        let revision = self.commit(res.key(namespace, name), expect, Some(stored.clone()), held).await?;
+        // The cache has made the same already, unless somebody else has changed it since.
+        let cached = self.cache().resource(&res.info.stored).get(namespace, name);
+        match cached.filter(|o| o.revision == revision) {
+            Some(object) => Ok((revision, Some(object.json.clone()))),
+            None => Ok((revision, splice_revision(stored, revision))),
+        }
     }
 
     /// Writes, and waits until the watch cache has it. What is held is held until then, also when the client goes away
     /// in the middle: the write happens all the same, and nobody else may get the same number before it shows.
-    async fn commit(
+    pub(super) async fn commit(
         &self,
         key: Bytes,
         expect: Expect,
@@ -568,7 +571,7 @@ fn with_revision(mut object: Value, revision: Revision) -> Value {
     object
 }
 
-fn modified(res: &Resource, name: &str) -> Box<Status> {
+pub(super) fn modified(res: &Resource, name: &str) -> Box<Status> {
     Status::conflict(
         &res.info.gvk.group,
         &res.info.plural,

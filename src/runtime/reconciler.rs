@@ -128,6 +128,7 @@ pub type ChangeFn = fn(Option<&Object>, Option<&Object>, &Cx) -> Vec<ObjectKey>;
 #[derive(Debug, Clone, Copy)]
 enum Map {
     Own,
+    OwnThat(fn(&Object) -> bool),
     Owned,
     Mapped(MapFn),
     Changed(ChangeFn),
@@ -144,6 +145,11 @@ impl Watches {
     /// Objects of `res`, which are also what keys name.
     pub fn own(res: &'static Res) -> Self {
         Self { own: res, all: vec![(res, Map::Own)] }
+    }
+
+    /// The same, of which most objects never concern the reconciler.
+    pub fn own_that(res: &'static Res, concerns: fn(&Object) -> bool) -> Self {
+        Self { own: res, all: vec![(res, Map::OwnThat(concerns))] }
     }
 
     /// The same, of which only some changes concern the reconciler.
@@ -179,7 +185,8 @@ impl Watches {
     fn keys_of(&self, watch: usize, object: &Object, cx: &Cx) -> Vec<ObjectKey> {
         match self.all[watch].1 {
             Map::Changed(_) => Vec::new(),
-            Map::Own => vec![ObjectKey::from(&object.meta)],
+            Map::OwnThat(concerns) if !concerns(object) => Vec::new(),
+            Map::Own | Map::OwnThat(_) => vec![ObjectKey::from(&object.meta)],
             Map::Mapped(map) => map(object, cx),
             Map::Owned => match object.meta.controller() {
                 Some(owner)

@@ -42,7 +42,7 @@ impl Reconciler for PodGc {
     }
 
     fn watches(&self) -> Watches {
-        Watches::own(&res::PODS).mapped(&res::NODES, |node, cx| {
+        Watches::own_changed(&res::PODS, changed_for_us).mapped(&res::NODES, |node, cx| {
             let pods = || cx.lister(&res::PODS).by_index("spec.nodeName", &node.meta.name);
             let now = cx.lister(&res::NODES).get("", &node.meta.name);
             let kept = now.is_some_and(|n| !is_given_up(&n.value()));
@@ -81,6 +81,17 @@ impl Reconciler for PodGc {
         fail(cx, &pod, Some(&why)).await?;
         force(cx, &pod).await?;
         Ok(Requeue::Never)
+    }
+}
+
+/// A pod that comes, goes to a node, ends or is deleted; not one whose status is told.
+fn changed_for_us(old: Option<&Object>, new: Option<&Object>, cx: &Cx) -> Vec<ObjectKey> {
+    let pods = cx.lister(&res::PODS);
+    let told = |pod: &Object| ["spec.nodeName", "status.phase"].map(|f| pods.field(pod, f).to_owned());
+    match (old, new) {
+        (Some(old), Some(new)) if !new.is_deleting() && told(old) == told(new) => Vec::new(),
+        (_, Some(new)) => vec![ObjectKey::from(&new.meta)],
+        (_, None) => Vec::new(),
     }
 }
 

@@ -56,7 +56,7 @@ impl Reconciler for Making {
     }
 
     fn watches(&self) -> Watches {
-        Watches::own(&res::PODS)
+        Watches::own_that(&res::PODS, |pod| pod.mentions(OF_PODS))
             .owned(&res::RESOURCE_CLAIMS)
             // A template that was missing may be there now.
             .mapped(&res::RESOURCE_CLAIM_TEMPLATES, |template, cx| {

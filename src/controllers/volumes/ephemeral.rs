@@ -14,6 +14,9 @@ use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
 /// The controller.
 pub struct Ephemeral;
 
+/// What only a pod with such volumes has.
+const OF_PODS: &str = "ephemeral";
+
 /// For the list of controllers.
 pub fn controller() -> Box<dyn Reconciler> {
     Box::new(Ephemeral)
@@ -27,12 +30,12 @@ impl Reconciler for Ephemeral {
 
     fn watches(&self) -> Watches {
         // A claim that went is made again for the pod that owned it.
-        Watches::own(&res::PODS).owned(&res::PERSISTENT_VOLUME_CLAIMS)
+        Watches::own_that(&res::PODS, |pod| pod.mentions(OF_PODS)).owned(&res::PERSISTENT_VOLUME_CLAIMS)
     }
 
     async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
         let Some(pod) = cx.get(&res::PODS, key).filter(|p| !p.is_deleting()) else { return Ok(Requeue::Never) };
-        if !pod.mentions("ephemeral") {
+        if !pod.mentions(OF_PODS) {
             return Ok(Requeue::Never);
         }
         let value = pod.value();

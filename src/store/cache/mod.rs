@@ -8,6 +8,7 @@
 //! **Invariant:** what the store holds under [`OBJECTS`] is here, also when no row knows its kind.
 
 mod event;
+mod follow;
 mod index;
 mod key;
 mod narrow;
@@ -29,7 +30,7 @@ pub use event::{Event, EventKind, FORM_FREE, Form, json_line};
 pub use index::OWNER_INDEX;
 pub use key::{OBJECTS, object_key};
 pub use narrow::Narrow;
-pub use resource::{Cursor, Figures, Gone, Page, ResourceCache, Since};
+pub use resource::{Cursor, Figures, Follower, Gone, Page, ResourceCache, Since};
 pub use ring::{RING_AGE, RING_BYTES};
 
 use self::key::ObjectPath;
@@ -239,10 +240,12 @@ impl Cache {
         }
         *self.origin.write() = snapshot.revision;
         for cache in self.resources() {
-            cache.reset(snapshot.revision);
+            let resource = cache.group_resource();
+            let place = key::resource_path(&resource.group, &resource.resource);
+            cache.replace(snapshot.revision, loaded.remove(&place[..]).map_or_else(Vec::new, |(_, objects)| objects));
         }
         for (place, (resource, objects)) in loaded {
-            self.by_path(&place, || resource).load(objects);
+            self.by_path(&place, || resource).replace(snapshot.revision, objects);
         }
         self.progress.0.send_modify(|p| p.revision = snapshot.revision);
         Ok(())

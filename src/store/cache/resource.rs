@@ -10,6 +10,7 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 
 use super::event::{Event, EventKind};
+use super::follow::Place;
 use super::index::Objects;
 use super::narrow::{Narrow, Narrowed};
 use super::ring::Ring;
@@ -80,6 +81,8 @@ struct State {
     ring: Ring,
     /// What watchers of little are told.
     narrowed: Narrowed,
+    /// Those who have to hear of everything.
+    followers: Vec<Arc<Place>>,
     /// Revision of the newest change applied here.
     last: Revision,
 }
@@ -196,6 +199,16 @@ impl ResourceCache {
         self.watch_from(since, bell, Some(narrow.clone())).inspect_err(|_| self.state.write().narrowed.leave(&narrow))
     }
 
+    /// All objects, in key order, and everything that happens after.
+    pub fn follow(self: &Arc<Self>) -> (Vec<Arc<Object>>, Follower) {
+        let bell = self.bell.subscribe();
+        let mut state = self.state.write();
+        let place = Place::new(state.last);
+        state.followers.push(place.clone());
+        let objects = state.objects.range(None, None).cloned().collect();
+        (objects, Follower { resource: self.clone(), place, bell })
+    }
+
     fn watch_from(
         self: &Arc<Self>,
         since: Since,
@@ -243,17 +256,18 @@ impl ResourceCache {
         }
     }
 
-    /// Sets the initial state: no events.
-    pub(super) fn load(&self, objects: impl IntoIterator<Item = Arc<Object>>) {
+    /// Sets the state that there is at `floor`: cursors from before it are gone, and followers hear what is different.
+    pub(super) fn replace(&self, floor: Revision, objects: Vec<Arc<Object>>) {
         let mut state = self.state.write();
+        for place in &state.followers {
+            place.replaced(&state.ring, state.objects.range(None, None), objects.iter());
+        }
+        let followers = std::mem::take(&mut state.followers);
+        *state = State { followers, ..State::empty(floor) };
         for object in objects {
             state.objects.put(object);
         }
-    }
-
-    /// Forgets everything: cursors from before `floor` are gone.
-    pub(super) fn reset(&self, floor: Revision) {
-        *self.state.write() = State::empty(floor);
+        drop(state);
         self.bell.send_replace(());
     }
 
@@ -279,12 +293,15 @@ impl ResourceCache {
 impl State {
     fn empty(floor: Revision) -> Self {
         let (objects, ring, narrowed) = (Objects::default(), Ring::new(floor), Narrowed::default());
-        Self { objects, ring, narrowed, last: floor }
+        Self { objects, ring, narrowed, followers: Vec::new(), last: floor }
     }
 
     fn trim(&mut self, now: Instant) {
-        let Self { ring, narrowed, .. } = self;
-        ring.trim(now, |event| narrowed.left(event));
+        let Self { ring, narrowed, followers, .. } = self;
+        ring.trim(now, |event| {
+            narrowed.left(event);
+            followers.iter().for_each(|place| place.dropped(event));
+        });
     }
 
     fn apply(&mut self, change: Decoded, now: Instant, touched: &mut Vec<watch::Sender<()>>) {
@@ -382,5 +399,39 @@ impl Cursor {
     fn widen(&mut self) {
         self.bell = self.resource.bell.subscribe();
         self.narrow = None;
+    }
+}
+
+/// Hears of everything that happens to the objects of a resource; see [`super::follow`].
+pub struct Follower {
+    resource: Arc<ResourceCache>,
+    place: Arc<Place>,
+    bell: watch::Receiver<()>,
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.resource.state.write().followers.retain(|place| !Arc::ptr_eq(place, &self.place));
+    }
+}
+
+impl Follower {
+    /// What happened, at least one event; waits for it. Of a follower that is far behind, one event for each object.
+    /// Dropping the future loses nothing.
+    pub async fn next_batch(&mut self) -> Vec<Arc<Event>> {
+        loop {
+            self.bell.mark_unchanged();
+            let events = self.try_next();
+            if !events.is_empty() {
+                return events;
+            }
+            // Its sender lives as long as the resource, which this holds.
+            let _ = self.bell.changed().await;
+        }
+    }
+
+    fn try_next(&self) -> Vec<Arc<Event>> {
+        let state = self.resource.state.read();
+        self.place.read(&state.ring, &state.objects, state.last)
     }
 }

@@ -337,3 +337,29 @@ async fn who_watches_an_object_is_told_of_it_alone() {
     let events = cursor.next_batch().await.unwrap();
     assert_eq!(names(&events), ["MODIFIED y"]);
 }
+
+/// A follower goes on where it was, also when the state is replaced under it.
+#[tokio::test]
+async fn a_follower_hears_what_a_new_state_changed() {
+    let store = Arc::new(Memory::new());
+    store.commit(Txn(vec![pod("kept", "1"), pod("changed", "1"), pod("gone", "1")])).await.unwrap();
+    // Nobody applies the changes: the state is only read anew.
+    let cache = Cache::open(store.clone(), Arc::new(Rows::default())).await.unwrap();
+    let (objects, mut follower) = cache.resource(&PODS).follow();
+    assert_eq!(objects.len(), 3);
+    store.commit(Txn(vec![pod("changed", "2"), delete("gone"), pod("new", "2")])).await.unwrap();
+    cache.load().await.unwrap();
+    let told: Vec<_> = follower
+        .next_batch()
+        .await
+        .iter()
+        .map(|e| (e.kind, e.object.meta.name.to_string(), e.previous.as_ref().map(|o| o.revision)))
+        .collect();
+    let want = [
+        (EventKind::Modified, "changed".to_owned(), Some(1)),
+        (EventKind::Deleted, "gone".to_owned(), Some(1)),
+        (EventKind::Added, "new".to_owned(), None),
+    ];
+    assert_eq!(told, want);
+    assert!(futures::FutureExt::now_or_never(follower.next_batch()).is_none());
+}

@@ -82,6 +82,19 @@ pub async fn suspended(api: Api) {
     api.until("it runs what it missed", "cronjobs/idle", |c| active(c).len() == 1).await;
 }
 
+/// What was missed is made up for within the deadline that it has, and not after it.
+pub async fn missed(api: Api) {
+    let due = minutes_ago(2);
+    for (app, seconds) in [("late", 30), ("intime", 600)] {
+        let mut cron = cron(app, &due, "Allow");
+        cron["spec"]["startingDeadlineSeconds"] = seconds.into();
+        api.create("cronjobs", cron).await;
+        api.patch(&format!("cronjobs/{app}/status"), last_ran_long_ago()).await;
+    }
+    api.until("it runs late", "cronjobs/intime", |c| active(c).len() == 1).await;
+    assert!(names(&api.get("jobs?labelSelector=app%3Dlate").await).is_empty());
+}
+
 /// "[sig-apps] CronJob should support CronJob API operations"
 pub async fn operations(api: Api) {
     let since = api.get("cronjobs").await["metadata"]["resourceVersion"].clone();

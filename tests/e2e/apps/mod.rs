@@ -11,6 +11,7 @@ mod jobs;
 mod mistakes;
 mod sets;
 mod stateful;
+mod upkeep;
 
 use serde_json::{Value, json};
 
@@ -22,6 +23,7 @@ use crate::{containers, scheduling, serving};
 const SCENARIOS: &[&[Scenario]] = &[
     // Those that wait longest begin.
     containers::SCENARIOS,
+    upkeep::SCENARIOS,
     scenarios![jobs::every_index_runs_though_some_fail, jobs::evicted_pods_are_no_failures],
     scenarios![deployments::proportional, deployments::rollover, stateful::canary, scheduling::preemption_by_sets],
     scenarios![
@@ -45,6 +47,7 @@ const SCENARIOS: &[&[Scenario]] = &[
         deployments::recreate,
         deployments::lifecycle,
         stateful::burst,
+        stateful::two_at_a_time,
         stateful::evicted_by_a_port,
         stateful::scale_status_and_collection,
         daemons::follow_labels_of_nodes,
@@ -53,7 +56,7 @@ const SCENARIOS: &[&[Scenario]] = &[
         daemons::revisions,
     ],
     scenarios![jobs::success_policies, jobs::failure_policies, jobs::restarted_in_place, jobs::lifecycle],
-    scenarios![cron::concurrency, cron::suspended, cron::operations, disruption::budgets],
+    scenarios![cron::concurrency, cron::suspended, cron::missed, cron::operations, disruption::budgets],
     scheduling::SCENARIOS,
     serving::SCENARIOS,
 ];

@@ -89,6 +89,36 @@ pub async fn burst(api: Api) {
     api.until_pods("all went", "burst", <[_]>::is_empty).await;
 }
 
+/// Of an update that never gets ready as many pods are taken as may be missing, and the others serve on.
+pub async fn two_at_a_time(api: Api) {
+    let mut first = set("two", 4, &["sleep", "1000"]);
+    first["spec"]["podManagementPolicy"] = "Parallel".into();
+    first["spec"]["updateStrategy"] = json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 2}});
+    first["spec"]["template"]["metadata"]["annotations"] = json!({"edition": "one"});
+    api.create("statefulsets", first).await;
+    api.until_pods("all run", "two", |pods| editions(pods, 4).is_some()).await;
+    let mut broken = template("two", &["sleep", "1000"]);
+    broken["metadata"]["annotations"] = json!({"edition": "two"});
+    broken["spec"]["containers"][0]["image"] = "localhost/orch/absent:v1".into();
+    broken["spec"]["containers"][0]["imagePullPolicy"] = "Never".into();
+    api.patch("statefulsets/two", json!({"spec": {"template": broken}})).await;
+    let of = |pods: &[Value], edition: &str| {
+        let mut all: Vec<String> = pods
+            .iter()
+            .filter(|p| p["metadata"]["annotations"]["edition"] == edition && (edition == "two" || ready(p)))
+            .map(|p| name(p).to_owned())
+            .collect();
+        all.sort();
+        all
+    };
+    api.until_pods("two are taken", "two", |pods| of(pods, "two") == ["two-2", "two-3"]).await;
+    // Whoever took a third one would have done it before another set has run.
+    api.create("statefulsets", set("other", 1, &["sleep", "1000"])).await;
+    api.until("another set runs", "statefulsets/other", |s| s["status"]["readyReplicas"] == 1).await;
+    let pods = api.pods("two").await;
+    assert_eq!((of(&pods, "one"), of(&pods, "two").len()), (vec!["two-0".to_owned(), "two-1".to_owned()], 2));
+}
+
 /// "[sig-apps] StatefulSet Basic StatefulSet functionality [StatefulSetBasic] Should recreate evicted statefulset"
 pub async fn evicted_by_a_port(api: Api) {
     // A node's kubelet refuses what the scheduler was not asked about.
