@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::meta::Gvk;
 use super::scan;
@@ -202,6 +202,21 @@ impl Object {
         scan::fields(&self.json, &[pointer]).into_iter().next().unwrap_or_default()
     }
 
+    /// The text of what stands at a path of members; none where there is nothing. Nothing is decoded.
+    pub fn raw(&self, path: &[&str]) -> Option<&[u8]> {
+        let whole = 0..self.json.len();
+        let at = path.iter().try_fold(whole, |outer, name| scan::member(&self.json, outer.start, name))?;
+        Some(&self.json[at])
+    }
+
+    /// The body as if it had nothing but what stands at a path of members: for who needs a little of many objects.
+    pub fn only(&self, path: &[&str]) -> Value {
+        let part = self.raw(path).and_then(|text| serde_json::from_slice(text).ok());
+        part.map_or(Value::Null, |part: Value| {
+            path.iter().rev().fold(part, |inner, name| Value::Object(Map::from_iter([((*name).to_owned(), inner)])))
+        })
+    }
+
     /// True when its text has this word as a whole string, as a key or a value: a look that decodes nothing, to pass over
     /// the many objects that something is not about. The word has no character that JSON escapes.
     pub fn mentions(&self, word: &str) -> bool {
@@ -284,6 +299,16 @@ impl std::fmt::Display for ObjectKey {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_part_is_read_without_the_rest() {
+        let value =
+            json!({"metadata": {"name": "a", "labels": {"spec": "x"}}, "spec": {"selector": {"a": "b"}, "n": 1}});
+        let object = Object::from_value(&value, &[]);
+        assert_eq!(object.raw(&["spec", "selector"]), Some(&br#"{"a":"b"}"#[..]));
+        assert_eq!(object.only(&["spec", "selector"]), json!({"spec": {"selector": {"a": "b"}}}));
+        assert_eq!((object.raw(&["status", "phase"]), object.only(&["spec", "none"])), (None, Value::Null));
+    }
 
     #[test]
     fn metadata_is_parsed_once() {

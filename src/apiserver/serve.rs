@@ -218,13 +218,13 @@ impl HttpBody for Counted {
 #[derive(Clone)]
 pub struct InProcess {
     api: Arc<Api>,
-    user: Identity,
+    user: Arc<UserInfo>,
 }
 
 impl InProcess {
     /// Requests come from `user`.
     pub fn new(api: Arc<Api>, user: UserInfo) -> Self {
-        Self { api, user: Identity(user) }
+        Self { api, user: user.into() }
     }
 }
 
@@ -242,7 +242,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        request.extensions_mut().insert(self.user.clone());
+        request.extensions_mut().insert(Identity((*self.user).clone()));
         let api = self.api.clone();
         Box::pin(async move { Ok(api.handle(request).await) })
     }

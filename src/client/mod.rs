@@ -1,4 +1,4 @@
-//! The API client of everything in orch: `kube`'s client over any transport, in process or TLS.
+//! The API client of everything in orch: `kube`'s client over TLS, or the handlers of the same process.
 //!
 //! In: a [`Res`], names, JSON. Out: JSON, or the server's [`Status`] as the error. Components of the server's process use
 //! [`Client::in_process`] (no socket, no TLS, the same handlers); agents and `ctl` use [`Client::tls`] or a kubeconfig.
@@ -20,13 +20,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT};
 use http::{Method, Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Limited};
 use kube::client::Body;
 use serde_json::Value;
+use tower::ServiceExt;
 
 pub use options::{DeleteOptions, ListOptions, Patch, Propagation, WriteOptions};
 pub use peer::{Coming, Dial, Passage, Peer, Trust};
@@ -43,10 +46,28 @@ pub const MAX_ANSWER_BYTES: usize = 1 << 30;
 
 const JSON: &str = "application/json";
 
+/// An answer that did not come, or not to its end.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct Broken(tower::BoxError);
+
+/// The body of an answer that is still to be read.
+pub type Incoming = UnsyncBoxBody<Bytes, Broken>;
+
+/// Answers a request in the task of who asks.
+type Handler = dyn Fn(Request<Body>) -> BoxFuture<'static, Result<Response<Incoming>, Broken>> + Send + Sync;
+
+/// The way of requests.
+#[derive(Clone)]
+enum Way {
+    Kube(kube::Client),
+    InProcess(Arc<Handler>),
+}
+
 /// A client. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    kube: kube::Client,
+    way: Way,
     agent: HeaderValue,
     write: Arc<WriteOptions>,
 }
@@ -61,19 +82,26 @@ impl std::fmt::Debug for Client {
 impl Client {
     /// Over a `kube` client. Needs a tokio runtime.
     pub fn new(kube: kube::Client) -> Self {
-        Self { kube, agent: HeaderValue::from_static("orch"), write: Arc::default() }
+        Self::over(Way::Kube(kube))
+    }
+
+    fn over(way: Way) -> Self {
+        Self { way, agent: HeaderValue::from_static("orch"), write: Arc::default() }
     }
 
     /// Over a service in the same process. Requests have a path and no authority; the service says who asks.
     pub fn in_process<S, B>(service: S) -> Self
     where
-        S: tower::Service<Request<Body>, Response = Response<B>> + Send + 'static,
+        S: tower::Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
         S::Future: Send + 'static,
         S::Error: Into<tower::BoxError>,
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<tower::BoxError>,
     {
-        Self::new(kube::Client::new(service, "default"))
+        Self::over(Way::InProcess(Arc::new(move |request| {
+            let answer = service.clone().oneshot(request);
+            async move { answer.await.map(|a| a.map(incoming)).map_err(|e| Broken(e.into())) }.boxed()
+        })))
     }
 
     /// As the current context of a kubeconfig file says.
@@ -131,7 +159,7 @@ impl Client {
         let agent = format!("{component}/v{} (linux/{}) orch", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
         let agent = HeaderValue::from_str(&agent).unwrap_or_else(|_| HeaderValue::from_static("orch"));
         let write = WriteOptions { field_manager: component.into(), ..(*self.write).clone() };
-        Self { kube: self.kube.clone(), agent, write: write.into() }
+        Self { way: self.way.clone(), agent, write: write.into() }
     }
 
     /// The same connection with other options for its writes.
@@ -141,12 +169,15 @@ impl Client {
 
     /// The namespace that the kubeconfig's context names, or `default`.
     pub fn default_namespace(&self) -> &str {
-        self.kube.default_namespace()
+        self.kube().map_or("default", kube::Client::default_namespace)
     }
 
-    /// The `kube` client below, for its web sockets (`connect`).
-    pub fn kube(&self) -> &kube::Client {
-        &self.kube
+    /// The `kube` client below, for its web sockets (`connect`); none in process.
+    pub fn kube(&self) -> Option<&kube::Client> {
+        match &self.way {
+            Way::Kube(kube) => Some(kube),
+            Way::InProcess(_) => None,
+        }
     }
 }
 
@@ -281,14 +312,17 @@ impl Client {
         path_and_query: &str,
         headers: HeaderMap,
         body: Bytes,
-    ) -> ApiResult<Response<Body>> {
+    ) -> ApiResult<Response<Incoming>> {
         let mut request = Request::new(Body::from(body));
         *request.method_mut() = method;
         *request.uri_mut() =
             path_and_query.parse().map_err(|e| Status::bad_request(format!("bad path {path_and_query:?}: {e}")))?;
         *request.headers_mut() = headers;
         request.headers_mut().entry(USER_AGENT).or_insert_with(|| self.agent.clone());
-        self.kube.send(request).await.map_err(|e| unreachable_server(&e))
+        match &self.way {
+            Way::Kube(kube) => kube.send(request).await.map(|a| a.map(incoming)).map_err(|e| unreachable_server(&e)),
+            Way::InProcess(handle) => handle(request).await.map_err(|e| unreachable_server(&e)),
+        }
     }
 
     async fn json(&self, method: Method, path: String, media: &'static str, body: Option<&Value>) -> ApiResult<Value> {
@@ -331,7 +365,15 @@ fn unreachable_server(error: &dyn std::error::Error) -> Box<Status> {
     status
 }
 
-async fn whole(body: Body) -> ApiResult<Bytes> {
+fn incoming<B>(body: B) -> Incoming
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<tower::BoxError>,
+{
+    body.map_err(|e| Broken(e.into())).boxed_unsync()
+}
+
+async fn whole(body: Incoming) -> ApiResult<Bytes> {
     let limited = Limited::new(body, MAX_ANSWER_BYTES);
     limited.collect().await.map(|c| c.to_bytes()).map_err(|e| unreachable_server(&*e))
 }

@@ -185,7 +185,7 @@ async fn connection(cx: &Cx, pod: &Info, mut local: TcpStream, port: u16) -> Don
     let mut path = pod.path(Some("portforward"));
     append_query(&mut path, "ports", &port.to_string());
     let request = Request::get(&path).body(Vec::new()).map_err(|e| Failure::Plain(e.to_string()))?;
-    let connection = cx.client.kube().connect(request).await.map_err(streams::refused)?;
+    let connection = streams::kube(cx)?.connect(request).await.map_err(streams::refused)?;
     let can_close = connection.supports_stream_close();
     let (mut sink, mut stream) = connection.into_stream().split();
     let (mut from, mut to) = local.split();

@@ -50,6 +50,11 @@ pub fn sizes() -> (mpsc::Sender<Size>, mpsc::Receiver<Size>) {
     mpsc::channel(RESIZE_QUEUE)
 }
 
+/// The client for web sockets.
+pub fn kube(cx: &Cx) -> Done<&kube::Client> {
+    cx.client.kube().ok_or_else(|| Failure::Plain("the server is reached without a connection".to_owned()))
+}
+
 /// Connects to `path` and joins the streams until the remote side ends. Gives the exit code of the remote command.
 pub async fn join<I, O, E>(cx: &Cx, path: &str, mut ends: Ends<I, O, E>) -> Done<u8>
 where
@@ -58,7 +63,7 @@ where
     E: AsyncWrite + Unpin,
 {
     let request = Request::get(path).body(Vec::new()).map_err(|e| Failure::Plain(format!("{path}: {e}")))?;
-    let connection = cx.client.kube().connect(request).await.map_err(refused)?;
+    let connection = kube(cx)?.connect(request).await.map_err(refused)?;
     let can_close = connection.supports_stream_close();
     let (mut sink, mut stream) = connection.into_stream().split();
     let mut buffer = vec![0; STDIN_CHUNK];

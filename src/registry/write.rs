@@ -489,8 +489,10 @@ impl Registry {
         held: Held,
     ) -> Result<(Revision, Option<Bytes>), CommitError> {
         let revision = self.commit(res.key(namespace, name), expect, Some(stored.clone()), held).await?;
-        // The cache has made the same already, unless somebody else has changed it since.
-        let cached = self.cache().resource(&res.info.stored).get(namespace, name);
+        // The cache has made the same already, unless somebody else has changed it since. What a definition's objects say
+        // of themselves can be another version there.
+        let cache = res.def.map(|_| self.cache().resource(&res.info.stored));
+        let cached = cache.and_then(|c| c.get(namespace, name));
         match cached.filter(|o| o.revision == revision) {
             Some(object) => Ok((revision, Some(object.json.clone()))),
             None => Ok((revision, splice_revision(stored, revision))),

@@ -72,7 +72,7 @@ fn the_kube_crate() {
     let kubeconfig = cluster.kubeconfig();
     cluster.block_on(|| async move {
         orch::pki::install_provider();
-        let client = orch::client::Client::from_kubeconfig(&kubeconfig).await.unwrap().kube().clone();
+        let client = orch::client::Client::from_kubeconfig(&kubeconfig).await.unwrap().kube().unwrap().clone();
         let namespaces: Api<Namespace> = Api::all(client.clone());
         let named = |v: serde_json::Value| serde_json::from_value(v).unwrap();
         namespaces.create(&PostParams::default(), &named(json!({"metadata": {"name": "kube-rs"}}))).await.unwrap();

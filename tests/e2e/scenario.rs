@@ -54,7 +54,7 @@ pub fn run(cluster: &Cluster, all: &[Scenario]) {
     let kubeconfig = cluster.kubeconfig();
     let failed: Vec<String> = cluster.block_on(|| async move {
         orch::pki::install_provider();
-        let client = orch::client::Client::from_kubeconfig(&kubeconfig).await.unwrap().kube().clone();
+        let client = orch::client::Client::from_kubeconfig(&kubeconfig).await.unwrap().kube().unwrap().clone();
         let one = |(name, scenario): Scenario| {
             let client = client.clone();
             async move {

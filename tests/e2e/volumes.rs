@@ -4,7 +4,8 @@
 //! Of upstream's conformance tests this covers the heart of: "StatefulSet should … volume claim templates", "PVC Protection
 //! Verify that PVC in active use by a pod is not removed immediately", and of k3s's local-path what its users rely on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::harness::Cluster;
 
@@ -48,6 +49,81 @@ spec:
   volumes: [{name: data, persistentVolumeClaim: {claimName: none}}]
 "#;
 
+/// A disk of the node, raw, for a pod that writes to it.
+const DISK: &str = r#"
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: disk}
+spec:
+  capacity: {storage: 1Mi}
+  accessModes: [ReadWriteOnce]
+  volumeMode: Block
+  storageClassName: ""
+  persistentVolumeReclaimPolicy: Retain
+  local: {path: DEVICE}
+  nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [box]}]}]}}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: disk}
+spec: {accessModes: [ReadWriteOnce], volumeMode: Block, storageClassName: "", resources: {requests: {storage: 1Mi}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: writer}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: main
+    image: "localhost/orch/web:v1"
+    command: [sh, -c, "echo raw > /dev/own && sync && exec sleep 1000"]
+    volumeDevices: [{name: data, devicePath: /dev/own}]
+  volumes: [{name: data, persistentVolumeClaim: {claimName: disk}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: mistaken}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: main
+    image: "localhost/orch/web:v1"
+    volumeMounts: [{name: data, mountPath: /data}]
+  volumes: [{name: data, persistentVolumeClaim: {claimName: disk}}]
+"#;
+
+/// A file as a disk; gone with this.
+struct Disk(String);
+
+impl Disk {
+    fn of(file: &Path) -> Self {
+        std::fs::write(file, vec![0; 1 << 20]).unwrap();
+        let made = Command::new("losetup").args(["--find", "--show"]).arg(file).output().unwrap();
+        assert!(made.status.success(), "losetup: {}", String::from_utf8_lossy(&made.stderr));
+        Self(String::from_utf8(made.stdout).unwrap().trim().to_owned())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        drop(Command::new("losetup").args(["--detach", &self.0]).status());
+    }
+}
+
+fn a_disk_is_given_as_it_is(cluster: &Cluster) {
+    let file = cluster.data_dir().join("disk");
+    let disk = Disk::of(&file);
+    cluster.apply(&DISK.replace("DEVICE", &disk.0));
+    cluster.k(&["wait", "--for=condition=Ready", "pod/writer", "--timeout=60s"]);
+    assert!(std::fs::read(&file).unwrap().starts_with(b"raw\n"));
+    cluster.eventually("a device is no directory", || {
+        let of = "--field-selector=involvedObject.name=mistaken";
+        let events = cluster.k(&["get", "events", of, "-o", "jsonpath={.items[*].message}"]);
+        events.contains("volume data has volumeMode Block, but is specified in volumeMounts")
+    });
+    cluster.k(&["delete", "pod/writer", "pod/mistaken", "pvc/disk", "pv/disk", "--timeout=60s"]);
+}
+
 /// Directories of volumes on the node.
 fn directories(cluster: &Cluster) -> Vec<PathBuf> {
     let found = std::fs::read_dir(cluster.data_dir().join("storage")).into_iter().flatten().flatten();
@@ -64,6 +140,7 @@ fn a_set_keeps_its_data_and_its_claims_go_when_they_should() {
     cluster.import_web("v1");
     cluster
         .eventually("the class is there", || cluster.kubectl(&["get", "storageclass", "local-path"]).code == Some(0));
+    a_disk_is_given_as_it_is(&cluster);
     cluster.apply(SET);
     cluster.apply(WAITS);
     cluster.k(&["rollout", "status", "statefulset/db", "--timeout=90s"]);

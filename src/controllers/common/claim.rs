@@ -80,7 +80,8 @@ pub fn adopters(res: &Res, orphan: &Object, cx: &Cx) -> Vec<ObjectKey> {
         return Vec::new();
     }
     let selects = |o: &Arc<Object>| {
-        label_selector(&o.value()).is_ok_and(|s| !s.is_empty() && s.matches(|k| orphan.meta.label(k)))
+        label_selector(&o.only(&["spec", "selector"]))
+            .is_ok_and(|s| !s.is_empty() && s.matches(|k| orphan.meta.label(k)))
     };
     let all = cx.lister(res).list(Some(&orphan.meta.namespace));
     all.into_iter().filter(selects).map(|o| ObjectKey::from(&o.meta)).collect()

@@ -77,7 +77,7 @@ impl Reconciler for Disruption {
     fn watches(&self) -> Watches {
         Watches::own(&res::POD_DISRUPTION_BUDGETS).mapped(&res::PODS, |pod, cx| {
             let all = cx.lister(&res::POD_DISRUPTION_BUDGETS).list(Some(&pod.meta.namespace));
-            let selects = |b: &Arc<Object>| selects(&b.value(), pod);
+            let selects = |b: &Arc<Object>| selects(&b.only(&["spec", "selector"]), pod);
             let those: Vec<ObjectKey> = all.into_iter().filter(selects).map(|b| ObjectKey::from(&b.meta)).collect();
             if let [first, _, ..] = &those[..] {
                 let (ns, name) = (&pod.meta.namespace, &pod.meta.name);

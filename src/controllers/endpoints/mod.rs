@@ -36,10 +36,28 @@ pub fn endpoints() -> Box<dyn Reconciler> {
 }
 
 /// The Services that select a pod.
-fn services_of(pod: &Object, cx: &Cx) -> Vec<ObjectKey> {
+fn services_of(old: Option<&Object>, new: Option<&Object>, cx: &Cx) -> Vec<ObjectKey> {
+    let Some(pod) = new.or(old) else { return Vec::new() };
+    if let (Some(old), Some(new)) = (old, new)
+        && old.meta.labels == new.meta.labels
+        && standing(old) == standing(new)
+    {
+        // Most of what kubelets tell of a pod is nothing to those who ask it.
+        return Vec::new();
+    }
     let all = cx.lister(&res::SERVICES).list(Some(&pod.meta.namespace));
-    let selects = |s: &Arc<Object>| selector(&s.value()).is_some_and(|sel| sel.matches(|k| pod.meta.label(k)));
+    let selects = |s: &Arc<Object>| {
+        let selector = selector(&s.only(&["spec"]));
+        let matches = |pod: &Object| selector.as_ref().is_some_and(|s| s.matches(|k| pod.meta.label(k)));
+        [old, new].into_iter().flatten().any(matches)
+    };
     all.into_iter().filter(selects).map(|s| ObjectKey::from(&s.meta)).collect()
+}
+
+/// What of a pod an endpoint is made of, beside its labels.
+fn standing(pod: &Object) -> impl PartialEq + '_ {
+    let status = ["phase", "podIP", "podIPs", "conditions"].map(|member| pod.raw(&["status", member]));
+    (&pod.meta.uid, pod.is_deleting(), pod.raw(&["spec"]), status)
 }
 
 /// The Services whose endpoints are spread over zones: what nodes say of themselves matters to them alone.
@@ -77,7 +95,7 @@ impl Reconciler for Slices {
 
     fn watches(&self) -> Watches {
         Watches::own(&res::SERVICES)
-            .mapped(&res::PODS, services_of)
+            .changed(&res::PODS, services_of)
             .mapped(&res::ENDPOINT_SLICES, |slice, _| {
                 let ours = slice.meta.label(plan::MANAGED_BY) == Some(plan::MANAGER);
                 let service = slice.meta.label(SERVICE_NAME_LABEL).filter(|_| ours);
@@ -141,7 +159,7 @@ impl Reconciler for Endpoints {
 
     fn watches(&self) -> Watches {
         Watches::own(&res::SERVICES)
-            .mapped(&res::PODS, services_of)
+            .changed(&res::PODS, services_of)
             .mapped(&res::ENDPOINTS, |e, _| vec![ObjectKey::from(&e.meta)])
     }
 

@@ -51,7 +51,8 @@ fn owners_of_orphan(row: &Row, pod: &Object, cx: &Cx) -> Vec<ObjectKey> {
     }
     let all = cx.lister(row.res).list(Some(&pod.meta.namespace));
     let selects = |owner: &Arc<Object>| {
-        (row.selector)(&owner.value()).is_ok_and(|s| !s.is_empty() && s.matches(|k| pod.meta.label(k)))
+        let selector = (row.selector)(&owner.only(&["spec", "selector"]));
+        selector.is_ok_and(|s| !s.is_empty() && s.matches(|k| pod.meta.label(k)))
     };
     all.into_iter().filter(selects).map(|o| ObjectKey::from(&o.meta)).collect()
 }

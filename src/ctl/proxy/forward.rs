@@ -72,19 +72,13 @@ async fn pass(server: &Server<'_>, mut request: Request<Incoming>, path: &str, u
     let (mut parts, body) = request.into_parts();
     let path = server.routes.server_path(parts.uri.path(), path);
     let query = parts.uri.query().map_or(String::new(), |q| format!("?{q}"));
-    parts.uri = match format!("{path}{query}").parse() {
-        Ok(uri) => uri,
-        Err(e) => return plain(StatusCode::BAD_REQUEST, &e.to_string()),
-    };
     parts.headers.remove(HOST);
     hops::strip(&mut parts.headers, true);
-    parts.version = http::Version::HTTP_11;
-    parts.extensions.clear();
     let body = match Limited::new(body, MAX_BODY_BYTES).collect().await {
         Ok(whole) => whole.to_bytes(),
         Err(e) => return plain(StatusCode::PAYLOAD_TOO_LARGE, &e.to_string()),
     };
-    let sent = server.cx.client.kube().send(Request::from_parts(parts, body.into())).await;
+    let sent = server.cx.client.send(parts.method, &format!("{path}{query}"), parts.headers, body).await;
     let mut answer = match sent {
         Ok(answer) => answer,
         Err(e) => {

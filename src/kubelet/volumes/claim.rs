@@ -58,12 +58,15 @@ pub async fn prepare(cx: &mut Cx<'_>, volume: &Volume, fresh: bool) -> Result<Pr
     };
     let spec = &persistent["spec"];
     let read_only = volume.persistent_volume_claim.as_ref().is_some_and(|s| s.read_only == Some(true));
+    let block = spec.str_at("/volumeMode") == Some("Block");
+    check_use(cx.pod, &volume.name, block)?;
     if spec.get("csi").is_some() {
         let (claim, _) = name_of(cx.pod, volume).unwrap_or_default();
         return csi::persistent(cx, &persistent, &claim, read_only).await;
     }
-    if spec.str_at("/volumeMode") == Some("Block") {
-        return Err(VolumeError::Unsupported("volumeMode Block"));
+    if block {
+        let source = spec.get("local").ok_or(VolumeError::Unsupported("volumeMode Block, not local"))?;
+        return Ok(Prepared { read_only, ..local::device(source)? });
     }
     let name = persistent.str_at("/metadata/name").unwrap_or_default();
     let options: Vec<&str> = spec.items_at("/mountOptions").iter().filter_map(Value::as_str).collect();
@@ -80,6 +83,19 @@ pub async fn prepare(cx: &mut Cx<'_>, volume: &Volume, fresh: bool) -> Result<Pr
         return Err(VolumeError::Missing(format!("orch does not serve persistent volumes of this source: {kind}")));
     };
     Ok(Prepared { read_only: prepared.read_only || read_only, ..prepared })
+}
+
+/// A device is no directory, and a directory no device.
+fn check_use(pod: &PodView, volume: &str, block: bool) -> Result<(), VolumeError> {
+    let containers = || pod.spec.containers.iter().chain(pod.spec.init_containers.iter().flatten());
+    let mounted = || containers().any(|c| c.volume_mounts.iter().flatten().any(|m| m.name == volume));
+    let mapped = || containers().any(|c| c.volume_devices.iter().flatten().any(|d| d.name == volume));
+    let (mode, field) = match block {
+        true if mounted() => ("Block", "volumeMounts"),
+        false if mapped() => ("Filesystem", "volumeDevices"),
+        _ => return Ok(()),
+    };
+    Err(VolumeError::Missing(format!("volume {volume} has volumeMode {mode}, but is specified in {field}")))
 }
 
 /// Fields of a volume's spec that are not its source.

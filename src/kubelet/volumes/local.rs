@@ -1,7 +1,8 @@
-//! `local` persistent volumes: a directory or a mounted disk of this node.
+//! `local` persistent volumes: a directory or a mounted disk of this node; a bare disk, for who wants one.
 //!
-//! Rules: upstream `pkg/volume/local`; a bare disk, which upstream would format, is refused.
+//! Rules: upstream `pkg/volume/local`; a bare disk that is to be a directory, which upstream would format, is refused.
 
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -16,20 +17,34 @@ pub fn place(source: &Value) -> Option<PathBuf> {
     fits.then_some(path)
 }
 
-/// Checks the directory. `own` gives it to the pod's group.
-pub fn prepare(cx: &Cx<'_>, source: &Value, own: bool) -> Result<Prepared, VolumeError> {
+/// What stands there, and where.
+fn found(source: &Value) -> Result<(PathBuf, std::fs::FileType), VolumeError> {
     let Some(path) = place(source) else {
         let path = source.str_at("/path").unwrap_or_default();
         return Err(VolumeError::Missing(format!("local volume path {path} is not absolute or has '..'")));
     };
     match std::fs::metadata(&path) {
-        Ok(meta) if meta.is_dir() => {}
-        Ok(_) => {
-            let why =
-                format!("{} is no directory; format it and mount it, and name the place of the mount", path.display());
-            return Err(VolumeError::Missing(why));
-        }
-        Err(_) => return Err(VolumeError::Missing(format!("path \"{}\" does not exist", path.display()))),
+        Ok(meta) => Ok((path, meta.file_type())),
+        Err(_) => Err(VolumeError::Missing(format!("path \"{}\" does not exist", path.display()))),
+    }
+}
+
+/// Checks the disk.
+pub fn device(source: &Value) -> Result<Prepared, VolumeError> {
+    let (path, kind) = found(source)?;
+    if !kind.is_block_device() {
+        return Err(VolumeError::Missing(format!("path \"{}\" is not a block device", path.display())));
+    }
+    Ok(Prepared { path, refresh: None, read_only: false })
+}
+
+/// Checks the directory. `own` gives it to the pod's group.
+pub fn prepare(cx: &Cx<'_>, source: &Value, own: bool) -> Result<Prepared, VolumeError> {
+    let (path, kind) = found(source)?;
+    if !kind.is_dir() {
+        let why =
+            format!("{} is no directory; format it and mount it, and name the place of the mount", path.display());
+        return Err(VolumeError::Missing(why));
     }
     if own {
         ownership::apply(cx.pod, &path).map_err(|e| VolumeError::io(&path, e))?;

@@ -9,6 +9,7 @@ mod depth;
 mod disruption;
 mod jobs;
 mod mistakes;
+mod scalers;
 mod sets;
 mod stateful;
 mod upkeep;
@@ -24,6 +25,7 @@ const SCENARIOS: &[&[Scenario]] = &[
     // Those that wait longest begin.
     containers::SCENARIOS,
     upkeep::SCENARIOS,
+    scenarios![scalers::go_by_what_others_measure],
     scenarios![jobs::every_index_runs_though_some_fail, jobs::evicted_pods_are_no_failures],
     scenarios![deployments::proportional, deployments::rollover, stateful::canary, scheduling::preemption_by_sets],
     scenarios![

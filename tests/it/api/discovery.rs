@@ -68,8 +68,8 @@ async fn every_group_is_in_one_document() {
 #[tokio::test]
 async fn a_client_finds_every_group() {
     let s = Server::new().await;
-    let client = orch::client::Client::in_process(s.service.clone());
-    let found = kube::discovery::Discovery::new(client.kube().clone()).run_aggregated().await.unwrap();
+    let client = kube::Client::new(s.service.clone(), "default");
+    let found = kube::discovery::Discovery::new(client).run_aggregated().await.unwrap();
     for (group, version, resource) in EXPECTED {
         let group = found.groups().find(|g| g.name() == *group).unwrap_or_else(|| panic!("{group}"));
         let resources = group.versioned_resources(version);
