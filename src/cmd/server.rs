@@ -185,13 +185,15 @@ fn scheduler_config(args: &Args) -> anyhow::Result<scheduler::Config> {
     Ok(scheduler::Config { profiles, ..scheduler::Config::default() })
 }
 
-fn controllers_config(args: &Args, pki: &Pki) -> controllers::Config {
+fn controllers_config(args: &Args, pki: &Pki, access: &Access) -> controllers::Config {
     let signing =
         controllers::certificates::Signing { client_ca: pki.client_ca.clone(), server_ca: pki.server_ca.clone() };
+    let tokens = access.tokens.clone();
     controllers::Config {
         cluster_cidrs: vec![args.cluster_cidr],
         root_ca_pem: pki.server_ca.cert_pem.clone(),
         node_grace_seconds: args.node_grace(),
+        token_secrets: Some(Arc::new(move |account, secret| tokens.legacy(account, secret))),
         signing: Some(signing),
         balanced_but: None,
         local_path: None,
@@ -332,7 +334,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
             server_dir: server_dir.clone(),
         },
         addons: addons::Config { dir: manifests, server: node_name.clone(), disabled: disabled.addons },
-        controllers: controllers::Config { local_path, balanced_but, ..controllers_config(&args, &pki) },
+        controllers: controllers::Config { local_path, balanced_but, ..controllers_config(&args, &pki, &access) },
         scheduler,
         node_name,
     };
@@ -541,7 +543,9 @@ async fn tell_address(
 /// The identity of a controller, as upstream's controller manager gives each its own.
 fn service_account(name: &str) -> UserInfo {
     let account = match name {
-        "kube-controller-manager" => return UserInfo::authenticated("system:kube-controller-manager", &[]),
+        "kube-controller-manager" | "serviceaccount-token-controller" => {
+            return UserInfo::authenticated("system:kube-controller-manager", &[]);
+        }
         "certificate-signing-controller" | "certificate-cleaner" | "node-identity-controller" => {
             "certificate-controller"
         }

@@ -54,6 +54,8 @@ pub struct Config {
     pub balanced_but: Option<Vec<u16>>,
     /// The way to nodes, for volumes that are directories there; none where that part is disabled.
     pub local_path: Option<volumes::local_path::Nodes>,
+    /// Makes tokens for Secrets; none makes none.
+    pub token_secrets: Option<tokens::secrets::Sign>,
     /// What signs certificates; none signs none.
     pub signing: Option<certificates::Signing>,
 }
@@ -105,6 +107,7 @@ pub const CONTROLLERS: &[Controller] = &[
     R(|_| certificates::cleaner()),
     R(|_| certificates::names()),
     R(|_| tokens::cleaner()),
+    R(|c| tokens::secrets::controller(c.token_secrets.clone(), &c.root_ca_pem)),
     R(|_| volumes::claims::controller()),
     R(|_| volumes::attach::controller()),
     R(|_| volumes::supply::controller()),

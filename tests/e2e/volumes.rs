@@ -115,7 +115,7 @@ fn a_disk_is_given_as_it_is(cluster: &Cluster) {
     let disk = Disk::of(&file);
     cluster.apply(&DISK.replace("DEVICE", &disk.0));
     cluster.k(&["wait", "--for=condition=Ready", "pod/writer", "--timeout=60s"]);
-    assert!(std::fs::read(&file).unwrap().starts_with(b"raw\n"));
+    cluster.eventually("it has written", || std::fs::read(&file).unwrap().starts_with(b"raw\n"));
     cluster.eventually("a device is no directory", || {
         let of = "--field-selector=involvedObject.name=mistaken";
         let events = cluster.k(&["get", "events", of, "-o", "jsonpath={.items[*].message}"]);

@@ -122,12 +122,15 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     eprintln!("{nodes} nodes made, {} in a second", made.rate());
     until_usable(&mut connections[0], nodes as usize).await?;
     until_quiet(&mut connections[0]).await?;
+    // Those that were idle meanwhile may have been closed.
+    connections = target.connect_many(args.connections as usize, Protocol::Http1).await?;
 
     let want = args.pods as usize;
     let placed = format!("{core}/pods?watch=1&fieldSelector=spec.nodeName!%3D");
     if args.workload == Workload::Preemption {
         connections = fill(&target, connections, &placed, &core, nodes as usize).await?;
         until_quiet(&mut connections[0]).await?;
+        connections = target.connect_many(args.connections as usize, Protocol::Http1).await?;
     }
     // From now on: those that fill the nodes have theirs already.
     let revision = connections[0].json(Call::get(format!("{core}/pods?limit=1"))).await?;

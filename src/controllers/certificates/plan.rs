@@ -59,11 +59,16 @@ impl<'a> View<'a> {
         self.object.str_at("/spec/username").unwrap_or_default()
     }
 
-    /// Nothing but these usages, and the first of them.
-    fn usages_are(&self, needed: &str) -> bool {
+    /// This usage, and no others than go with it.
+    fn has_usage(&self, needed: &str) -> bool {
         let all: Vec<&str> = self.object.items_at("/spec/usages").iter().filter_map(Value::as_str).collect();
         let known = |u: &&str| [needed, "digital signature", "key encipherment"].contains(u);
-        all.contains(&needed) && all.contains(&"digital signature") && all.iter().all(known)
+        all.contains(&needed) && all.iter().all(known)
+    }
+
+    /// The same of a node, which signs.
+    fn usages_are(&self, needed: &str) -> bool {
+        self.has_usage(needed) && self.object.items_at("/spec/usages").iter().any(|u| u == "digital signature")
     }
 
     /// The node that the subject names.
@@ -105,7 +110,7 @@ impl<'a> View<'a> {
         let usage = match self.signer() {
             NODE_CLIENT => self.node_client().map(|_| Usage::Client)?,
             NODE_SERVING => self.node_serving().map(|_| Usage::Server)?,
-            CLIENT if self.usages_are("client auth") => Usage::Client,
+            CLIENT if self.has_usage("client auth") => Usage::Client,
             CLIENT => return Err("its usages are not those of a client".into()),
             other => return Err(format!("nobody signs for {other}")),
         };
@@ -277,6 +282,15 @@ mod tests {
     #[test_case(BOOT, CLIENT, &[SIGN, "client auth"] => None; "another signer is for people")]
     fn wishes(user: &str, signer: &str, usages: &[&str]) -> Option<What> {
         wish(&csr(user, signer, usages, &Profile::kubelet_client("n"))).map(|w| w.what)
+    }
+
+    #[test_case(&["client auth"] => true; "as the documentation asks")]
+    #[test_case(&["client auth", SIGN, "key encipherment"] => true)]
+    #[test_case(&["client auth", "server auth"] => false)]
+    #[test_case(&[SIGN] => false)]
+    fn signs_for_people(usages: &[&str]) -> bool {
+        let csr = csr("jane", CLIENT, usages, &Profile::client("jane", &["editors"]));
+        View::of(&csr).unwrap().profile().is_ok()
     }
 
     #[test_case(Profile::client("system:node:n", &["system:nodes", "system:masters"]); "more groups")]

@@ -38,14 +38,12 @@ pub fn endpoints() -> Box<dyn Reconciler> {
 /// The Services that select a pod.
 fn services_of(old: Option<&Object>, new: Option<&Object>, cx: &Cx) -> Vec<ObjectKey> {
     let Some(pod) = new.or(old) else { return Vec::new() };
-    if let (Some(old), Some(new)) = (old, new)
-        && old.meta.labels == new.meta.labels
-        && standing(old) == standing(new)
-    {
-        // Most of what kubelets tell of a pod is nothing to those who ask it.
+    let all = cx.lister(&res::SERVICES).list(Some(&pod.meta.namespace));
+    // Most of what kubelets tell of a pod is nothing to those who ask it.
+    let same = |(old, new): (&Object, &Object)| old.meta.labels == new.meta.labels && standing(old) == standing(new);
+    if all.is_empty() || old.zip(new).is_some_and(same) {
         return Vec::new();
     }
-    let all = cx.lister(&res::SERVICES).list(Some(&pod.meta.namespace));
     let selects = |s: &Arc<Object>| {
         let selector = selector(&s.only(&["spec"]));
         let matches = |pod: &Object| selector.as_ref().is_some_and(|s| s.matches(|k| pod.meta.label(k)));
@@ -207,6 +205,34 @@ mod tests {
     use super::*;
     use crate::runtime::fake::Cluster;
     use serde_json::json;
+
+    #[tokio::test]
+    async fn only_what_endpoints_are_made_of_wakes_a_service() {
+        let cluster = Cluster::new();
+        cluster.put(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "n"},
+            "spec": {"selector": {"app": "web"}}}));
+        let cx = cluster.cx();
+        let pod = |label: &str, node: &str, ready: &str, restarts: u32| {
+            Object::from_value(
+                &json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {"app": label}},
+                    "spec": {"nodeName": node}, "status": {"conditions": [{"type": "Ready", "status": ready}],
+                        "containerStatuses": [{"restartCount": restarts}]}}),
+                &[],
+            )
+        };
+        let before = pod("web", "x", "True", 0);
+        for (after, wakes) in [
+            (pod("web", "x", "True", 1), false),
+            (pod("web", "x", "False", 0), true),
+            (pod("web", "y", "True", 0), true),
+            (pod("other", "x", "True", 0), true),
+        ] {
+            let woken = services_of(Some(&before), Some(&after), &cx);
+            assert_eq!(woken == [ObjectKey::new("n", "web")], wakes, "{woken:?}");
+        }
+        assert_eq!(services_of(None, Some(&pod("other", "x", "True", 0)), &cx), []);
+        assert_eq!(services_of(Some(&before), None, &cx).len(), 1);
+    }
 
     #[tokio::test]
     async fn a_service_gets_its_pods_and_loses_them() {

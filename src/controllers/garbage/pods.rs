@@ -72,7 +72,12 @@ impl Reconciler for PodGc {
             return thin_out(cx, phase).await;
         }
         let now = cx.now().as_second();
-        let since = *self.missed.lock().entry(node.to_owned()).or_insert(now);
+        let since = {
+            let mut missed = self.missed.lock();
+            // Those that nobody asked after again have come back, or their pods have gone.
+            missed.retain(|_, since| now - *since <= 2 * QUARANTINE_SECONDS);
+            *missed.entry(node.to_owned()).or_insert(now)
+        };
         let left = since + QUARANTINE_SECONDS - now;
         if left > 0 {
             return Ok(Requeue::after_seconds(Some(left)));
@@ -158,6 +163,36 @@ mod tests {
         cluster.reconcile(&gc, "n", "p").await.unwrap();
         assert!(cluster.get(&res::PODS, "n", "p").is_none());
         assert!(cluster.api.take_log()[0].ends_with("/pods/p/status"), "it failed before it went");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_missed_again_gets_its_time_again() {
+        let cluster = Cluster::new();
+        cluster.put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "n"},
+            "spec": {"nodeName": "gone"}, "status": {"phase": "Running"}}));
+        let gc = PodGc::default();
+        for _ in 0..2 {
+            let requeue = cluster.reconcile(&gc, "n", "p").await.unwrap();
+            assert_eq!(requeue, Requeue::after_seconds(Some(QUARANTINE_SECONDS)));
+            // It was back in between, of which no pod told.
+            cluster.clock.advance(10 * QUARANTINE_SECONDS);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_status_says_wakes_nobody() {
+        let cluster = Cluster::new();
+        let (cx, pointers) = (cluster.cx(), cluster.listers.objects("", "pods").pointers());
+        let pod = |node: &str, phase: &str| {
+            let value = json!({"metadata": {"name": "p"}, "spec": {"nodeName": node}, "status": {"phase": phase}});
+            Object::from_value(&value, &pointers)
+        };
+        let (old, same) = (pod("a", "Running"), pod("a", "Running"));
+        assert_eq!(changed_for_us(Some(&old), Some(&same), &cx), []);
+        for new in [pod("b", "Running"), pod("a", "Failed")] {
+            assert_eq!(changed_for_us(Some(&old), Some(&new), &cx).len(), 1);
+        }
+        assert_eq!((changed_for_us(None, Some(&old), &cx).len(), changed_for_us(Some(&old), None, &cx).len()), (1, 0));
     }
 
     /// Only what is being deleted, and only on a node that is silent and marked.

@@ -1,7 +1,9 @@
-//! Join tokens that have expired go.
+//! Join tokens that have expired go; [`secrets`] fills Secrets with tokens of accounts.
 //!
 //! Rule: upstream `pkg/controller/bootstrap/tokencleaner.go`. The API refuses them from their end on, whether they are
 //! gone or not.
+
+pub mod secrets;
 
 use async_trait::async_trait;
 use base64::Engine;

@@ -1,5 +1,5 @@
 //! What the controllers beside those of workloads keep in order, on two nodes with real containers: certificates, accounts
-//! and their tokens, volumes in use, endpoints by hand, pods of nodes that there are not.
+//! and their tokens, volumes in use, pods of nodes that there are not.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -15,7 +15,6 @@ pub const SCENARIOS: &[Scenario] = scenarios![
     certificates_are_for_the_asking,
     accounts_and_what_they_need,
     volumes_in_use_stay,
-    endpoints_by_hand,
     names_of_sets_that_are_taken,
     jobs_go_when_their_time_is_over,
 ];
@@ -113,8 +112,15 @@ async fn accounts_and_what_they_need(api: Api) {
     api.create(&secrets, token).await;
     let filled = api.until("it gets its token", &format!("{secrets}/robot"), |s| s["data"]["token"].is_string()).await;
     assert_eq!(filled["data"]["namespace"], STANDARD.encode(&api.namespace));
+    let token = STANDARD.decode(filled["data"]["token"].as_str().unwrap()).unwrap();
+    let review = json!({"spec": {"token": String::from_utf8(token).unwrap()}});
+    let whose = |review: &Value| review["status"]["user"]["username"].as_str().unwrap_or_default().to_owned();
+    let reviews = "/apis/authentication.k8s.io/v1/tokenreviews";
+    let robot = format!("system:serviceaccount:{}:robot", api.namespace);
+    assert_eq!(whose(&api.create(reviews, review.clone()).await), robot);
     api.delete("serviceaccounts/robot").await;
     api.gone(&format!("{secrets}/robot")).await;
+    assert_eq!(whose(&api.create(reviews, review).await), "");
 }
 
 /// A claim that a pod uses, and the volume that is bound to it, stay until nobody needs them, however early they are deleted.
@@ -142,33 +148,6 @@ async fn volumes_in_use_stay(api: Api) {
     api.delete("pods/user").await;
     api.gone("persistentvolumeclaims/data").await;
     api.gone(&volume).await;
-}
-
-/// A Service without a selector leads to the addresses that somebody writes by hand, which slices repeat.
-async fn endpoints_by_hand(api: Api) {
-    api.create("pods", pod("served", &[])).await;
-    let served = api.until("it runs", "pods/served", ready).await;
-    api.create(
-        "services",
-        json!({"metadata": {"name": "byhand"}, "spec": {"ports": [{"port": 80, "targetPort": 8080}]}}),
-    )
-    .await;
-    let endpoints = format!("/api/v1/namespaces/{}/endpoints", api.namespace);
-    let subsets = json!([{"addresses": [{"ip": served["status"]["podIP"]}], "ports": [{"port": 8080}]}]);
-    api.create(&endpoints, json!({"metadata": {"name": "byhand"}, "subsets": subsets})).await;
-    let slices = format!(
-        "/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices?labelSelector=kubernetes.io%2Fservice-name%3Dbyhand",
-        api.namespace
-    );
-    let repeated = api.until("a slice repeats them", &slices, |l| names(l).len() == 1).await["items"][0].clone();
-    assert_eq!(repeated["endpoints"][0]["addresses"], json!([served["status"]["podIP"]]));
-    let by = &repeated["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"];
-    assert_eq!(by, "endpointslicemirroring-controller.k8s.io");
-    let asks = "until wget -qO- http://byhand/ | grep -q served; do sleep 1; done";
-    api.create("jobs", job("asks", asks, json!({}))).await;
-    api.until("the Service leads there", "jobs/asks", |j| condition(j, "Complete") == "True").await;
-    api.delete(&format!("{endpoints}/byhand")).await;
-    api.until("the slice goes with them", &slices, |l| names(l).is_empty()).await;
 }
 
 /// The name that a Deployment gives its next set is taken by another one: it counts that, and finds another name.
