@@ -70,6 +70,8 @@ pub struct Client {
     way: Way,
     agent: HeaderValue,
     write: Arc<WriteOptions>,
+    /// Answers of success are decoded.
+    reads: bool,
 }
 
 impl std::fmt::Debug for Client {
@@ -86,7 +88,7 @@ impl Client {
     }
 
     fn over(way: Way) -> Self {
-        Self { way, agent: HeaderValue::from_static("orch"), write: Arc::default() }
+        Self { way, agent: HeaderValue::from_static("orch"), write: Arc::default(), reads: true }
     }
 
     /// Over a service in the same process. Requests have a path and no authority; the service says who asks.
@@ -159,12 +161,17 @@ impl Client {
         let agent = format!("{component}/v{} (linux/{}) orch", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH);
         let agent = HeaderValue::from_str(&agent).unwrap_or_else(|_| HeaderValue::from_static("orch"));
         let write = WriteOptions { field_manager: component.into(), ..(*self.write).clone() };
-        Self { way: self.way.clone(), agent, write: write.into() }
+        Self { way: self.way.clone(), agent, write: write.into(), reads: self.reads }
     }
 
     /// The same connection with other options for its writes.
     pub fn with_writes(&self, write: WriteOptions) -> Self {
         Self { write: write.into(), ..self.clone() }
+    }
+
+    /// The same connection for who writes and does not read what became of it: answers of success are null.
+    pub fn blind(&self) -> Self {
+        Self { reads: false, ..self.clone() }
     }
 
     /// The namespace that the kubeconfig's context names, or `default`.
@@ -339,6 +346,9 @@ impl Client {
         if !answer.status().is_success() {
             return Err(failure(answer.status().as_u16(), answer.body()));
         }
+        if !self.reads {
+            return Ok(Value::Null);
+        }
         serde_json::from_slice(answer.body())
             .map_err(|e| Status::new(Reason::Unknown, format!("the answer to {path} is no JSON: {e}")))
     }
@@ -464,6 +474,19 @@ mod tests {
         let error = client.get(&res::PODS, "n", "p").await.unwrap_err();
         assert!(is_unreachable(&error), "{error}");
         assert!(error.message.contains("refused"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_is_told_of_errors_alone() {
+        let blind = echo().blind();
+        assert_eq!(blind.create(&res::PODS, "n", &json!({"a": 1})).await.unwrap(), Value::Null);
+        let refusing = Client::in_process(tower::service_fn(|_: Request<Body>| async {
+            let body =
+                http_body_util::Full::new(Bytes::from(Status::not_found("", "pods", "p").to_value().to_string()));
+            Ok::<_, Infallible>(Response::builder().status(404).body(body).expect("a valid answer"))
+        }));
+        let error = refusing.blind().create(&res::PODS, "n", &json!({})).await.unwrap_err();
+        assert_eq!(error, Status::not_found("", "pods", "p"));
     }
 
     #[test]

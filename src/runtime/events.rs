@@ -184,6 +184,7 @@ impl Recorder {
 impl EventWriter {
     /// Writes events until the shutdown, or until the last recorder is gone.
     pub async fn run(mut self, shutdown: Shutdown) {
+        self.client = self.client.blind();
         while let Some(Some(event)) = shutdown.or(self.queue.recv()).await {
             let Some(plan) = self.correlator.plan(event, self.clock.now()) else { continue };
             let namespace = plan.namespace.clone();

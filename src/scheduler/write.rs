@@ -92,7 +92,7 @@ impl Writes {
 
     /// Deletes a victim; it says first why.
     pub(super) fn evict(&mut self, victim: Arc<PodInfo>) {
-        let (client, now) = (self.client.clone(), rfc3339(self.clock.now()));
+        let (client, now) = (self.client.blind(), rfc3339(self.clock.now()));
         self.tasks.spawn(async move {
             let result = evict(&client, &victim, &now).await;
             Ended::Evicted(victim, result)
@@ -117,7 +117,7 @@ impl Writes {
     fn write(&mut self, pod: Arc<PodInfo>, condition: Condition) {
         let said = Said { last: condition.clone(), writing: true, next: None };
         self.said.insert(pod.uid.clone(), said);
-        let (client, now) = (self.client.clone(), rfc3339(self.clock.now()));
+        let (client, now) = (self.client.blind(), rfc3339(self.clock.now()));
         self.tasks.spawn(async move {
             let mut body = json!({"metadata": {"uid": pod.uid}, "status": {"conditions": [{
                 "type": "PodScheduled", "status": "False", "reason": condition.reason, "message": condition.message,
@@ -209,7 +209,7 @@ async fn bind(
     let body = json!({"apiVersion": "v1", "kind": "Binding",
         "metadata": {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid},
         "target": {"kind": "Node", "name": node}});
-    let bound = client.create_sub(&res::PODS, &pod.namespace, &pod.name, "binding", &body).await;
+    let bound = client.blind().create_sub(&res::PODS, &pod.namespace, &pod.name, "binding", &body).await;
     if bound.is_err() {
         reserve::undo(client, pod, devices).await;
     }
