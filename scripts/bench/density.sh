@@ -4,7 +4,8 @@
 #
 #   scripts/bench/density.sh [--profile release|quick] [--binary FILE] [--nodes N] [--pods N]
 #
-# Server, kubelets and clients share the machine's cores. One line of JSON each.
+# Server, kubelets and clients share the machine's cores, so that heartbeats of nodes are late: the server has patience with
+# them, or it would take pods from nodes that live. One line of JSON each.
 nodes=5000 pods=150000 port=16449
 . "$(dirname "$0")/large.sh"
 ulimit -n "$(ulimit -Hn)"
@@ -14,7 +15,7 @@ memory() {
   awk -v what="$2" '/^Pss:/ { printf "{\"workload\":\"%s\",\"pss_mb\":%d}\n", what, $2 / 1024 }' "/proc/$1/smaps_rollup"
 }
 
-start_server
+start_server --kube-controller-manager-arg node-monitor-grace-period=1h
 "$binary" bench hollow-nodes --data-dir "$work/hollow" "$nodes" >"$work/ready" 2>>"$work/log" &
 hollow=$!
 started+=($hollow)
