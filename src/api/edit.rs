@@ -9,10 +9,11 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::scan;
 use super::schema::{StructDef, Type};
+use super::value::nested;
 
 /// A text that is being changed.
 pub struct Edit {
@@ -41,7 +42,7 @@ impl Edit {
 
     /// Decodes what stands at a path; none where there is nothing.
     pub fn read(&self, path: &[&str]) -> Option<Value> {
-        serde_json::from_slice(&self.text[self.find(path)?]).ok()
+        serde_json::from_slice(&self.text[scan::at(&self.text, path)?]).ok()
     }
 
     /// Puts a value at a path of struct members; what is missing on the way is made.
@@ -56,10 +57,12 @@ impl Edit {
                     (at, def) = (range.start, *inner);
                 }
                 Place::There(range) => return self.splice(range, &value.to_string()),
-                Place::Before(at) => return self.splice(at..at, &format!("\"{name}\":{},", wrapped(rest, value))),
+                Place::Before(at) => {
+                    return self.splice(at..at, &format!("\"{name}\":{},", nested(rest, value.clone())));
+                }
                 Place::Last(at, others) => {
                     let comma = if others { "," } else { "" };
-                    return self.splice(at..at, &format!("{comma}\"{name}\":{}", wrapped(rest, value)));
+                    return self.splice(at..at, &format!("{comma}\"{name}\":{}", nested(rest, value.clone())));
                 }
             }
         }
@@ -68,7 +71,7 @@ impl Edit {
     /// Takes away what stands at a path.
     pub fn remove(&mut self, path: &[&str]) {
         let Some((last, parents)) = path.split_last() else { return };
-        let Some(parent) = self.find(parents) else { return };
+        let Some(parent) = scan::at(&self.text, parents) else { return };
         let (mut before, mut gone) = (None, None);
         for member in scan::members(&self.text, parent.start) {
             // From quote to quote, where it is the first one.
@@ -91,10 +94,6 @@ impl Edit {
     /// The changed text.
     pub fn finish(self) -> Bytes {
         self.text.into()
-    }
-
-    fn find(&self, path: &[&str]) -> Option<Range<usize>> {
-        path.iter().try_fold(0..self.text.len(), |outer, name| scan::member(&self.text, outer.start, name))
     }
 
     fn splice(&mut self, range: Range<usize>, with: &str) {
@@ -120,11 +119,6 @@ fn place(text: &[u8], at: usize, name: &str, def: &'static StructDef) -> Place {
     // Behind the brace that opens it.
     let first = at + text[at..].iter().position(|b| *b == b'{').map_or(0, |i| i + 1);
     Place::Last(end.unwrap_or(first), end.is_some())
-}
-
-/// The value below members that are all new.
-fn wrapped(path: &[&str], value: &Value) -> Value {
-    path.iter().rev().fold(value.clone(), |inner, name| Value::Object(Map::from_iter([((*name).to_owned(), inner)])))
 }
 
 #[cfg(test)]

@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::meta::Gvk;
 use super::scan;
 use super::scheme::Selectable;
-use super::value::ValueExt;
+use super::value::{ValueExt, nested};
 
 /// One entry of `metadata.ownerReferences`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -204,17 +204,13 @@ impl Object {
 
     /// The text of what stands at a path of members; none where there is nothing. Nothing is decoded.
     pub fn raw(&self, path: &[&str]) -> Option<&[u8]> {
-        let whole = 0..self.json.len();
-        let at = path.iter().try_fold(whole, |outer, name| scan::member(&self.json, outer.start, name))?;
-        Some(&self.json[at])
+        Some(&self.json[scan::at(&self.json, path)?])
     }
 
     /// The body as if it had nothing but what stands at a path of members: for who needs a little of many objects.
     pub fn only(&self, path: &[&str]) -> Value {
         let part = self.raw(path).and_then(|text| serde_json::from_slice(text).ok());
-        part.map_or(Value::Null, |part: Value| {
-            path.iter().rev().fold(part, |inner, name| Value::Object(Map::from_iter([((*name).to_owned(), inner)])))
-        })
+        part.map_or(Value::Null, |part| nested(path, part))
     }
 
     /// True when its text has this word as a whole string, as a key or a value: a look that decodes nothing, to pass over

@@ -26,6 +26,11 @@ pub trait ValueExt {
     fn depth(&self) -> usize;
 }
 
+/// A value that stands at a path of members: objects with one member each around it.
+pub fn nested(path: &[&str], value: Value) -> Value {
+    path.iter().rev().fold(value, |inner, name| Value::Object(Map::from_iter([((*name).to_owned(), inner)])))
+}
+
 /// A part of a path as it stands in the object.
 fn unescaped(part: &str) -> Cow<'_, str> {
     match part.contains('~') {

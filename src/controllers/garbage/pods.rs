@@ -151,11 +151,17 @@ mod tests {
     use super::*;
     use crate::runtime::fake::Cluster;
 
-    #[tokio::test]
-    async fn pods_of_a_node_that_is_gone_follow_it() {
+    /// With one pod, of a node that is not there.
+    fn lost() -> Cluster {
         let cluster = Cluster::new();
         cluster.put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "n"},
             "spec": {"nodeName": "gone"}, "status": {"phase": "Running"}}));
+        cluster
+    }
+
+    #[tokio::test]
+    async fn pods_of_a_node_that_is_gone_follow_it() {
+        let cluster = lost();
         let gc = PodGc::default();
         let requeue = cluster.reconcile(&gc, "n", "p").await.unwrap();
         assert_eq!(requeue, Requeue::after_seconds(Some(QUARANTINE_SECONDS)));
@@ -167,9 +173,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_node_that_is_missed_again_gets_its_time_again() {
-        let cluster = Cluster::new();
-        cluster.put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "n"},
-            "spec": {"nodeName": "gone"}, "status": {"phase": "Running"}}));
+        let cluster = lost();
         let gc = PodGc::default();
         for _ in 0..2 {
             let requeue = cluster.reconcile(&gc, "n", "p").await.unwrap();

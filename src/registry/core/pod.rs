@@ -155,8 +155,7 @@ impl Strategy for Pods {
                     let classes = (qos::class(&new["spec"]), old.str_at("/status/qosClass").unwrap_or_default());
                     pod_update::resize(&pod, old, classes);
                 }
-                // A binding changes what an update may not.
-                _ => return,
+                _ => {}
             }
         }
         pod_spec::pod(&pod);
