@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use crate::cni::overlay::Backend;
+use crate::util::families::Networks;
 
 /// Namespace of the ConfigMap.
 pub const NAMESPACE: &str = "kube-system";
@@ -19,9 +19,9 @@ pub const NAME: &str = "orch-cluster";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cluster {
     /// Pod addresses.
-    pub cluster_cidr: IpNet,
+    pub cluster_cidr: Networks,
     /// Service addresses.
-    pub service_cidr: IpNet,
+    pub service_cidr: Networks,
     /// Address of DNS.
     pub cluster_dns: IpAddr,
     /// Domain.
@@ -53,8 +53,14 @@ impl Cluster {
         };
         let bad = |key: &str| format!("{NAMESPACE}/{NAME}: {key} cannot be read");
         let cluster = Self {
-            cluster_cidr: text("cluster-cidr")?.parse().with_context(|| bad("cluster-cidr"))?,
-            service_cidr: text("service-cidr")?.parse().with_context(|| bad("service-cidr"))?,
+            cluster_cidr: text("cluster-cidr")?
+                .parse()
+                .map_err(anyhow::Error::msg)
+                .with_context(|| bad("cluster-cidr"))?,
+            service_cidr: text("service-cidr")?
+                .parse()
+                .map_err(anyhow::Error::msg)
+                .with_context(|| bad("service-cidr"))?,
             cluster_dns: text("cluster-dns")?.parse().with_context(|| bad("cluster-dns"))?,
             cluster_domain: text("cluster-domain")?.to_owned(),
             backend: text("flannel-backend")?
@@ -76,7 +82,7 @@ mod tests {
     #[test]
     fn what_the_server_writes_is_what_a_node_reads() {
         let cluster = Cluster {
-            cluster_cidr: "10.42.0.0/16".parse().unwrap(),
+            cluster_cidr: "10.42.0.0/16,fd42::/56".parse().unwrap(),
             service_cidr: "10.43.0.0/16".parse().unwrap(),
             cluster_dns: "10.43.0.10".parse().unwrap(),
             cluster_domain: "cluster.local".into(),

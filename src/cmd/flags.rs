@@ -125,7 +125,8 @@ impl NodeFlags {
 
     /// The node's address, seen from `peer` where that is known, and its changes.
     pub fn address(&self, peer: Option<IpAddr>, cluster: &Cluster, data_dir: &Path) -> Address {
-        Address::new(self.node_ip, peer, vec![cluster.cluster_cidr, cluster.service_cidr], data_dir.join("address"))
+        let inner = cluster.cluster_cidr.iter().chain(cluster.service_cidr.iter()).collect();
+        Address::new(self.node_ip, peer, inner, data_dir.join("address"))
     }
 
     /// All that the node's parts are told.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::Ipv4Net;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tokio::net::TcpListener;
@@ -253,10 +253,7 @@ async fn network(
     runtime: &dyn Runtime,
     stop: Shutdown,
 ) -> anyhow::Result<()> {
-    let IpNet::V4(cluster_cidr) = config.cluster.cluster_cidr else { bail!("pods have IPv4 addresses only, so far") };
-    let IpNet::V4(service_cidr) = config.cluster.service_cidr else {
-        bail!("Services have IPv4 addresses only, so far")
-    };
+    let (cluster_cidr, service_cidr) = (config.cluster.cluster_cidr.v4, config.cluster.service_cidr.v4);
     let IpAddr::V4(cluster_dns) = config.cluster.cluster_dns else {
         bail!("cluster DNS has an IPv4 address only, so far")
     };
@@ -277,7 +274,7 @@ async fn network(
     let dns_config = dns::Config {
         listen: vec![SocketAddr::from((gateway, DNS_PORT))],
         domain: config.cluster.cluster_domain.clone(),
-        networks: vec![config.cluster.cluster_cidr, config.cluster.service_cidr],
+        networks: config.cluster.cluster_cidr.iter().chain(config.cluster.service_cidr.iter()).collect(),
         upstreams: dns::forward::Upstreams::host(),
     };
     let serve_dns = config.cluster.serve_dns;

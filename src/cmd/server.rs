@@ -12,7 +12,6 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::ArgAction;
 use futures::FutureExt;
-use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
@@ -41,6 +40,7 @@ use crate::store::sealed::Encryption;
 use crate::util::address::Address;
 use crate::util::backoff::Backoff;
 use crate::util::clock::{SharedClock, SystemClock};
+use crate::util::families::Networks;
 use crate::util::files;
 use crate::util::tasks::{OnEnd, Shutdown, Tasks};
 
@@ -74,12 +74,12 @@ pub struct Args {
     /// More names and addresses for the API's certificate
     #[arg(long, value_name = "NAME", value_delimiter = ',', action = ArgAction::Append)]
     pub tls_san: Vec<String>,
-    /// Addresses of pods
+    /// Addresses of pods: a network of IPv4, and after a comma one of IPv6 where they are to have both
     #[arg(long, value_name = "CIDR", default_value = "10.42.0.0/16")]
-    pub cluster_cidr: IpNet,
-    /// Addresses of Services
+    pub cluster_cidr: Networks,
+    /// Addresses of Services, of the same families
     #[arg(long, value_name = "CIDR", default_value = "10.43.0.0/16")]
-    pub service_cidr: IpNet,
+    pub service_cidr: Networks,
     /// Ports of NodePort Services
     #[arg(long, value_name = "FROM-TO", default_value = "30000-32767")]
     pub service_node_port_range: String,
@@ -190,7 +190,7 @@ fn controllers_config(args: &Args, pki: &Pki, access: &Access) -> controllers::C
         controllers::certificates::Signing { client_ca: pki.client_ca.clone(), server_ca: pki.server_ca.clone() };
     let tokens = access.tokens.clone();
     controllers::Config {
-        cluster_cidrs: vec![args.cluster_cidr],
+        cluster_cidrs: args.cluster_cidr.iter().collect(),
         root_ca_pem: pki.server_ca.cert_pem.clone(),
         node_grace_seconds: args.node_grace(),
         token_secrets: Some(Arc::new(move |account, secret| tokens.legacy(account, secret))),
@@ -218,7 +218,7 @@ async fn node_parts(
 
 /// The kinds, with what Services get of the server's ranges.
 fn resources(args: &Args, metrics: bool) -> anyhow::Result<Arc<Resources>> {
-    let IpNet::V4(services) = args.service_cidr else { bail!("Services have IPv4 addresses only, so far") };
+    let services = args.service_cidr.v4;
     let ports = port_range(&args.service_node_port_range)?;
     let optional = if metrics { crate::registry::metrics::kinds() } else { Vec::new() };
     Ok(Resources::and(&Allocators::new((services.network(), services.prefix_len()), ports), optional))
@@ -277,7 +277,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let cluster = cluster(&args, !disabled.dns)?;
     let node_address = args.node.address(None, &cluster, &data_dir);
     let node_ip = node_address.now();
-    let service_ip = args.service_cidr.hosts().next().context("the service range is empty")?;
+    let service_ip = args.service_cidr.v4.hosts().next().map(IpAddr::V4).context("the service range is empty")?;
     let node = node_parts(&args, &data_dir, &node_name, &node_address, &cluster).await?;
     let server_dir = server_dir(&data_dir)?;
     // First of all what is in the data directory: its lock keeps two servers from changing each other's files.
@@ -319,7 +319,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let config = Config {
         api: ApiServer {
             service_ip,
-            service_cidr: args.service_cidr,
+            service_cidr: args.service_cidr.v4.into(),
             address: args.advertise_address.unwrap_or(node_ip),
             port: address.port(),
         },
@@ -568,7 +568,10 @@ fn service_account(name: &str) -> UserInfo {
 fn cluster(args: &Args, serve_dns: bool) -> anyhow::Result<Cluster> {
     let cluster_dns = match args.cluster_dns {
         Some(ip) => ip,
-        None => args.service_cidr.hosts().nth(9).context("the service range has no tenth address for DNS")?,
+        None => {
+            let tenth = args.service_cidr.v4.hosts().nth(9);
+            tenth.context("the service range has no tenth address for DNS")?.into()
+        }
     };
     let (cluster_cidr, service_cidr) = (args.cluster_cidr, args.service_cidr);
     let (cluster_domain, backend) = (args.cluster_domain.clone(), args.flannel_backend);

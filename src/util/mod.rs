@@ -8,6 +8,7 @@ pub mod anytls;
 pub mod backoff;
 pub mod clock;
 pub mod duplex;
+pub mod families;
 pub mod file_watch;
 pub mod files;
 pub mod grpc;
