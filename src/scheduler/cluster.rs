@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::api::object::Object;
 
 use super::counts::{Counts, Moves};
+use super::domains::{self, Domains};
 use super::plugins::{affinity, spread};
 use super::pod::{HostPort, Labels, PodInfo, Taint, label};
 use super::raw;
@@ -20,6 +21,8 @@ use super::terms::Terms;
 /// A node and what is on it. A copy, to try something on, shares what no pod changes.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct NodeInfo {
+    /// Where it stands among the cluster's nodes; a copy stands for the same one.
+    pub at: usize,
     /// Name.
     pub name: Arc<str>,
     /// Labels.
@@ -127,6 +130,8 @@ pub struct Cluster {
     images: HashMap<Box<str>, Image>,
     /// What moved lately.
     moves: Moves,
+    /// The parts of the cluster that nodes are in.
+    domains: domains::Kept,
     /// Counts of pods that are spread, which follow the moves.
     pub spread: Counts<spread::Kind>,
     /// Counts of pods that others want to be near to or far from, which follow the moves.
@@ -204,6 +209,11 @@ impl Cluster {
         &self.moves
     }
 
+    /// The parts of the cluster that nodes are in, by the value of a label.
+    pub fn domains(&self, key: &str) -> Arc<Domains> {
+        self.domains.of(&self.nodes, self.moves.layout(), key)
+    }
+
     /// An image by name; all zero where no node has it.
     pub fn image(&self, name: &str) -> Image {
         self.images.get(name).copied().unwrap_or_default()
@@ -270,6 +280,7 @@ impl Cluster {
                     self.terms.note(pod, &node, 1);
                 }
             }
+            node.at = at;
             node.requested = std::mem::take(&mut old.requested);
             node.pods = std::mem::take(&mut old.pods);
             node.ports = std::mem::take(&mut old.ports);
@@ -282,8 +293,9 @@ impl Cluster {
             self.terms.note(&pod, &node, 1);
             node.add(pod);
         }
-        self.at.insert(node.name.clone(), self.nodes.len());
-        self.changes(self.nodes.len());
+        node.at = self.nodes.len();
+        self.at.insert(node.name.clone(), node.at);
+        self.changes(node.at);
         self.nodes.push(node);
         None
     }
@@ -294,7 +306,8 @@ impl Cluster {
         self.moves.all_changed();
         let node = self.nodes.swap_remove(at);
         self.versions.swap_remove(at);
-        if let Some(moved) = self.nodes.get(at) {
+        if let Some(moved) = self.nodes.get_mut(at) {
+            moved.at = at;
             self.at.insert(moved.name.clone(), at);
         }
         self.forget_images(&node.images);
@@ -431,6 +444,8 @@ mod tests {
         for node in &mut nodes {
             node.pods.sort_by(|a, b| a.uid.cmp(&b.uid));
             node.ports.sort_by_key(|p| p.port);
+            // Their order depends on how they came.
+            node.at = 0;
         }
         nodes
     }
@@ -444,6 +459,8 @@ mod tests {
                 match c {
                     Change::Node(n, t) => {
                         nodes.insert(n, t);
+                        // Whoever asks in between sees the parts of that moment only.
+                        cluster.domains("zone");
                         cluster.set_node(node(n, t));
                     }
                     Change::NoNode(n) => {
@@ -467,6 +484,9 @@ mod tests {
             for (n, t) in &nodes {
                 anew.set_node(node(*n, *t));
             }
+            prop_assert!(cluster.nodes.iter().enumerate().all(|(at, node)| node.at == at));
+            let zones = cluster.domains("zone");
+            prop_assert!(cluster.nodes.iter().all(|n| zones.of(n).map(|part| zones.name(part)) == n.label("zone")));
             prop_assert_eq!(canonical(&cluster), canonical(&anew));
             prop_assert_eq!(&cluster.images, &anew.images);
             prop_assert_eq!(&cluster.terms, &anew.terms);

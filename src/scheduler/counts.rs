@@ -67,6 +67,11 @@ impl Moves {
         self.now
     }
 
+    /// Tells states of the nodes and their labels apart.
+    pub fn layout(&self) -> u64 {
+        self.now.layout
+    }
+
     /// The moves since then; none where they are not known any more.
     pub fn since(&self, mark: Mark) -> Option<impl Iterator<Item = &Move>> {
         let missed = usize::try_from(self.now.number - mark.number.min(self.now.number)).unwrap_or(usize::MAX);

@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::answers::Answers;
+use super::answers::{Answers, Tally};
 use super::cluster::{Cluster, NodeInfo};
-use super::framework::{Cycle, Filter, PreFilter, Reason, Reasons, Refusal};
+use super::framework::{Cycle, Filter, PreFilter, Reason, Refusal};
 use super::pod::PodInfo;
 use super::scores::Kept;
 
@@ -15,11 +15,10 @@ use super::scores::Kept;
 const MIN_FEASIBLE: usize = 100;
 /// The smallest part of a large cluster that is looked at, in percent.
 const MIN_PERCENT: usize = 5;
-/// Different refusals that are looked through for one like the next.
-const LIKE_LATELY: usize = 8;
-
+/// Who refuses a node, and why.
+pub type Refused = (&'static str, Refusal);
 /// What a node says to a pod: nothing, or who refuses it and why.
-pub type Checked = Result<(), (&'static str, Refusal)>;
+pub type Checked = Result<(), Refused>;
 
 /// Pods that were promised a node for which others had to go, by node.
 #[derive(Debug, Default)]
@@ -122,32 +121,6 @@ impl NoFit {
     }
 }
 
-/// Refusals of many nodes, most of which say the same.
-#[derive(Debug, Default)]
-pub struct Refused(Vec<(&'static str, Reasons, usize)>);
-
-impl Refused {
-    /// One more node.
-    pub fn note(&mut self, plugin: &'static str, reasons: Reasons) {
-        let like = |(by, why, _): &&mut (&'static str, Reasons, usize)| *by == plugin && *why == reasons;
-        match self.0.iter_mut().rev().take(LIKE_LATELY).find(like) {
-            Some((.., n)) => *n += 1,
-            None => self.0.push((plugin, reasons, 1)),
-        }
-    }
-
-    /// How many nodes gave a reason.
-    pub fn reasons(&self) -> BTreeMap<Reason, usize> {
-        let mut out = BTreeMap::new();
-        for (_, reasons, n) in &self.0 {
-            for reason in reasons.as_slice() {
-                *out.entry(reason.clone()).or_default() += n;
-            }
-        }
-        out
-    }
-}
-
 /// The checks that plugins want to do for one pod.
 pub struct Checks<'a> {
     pod: &'a PodInfo,
@@ -243,42 +216,44 @@ impl<'a> Checks<'a> {
         // Where few nodes are asked each is looked up, else all at once.
         let promised = if answers.are_kept() { Vec::new() } else { nominated.promised(cluster) };
         let (enough, mut seen, mut found) = (enough(total, self.percent), 0, Vec::new());
-        let (mut refused, mut candidates) = (Refused::default(), Vec::new());
+        let (mut refused, mut candidates) = (Tally::default(), Vec::new());
         for at in order {
             seen += 1;
             let checked = answers.fits(cluster, at, || match promised.get(at) {
                 Some(false) => self.check(&nodes[at]),
                 _ => self.check_promised(&nodes[at], nominated),
             });
-            match checked {
-                Ok(()) => found.push(at),
-                Err((_, refusal)) if refusal.error => {
-                    let error = refusal.reasons.as_slice().iter().map(|r| &**r).collect();
-                    return Err(NoFit { total, error: Some(error), ..NoFit::default() });
+            let Err(number) = checked else {
+                found.push(at);
+                if found.len() == enough {
+                    break;
                 }
-                Err((plugin, refusal)) => {
-                    if !refusal.final_ {
-                        candidates.push(at);
-                    }
-                    refused.note(plugin, refusal.reasons);
-                }
+                continue;
+            };
+            refused.note(number);
+            let refusal = answers.refusal(number);
+            if refusal.error {
+                let error = refusal.reasons.as_slice().iter().map(|r| &**r).collect();
+                return Err(NoFit { total, error: Some(error), ..NoFit::default() });
             }
-            if found.len() == enough {
-                break;
+            if !refusal.final_ {
+                candidates.push(at);
             }
         }
+        let first = *start;
         *start = if total == 0 { 0 } else { (*start + seen) % total };
         if !found.is_empty() {
             return Ok(found);
         }
-        candidates.sort_unstable();
-        let mut no_fit = NoFit { total, reasons: refused.reasons(), candidates, ..NoFit::default() };
+        // They came in their order, but for where it began.
+        let before = candidates.partition_point(|at| *at >= first);
+        candidates.rotate_left(before);
+        let mut no_fit = NoFit { total, reasons: answers.reasons(&refused), candidates, ..NoFit::default() };
         if excluded > 0 {
             let by = self.only_by.join(" ");
             *no_fit.reasons.entry(format!("node(s) didn't satisfy plugin(s) [{by}]").into()).or_default() += excluded;
         }
-        let by = refused.0.iter().map(|(plugin, ..)| *plugin).chain(self.only_by.iter().copied());
-        by.for_each(|plugin| no_fit.blame(plugin));
+        answers.plugins(&refused).chain(self.only_by.iter().copied()).for_each(|plugin| no_fit.blame(plugin));
         Err(no_fit)
     }
 

@@ -14,6 +14,7 @@ pub mod cycle;
 #[cfg(test)]
 mod cycle_tests;
 pub mod devices;
+pub mod domains;
 pub mod framework;
 pub mod metrics;
 pub mod plugins;

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::answers::Answers;
+use super::answers::{Answers, Tally};
 use super::cluster::NodeInfo;
 use super::cycle::{Checks, NoFit, Nominated, Refused};
-use super::framework::{Cycle, Reasons};
+use super::framework::{Cycle, Refusal};
 use super::pod::{PodInfo, label};
 use crate::api::meta::labels::Selector;
 use crate::api::object::Object;
@@ -36,8 +36,34 @@ pub struct Plan {
     pub node: usize,
     /// The pods to delete, the most important first.
     pub victims: Vec<Arc<PodInfo>>,
-    /// Victims that a disruption budget protects.
+    cost: Cost,
+}
+
+/// What the victims of a node cost; less is better: broken budgets, the most important one, all their importance, their
+/// number, and how long the most important has been running.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Cost {
     violations: usize,
+    highest: i64,
+    sum: i64,
+    number: usize,
+    earliest: Reverse<Box<str>>,
+}
+
+impl Cost {
+    /// Of victims, the most important first; budgets protect some of them.
+    fn of(victims: &[Arc<PodInfo>], violations: usize) -> Self {
+        let highest = victims.first().map_or(i64::from(i32::MIN), |p| i64::from(p.priority));
+        let shifted = |p: &Arc<PodInfo>| i64::from(p.priority) + i64::from(i32::MAX) + 1;
+        let earliest = victims.iter().filter(|p| i64::from(p.priority) == highest).map(|p| started(p)).min();
+        Self {
+            violations,
+            highest,
+            sum: victims.iter().map(shifted).sum(),
+            number: victims.len(),
+            earliest: Reverse(earliest.unwrap_or_default().into()),
+        }
+    }
 }
 
 /// How many pods of a kind may still be disrupted.
@@ -99,27 +125,25 @@ pub fn plan(
     let budgets: Vec<Budget> = cx.side.budgets.list(None).iter().filter_map(|o| Budget::new(o)).collect();
     let args = &cx.profile.args;
     let enough = (nodes.len() * args.min_candidates_percent / 100).max(args.min_candidates);
-    let (mut refused, mut plans, mut harmless) = (Refused::default(), Vec::new(), false);
+    let (mut refused, mut plans, mut harmless) = (Tally::default(), Vec::new(), false);
     for at in &no_fit.candidates {
-        let mut ask = || victims_on(cx.pod, checks, nominated, *at, &nodes[*at], &budgets).map(Arc::new);
-        let answer = if budgets.is_empty() { answers.plan(cx.cluster, *at, ask) } else { ask() };
-        match answer {
+        let ask = || victims_on(cx.pod, checks, nominated, *at, &nodes[*at], &budgets).map(Arc::new);
+        match answers.plan(cx.cluster, *at, budgets.is_empty(), ask) {
             Ok(plan) => {
-                harmless |= plan.violations == 0;
+                harmless |= plan.cost.violations == 0;
                 plans.push(plan);
             }
-            Err(reasons) => refused.note(NAME, reasons),
+            Err(number) => refused.note(number),
         }
         // Of those that break budgets there may be any number: one that breaks none is better than all of them.
         if plans.len() >= enough && harmless {
             break;
         }
     }
-    let best = (0..plans.len()).min_by_key(|at| cost(&plans[*at]));
-    if let Some(best) = best {
-        return Ok(plans.swap_remove(best));
+    if let Some(best) = plans.into_iter().min_by(|a, b| a.cost.cmp(&b.cost)) {
+        return Ok(best);
     }
-    let mut reasons = refused.reasons();
+    let mut reasons = answers.reasons(&refused);
     let hopeless = nodes.len() - no_fit.candidates.len();
     if hopeless > 0 {
         reasons.insert(NOT_HELPFUL.into(), hopeless);
@@ -155,10 +179,10 @@ fn victims_on(
     at: usize,
     node: &NodeInfo,
     budgets: &[Budget],
-) -> Result<Plan, Reasons> {
+) -> Result<Plan, Refused> {
     let mut candidates: Vec<Arc<PodInfo>> = node.pods.iter().filter(|p| p.priority < pod.priority).cloned().collect();
     if candidates.is_empty() {
-        return Err(Reasons::One(NO_VICTIMS.into()));
+        return Err((NAME, Refusal::retry(NO_VICTIMS)));
     }
     candidates.sort_by(by_importance);
     let mut without = node.clone();
@@ -188,9 +212,9 @@ fn victims_on(
         without.add(back.clone());
         checks.changed(&back, &without, 1);
     }
-    fits.map_err(|(_, refusal)| refusal.reasons)?;
+    fits?;
     victims.sort_by(by_importance);
-    Ok(Plan { node: at, victims, violations })
+    Ok(Plan { node: at, cost: Cost::of(&victims, violations), victims })
 }
 
 /// Those whose going a budget forbids, and the others.
@@ -204,19 +228,4 @@ fn split(pods: &[Arc<PodInfo>], budgets: &[Budget]) -> (Vec<Arc<PodInfo>>, Vec<A
         }
         forbidden
     })
-}
-
-/// What a plan costs; less is better: broken budgets, the most important victim, all their importance, their number, how
-/// long the most important has been running.
-fn cost(plan: &Plan) -> (usize, i64, i64, usize, Reverse<&str>) {
-    let highest = plan.victims.first().map_or(i64::from(i32::MIN), |p| i64::from(p.priority));
-    let shifted = |p: &Arc<PodInfo>| i64::from(p.priority) + i64::from(i32::MAX) + 1;
-    let earliest = plan.victims.iter().filter(|p| i64::from(p.priority) == highest).map(|p| started(p)).min();
-    (
-        plan.violations,
-        highest,
-        plan.victims.iter().map(shifted).sum(),
-        plan.victims.len(),
-        Reverse(earliest.unwrap_or_default()),
-    )
 }

@@ -2,11 +2,13 @@
 //!
 //! Upstream: `plugins/podtopologyspread`.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::super::cluster::NodeInfo;
 use super::super::counts::{Move, Parts, Values};
+use super::super::domains::Domains;
 use super::super::framework::{Cycle, Event, Filter, MAX_SCORE, Plugin, PreFilter, Refusal};
 use super::super::pod::{Labels, NodeTerm, PodInfo, Spread, Toleration};
 use super::nodes::untolerated;
@@ -144,9 +146,27 @@ struct Counted<'a> {
     parts: Arc<Values>,
     /// The newcomer itself.
     own: i64,
+    domains: Arc<Domains>,
+    /// Whether each part has room for it, once somebody has asked.
+    room: Vec<Cell<Option<bool>>>,
 }
 
-impl Counted<'_> {
+impl<'a> Counted<'a> {
+    fn new(cx: &Cycle<'a>, constraint: &'a Spread, parts: Arc<Values>) -> Self {
+        let domains = cx.cluster.domains(&constraint.key);
+        let room = vec![Cell::new(None); domains.len()];
+        Self { constraint, parts, own: i64::from(constraint.counts(cx.pod)), domains, room }
+    }
+
+    fn has_room(&self, part: usize, least: i64) -> bool {
+        self.room[part].get().unwrap_or_else(|| {
+            let there = self.parts.get(self.domains.name(part)).copied().unwrap_or(0);
+            let room = there + self.own - least <= self.constraint.max_skew;
+            self.room[part].set(Some(room));
+            room
+        })
+    }
+
     fn least(&self) -> i64 {
         if (self.parts.len() as i64) < self.constraint.min_domains {
             return 0;
@@ -165,13 +185,12 @@ struct Even<'a> {
 impl Filter for Even<'_> {
     fn check(&self, node: &NodeInfo) -> Result<(), Refusal> {
         for (counted, least) in self.constraints.iter().zip(&self.least) {
-            let Some(part) = node.label(&counted.constraint.key) else {
+            let Some(part) = counted.domains.of(node) else {
                 return Err(Refusal::unresolvable(
                     "node(s) didn't match pod topology spread constraints (missing required label)",
                 ));
             };
-            let there = counted.parts.get(part).copied().unwrap_or(0);
-            if there + counted.own - least > counted.constraint.max_skew {
+            if !counted.has_room(part, *least) {
                 return Err(Refusal::retry("node(s) didn't match pod topology spread constraints"));
             }
         }
@@ -191,6 +210,7 @@ impl Filter for Even<'_> {
             if let Some(n) = node.label(&counted.constraint.key).and_then(|part| parts.get_mut(part)) {
                 *n += sign;
                 *least = counted.least();
+                counted.room.fill(Cell::new(None));
             }
         }
     }
@@ -207,11 +227,8 @@ impl Plugin for PodTopologySpread {
             return PreFilter::Skip;
         }
         let parts = Census { cx, constraints: &hard, soft: false, all_keys: true }.parts();
-        let constraints: Vec<Counted<'_>> = hard
-            .into_iter()
-            .zip(parts)
-            .map(|(constraint, parts)| Counted { constraint, parts, own: i64::from(constraint.counts(cx.pod)) })
-            .collect();
+        let constraints: Vec<Counted<'_>> =
+            hard.into_iter().zip(parts).map(|(constraint, parts)| Counted::new(cx, constraint, parts)).collect();
         let least = constraints.iter().map(Counted::least).collect();
         PreFilter::Check(Box::new(Even { pod: cx.pod, constraints, least }))
     }
