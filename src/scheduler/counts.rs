@@ -97,8 +97,36 @@ pub fn add(values: &mut Values, part: &str, n: i64) {
     }
 }
 
+/// Pods in the parts of the cluster, which have numbers ([`super::domains`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sums(Vec<Option<i64>>);
+
+impl Sums {
+    /// Of so many parts, none of which counts yet.
+    pub fn new(parts: usize) -> Self {
+        Self(vec![None; parts])
+    }
+
+    /// The number of a part; none of one that does not count, though no pod is in it.
+    pub fn get(&self, part: usize) -> Option<i64> {
+        self.0.get(part).copied().flatten()
+    }
+
+    /// Adds to the number of a part, which counts from now on.
+    pub fn add(&mut self, part: usize, n: i64) {
+        if let Some(sum) = self.0.get_mut(part) {
+            *sum = Some(sum.unwrap_or(0) + n);
+        }
+    }
+
+    /// The numbers of all parts that count.
+    pub fn iter(&self) -> impl Iterator<Item = i64> {
+        self.0.iter().copied().flatten()
+    }
+}
+
 /// Pods in the parts of the cluster, for each of some constraints or terms.
-pub type Parts = Vec<Arc<Values>>;
+pub type Parts = Vec<Arc<Sums>>;
 
 /// Counts for the kinds of pods that were looked at last; `K` says which nodes and pods a kind counts.
 #[derive(Debug)]

@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::super::cluster::{Cluster, NodeInfo};
-use super::super::counts::{Parts, Values, add};
+use super::super::counts::{Parts, Sums, Values, add};
+use super::super::domains::Domains;
 use super::super::framework::{Cycle, Event, Filter, MAX_SCORE, Plugin, PreFilter, Refusal};
 use super::super::pod::{PodInfo, PodTerm};
 use super::super::terms;
@@ -30,18 +31,25 @@ pub struct Kind {
 struct Census<'a> {
     together: usize,
     terms: Vec<&'a PodTerm>,
+    /// For each of them the parts that it counts.
+    domains: Vec<Arc<Domains>>,
 }
 
 impl<'a> Census<'a> {
+    fn new(together: usize, terms: Vec<&'a PodTerm>, cluster: &Cluster) -> Self {
+        let domains = terms.iter().map(|t| cluster.domains(&t.key)).collect();
+        Self { together, terms, domains }
+    }
+
     /// What a pod requires: nearness, all terms together, then distance.
-    fn required(pod: &'a PodInfo) -> Self {
-        Self { together: pod.affinity.len(), terms: pod.affinity.iter().chain(&pod.anti_affinity).collect() }
+    fn required(pod: &'a PodInfo, cluster: &Cluster) -> Self {
+        Self::new(pod.affinity.len(), pod.affinity.iter().chain(&pod.anti_affinity).collect(), cluster)
     }
 
     /// What a pod prefers: nearness, then distance.
-    fn preferred(pod: &'a PodInfo) -> Self {
+    fn preferred(pod: &'a PodInfo, cluster: &Cluster) -> Self {
         let all = pod.affinity_preferred.iter().chain(&pod.anti_affinity_preferred);
-        Self { together: 0, terms: all.map(|(_, term)| term).collect() }
+        Self::new(0, all.map(|(_, term)| term).collect(), cluster)
     }
 
     fn is(&self, kind: &Kind) -> bool {
@@ -56,29 +64,28 @@ impl<'a> Census<'a> {
         };
         let follow = |parts: &mut Parts, step: &super::super::counts::Move| {
             let node = &cluster.nodes()[step.at];
-            self.each(&step.pod, node, cluster, |i, part| add(Arc::make_mut(&mut parts[i]), part, step.sign));
+            self.each(&step.pod, node, cluster, |i, part| Arc::make_mut(&mut parts[i]).add(part, step.sign));
         };
         cluster.affinity.of(|kind| self.is(kind), cluster.moves(), follow, anew)
     }
 
     fn count(&self, cluster: &Cluster) -> Parts {
-        let mut all = vec![Values::new(); self.terms.len()];
+        let mut all: Vec<Sums> = self.domains.iter().map(|d| Sums::new(d.len())).collect();
         for node in cluster.nodes() {
             for pod in &node.pods {
-                self.each(pod, node, cluster, |i, part| add(&mut all[i], part, 1));
+                self.each(pod, node, cluster, |i, part| all[i].add(part, 1));
             }
         }
         all.into_iter().map(Arc::new).collect()
     }
 
     /// The terms that mean `other`, by index, with the part that it is in.
-    fn each(&self, other: &PodInfo, node: &NodeInfo, cluster: &Cluster, mut to: impl FnMut(usize, &str)) {
+    fn each(&self, other: &PodInfo, node: &NodeInfo, cluster: &Cluster, mut to: impl FnMut(usize, usize)) {
         let (near, alone) = self.terms.split_at(self.together);
         let near = if near.iter().all(|t| matches(t, other, cluster)) { near } else { &[] };
         let alone = alone.iter().enumerate().filter(|(_, t)| matches(t, other, cluster));
-        let meant = near.iter().enumerate().chain(alone.map(|(i, t)| (self.together + i, t)));
-        for (i, term) in meant {
-            if let Some(part) = node.label(&term.key) {
+        for i in (0..near.len()).chain(alone.map(|(i, _)| self.together + i)) {
+            if let Some(part) = self.domains[i].of(node) {
                 to(i, part);
             }
         }
@@ -98,28 +105,28 @@ struct Near<'a> {
     forbid: Vec<(&'a str, &'a Values)>,
     /// It would satisfy its own affinity.
     own: bool,
-    /// What is pretended to have moved: for the newcomer's terms, and by key for those of others.
-    moved: (HashMap<usize, Values>, HashMap<Box<str>, Values>),
+    /// What is pretended to have moved: by term and part for the newcomer's terms, by key for those of others.
+    moved: (HashMap<(usize, usize), i64>, HashMap<Box<str>, Values>),
 }
 
 impl Near<'_> {
     /// Pods that the newcomer's term means in the part that the node is in.
     fn meant(&self, i: usize, node: &NodeInfo) -> i64 {
-        let Some(part) = node.label(&self.census.terms[i].key) else { return 0 };
+        let Some(part) = self.census.domains[i].of(node) else { return 0 };
         let moved = match self.moved.0.is_empty() {
             true => 0,
-            false => self.moved.0.get(&i).and_then(|v| v.get(part)).copied().unwrap_or(0),
+            false => self.moved.0.get(&(i, part)).copied().unwrap_or(0),
         };
-        self.parts[i].get(part).copied().unwrap_or(0) + moved
+        self.parts[i].get(part).unwrap_or(0) + moved
     }
 
     fn is_near(&self, node: &NodeInfo) -> bool {
-        let terms = &self.pod.affinity;
-        if terms.iter().any(|t| node.label(&t.key).is_none()) {
+        let terms = self.census.together;
+        if self.census.domains[..terms].iter().any(|domains| domains.of(node).is_none()) {
             return false;
         }
         // The first of a group that wants to be with itself has to go somewhere.
-        (0..terms.len()).all(|i| self.meant(i, node) > 0) || (self.own && self.near == 0)
+        (0..terms).all(|i| self.meant(i, node) > 0) || (self.own && self.near == 0)
     }
 
     fn is_forbidden(&self, node: &NodeInfo) -> bool {
@@ -159,10 +166,10 @@ impl Filter for Near<'_> {
         }
         let (near, together) = (&mut self.near, self.census.together);
         self.census.each(pod, node, self.cluster, |i, part| {
-            add(own.entry(i).or_default(), part, sign);
+            *own.entry((i, part)).or_default() += sign;
             *near += if i < together { sign } else { 0 };
         });
-        own.retain(|_, values| !values.is_empty());
+        own.retain(|_, n| *n != 0);
         others.retain(|_, values| !values.is_empty());
     }
 }
@@ -175,19 +182,19 @@ impl Plugin for InterPodAffinity {
     fn pre_filter<'a>(&self, cx: &'a Cycle<'a>) -> PreFilter<'a> {
         let (pod, cluster) = (cx.pod, cx.cluster);
         let forbid: Vec<_> = terms::that_mean(&cluster.terms().away, pod, cluster.namespace(&pod.namespace)).collect();
-        let census = Census::required(pod);
+        let census = Census::required(pod, cluster);
         if census.terms.is_empty() && forbid.is_empty() {
             return PreFilter::Skip;
         }
         let parts = if census.terms.is_empty() { Parts::new() } else { census.parts(cluster) };
         let own = pod.affinity.iter().all(|t| matches(t, pod, cluster));
-        let near = parts[..census.together].iter().flat_map(|values| values.values()).sum();
+        let near = parts[..census.together].iter().flat_map(|sums| sums.iter()).sum();
         PreFilter::Check(Box::new(Near { pod, cluster, census, parts, near, forbid, own, moved: Default::default() }))
     }
 
     fn score(&self, cx: &Cycle<'_>, nodes: &[&NodeInfo]) -> Option<Vec<i64>> {
         let (pod, cluster, args) = (cx.pod, cx.cluster, &cx.profile.args);
-        let census = Census::preferred(pod);
+        let census = Census::preferred(pod, cluster);
         let others = cluster.terms();
         if census.terms.is_empty() && (args.ignore_preferred_of_existing || !others.has_opinions()) {
             return None;
@@ -195,19 +202,21 @@ impl Plugin for InterPodAffinity {
         let parts = if census.terms.is_empty() { Parts::new() } else { census.parts(cluster) };
         let weights = pod.affinity_preferred.iter().map(|(weight, _)| *weight);
         let weights = weights.chain(pod.anti_affinity_preferred.iter().map(|(weight, _)| -weight));
-        let own = census.terms.iter().zip(&parts).zip(weights).map(|((term, values), n)| (&*term.key, &**values, n));
+        let own = census.domains.iter().zip(&parts).zip(weights).map(|((domains, sums), n)| (domains, sums, n));
+        let own: Vec<_> = own.filter(|(_, sums, _)| sums.iter().any(|n| n != 0)).collect();
         let that_mean = |all| terms::that_mean(all, pod, cluster.namespace(&pod.namespace));
         let near = that_mean(&others.near).map(|(key, values)| (key, values, args.hard_pod_affinity_weight));
         let wishes = that_mean(&others.wishes).map(|(key, values)| (key, values, 1));
-        let all: Vec<(&str, &Values, i64)> = own.chain(near).chain(wishes).filter(|(_, v, _)| !v.is_empty()).collect();
-        if all.is_empty() {
+        let others: Vec<(&str, &Values, i64)> = near.chain(wishes).filter(|(_, v, _)| !v.is_empty()).collect();
+        if own.is_empty() && others.is_empty() {
             return None;
         }
         let sum = |node: &&NodeInfo| {
-            let at = |(key, values, n): &(&str, &Values, i64)| {
-                node.label(key).and_then(|part| values.get(part)).copied().unwrap_or(0) * n
-            };
-            all.iter().map(at).sum()
+            let own = own.iter().map(|(domains, sums, n)| domains.of(node).and_then(|p| sums.get(p)).unwrap_or(0) * n);
+            let others = others
+                .iter()
+                .map(|(key, values, n)| node.label(key).and_then(|part| values.get(part)).copied().unwrap_or(0) * n);
+            own.sum::<i64>() + others.sum::<i64>()
         };
         Some(between(&nodes.iter().map(sum).collect::<Vec<i64>>()))
     }

@@ -2,12 +2,10 @@
 //!
 //! Upstream: `plugins/podtopologyspread`.
 
-use std::cell::Cell;
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::super::cluster::NodeInfo;
-use super::super::counts::{Move, Parts, Values};
+use super::super::counts::{Move, Parts, Sums};
 use super::super::domains::Domains;
 use super::super::framework::{Cycle, Event, Filter, MAX_SCORE, Plugin, PreFilter, Refusal};
 use super::super::pod::{Labels, NodeTerm, PodInfo, Spread, Toleration};
@@ -46,24 +44,30 @@ pub struct Kind {
 }
 
 /// Constraints of a pod, all that refuse nodes or all that score them, which count the pods of all nodes.
-#[derive(Clone, Copy)]
 struct Census<'a> {
     cx: &'a Cycle<'a>,
     constraints: &'a [&'a Spread],
+    /// For each of them the parts that it counts.
+    domains: Vec<Arc<Domains>>,
     soft: bool,
     /// Nodes that lack the key of one of them count for none.
     all_keys: bool,
 }
 
 impl<'a> Census<'a> {
+    fn new(cx: &'a Cycle<'a>, constraints: &'a [&'a Spread], soft: bool, all_keys: bool) -> Self {
+        let domains = constraints.iter().map(|c| cx.cluster.domains(&c.key)).collect();
+        Self { cx, constraints, domains, soft, all_keys }
+    }
+
     /// Pods in the parts of the cluster, for each constraint.
-    fn parts(self) -> Parts {
+    fn parts(&self) -> Parts {
         let cluster = self.cx.cluster;
         let anew = || (self.kind(), self.count());
         cluster.spread.of(|kind| self.is(kind), cluster.moves(), |parts, step| self.follow(parts, step), anew)
     }
 
-    fn kind(self) -> Kind {
+    fn kind(&self) -> Kind {
         let pod = self.cx.pod;
         Kind {
             namespace: pod.namespace.clone(),
@@ -76,7 +80,7 @@ impl<'a> Census<'a> {
         }
     }
 
-    fn is(self, kind: &Kind) -> bool {
+    fn is(&self, kind: &Kind) -> bool {
         let pod = self.cx.pod;
         kind.namespace == pod.namespace
             && (kind.soft, kind.all_keys) == (self.soft, self.all_keys)
@@ -86,55 +90,57 @@ impl<'a> Census<'a> {
             && kind.node_required == pod.node_required
     }
 
-    fn has_keys(self, node: &NodeInfo) -> bool {
-        !self.all_keys || self.constraints.iter().all(|c| node.label(&c.key).is_some())
+    fn has_keys(&self, node: &NodeInfo) -> bool {
+        !self.all_keys || self.domains.iter().all(|domains| domains.of(node).is_some())
     }
 
     /// True for a constraint whose parts are the nodes themselves, whoever takes part.
-    fn is_by_host(self, c: &Spread) -> bool {
+    fn is_by_host(&self, c: &Spread) -> bool {
         self.soft && &*c.key == HOSTNAME
     }
 
-    /// The part that a node is in, where it takes part.
-    fn part<'n>(self, c: &Spread, node: &'n NodeInfo) -> Option<&'n str> {
-        if self.is_by_host(c) {
-            return Some(&node.name);
-        }
-        node.label(&c.key).filter(|_| takes_part(c, self.cx.pod, node))
+    /// The constraints, with the parts that they count.
+    fn each(&self) -> impl Iterator<Item = (&'a Spread, &Domains)> {
+        self.constraints.iter().copied().zip(self.domains.iter().map(|d| &**d))
     }
 
-    fn count(self) -> Parts {
-        let mut all = vec![Values::new(); self.constraints.len()];
-        for node in self.cx.cluster.nodes().iter().filter(|n| self.has_keys(n)) {
-            for (c, parts) in self.constraints.iter().zip(&mut all) {
-                let Some(part) = self.part(c, node) else { continue };
-                let n = node.pods.iter().filter(|p| is_counted(c, self.cx.pod, p)).count() as i64;
-                match parts.get_mut(part) {
-                    Some(sum) => *sum += n,
-                    // For a hard constraint a part without pods counts too.
-                    None if !self.soft || n > 0 => drop(parts.insert(part.into(), n)),
-                    None => {}
-                }
+    /// The part that a node is in for a constraint.
+    fn part(&self, (c, domains): (&Spread, &Domains), node: &NodeInfo) -> Option<usize> {
+        if self.is_by_host(c) { Some(node.at) } else { domains.of(node) }
+    }
+
+    /// The same, where it takes part.
+    fn counted_part(&self, (c, domains): (&Spread, &Domains), node: &NodeInfo) -> Option<usize> {
+        self.part((c, domains), node).filter(|_| self.is_by_host(c) || takes_part(c, self.cx.pod, node))
+    }
+
+    fn count(&self) -> Parts {
+        let nodes = self.cx.cluster.nodes();
+        let size = |(c, domains): (&Spread, &Domains)| if self.is_by_host(c) { nodes.len() } else { domains.len() };
+        let mut all: Vec<Sums> = self.each().map(|c| Sums::new(size(c))).collect();
+        for node in nodes.iter().filter(|n| self.has_keys(n)) {
+            for (c, parts) in self.each().zip(&mut all) {
+                let Some(part) = self.counted_part(c, node) else { continue };
+                let n = node.pods.iter().filter(|p| is_counted(c.0, self.cx.pod, p)).count() as i64;
+                // For a hard constraint a part without pods counts too.
+                parts.add(part, n);
             }
         }
         all.into_iter().map(Arc::new).collect()
     }
 
     /// Takes a pod that moved into the counts.
-    fn follow(self, all: &mut Parts, step: &Move) {
+    fn follow(&self, all: &mut Parts, step: &Move) {
         let node = &self.cx.cluster.nodes()[step.at];
         if !self.has_keys(node) {
             return;
         }
-        for (c, parts) in self.constraints.iter().zip(all) {
-            if !is_counted(c, self.cx.pod, &step.pod) {
+        for (c, parts) in self.each().zip(all) {
+            if !is_counted(c.0, self.cx.pod, &step.pod) {
                 continue;
             }
-            let Some(part) = self.part(c, node) else { continue };
-            let parts = Arc::make_mut(parts);
-            match parts.get_mut(part) {
-                Some(n) => *n += step.sign,
-                None => drop(parts.insert(part.into(), step.sign)),
+            if let Some(part) = self.counted_part(c, node) {
+                Arc::make_mut(parts).add(part, step.sign);
             }
         }
     }
@@ -143,35 +149,18 @@ impl<'a> Census<'a> {
 /// One hard constraint, with the number of pods in each part of the cluster.
 struct Counted<'a> {
     constraint: &'a Spread,
-    parts: Arc<Values>,
+    parts: Arc<Sums>,
+    domains: Arc<Domains>,
     /// The newcomer itself.
     own: i64,
-    domains: Arc<Domains>,
-    /// Whether each part has room for it, once somebody has asked.
-    room: Vec<Cell<Option<bool>>>,
 }
 
-impl<'a> Counted<'a> {
-    fn new(cx: &Cycle<'a>, constraint: &'a Spread, parts: Arc<Values>) -> Self {
-        let domains = cx.cluster.domains(&constraint.key);
-        let room = vec![Cell::new(None); domains.len()];
-        Self { constraint, parts, own: i64::from(constraint.counts(cx.pod)), domains, room }
-    }
-
-    fn has_room(&self, part: usize, least: i64) -> bool {
-        self.room[part].get().unwrap_or_else(|| {
-            let there = self.parts.get(self.domains.name(part)).copied().unwrap_or(0);
-            let room = there + self.own - least <= self.constraint.max_skew;
-            self.room[part].set(Some(room));
-            room
-        })
-    }
-
+impl Counted<'_> {
     fn least(&self) -> i64 {
-        if (self.parts.len() as i64) < self.constraint.min_domains {
+        if (self.parts.iter().count() as i64) < self.constraint.min_domains {
             return 0;
         }
-        self.parts.values().copied().min().unwrap_or(0)
+        self.parts.iter().min().unwrap_or(0)
     }
 }
 
@@ -190,7 +179,8 @@ impl Filter for Even<'_> {
                     "node(s) didn't match pod topology spread constraints (missing required label)",
                 ));
             };
-            if !counted.has_room(part, *least) {
+            let there = counted.parts.get(part).unwrap_or(0);
+            if there + counted.own - least > counted.constraint.max_skew {
                 return Err(Refusal::retry("node(s) didn't match pod topology spread constraints"));
             }
         }
@@ -201,16 +191,15 @@ impl Filter for Even<'_> {
         if pod.deleting || pod.namespace != self.pod.namespace {
             return;
         }
-        let all_keys = self.constraints.iter().all(|c| node.label(&c.constraint.key).is_some());
+        let all_keys = self.constraints.iter().all(|c| c.domains.of(node).is_some());
         for (counted, least) in self.constraints.iter_mut().zip(&mut self.least) {
             if !all_keys || !counted.constraint.counts(pod) || !takes_part(counted.constraint, self.pod, node) {
                 continue;
             }
-            let parts = Arc::make_mut(&mut counted.parts);
-            if let Some(n) = node.label(&counted.constraint.key).and_then(|part| parts.get_mut(part)) {
-                *n += sign;
+            let part = counted.domains.of(node).filter(|part| counted.parts.get(*part).is_some());
+            if let Some(part) = part {
+                Arc::make_mut(&mut counted.parts).add(part, sign);
                 *least = counted.least();
-                counted.room.fill(Cell::new(None));
             }
         }
     }
@@ -226,9 +215,12 @@ impl Plugin for PodTopologySpread {
         if hard.is_empty() {
             return PreFilter::Skip;
         }
-        let parts = Census { cx, constraints: &hard, soft: false, all_keys: true }.parts();
-        let constraints: Vec<Counted<'_>> =
-            hard.into_iter().zip(parts).map(|(constraint, parts)| Counted::new(cx, constraint, parts)).collect();
+        let census = Census::new(cx, &hard, false, true);
+        let counted = |((constraint, domains), parts): ((&&'a Spread, &Arc<Domains>), Arc<Sums>)| {
+            let (domains, own) = (domains.clone(), i64::from(constraint.counts(cx.pod)));
+            Counted { constraint, parts, domains, own }
+        };
+        let constraints: Vec<Counted<'a>> = hard.iter().zip(&census.domains).zip(census.parts()).map(counted).collect();
         let least = constraints.iter().map(Counted::least).collect();
         PreFilter::Check(Box::new(Even { pod: cx.pod, constraints, least }))
     }
@@ -264,23 +256,27 @@ impl Plugin for PodTopologySpread {
 
 /// Soft constraints: fewer pods in a node's parts are better, the more so the fewer parts there are.
 fn scores(cx: &Cycle<'_>, constraints: &[&Spread], nodes: &[&NodeInfo], all_keys: bool) -> Vec<i64> {
-    let ignored: Vec<bool> =
-        nodes.iter().map(|n| all_keys && !constraints.iter().all(|c| n.label(&c.key).is_some())).collect();
+    let census = Census::new(cx, constraints, true, all_keys);
+    let ignored: Vec<bool> = nodes.iter().map(|n| !census.has_keys(n)).collect();
     let kept = || nodes.iter().zip(&ignored).filter(|(_, ignored)| !**ignored).map(|(n, _)| *n);
-    let census = Census { cx, constraints, soft: true, all_keys };
     // The more parts the feasible nodes are in, the more a constraint weighs.
-    let size = |c: &Spread| match census.is_by_host(c) {
-        true => kept().count(),
-        false => kept().filter_map(|n| n.label(&c.key)).collect::<HashSet<_>>().len(),
+    let size = |(c, domains): (&Spread, &Domains)| {
+        if census.is_by_host(c) {
+            return kept().count();
+        }
+        let mut seen = vec![false; domains.len()];
+        kept().filter_map(|n| domains.of(n)).filter(|part| !std::mem::replace(&mut seen[*part], true)).count()
     };
-    let weights: Vec<f64> = constraints.iter().map(|c| ((size(c) + 2) as f64).ln()).collect();
+    let weights: Vec<f64> = census.each().map(|c| ((size(c) + 2) as f64).ln()).collect();
     let parts = census.parts();
     let raw = |node: &NodeInfo| {
         let mut score = 0.0;
-        for ((c, parts), weight) in constraints.iter().zip(&parts).zip(&weights) {
-            let Some(label) = node.label(&c.key) else { continue };
-            let part = if census.is_by_host(c) { &*node.name } else { label };
-            score += parts.get(part).copied().unwrap_or(0) as f64 * weight + (c.max_skew - 1) as f64;
+        for ((c, parts), weight) in census.each().zip(&parts).zip(&weights) {
+            if c.1.of(node).is_none() {
+                continue;
+            }
+            let there = census.part(c, node).and_then(|part| parts.get(part)).unwrap_or(0);
+            score += there as f64 * weight + (c.0.max_skew - 1) as f64;
         }
         score.round() as i64
     };
