@@ -12,6 +12,7 @@ use super::kubelet_args;
 use super::node::NodeConfig;
 use crate::api::meta::names;
 use crate::util::address::Address;
+use crate::util::sysctl;
 use crate::util::telemetry;
 
 /// Where things are, and how much is told.
@@ -145,6 +146,12 @@ impl NodeFlags {
                 None => Ok((key.to_owned(), value.to_owned())),
             }
         });
+        if cluster.cluster_cidr.v6.is_some() && !sysctl::has_ipv6() {
+            bail!(
+                "the cluster has IPv6 ({}), and this machine's kernel has not: boot it without ipv6.disable=1",
+                cluster.cluster_cidr
+            );
+        }
         Ok(NodeConfig {
             data_dir: data_dir.to_owned(),
             name: name.to_owned(),

@@ -5,9 +5,11 @@
 //! **Invariant:** IPv4 goes first: it is the family of whoever asks for none.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// One network of each family that there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +24,54 @@ impl Networks {
     /// All of them, in their order.
     pub fn iter(&self) -> impl Iterator<Item = IpNet> {
         std::iter::once(IpNet::V4(self.v4)).chain(self.v6.map(IpNet::V6))
+    }
+}
+
+/// An address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// True for an address of this family.
+    pub fn has(self, address: &IpAddr) -> bool {
+        Self::of(*address) == self
+    }
+}
+
+impl Networks {
+    /// The network of a family.
+    pub fn of(&self, family: Family) -> Option<IpNet> {
+        match family {
+            Family::V4 => Some(IpNet::V4(self.v4)),
+            Family::V6 => self.v6.map(IpNet::V6),
+        }
+    }
+
+    /// The families that there are.
+    pub fn families(&self) -> impl Iterator<Item = Family> {
+        self.iter().map(|net| Family::of(net.addr()))
+    }
+}
+
+impl Serialize for Networks {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Networks {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
