@@ -59,6 +59,8 @@ pub struct NodeConfig {
     pub name: String,
     /// Node address, and its changes.
     pub address: watch::Receiver<IpAddr>,
+    /// Its IPv6 address where that was given; in a cluster with IPv6 one is found otherwise.
+    pub second_address: Option<Ipv6Addr>,
     /// Labels at registration.
     pub labels: Vec<(String, String)>,
     /// Taints at registration.
@@ -147,7 +149,7 @@ impl NodeParts {
     pub fn kubelet(&self, listers: Arc<dyn Listers>, client: Client, clock: SharedClock) -> Arc<Kubelet> {
         let c = &self.config;
         let mut config = Config::new(&c.name, &c.data_dir);
-        config.node_ips = addresses(*c.address.borrow(), &mut None, &c.cluster);
+        config.node_ips = addresses(*c.address.borrow(), &mut None, c);
         config.cluster_dns = vec![c.cluster.cluster_dns.to_string()];
         config.cluster_domain = c.cluster.cluster_domain.clone();
         config.port = c.kubelet_port;
@@ -207,9 +209,9 @@ impl NodeParts {
                 })
             });
         }
-        let (address, cluster, addressed) = (config.address.clone(), config.cluster.clone(), kubelet.clone());
+        let (of_node, addressed) = (config.clone(), kubelet.clone());
         tasks.own("node-address", OnEnd::Fine, move |stop| async move {
-            follow_addresses(address, &cluster, |now| addressed.set_node_ips(&now), &stop).await;
+            follow_addresses(&of_node, |now| addressed.set_node_ips(&now), &stop).await;
             Ok(())
         });
         let cidrs = kubelet.pod_cidrs();
@@ -259,26 +261,25 @@ fn families_of(subnet: Networks, cluster: &Cluster) -> (Networks, Networks) {
 }
 
 /// The addresses that a node tells of: its address, and one of IPv6 where the cluster has that and the machine has one.
-fn addresses(first: IpAddr, second: &mut Option<Ipv6Addr>, cluster: &Cluster) -> Vec<String> {
-    let inner: Vec<IpNet> = cluster.cluster_cidr.iter().chain(cluster.service_cidr.iter()).collect();
-    *second = cluster.cluster_cidr.v6.and_then(|_| address::ipv6_beside(first, *second, &inner));
+fn addresses(first: IpAddr, second: &mut Option<Ipv6Addr>, config: &NodeConfig) -> Vec<String> {
+    let (pods, services) = (config.cluster.cluster_cidr, config.cluster.service_cidr);
+    let inner: Vec<IpNet> = pods.iter().chain(services.iter()).collect();
+    let found = || address::ipv6_beside(first, *second, &inner);
+    *second = pods.v6.and_then(|_| config.second_address.or_else(found));
     std::iter::once(first).chain(second.map(IpAddr::V6)).map(|a| a.to_string()).collect()
 }
 
 /// Tells of the node's addresses, now and when they change, until told to stop.
-async fn follow_addresses(
-    mut address: watch::Receiver<IpAddr>,
-    cluster: &Cluster,
-    tell: impl Fn(Vec<String>),
-    stop: &Shutdown,
-) {
+async fn follow_addresses(config: &NodeConfig, tell: impl Fn(Vec<String>), stop: &Shutdown) {
+    let mut address = config.address.clone();
+    let follows = config.cluster.cluster_cidr.v6.is_some() && config.second_address.is_none();
     let (mut second, mut changes) = (None, None);
     loop {
-        if cluster.cluster_cidr.v6.is_some() && changes.is_none() {
+        if follows && changes.is_none() {
             changes = address::Ipv6Changes::new().await.ok();
         }
         let first = *address.borrow_and_update();
-        tell(addresses(first, &mut second, cluster));
+        tell(addresses(first, &mut second, config));
         let heard = async {
             match &mut changes {
                 Some(changes) => changes.next().await,

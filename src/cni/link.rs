@@ -142,12 +142,14 @@ pub async fn attach(config: &NetConfig, netns: &str, interface: &str, host: &str
     for conf in ["all", interface] {
         let _ = inside.sysctl().set(&format!("net.ipv4.conf.{conf}.accept_redirects"), "0");
     }
-    configure_inside(netns, interface, address, config.gateway()).await.map_err(failed)?;
-    if let (Some(address), Some(gateway)) = (config.address6(address), config.gateway6()) {
+    if config.subnet.v6.is_some() {
         let settings = [("disable_ipv6", "0"), ("accept_dad", "0"), ("accept_ra", "0"), ("accept_redirects", "0")];
         for (setting, value) in settings {
             let _ = inside.sysctl().set(&format!("net.ipv6.conf.{interface}.{setting}"), value);
         }
+    }
+    configure_inside(netns, interface, address, config.gateway()).await.map_err(failed)?;
+    if let (Some(address), Some(gateway)) = (config.address6(address), config.gateway6()) {
         configure_ipv6_inside(netns, interface, address, gateway).await.map_err(failed)?;
     }
     Ok(())
