@@ -11,6 +11,57 @@ use std::str::FromStr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+/// A family of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both, the one that goes first first.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// Of an address.
+    pub fn of(ip: IpAddr) -> Self {
+        if ip.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// Of what is known to be an address, without a look at all of it.
+    pub fn of_text(ip: &str) -> Self {
+        if ip.contains(':') { Self::V6 } else { Self::V4 }
+    }
+
+    /// By its name in the API.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|f| f.name() == name)
+    }
+
+    /// As the API has it, `IPv4` or `IPv6`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+
+    /// The other one.
+    pub fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// One network of each family that there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Networks {
@@ -117,6 +168,14 @@ mod tests {
         assert_eq!(nets.to_string(), shown);
         assert_eq!(shown.parse(), Ok(nets));
         assert_eq!(nets.iter().map(|n| n.to_string()).collect::<Vec<_>>().join(","), shown);
+    }
+
+    #[test_case("10.0.0.1", Family::V4)]
+    #[test_case("fd00::1", Family::V6)]
+    fn families_have_names(ip: &str, want: Family) {
+        assert_eq!((Family::of_text(ip), Family::of(ip.parse().unwrap())), (want, want));
+        assert_eq!((Family::named(want.name()), want.other().other()), (Some(want), want));
+        assert_eq!(Family::named("IPv5"), None);
     }
 
     #[test_case("", "is no network")]
