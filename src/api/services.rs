@@ -223,11 +223,7 @@ impl Slice {
         };
         Ok(Self {
             service: service.map(|name| ObjectKey::new(&object.meta.namespace, name)),
-            family: match raw.address_type.as_str() {
-                "IPv4" => Some(Family::V4),
-                "IPv6" => Some(Family::V6),
-                _ => None,
-            },
+            family: Family::named(&raw.address_type),
             endpoints: raw.endpoints.into_iter().map(endpoint).collect(),
             ports: raw.ports,
         })

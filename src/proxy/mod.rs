@@ -304,7 +304,7 @@ impl Side {
             Err(error) => {
                 self.failures += 1;
                 let family = self.model.family();
-                tracing::error!(?family, "cannot install the rules of services, trying again: {error}");
+                tracing::error!(%family, "cannot install the rules of services, trying again: {error}");
                 None
             }
             Ok(()) => {

@@ -29,6 +29,11 @@ impl Family {
         if ip.is_ipv4() { Self::V4 } else { Self::V6 }
     }
 
+    /// True for an address of this family.
+    pub fn has(self, ip: &IpAddr) -> bool {
+        Self::of(*ip) == self
+    }
+
     /// Of what is known to be an address, without a look at all of it.
     pub fn of_text(ip: &str) -> Self {
         if ip.contains(':') { Self::V6 } else { Self::V4 }
@@ -76,30 +81,7 @@ impl Networks {
     pub fn iter(&self) -> impl Iterator<Item = IpNet> {
         std::iter::once(IpNet::V4(self.v4)).chain(self.v6.map(IpNet::V6))
     }
-}
 
-/// An address family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl Family {
-    /// The family of an address.
-    pub fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() { Self::V4 } else { Self::V6 }
-    }
-
-    /// True for an address of this family.
-    pub fn has(self, address: &IpAddr) -> bool {
-        Self::of(*address) == self
-    }
-}
-
-impl Networks {
     /// The network of a family.
     pub fn of(&self, family: Family) -> Option<IpNet> {
         match family {
@@ -168,6 +150,9 @@ mod tests {
         assert_eq!(nets.to_string(), shown);
         assert_eq!(shown.parse(), Ok(nets));
         assert_eq!(nets.iter().map(|n| n.to_string()).collect::<Vec<_>>().join(","), shown);
+        assert_eq!(nets.families().filter_map(|f| nets.of(f)).collect::<Vec<_>>(), nets.iter().collect::<Vec<_>>());
+        let written = serde_json::to_string(&nets).unwrap();
+        assert_eq!(serde_json::from_str::<Networks>(&written).unwrap(), nets);
     }
 
     #[test_case("10.0.0.1", Family::V4)]
