@@ -18,6 +18,7 @@ use nlink::netlink::nftables::{
 };
 
 use super::model::{Action, Chain, Change, Element, Front, Rule};
+use crate::api::services::Protocol;
 use crate::util::families::Family;
 use crate::util::nft::{self, Result, word, words};
 
@@ -31,6 +32,10 @@ const CT_NEW: u32 = 8;
 const CT_DNAT: u32 = 0x20;
 /// Before the destination is rewritten, after connections are tracked.
 const BEFORE_DNAT: i32 = -110;
+
+/// `NFT_REJECT_ICMP_UNREACH` and `NFT_REJECT_TCP_RST`.
+const UNREACHABLE: u32 = 0;
+const RESET: u32 = 1;
 
 const SERVICES: &str = "services";
 const NODE_PORTS: &str = "node-ports";
@@ -195,7 +200,10 @@ impl Table {
     fn base(&self, mut t: Transaction) -> Result<Transaction> {
         let family = self.family;
         let chain = |name: &str| NftChain::new(self.name.as_str(), name).map(|c| c.family(nft::table_family(family)));
-        t = t.add_chain(chain(REJECT)?).add_rule(self.rule(REJECT, [reject(family)]));
+        t = t.add_chain(chain(REJECT)?);
+        for exprs in refusals(family) {
+            t = t.add_rule(self.rule(REJECT, exprs));
+        }
         for (name, hook) in [("prerouting", NatHook::Prerouting), ("output", NatHook::Output)] {
             t = t
                 .add_chain(chain(name)?.base(BaseChain::nat(hook, Priority::DstNat)))
@@ -322,13 +330,22 @@ fn hairpin_is_masqueraded(family: Family) -> Vec<Expr> {
     exprs
 }
 
-fn reject(family: Family) -> Expr {
-    // ICMP port unreachable: a client's connect fails at once with "connection refused".
-    let icmp_code = match family {
-        Family::V4 => 3,
-        Family::V6 => 4,
-    };
-    Expr::Reject { reject_type: 0, icmp_code }
+/// What tells a client that nobody is there: its connect fails at once with "connection refused".
+fn refusals(family: Family) -> Vec<Vec<Expr>> {
+    // ICMP port unreachable.
+    let unreachable = |code| vec![Expr::Reject { reject_type: UNREACHABLE, icmp_code: code }];
+    match family {
+        Family::V4 => vec![unreachable(3)],
+        // Its answer comes while the client still connects, and over IPv6 that counts only when it tries again, a second later.
+        Family::V6 => {
+            let of_tcp = [
+                Expr::Meta { dreg: Register::R0, key: MetaKey::L4Proto },
+                nft::equals(Register::R0, &[Protocol::Tcp.number()]),
+                Expr::Reject { reject_type: RESET, icmp_code: 0 },
+            ];
+            vec![of_tcp.to_vec(), unreachable(4)]
+        }
+    }
 }
 
 fn mark() -> [Expr; 3] {
@@ -400,4 +417,25 @@ fn lower(family: Family, rule: &Rule) -> Result<Vec<Expr>> {
         Rule::Pick(group, n) => pick(*group, *n).into_iter().chain([to_picked(family)]).collect(),
         Rule::Drop => vec![Expr::Verdict(Verdict::Drop)],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_looked_up_and_what_was_found_have_registers_of_their_own() {
+        for family in Family::ALL {
+            let (group, client, endpoint) = (1, words(family), words(family) + 1);
+            assert!(group + client < CHOSEN, "{family}: a group stands once more right before the endpoint");
+            assert!(CHOSEN + endpoint <= 16, "{family}: there are 16");
+            assert_eq!(word(CHOSEN + words(family)) as usize - word(CHOSEN) as usize, words(family));
+        }
+    }
+
+    #[test]
+    fn over_ipv6_a_refused_connection_is_reset() {
+        assert_eq!(refusals(Family::V4).len(), 1);
+        assert_eq!(refusals(Family::V6).len(), 2, "TCP has an answer of its own");
+    }
 }
