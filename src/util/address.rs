@@ -5,6 +5,7 @@
 //!
 //! **Invariant:** an address is kept while the machine has it: a VPN that comes and goes moves no node.
 
+use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -157,7 +158,8 @@ fn choose(now: IpAddr, seen: Option<IpAddr>, present: &[IpAddr], inner: &[IpNet]
 }
 
 /// The IPv6 address of the machine whose address is `first`: `now` while the machine has it, else one of the same interface,
-/// of the default route, or any. Addresses in `inner` do not count, and none that pass.
+/// else that of the default route. One of any other interface may be a bridge's, which nobody else reaches. Addresses in
+/// `inner` do not count, and none that pass.
 pub fn ipv6_beside(first: IpAddr, now: Option<Ipv6Addr>, inner: &[IpNet]) -> Option<Ipv6Addr> {
     let listed = std::fs::read_to_string(IPV6_ADDRESSES).unwrap_or_default();
     let mut interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
@@ -185,12 +187,12 @@ fn choose_ipv6(
         let outer = !inner.iter().any(|net| net.contains(&IpAddr::V6(address)));
         (outer && !passes).then_some((address, interface))
     });
-    let all: Vec<(Ipv6Addr, &str)> = lasting.collect();
-    let find = |wanted: &dyn Fn(&(Ipv6Addr, &str)) -> bool| all.iter().find(|a| wanted(a)).map(|(address, _)| *address);
-    find(&|(a, _)| Some(*a) == now)
-        .or_else(|| find(&|(_, interface)| *interface == beside))
-        .or_else(|| find(&|(a, _)| Some(IpAddr::V6(*a)) == seen))
-        .or_else(|| find(&|_| true))
+    let ranked = lasting.filter_map(|(address, interface)| {
+        let (is_beside, is_seen) = (interface == beside, Some(IpAddr::V6(address)) == seen);
+        let rank = (Some(address) == now, is_beside, is_seen, !address.is_unique_local(), Reverse(address));
+        (rank.0 || is_beside || is_seen).then_some(rank)
+    });
+    ranked.max().map(|(.., Reverse(address))| address)
 }
 
 /// Word of changes of this machine's IPv6 addresses.
@@ -246,15 +248,18 @@ mod tests {
     const LISTED: &str = "fe8000000000000000fc00fffe000001 04 40 20 80     eth0\n\
         20010db8000000000000000000000007 05 40 00 80     eth1\n\
         20010db8000000000000000000000009 04 40 00 21     eth0\n\
+        fd000000000000000000000000000008 04 40 00 80     eth0\n\
         20010db8000000000000000000000008 04 40 00 80     eth0\n\
         fd420000000000000000000000000001 06 40 00 82     orch0\n\
         00000000000000000000000000000001 01 80 10 80       lo\n";
 
     #[test_case(None, "eth0", None, Some("2001:db8::8"); "the same interface's, not the one that passes")]
-    #[test_case(None, "eth2", Some("2001:db8::8"), Some("2001:db8::8"); "then the default route's")]
-    #[test_case(None, "eth2", None, Some("2001:db8::7"); "then any")]
+    #[test_case(None, "eth0", Some("fd00::8"), Some("fd00::8"); "of several there the default route's")]
+    #[test_case(None, "eth0", Some("2001:db8::7"), Some("2001:db8::8"); "before another interface's")]
+    #[test_case(None, "eth2", Some("2001:db8::7"), Some("2001:db8::7"); "then the default route's")]
+    #[test_case(None, "eth2", None, None; "none of an interface that nobody may reach")]
     #[test_case(Some("2001:db8::7"), "eth0", None, Some("2001:db8::7"); "one that is still there is kept")]
-    #[test_case(Some("2001:db8::1"), "orch0", Some("fd42::1"), Some("2001:db8::7"); "never one of the cluster's own")]
+    #[test_case(Some("2001:db8::1"), "orch0", Some("fd42::1"), None; "never one of the cluster's own")]
     fn ipv6_choices(now: Option<&str>, beside: &str, seen: Option<&str>, want: Option<&str>) {
         let six = |text: &str| text.parse::<Ipv6Addr>().unwrap();
         let inner = ["fd42::/56".parse().unwrap()];
