@@ -1,8 +1,10 @@
 //! Addresses and ports that belong to one Service each.
 //!
 //! What is taken is what the Services in the watch cache have, and what writes in flight hold. A write holds what it took
-//! until the watch cache shows it, so two of them never get the same. Addresses come from the server's own range and, beside
-//! it, from each ServiceCIDR that is ready; an IPAddress that somebody made is taken, too.
+//! until the watch cache shows it, so two of them never get the same. Addresses of a family come from the server's own range
+//! and, beside it, from each ServiceCIDR that is ready; an IPAddress that somebody made is taken, too.
+//!
+//! **Invariant:** pools of both families share what is held: no number is an address of both.
 //!
 //! Rules: upstream `pkg/registry/core/service/{ipallocator,portallocator}`: the lower band of each range is left to those
 //! who ask for a certain address or port, as long as the upper one has room.
@@ -40,9 +42,9 @@ pub struct Allocators {
 /// What a Service has at a revision, so that it is parsed once.
 struct Known {
     revision: u64,
-    ports: Box<[Number]>,
+    ports: Box<[u16]>,
     /// The second one of its addresses.
-    second: Option<Number>,
+    second: Option<Box<Number>>,
 }
 
 impl Default for Allocators {
@@ -60,7 +62,6 @@ impl Allocators {
         let v4 = Pool::of_network(v4.into()).expect("a network of so few bits has addresses");
         let v6 = networks.v6.and_then(|net| Pool::of_network(net.into()));
         Self {
-            // No number is one of both families.
             v6: v6.map(|pool| pool.beside(&v4)),
             v4,
             ports: Pool::new(
@@ -96,21 +97,16 @@ impl Allocators {
             // The first selectable field is `spec.clusterIP`.
             let first: Option<IpAddr> = service.fields.first().and_then(|f| f.parse().ok());
             addresses.extend(first.map(number));
-            let entry = known.get(&service.meta.uid).filter(|k| k.revision == service.revision);
-            match entry {
-                Some(entry) => {
-                    ports.extend(&entry.ports);
-                    addresses.extend(entry.second);
-                }
-                None => {
-                    // Without an address of IPv6 there is no second one.
-                    let two = first.is_some_and(|ip| self.v6.is_some() || ip.is_ipv6());
-                    let second = two.then(|| second_address(service)).flatten();
-                    let made = Known { revision: service.revision, ports: node_ports(service), second };
-                    ports.extend(&made.ports);
-                    addresses.extend(made.second);
-                    known.insert(service.meta.uid.clone(), made);
-                }
+            if known.get(&service.meta.uid).is_none_or(|k| k.revision != service.revision) {
+                // Without an address of IPv6 there is no second one.
+                let two = first.is_some_and(|ip| self.v6.is_some() || ip.is_ipv6());
+                let second = two.then(|| second_address(service)).flatten().map(Box::new);
+                let made = Known { revision: service.revision, ports: node_ports(service), second };
+                known.insert(service.meta.uid.clone(), made);
+            }
+            if let Some(has) = known.get(&service.meta.uid) {
+                ports.extend(has.ports.iter().map(|p| Number::from(*p)));
+                addresses.extend(has.second.as_deref());
             }
         }
         drop(known);
@@ -182,14 +178,14 @@ fn is_ready(cidr: &Value) -> bool {
     cidr.items_at("/status/conditions").iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
 }
 
-fn node_ports(service: &Object) -> Box<[Number]> {
+fn node_ports(service: &Object) -> Box<[u16]> {
     // The second selectable field is `spec.type`.
     if service.fields.get(1).is_some_and(|t| &**t == "ClusterIP" || &**t == "ExternalName") {
         return Box::default();
     }
     let value = service.value();
     let listed = value.items_at("/spec/ports").iter().filter_map(|p| p.int_at("/nodePort"));
-    listed.chain(value.int_at("/spec/healthCheckNodePort")).filter_map(|n| Number::try_from(n).ok()).collect()
+    listed.chain(value.int_at("/spec/healthCheckNodePort")).filter_map(|n| u16::try_from(n).ok()).collect()
 }
 
 /// Why a certain number cannot be had.

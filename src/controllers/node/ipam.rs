@@ -164,7 +164,8 @@ impl Reconciler for Ipam {
                 match (node, lacks) {
                     (Some(node), Some(family)) if taken.told.insert(key.name.clone()) => {
                         let message = format!(
-                            "Node {key} has no pod addresses of {family}, which cannot be added to a node; delete the Node, and its kubelet makes it again with addresses of both families"
+                            "Node {} has no pod addresses of {family}, and none can be added; drain it and delete the Node: its kubelet registers it anew, with addresses of both families",
+                            key.name
                         );
                         cx.events.warning(&node, "PodCIDRMissing", message);
                     }

@@ -176,7 +176,7 @@ fn wanted(new: &Value, old: Option<&Value>) -> Vec<Wanted> {
     let at =
         |service: &Value, i: usize| service.items_at(IPS).get(i).and_then(Value::as_str).unwrap_or_default().to_owned();
     let each = named(new).into_iter().enumerate().map(|(i, family)| (i, family, at(new, i)));
-    each.filter(|(i, _, ip)| ip.is_empty() || !old.is_some_and(|old| at(old, *i) == *ip)).collect()
+    each.filter(|(i, _, ip)| ip.is_empty() || old.is_none_or(|old| at(old, *i) != *ip)).collect()
 }
 
 /// Takes all of these addresses and says so in the Service, or none.

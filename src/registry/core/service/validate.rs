@@ -1,6 +1,6 @@
 //! What is wrong with a Service.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use serde_json::Value;
 
@@ -337,6 +337,12 @@ pub fn status(object: &Value, errs: &FieldErrors) {
 pub fn warnings(object: &Value) -> Vec<String> {
     let mut out = Vec::new();
     let text = |at: &str| object.str_at(at).unwrap_or_default();
+    for list in ["clusterIPs", "externalIPs"] {
+        for (i, ip) in object.items_at(&format!("/spec/{list}")).iter().enumerate() {
+            out.extend(unusual_form(&format!("spec.{list}[{i}]"), ip.as_str().unwrap_or_default()));
+        }
+    }
+    out.extend(unusual_form("spec.loadBalancerIP", text("/spec/loadBalancerIP")));
     if !object.items_at("/spec/externalIPs").is_empty() {
         out.push("spec.externalIPs is deprecated and may no longer be implemented in some clusters".to_owned());
     }
@@ -350,6 +356,13 @@ pub fn warnings(object: &Value) -> Vec<String> {
         out.push("spec.SessionAffinity is ignored for headless services".to_owned());
     }
     out
+}
+
+/// What is told of an address of IPv6 that is not written as it usually is.
+fn unusual_form(at: &str, text: &str) -> Option<String> {
+    let ip: Ipv6Addr = text.parse().ok()?;
+    (ip.to_string() != text)
+        .then(|| format!("{at}: IPv6 address {text:?} should be in RFC 5952 canonical format (\"{ip}\")"))
 }
 
 #[cfg(test)]

@@ -60,3 +60,11 @@ fn annotations_agree() {
     topology_annotations(&Field::root(&annotations, &errs));
     assert_eq!(paths(&errs), ["[service.kubernetes.io/topology-mode]"]);
 }
+
+#[test]
+fn addresses_are_best_written_in_one_way() {
+    let of = |ip: &str| warnings(&json!({"spec": {"clusterIP": ip, "clusterIPs": ["10.0.0.1", ip]}}));
+    assert_eq!(of("fd00::1"), [] as [&str; 0]);
+    let want = "spec.clusterIPs[1]: IPv6 address \"FD00:0::1\" should be in RFC 5952 canonical format (\"fd00::1\")";
+    assert_eq!(of("FD00:0::1"), [want]);
+}
