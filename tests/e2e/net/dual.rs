@@ -122,6 +122,28 @@ fn services_lead_to_their_pods_over_both_families() {
 }
 
 #[test]
+fn the_rules_of_either_family_come_back() {
+    let lab = Lab::dual();
+    let ((a, a4, a6), (client, ..)) = (lab.dual_pod("a"), lab.dual_pod("c"));
+    a.serve_tcp("a", 8080);
+    let cluster = Arc::new(Cluster::default());
+    dual(&cluster, json!({}));
+    cluster.endpoints("web", &[&a4]);
+    cluster.endpoints6("web", &[&a6]);
+    let proxy = Running::start_dual("node", &lab.node, &cluster);
+    for command in [&["delete", "table", "ip6", "orch"][..], &["delete", "table", "ip", "orch"], &["flush", "ruleset"]]
+    {
+        let before = proxy.applied.borrow().installations;
+        let out = lab.node.run(|| Command::new("nft").args(command).output().unwrap());
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        proxy.wait(|a| a.installations > before);
+        for vip in [VIP4, VIP6] {
+            assert_eq!(client.ask_tcp(vip).unwrap().0, "a", "after {command:?}");
+        }
+    }
+}
+
+#[test]
 fn affinity_and_the_local_policy_hold_over_ipv6() {
     let lab = Lab::dual();
     let ((a, _, a6), (b, _, b6), (client, ..)) = (lab.dual_pod("a"), lab.dual_pod("b"), lab.dual_pod("c"));
