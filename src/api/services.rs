@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Deserializer};
 
 use super::object::{Object, ObjectKey};
+use crate::util::families::Family;
 
 /// The label that names the Service an EndpointSlice belongs to.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -155,6 +156,8 @@ pub struct EndpointPort {
 pub struct Slice {
     /// Namespace and name of the Service; none for a slice that belongs to none.
     pub service: Option<ObjectKey>,
+    /// What its addresses are (`addressType`); none for names, and where it is not said.
+    pub family: Option<Family>,
     /// Endpoints.
     pub endpoints: Vec<Endpoint>,
     /// Ports of all of them.
@@ -220,6 +223,7 @@ impl Slice {
         };
         Ok(Self {
             service: service.map(|name| ObjectKey::new(&object.meta.namespace, name)),
+            family: Family::named(&raw.address_type),
             endpoints: raw.endpoints.into_iter().map(endpoint).collect(),
             ports: raw.ports,
         })
@@ -293,6 +297,8 @@ struct RawIngress {
 
 #[derive(Deserialize)]
 struct RawSlice {
+    #[serde(default, rename = "addressType", deserialize_with = "null_default")]
+    address_type: String,
     #[serde(default, deserialize_with = "null_default")]
     endpoints: Vec<RawEndpoint>,
     #[serde(default, deserialize_with = "null_default")]

@@ -1,12 +1,13 @@
 //! The configuration file: any flag by its name; a flag on the command line wins.
 //!
 //! The file's entries become arguments in front of those of the command line, so that there is one parser and one set
-//! of checks. A list gives a flag several times.
+//! of checks. A list gives a flag several times; one that is given once gets its items with commas between.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
+use clap::ArgAction;
 use clap::parser::ValueSource;
 use serde_yaml::Value;
 
@@ -51,6 +52,8 @@ pub fn data_dir() -> Option<PathBuf> {
 struct Flag {
     name: String,
     takes_value: bool,
+    /// It may be given several times.
+    repeats: bool,
     /// It stands on the command line, in whatever spelling.
     given: bool,
 }
@@ -58,11 +61,12 @@ struct Flag {
 impl Flag {
     fn of(arg: &clap::Arg, matches: &clap::ArgMatches) -> Vec<Self> {
         let takes_value = arg.get_action().takes_values();
+        let repeats = matches!(arg.get_action(), ArgAction::Append);
         let known = matches.ids().any(|id| id == arg.get_id());
         let given = known && matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
         let aliases = arg.get_all_aliases().into_iter().flatten();
         let names = arg.get_long().into_iter().chain(aliases);
-        names.map(|n| Self { name: n.to_owned(), takes_value, given }).collect()
+        names.map(|n| Self { name: n.to_owned(), takes_value, repeats, given }).collect()
     }
 }
 
@@ -76,7 +80,7 @@ fn entries(text: &str, flags: &[Flag]) -> anyhow::Result<Vec<String>> {
     let mut out = Vec::new();
     for (key, value) in map {
         let Value::String(key) = key else { bail!("a key must be a flag's name") };
-        let Some(Flag { takes_value, given, .. }) = flags.iter().find(|f| f.name == key) else {
+        let Some(Flag { takes_value, repeats, given, .. }) = flags.iter().find(|f| f.name == key) else {
             bail!("unknown key {key:?}; did you mean {:?}?", nearest(flags.iter().map(|f| f.name.as_str()), &key));
         };
         if *given {
@@ -84,8 +88,10 @@ fn entries(text: &str, flags: &[Flag]) -> anyhow::Result<Vec<String>> {
         }
         match value {
             Value::Sequence(list) => {
-                for v in list {
-                    out.push(format!("--{key}={}", scalar(&key, &v)?));
+                let items: Vec<String> = list.iter().map(|v| scalar(&key, v)).collect::<anyhow::Result<_>>()?;
+                match repeats {
+                    true => out.extend(items.iter().map(|v| format!("--{key}={v}"))),
+                    false => out.push(format!("--{key}={}", items.join(","))),
                 }
             }
             Value::Bool(on) if !takes_value => {
@@ -148,6 +154,12 @@ mod tests {
     fn entries_become_flags_and_the_command_line_wins(line: &[&str], want: &[&str]) {
         let text = "https-listen-port: 7443\ndisable-agent: true\ntls-san: [a, b]\n";
         assert_eq!(parsed(text, line).unwrap(), want);
+    }
+
+    #[test]
+    fn a_flag_of_one_value_gets_a_list_as_one() {
+        let got = parsed("https-listen-port: [10.42.0.0/16, 'fd42::/56']\ntls-san: [a]\n", &[]).unwrap();
+        assert_eq!(got, ["--https-listen-port=10.42.0.0/16,fd42::/56", "--tls-san=a"]);
     }
 
     #[test_case("https-listen-prt: 1\n", "unknown key \"https-listen-prt\"; did you mean \"https-listen-port\"?")]

@@ -1,7 +1,8 @@
 //! Flags that `orch server` and `orch agent` both have; the names are k3s's where k3s has the same thing.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Context, bail};
 use clap::ArgAction;
@@ -12,6 +13,7 @@ use super::kubelet_args;
 use super::node::NodeConfig;
 use crate::api::meta::names;
 use crate::util::address::Address;
+use crate::util::sysctl;
 use crate::util::telemetry;
 
 /// Where things are, and how much is told.
@@ -78,15 +80,37 @@ impl TokenFlags {
     }
 }
 
+/// Addresses of a node, as `192.0.2.1` or `192.0.2.1,2001:db8::1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeIps {
+    /// The one that others reach it at.
+    pub first: IpAddr,
+    /// The one of IPv6 beside it.
+    pub second: Option<Ipv6Addr>,
+}
+
+impl FromStr for NodeIps {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed: Result<Vec<IpAddr>, _> = text.split(',').map(|ip| ip.trim().parse()).collect();
+        match parsed.map_err(|_| format!("{text:?} is no address, and no two of them"))?[..] {
+            [first] => Ok(Self { first, second: None }),
+            [first @ IpAddr::V4(_), IpAddr::V6(second)] => Ok(Self { first, second: Some(second) }),
+            _ => Err(format!("{text:?}: at most one address of IPv4 and one of IPv6, in this order")),
+        }
+    }
+}
+
 /// What this machine is as a node.
 #[derive(Debug, clap::Args)]
 pub struct NodeFlags {
     /// Name of the node; the host's when not given
     #[arg(long, value_name = "NAME", env = "ORCH_NODE_NAME")]
     pub node_name: Option<String>,
-    /// Address of the node; that of the default route when not given
-    #[arg(short = 'i', long, value_name = "IP")]
-    pub node_ip: Option<IpAddr>,
+    /// Address of the node, and an IPv6 one after a comma; that of the default route when not given
+    #[arg(short = 'i', long, value_name = "IP[,IP]")]
+    pub node_ip: Option<NodeIps>,
     /// Labels of the node when it registers
     #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',', action = ArgAction::Append)]
     pub node_label: Vec<String>,
@@ -126,7 +150,7 @@ impl NodeFlags {
     /// The node's address, seen from `peer` where that is known, and its changes.
     pub fn address(&self, peer: Option<IpAddr>, cluster: &Cluster, data_dir: &Path) -> Address {
         let inner = cluster.cluster_cidr.iter().chain(cluster.service_cidr.iter()).collect();
-        Address::new(self.node_ip, peer, inner, data_dir.join("address"))
+        Address::new(self.node_ip.map(|ips| ips.first), peer, inner, data_dir.join("address"))
     }
 
     /// All that the node's parts are told.
@@ -145,15 +169,46 @@ impl NodeFlags {
                 None => Ok((key.to_owned(), value.to_owned())),
             }
         });
+        if cluster.cluster_cidr.v6.is_some() && !sysctl::has_ipv6() {
+            bail!(
+                "the cluster has IPv6 ({}), and this machine's kernel has not: boot it without ipv6.disable=1",
+                cluster.cluster_cidr
+            );
+        }
+        let second = self.node_ip.and_then(|ips| ips.second);
+        if let (Some(second), None) = (second, cluster.cluster_cidr.v6) {
+            bail!("--node-ip names {second}, and the cluster has no IPv6: leave it out");
+        }
         Ok(NodeConfig {
             data_dir: data_dir.to_owned(),
             name: name.to_owned(),
             address,
+            second_address: second,
             labels: labels.collect::<anyhow::Result<_>>()?,
             taints: self.node_taint.clone(),
             cluster: cluster.clone(),
             kubelet_port: self.kubelet_port,
             kubelet_args: kubelet_args::parse(&self.kubelet_arg)?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use test_case::test_case;
+
+    #[test_case("192.0.2.1", Some(("192.0.2.1", None)); "one")]
+    #[test_case("2001:db8::1", Some(("2001:db8::1", None)); "one of IPv6")]
+    #[test_case("192.0.2.1, 2001:db8::1", Some(("192.0.2.1", Some("2001:db8::1"))); "both")]
+    #[test_case("2001:db8::1,192.0.2.1", None; "in the wrong order")]
+    #[test_case("192.0.2.1,192.0.2.2", None; "two of one family")]
+    #[test_case("192.0.2.1,", None; "half of it")]
+    fn node_addresses(text: &str, want: Option<(&str, Option<&str>)>) {
+        let want = want.map(|(first, second)| NodeIps {
+            first: first.parse().unwrap(),
+            second: second.map(|s| s.parse().unwrap()),
+        });
+        assert_eq!(text.parse().ok(), want);
     }
 }

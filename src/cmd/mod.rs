@@ -20,6 +20,7 @@ mod listers;
 mod man;
 mod manager;
 mod node;
+mod ranges;
 mod role;
 mod server;
 mod signals;

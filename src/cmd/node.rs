@@ -4,13 +4,13 @@
 //! gives the bridge its address, and only then pods can have a network and DNS an address to listen on.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tokio::net::TcpListener;
@@ -32,12 +32,13 @@ use crate::kubelet::runtime::Runtime;
 use crate::kubelet::serve::{Guard, listen};
 use crate::kubelet::{Kubelet, config::Config};
 use crate::pki::tls::SwappableCert;
-use crate::proxy::model::{Context as ProxyContext, LocalService};
-use crate::proxy::{self, Proxy};
+use crate::proxy::{self, LocalService, Proxy};
 use crate::runtime::Listers;
 use crate::runtime::node_api::NodeApi;
+use crate::util::address;
 use crate::util::backoff::Backoff;
 use crate::util::clock::SharedClock;
+use crate::util::families::Networks;
 use crate::util::files;
 use crate::util::tasks::{OnEnd, Shutdown, Tasks};
 
@@ -58,6 +59,8 @@ pub struct NodeConfig {
     pub name: String,
     /// Node address, and its changes.
     pub address: watch::Receiver<IpAddr>,
+    /// Its IPv6 address where that was given; in a cluster with IPv6 one is found otherwise.
+    pub second_address: Option<Ipv6Addr>,
     /// Labels at registration.
     pub labels: Vec<(String, String)>,
     /// Taints at registration.
@@ -146,7 +149,7 @@ impl NodeParts {
     pub fn kubelet(&self, listers: Arc<dyn Listers>, client: Client, clock: SharedClock) -> Arc<Kubelet> {
         let c = &self.config;
         let mut config = Config::new(&c.name, &c.data_dir);
-        config.node_ips = vec![c.address.borrow().to_string()];
+        config.node_ips = addresses(*c.address.borrow(), &mut None, c);
         config.cluster_dns = vec![c.cluster.cluster_dns.to_string()];
         config.cluster_domain = c.cluster.cluster_domain.clone();
         config.port = c.kubelet_port;
@@ -206,12 +209,9 @@ impl NodeParts {
                 })
             });
         }
-        let (mut address, addressed) = (config.address.clone(), kubelet.clone());
+        let (of_node, addressed) = (config.clone(), kubelet.clone());
         tasks.own("node-address", OnEnd::Fine, move |stop| async move {
-            while let Some(Ok(())) = stop.or(address.changed()).await {
-                let ip = address.borrow_and_update().to_string();
-                addressed.set_node_ips(&[ip]);
-            }
+            follow_addresses(&of_node, |now| addressed.set_node_ips(&now), &stop).await;
             Ok(())
         });
         let cidrs = kubelet.pod_cidrs();
@@ -220,14 +220,15 @@ impl NodeParts {
             let runtime = runtime.clone();
             Box::pin(async move {
                 let Some(found) = stop.or(cidrs.wait_for(|c| !c.is_empty())).await else { return Ok(()) };
-                let cidr = found.context("the kubelet ended")?.first().cloned().unwrap_or_default();
-                let subnet: Ipv4Net =
-                    cidr.parse().with_context(|| format!("the node's pod range {cidr:?} is no IPv4 range"))?;
+                let found = found.context("the kubelet ended")?.clone();
+                let subnet = pod_ranges(&found, config.cluster.cluster_cidr)?;
                 // A Node that was deleted and registered anew may get another range: then all of this begins again.
                 let other = async {
-                    let now = cidrs.wait_for(|c| c.first().is_some_and(|now| *now != cidr)).await;
-                    match now.ok().map(|c| c[0].clone()) {
-                        Some(now) => bail!("this node has another pod range: {now} after {cidr}"),
+                    let other = |c: &Vec<String>| {
+                        !c.is_empty() && pod_ranges(c, config.cluster.cluster_cidr).ok() != Some(subnet)
+                    };
+                    match cidrs.wait_for(other).await.ok().map(|c| c.join(",")) {
+                        Some(now) => bail!("this node has another pod range: {now} after {subnet}"),
                         None => std::future::pending().await,
                     }
                 };
@@ -245,18 +246,69 @@ impl NodeParts {
     }
 }
 
+/// The node's ranges among those that its Node has: of the cluster's families, IPv6 left out where the Node has none of it.
+fn pod_ranges(of_node: &[String], cluster: Networks) -> anyhow::Result<Networks> {
+    let first = of_node.first().map(String::as_str).unwrap_or_default();
+    let v4: Ipv4Net = first.parse().with_context(|| format!("the node's pod range {first:?} is no IPv4 range"))?;
+    let second = || of_node.iter().skip(1).find_map(|range| range.parse::<Ipv6Net>().ok());
+    Ok(Networks { v4, v6: cluster.v6.and_then(|_| second()) })
+}
+
+/// What the network of a node with these ranges has of its cluster's: pods' and Services' addresses, of the same families.
+fn families_of(subnet: Networks, cluster: &Cluster) -> (Networks, Networks) {
+    let both = |of: Networks| Networks { v6: of.v6.filter(|_| subnet.v6.is_some()), ..of };
+    (both(cluster.cluster_cidr), both(cluster.service_cidr))
+}
+
+/// The addresses that a node tells of: its address, and one of IPv6 where the cluster has that and the machine has one.
+fn addresses(first: IpAddr, second: &mut Option<Ipv6Addr>, config: &NodeConfig) -> Vec<String> {
+    let (pods, services) = (config.cluster.cluster_cidr, config.cluster.service_cidr);
+    let inner: Vec<IpNet> = pods.iter().chain(services.iter()).collect();
+    let found = || address::ipv6_beside(first, *second, &inner);
+    *second = pods.v6.and_then(|_| config.second_address.or_else(found));
+    std::iter::once(first).chain(second.map(IpAddr::V6)).map(|a| a.to_string()).collect()
+}
+
+/// Tells of the node's addresses, now and when they change, until told to stop.
+async fn follow_addresses(config: &NodeConfig, tell: impl Fn(Vec<String>), stop: &Shutdown) {
+    let mut address = config.address.clone();
+    let follows = config.cluster.cluster_cidr.v6.is_some() && config.second_address.is_none();
+    let (mut second, mut changes) = (None, None);
+    loop {
+        if follows && changes.is_none() {
+            changes = address::Ipv6Changes::new().await.ok();
+        }
+        let first = *address.borrow_and_update();
+        tell(addresses(first, &mut second, config));
+        let heard = async {
+            match &mut changes {
+                Some(changes) => changes.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = stop.wait() => return,
+            moved = address.changed() => if moved.is_err() { return },
+            whole = heard => if !whole { changes = None },
+        }
+    }
+}
+
 /// Bridge, CNI configuration, Service rules and DNS, once the pod range is known.
 async fn network(
     config: &NodeConfig,
-    subnet: Ipv4Net,
+    subnet: Networks,
     listers: &dyn Listers,
     runtime: &dyn Runtime,
     stop: Shutdown,
 ) -> anyhow::Result<()> {
-    let (cluster_cidr, service_cidr) = (config.cluster.cluster_cidr.v4, config.cluster.service_cidr.v4);
+    let (cluster_cidr, service_cidr) = families_of(subnet, &config.cluster);
     let IpAddr::V4(cluster_dns) = config.cluster.cluster_dns else {
         bail!("cluster DNS has an IPv4 address only, so far")
     };
+    if let (None, Some(net)) = (subnet.v6, config.cluster.cluster_cidr.v6) {
+        tracing::warn!("this node's Node has no range of {net} in spec.podCIDRs: its pods go without IPv6");
+    }
     let agent = config.data_dir.join("agent");
     let address = *config.address.borrow();
     let cni_config = CniConfig {
@@ -270,7 +322,7 @@ async fn network(
         bin_dir: agent.join("cni/bin"),
     };
     cni::setup(&cni_config).await?;
-    let gateway: Ipv4Addr = subnet.hosts().next().context("the pod range is empty")?;
+    let gateway: Ipv4Addr = subnet.v4.hosts().next().context("the pod range is empty")?;
     let dns_config = dns::Config {
         listen: vec![SocketAddr::from((gateway, DNS_PORT))],
         domain: config.cluster.cluster_domain.clone(),
@@ -281,18 +333,18 @@ async fn network(
     let dns = if serve_dns { Some(Dns::new(dns_config, listers)?.bind().await?) } else { None };
     let local = |protocol| LocalService {
         name: "dns".into(),
-        address: cluster_dns,
+        address: cluster_dns.into(),
         protocol,
         port: DNS_PORT,
-        target: SocketAddrV4::new(gateway, DNS_PORT),
+        target: SocketAddr::from((gateway, DNS_PORT)),
     };
-    let context = ProxyContext {
+    let proxy_config = proxy::Config {
+        table: "orch".into(),
         node_name: config.name.clone(),
-        zone: String::new(),
-        cluster_cidr: Some(cluster_cidr),
+        cluster_cidr,
         local_services: if serve_dns { vec![local(Protocol::Udp), local(Protocol::Tcp)] } else { Vec::new() },
     };
-    let proxy = Proxy::new(proxy::Config { table: "orch".into(), context }, listers);
+    let proxy = Proxy::new(proxy_config, listers);
     let overlay_config = overlay::Config {
         backend: config.cluster.backend,
         node_name: config.name.clone(),
@@ -366,5 +418,39 @@ async fn collect_garbage(config: &CniConfig, runtime: &dyn Runtime, stop: &Shutd
         if stop.or(tokio::time::sleep(GARBAGE_EVERY)).await.is_none() {
             return Ok(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use test_case::test_case;
+
+    #[test_case(&["10.42.3.0/24"], "10.42.0.0/16", Some("10.42.3.0/24"); "one")]
+    #[test_case(&["10.42.3.0/24", "fd42:0:0:3::/64"], "10.42.0.0/16,fd42::/56", Some("10.42.3.0/24,fd42:0:0:3::/64"); "both")]
+    #[test_case(&["10.42.3.0/24", "fd42:0:0:3::/64"], "10.42.0.0/16", Some("10.42.3.0/24"); "one that the cluster does not have")]
+    #[test_case(&["10.42.3.0/24"], "10.42.0.0/16,fd42::/56", Some("10.42.3.0/24"); "a Node of before")]
+    #[test_case(&["fd42:0:0:3::/64"], "10.42.0.0/16,fd42::/56", None; "without IPv4 nothing goes")]
+    fn ranges_are_of_the_clusters_families(of_node: &[&str], cluster: &str, want: Option<&str>) {
+        let of_node: Vec<String> = of_node.iter().map(|r| (*r).to_owned()).collect();
+        let got = pod_ranges(&of_node, cluster.parse().unwrap());
+        assert_eq!(got.ok(), want.map(|w| w.parse().unwrap()));
+    }
+
+    #[test]
+    fn a_node_without_ipv6_has_none_of_the_clusters() {
+        let cluster = Cluster {
+            cluster_cidr: "10.42.0.0/16,fd42::/56".parse().unwrap(),
+            service_cidr: "10.43.0.0/16,fd43::/112".parse().unwrap(),
+            cluster_dns: [10, 43, 0, 10].into(),
+            cluster_domain: "cluster.local".into(),
+            backend: overlay::Backend::Vxlan,
+            local_storage: None,
+            serve_dns: true,
+        };
+        let both = families_of("10.42.3.0/24,fd42:0:0:3::/64".parse().unwrap(), &cluster);
+        assert_eq!(both, (cluster.cluster_cidr, cluster.service_cidr));
+        let one = families_of("10.42.3.0/24".parse().unwrap(), &cluster);
+        assert_eq!(one, ("10.42.0.0/16".parse().unwrap(), "10.43.0.0/16".parse().unwrap()));
     }
 }

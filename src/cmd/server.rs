@@ -218,10 +218,9 @@ async fn node_parts(
 
 /// The kinds, with what Services get of the server's ranges.
 fn resources(args: &Args, metrics: bool) -> anyhow::Result<Arc<Resources>> {
-    let services = args.service_cidr.v4;
     let ports = port_range(&args.service_node_port_range)?;
     let optional = if metrics { crate::registry::metrics::kinds() } else { Vec::new() };
-    Ok(Resources::and(&Allocators::new((services.network(), services.prefix_len()), ports), optional))
+    Ok(Resources::and(&Allocators::new(args.service_cidr, ports), optional))
 }
 
 /// The registry behind its admission.
@@ -319,7 +318,7 @@ pub async fn build(args: Args, shutdown: Shutdown) -> anyhow::Result<Bound> {
     let config = Config {
         api: ApiServer {
             service_ip,
-            service_cidr: args.service_cidr.v4.into(),
+            service_cidr: args.service_cidr,
             address: args.advertise_address.unwrap_or(node_ip),
             port: address.port(),
         },
@@ -574,6 +573,10 @@ fn cluster(args: &Args, serve_dns: bool) -> anyhow::Result<Cluster> {
         }
     };
     let (cluster_cidr, service_cidr) = (args.cluster_cidr, args.service_cidr);
+    super::ranges::check(&cluster_cidr, &service_cidr)?;
+    if cluster_cidr.v6.is_some() && cluster_dns.is_ipv6() {
+        bail!("--cluster-dns {cluster_dns}: must be an address of IPv4, which all pods have");
+    }
     let (cluster_domain, backend) = (args.cluster_domain.clone(), args.flannel_backend);
     let local_storage = args.default_local_storage_path.clone();
     if let Some(dir) = local_storage.as_deref().filter(|dir| !dir.is_absolute() || *dir == Path::new("/")) {

@@ -1,4 +1,5 @@
-//! Addresses of this node's pods: one file per reservation.
+//! Addresses of this node's pods: one file per reservation. A pod's IPv6 address follows from its IPv4 one
+//! ([`NetConfig::address6`]), so only those are reserved.
 //!
 //! A reservation is the file `<data dir>/<network>/<address>` with the container's id, interface and host ports in it.
 //! Changes are made under a lock on the file `lock`, which the kernel drops when its holder dies.
@@ -16,6 +17,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use super::spec::{Code, Error, NetConfig, PortMapping, Result};
+use crate::util::families::Networks;
 use crate::util::files;
 
 /// Mode of reservation files: they hold no secret, and nobody else needs them.
@@ -42,7 +44,7 @@ pub struct Reservation {
 /// The reservations of a network, locked.
 pub struct Pool {
     dir: PathBuf,
-    subnet: Ipv4Net,
+    subnet: Networks,
     gateway: Ipv4Addr,
     reserved: BTreeMap<Ipv4Addr, Reservation>,
     _lock: Flock<std::fs::File>,
@@ -86,15 +88,15 @@ impl Pool {
     /// Reserves an address; a container that has one keeps it.
     pub fn reserve(&mut self, reservation: Reservation) -> Result<Ipv4Addr> {
         let own = self.find(&reservation.container, &reservation.interface);
-        if let Some(taken) = conflict(&self.reserved, &reservation) {
+        if let Some(taken) = conflict(&self.reserved, &reservation, &self.subnet) {
             return Err(Error::new(Code::PortTaken, taken));
         }
         let address = match own {
             Some(address) => address,
             None => {
                 let last = std::fs::read_to_string(self.dir.join(LAST)).ok().and_then(|t| t.trim().parse().ok());
-                next_free(self.subnet, self.gateway, last, |a| self.reserved.contains_key(&a)).ok_or_else(|| {
-                    let message = format!("all addresses of {} are in use", self.subnet);
+                next_free(self.subnet.v4, self.gateway, last, |a| self.reserved.contains_key(&a)).ok_or_else(|| {
+                    let message = format!("all addresses of {} are in use", self.subnet.v4);
                     Error::new(Code::NoAddress, message)
                 })?
             }
@@ -180,12 +182,16 @@ fn next_free(
 }
 
 /// Why a host port cannot be had: another container has it.
-fn conflict(reserved: &BTreeMap<Ipv4Addr, Reservation>, new: &Reservation) -> Option<String> {
+fn conflict(reserved: &BTreeMap<Ipv4Addr, Reservation>, new: &Reservation, subnet: &Networks) -> Option<String> {
+    let meet = |a: &PortMapping, b: &PortMapping| {
+        let mut families = subnet.families();
+        families.any(|f| a.on(f, subnet.v6.is_some()).is_some_and(|at| b.on(f, subnet.v6.is_some()) == Some(at)))
+    };
     let others = reserved.values().filter(|r| r.container != new.container);
     for theirs in others.flat_map(|r| r.port_mappings.iter().map(move |m| (m, &r.container))) {
         for ours in new.port_mappings.iter().filter(|m| m.host_port != 0) {
             let same_port = theirs.0.host_port == ours.host_port && theirs.0.protocol() == ours.protocol();
-            if same_port && theirs.0.address() == ours.address() {
+            if same_port && meet(theirs.0, ours) {
                 return Some(format!("host port {} is in use by container {}", ours.host_port, theirs.1));
             }
         }

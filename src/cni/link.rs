@@ -2,26 +2,29 @@
 //!
 //! A pod has its address as a /32 and one way out, the bridge's address. So every packet between two pods of a node goes
 //! through the node's routing, never past it on the bridge: replies meet the connection tracking that rewrote the request,
-//! whether the kernel has br_netfilter or not.
+//! whether the kernel has br_netfilter or not. With IPv6 it is the same with a /128; no interface of orch's looks for others
+//! that have its address, which are made so that there are none, or takes a router's word.
 //!
 //! **Invariant:** every step can be done again.
 
 use std::collections::HashSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use futures::StreamExt;
 use nlink::Route;
 use nlink::netlink::OwnedEventStream;
-use nlink::netlink::addr::Ipv4Address;
+use nlink::netlink::addr::{Ipv4Address, Ipv6Address};
 use nlink::netlink::connection::{Connection, RtnetlinkGroup};
 use nlink::netlink::events::NetworkEvent;
 use nlink::netlink::link::{BridgeLink, BridgePortConfig, VethLink};
 use nlink::netlink::namespace::Netns;
-use nlink::netlink::route::Ipv4Route;
+use nlink::netlink::route::{Ipv4Route, Ipv6Route};
 use nlink::netlink::types::route::RouteScope;
 
 use super::spec::{Code, Error, NetConfig, Result};
+use crate::util::families::{Family, Networks};
+use crate::util::sysctl;
 
 /// First bytes of pods' MAC addresses, locally administered; the address follows. The same address has the same MAC, so no
 /// neighbour remembers a wrong one.
@@ -66,10 +69,18 @@ pub async fn ensure_bridge(config: &NetConfig) -> Result<()> {
             other => other.map_err(failed)?,
         }
     }
-    let address = Ipv4Address::new(name, config.gateway(), config.subnet.prefix_len());
+    let address = Ipv4Address::new(name, config.gateway(), config.subnet.v4.prefix_len());
     match conn.add_address(address).await {
         Err(e) if e.is_already_exists() => {}
         other => other.map_err(failed)?,
+    }
+    if let (Some(gateway), Some(net)) = (config.gateway6(), config.subnet.v6) {
+        prepare_ipv6(name)?;
+        match conn.add_address(Ipv6Address::new(name, gateway, net.prefix_len()).nodad()).await {
+            Err(e) if e.is_already_exists() => {}
+            other => other.map_err(failed)?,
+        }
+        sysctl::forward_ipv6().map_err(|e| Error::io("let this machine forward IPv6 packets", &e))?;
     }
     conn.set_link_up(name).await.map_err(failed)?;
     set_sysctl("net/ipv4/ip_forward", "1", true)?;
@@ -80,21 +91,37 @@ pub async fn ensure_bridge(config: &NetConfig) -> Result<()> {
     Ok(())
 }
 
-/// Gives the node's own packets to Services a route. Their destination is rewritten before they leave, but without any
+/// Makes the bridge ready for an IPv6 address, or says why none can be had.
+fn prepare_ipv6(bridge: &str) -> Result<()> {
+    if !sysctl::has_ipv6() {
+        let why = "this cluster's pods have IPv6 addresses, and this machine's kernel has no IPv6: boot it without \
+                   ipv6.disable=1, or leave the IPv6 ranges out of --cluster-cidr and --service-cidr";
+        return Err(Error::new(Code::Network, why));
+    }
+    set_sysctl(&format!("net/ipv6/conf/{bridge}/disable_ipv6"), "0", true)?;
+    for (setting, value) in [("accept_dad", "0"), ("accept_ra", "0")] {
+        set_sysctl(&format!("net/ipv6/conf/{bridge}/{setting}"), value, false)?;
+    }
+    Ok(())
+}
+
+/// Gives the node's own packets to Services routes. Their destination is rewritten before they leave, but without any
 /// route (a machine without a default one) they would not even start.
-pub async fn ensure_service_route(config: &NetConfig, services: ipnet::Ipv4Net) -> Result<()> {
+pub async fn ensure_service_routes(config: &NetConfig, services: Networks) -> Result<()> {
     let failed = |e| Error::network(format!("route {services} to {}", config.bridge), e);
-    let route = Ipv4Route::from_addr(services.network(), services.prefix_len()).dev(config.bridge.as_str());
-    connect()?.replace_route(route.scope(RouteScope::Link).prefsrc(config.gateway())).await.map_err(failed)
+    let (conn, bridge) = (connect()?, config.bridge.as_str());
+    let route = Ipv4Route::from_addr(services.v4.network(), services.v4.prefix_len()).dev(bridge);
+    conn.replace_route(route.scope(RouteScope::Link).prefsrc(config.gateway())).await.map_err(failed)?;
+    if let (Some(gateway), Some(net)) = (config.gateway6(), services.v6) {
+        let route = Ipv6Route::from_addr(net.network(), net.prefix_len()).dev(bridge);
+        conn.replace_route(route.prefsrc(gateway)).await.map_err(failed)?;
+    }
+    Ok(())
 }
 
 fn set_sysctl(name: &str, value: &str, needed: bool) -> Result<()> {
-    let path = Path::new("/proc/sys").join(name);
-    if std::fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {
-        return Ok(());
-    }
-    match std::fs::write(&path, value) {
-        Err(e) if needed => Err(Error::io(format!("set {} to {value}", path.display()), &e)),
+    match sysctl::ensure(name, value) {
+        Err(e) if needed => Err(Error::io(format!("set {} to {value}", sysctl::path(name).display()), &e)),
         _ => Ok(()),
     }
 }
@@ -115,7 +142,17 @@ pub async fn attach(config: &NetConfig, netns: &str, interface: &str, host: &str
     for conf in ["all", interface] {
         let _ = inside.sysctl().set(&format!("net.ipv4.conf.{conf}.accept_redirects"), "0");
     }
-    configure_inside(netns, interface, address, config.gateway()).await.map_err(failed)
+    if config.subnet.v6.is_some() {
+        let settings = [("disable_ipv6", "0"), ("accept_dad", "0"), ("accept_ra", "0"), ("accept_redirects", "0")];
+        for (setting, value) in settings {
+            let _ = inside.sysctl().set(&format!("net.ipv6.conf.{interface}.{setting}"), value);
+        }
+    }
+    configure_inside(netns, interface, address, config.gateway()).await.map_err(failed)?;
+    if let (Some(address), Some(gateway)) = (config.address6(address), config.gateway6()) {
+        configure_ipv6_inside(netns, interface, address, gateway).await.map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// Makes the host end a port of the bridge.
@@ -166,26 +203,35 @@ fn is_host_name(name: &str) -> bool {
 pub struct BridgeWatch {
     events: OwnedEventStream<Route>,
     bridge: String,
-    gateway: std::net::IpAddr,
+    gateways: Vec<IpAddr>,
 }
 
 impl BridgeWatch {
     /// Watches from now on.
     pub async fn new(config: &NetConfig) -> Result<Self> {
         let conn = connect()?;
-        conn.subscribe(&[RtnetlinkGroup::Link, RtnetlinkGroup::Ipv4Addr])
-            .map_err(|e| Error::network("watch interfaces", e))?;
-        Ok(Self { events: conn.into_events().await, bridge: config.bridge.clone(), gateway: config.gateway().into() })
+        let failed = |e| Error::network("watch interfaces", e);
+        conn.subscribe(&[RtnetlinkGroup::Link, RtnetlinkGroup::Ipv4Addr]).map_err(failed)?;
+        if config.subnet.v6.is_some() {
+            conn.subscribe(&[RtnetlinkGroup::Ipv6Addr]).map_err(failed)?;
+        }
+        let gateways = [Some(config.gateway().into()), config.gateway6().map(IpAddr::V6)];
+        let gateways = gateways.into_iter().flatten().collect();
+        Ok(Self { events: conn.into_events().await, bridge: config.bridge.clone(), gateways })
     }
 
-    /// Waits until somebody removes the bridge or its address. An error means that events were lost.
+    /// Waits until somebody removes the bridge or an address of it. An error means that events were lost.
     pub async fn lost(&mut self) -> nlink::Result<()> {
         loop {
             match self.events.next().await {
                 None => return Err(std::io::Error::other("interface events ended").into()),
                 Some(Err(error)) => return Err(error),
                 Some(Ok(NetworkEvent::DelLink(link))) if link.name() == Some(&self.bridge) => return Ok(()),
-                Some(Ok(NetworkEvent::DelAddress(a))) if a.primary_address() == Some(&self.gateway) => return Ok(()),
+                Some(Ok(NetworkEvent::DelAddress(a)))
+                    if a.primary_address().is_some_and(|gone| self.gateways.contains(gone)) =>
+                {
+                    return Ok(());
+                }
                 Some(Ok(_)) => {}
             }
         }
@@ -201,6 +247,18 @@ async fn configure_inside(netns: &str, interface: &str, address: Ipv4Addr, gatew
     conn.add_route(Ipv4Route::default_route().gateway(gateway).dev(interface)).await
 }
 
+async fn configure_ipv6_inside(
+    netns: &str,
+    interface: &str,
+    address: Ipv6Addr,
+    gateway: Ipv6Addr,
+) -> nlink::Result<()> {
+    let conn = Connection::<Route>::new_in(Path::new(netns))?;
+    conn.add_address(Ipv6Address::new(interface, address, 128).nodad()).await?;
+    conn.add_route(Ipv6Route::new(gateway, 128).dev(interface)).await?;
+    conn.add_route(Ipv6Route::default_route().gateway(gateway).dev(interface)).await
+}
+
 /// Brings up the loopback interface of a namespace.
 pub async fn loopback_up(netns: &str) -> Result<()> {
     let failed = |e| Error::network(format!("bring up lo of {netns}"), e);
@@ -214,15 +272,16 @@ pub async fn detach(host: &str) -> Result<()> {
     gone.map(drop).map_err(|e| Error::network(format!("remove {host}"), e))
 }
 
-/// True when the pod's interface has the address.
-pub async fn is_attached(netns: &str, interface: &str, address: Ipv4Addr) -> Result<bool> {
+/// True when the pod's interface has the address, and the IPv6 one that goes with it.
+pub async fn is_attached(config: &NetConfig, netns: &str, interface: &str, address: Ipv4Addr) -> Result<bool> {
     let failed = |e| Error::network(format!("look into {netns}"), e);
     let conn = Connection::<Route>::new_in(Path::new(netns)).map_err(failed)?;
     if conn.get_link_by_name(interface).await.map_err(failed)?.is_none() {
         return Ok(false);
     }
     let addresses = conn.get_addresses_by_name(interface).await.map_err(failed)?;
-    Ok(addresses.iter().any(|a| a.address().is_some_and(|found| *found == std::net::IpAddr::V4(address))))
+    let has = |wanted: IpAddr| addresses.iter().any(|a| a.address().is_some_and(|found| *found == wanted));
+    Ok([Family::V4, Family::V6].into_iter().filter_map(|f| config.address_of(f, address)).all(has))
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 
 use self::ipam::{Pool, Reservation};
 use self::spec::{Attached, Code, Error, NetConfig, Request, Result, VERSIONS};
+use crate::util::families::Networks;
 use crate::util::files;
 use crate::util::nft::{Disturbance, Watch};
 use crate::util::tasks::Shutdown;
@@ -41,11 +42,11 @@ pub struct CniConfig {
     /// Name of the bridge, as `orch0`.
     pub bridge: String,
     /// Addresses of this node's pods.
-    pub subnet: ipnet::Ipv4Net,
-    /// Addresses of all pods.
-    pub cluster_cidr: ipnet::Ipv4Net,
+    pub subnet: Networks,
+    /// Addresses of all pods, of the same families.
+    pub cluster_cidr: Networks,
     /// Addresses of Services: the node itself reaches them without a default route, too.
-    pub service_cidr: Option<ipnet::Ipv4Net>,
+    pub service_cidr: Option<Networks>,
     /// MTU of pods; 0 for the kernel's default.
     pub mtu: u32,
     /// Name of the nftables table, as `orch-cni`.
@@ -123,7 +124,7 @@ pub async fn setup(config: &CniConfig) -> Result<()> {
     let net = config.net();
     link::ensure_bridge(&net).await?;
     if let Some(services) = config.service_cidr {
-        link::ensure_service_route(&net, services).await?;
+        link::ensure_service_routes(&net, services).await?;
     }
     let pool = Pool::lock(&net).await?;
     let strays = link::remove_strays(&net, &host_names(&pool).collect()).await?;
@@ -155,7 +156,7 @@ async fn keep_bridge(config: &CniConfig, shutdown: &Shutdown) -> Result<()> {
         let pool = Pool::lock(&net).await?;
         link::ensure_bridge(&net).await?;
         if let Some(services) = config.service_cidr {
-            link::ensure_service_route(&net, services).await?;
+            link::ensure_service_routes(&net, services).await?;
         }
         link::plug_in_again(&net, &host_names(&pool).collect::<Vec<_>>()).await?;
     }
@@ -314,7 +315,7 @@ async fn delete(request: &Request, config: &NetConfig) -> Result<Value> {
         && !reservation.port_mappings.is_empty()
     {
         nat::install(config, pool.reserved()).await?;
-        nat::forget(address).await;
+        nat::forget(config, address).await;
     }
     Ok(Value::Null)
 }
@@ -324,7 +325,7 @@ async fn check(request: &Request, config: &NetConfig) -> Result<Value> {
         .await?
         .find(&request.container, &request.interface)
         .ok_or_else(|| Error::new(Code::UnknownContainer, format!("container {} has no address", request.container)))?;
-    if link::is_attached(&request.netns, &request.interface, address).await? {
+    if link::is_attached(config, &request.netns, &request.interface, address).await? {
         return Ok(Value::Null);
     }
     let message = format!("{} of container {} does not have address {address}", request.interface, request.container);

@@ -3,14 +3,14 @@
 //! Rules: CNI specification 0.4.0 and 1.0.0 (STATUS is of 1.1.0).
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
-use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::api::services::Protocol;
+use crate::util::families::{Family, Networks};
 
 /// Versions that are spoken, oldest first.
 pub const VERSIONS: &[&str] = &["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
@@ -90,7 +90,7 @@ pub struct PortMapping {
     /// `tcp`, `udp`, `sctp` in any case.
     #[serde(default = "tcp", alias = "Protocol")]
     pub protocol: String,
-    /// Address of the host; empty or 0.0.0.0 for all.
+    /// Address of the host; empty for all, 0.0.0.0 or :: for all of the family.
     #[serde(default, rename = "hostIP", alias = "HostIP")]
     pub host_ip: String,
 }
@@ -105,10 +105,24 @@ impl PortMapping {
         Protocol::parse(&self.protocol)
     }
 
-    /// The one address it is for; none for all.
-    pub fn address(&self) -> Option<Ipv4Addr> {
-        self.host_ip.parse().ok().filter(|a: &Ipv4Addr| !a.is_unspecified())
+    /// What it is for among the host's addresses of a family; none for nothing. Where there is no IPv6, an address of it
+    /// stands for all.
+    pub fn on(&self, family: Family, has_ipv6: bool) -> Option<HostAddress> {
+        match self.host_ip.parse::<IpAddr>() {
+            Ok(address) if !family.has(&address) => (!has_ipv6).then_some(HostAddress::Any),
+            Ok(address) if !address.is_unspecified() => Some(HostAddress::One(address)),
+            _ => Some(HostAddress::Any),
+        }
     }
+}
+
+/// Addresses of the host that a port is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostAddress {
+    /// All of a family.
+    Any,
+    /// One.
+    One(IpAddr),
 }
 
 /// The plugin's configuration, as `orch server` writes it and the runtime passes it on.
@@ -125,11 +139,11 @@ pub struct NetConfig {
     pub plugin: String,
     /// Name of the bridge.
     pub bridge: String,
-    /// Addresses of this node's pods; the first one is the gateway.
-    pub subnet: Ipv4Net,
-    /// Addresses of all pods: traffic to them is not masqueraded.
+    /// Addresses of this node's pods, as `10.42.0.0/24` or `10.42.0.0/24,fd42::/64`; the first one is the gateway.
+    pub subnet: Networks,
+    /// Addresses of all pods, of the same families: traffic to them is not masqueraded.
     #[serde(rename = "clusterCIDR")]
-    pub cluster_cidr: Ipv4Net,
+    pub cluster_cidr: Networks,
     /// MTU of pods; 0 for the kernel's default.
     #[serde(default)]
     pub mtu: u32,
@@ -162,8 +176,14 @@ impl NetConfig {
             let message = format!("CNI version {:?} is not spoken; {} are", config.cni_version, VERSIONS.join(", "));
             return Err(Error::new(Code::IncompatibleVersion, message));
         }
-        if config.subnet.prefix_len() > 30 {
+        let bits = 32 - config.subnet.v4.prefix_len();
+        if bits < 2 || config.subnet.v6.is_some_and(|six| 128 - six.prefix_len() < bits) {
             return Err(Error::new(Code::Config, format!("subnet {} has no room for pods", config.subnet)));
+        }
+        if config.subnet.v6.is_some() != config.cluster_cidr.v6.is_some() {
+            let message =
+                format!("subnet {} and clusterCIDR {} differ in families", config.subnet, config.cluster_cidr);
+            return Err(Error::new(Code::Config, message));
         }
         for mapping in config.port_mappings() {
             if mapping.protocol().is_none() {
@@ -188,7 +208,26 @@ impl NetConfig {
 
     /// The bridge's address.
     pub fn gateway(&self) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.subnet.network()) + 1)
+        Ipv4Addr::from(u32::from(self.subnet.v4.network()) + 1)
+    }
+
+    /// The bridge's IPv6 address.
+    pub fn gateway6(&self) -> Option<Ipv6Addr> {
+        self.address6(self.gateway())
+    }
+
+    /// The IPv6 address that goes with an IPv4 one: the same number in the other subnet. So there is one pool of addresses.
+    pub fn address6(&self, address: Ipv4Addr) -> Option<Ipv6Addr> {
+        let number = u32::from(address).wrapping_sub(u32::from(self.subnet.v4.network()));
+        self.subnet.v6.map(|six| Ipv6Addr::from(u128::from(six.network()) | u128::from(number)))
+    }
+
+    /// A pod's address of a family, by its IPv4 one.
+    pub fn address_of(&self, family: Family, address: Ipv4Addr) -> Option<IpAddr> {
+        match family {
+            Family::V4 => Some(address.into()),
+            Family::V6 => self.address6(address).map(IpAddr::V6),
+        }
     }
 
     /// Host ports of the container at hand.
@@ -259,9 +298,17 @@ pub struct Attached {
 impl Attached {
     /// In the form of the configuration's version.
     pub fn to_json(&self, config: &NetConfig, request: &Request) -> Value {
-        let mut ip = json!({"address": format!("{}/32", self.address), "gateway": config.gateway(), "interface": 2});
+        let mut ips =
+            vec![json!({"address": format!("{}/32", self.address), "gateway": config.gateway(), "interface": 2})];
+        let mut routes = vec![json!({"dst": "0.0.0.0/0", "gw": config.gateway()})];
+        if let (Some(address), Some(gateway)) = (config.address6(self.address), config.gateway6()) {
+            ips.push(json!({"address": format!("{address}/128"), "gateway": gateway, "interface": 2}));
+            routes.push(json!({"dst": "::/0", "gw": gateway}));
+        }
         if !matches!(config.cni_version.as_str(), "1.0.0" | "1.1.0") {
-            ip["version"] = json!("4");
+            for (ip, version) in ips.iter_mut().zip(["4", "6"]) {
+                ip["version"] = json!(version);
+            }
         }
         json!({
             "cniVersion": config.cni_version,
@@ -270,8 +317,8 @@ impl Attached {
                 {"name": self.host_interface},
                 {"name": request.interface, "mac": self.mac, "sandbox": request.netns},
             ],
-            "ips": [ip],
-            "routes": [{"dst": "0.0.0.0/0", "gw": config.gateway()}],
+            "ips": ips,
+            "routes": routes,
             "dns": {},
         })
     }
@@ -313,7 +360,49 @@ mod tests {
         let config = NetConfig::parse(config.to_string().as_bytes()).unwrap();
         let got = &config.port_mappings()[0];
         assert_eq!((got.host_port, got.container_port, got.protocol()), (80, 8080, Protocol::parse("UDP")));
-        assert_eq!(got.address(), Some(Ipv4Addr::new(192, 0, 2, 1)));
+        assert_eq!(got.on(Family::V4, false), Some(HostAddress::One([192, 0, 2, 1].into())));
+    }
+
+    #[test_case("", [Some(None), Some(None)]; "all")]
+    #[test_case("0.0.0.0", [Some(None), None]; "all of IPv4")]
+    #[test_case("::", [None, Some(None)]; "all of IPv6")]
+    #[test_case("192.0.2.1", [Some(Some("192.0.2.1")), None]; "one of IPv4")]
+    #[test_case("2001:db8::1", [None, Some(Some("2001:db8::1"))]; "one of IPv6")]
+    fn a_host_port_is_at_addresses_of_its_family(host_ip: &str, want: [Option<Option<&str>>; 2]) {
+        let mapping =
+            PortMapping { host_port: 80, container_port: 80, protocol: "TCP".into(), host_ip: host_ip.into() };
+        let at = |a: Option<&str>| a.map_or(HostAddress::Any, |a| HostAddress::One(a.parse().unwrap()));
+        assert_eq!([Family::V4, Family::V6].map(|f| mapping.on(f, true)), want.map(|w| w.map(at)));
+        assert!(mapping.on(Family::V4, false).is_some(), "where there is no IPv6, nothing is left out");
+    }
+
+    fn dual(version: &str) -> NetConfig {
+        let config = json!({"cniVersion": version, "name": "orch", "type": "orch-cni", "bridge": "orch0",
+            "subnet": "10.42.3.0/24,fd42:0:0:3::/64", "clusterCIDR": "10.42.0.0/16,fd42::/56", "table": "orch-cni",
+            "dataDir": "/nowhere"});
+        NetConfig::parse(config.to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn an_ipv6_address_has_the_number_of_the_ipv4_one() {
+        let config = dual("1.0.0");
+        assert_eq!(config.gateway6(), Some("fd42:0:0:3::1".parse().unwrap()));
+        assert_eq!(config.address6([10, 42, 3, 254].into()), Some("fd42:0:0:3::fe".parse().unwrap()));
+        let written = serde_json::to_vec(&config).unwrap();
+        assert_eq!(NetConfig::parse(&written).unwrap(), config);
+    }
+
+    #[test_case("1.0.0", None; "of now")]
+    #[test_case("0.4.0", Some("6"); "of then")]
+    fn results_list_both_addresses(version: &str, marked: Option<&str>) {
+        let attached = Attached { host_interface: "veth1".into(), mac: "0a".into(), address: [10, 42, 3, 5].into() };
+        let result = attached.to_json(&dual(version), &request("ADD", "a1", "eth0").unwrap());
+        assert_eq!(
+            (&result["ips"][0]["address"], &result["ips"][1]["address"]),
+            (&json!("10.42.3.5/32"), &json!("fd42:0:0:3::5/128"))
+        );
+        assert_eq!(result["ips"][1]["version"].as_str(), marked);
+        assert_eq!(result["routes"][1], json!({"dst": "::/0", "gw": "fd42:0:0:3::1"}));
     }
 
     #[test]
@@ -328,6 +417,8 @@ mod tests {
 
     #[test_case("2.0.0", "10.42.0.0/24", Some(Code::IncompatibleVersion); "a future version")]
     #[test_case("1.0.0", "10.42.0.0/31", Some(Code::Config); "no room")]
+    #[test_case("1.0.0", "10.42.0.0/24,fd42::/121", Some(Code::Config); "no room in one of them")]
+    #[test_case("1.0.0", "10.42.0.0/24,fd42::/64", Some(Code::Config); "a family that the cluster does not have")]
     #[test_case("0.4.0", "10.42.0.0/24", None; "good")]
     fn checks_the_configuration(version: &str, subnet: &str, code: Option<Code>) {
         let config = json!({"cniVersion": version, "name": "orch", "type": "orch-cni", "bridge": "orch0", "subnet": subnet,

@@ -7,13 +7,13 @@ use std::net::IpAddr;
 
 use futures::future::try_join_all;
 use futures::try_join;
-use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use crate::api::services::SERVICE_NAME_LABEL;
 use crate::api::status::{ApiResult, Reason};
 use crate::api::value::ValueExt;
 use crate::client::{Client, Patch, Res, optional, res};
+use crate::util::families::{Family, Networks};
 
 /// The namespaces of every cluster.
 pub const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -23,8 +23,8 @@ pub const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kub
 pub struct ApiServer {
     /// The first address of the Service range.
     pub service_ip: IpAddr,
-    /// The Service range itself.
-    pub service_cidr: IpNet,
+    /// The Service range itself, of each family.
+    pub service_cidr: Networks,
     /// Where nodes and pods reach the server itself.
     pub address: IpAddr,
     /// Its port.
@@ -39,7 +39,7 @@ pub async fn ensure(client: &Client, server: &ApiServer) -> ApiResult<()> {
         create(client, &res::NAMESPACES, "", &object).await
     }))
     .await?;
-    let family = if server.address.is_ipv4() { "IPv4" } else { "IPv6" };
+    let family = Family::of(server.address).name();
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
     let service = json!({
         "apiVersion": "v1", "kind": "Service",
@@ -82,15 +82,23 @@ pub async fn ensure(client: &Client, server: &ApiServer) -> ApiResult<()> {
     Ok(())
 }
 
-/// The object that says what the Service range is. It is told, not asked: the range is the server's setting.
+/// The object that says what the Service range is. It is told, not asked: the range is the server's setting. A cluster that
+/// becomes dual-stack gets its second family there; nothing else of it can change.
 /// Upstream: `pkg/controlplane/controller/defaultservicecidr`.
-async fn service_range(client: &Client, range: IpNet) -> ApiResult<()> {
+async fn service_range(client: &Client, range: Networks) -> ApiResult<()> {
+    let cidrs: Vec<String> = range.iter().map(|net| net.to_string()).collect();
     let wanted = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
-        "spec": {"cidrs": [range]}});
+        "spec": {"cidrs": cidrs}});
     let known = match optional(client.get(&res::SERVICE_CIDRS, "", "kubernetes").await)? {
         Some(known) => known,
         None => client.create(&res::SERVICE_CIDRS, "", &wanted).await?,
     };
+    if let ([first], [same, _]) = (known.items_at("/spec/cidrs"), cidrs.as_slice())
+        && first == same
+    {
+        let body = json!({"spec": {"cidrs": cidrs}});
+        client.patch(&res::SERVICE_CIDRS, "", "kubernetes", None, Patch::Merge(&body)).await?;
+    }
     if known.items_at("/status/conditions").iter().any(|c| c.str_at("/type") == Some("Ready")) {
         return Ok(());
     }
@@ -138,10 +146,9 @@ mod tests {
     #[tokio::test]
     async fn a_cluster_begins_with_what_clients_expect() {
         let cluster = Cluster::new();
-        let range = "10.43.0.0/16".parse().unwrap();
         let mut server = ApiServer {
             service_ip: [10, 43, 0, 1].into(),
-            service_cidr: range,
+            service_cidr: "10.43.0.0/16".parse().unwrap(),
             address: [127, 0, 0, 1].into(),
             port: 6443,
         };
@@ -157,5 +164,17 @@ mod tests {
         ensure(&cluster.client(), &server).await.unwrap();
         let slice = cluster.get(&res::ENDPOINT_SLICES, "default", "kubernetes").unwrap();
         assert_eq!(slice.str_at("/endpoints/0/addresses/0"), Some("192.0.2.9"));
+        // The cluster becomes dual-stack; its own Service does not.
+        let cidrs = || cluster.get(&res::SERVICE_CIDRS, "", "kubernetes").unwrap()["spec"]["cidrs"].clone();
+        assert_eq!(cidrs(), json!(["10.43.0.0/16"]));
+        for (range, want) in [
+            ("10.44.0.0/16,fd43::/112", json!(["10.43.0.0/16"])),
+            ("10.43.0.0/16,fd43::/112", json!(["10.43.0.0/16", "fd43::/112"])),
+            ("10.43.0.0/16", json!(["10.43.0.0/16", "fd43::/112"])),
+        ] {
+            server.service_cidr = range.parse().unwrap();
+            ensure(&cluster.client(), &server).await.unwrap();
+            assert_eq!(cidrs(), want, "{range}");
+        }
     }
 }

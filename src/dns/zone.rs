@@ -230,20 +230,21 @@ impl Zone {
         let Some((entry, found)) = self.entry(service, namespace) else { return Found::NoName };
         let wanted = |n: &str, p: Protocol| only.is_none_or(|(name, protocol)| n == name && p == protocol);
         let own = format!("{service}.{namespace}.svc");
-        let mut targets: BTreeSet<(u16, String, Vec<IpAddr>)> = BTreeSet::new();
+        // A name has one record for a port, with the addresses of both families.
+        let mut targets: BTreeMap<(u16, String), BTreeSet<IpAddr>> = BTreeMap::new();
         if found.headless {
             for (slice, endpoint) in entry.published(found) {
                 let numbers = slice.ports.iter().filter(|p| wanted(&p.name, p.protocol)).filter_map(|p| p.port);
                 for number in numbers {
                     for address in &endpoint.addresses {
                         let host = host_of(endpoint, *address);
-                        targets.insert((number, format!("{host}.{own}"), vec![*address]));
+                        targets.entry((number, format!("{host}.{own}"))).or_default().insert(*address);
                     }
                 }
             }
         } else {
             for port in found.ports.iter().filter(|p| wanted(&p.name, p.protocol)) {
-                targets.insert((port.port, own.clone(), found.cluster_ips.clone()));
+                targets.entry((port.port, own.clone())).or_default().extend(&found.cluster_ips);
             }
         }
         if targets.is_empty() {
@@ -255,7 +256,7 @@ impl Zone {
         let count = u16::try_from(targets.len()).unwrap_or(u16::MAX);
         let weight = (SRV_WEIGHTS / count).max(1);
         let (mut answers, mut additionals) = (Vec::new(), Vec::new());
-        for (port, target, addresses) in targets {
+        for ((port, target), addresses) in targets {
             let Some(target) = self.below(&target) else { continue };
             additionals.extend(addresses.into_iter().map(|a| Record::from_rdata(target.clone(), TTL, address_data(a))));
             answers.push(Record::from_rdata(name.clone(), TTL, RData::SRV(SRV::new(0, weight, port, target))));

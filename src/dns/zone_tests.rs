@@ -1,5 +1,6 @@
 use super::*;
 use crate::api::services::{EndpointPort, ServicePort};
+use crate::util::families::Family;
 use test_case::test_case;
 
 fn endpoint(address: &str, ready: bool, hostname: &str) -> Endpoint {
@@ -17,13 +18,17 @@ fn endpoint(address: &str, ready: bool, hostname: &str) -> Endpoint {
 
 fn zone() -> Zone {
     let mut z =
-        Zone::new("cluster.local", vec!["10.42.0.0/16".parse().unwrap(), "10.43.0.0/16".parse().unwrap()]).unwrap();
+        Zone::new("cluster.local", ["10.42.0.0/16", "10.43.0.0/16", "fd42::/56"].map(|n| n.parse().unwrap()).to_vec())
+            .unwrap();
     let port = |name: &str, port| ServicePort { name: name.into(), protocol: Protocol::Tcp, port, node_port: 0 };
     let add = |z: &mut Zone, name: &str, service: Service, endpoints: Vec<Endpoint>| {
         let key = ObjectKey::new("shop", name);
         z.set_service(key.clone(), Service { key: Some(key.clone()), ..service });
         let ports = vec![EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port: Some(8080) }];
-        z.set_slice(ObjectKey::new("shop", format!("{name}-1")), Slice { service: Some(key), endpoints, ports });
+        z.set_slice(
+            ObjectKey::new("shop", format!("{name}-1")),
+            Slice { service: Some(key), family: None, endpoints, ports },
+        );
     };
     let web = Service {
         cluster_ips: vec!["10.43.0.80".parse().unwrap()],
@@ -44,6 +49,19 @@ fn zone() -> Zone {
     );
     add(&mut z, "early", Service { publish_not_ready: true, ..db.clone() }, vec![endpoint("10.42.0.5", false, "")]);
     add(&mut z, "empty", db, vec![endpoint("10.42.0.6", false, "")]);
+    let both = Service {
+        cluster_ips: vec!["10.43.0.81".parse().unwrap(), "fd43::81".parse().unwrap()],
+        ports: vec![port("http", 80)],
+        ..Default::default()
+    };
+    add(&mut z, "both", both, vec![]);
+    let six = Service { headless: true, ports: vec![port("http", 80)], ..Default::default() };
+    add(&mut z, "pair", six, vec![endpoint("10.42.0.7", true, "p-0"), endpoint("10.42.0.8", true, "")]);
+    let key = ObjectKey::new("shop", "pair");
+    let ports = vec![EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port: Some(8080) }];
+    let endpoints = vec![endpoint("fd42::7", true, "p-0"), endpoint("fd42::8", true, "")];
+    let slice = Slice { service: Some(key), family: Some(Family::V6), endpoints, ports };
+    z.set_slice(ObjectKey::new("shop", "pair-2"), slice);
     add(&mut z, "out", Service { external_name: Some("example.com".into()), ..Default::default() }, vec![]);
     z
 }
@@ -77,6 +95,21 @@ fn ask(z: &Zone, name: &str, kind: RecordType) -> String {
 #[test_case("_http._udp.web.shop.svc.cluster.local.", RecordType::SRV, "NXDomain"; "of another protocol")]
 #[test_case("_http._tcp.db.shop.svc.cluster.local.", RecordType::SRV,
     "0 50 8080 10-42-0-3.db.shop.svc.cluster.local. | 0 50 8080 db-0.db.shop.svc.cluster.local."; "named ports of pods")]
+#[test_case("both.shop.svc.cluster.local.", RecordType::A, "10.43.0.81"; "of two addresses the one that was asked for")]
+#[test_case("both.shop.svc.cluster.local.", RecordType::AAAA, "fd43::81"; "and the other one")]
+#[test_case("pair.shop.svc.cluster.local.", RecordType::AAAA, "fd42::7 | fd42::8"; "endpoints of the other slice")]
+#[test_case("p-0.pair.shop.svc.cluster.local.", RecordType::A, "10.42.0.7"; "a pod's host name over IPv4")]
+#[test_case("p-0.pair.shop.svc.cluster.local.", RecordType::AAAA, "fd42::7"; "and over IPv6")]
+#[test_case("fd42--8.pair.shop.svc.cluster.local.", RecordType::AAAA, "fd42::8"; "a pod without one over IPv6")]
+#[test_case("fd42--8.shop.pod.cluster.local.", RecordType::AAAA, "fd42::8"; "a pod by its IPv6 address")]
+#[test_case("fd42--8.shop.pod.cluster.local.", RecordType::A, "NoError"; "which is no IPv4 address")]
+#[test_case("_http._tcp.pair.shop.svc.cluster.local.", RecordType::SRV,
+    "0 33 8080 10-42-0-8.pair.shop.svc.cluster.local. | 0 33 8080 fd42--8.pair.shop.svc.cluster.local. | 0 33 8080 p-0.pair.shop.svc.cluster.local.";
+    "a name with two addresses is one target")]
+#[test_case("1.8.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.3.4.d.f.ip6.arpa.", RecordType::PTR,
+    "both.shop.svc.cluster.local."; "reverse of a service over IPv6")]
+#[test_case("9.9.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.2.4.d.f.ip6.arpa.", RecordType::PTR, "NXDomain";
+    "reverse of nobody in the cluster over IPv6")]
 #[test_case("out.shop.svc.cluster.local.", RecordType::A, "example.com."; "an external name")]
 #[test_case("10-42-0-3.shop.pod.cluster.local.", RecordType::A, "10.42.0.3"; "a pod by address")]
 #[test_case("10-42-0-3.nowhere.pod.cluster.local.", RecordType::A, "NXDomain"; "in no namespace")]

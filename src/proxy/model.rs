@@ -3,28 +3,34 @@
 //! In: decoded Services and EndpointSlices as they change. Out: a [`Change`], the difference between what the kernel has
 //! and what it should have. [`plan`] decides for one Service; [`Model`] keeps what was decided and compares.
 //!
+//! A model is of one address family; a cluster of both has two, which share nothing. A Service without a cluster address of
+//! the family has no rules in it, as with upstream's proxier of each family.
+//!
 //! **Invariant:** a change to one Service costs what that Service costs, whatever the number of others.
 //! **Invariant:** a front (address, protocol, port) has one owner; others wait until it is free, real Services before
 //! the node's own.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use crate::api::object::ObjectKey;
 use crate::api::services::{Endpoint, Protocol, Service, ServicePort, Slice, TrafficPolicy};
+use crate::util::families::Family;
 
 /// What the rules depend on besides Services.
 #[derive(Debug, Clone)]
 pub struct Context {
+    /// Of what packets the rules are.
+    pub family: Family,
     /// This node's name; endpoints on it are local.
     pub node_name: String,
     /// Addresses of pods; traffic to Services from elsewhere is masqueraded.
-    pub cluster_cidr: Option<Ipv4Net>,
+    pub cluster_cidr: Option<IpNet>,
     /// The node's zone; empty where it has none, or while it is not known.
     pub zone: String,
-    /// Addresses that the node itself answers.
+    /// Addresses of the family that the node itself answers.
     pub local_services: Vec<LocalService>,
 }
 
@@ -34,20 +40,20 @@ pub struct LocalService {
     /// For the log, as `dns`.
     pub name: String,
     /// The Service's address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Protocol.
     pub protocol: Protocol,
     /// The Service's port.
     pub port: u16,
     /// Where the process listens; not a loopback address.
-    pub target: SocketAddrV4,
+    pub target: SocketAddr,
 }
 
 /// What packets are addressed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Front {
     /// An address.
-    Address(Ipv4Addr, Protocol, u16),
+    Address(IpAddr, Protocol, u16),
     /// A port of every address of the node.
     Node(Protocol, u16),
 }
@@ -69,11 +75,11 @@ pub enum Element {
     /// front → action.
     Front(Front, Action),
     /// (group, index) → endpoint.
-    Endpoint(u32, u32, SocketAddrV4),
+    Endpoint(u32, u32, SocketAddr),
     /// The endpoint is one of the group: a client may stay with it.
-    Live(u32, SocketAddrV4),
+    Live(u32, SocketAddr),
     /// A pod that may reach itself through a Service.
-    Hairpin(Ipv4Addr),
+    Hairpin(IpAddr),
 }
 
 /// A rule of a chain, in order; the kernel's form is made in `nft`.
@@ -82,9 +88,9 @@ pub enum Rule {
     /// Masquerade it.
     Mark,
     /// Masquerade it unless it comes from this network.
-    MarkOutside(Ipv4Net),
+    MarkOutside(IpNet),
     /// Packets from this network go on there.
-    GotoFrom(Ipv4Net, String),
+    GotoFrom(IpNet, String),
     /// Packets of the node itself are masqueraded and go on there.
     GotoFromNode(String),
     /// All go on there.
@@ -116,7 +122,7 @@ pub struct Stale {
     /// What they were addressed to.
     pub front: Front,
     /// Where they went; none for nowhere in particular.
-    pub endpoint: Option<SocketAddrV4>,
+    pub endpoint: Option<SocketAddr>,
 }
 
 /// What has to change in the kernel: one transaction.
@@ -160,19 +166,19 @@ pub struct PortRules {
     udp: bool,
     fronts: Vec<(Front, Action)>,
     chains: Vec<Chain>,
-    all: Vec<SocketAddrV4>,
-    local: Vec<SocketAddrV4>,
+    all: Vec<SocketAddr>,
+    local: Vec<SocketAddr>,
     uses_local: bool,
-    hairpins: BTreeSet<Ipv4Addr>,
+    hairpins: BTreeSet<IpAddr>,
     remembers: bool,
 }
 
 /// Endpoints of one Service port as this node sees them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Backends {
-    all: Vec<SocketAddrV4>,
-    local: Vec<SocketAddrV4>,
-    here: BTreeSet<Ipv4Addr>,
+    all: Vec<SocketAddr>,
+    local: Vec<SocketAddr>,
+    here: BTreeSet<IpAddr>,
 }
 
 impl Backends {
@@ -189,12 +195,12 @@ impl Backends {
             let Some(number) = number.port else { continue };
             for endpoint in &slice.endpoints {
                 // All addresses of an endpoint are one pod; the first of the family is the one to use.
-                let Some(address) = endpoint.addresses.iter().find_map(v4) else { continue };
+                let Some(address) = endpoint.addresses.iter().copied().find(|a| cx.family.has(a)) else { continue };
                 let local = endpoint.node == cx.node_name;
                 if local {
                     here.insert(address);
                 }
-                let at = (SocketAddrV4::new(address, number), local);
+                let at = (SocketAddr::new(address, number), local);
                 if endpoint.ready {
                     ready.insert(at);
                     if reach.takes(endpoint, cx) {
@@ -205,8 +211,8 @@ impl Backends {
                 }
             }
         }
-        let choose = |ready: &BTreeSet<(SocketAddrV4, bool)>, want_local: bool| -> Vec<SocketAddrV4> {
-            let pick = |from: &BTreeSet<(SocketAddrV4, bool)>| -> Vec<SocketAddrV4> {
+        let choose = |ready: &BTreeSet<(SocketAddr, bool)>, want_local: bool| -> Vec<SocketAddr> {
+            let pick = |from: &BTreeSet<(SocketAddr, bool)>| -> Vec<SocketAddr> {
                 let mut found: Vec<_> = from.iter().filter(|(_, l)| *l || !want_local).map(|(a, _)| *a).collect();
                 found.dedup();
                 found
@@ -258,7 +264,7 @@ pub fn plan(
     cx: &Context,
     mut id: impl FnMut(&ServicePort) -> u32,
 ) -> Vec<PortRules> {
-    if service.external_name.is_some() || service.cluster_ips.is_empty() {
+    if service.external_name.is_some() || !service.cluster_ips.iter().any(|a| cx.family.has(a)) {
         return Vec::new();
     }
     service.ports.iter().map(|port| plan_port(service, port, slices, cx, id(port))).collect()
@@ -272,7 +278,7 @@ fn plan_port(
     id: u32,
 ) -> PortRules {
     let mut backends = Backends::of(port, slices, cx);
-    let fronts = fronts(service, port);
+    let fronts = fronts(service, port, cx.family);
     if backends.all.is_empty()
         && let Some(own) = cx
             .local_services
@@ -311,9 +317,10 @@ fn plan_port(
 }
 
 /// Every front of a port and how packets come to it.
-fn fronts(service: &Service, port: &ServicePort) -> Vec<(Front, Way)> {
+fn fronts(service: &Service, port: &ServicePort, family: Family) -> Vec<(Front, Way)> {
     let address = |ips: &[IpAddr], way: Way| -> Vec<(Front, Way)> {
-        ips.iter().filter_map(v4).map(|a| (Front::Address(a, port.protocol, port.port), way)).collect()
+        let own = ips.iter().filter(|a| family.has(a));
+        own.map(|a| (Front::Address(*a, port.protocol, port.port), way)).collect()
     };
     let mut all = address(&service.cluster_ips, Way::Internal);
     all.extend(address(&service.external_ips, Way::External));
@@ -373,11 +380,8 @@ fn chains(service: &Service, rules: &PortRules, backends: &Backends, cx: &Contex
         }
     }
     if leads_to("lb") {
-        let ranges = service.source_ranges.iter().filter_map(|r| match r {
-            IpNet::V4(net) => Some(Rule::GotoFrom(*net, chain_name("ext", id))),
-            IpNet::V6(_) => None,
-        });
-        let mut list: Vec<Rule> = ranges.collect();
+        let ranges = service.source_ranges.iter().filter(|net| cx.family.has(&net.addr()));
+        let mut list: Vec<Rule> = ranges.map(|net| Rule::GotoFrom(*net, chain_name("ext", id))).collect();
         list.push(Rule::Drop);
         add("lb", list);
     }
@@ -396,13 +400,6 @@ fn group_all(id: u32) -> u32 {
 /// The group of this node's endpoints of a port.
 fn group_local(id: u32) -> u32 {
     id * 2 + 1
-}
-
-fn v4(address: &IpAddr) -> Option<Ipv4Addr> {
-    match address {
-        IpAddr::V4(a) => Some(*a),
-        IpAddr::V6(_) => None,
-    }
 }
 
 impl PortRules {
@@ -432,7 +429,7 @@ pub struct Model {
     next_id: u32,
     owners: HashMap<Front, ObjectKey>,
     waiting: HashMap<Front, BTreeSet<ObjectKey>>,
-    hairpins: BTreeMap<Ipv4Addr, usize>,
+    hairpins: BTreeMap<IpAddr, usize>,
     dirty: BTreeSet<ObjectKey>,
 }
 
@@ -455,13 +452,18 @@ impl Model {
         for own in model.cx.local_services.clone() {
             let key = ObjectKey::new("", format!("{}-{}", own.name, own.protocol.lower()));
             let port = ServicePort { name: String::new(), protocol: own.protocol, port: own.port, node_port: 0 };
-            let cluster_ips = vec![IpAddr::V4(own.address)];
+            let cluster_ips = vec![own.address];
             model.set_service(
                 key.clone(),
                 Service { key: Some(key), cluster_ips, ports: vec![port], ..Default::default() },
             );
         }
         model
+    }
+
+    /// The family that it is of.
+    pub fn family(&self) -> Family {
+        self.cx.family
     }
 
     /// A Service is there, or another than before.
@@ -491,6 +493,9 @@ impl Model {
     pub fn set_slice(&mut self, key: ObjectKey, slice: Slice) {
         if self.slice_owner.get(&key) != slice.service.as_ref() {
             self.remove_slice(&key);
+        }
+        if slice.family.is_some_and(|f| f != self.cx.family) {
+            return self.remove_slice(&key);
         }
         let Some(service) = slice.service.clone() else { return };
         let of_service = self.slices.entry(service.clone()).or_default();

@@ -4,6 +4,7 @@ use test_case::test_case;
 
 fn cx() -> Context {
     Context {
+        family: Family::V4,
         node_name: "here".into(),
         zone: "near".into(),
         cluster_cidr: Some("10.42.0.0/16".parse().unwrap()),
@@ -48,6 +49,7 @@ fn slice(endpoints: &[&str]) -> Slice {
     };
     Slice {
         service: Some(ObjectKey::new("shop", "web")),
+        family: None,
         endpoints: endpoints.iter().map(endpoint).collect(),
         ports: vec![EndpointPort { name: "http".into(), protocol: Protocol::Tcp, port: Some(8080) }],
     }
@@ -66,7 +68,7 @@ fn one(service: &Service, endpoints: &[&str]) -> PortRules {
 #[test_case(&["t10.42.0.2", "n10.42.1.2"], &["10.42.0.2:8080"]; "a leaving one that still answers is better than none")]
 #[test_case(&["n10.42.0.2"], &[]; "one that is not ready gets nothing")]
 fn chooses_endpoints(given: &[&str], want: &[&str]) {
-    let want: Vec<SocketAddrV4> = want.iter().map(|a| a.parse().unwrap()).collect();
+    let want: Vec<SocketAddr> = want.iter().map(|a| a.parse().unwrap()).collect();
     assert_eq!(one(&service(), given).all, want);
 }
 
@@ -93,7 +95,7 @@ fn rules_of<'a>(rules: &'a PortRules, chain: &str) -> &'a [Rule] {
 fn a_cluster_address_masquerades_strangers_and_picks() {
     let rules = one(&service(), &["r10.42.0.2", "r@10.42.1.2"]);
     assert_eq!(rules_of(&rules, "svc-7"), [Rule::MarkOutside("10.42.0.0/16".parse().unwrap()), Rule::Pick(14, 2)]);
-    assert_eq!(rules.hairpins.iter().collect::<Vec<_>>(), [&"10.42.1.2".parse::<Ipv4Addr>().unwrap()]);
+    assert_eq!(rules.hairpins.iter().collect::<Vec<_>>(), [&"10.42.1.2".parse::<IpAddr>().unwrap()]);
 }
 
 #[test]
@@ -113,7 +115,7 @@ fn local_external_policy_keeps_the_client_address_and_drops_where_nobody_is() {
     let mut s = service();
     s.ports = vec![port(80, 30080)];
     s.external_policy = TrafficPolicy::Local;
-    let net: Ipv4Net = "10.42.0.0/16".parse().unwrap();
+    let net: IpNet = "10.42.0.0/16".parse().unwrap();
     let with = one(&s, &["r@10.42.0.2", "r10.42.1.2"]);
     assert_eq!(
         rules_of(&with, "ext-7"),
@@ -207,8 +209,8 @@ fn a_taken_address_is_waited_for() {
 #[test]
 fn the_nodes_own_dns_answers_until_a_service_has_endpoints() {
     let mut m = Model::new(cx());
-    let target: SocketAddrV4 = "10.42.0.1:53".parse().unwrap();
-    let has = |c: &Change, to: SocketAddrV4| c.add.iter().any(|e| matches!(e, Element::Endpoint(_, _, a) if *a == to));
+    let target: SocketAddr = "10.42.0.1:53".parse().unwrap();
+    let has = |c: &Change, to: SocketAddr| c.add.iter().any(|e| matches!(e, Element::Endpoint(_, _, a) if *a == to));
     assert!(has(&m.take_change(), target), "without any Service");
 
     let key = ObjectKey::new("kube-system", "kube-dns");
@@ -285,4 +287,72 @@ fn a_node_that_comes_into_a_zone_goes_by_its_hints() {
     assert!(!change.del.is_empty(), "the far one is not asked any more: {change:?}");
     model.set_zone("near");
     assert!(model.take_change().is_empty());
+}
+
+/// The rules of both families of a Service with endpoints of both.
+#[test]
+fn each_family_has_its_own_fronts_and_endpoints() {
+    let both = Service {
+        cluster_ips: vec!["10.43.1.1".parse().unwrap(), "fd43::1".parse().unwrap()],
+        external_ips: vec!["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()],
+        load_balancer_ips: vec!["2001:db8::8".parse().unwrap()],
+        source_ranges: vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()],
+        ports: vec![port(80, 30080)],
+        ..service()
+    };
+    let of = |family, cidr: &str| {
+        let cx = Context { family, cluster_cidr: Some(cidr.parse().unwrap()), local_services: vec![], ..cx() };
+        let mut model = Model::new(cx);
+        model.set_service(ObjectKey::new("shop", "web"), both.clone());
+        for (name, family, endpoints) in [
+            ("web-4", Family::V4, ["r10.42.0.2", "r10.42.1.2"]),
+            ("web-6", Family::V6, ["r@fd42::2", "rfd42:0:0:1::2"]),
+        ] {
+            let of_family = Slice { family: Some(family), ..slice(&endpoints) };
+            model.set_slice(ObjectKey::new("shop", name), of_family);
+        }
+        model.take_change()
+    };
+    let endpoints = |change: &Change| -> Vec<String> {
+        let endpoint = |e: &Element| if let Element::Endpoint(_, _, at) = e { Some(at.to_string()) } else { None };
+        change.add.iter().filter_map(endpoint).collect()
+    };
+    let fronts = |change: &Change| -> Vec<(Front, Action)> {
+        let front = |e: &Element| if let Element::Front(f, a) = e { Some((*f, a.clone())) } else { None };
+        change.add.iter().filter_map(front).collect()
+    };
+    let to = |address: &str| Front::Address(address.parse().unwrap(), Protocol::Tcp, 80);
+    let chain = |name: &str| Action::Chain(name.into());
+    let node = (Front::Node(Protocol::Tcp, 30080), chain("ext-1"));
+
+    let four = of(Family::V4, "10.42.0.0/16");
+    assert_eq!(endpoints(&four), ["10.42.0.2:8080", "10.42.1.2:8080"]);
+    assert_eq!(fronts(&four), [(to("10.43.1.1"), chain("svc-1")), (to("192.0.2.7"), chain("ext-1")), node.clone()]);
+
+    let six = of(Family::V6, "fd42::/56");
+    assert_eq!(endpoints(&six), ["[fd42::2]:8080", "[fd42:0:0:1::2]:8080"]);
+    assert_eq!(
+        fronts(&six),
+        [
+            (to("2001:db8::7"), chain("ext-1")),
+            (to("2001:db8::8"), chain("lb-1")),
+            (to("fd43::1"), chain("svc-1")),
+            node
+        ]
+    );
+    let rules = |name: &str| six.add_chains.iter().find(|c| c.name == name).unwrap().rules.clone();
+    assert_eq!(rules("svc-1"), [Rule::MarkOutside("fd42::/56".parse().unwrap()), Rule::Pick(2, 2)]);
+    assert_eq!(rules("lb-1"), [Rule::GotoFrom("2001:db8::/32".parse().unwrap(), "ext-1".into()), Rule::Drop]);
+    assert!(six.add.contains(&Element::Hairpin("fd42::2".parse().unwrap())), "{six:?}");
+}
+
+#[test]
+fn a_service_of_one_family_has_nothing_in_the_other() {
+    let six = Context { family: Family::V6, cluster_cidr: None, local_services: vec![], ..cx() };
+    let node_port = Service { ports: vec![port(80, 30080)], ..service() };
+    assert!(plan(&node_port, &slices(&["rfd42::2"]), &six, |_| 1).is_empty());
+    let mut model = Model::new(six);
+    model.set_slice(ObjectKey::new("shop", "web-1"), Slice { family: Some(Family::V6), ..slice(&["rfd42::2"]) });
+    model.set_slice(ObjectKey::new("shop", "web-1"), Slice { family: Some(Family::V4), ..slice(&["r10.42.0.2"]) });
+    assert!(model.slices.is_empty(), "a slice that became another one is forgotten");
 }

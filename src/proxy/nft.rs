@@ -1,4 +1,4 @@
-//! The rules in the kernel: one table, changed by transactions that hold only what changed.
+//! The rules of one address family in the kernel: one table, changed by transactions that hold only what changed.
 //!
 //! A packet's way: `prerouting` and `output` look its destination up in a verdict map, by address first, then (for the
 //! node's own addresses) by port; the Service port's chain picks an index, and a map `endpoints-N` turns (group, index)
@@ -12,13 +12,15 @@ use std::time::Duration;
 use nlink::netlink::Nftables;
 use nlink::netlink::connection::Connection;
 use nlink::netlink::nftables::{
-    BaseChain, Chain as NftChain, ChainName, CtKey, DynsetExpr, DynsetOp, Expr, Family, FilterHook, LookupExpr,
-    MetaKey, NatHook, NumgenKind, Priority, Register, Rule as NftRule, Set, SetDataType, SetElement, SetKeyType,
-    Transaction, Verdict,
+    BaseChain, Chain as NftChain, ChainName, CtKey, DynsetExpr, DynsetOp, Expr, FilterHook, LookupExpr, MetaKey,
+    NatHook, NumgenKind, Priority, Register, Rule as NftRule, Set, SetDataType, SetElement, SetKeyType, Transaction,
+    Verdict,
 };
 
 use super::model::{Action, Chain, Change, Element, Front, Rule};
-use crate::util::nft::{self, Result};
+use crate::api::services::Protocol;
+use crate::util::families::Family;
+use crate::util::nft::{self, Result, word, words};
 
 /// Mark of packets that are masqueraded; upstream's bit.
 const MASQUERADE_MARK: u32 = 0x4000;
@@ -30,6 +32,10 @@ const CT_NEW: u32 = 8;
 const CT_DNAT: u32 = 0x20;
 /// Before the destination is rewritten, after connections are tracked.
 const BEFORE_DNAT: i32 = -110;
+
+/// `NFT_REJECT_ICMP_UNREACH` and `NFT_REJECT_TCP_RST`.
+const UNREACHABLE: u32 = 0;
+const RESET: u32 = 1;
 
 const SERVICES: &str = "services";
 const NODE_PORTS: &str = "node-ports";
@@ -45,6 +51,9 @@ const HAIRPINS: &str = "hairpins";
 const AFFINITY: &str = "affinity";
 const REJECT: &str = "reject";
 
+/// Where the chosen endpoint stands in registers, its port after it: behind all that is looked up meanwhile.
+const CHOSEN: usize = 9;
+
 const BASE_CHAINS: usize = 6;
 const OTHER_CHAINS: usize = 1;
 
@@ -52,6 +61,7 @@ const OTHER_CHAINS: usize = 1;
 pub struct Table {
     conn: Connection<Nftables>,
     name: String,
+    family: Family,
     sets: Sets,
 }
 
@@ -73,20 +83,23 @@ fn endpoints_of(group: u32) -> String {
 }
 
 impl Sets {
-    fn new(table: &str) -> Self {
-        use SetKeyType::{InetProto, InetService, Ipv4Addr, Mark};
-        let key = |parts: &[SetKeyType]| SetKeyType::Concat(parts.to_vec());
-        let set = |name: &str, parts: &[SetKeyType]| Set::new(table, name).family(Family::Ip).key_type(key(parts));
-        let endpoint = || SetDataType::Value(key(&[Ipv4Addr, InetService]));
+    fn new(table: &str, family: Family) -> Self {
+        use SetKeyType::{InetProto, InetService, Mark};
+        let key = |parts: &[&SetKeyType]| SetKeyType::Concat(parts.iter().map(|p| (*p).clone()).collect());
+        let set = |name: &str, parts: &[&SetKeyType]| {
+            Set::new(table, name).family(nft::table_family(family)).key_type(key(parts))
+        };
+        let address = &nft::address_type(family);
+        let endpoint = || SetDataType::Value(key(&[address, &InetService]));
         Self {
-            services: set(SERVICES, &[Ipv4Addr, InetProto, InetService]).vmap(),
-            node_ports: set(NODE_PORTS, &[InetProto, InetService]).vmap(),
-            refused: set(REFUSED, &[Ipv4Addr, InetProto, InetService]).vmap(),
-            refused_node_ports: set(REFUSED_NODE_PORTS, &[InetProto, InetService]).vmap(),
-            endpoints: (0..ENDPOINT_MAPS).map(|n| set(&endpoints_of(n), &[Mark, Mark]).map(endpoint())).collect(),
-            live: set(LIVE, &[Mark, Ipv4Addr, InetService]),
-            hairpins: set(HAIRPINS, &[Ipv4Addr, Ipv4Addr]),
-            affinity: set(AFFINITY, &[Mark, Ipv4Addr])
+            services: set(SERVICES, &[address, &InetProto, &InetService]).vmap(),
+            node_ports: set(NODE_PORTS, &[&InetProto, &InetService]).vmap(),
+            refused: set(REFUSED, &[address, &InetProto, &InetService]).vmap(),
+            refused_node_ports: set(REFUSED_NODE_PORTS, &[&InetProto, &InetService]).vmap(),
+            endpoints: (0..ENDPOINT_MAPS).map(|n| set(&endpoints_of(n), &[&Mark, &Mark]).map(endpoint())).collect(),
+            live: set(LIVE, &[&Mark, address, &InetService]),
+            hairpins: set(HAIRPINS, &[address, address]),
+            affinity: set(AFFINITY, &[&Mark, address])
                 .map(endpoint())
                 .dynamic()
                 .size(MAX_AFFINITY_CLIENTS)
@@ -124,12 +137,10 @@ impl Sets {
                 (place, SetElement::concat([mark(*group), mark(*index)]).value(nft::endpoint_value(*endpoint)))
             }
             Element::Live(group, endpoint) => {
-                let parts = [mark(*group), SetElement::ipv4(*endpoint.ip()), SetElement::port(endpoint.port())];
+                let parts = [mark(*group), nft::address(endpoint.ip()), SetElement::port(endpoint.port())];
                 (4, SetElement::concat(parts))
             }
-            Element::Hairpin(address) => {
-                (5, SetElement::concat([SetElement::ipv4(*address), SetElement::ipv4(*address)]))
-            }
+            Element::Hairpin(address) => (5, SetElement::concat([nft::address(*address), nft::address(*address)])),
         })
     }
 }
@@ -143,14 +154,14 @@ fn verdict(action: &Action) -> Result<Verdict> {
 }
 
 impl Table {
-    /// A table of that name, not yet made.
-    pub fn new(name: &str) -> Result<Self> {
-        Ok(Self { conn: nft::connect()?, name: name.to_owned(), sets: Sets::new(name) })
+    /// A table of that name, for packets of that family; not yet made.
+    pub fn new(name: &str, family: Family) -> Result<Self> {
+        Ok(Self { conn: nft::connect()?, name: name.to_owned(), family, sets: Sets::new(name, family) })
     }
 
     /// Replaces the table by one that holds all this.
     pub async fn install(&self, all: &Change) -> Result<()> {
-        let mut t = nft::fresh_table(self.conn.transaction(), &self.name);
+        let mut t = nft::fresh_table(self.conn.transaction(), &self.name, self.family);
         for set in self.sets.all() {
             t = t.add_set(set.clone());
         }
@@ -171,61 +182,71 @@ impl Table {
 
     /// Removes the table; one that is gone is fine.
     pub async fn remove(&self) -> Result<()> {
-        self.conn.del_table_if_exists(self.name.as_str(), Family::Ip).await.map(drop)
+        self.conn.del_table_if_exists(self.name.as_str(), nft::table_family(self.family)).await.map(drop)
     }
 
     /// True when the table is there with as many chains and sets as it should have.
     pub async fn is_whole(&self, service_chains: usize) -> Result<bool> {
         let expected = self.sets.all().len() + BASE_CHAINS + OTHER_CHAINS + service_chains;
-        Ok(nft::table_use(&self.conn, &self.name).await?.is_some_and(|n| usize::try_from(n) == Ok(expected)))
+        let used = nft::table_use(&self.conn, &self.name, self.family).await?;
+        Ok(used.is_some_and(|n| usize::try_from(n) == Ok(expected)))
     }
 
     fn rule(&self, chain: &str, exprs: impl IntoIterator<Item = Expr>) -> NftRule {
-        exprs.into_iter().fold(NftRule::new(&self.name, chain).family(Family::Ip), NftRule::expr)
+        let rule = NftRule::new(&self.name, chain).family(nft::table_family(self.family));
+        exprs.into_iter().fold(rule, NftRule::expr)
     }
 
     fn base(&self, mut t: Transaction) -> Result<Transaction> {
-        let chain = |name: &str| NftChain::new(self.name.as_str(), name).map(|c| c.family(Family::Ip));
-        t = t.add_chain(chain(REJECT)?).add_rule(self.rule(REJECT, [reject()]));
+        let family = self.family;
+        let chain = |name: &str| NftChain::new(self.name.as_str(), name).map(|c| c.family(nft::table_family(family)));
+        t = t.add_chain(chain(REJECT)?);
+        for exprs in refusals(family) {
+            t = t.add_rule(self.rule(REJECT, exprs));
+        }
         for (name, hook) in [("prerouting", NatHook::Prerouting), ("output", NatHook::Output)] {
             t = t
                 .add_chain(chain(name)?.base(BaseChain::nat(hook, Priority::DstNat)))
-                .add_rule(self.rule(name, by_address(SERVICES)))
-                .add_rule(self.rule(name, by_node_port(NODE_PORTS)));
+                .add_rule(self.rule(name, by_address(family, SERVICES)))
+                .add_rule(self.rule(name, by_node_port(family, NODE_PORTS)));
         }
         let filters =
             [("input", FilterHook::Input), ("forward", FilterHook::Forward), ("output-early", FilterHook::Output)];
         for (name, hook) in filters {
             t = t
                 .add_chain(chain(name)?.base(BaseChain::filter(hook, Priority::Custom(BEFORE_DNAT))))
-                .add_rule(self.rule(name, new_connection().into_iter().chain(by_address(REFUSED))))
-                .add_rule(self.rule(name, new_connection().into_iter().chain(by_node_port(REFUSED_NODE_PORTS))));
+                .add_rule(self.rule(name, new_connection().into_iter().chain(by_address(family, REFUSED))))
+                .add_rule(
+                    self.rule(name, new_connection().into_iter().chain(by_node_port(family, REFUSED_NODE_PORTS))),
+                );
         }
         let name = "postrouting";
         t = t.add_chain(chain(name)?.base(BaseChain::nat(NatHook::Postrouting, Priority::SrcNat)));
-        Ok(t.add_rule(self.rule(name, marked_is_masqueraded())).add_rule(self.rule(name, hairpin_is_masqueraded())))
+        t = t.add_rule(self.rule(name, marked_is_masqueraded()));
+        Ok(t.add_rule(self.rule(name, hairpin_is_masqueraded(family))))
     }
 
     fn write(&self, mut t: Transaction, change: &Change) -> Result<Transaction> {
+        let family = nft::table_family(self.family);
         for chain in &change.add_chains {
             let made = NftChain::new(self.name.as_str(), chain.name.as_str())?;
-            t = t.add_chain(made.family(Family::Ip).comment(comment(chain)));
+            t = t.add_chain(made.family(family).comment(comment(chain)));
         }
         t = self.elements(t, &change.del, Transaction::del_set_elements)?;
         for chain in &change.set_chains {
-            t = t.flush_chain(&self.name, &chain.name, Family::Ip);
+            t = t.flush_chain(&self.name, &chain.name, family);
         }
         for chain in change.add_chains.iter().chain(&change.set_chains) {
             for rule in &chain.rules {
-                t = t.add_rule(self.rule(&chain.name, lower(rule)?));
+                t = t.add_rule(self.rule(&chain.name, lower(self.family, rule)?));
             }
         }
         t = self.elements(t, &change.add, Transaction::add_set_elements)?;
         for name in &change.del_chains {
-            t = t.flush_chain(&self.name, name, Family::Ip);
+            t = t.flush_chain(&self.name, name, family);
         }
         for name in &change.del_chains {
-            t = t.del_chain(&self.name, name, Family::Ip);
+            t = t.del_chain(&self.name, name, family);
         }
         Ok(t)
     }
@@ -260,18 +281,19 @@ fn comment(chain: &Chain) -> &str {
 }
 
 /// `ip daddr . meta l4proto . th dport vmap @map`.
-fn by_address(map: &str) -> Vec<Expr> {
-    let mut exprs = vec![nft::destination(Register::Reg32_00)];
-    exprs.extend(nft::protocol_and_port(Register::Reg32_01, Register::Reg32_02));
-    exprs.push(nft::verdict_map(map, Register::Reg32_00));
+fn by_address(family: Family, map: &str) -> Vec<Expr> {
+    let after = words(family);
+    let mut exprs = vec![nft::destination(family, word(0))];
+    exprs.extend(nft::protocol_and_port(word(after), word(after + 1)));
+    exprs.push(nft::verdict_map(map, word(0)));
     exprs
 }
 
 /// `fib daddr type local … meta l4proto . th dport vmap @map`.
-fn by_node_port(map: &str) -> Vec<Expr> {
-    let mut exprs = nft::to_this_node().to_vec();
-    exprs.extend(nft::protocol_and_port(Register::Reg32_00, Register::Reg32_01));
-    exprs.push(nft::verdict_map(map, Register::Reg32_00));
+fn by_node_port(family: Family, map: &str) -> Vec<Expr> {
+    let mut exprs = nft::to_this_node(family).to_vec();
+    exprs.extend(nft::protocol_and_port(word(0), word(1)));
+    exprs.push(nft::verdict_map(map, word(0)));
     exprs
 }
 
@@ -299,18 +321,31 @@ fn marked_is_masqueraded() -> Vec<Expr> {
     ]
 }
 
-fn hairpin_is_masqueraded() -> Vec<Expr> {
+fn hairpin_is_masqueraded(family: Family) -> Vec<Expr> {
     let mut exprs = connection_has(CtKey::Status, CT_DNAT).to_vec();
-    exprs.push(nft::source(Register::Reg32_00));
-    exprs.push(nft::destination(Register::Reg32_01));
-    exprs.push(LookupExpr::new(HAIRPINS, Register::Reg32_00).into());
+    exprs.push(nft::source(family, word(0)));
+    exprs.push(nft::destination(family, word(words(family))));
+    exprs.push(LookupExpr::new(HAIRPINS, word(0)).into());
     exprs.push(nft::masquerade());
     exprs
 }
 
-fn reject() -> Expr {
-    // ICMP port unreachable: a client's connect fails at once with "connection refused".
-    Expr::Reject { reject_type: 0, icmp_code: 3 }
+/// What tells a client that nobody is there: its connect fails at once with "connection refused".
+fn refusals(family: Family) -> Vec<Vec<Expr>> {
+    // ICMP port unreachable.
+    let unreachable = |code| vec![Expr::Reject { reject_type: UNREACHABLE, icmp_code: code }];
+    match family {
+        Family::V4 => vec![unreachable(3)],
+        // Its answer comes while the client still connects, and over IPv6 that counts only when it tries again, a second later.
+        Family::V6 => {
+            let of_tcp = [
+                Expr::Meta { dreg: Register::R0, key: MetaKey::L4Proto },
+                nft::equals(Register::R0, &[Protocol::Tcp.number()]),
+                Expr::Reject { reject_type: RESET, icmp_code: 0 },
+            ];
+            vec![of_tcp.to_vec(), unreachable(4)]
+        }
+    }
 }
 
 fn mark() -> [Expr; 3] {
@@ -326,20 +361,20 @@ fn load(register: Register, number: u32) -> Expr {
     Expr::Immediate { dreg: register, data: number.to_ne_bytes().to_vec() }
 }
 
-/// `(group, random index)` → address and port in registers 9 and 10.
+/// `(group, random index)` → address and port at [`CHOSEN`].
 fn pick(group: u32, endpoints: u32) -> Vec<Expr> {
     vec![
-        load(Register::Reg32_00, group),
-        Expr::Numgen { dreg: Register::Reg32_01, kind: NumgenKind::Random, modulus: endpoints, offset: 0 },
-        nft::value_map(&endpoints_of(group), Register::Reg32_00, Register::Reg32_09),
+        load(word(0), group),
+        Expr::Numgen { dreg: word(1), kind: NumgenKind::Random, modulus: endpoints, offset: 0 },
+        nft::value_map(&endpoints_of(group), word(0), word(CHOSEN)),
     ]
 }
 
-/// Remembers (group, client) → the endpoint in registers 9 and 10. `anew` replaces what was remembered before: an update
+/// Remembers (group, client) → the endpoint at [`CHOSEN`]. `anew` replaces what was remembered before: an update
 /// alone only makes it last longer.
-fn remember(group: u32, seconds: u32, anew: bool) -> Vec<Expr> {
-    let op = |op| DynsetExpr::new(op, AFFINITY, Register::Reg32_00).sreg_data(Register::Reg32_09);
-    let mut exprs = vec![load(Register::Reg32_00, group), nft::source(Register::Reg32_01)];
+fn remember(family: Family, group: u32, seconds: u32, anew: bool) -> Vec<Expr> {
+    let op = |op| DynsetExpr::new(op, AFFINITY, word(0)).sreg_data(word(CHOSEN));
+    let mut exprs = vec![load(word(0), group), nft::source(family, word(1))];
     if anew {
         exprs.push(op(DynsetOp::Delete).into());
     }
@@ -347,12 +382,12 @@ fn remember(group: u32, seconds: u32, anew: bool) -> Vec<Expr> {
     exprs
 }
 
-fn to_picked() -> Expr {
-    nft::dnat(Register::Reg32_09, Register::Reg32_10)
+fn to_picked(family: Family) -> Expr {
+    nft::dnat(family, word(CHOSEN), word(CHOSEN + words(family)))
 }
 
 /// The kernel's form of a rule.
-fn lower(rule: &Rule) -> Result<Vec<Expr>> {
+fn lower(family: Family, rule: &Rule) -> Result<Vec<Expr>> {
     let goto = |chain: &str| ChainName::new(chain).map(|c| Expr::Verdict(Verdict::GotoTo(c)));
     Ok(match rule {
         Rule::Mark => mark().to_vec(),
@@ -362,23 +397,45 @@ fn lower(rule: &Rule) -> Result<Vec<Expr>> {
         Rule::Goto(chain) => vec![goto(chain)?],
         Rule::Stay(group, seconds) => {
             let mut exprs = vec![
-                load(Register::Reg32_00, *group),
-                nft::source(Register::Reg32_01),
-                nft::value_map(AFFINITY, Register::Reg32_00, Register::Reg32_09),
-                load(Register::Reg32_08, *group),
-                LookupExpr::new(LIVE, Register::Reg32_08).into(),
+                load(word(0), *group),
+                nft::source(family, word(1)),
+                nft::value_map(AFFINITY, word(0), word(CHOSEN)),
+                // Right before the endpoint: both are one key.
+                load(word(CHOSEN - 1), *group),
+                LookupExpr::new(LIVE, word(CHOSEN - 1)).into(),
             ];
-            exprs.extend(remember(*group, *seconds, false));
-            exprs.push(to_picked());
+            exprs.extend(remember(family, *group, *seconds, false));
+            exprs.push(to_picked(family));
             exprs
         }
         Rule::PickAndRemember(group, n, seconds) => {
             let mut exprs = pick(*group, *n);
-            exprs.extend(remember(*group, *seconds, true));
-            exprs.push(to_picked());
+            exprs.extend(remember(family, *group, *seconds, true));
+            exprs.push(to_picked(family));
             exprs
         }
-        Rule::Pick(group, n) => pick(*group, *n).into_iter().chain([to_picked()]).collect(),
+        Rule::Pick(group, n) => pick(*group, *n).into_iter().chain([to_picked(family)]).collect(),
         Rule::Drop => vec![Expr::Verdict(Verdict::Drop)],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_looked_up_and_what_was_found_have_registers_of_their_own() {
+        for family in Family::ALL {
+            let (group, client, endpoint) = (1, words(family), words(family) + 1);
+            assert!(group + client < CHOSEN, "{family}: a group stands once more right before the endpoint");
+            assert!(CHOSEN + endpoint <= 16, "{family}: there are 16");
+            assert_eq!(word(CHOSEN + words(family)) as usize - word(CHOSEN) as usize, words(family));
+        }
+    }
+
+    #[test]
+    fn over_ipv6_a_refused_connection_is_reset() {
+        assert_eq!(refusals(Family::V4).len(), 1);
+        assert_eq!(refusals(Family::V6).len(), 2, "TCP has an answer of its own");
+    }
 }

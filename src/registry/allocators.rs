@@ -1,24 +1,27 @@
 //! Addresses and ports that belong to one Service each.
 //!
 //! What is taken is what the Services in the watch cache have, and what writes in flight hold. A write holds what it took
-//! until the watch cache shows it, so two of them never get the same. Addresses come from the server's own range and, beside
-//! it, from each ServiceCIDR that is ready; an IPAddress that somebody made is taken, too.
+//! until the watch cache shows it, so two of them never get the same. Addresses of a family come from the server's own range
+//! and, beside it, from each ServiceCIDR that is ready; an IPAddress that somebody made is taken, too.
+//!
+//! **Invariant:** pools of both families share what is held: no number is an address of both.
 //!
 //! Rules: upstream `pkg/registry/core/service/{ipallocator,portallocator}`: the lower band of each range is left to those
 //! who ask for a certain address or port, as long as the upper one has room.
 
 use std::collections::{HashMap, HashSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::api::object::Object;
 use crate::api::services::{IP_ALLOCATOR, IP_MANAGED_BY_LABEL};
 use crate::api::value::ValueExt;
+use crate::util::families::{Family, Networks};
 
 use super::strategy::View;
 
@@ -27,42 +30,63 @@ const NETWORKING: &str = "networking.k8s.io";
 /// Ranges of a cluster; clones share what is held.
 #[derive(Clone)]
 pub struct Allocators {
-    /// Addresses of Services.
-    pub(super) addresses: Pool,
+    /// Addresses of Services, of IPv4.
+    v4: Pool,
+    /// Of IPv6, where the cluster has both families.
+    v6: Option<Pool>,
     /// Ports that every node opens.
     pub(super) ports: Pool,
     known: Arc<Mutex<HashMap<String, Known>>>,
 }
 
-/// Ports of a Service at a revision, so that it is parsed once.
+/// What a Service has at a revision, so that it is parsed once.
 struct Known {
     revision: u64,
-    ports: Box<[u32]>,
+    ports: Box<[u16]>,
+    /// The second one of its addresses.
+    second: Option<Box<Number>>,
 }
 
 impl Default for Allocators {
     /// 10.43.0.0/16 and 30000-32767.
     fn default() -> Self {
-        Self::new((Ipv4Addr::new(10, 43, 0, 0), 16), 30000..=32767)
+        let net = Ipv4Net::new_assert(Ipv4Addr::new(10, 43, 0, 0), 16);
+        Self::new(net.into(), 30000..=32767)
     }
 }
 
 impl Allocators {
-    /// Over a network in prefix notation (its own and its broadcast address are left out) and a range of ports.
-    pub fn new(network: (Ipv4Addr, u8), ports: RangeInclusive<u16>) -> Self {
-        let net = Ipv4Net::new_assert(network.0, network.1.clamp(1, 30));
+    /// Over the networks of Services (what is nobody's of each is left out) and a range of ports.
+    pub fn new(networks: Networks, ports: RangeInclusive<u16>) -> Self {
+        let v4 = Ipv4Net::new_assert(networks.v4.network(), networks.v4.prefix_len().clamp(1, 30));
+        let v4 = Pool::of_network(v4.into()).expect("a network of so few bits has addresses");
+        let v6 = networks.v6.and_then(|net| Pool::of_network(net.into()));
         Self {
-            addresses: Pool::of_network(net).expect("a network of so few bits has addresses"),
+            v6: v6.map(|pool| pool.beside(&v4)),
+            v4,
             ports: Pool::new(
-                u32::from(*ports.start())..=u32::from(*ports.end()),
+                Number::from(*ports.start())..=Number::from(*ports.end()),
                 ((u32::from(ports.end() - ports.start()) + 1) / 32).clamp(16, 128),
             ),
             known: Arc::default(),
         }
     }
 
+    /// Addresses of a family; none where the cluster does not have it.
+    fn addresses(&self, family: Family) -> Option<&Pool> {
+        match family {
+            Family::V4 => Some(&self.v4),
+            Family::V6 => self.v6.as_ref(),
+        }
+    }
+
+    /// True when Services may have addresses of a family.
+    pub(super) fn has(&self, family: Family) -> bool {
+        self.addresses(family).is_some()
+    }
+
     /// What the Services but one have: addresses and ports.
-    pub(super) fn taken(&self, view: &dyn View, but: &str) -> (HashSet<u32>, HashSet<u32>) {
+    pub(super) fn taken(&self, view: &dyn View, but: &str) -> (HashSet<Number>, HashSet<Number>) {
         let services = view.list("", "services", None);
         let (mut addresses, mut ports) = (HashSet::new(), HashSet::new());
         let mut known = self.known.lock();
@@ -71,17 +95,18 @@ impl Allocators {
         }
         for service in services.iter().filter(|s| s.meta.uid != but) {
             // The first selectable field is `spec.clusterIP`.
-            if let Some(ip) = service.fields.first().and_then(|f| f.parse::<Ipv4Addr>().ok()) {
-                addresses.insert(u32::from(ip));
+            let first: Option<IpAddr> = service.fields.first().and_then(|f| f.parse().ok());
+            addresses.extend(first.map(number));
+            if known.get(&service.meta.uid).is_none_or(|k| k.revision != service.revision) {
+                // Without an address of IPv6 there is no second one.
+                let two = first.is_some_and(|ip| self.v6.is_some() || ip.is_ipv6());
+                let second = two.then(|| second_address(service)).flatten().map(Box::new);
+                let made = Known { revision: service.revision, ports: node_ports(service), second };
+                known.insert(service.meta.uid.clone(), made);
             }
-            let entry = known.get(&service.meta.uid).filter(|k| k.revision == service.revision);
-            match entry {
-                Some(entry) => ports.extend(&entry.ports),
-                None => {
-                    let made = Known { revision: service.revision, ports: node_ports(service) };
-                    ports.extend(&made.ports);
-                    known.insert(service.meta.uid.clone(), made);
-                }
+            if let Some(has) = known.get(&service.meta.uid) {
+                ports.extend(has.ports.iter().map(|p| Number::from(*p)));
+                addresses.extend(has.second.as_deref());
             }
         }
         drop(known);
@@ -91,16 +116,18 @@ impl Allocators {
             .iter()
             .filter(|i| i.meta.label(IP_MANAGED_BY_LABEL) != Some(IP_ALLOCATOR))
         {
-            addresses.extend(ip.meta.name.parse::<Ipv4Addr>().map(u32::from));
+            addresses.extend(ip.meta.name.parse::<IpAddr>().map(number));
         }
         (addresses, ports)
     }
 
     /// A certain address, of whichever range has it.
-    pub(super) fn take_address(&self, view: &dyn View, number: u32, taken: &HashSet<u32>) -> Result<Hold, Refused> {
-        match self.addresses.take(number, taken) {
+    pub(super) fn take_address(&self, view: &dyn View, ip: IpAddr, taken: &HashSet<Number>) -> Result<Hold, Refused> {
+        let (family, number) = (Family::of(ip), number(ip));
+        let own = self.addresses(family).ok_or(Refused::OutOfRange)?;
+        match own.take(number, taken) {
             Err(Refused::OutOfRange) => {
-                let mut more = self.more(view);
+                let mut more = self.more(view, family);
                 more.find(|pool| pool.range.contains(&number))
                     .map_or(Err(Refused::OutOfRange), |p| p.take(number, taken))
             }
@@ -108,37 +135,57 @@ impl Allocators {
         }
     }
 
-    /// Any address: of the server's own range, and of the others where that is full.
-    pub(super) fn take_any_address(&self, view: &dyn View, taken: &HashSet<u32>) -> Result<Hold, Refused> {
-        let own = self.addresses.take_any(taken);
-        own.or_else(|full| self.more(view).find_map(|pool| pool.take_any(taken).ok()).ok_or(full))
+    /// Any address of a family: of the server's own range, and of the others where that is full.
+    pub(super) fn take_any_address(
+        &self,
+        view: &dyn View,
+        family: Family,
+        taken: &HashSet<Number>,
+    ) -> Result<Hold, Refused> {
+        let own = self.addresses(family).ok_or(Refused::OutOfRange)?.take_any(taken);
+        own.or_else(|full| self.more(view, family).find_map(|pool| pool.take_any(taken).ok()).ok_or(full))
     }
 
     /// The ranges of ServiceCIDRs that are ready; the server's own is among them.
-    fn more(&self, view: &dyn View) -> impl Iterator<Item = Pool> {
-        let held = self.addresses.held.clone();
+    fn more(&self, view: &dyn View, family: Family) -> impl Iterator<Item = Pool> {
+        let own = self.v4.clone();
         let all = view.list(NETWORKING, "servicecidrs", None).into_iter().filter(|c| !c.is_deleting());
         all.map(|c| c.value()).filter(is_ready).flat_map(move |cidr| {
-            let nets: Vec<Ipv4Net> =
-                cidr.items_at("/spec/cidrs").iter().filter_map(|c| c.as_str()?.parse().ok()).collect();
-            let held = held.clone();
-            nets.into_iter().filter_map(move |net| Some(Pool { held: held.clone(), ..Pool::of_network(net)? }))
+            let nets = cidr.items_at("/spec/cidrs").iter().filter_map(|c| c.as_str()?.parse::<IpNet>().ok());
+            let nets = nets.filter(|net| Family::of(net.addr()) == family);
+            nets.filter_map(|net| Some(Pool::of_network(net)?.beside(&own))).collect::<Vec<_>>()
         })
     }
+}
+
+/// What pools are made of: an address or a port.
+pub(super) type Number = u128;
+
+/// The number of an address. One of IPv4 has that of the address of IPv6 that stands for it.
+fn number(ip: IpAddr) -> Number {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(ip) => ip.to_bits(),
+    }
+}
+
+fn second_address(service: &Object) -> Option<Number> {
+    let ip = service.only(&["spec", "clusterIPs"]).str_at("/spec/clusterIPs/1")?.parse().ok()?;
+    Some(number(ip))
 }
 
 fn is_ready(cidr: &Value) -> bool {
     cidr.items_at("/status/conditions").iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
 }
 
-fn node_ports(service: &Object) -> Box<[u32]> {
+fn node_ports(service: &Object) -> Box<[u16]> {
     // The second selectable field is `spec.type`.
     if service.fields.get(1).is_some_and(|t| &**t == "ClusterIP" || &**t == "ExternalName") {
         return Box::default();
     }
     let value = service.value();
     let listed = value.items_at("/spec/ports").iter().filter_map(|p| p.int_at("/nodePort"));
-    listed.chain(value.int_at("/spec/healthCheckNodePort")).filter_map(|n| u32::try_from(n).ok()).collect()
+    listed.chain(value.int_at("/spec/healthCheckNodePort")).filter_map(|n| u16::try_from(n).ok()).collect()
 }
 
 /// Why a certain number cannot be had.
@@ -158,32 +205,38 @@ pub(super) enum Refused {
 /// Numbers of a range, some of them held by writes in flight.
 #[derive(Clone)]
 pub(super) struct Pool {
-    range: RangeInclusive<u32>,
+    range: RangeInclusive<Number>,
     /// How many from the start are left to those who ask for a certain one.
-    lower: u32,
-    held: Arc<Mutex<HashSet<u32>>>,
+    lower: Number,
+    held: Arc<Mutex<HashSet<Number>>>,
 }
 
 impl Pool {
-    fn new(range: RangeInclusive<u32>, lower: u32) -> Self {
+    fn new(range: RangeInclusive<Number>, lower: u32) -> Self {
         let size = range.end() - range.start();
-        Self { range, lower: lower.min(size), held: Arc::default() }
+        Self { range, lower: Number::from(lower).min(size), held: Arc::default() }
     }
 
-    /// Addresses of a network but its own and its broadcast address; none where nothing is left.
-    fn of_network(net: Ipv4Net) -> Option<Self> {
-        let (first, last) = (u32::from(net.network()).checked_add(1)?, u32::from(net.broadcast()).checked_sub(1)?);
-        let size = 1u64 << (32 - net.prefix_len());
+    /// Addresses of a network but its own and, of IPv4, its broadcast address; none where nothing is left.
+    fn of_network(net: IpNet) -> Option<Self> {
+        let first = number(net.network()).checked_add(1)?;
+        let last = number(net.broadcast()) - Number::from(net.addr().is_ipv4());
+        let size = 1u128 << (net.max_prefix_len() - net.prefix_len()).min(32);
         (first <= last).then(|| Self::new(first..=last, (size / 16).clamp(16, 256) as u32))
     }
 
+    /// The same; what another one's writes hold, its writes hold, too.
+    fn beside(self, other: &Self) -> Self {
+        Self { held: other.held.clone(), ..self }
+    }
+
     /// The range.
-    pub(super) fn range(&self) -> &RangeInclusive<u32> {
+    pub(super) fn range(&self) -> &RangeInclusive<Number> {
         &self.range
     }
 
     /// A certain number.
-    pub(super) fn take(&self, number: u32, taken: &HashSet<u32>) -> Result<Hold, Refused> {
+    pub(super) fn take(&self, number: Number, taken: &HashSet<Number>) -> Result<Hold, Refused> {
         if !self.range.contains(&number) {
             return Err(Refused::OutOfRange);
         }
@@ -195,7 +248,7 @@ impl Pool {
     }
 
     /// Any number: from a random place upwards, the upper band first.
-    pub(super) fn take_any(&self, taken: &HashSet<u32>) -> Result<Hold, Refused> {
+    pub(super) fn take_any(&self, taken: &HashSet<Number>) -> Result<Hold, Refused> {
         let (first, last) = (*self.range.start(), *self.range.end());
         let middle = first + self.lower;
         let mut held = self.held.lock();
@@ -216,9 +269,20 @@ impl Pool {
 
 /// A number that nobody else gets while this is there.
 pub(super) struct Hold {
-    /// The number.
-    pub(super) number: u32,
-    held: Arc<Mutex<HashSet<u32>>>,
+    number: Number,
+    held: Arc<Mutex<HashSet<Number>>>,
+}
+
+impl Hold {
+    /// What an address's pool gave.
+    pub(super) fn address(&self) -> IpAddr {
+        Ipv6Addr::from(self.number).to_canonical()
+    }
+
+    /// What a port's pool gave.
+    pub(super) fn port(&self) -> u16 {
+        self.number as u16
+    }
 }
 
 impl Drop for Hold {
@@ -230,6 +294,7 @@ impl Drop for Hold {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use test_case::test_case;
 
     fn pool() -> Pool {
         Pool::new(10..=13, 2)
@@ -251,7 +316,7 @@ mod tests {
         let pool = pool();
         let none = HashSet::new();
         let holds: Vec<Hold> = (0..4).map(|_| pool.take_any(&none).unwrap()).collect();
-        let mut first: Vec<u32> = holds[..2].iter().map(|h| h.number).collect();
+        let mut first: Vec<Number> = holds[..2].iter().map(|h| h.number).collect();
         first.sort_unstable();
         assert_eq!(first, [12, 13]);
         assert_eq!(pool.take_any(&none).err(), Some(Refused::Full));
@@ -262,9 +327,61 @@ mod tests {
     #[test]
     fn networks_leave_their_ends_out() {
         let a = Allocators::default();
-        let range = a.addresses.range();
-        assert_eq!(Ipv4Addr::from(*range.start()), Ipv4Addr::new(10, 43, 0, 1));
-        assert_eq!(Ipv4Addr::from(*range.end()), Ipv4Addr::new(10, 43, 255, 254));
+        assert_eq!(*a.v4.range(), number("10.43.0.1")..=number("10.43.255.254"));
+    }
+
+    #[test_case("10.0.0.0/30", Some(("10.0.0.1", "10.0.0.2")))]
+    #[test_case("10.0.0.0/31", None)]
+    #[test_case("0.0.0.0/0", Some(("0.0.0.1", "255.255.255.254")))]
+    #[test_case("fd00::/112", Some(("fd00::1", "fd00::ffff")); "the last one of IPv6 is as good as any")]
+    #[test_case("fd00::/127", Some(("fd00::1", "fd00::1")))]
+    #[test_case("fd00::/128", None)]
+    #[test_case("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128", None; "behind which there is none")]
+    #[test_case("fd00::/8", Some(("fd00::1", "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")))]
+    fn addresses_of_networks(net: &str, want: Option<(&str, &str)>) {
+        let got = Pool::of_network(net.parse().unwrap());
+        assert_eq!(got.map(|p| p.range), want.map(|(first, last)| number(first)..=number(last)));
+    }
+
+    #[test]
+    fn each_family_has_its_own_addresses() {
+        let a = Allocators::new("10.9.0.0/30,fd09::/126".parse().unwrap(), 30000..=30100);
+        let (view, none) = (stored(&[]), HashSet::new());
+        let all: Vec<Hold> = (0..3).map(|_| a.take_any_address(&view, Family::V6, &none).unwrap()).collect();
+        assert_eq!(a.take_any_address(&view, Family::V6, &none).err(), Some(Refused::Full));
+        let mut addresses: Vec<String> = all.iter().map(|h| h.address().to_string()).collect();
+        addresses.sort_unstable();
+        assert_eq!(addresses, ["fd09::1", "fd09::2", "fd09::3"]);
+        assert!(a.take_any_address(&view, Family::V4, &none).unwrap().address().is_ipv4());
+        let of = |ip: &str| a.take_address(&view, ip.parse().unwrap(), &none).map(|h| h.address().to_string());
+        assert_eq!(of("fd09::2"), Err(Refused::Taken));
+        drop(all);
+        assert_eq!((of("fd09::2"), of("fd08::2")), (Ok("fd09::2".to_owned()), Err(Refused::OutOfRange)));
+        let single = Allocators::default();
+        assert!(a.has(Family::V6) && !single.has(Family::V6) && single.has(Family::V4));
+        let of = single.take_address(&view, "fd09::2".parse().unwrap(), &none).map(|h| h.number);
+        assert_eq!(of, Err(Refused::OutOfRange));
+    }
+
+    #[test]
+    fn both_addresses_of_a_service_are_taken() {
+        let service = |uid: &str, ips: [&str; 2]| {
+            let meta = serde_json::json!({"name": uid, "uid": uid});
+            (
+                "services",
+                serde_json::json!({"kind": "Service", "apiVersion": "v1", "metadata": meta,
+                "spec": {"type": "ClusterIP", "clusterIP": ips[0], "clusterIPs": ips}}),
+            )
+        };
+        let view = stored(&[service("a", ["10.9.0.1", "fd09::1"]), service("b", ["fd09::2", "10.9.0.2"])]);
+        let dual = Allocators::new("10.9.0.0/24,fd09::/112".parse().unwrap(), 30000..=30100);
+        for _ in 0..2 {
+            let (taken, _) = dual.taken(&view, "");
+            assert_eq!(taken, ["10.9.0.1", "fd09::1", "fd09::2", "10.9.0.2"].map(number).into());
+        }
+        assert_eq!(dual.taken(&view, "a").0, ["fd09::2", "10.9.0.2"].map(number).into());
+        // A cluster that had both families does not give the address again that a Service has as its second one.
+        assert!(Allocators::default().taken(&view, "").0.contains(&number("10.9.0.2")));
     }
 
     struct Stored(Vec<(&'static str, Arc<Object>)>);
@@ -282,13 +399,13 @@ mod tests {
         Stored(all.iter().map(|(r, o)| (*r, Arc::new(Object::from_value(o, &["/spec/clusterIP"])))).collect())
     }
 
-    fn number(ip: &str) -> u32 {
-        u32::from(ip.parse::<Ipv4Addr>().unwrap())
+    fn number(ip: &str) -> Number {
+        super::number(ip.parse().unwrap())
     }
 
     #[test]
     fn more_ranges_give_addresses_when_they_are_ready() {
-        let a = Allocators::new((Ipv4Addr::new(10, 9, 0, 0), 30), 30000..=30100);
+        let a = Allocators::new("10.9.0.0/30".parse().unwrap(), 30000..=30100);
         let cidr = |status: &str, more: Value| {
             let mut cidr = serde_json::json!({"kind": "ServiceCIDR", "apiVersion": "networking.k8s.io/v1", "metadata": {"name": "more"},
                 "spec": {"cidrs": ["10.8.0.0/30", "fd00::/112"]}, "status": {"conditions": [{"type": "Ready", "status": status}]}});
@@ -296,21 +413,25 @@ mod tests {
             stored(&[("servicecidrs", cidr)])
         };
         let none = HashSet::new();
-        let asked = number("10.8.0.1");
-        let of = |view: &Stored| a.take_address(view, asked, &none).map(|h| h.number);
+        let asked: IpAddr = "10.8.0.1".parse().unwrap();
+        let of = |view: &Stored| a.take_address(view, asked, &none).map(|h| h.address());
         assert_eq!(of(&cidr("False", serde_json::json!({}))), Err(Refused::OutOfRange));
         let dying = serde_json::json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
         assert_eq!(of(&cidr("True", dying)), Err(Refused::OutOfRange));
         let ready = cidr("True", serde_json::json!({}));
         assert_eq!(of(&ready), Ok(asked));
         // Four addresses in all; a write in flight holds each.
-        let all: Vec<Hold> = (0..4).map(|_| a.take_any_address(&ready, &none).unwrap()).collect();
-        assert_eq!(a.take_any_address(&ready, &none).err(), Some(Refused::Full));
-        let mut numbers: Vec<u32> = all.iter().map(|h| h.number).collect();
+        let all: Vec<Hold> = (0..4).map(|_| a.take_any_address(&ready, Family::V4, &none).unwrap()).collect();
+        assert_eq!(a.take_any_address(&ready, Family::V4, &none).err(), Some(Refused::Full));
+        let mut numbers: Vec<Number> = all.iter().map(|h| h.number).collect();
         assert!(numbers[..2].iter().all(|n| *n > number("10.9.0.0")), "the server's own go first");
         numbers.sort_unstable();
         assert_eq!(numbers, ["10.8.0.1", "10.8.0.2", "10.9.0.1", "10.9.0.2"].map(number));
         assert_eq!(of(&ready), Err(Refused::Taken));
+        // A range of a family that the server does not have gives none.
+        assert_eq!(a.take_address(&ready, "fd00::1".parse().unwrap(), &none).err(), Some(Refused::OutOfRange));
+        let dual = Allocators::new("10.9.0.0/30,fd09::/112".parse().unwrap(), 30000..=30100);
+        assert!(dual.take_address(&ready, "fd00::1".parse().unwrap(), &none).is_ok());
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The address that this machine is reached at, and its changes.
 //!
 //! In: a fixed address, or the kernel's word of its addresses and routes; where there is none, the last one, from a file.
-//! Out: a watch over one address. Nothing is sent and nothing is polled.
+//! Out: a watch over one address, and the IPv6 address beside it ([`ipv6_beside`]). Nothing is sent and nothing is polled.
 //!
 //! **Invariant:** an address is kept while the machine has it: a VPN that comes and goes moves no node.
 
+use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,6 +25,15 @@ const SETTLE: Duration = Duration::from_millis(500);
 
 /// Stands for the world: an address of a range for documentation, which only the default route leads to.
 const WORLD: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+/// The same with IPv6.
+const WORLD_IPV6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
+
+/// The kernel's list of IPv6 addresses.
+const IPV6_ADDRESSES: &str = "/proc/net/if_inet6";
+/// Flags in it of addresses that are not to be told of: `IFA_F_TEMPORARY`, which change for privacy, `IFA_F_DADFAILED`,
+/// `IFA_F_DEPRECATED` and `IFA_F_TENTATIVE`.
+const PASSING: u8 = 0x01 | 0x08 | 0x20 | 0x40;
 
 /// An address, fixed or followed.
 #[derive(Debug)]
@@ -147,6 +157,61 @@ fn choose(now: IpAddr, seen: Option<IpAddr>, present: &[IpAddr], inner: &[IpNet]
     seen.filter(outer).or_else(|| present.iter().copied().find(outer)).unwrap_or(now)
 }
 
+/// The IPv6 address of the machine whose address is `first`: `now` while the machine has it, else one of the same interface,
+/// else that of the default route. One of any other interface may be a bridge's, which nobody else reaches. Addresses in
+/// `inner` do not count, and none that pass.
+pub fn ipv6_beside(first: IpAddr, now: Option<Ipv6Addr>, inner: &[IpNet]) -> Option<Ipv6Addr> {
+    let listed = std::fs::read_to_string(IPV6_ADDRESSES).unwrap_or_default();
+    let mut interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let holds = |i: &nix::ifaddrs::InterfaceAddress| {
+        i.address.and_then(|a| a.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()))) == Some(first)
+    };
+    let beside = interfaces.find(holds).map(|i| i.interface_name).unwrap_or_default();
+    let seen = towards(WORLD_IPV6);
+    choose_ipv6(now, &listed, &beside, seen, inner)
+}
+
+fn choose_ipv6(
+    now: Option<Ipv6Addr>,
+    listed: &str,
+    beside: &str,
+    seen: Option<IpAddr>,
+    inner: &[IpNet],
+) -> Option<Ipv6Addr> {
+    // Address, number of the interface, bits, scope, flags, name of the interface.
+    let lasting = listed.lines().filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [address, _, _, "00", flags, interface] = words[..] else { return None };
+        let address = Ipv6Addr::from(u128::from_str_radix(address, 16).ok()?);
+        let passes = u8::from_str_radix(flags, 16).ok()? & PASSING != 0;
+        let outer = !inner.iter().any(|net| net.contains(&IpAddr::V6(address)));
+        (outer && !passes).then_some((address, interface))
+    });
+    let ranked = lasting.filter_map(|(address, interface)| {
+        let (is_beside, is_seen) = (interface == beside, Some(IpAddr::V6(address)) == seen);
+        let rank = (Some(address) == now, is_beside, is_seen, !address.is_unique_local(), Reverse(address));
+        (rank.0 || is_beside || is_seen).then_some(rank)
+    });
+    ranked.max().map(|(.., Reverse(address))| address)
+}
+
+/// Word of changes of this machine's IPv6 addresses.
+pub struct Ipv6Changes(nlink::netlink::OwnedEventStream<Route>);
+
+impl Ipv6Changes {
+    /// From now on.
+    pub async fn new() -> nlink::Result<Self> {
+        let conn = Connection::<Route>::new()?;
+        conn.subscribe(&[RtnetlinkGroup::Ipv6Addr, RtnetlinkGroup::Ipv6Route])?;
+        Ok(Self(conn.into_events().await))
+    }
+
+    /// Waits for one, and a moment more. False when some were lost: this is of no use any more then.
+    pub async fn next(&mut self) -> bool {
+        next_change(&mut self.0).await
+    }
+}
+
 /// The address that the default route leaves from; none without one.
 pub fn of_default_route() -> Option<IpAddr> {
     towards(WORLD)
@@ -178,6 +243,29 @@ mod tests {
         let present: Vec<IpAddr> = present.iter().map(|p| ip(p)).collect();
         let inner = ["10.42.0.0/16".parse().unwrap()];
         assert_eq!(choose(ip(now), seen.map(ip), &present, &inner), ip(want));
+    }
+
+    const LISTED: &str = "fe8000000000000000fc00fffe000001 04 40 20 80     eth0\n\
+        20010db8000000000000000000000007 05 40 00 80     eth1\n\
+        20010db8000000000000000000000009 04 40 00 21     eth0\n\
+        fd000000000000000000000000000008 04 40 00 80     eth0\n\
+        20010db8000000000000000000000008 04 40 00 80     eth0\n\
+        fd420000000000000000000000000001 06 40 00 82     orch0\n\
+        00000000000000000000000000000001 01 80 10 80       lo\n";
+
+    #[test_case(None, "eth0", None, Some("2001:db8::8"); "the same interface's, not the one that passes")]
+    #[test_case(None, "eth0", Some("fd00::8"), Some("fd00::8"); "of several there the default route's")]
+    #[test_case(None, "eth0", Some("2001:db8::7"), Some("2001:db8::8"); "before another interface's")]
+    #[test_case(None, "eth2", Some("2001:db8::7"), Some("2001:db8::7"); "then the default route's")]
+    #[test_case(None, "eth2", None, None; "none of an interface that nobody may reach")]
+    #[test_case(Some("2001:db8::7"), "eth0", None, Some("2001:db8::7"); "one that is still there is kept")]
+    #[test_case(Some("2001:db8::1"), "orch0", Some("fd42::1"), None; "never one of the cluster's own")]
+    fn ipv6_choices(now: Option<&str>, beside: &str, seen: Option<&str>, want: Option<&str>) {
+        let six = |text: &str| text.parse::<Ipv6Addr>().unwrap();
+        let inner = ["fd42::/56".parse().unwrap()];
+        let seen = seen.map(|s| IpAddr::V6(six(s)));
+        assert_eq!(choose_ipv6(now.map(six), LISTED, beside, seen, &inner), want.map(six));
+        assert_eq!(choose_ipv6(now.map(six), "", beside, seen, &inner), None);
     }
 
     #[tokio::test]

@@ -5,9 +5,67 @@
 //! **Invariant:** IPv4 goes first: it is the family of whoever asks for none.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A family of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both, the one that goes first first.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// Of an address.
+    pub fn of(ip: IpAddr) -> Self {
+        if ip.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// True for an address of this family.
+    pub fn has(self, ip: &IpAddr) -> bool {
+        Self::of(*ip) == self
+    }
+
+    /// Of what is known to be an address, without a look at all of it.
+    pub fn of_text(ip: &str) -> Self {
+        if ip.contains(':') { Self::V6 } else { Self::V4 }
+    }
+
+    /// By its name in the API.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|f| f.name() == name)
+    }
+
+    /// As the API has it, `IPv4` or `IPv6`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+
+    /// The other one.
+    pub fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
 
 /// One network of each family that there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +80,31 @@ impl Networks {
     /// All of them, in their order.
     pub fn iter(&self) -> impl Iterator<Item = IpNet> {
         std::iter::once(IpNet::V4(self.v4)).chain(self.v6.map(IpNet::V6))
+    }
+
+    /// The network of a family.
+    pub fn of(&self, family: Family) -> Option<IpNet> {
+        match family {
+            Family::V4 => Some(IpNet::V4(self.v4)),
+            Family::V6 => self.v6.map(IpNet::V6),
+        }
+    }
+
+    /// The families that there are.
+    pub fn families(&self) -> impl Iterator<Item = Family> {
+        self.iter().map(|net| Family::of(net.addr()))
+    }
+}
+
+impl Serialize for Networks {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Networks {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -67,6 +150,17 @@ mod tests {
         assert_eq!(nets.to_string(), shown);
         assert_eq!(shown.parse(), Ok(nets));
         assert_eq!(nets.iter().map(|n| n.to_string()).collect::<Vec<_>>().join(","), shown);
+        assert_eq!(nets.families().filter_map(|f| nets.of(f)).collect::<Vec<_>>(), nets.iter().collect::<Vec<_>>());
+        let written = serde_json::to_string(&nets).unwrap();
+        assert_eq!(serde_json::from_str::<Networks>(&written).unwrap(), nets);
+    }
+
+    #[test_case("10.0.0.1", Family::V4)]
+    #[test_case("fd00::1", Family::V6)]
+    fn families_have_names(ip: &str, want: Family) {
+        assert_eq!((Family::of_text(ip), Family::of(ip.parse().unwrap())), (want, want));
+        assert_eq!((Family::named(want.name()), want.other().other()), (Some(want), want));
+        assert_eq!(Family::named("IPv5"), None);
     }
 
     #[test_case("", "is no network")]

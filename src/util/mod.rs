@@ -1,5 +1,5 @@
 //! Small things every layer needs: tasks and shutdown, backoff, clock, files, gRPC over sockets, headers of a hop,
-//! nftables, the machine's address, order, words, word to the service manager.
+//! nftables, the kernel's settings, the machine's address, order, words, word to the service manager.
 //!
 //! **Invariant:** nothing here knows of Kubernetes.
 
@@ -21,6 +21,7 @@ pub mod procs;
 pub mod prometheus;
 pub mod random;
 pub mod sys;
+pub mod sysctl;
 pub mod tasks;
 pub mod telemetry;
 pub mod ttl;

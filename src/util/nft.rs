@@ -3,9 +3,10 @@
 //! [`connect`] makes a connection that takes a whole ruleset in one transaction; the small functions below are the
 //! expressions both use; [`Watch`] tells when somebody else changed a table.
 //!
-//! **Invariant:** all tables are of the `ip` family; a second family is a second table.
+//! **Invariant:** a table is of the `ip` or the `ip6` family; both families are two tables of one name, with the same chains
+//! and sets, so that whoever watches a name hears of both.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
@@ -13,13 +14,14 @@ use futures::StreamExt;
 use nix::sys::socket::{setsockopt, sockopt};
 use nlink::netlink::connection::Connection;
 use nlink::netlink::nftables::{
-    CmpOp, Expr, Family, FibFlags, FibResult, LookupExpr, MetaKey, NftablesEvent, NftablesGroup, PayloadBase, RawExpr,
-    RawMessage, Register, SetElement, Transaction,
+    CmpOp, Expr, Family as TableFamily, FibFlags, FibResult, LookupExpr, MetaKey, NftablesEvent, NftablesGroup,
+    PayloadBase, RawExpr, RawMessage, Register, SetElement, SetKeyType, Transaction,
 };
 use nlink::netlink::{Nftables, OwnedEventStream};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::families::Family;
 use super::sys;
 
 /// Bytes of one transaction at most: 10,000 Services take about a tenth of it.
@@ -41,6 +43,8 @@ const NAT_FULLY_RANDOM: u32 = 1 << 4;
 const NAT_DNAT: u32 = 1;
 /// `NFPROTO_IPV4`.
 const FAMILY_IPV4: u32 = 2;
+/// `NFPROTO_IPV6`.
+const FAMILY_IPV6: u32 = 10;
 
 /// Why nftables did not do what it was asked.
 pub type Error = nlink::Error;
@@ -57,22 +61,58 @@ pub fn connect() -> Result<Connection<Nftables>> {
     Ok(conn)
 }
 
+/// The kernel's family of a table.
+pub fn table_family(family: Family) -> TableFamily {
+    match family {
+        Family::V4 => TableFamily::Ip,
+        Family::V6 => TableFamily::Ip6,
+    }
+}
+
+/// The type of an address in the key of a set.
+pub fn address_type(family: Family) -> SetKeyType {
+    match family {
+        Family::V4 => SetKeyType::Ipv4Addr,
+        Family::V6 => SetKeyType::Ipv6Addr,
+    }
+}
+
+/// Words of four bytes that an address takes in registers.
+pub fn words(family: Family) -> usize {
+    match family {
+        Family::V4 => 1,
+        Family::V6 => 4,
+    }
+}
+
+/// The register that begins at this word, of 16.
+pub fn word(number: usize) -> Register {
+    use Register::*;
+    const WORDS: [Register; 16] = [
+        Reg32_00, Reg32_01, Reg32_02, Reg32_03, Reg32_04, Reg32_05, Reg32_06, Reg32_07, Reg32_08, Reg32_09, Reg32_10,
+        Reg32_11, Reg32_12, Reg32_13, Reg32_14, Reg32_15,
+    ];
+    WORDS[number]
+}
+
 /// Starts with an empty table of that name, whatever stood there.
-pub fn fresh_table(transaction: Transaction, name: &str) -> Transaction {
+pub fn fresh_table(transaction: Transaction, name: &str, family: Family) -> Transaction {
+    let kernels = table_family(family);
     // Creating it first makes the deletion succeed; older kernels have no "delete if there".
-    ensure_table(transaction, name).del_table(name, Family::Ip).add_table(name, Family::Ip)
+    ensure_table(transaction, name, family).del_table(name, kernels).add_table(name, kernels)
 }
 
 /// Makes the table unless it is there.
-pub fn ensure_table(transaction: Transaction, name: &str) -> Transaction {
+pub fn ensure_table(transaction: Transaction, name: &str, family: Family) -> Transaction {
     let mut attribute = Attributes::default();
     attribute.text(1, name);
-    transaction.raw(RawMessage::new(NEW_TABLE, Family::Ip).flags(CREATE).attrs(attribute.0))
+    transaction.raw(RawMessage::new(NEW_TABLE, table_family(family)).flags(CREATE).attrs(attribute.0))
 }
 
 /// Chains and sets in the table; none when there is no such table.
-pub async fn table_use(conn: &Connection<Nftables>, name: &str) -> Result<Option<u32>> {
-    Ok(conn.list_tables_in(Family::Ip).await?.into_iter().find(|t| t.name == name).map(|t| t.use_count))
+pub async fn table_use(conn: &Connection<Nftables>, name: &str, family: Family) -> Result<Option<u32>> {
+    let all = conn.list_tables_in(table_family(family)).await?;
+    Ok(all.into_iter().find(|t| t.name == name).map(|t| t.use_count))
 }
 
 /// Netlink attributes of expressions that nlink has no builder for.
@@ -99,12 +139,13 @@ impl Attributes {
 }
 
 /// `dnat to` the address and port in two registers.
-pub fn dnat(address: Register, port: Register) -> Expr {
-    let attributes = Attributes::default()
-        .number(1, NAT_DNAT)
-        .number(2, FAMILY_IPV4)
-        .number(3, address as u32)
-        .number(5, port as u32);
+pub fn dnat(family: Family, address: Register, port: Register) -> Expr {
+    let number = match family {
+        Family::V4 => FAMILY_IPV4,
+        Family::V6 => FAMILY_IPV6,
+    };
+    let attributes =
+        Attributes::default().number(1, NAT_DNAT).number(2, number).number(3, address as u32).number(5, port as u32);
     RawExpr::new("nat", attributes.0).into()
 }
 
@@ -114,13 +155,21 @@ pub fn masquerade() -> Expr {
 }
 
 /// Loads the source address.
-pub fn source(dreg: Register) -> Expr {
-    Expr::Payload { dreg, base: PayloadBase::Network, offset: 12, len: 4 }
+pub fn source(family: Family, dreg: Register) -> Expr {
+    let (offset, len) = match family {
+        Family::V4 => (12, 4),
+        Family::V6 => (8, 16),
+    };
+    Expr::Payload { dreg, base: PayloadBase::Network, offset, len }
 }
 
 /// Loads the destination address.
-pub fn destination(dreg: Register) -> Expr {
-    Expr::Payload { dreg, base: PayloadBase::Network, offset: 16, len: 4 }
+pub fn destination(family: Family, dreg: Register) -> Expr {
+    let (offset, len) = match family {
+        Family::V4 => (16, 4),
+        Family::V6 => (24, 16),
+    };
+    Expr::Payload { dreg, base: PayloadBase::Network, offset, len }
 }
 
 /// Loads protocol and destination port.
@@ -148,18 +197,26 @@ pub fn bits(register: Register, mask: &[u8], xor: &[u8]) -> Expr {
 }
 
 /// Goes on when the packet's source is in (`inside`) or out of the network.
-pub fn from_network(net: ipnet::Ipv4Net, inside: bool) -> [Expr; 3] {
-    network(source(Register::R0), net, inside)
+pub fn from_network(net: ipnet::IpNet, inside: bool) -> [Expr; 3] {
+    network(source(Family::of(net.addr()), Register::R0), net, inside)
 }
 
 /// Goes on when the packet's destination is in (`inside`) or out of the network.
-pub fn to_network(net: ipnet::Ipv4Net, inside: bool) -> [Expr; 3] {
-    network(destination(Register::R0), net, inside)
+pub fn to_network(net: ipnet::IpNet, inside: bool) -> [Expr; 3] {
+    network(destination(Family::of(net.addr()), Register::R0), net, inside)
 }
 
-fn network(load: Expr, net: ipnet::Ipv4Net, inside: bool) -> [Expr; 3] {
+fn network(load: Expr, net: ipnet::IpNet, inside: bool) -> [Expr; 3] {
     let compare = if inside { equals } else { differs };
-    [load, bits(Register::R0, &net.netmask().octets(), &[0; 4]), compare(Register::R0, &net.network().octets())]
+    let (mask, network) = (octets(net.netmask()), octets(net.network()));
+    [load, bits(Register::R0, &mask, &vec![0; mask.len()]), compare(Register::R0, &network)]
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(a) => a.octets().to_vec(),
+        IpAddr::V6(a) => a.octets().to_vec(),
+    }
 }
 
 /// Goes on when the packet's source is an address of this machine.
@@ -168,11 +225,14 @@ pub fn from_this_node() -> [Expr; 2] {
     [fib, equals(Register::R0, &ADDRESS_LOCAL.to_ne_bytes())]
 }
 
-/// Goes on when the packet's destination is an address of this machine, other than 127.0.0.0/8.
-pub fn to_this_node() -> [Expr; 4] {
-    let first = Expr::Payload { dreg: Register::R0, base: PayloadBase::Network, offset: 16, len: 1 };
+/// Goes on when the packet's destination is an address of this machine, other than 127.0.0.0/8 and ::1.
+pub fn to_this_node(family: Family) -> [Expr; 4] {
     let fib = Expr::Fib { dreg: Register::R0, result: FibResult::AddrType, flags: FibFlags::DADDR };
-    [fib, equals(Register::R0, &ADDRESS_LOCAL.to_ne_bytes()), first, differs(Register::R0, &[127])]
+    let (load, loopback) = match family {
+        Family::V4 => (Expr::Payload { dreg: Register::R0, base: PayloadBase::Network, offset: 16, len: 1 }, vec![127]),
+        Family::V6 => (destination(family, Register::R0), Ipv6Addr::LOCALHOST.octets().to_vec()),
+    };
+    [fib, equals(Register::R0, &ADDRESS_LOCAL.to_ne_bytes()), load, differs(Register::R0, &loopback)]
 }
 
 /// Looks a verdict up.
@@ -185,9 +245,17 @@ pub fn value_map(set: &str, key: Register, to: Register) -> Expr {
     LookupExpr::new(set, key).dreg(to).into()
 }
 
+/// The element `address`.
+pub fn address(address: IpAddr) -> SetElement {
+    match address {
+        IpAddr::V4(a) => SetElement::ipv4(a),
+        IpAddr::V6(a) => SetElement::ipv6(a),
+    }
+}
+
 /// The element `address . protocol . port`.
-pub fn address_key(address: Ipv4Addr, protocol: u8, port: u16) -> SetElement {
-    SetElement::concat([SetElement::ipv4(address), SetElement::inet_proto(protocol), SetElement::port(port)])
+pub fn address_key(to: IpAddr, protocol: u8, port: u16) -> SetElement {
+    SetElement::concat([address(to), SetElement::inet_proto(protocol), SetElement::port(port)])
 }
 
 /// The element `protocol . port`.
@@ -196,8 +264,8 @@ pub fn port_key(protocol: u8, port: u16) -> SetElement {
 }
 
 /// The value `address . port`.
-pub fn endpoint_value(endpoint: std::net::SocketAddrV4) -> SetElement {
-    SetElement::concat([SetElement::ipv4(*endpoint.ip()), SetElement::port(endpoint.port())])
+pub fn endpoint_value(endpoint: SocketAddr) -> SetElement {
+    SetElement::concat([address(endpoint.ip()), SetElement::port(endpoint.port())])
 }
 
 /// The group of the kernel's messages about nftables: `NFNLGRP_NFTABLES`.

@@ -15,6 +15,7 @@ mod crd;
 mod csi;
 mod ctl;
 mod debug;
+mod dual_stack;
 mod harness;
 mod images;
 mod install;

@@ -7,8 +7,8 @@ use nix::sched::{CloneFlags, unshare};
 use nlink::Route;
 use nlink::netlink::connection::Connection;
 use nlink::netlink::link::{BridgeLink, VethLink, VxlanLink};
-use nlink::netlink::nftables::Family;
 
+use crate::util::families::Family;
 use crate::util::nft;
 
 /// A network identifier; which one does not matter where nobody else is.
@@ -48,6 +48,6 @@ async fn vxlan() -> nlink::Result<()> {
 
 async fn tables() -> nft::Result<()> {
     let conn = nft::connect()?;
-    nft::fresh_table(conn.transaction(), "try").commit(&conn).await?;
-    conn.transaction().del_table("try", Family::Ip).commit(&conn).await
+    nft::fresh_table(conn.transaction(), "try", Family::V4).commit(&conn).await?;
+    conn.transaction().del_table("try", nft::table_family(Family::V4)).commit(&conn).await
 }

@@ -6,11 +6,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use ipnet::IpNet;
 use nix::mount::{MntFlags, umount2};
 use nlink::Route;
 use nlink::netlink::connection::Connection;
 use nlink::netlink::nftables;
-use nlink::netlink::route::Ipv4Route;
+use nlink::netlink::route::{Ipv4Route, Ipv6Route};
 
 use super::plan::{Family, Step};
 use crate::util::backoff::Backoff;
@@ -48,8 +49,11 @@ pub async fn apply(step: &Step) -> anyhow::Result<()> {
             Ok(())
         }
         Step::RemoveRoute(to) => {
-            let route = Ipv4Route::from_addr(to.network(), to.prefix_len());
-            Connection::<Route>::new()?.del_route_if_exists(route).await?;
+            let conn = Connection::<Route>::new()?;
+            match to {
+                IpNet::V4(to) => conn.del_route_if_exists(Ipv4Route::from_addr(to.network(), to.prefix_len())).await?,
+                IpNet::V6(to) => conn.del_route_if_exists(Ipv6Route::from_addr(to.network(), to.prefix_len())).await?,
+            };
             Ok(())
         }
         Step::RemoveTable(family, name) => {

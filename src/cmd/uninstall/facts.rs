@@ -232,9 +232,9 @@ async fn network(place: &Place, reservations: &[Reservation], facts: &mut Facts)
     facts.links.arrange_by_key(|l| l == bridge);
     for route in conn.get_routes().await.context("cannot list routes")? {
         if route.protocol() == overlay::kernel::PROTOCOL
-            && let Some(std::net::IpAddr::V4(to)) = route.destination()
+            && let Some(to) = route.destination()
         {
-            facts.routes.extend(ipnet::Ipv4Net::new(*to, route.dst_len()));
+            facts.routes.extend(ipnet::IpNet::new(*to, route.dst_len()));
         }
     }
     let nft = nft::connect().context("cannot reach nftables")?;

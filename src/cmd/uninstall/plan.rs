@@ -100,7 +100,7 @@ pub struct Facts {
     /// Interfaces.
     pub links: Vec<String>,
     /// Routes, as `10.42.1.0/24`.
-    pub routes: Vec<ipnet::Ipv4Net>,
+    pub routes: Vec<ipnet::IpNet>,
     /// nftables tables.
     pub tables: Vec<(Family, String)>,
     /// Files that other programs left for orch's pods: sockets of shims, results of CNI.
@@ -137,7 +137,7 @@ pub enum Step {
     /// Removes an interface.
     RemoveLink(String),
     /// Removes a route.
-    RemoveRoute(ipnet::Ipv4Net),
+    RemoveRoute(ipnet::IpNet),
     /// Removes an nftables table.
     RemoveTable(Family, String),
     /// Removes a file or a link.

@@ -6,25 +6,29 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use futures::StreamExt;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nlink::Route as Rtnetlink;
 use nlink::netlink::OwnedEventStream;
-use nlink::netlink::addr::Ipv4Address;
+use nlink::netlink::addr::{Ipv4Address, Ipv6Address};
 use nlink::netlink::connection::{Connection, RtnetlinkGroup};
 use nlink::netlink::events::NetworkEvent;
 use nlink::netlink::fdb::FdbEntryBuilder;
 use nlink::netlink::link::VxlanLink;
 use nlink::netlink::messages::{LinkMessage, RouteMessage};
 use nlink::netlink::neigh::Neighbor;
-use nlink::netlink::route::Ipv4Route;
+use nlink::netlink::route::{Ipv4Route, Ipv6Route};
 use nlink::netlink::types::route::{RouteProtocol, RouteType};
 
 use super::plan::{Device, Kernel, Link, Mac, Route, Step, Via};
+use crate::util::families::{Family, Networks};
+use crate::util::sysctl;
 
 /// The number that orch's routes carry, as daemons that make routes have each their own; free in iproute2's list.
 pub const PROTOCOL: RouteProtocol = RouteProtocol::Other(0x6f);
 /// The main routing table.
 const MAIN_TABLE: u32 = 254;
+/// The priority of an IPv6 route that was given none.
+const IPV6_PRIORITY: u32 = 1024;
 /// Attributes of a vxlan device: `IFLA_VXLAN_*`.
 const VXLAN_ID: u16 = 1;
 const VXLAN_LOCAL: u16 = 4;
@@ -64,36 +68,37 @@ pub async fn find_link(conn: &Connection<Rtnetlink>, address: IpAddr) -> Result<
     let Some(index) = all.iter().find(|a| a.primary_address() == Some(&address)).map(|a| a.ifindex()) else {
         return Ok(None);
     };
-    let networks = all.iter().filter(|a| a.ifindex() == index).filter_map(|a| match a.primary_address()? {
-        IpAddr::V4(v4) => Ipv4Net::new(*v4, a.prefix_len()).ok().map(|n| n.trunc()),
-        IpAddr::V6(_) => None,
-    });
+    let on_it = all.iter().filter(|a| a.ifindex() == index);
+    let networks = on_it.filter_map(|a| IpNet::new(*a.primary_address()?, a.prefix_len()).ok()).map(|net| net.trunc());
     let networks = networks.collect();
     let link = conn.get_link_by_index(index).await?;
     Ok(link.and_then(|l| Some(Link { index, name: l.name()?.to_owned(), mtu: l.mtu()?, networks })))
 }
 
 /// Reads what there is of the device `name` and of routes into `cluster`.
-pub async fn read(conn: &Connection<Rtnetlink>, name: &str, cluster: Ipv4Net) -> Result<Kernel, Error> {
+pub async fn read(conn: &Connection<Rtnetlink>, name: &str, cluster: Networks) -> Result<Kernel, Error> {
+    let of_ours = |address: &IpAddr| cluster.of(Family::of(*address)).is_some();
     let names = conn.get_interface_names().await?;
     let found = conn.get_link_by_name(name).await?;
     let index = found.as_ref().map(LinkMessage::ifindex);
     let mut out = Kernel { name_taken: found.is_some(), ..Kernel::default() };
     for route in conn.get_routes_for_table(MAIN_TABLE).await? {
-        out.routes.extend(read_route(&route, index, &names).filter(|r| cluster.contains(&r.to)));
+        out.routes.extend(read_route(&route, index, &names).filter(|r| cluster.iter().any(|net| net.contains(&r.to))));
     }
     let (Some(link), Some(index)) = (found, index) else { return Ok(out) };
     let Some(mut device) = read_device(&link) else { return Ok(out) };
     for address in conn.get_addresses_by_index(index).await? {
-        if let Some(IpAddr::V4(v4)) = address.primary_address() {
-            device.addresses.insert(*v4);
-        }
+        // The kernel gives a link its own address in IPv6.
+        let link_local = |a: &IpAddr| matches!(a, IpAddr::V6(six) if six.is_unicast_link_local());
+        device.addresses.extend(address.primary_address().filter(|a| of_ours(a) && !link_local(a)));
     }
     out.device = Some(device);
     for neighbour in conn.get_neighbors_by_index(index).await? {
-        if let (Some(IpAddr::V4(to)), Some(mac), true) =
-            (neighbour.destination(), neighbour.lladdr().and_then(as_mac), neighbour.is_permanent())
-        {
+        if let (Some(to), Some(mac), true) = (
+            neighbour.destination().filter(|a| of_ours(a)),
+            neighbour.lladdr().and_then(as_mac),
+            neighbour.is_permanent(),
+        ) {
             out.neighbours.insert(*to, mac);
         }
     }
@@ -109,25 +114,23 @@ fn as_mac(bytes: &[u8]) -> Option<Mac> {
     bytes.try_into().ok()
 }
 
-/// A unicast IPv4 route with the normal priority; others never conflict with ours.
+/// A unicast route with the normal priority; others never conflict with ours.
 fn read_route(
     route: &RouteMessage,
     device: Option<u32>,
     names: &std::collections::HashMap<u32, String>,
 ) -> Option<Route> {
-    let Some(IpAddr::V4(to)) = route.destination() else { return None };
-    if route.route_type() != RouteType::Unicast || route.priority().unwrap_or(0) != 0 {
+    let to = *route.destination()?;
+    let normal = if to.is_ipv4() { 0 } else { IPV6_PRIORITY };
+    if route.route_type() != RouteType::Unicast || route.priority().unwrap_or(0) != normal {
         return None;
     }
-    let gateway = match route.gateway() {
-        Some(IpAddr::V4(gateway)) => Some(*gateway),
-        _ => None,
-    };
+    let gateway = route.gateway().copied().filter(|g| g.is_ipv4() == to.is_ipv4());
     let via = match (route.oif(), gateway) {
         (oif, Some(gateway)) if oif.is_some() && oif == device => Via::Device(gateway),
         (oif, gateway) => Via::Link(gateway, oif.and_then(|i| names.get(&i)).cloned().unwrap_or_default()),
     };
-    Some(Route { to: Ipv4Net::new(*to, route.dst_len()).ok()?, via, ours: route.protocol() == PROTOCOL })
+    Some(Route { to: IpNet::new(to, route.dst_len()).ok()?, via, ours: route.protocol() == PROTOCOL })
 }
 
 /// What a vxlan device says of itself; none for a device of another kind.
@@ -189,22 +192,36 @@ async fn perform(conn: &Connection<Rtnetlink>, name: &str, step: &Step) -> nlink
             let link = VxlanLink::new(name, device.vni).local(device.local).port(device.port).mtu(device.mtu);
             conn.add_link(link.address(device.mac).learning(false).udp_csum(false)).await?;
             // No router's word is taken from an overlay.
-            let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/accept_ra"), "0");
+            let _ = sysctl::ensure(&format!("net/ipv6/conf/{name}/accept_ra"), "0");
             Ok(())
         }
         Step::SetMtu(mtu) => conn.set_link_mtu(name, *mtu).await,
-        Step::AddAddress(address) => match conn.add_address(Ipv4Address::new(name, *address, 32)).await {
-            Err(e) if e.is_already_exists() => Ok(()),
-            other => other,
-        },
-        Step::DropAddress(address) => conn.del_address_if_exists(name, (*address).into(), 32).await.map(drop),
-        Step::SetUp => conn.set_link_up(name).await,
-        Step::PutRoute(to, via) => conn.replace_route(route(name, *to, via)).await,
-        Step::DropRoute(to, via) => conn.del_route_if_exists(route(name, *to, via)).await.map(drop),
-        Step::PutNeighbour(to, mac) => {
-            conn.replace_neighbor(Neighbor::new_v4(name, *to).lladdr(*mac).permanent()).await
+        Step::AddAddress(address) => {
+            let added = match *address {
+                IpAddr::V4(v4) => conn.add_address(Ipv4Address::new(name, v4, 32)).await,
+                IpAddr::V6(v6) => {
+                    let _ = sysctl::ensure(&format!("net/ipv6/conf/{name}/disable_ipv6"), "0");
+                    conn.add_address(Ipv6Address::new(name, v6, 128).nodad()).await
+                }
+            };
+            added.or_else(|e| if e.is_already_exists() { Ok(()) } else { Err(e) })
         }
-        Step::DropNeighbour(to) => conn.del_neighbor_if_exists(Neighbor::new_v4(name, *to)).await.map(drop),
+        Step::DropAddress(address) => {
+            let bits = if address.is_ipv4() { 32 } else { 128 };
+            conn.del_address_if_exists(name, *address, bits).await.map(drop)
+        }
+        Step::SetUp => conn.set_link_up(name).await,
+        Step::PutRoute(to, via) => match (to, gateway_of(name, via)) {
+            (IpNet::V4(to), (gateway, link)) => conn.replace_route(route(*to, gateway, link, name)).await,
+            (IpNet::V6(to), (gateway, link)) => conn.replace_route(route6(*to, gateway, link, name)).await,
+        },
+        Step::DropRoute(to, via) => match (to, gateway_of(name, via)) {
+            (IpNet::V4(to), (gateway, link)) => conn.del_route_if_exists(route(*to, gateway, link, name)).await,
+            (IpNet::V6(to), (gateway, link)) => conn.del_route_if_exists(route6(*to, gateway, link, name)).await,
+        }
+        .map(drop),
+        Step::PutNeighbour(to, mac) => conn.replace_neighbor(Neighbor::new(name, *to).lladdr(*mac).permanent()).await,
+        Step::DropNeighbour(to) => conn.del_neighbor_if_exists(Neighbor::new(name, *to)).await.map(drop),
         Step::PutForward(mac, node) => conn.replace_fdb(entry(*mac, Some(*node))).await,
         Step::DropForward(mac) => match conn.del_fdb_entry(entry(*mac, None)).await {
             Err(e) if e.is_not_found() => Ok(()),
@@ -213,13 +230,30 @@ async fn perform(conn: &Connection<Rtnetlink>, name: &str, step: &Step) -> nlink
     }
 }
 
-fn route(device: &str, to: Ipv4Net, via: &Via) -> Ipv4Route {
-    let route = Ipv4Route::new(to.network(), to.prefix_len()).protocol(PROTOCOL);
+/// The gateway of a way, and the interface that it is behind.
+fn gateway_of<'a>(device: &'a str, via: &'a Via) -> (Option<IpAddr>, &'a str) {
     match via {
+        Via::Device(gateway) => (Some(*gateway), device),
+        Via::Link(gateway, link) => (*gateway, link),
+    }
+}
+
+fn route(to: Ipv4Net, gateway: Option<IpAddr>, link: &str, device: &str) -> Ipv4Route {
+    let route = Ipv4Route::new(to.network(), to.prefix_len()).protocol(PROTOCOL).dev(link);
+    match gateway {
         // No address of the device covers the gateway, which need not be asked for either.
-        Via::Device(gateway) => route.gateway(*gateway).dev(device).onlink(),
-        Via::Link(Some(gateway), link) => route.gateway(*gateway).dev(link.as_str()),
-        Via::Link(None, link) => route.dev(link.as_str()),
+        Some(IpAddr::V4(gateway)) if link == device => route.gateway(gateway).onlink(),
+        Some(IpAddr::V4(gateway)) => route.gateway(gateway),
+        _ => route,
+    }
+}
+
+fn route6(to: Ipv6Net, gateway: Option<IpAddr>, link: &str, device: &str) -> Ipv6Route {
+    let route = Ipv6Route::new(to.network(), to.prefix_len()).protocol(PROTOCOL).dev(link);
+    match gateway {
+        Some(IpAddr::V6(gateway)) if link == device => route.gateway(gateway).onlink(),
+        Some(IpAddr::V6(gateway)) => route.gateway(gateway),
+        _ => route,
     }
 }
 
@@ -227,24 +261,24 @@ fn route(device: &str, to: Ipv4Net, via: &Via) -> Ipv4Route {
 pub struct Events {
     events: OwnedEventStream<Rtnetlink>,
     device: String,
-    cluster: Ipv4Net,
+    cluster: Networks,
 }
 
 impl Events {
     /// Watches from now on.
-    pub async fn new(device: &str, cluster: Ipv4Net) -> Result<Self, Error> {
+    pub async fn new(device: &str, cluster: Networks) -> Result<Self, Error> {
         let conn = Connection::<Rtnetlink>::new()?;
         conn.subscribe(&[RtnetlinkGroup::Link, RtnetlinkGroup::Ipv4Addr, RtnetlinkGroup::Ipv4Route])?;
+        if cluster.v6.is_some() {
+            conn.subscribe(&[RtnetlinkGroup::Ipv6Addr, RtnetlinkGroup::Ipv6Route])?;
+        }
         Ok(Self { events: conn.into_events().await, device: device.to_owned(), cluster })
     }
 
     /// Waits for a change of the device, of the interface `link`, or for a route into the pods' network to go. An error
     /// means that events were lost.
     pub async fn next(&mut self, link: Option<u32>) -> Result<(), Error> {
-        let in_cluster = |r: &RouteMessage| match r.destination() {
-            Some(IpAddr::V4(to)) => self.cluster.contains(to),
-            _ => false,
-        };
+        let in_cluster = |address: Option<&IpAddr>| address.is_some_and(|a| self.cluster.iter().any(|n| n.contains(a)));
         let concerns = |l: &LinkMessage| l.name() == Some(&*self.device) || Some(l.ifindex()) == link;
         loop {
             match self.events.next().await {
@@ -253,11 +287,14 @@ impl Events {
                 Some(Ok(NetworkEvent::NewLink(l) | NetworkEvent::DelLink(l))) if concerns(&l) => return Ok(()),
                 Some(Ok(NetworkEvent::NewAddress(a))) if Some(a.ifindex()) == link || link.is_none() => return Ok(()),
                 Some(Ok(NetworkEvent::DelAddress(a)))
-                    if Some(a.ifindex()) == link || a.label() == Some(&*self.device) =>
+                    if Some(a.ifindex()) == link
+                        || a.label() == Some(&*self.device)
+                        // Those of IPv6 have no label.
+                        || a.is_ipv6() && in_cluster(a.primary_address()) =>
                 {
                     return Ok(());
                 }
-                Some(Ok(NetworkEvent::DelRoute(r))) if in_cluster(&r) => return Ok(()),
+                Some(Ok(NetworkEvent::DelRoute(r))) if in_cluster(r.destination()) => return Ok(()),
                 Some(Ok(_)) => {}
             }
         }

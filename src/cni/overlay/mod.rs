@@ -17,7 +17,7 @@ use std::net::IpAddr;
 
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use nlink::netlink::connection::Connection;
 use tokio::sync::watch;
 
@@ -27,6 +27,7 @@ use plan::{Link, Note, Own, Peer};
 
 use crate::runtime::{Delta, Listers};
 use crate::util::backoff::Backoff;
+use crate::util::families::Networks;
 use crate::util::tasks::Shutdown;
 
 /// Name of the vxlan device.
@@ -40,9 +41,9 @@ pub struct Config {
     /// This node's name.
     pub node_name: String,
     /// Addresses of this node's pods.
-    pub range: Ipv4Net,
+    pub range: Networks,
     /// Addresses of all pods.
-    pub cluster_cidr: Ipv4Net,
+    pub cluster_cidr: Networks,
 }
 
 /// What the last pass left.
@@ -51,7 +52,7 @@ pub struct Applied {
     /// Passes so far.
     pub passes: u64,
     /// Other nodes' ranges that are routed.
-    pub routed: BTreeSet<Ipv4Net>,
+    pub routed: BTreeSet<IpNet>,
     /// What does not go.
     pub notes: BTreeSet<String>,
     /// MTU for pods; 0 for the kernel's default.
@@ -189,7 +190,7 @@ impl Overlay {
                 }
             }
         }
-        let blocked: BTreeSet<Ipv4Net> =
+        let blocked: BTreeSet<IpNet> =
             foreign.iter().filter_map(|n| if let Note::Foreign(to, _) = n { Some(*to) } else { None }).collect();
         let refused = failed.iter().map(ToString::to_string);
         let notes: BTreeSet<String> =

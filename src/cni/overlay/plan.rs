@@ -5,6 +5,9 @@
 //! which MAC is behind the route's gateway, and which node behind the MAC, is told the kernel beforehand: nothing is asked
 //! by broadcast and nothing is learned from packets. With host-gw the route's gateway is the node itself.
 //!
+//! IPv6 goes the same ways: over the same device, packed into IPv4, with the first address of the node's other range, behind
+//! the same MAC; with host-gw through the node's IPv6 address, which it needs for that.
+//!
 //! **Invariant:** a range has one route or none: of nodes whose ranges overlap only the oldest is routed, by all nodes alike.
 //! **Invariant:** a route that somebody else made ([`Route::ours`] is false) is never changed or removed.
 
@@ -13,16 +16,19 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use crate::api::object::Object;
 use crate::api::value::ValueExt;
+use crate::util::families::{Family, Networks};
 use crate::util::order::Arrange;
 
 /// Bytes that vxlan puts around a packet: inner Ethernet, vxlan, UDP and IPv4 headers.
 pub const VXLAN_OVERHEAD: u32 = 50;
 /// What every IPv4 machine takes: pods get no smaller MTU.
 pub const MIN_MTU: u32 = 576;
+/// What IPv6 needs of every link: the kernel has none of it on a smaller one.
+const MIN_IPV6_MTU: u32 = 1280;
 /// First bytes of the devices' MAC addresses, locally administered; the node's first pod address follows. All nodes know
 /// it from the range, so nothing has to be published, and a device that is made again is found under the same address.
 const MAC_PREFIX: [u8; 2] = [0x0a, 0x59];
@@ -77,13 +83,13 @@ impl Backend {
 }
 
 /// The device's address on the node with this range.
-fn vtep(range: Ipv4Net) -> Ipv4Addr {
+fn vtep(range: IpNet) -> IpAddr {
     range.network()
 }
 
 /// The device's MAC address on the node with this range.
 fn mac(range: Ipv4Net) -> Mac {
-    let [a, b, c, d] = vtep(range).octets();
+    let [a, b, c, d] = range.network().octets();
     [MAC_PREFIX[0], MAC_PREFIX[1], a, b, c, d]
 }
 
@@ -96,8 +102,8 @@ pub struct Peer {
     pub name: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// Its pods' addresses; empty until the controller has given some.
-    pub ranges: Vec<Ipv4Net>,
+    /// Its pods' addresses, IPv4 first; empty until the controller has given some.
+    pub ranges: Vec<IpNet>,
 }
 
 impl Peer {
@@ -111,12 +117,23 @@ impl Peer {
             created: value.str_at("/metadata/creationTimestamp").unwrap_or_default().to_owned(),
             name: node.meta.name.clone(),
             addresses: internal.filter_map(|a| a.str_at("/address")?.parse().ok()).collect(),
-            ranges: ranges.chain(single).filter_map(|c| c.parse::<Ipv4Net>().ok()).map(|r| r.trunc()).collect(),
+            ranges: ranges.chain(single).filter_map(|c| c.parse::<IpNet>().ok()).map(|r| r.trunc()).collect(),
         }
     }
 
     fn address(&self) -> Option<Ipv4Addr> {
         self.addresses.iter().find_map(|a| if let IpAddr::V4(v4) = a { Some(*v4) } else { None })
+    }
+
+    /// Where its ranges of a family are, as seen from the link that leads there; or why nowhere.
+    fn gateway(&self, family: Family, link: &Link) -> Result<IpAddr, String> {
+        let Some(at) = self.addresses.iter().find(|a| family.has(a)) else {
+            return Err("it has no IPv6 address, and host-gw needs one to route there; use vxlan".into());
+        };
+        if link.networks.iter().any(|n| n.contains(at)) {
+            return Ok(*at);
+        }
+        Err(format!("its address {at} is in no subnet of {}, and host-gw cannot cross a router; use vxlan", link.name))
     }
 }
 
@@ -130,7 +147,7 @@ pub struct Link {
     /// MTU.
     pub mtu: u32,
     /// What it reaches without a router.
-    pub networks: Vec<Ipv4Net>,
+    pub networks: Vec<IpNet>,
 }
 
 /// This node.
@@ -140,8 +157,8 @@ pub struct Own {
     pub name: String,
     /// Its address.
     pub address: IpAddr,
-    /// Its pods' addresses.
-    pub range: Ipv4Net,
+    /// Its pods' addresses: of what families others' are routed.
+    pub range: Networks,
     /// Where its address is; none while it is on no interface.
     pub link: Option<Link>,
 }
@@ -160,7 +177,7 @@ pub struct Device {
     /// MTU.
     pub mtu: u32,
     /// Its own addresses.
-    pub addresses: BTreeSet<Ipv4Addr>,
+    pub addresses: BTreeSet<IpAddr>,
     /// It is up.
     pub up: bool,
 }
@@ -169,9 +186,9 @@ pub struct Device {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Via {
     /// Over the vxlan device.
-    Device(Ipv4Addr),
+    Device(IpAddr),
     /// Over another interface, by its name.
-    Link(Option<Ipv4Addr>, String),
+    Link(Option<IpAddr>, String),
 }
 
 impl fmt::Display for Via {
@@ -188,7 +205,7 @@ impl fmt::Display for Via {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// To these addresses.
-    pub to: Ipv4Net,
+    pub to: IpNet,
     /// This way.
     pub via: Via,
     /// orch made it.
@@ -205,7 +222,7 @@ pub struct Kernel {
     /// Routes into the pods' network, whoever made them.
     pub routes: Vec<Route>,
     /// Hardware addresses that stand fast on the device.
-    pub neighbours: BTreeMap<Ipv4Addr, Mac>,
+    pub neighbours: BTreeMap<IpAddr, Mac>,
     /// Where the device sends what is for a hardware address.
     pub forwards: BTreeMap<Mac, Ipv4Addr>,
 }
@@ -217,8 +234,12 @@ pub enum Note {
     Own(String),
     /// A node is not routed.
     Node(String, String),
+    /// IPv6 does not go on this node.
+    OwnV6(String),
+    /// A node is not routed over IPv6.
+    NodeV6(String, String),
     /// A foreign route is in the way.
-    Foreign(Ipv4Net, String),
+    Foreign(IpNet, String),
 }
 
 impl fmt::Display for Note {
@@ -226,6 +247,8 @@ impl fmt::Display for Note {
         match self {
             Self::Own(why) => write!(f, "pods of other nodes cannot be reached: {why}"),
             Self::Node(name, why) => write!(f, "pods of node {name} cannot be reached: {why}"),
+            Self::OwnV6(why) => write!(f, "pods of this node have no IPv6: {why}"),
+            Self::NodeV6(name, why) => write!(f, "pods of node {name} cannot be reached over IPv6: {why}"),
             Self::Foreign(to, way) => {
                 write!(
                     f,
@@ -242,9 +265,9 @@ pub struct Wanted {
     /// The vxlan device.
     pub device: Option<Device>,
     /// Routes.
-    pub routes: BTreeMap<Ipv4Net, Via>,
+    pub routes: BTreeMap<IpNet, Via>,
     /// Hardware addresses behind gateways.
-    pub neighbours: BTreeMap<Ipv4Addr, Mac>,
+    pub neighbours: BTreeMap<IpAddr, Mac>,
     /// Nodes behind hardware addresses.
     pub forwards: BTreeMap<Mac, Ipv4Addr>,
     /// What does not go.
@@ -261,19 +284,19 @@ pub enum Step {
     /// Change its MTU.
     SetMtu(u32),
     /// Give it an address.
-    AddAddress(Ipv4Addr),
+    AddAddress(IpAddr),
     /// Take one.
-    DropAddress(Ipv4Addr),
+    DropAddress(IpAddr),
     /// Bring it up.
     SetUp,
     /// Make or change a route.
-    PutRoute(Ipv4Net, Via),
+    PutRoute(IpNet, Via),
     /// Remove one.
-    DropRoute(Ipv4Net, Via),
+    DropRoute(IpNet, Via),
     /// Tell which hardware address a gateway has.
-    PutNeighbour(Ipv4Addr, Mac),
+    PutNeighbour(IpAddr, Mac),
     /// Forget it.
-    DropNeighbour(Ipv4Addr),
+    DropNeighbour(IpAddr),
     /// Tell which node has a hardware address.
     PutForward(Mac, Ipv4Addr),
     /// Forget it.
@@ -287,7 +310,8 @@ const VNI: u32 = 1;
 /// What should be, from what nodes there are.
 pub fn wanted<'a>(backend: Backend, own: &Own, nodes: impl IntoIterator<Item = &'a Peer>) -> Wanted {
     let mut out = Wanted::default();
-    let mut nodes: Vec<&Peer> = nodes.into_iter().filter(|n| n.name != own.name && !n.ranges.is_empty()).collect();
+    let has_ours = |n: &&Peer| n.ranges.iter().any(|r| own.range.of(Family::of(r.addr())).is_some());
+    let mut nodes: Vec<&Peer> = nodes.into_iter().filter(|n| n.name != own.name).filter(has_ours).collect();
     nodes.arrange();
     let (address, link) = match usable(own) {
         _ if backend == Backend::None => return out,
@@ -303,13 +327,19 @@ pub fn wanted<'a>(backend: Backend, own: &Own, nodes: impl IntoIterator<Item = &
             vni: VNI,
             port: PORT,
             local: address,
-            mac: mac(own.range),
+            mac: mac(own.range.v4),
             mtu: backend.pod_mtu(link.mtu),
-            addresses: [vtep(own.range)].into(),
+            addresses: own.range.iter().map(vtep).collect(),
             up: true,
         });
     }
-    let mut taken: Vec<(Ipv4Net, &str)> = vec![(own.range, &own.name)];
+    if own.range.v6.is_some() && backend.pod_mtu(link.mtu) < MIN_IPV6_MTU {
+        let (name, mtu) = (&link.name, backend.pod_mtu(link.mtu));
+        let why =
+            format!("{name} leaves them packets of {mtu} bytes, and IPv6 needs {MIN_IPV6_MTU}; give it a larger MTU");
+        out.notes.insert(Note::OwnV6(why));
+    }
+    let mut taken: Vec<(IpNet, &str)> = own.range.iter().map(|range| (range, own.name.as_str())).collect();
     for node in nodes {
         let refuse = |why: String| Note::Node(node.name.clone(), why);
         let Some(at) = node.address().filter(|a| !a.is_loopback()) else {
@@ -321,32 +351,45 @@ pub fn wanted<'a>(backend: Backend, own: &Own, nodes: impl IntoIterator<Item = &
                 .insert(refuse(format!("it has the address of this one, {at}; delete the Node if it is a leftover")));
             continue;
         }
-        if backend == Backend::HostGw && !link.networks.iter().any(|n| n.contains(&at)) {
-            let why = format!(
-                "its address {at} is in no subnet of {}, and host-gw cannot cross a router; use vxlan",
-                link.name
-            );
-            out.notes.insert(refuse(why));
-            continue;
-        }
-        for range in &node.ranges {
-            if let Some((other, whose)) = taken.iter().find(|(r, _)| r.contains(range) || range.contains(r)) {
-                out.notes.insert(refuse(format!(
-                    "its range {range} overlaps {other} of node {whose}, which has it already"
-                )));
-                continue;
+        // What stands for the node on our device: the MAC address of its own, by its first range that is routed.
+        let mut stands = None;
+        for range in own.range.families().flat_map(|f| node.ranges.iter().copied().filter(move |r| f.has(&r.addr()))) {
+            let via = match way(backend, link, node, range, &taken) {
+                Ok(via) => via,
+                Err(why) => {
+                    let of_ipv4 = range.addr().is_ipv4();
+                    out.notes.insert(if of_ipv4 { refuse(why) } else { Note::NodeV6(node.name.clone(), why) });
+                    continue;
+                }
+            };
+            if let Via::Device(gateway) = via {
+                let of_range = if let IpNet::V4(v4) = range { Some(mac(v4)) } else { stands };
+                // Without one its range of IPv4 was refused, and that was told.
+                let Some(mac) = of_range else { continue };
+                stands.get_or_insert(mac);
+                out.neighbours.insert(gateway, mac);
+                out.forwards.insert(mac, at);
             }
-            taken.push((*range, &node.name));
-            if backend == Backend::HostGw {
-                out.routes.insert(*range, Via::Link(Some(at), link.name.clone()));
-            } else {
-                out.routes.insert(*range, Via::Device(vtep(*range)));
-                out.neighbours.insert(vtep(*range), mac(*range));
-                out.forwards.insert(mac(*range), at);
-            }
+            taken.push((range, &node.name));
+            out.routes.insert(range, via);
         }
     }
     out
+}
+
+/// How packets get to a range of a node, or why not.
+fn way(backend: Backend, link: &Link, node: &Peer, range: IpNet, taken: &[(IpNet, &str)]) -> Result<Via, String> {
+    let via = if backend == Backend::HostGw {
+        Via::Link(Some(node.gateway(Family::of(range.addr()), link)?), link.name.clone())
+    } else {
+        Via::Device(vtep(range))
+    };
+    match taken.iter().find(|(r, _)| r.contains(&range) || range.contains(r)) {
+        Some((other, whose)) => {
+            Err(format!("its range {range} overlaps {other} of node {whose}, which has it already"))
+        }
+        None => Ok(via),
+    }
 }
 
 /// This node's IPv4 address and where it is, or why there is none to use.
@@ -377,9 +420,10 @@ pub fn steps(want: &Wanted, have: &Kernel) -> (Vec<Step>, BTreeSet<Note>) {
     for route in have.routes.iter().filter(ours) {
         match want.routes.get(&route.to) {
             Some(via) if *via == route.via => drop(kept.insert(route.to)),
-            // A route that only changes its way is replaced: there is no moment without one.
-            Some(_) => {}
-            None => steps.push(Step::DropRoute(route.to, route.via.clone())),
+            // A route that only changes its way is replaced: there is no moment without one. With IPv6 the old one has to go
+            // first: the kernel would look for the new gateway where it leads.
+            Some(_) if route.to.addr().is_ipv4() => {}
+            _ => steps.push(Step::DropRoute(route.to, route.via.clone())),
         }
     }
     for (address, mac) in &want.neighbours {

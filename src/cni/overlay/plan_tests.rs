@@ -2,17 +2,21 @@ use super::*;
 use serde_json::json;
 use test_case::test_case;
 
-fn net(text: &str) -> Ipv4Net {
+fn net(text: &str) -> IpNet {
     text.parse().unwrap()
 }
 
-fn ip(text: &str) -> Ipv4Addr {
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn v4(text: &str) -> Ipv4Addr {
     text.parse().unwrap()
 }
 
 fn own() -> Own {
     let link = Link { index: 2, name: "eth0".into(), mtu: 1500, networks: vec![net("192.0.2.0/24")] };
-    Own { name: "a".into(), address: ip("192.0.2.1").into(), range: net("10.42.0.0/24"), link: Some(link) }
+    Own { name: "a".into(), address: ip("192.0.2.1"), range: "10.42.0.0/24".parse().unwrap(), link: Some(link) }
 }
 
 /// A node; its age follows its name.
@@ -48,7 +52,7 @@ fn two_nodes() -> [Peer; 3] {
 fn vxlan_knows_all_nodes_and_host_gw_its_neighbours() {
     let want = wanted(Backend::Vxlan, &own(), &two_nodes());
     let device = want.device.unwrap();
-    assert_eq!((device.local, device.mtu), (ip("192.0.2.1"), 1450));
+    assert_eq!((device.local, device.mtu), (v4("192.0.2.1"), 1450));
     assert_eq!((device.mac, device.addresses), ([0x0a, 0x59, 10, 42, 0, 0], [ip("10.42.0.0")].into()));
     let over = |a: &str| Via::Device(ip(a));
     assert_eq!(
@@ -57,7 +61,7 @@ fn vxlan_knows_all_nodes_and_host_gw_its_neighbours() {
     );
     let (b, c) = ([0x0a, 0x59, 10, 42, 1, 0], [0x0a, 0x59, 10, 42, 2, 0]);
     assert_eq!(want.neighbours, [(ip("10.42.1.0"), b), (ip("10.42.2.0"), c)].into());
-    assert_eq!(want.forwards, [(b, ip("192.0.2.2")), (c, ip("198.51.100.3"))].into());
+    assert_eq!(want.forwards, [(b, v4("192.0.2.2")), (c, v4("198.51.100.3"))].into());
     assert_eq!(want.notes, [].into());
 
     let want = wanted(Backend::HostGw, &own(), &two_nodes());
@@ -115,9 +119,107 @@ fn without_an_address_of_our_own_nothing_is_routed(address: &str, linked: bool, 
 #[test]
 fn what_is_done_needs_nothing() {
     for backend in [Backend::Vxlan, Backend::HostGw, Backend::None] {
-        let want = wanted(backend, &own(), &two_nodes());
-        assert_eq!(steps(&want, &after(&want)), (vec![], [].into()), "{backend}");
+        for (own, nodes) in [(own(), two_nodes()), (dual_own(), dual_nodes())] {
+            let want = wanted(backend, &own, &nodes);
+            assert_eq!(steps(&want, &after(&want)), (vec![], [].into()), "{backend}");
+        }
     }
+}
+
+/// This node in a cluster of both families.
+fn dual_own() -> Own {
+    let mut own = own();
+    own.range = "10.42.0.0/24,fd42::/64".parse().unwrap();
+    own.link.as_mut().unwrap().networks.push(net("2001:db8::/64"));
+    own
+}
+
+/// The nodes of before, each with a range of IPv6; b has an address of it, too.
+fn dual_nodes() -> [Peer; 3] {
+    let mut nodes = two_nodes();
+    for (node, range) in nodes.iter_mut().zip(["fd42::/64", "fd42:0:0:1::/64", "fd42:0:0:2::/64"]) {
+        node.ranges.push(net(range));
+    }
+    nodes[1].addresses.push(ip("2001:db8::2"));
+    nodes
+}
+
+#[test]
+fn ipv6_goes_over_the_same_device_and_stands_behind_the_same_mac() {
+    let want = wanted(Backend::Vxlan, &dual_own(), &dual_nodes());
+    let (four, six) = (wanted(Backend::Vxlan, &own(), &two_nodes()), &want);
+    assert_eq!(six.forwards, four.forwards, "nodes reach each other as before");
+    assert_eq!(six.device.as_ref().unwrap().addresses, [ip("10.42.0.0"), ip("fd42::")].into());
+    let over = |a: &str| Via::Device(ip(a));
+    assert_eq!(six.routes.get(&net("fd42:0:0:1::/64")), Some(&over("fd42:0:0:1::")));
+    assert_eq!(six.routes.len(), 4);
+    assert_eq!(six.neighbours.get(&ip("fd42:0:0:2::")), Some(&[0x0a, 0x59, 10, 42, 2, 0]));
+    assert_eq!(six.notes, [].into());
+
+    let (got, _) = steps(&wanted(Backend::Vxlan, &dual_own(), &dual_nodes()[..2]), &after(six));
+    let gone = |to: &str, gateway: &str| Step::DropRoute(net(to), over(gateway));
+    assert_eq!(
+        got,
+        [
+            gone("10.42.2.0/24", "10.42.2.0"),
+            gone("fd42:0:0:2::/64", "fd42:0:0:2::"),
+            Step::DropNeighbour(ip("10.42.2.0")),
+            Step::DropNeighbour(ip("fd42:0:0:2::")),
+            Step::DropForward([0x0a, 0x59, 10, 42, 2, 0])
+        ]
+    );
+}
+
+#[test]
+fn host_gw_routes_ipv6_through_nodes_that_have_it() {
+    let mut nodes = dual_nodes();
+    nodes[2].addresses = vec![ip("192.0.2.3")];
+    let want = wanted(Backend::HostGw, &dual_own(), &nodes);
+    let through = |a: &str| Via::Link(Some(ip(a)), "eth0".into());
+    assert_eq!(
+        want.routes,
+        [
+            (net("10.42.1.0/24"), through("192.0.2.2")),
+            (net("10.42.2.0/24"), through("192.0.2.3")),
+            (net("fd42:0:0:1::/64"), through("2001:db8::2"))
+        ]
+        .into()
+    );
+    let told: Vec<String> = want.notes.iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 1);
+    assert!(told[0].contains("node c cannot be reached over IPv6: it has no IPv6 address"), "{told:?}");
+}
+
+#[test]
+fn ipv6_of_a_node_whose_range_is_anothers_is_left_out_too() {
+    let mut nodes = dual_nodes();
+    nodes[2].ranges[0] = net("10.42.1.0/24");
+    let want = wanted(Backend::Vxlan, &dual_own(), &nodes);
+    assert_eq!(want.routes.keys().collect::<Vec<_>>(), [&net("10.42.1.0/24"), &net("fd42:0:0:1::/64")]);
+    assert_eq!(want.forwards.len(), 1, "packets for the other one go where they went");
+}
+
+#[test]
+fn an_ipv6_route_makes_room_for_another_way() {
+    let (vxlan, host_gw) = (
+        wanted(Backend::Vxlan, &dual_own(), &dual_nodes()[..2]),
+        wanted(Backend::HostGw, &dual_own(), &dual_nodes()[..2]),
+    );
+    let (got, _) = steps(&vxlan, &after(&host_gw));
+    let (dropped, put) = (
+        got.iter().position(|s| matches!(s, Step::DropRoute(IpNet::V6(_), _))),
+        got.iter().position(|s| matches!(s, Step::PutRoute(IpNet::V6(_), _))),
+    );
+    assert!(dropped.is_some() && dropped < put, "{got:?}");
+}
+
+#[test]
+fn a_link_too_small_for_ipv6_is_told_of() {
+    let mut own = dual_own();
+    own.link.as_mut().unwrap().mtu = 1300;
+    let told = wanted(Backend::Vxlan, &own, &[]).notes;
+    assert!(told.first().unwrap().to_string().contains("packets of 1250 bytes, and IPv6 needs 1280"), "{told:?}");
+    assert_eq!(wanted(Backend::HostGw, &own, &[]).notes, [].into());
 }
 
 #[test]
@@ -133,7 +235,7 @@ fn from_nothing_the_way_is_there_before_the_route() {
             Step::AddAddress(ip("10.42.0.0")),
             Step::SetUp,
             Step::PutNeighbour(ip("10.42.1.0"), mac),
-            Step::PutForward(mac, ip("192.0.2.2")),
+            Step::PutForward(mac, v4("192.0.2.2")),
             Step::PutRoute(net("10.42.1.0/24"), Via::Device(ip("10.42.1.0"))),
         ]
     );
@@ -152,7 +254,7 @@ fn an_address_that_changes_is_one_entry() {
     let have = after(&wanted(Backend::Vxlan, &own(), &two_nodes()[..2]));
     let moved = [peer("b", "192.0.2.77", "10.42.1.0/24")];
     let (got, _) = steps(&wanted(Backend::Vxlan, &own(), &moved), &have);
-    assert_eq!(got, [Step::PutForward([0x0a, 0x59, 10, 42, 1, 0], ip("192.0.2.77"))]);
+    assert_eq!(got, [Step::PutForward([0x0a, 0x59, 10, 42, 1, 0], v4("192.0.2.77"))]);
 
     let have = after(&wanted(Backend::HostGw, &own(), &two_nodes()[..2]));
     let (got, _) = steps(&wanted(Backend::HostGw, &own(), &moved), &have);
@@ -167,9 +269,9 @@ fn an_address_that_changes_is_one_entry() {
 fn our_own_address_that_changes_makes_the_device_anew() {
     let have = after(&wanted(Backend::Vxlan, &own(), &two_nodes()[..2]));
     let mut moved = own();
-    moved.address = ip("192.0.2.9").into();
+    moved.address = ip("192.0.2.9");
     let (got, _) = steps(&wanted(Backend::Vxlan, &moved, &two_nodes()[..2]), &have);
-    assert!(matches!(&got[..2], [Step::RemoveDevice, Step::AddDevice(d)] if d.local == ip("192.0.2.9")), "{got:?}");
+    assert!(matches!(&got[..2], [Step::RemoveDevice, Step::AddDevice(d)] if d.local == v4("192.0.2.9")), "{got:?}");
     assert!(matches!(got.last(), Some(Step::PutRoute(..))), "what hung on it is made again: {got:?}");
     assert!(!got.iter().any(|s| matches!(s, Step::DropRoute(..))), "and went with it");
 }
@@ -223,7 +325,7 @@ fn nodes_are_read() {
         "status": {"addresses": [{"type": "Hostname", "address": "b"}, {"type": "InternalIP", "address": "2001:db8::1"},
             {"type": "InternalIP", "address": "192.0.2.2"}]}});
     let read = Peer::of(&Object::from_value(&node, &[]));
-    assert_eq!((read.address(), &read.ranges[..]), (Some(ip("192.0.2.2")), &[net("10.42.1.0/24")][..]));
+    assert_eq!((read.address(), read.ranges), (Some(v4("192.0.2.2")), vec![net("10.42.1.0/24"), net("fd00::/64")]));
     let bare = json!({"metadata": {"name": "b"}, "spec": {"podCIDR": "10.42.1.0/24"}});
     assert_eq!(Peer::of(&Object::from_value(&bare, &[])).ranges, [net("10.42.1.0/24")]);
 }

@@ -18,6 +18,7 @@ use crate::api::value::ValueExt;
 use crate::client::{DeleteOptions, optional, res};
 use crate::controllers::common::claim;
 use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
+use crate::util::families::Family;
 
 /// Who manages the slices.
 const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
@@ -112,7 +113,7 @@ fn slices(endpoints: &Value) -> (Vec<Value>, usize) {
         let addresses: Vec<(IpAddr, &Value, bool)> = addresses.into_iter().flatten().collect();
         left_out += addresses.len().saturating_sub(MAX_ADDRESSES);
         for (ip, address, ready) in addresses.into_iter().take(MAX_ADDRESSES) {
-            let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+            let family = Family::of(ip).name();
             let place = match made.iter().position(|s| s["addressType"] == family && s.items_at("/ports") == ports) {
                 Some(place) => place,
                 None => {

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::topology;
 use crate::api::services::SERVICE_NAME_LABEL;
 use crate::api::value::ValueExt;
+use crate::util::families::Family;
 use crate::util::order::Arrange;
 
 /// Endpoints of one slice.
@@ -70,7 +71,7 @@ pub fn addresses(service: &Value, pod: &Value, zone: &str) -> Vec<Address> {
     }
     let make = |ip: &str| Address {
         ip: ip.to_owned(),
-        family: if ip.contains(':') { "IPv6" } else { "IPv4" },
+        family: Family::of_text(ip).name(),
         ready: publish || (serving && !terminating),
         serving,
         terminating,

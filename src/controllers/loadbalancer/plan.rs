@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::api::object::Object;
 use crate::api::value::ValueExt;
 use crate::controllers::common::conditions;
+use crate::util::families::Family;
 
 /// Nodes with it serve alone, when there are any. k3s' name.
 const ENABLE: &str = "svccontroller.k3s.cattle.io/enablelb";
@@ -27,8 +28,8 @@ pub struct Wish {
     pub name: (String, String),
     /// What it wants of each node.
     pub ports: BTreeSet<Port>,
-    /// The families of its addresses, as `IPv4`.
-    pub families: BTreeSet<String>,
+    /// The families of its addresses.
+    pub families: BTreeSet<Family>,
     /// The only nodes it may have: those with a pod that is ready, when its traffic has to stay on the node that it came to.
     pub only: Option<BTreeSet<String>>,
 }
@@ -47,11 +48,7 @@ impl Wish {
             created: object.meta.created.clone(),
             name: (object.meta.namespace.clone(), object.meta.name.clone()),
             ports: service.items_at("/spec/ports").iter().filter_map(port).collect(),
-            families: service
-                .items_at("/spec/ipFamilies")
-                .iter()
-                .filter_map(|f| f.as_str().map(str::to_owned))
-                .collect(),
+            families: service.items_at("/spec/ipFamilies").iter().filter_map(|f| Family::named(f.as_str()?)).collect(),
             only: (service.str_at("/spec/externalTrafficPolicy") == Some("Local")).then(BTreeSet::new),
         })
     }
@@ -102,10 +99,9 @@ pub fn addresses(me: &Wish, elder: &[Wish], places: &[Place], reserved: &[Port])
     let some_chosen = places.iter().any(|p| p.chosen);
     let is_taken = |place: &Place| elder.iter().any(|e| e.may_have(place) && !e.ports.is_disjoint(&me.ports));
     let mine = places.iter().filter(|p| p.chosen || !some_chosen).filter(|p| me.may_have(p) && !is_taken(p));
-    let family = |ip: &str| if ip.contains(':') { "IPv6" } else { "IPv4" };
     let mut all: Vec<String> =
-        mine.flat_map(|p| &p.addresses).filter(|ip| me.families.contains(family(ip))).cloned().collect();
-    all.sort_unstable();
+        mine.flat_map(|p| &p.addresses).filter(|ip| me.families.contains(&Family::of_text(ip))).cloned().collect();
+    all.sort_unstable_by(|a, b| (Family::of_text(a), a).cmp(&(Family::of_text(b), b)));
     all.dedup();
     all
 }
@@ -119,7 +115,7 @@ mod tests {
     fn wish(ports: &[i64], only: Option<&[&str]>) -> Wish {
         Wish {
             ports: ports.iter().map(|p| ("TCP".to_owned(), *p)).collect(),
-            families: BTreeSet::from(["IPv4".to_owned()]),
+            families: BTreeSet::from([Family::V4]),
             only: only.map(|o| o.iter().map(|n| (*n).to_owned()).collect()),
             ..Wish::default()
         }
@@ -143,6 +139,13 @@ mod tests {
     #[test_case(wish(&[6443], None), &[], &["a"], &[]; "the node's own")]
     fn nodes_are_given(me: Wish, elder: &[Wish], nodes: &[&str], want: &[&str]) {
         assert_eq!(addresses(&me, elder, &places(nodes), &[("TCP".to_owned(), 6443)]), want);
+    }
+
+    #[test_case(&[Family::V4, Family::V6], &["10.0.0.1", "10.0.0.2", "fd00::1"]; "of both families, the first one first")]
+    #[test_case(&[Family::V6], &["fd00::1"]; "of the other one")]
+    fn addresses_are_of_its_families(families: &[Family], want: &[&str]) {
+        let me = Wish { families: families.iter().copied().collect(), ..wish(&[80], None) };
+        assert_eq!(addresses(&me, &[], &places(&["b", "a"]), &[]), want);
     }
 
     #[test_case(json!({}), Some("192.0.2.1"))]

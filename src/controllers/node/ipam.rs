@@ -2,10 +2,12 @@
 //!
 //! Rule: upstream `pkg/controller/nodeipam`, range allocator: the mask is /24 for IPv4 and /64 for IPv6.
 //! **Invariant:** one worker, so two nodes never get the same subnet.
+//! **Invariant:** a node keeps what it has. One that was there before its cluster became dual-stack has no subnet of IPv6, as
+//! upstream has it, because a node's subnets cannot change; an event says so, and what to do.
 //! **Invariant:** what is taken is read from all nodes once, and follows each node's changes from then on: a new node of a
 //! large cluster does not read all the others.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use async_trait::async_trait;
@@ -17,6 +19,7 @@ use crate::api::object::ObjectKey;
 use crate::api::value::ValueExt;
 use crate::client::{Patch, res};
 use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
+use crate::util::families::Family;
 
 /// Gives each node a subnet of each range.
 pub struct Ipam {
@@ -31,6 +34,8 @@ struct Taken {
     of: HashMap<String, Vec<IpNet>>,
     /// How many nodes have each: people may give one to two.
     all: HashMap<IpNet, usize>,
+    /// Nodes that were told that they have too few.
+    told: HashSet<String>,
     /// For each range the number of a subnet before which all are taken: a large cluster's are not gone through for every
     /// new node.
     full: HashMap<IpNet, u128>,
@@ -63,6 +68,13 @@ impl Taken {
 impl Ipam {
     fn new(ranges: Vec<IpNet>) -> Self {
         Self { ranges, taken: Mutex::default() }
+    }
+
+    /// The family that a node with these subnets has none of.
+    fn lacking(&self, has: &[IpNet]) -> Option<Family> {
+        let of = |net: &IpNet| Family::of(net.addr());
+        let missing = self.ranges.iter().map(of).find(|family| !has.iter().any(|net| of(net) == *family));
+        missing.filter(|_| !has.is_empty())
     }
 
     /// Over these ranges, one or one of each family.
@@ -137,7 +149,7 @@ impl Reconciler for Ipam {
     async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
         let node = cx.get(&res::NODES, key);
         let has = node.as_ref().map(|n| subnets(&n.value())).unwrap_or_default();
-        let waiting = node.filter(|node| has.is_empty() && !node.is_deleting());
+        let waiting = node.clone().filter(|node| has.is_empty() && !node.is_deleting());
         let (node, found): (_, Option<Vec<IpNet>>) = {
             let mut taken = self.taken.lock();
             let taken = taken.get_or_insert_with(|| {
@@ -145,8 +157,23 @@ impl Reconciler for Ipam {
                 cx.lister(&res::NODES).list(None).iter().for_each(|n| taken.set(&n.meta.name, subnets(&n.value())));
                 taken
             });
+            let lacks = self.lacking(&has);
             taken.set(&key.name, has);
-            let Some(node) = waiting else { return Ok(Requeue::Never) };
+            let Some(node) = waiting else {
+                // Each process says it once.
+                match (node, lacks) {
+                    (Some(node), Some(family)) if taken.told.insert(key.name.clone()) => {
+                        let message = format!(
+                            "Node {} has no pod addresses of {family}, and none can be added; drain it and delete the Node: its kubelet registers it anew, with addresses of both families",
+                            key.name
+                        );
+                        cx.events.warning(&node, "PodCIDRMissing", message);
+                    }
+                    (None, _) => drop(taken.told.remove(&key.name)),
+                    _ => {}
+                }
+                return Ok(Requeue::Never);
+            };
             (node, self.ranges.iter().map(|r| free(r, taken)).collect())
         };
         let Some(found) = found.filter(|f| !f.is_empty()) else {
@@ -216,5 +243,24 @@ mod tests {
         }
         cluster.reconcile(&again, "", "d").await.unwrap();
         assert_eq!(cidr("d").as_deref(), Some("10.42.1.0/24"));
+    }
+
+    #[tokio::test]
+    async fn a_node_gets_a_subnet_of_each_range_and_keeps_what_it_had() {
+        let cluster = Cluster::new();
+        let ipam = Ipam::new(vec!["10.42.0.0/16".parse().unwrap(), "fd42::/56".parse().unwrap()]);
+        let node = |name: &str, cidrs: &[&str]| {
+            let spec = if cidrs.is_empty() { json!({}) } else { json!({"podCIDR": cidrs[0], "podCIDRs": cidrs}) };
+            cluster.put(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": spec}));
+        };
+        node("elder", &["10.42.0.0/24"]);
+        node("new", &[]);
+        for name in ["elder", "elder", "new"] {
+            cluster.reconcile(&ipam, "", name).await.unwrap();
+        }
+        let spec = |name: &str| cluster.get(&res::NODES, "", name).unwrap()["spec"].clone();
+        assert_eq!(spec("new"), json!({"podCIDR": "10.42.1.0/24", "podCIDRs": ["10.42.1.0/24", "fd42::/64"]}));
+        assert_eq!(spec("elder")["podCIDRs"], json!(["10.42.0.0/24"]));
+        assert_eq!(ipam.taken.lock().as_ref().unwrap().told, HashSet::from(["elder".to_owned()]));
     }
 }

@@ -9,6 +9,7 @@
 pub mod plan;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,6 +26,7 @@ use crate::controllers::common::conditions::{self, Condition};
 use crate::controllers::common::pods::time;
 use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
 use crate::util::clock::rfc3339;
+use crate::util::families::Family;
 
 /// Keeps a ServiceCIDR while its addresses are in use.
 const FINALIZER: &str = "networking.k8s.io/service-cidr-finalizer";
@@ -133,8 +135,24 @@ async fn report(cx: &Cx, object: &Object, value: &Value, condition: &Condition<'
 /// Its keys are addresses.
 struct Addresses;
 
-fn cluster_ips(service: &Value) -> impl Iterator<Item = &str> {
-    service.items_at("/spec/clusterIPs").iter().filter_map(Value::as_str).filter(|ip| !ip.is_empty() && *ip != "None")
+fn cluster_ips(service: &Value) -> impl Iterator<Item = IpAddr> {
+    service.items_at("/spec/clusterIPs").iter().filter_map(|ip| ip.as_str()?.parse().ok())
+}
+
+/// Whether an address is a Service's. Addresses of IPv6 may be written in more than one way.
+fn has(service: &Object, ip: IpAddr) -> bool {
+    cluster_ips(&service.only(&["spec", "clusterIPs"])).any(|own| own == ip)
+}
+
+/// The Service that has an address.
+fn owner(cx: &Cx, ip: IpAddr) -> Option<Arc<Object>> {
+    let services = cx.lister(&res::SERVICES);
+    services.by_index("spec.clusterIP", &ip.to_string()).into_iter().next().or_else(|| {
+        // A second address is in no index; where there is one family, nobody has one.
+        let mut nets = all_ranges(cx).into_iter().flat_map(|(_, nets)| nets);
+        let dual = ip.is_ipv6() || nets.any(|net| Family::of(net.addr()) == Family::V6);
+        dual.then(|| services.list(None).into_iter().find(|s| has(s, ip))).flatten()
+    })
 }
 
 #[async_trait]
@@ -145,27 +163,25 @@ impl Reconciler for Addresses {
 
     fn watches(&self) -> Watches {
         Watches::own(&res::IP_ADDRESSES).changed(&res::SERVICES, |old, new, _| {
-            let of = |o: Option<&Object>| -> Vec<String> {
-                o.map(|o| cluster_ips(&o.value()).map(str::to_owned).collect()).unwrap_or_default()
+            let of = |o: Option<&Object>| -> Vec<IpAddr> {
+                o.map(|o| cluster_ips(&o.value()).collect()).unwrap_or_default()
             };
             let (before, after) = (of(old), of(new));
             let moved =
                 before.iter().filter(|ip| !after.contains(ip)).chain(after.iter().filter(|ip| !before.contains(ip)));
-            moved.map(|ip| ObjectKey::new("", ip)).collect()
+            moved.map(|ip| ObjectKey::new("", ip.to_string())).collect()
         })
     }
 
     async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
-        let known = cx.get(&res::IP_ADDRESSES, key);
-        let service = cx.lister(&res::SERVICES).by_index("spec.clusterIP", &key.name).into_iter().next();
-        let wanted = service
-            .map(|s| json!({"group": "", "resource": "services", "namespace": s.meta.namespace, "name": s.meta.name}));
-        if let Some(known) = known {
+        let Ok(ip) = key.name.parse::<IpAddr>() else { return Ok(Requeue::Never) };
+        if let Some(known) = cx.get(&res::IP_ADDRESSES, key) {
             let value = known.value();
-            let is = |field: &str| value["spec"]["parentRef"].str_at(field).unwrap_or_default();
-            let same = |w: &Value| ["/resource", "/namespace", "/name"].iter().all(|f| w.str_at(f) == Some(is(f)));
+            let parent = |field: &str| value["spec"]["parentRef"].str_at(field).unwrap_or_default();
+            let service = cx.lister(&res::SERVICES).get(parent("/namespace"), parent("/name"));
+            let is_its = parent("/resource") == "services" && service.is_some_and(|s| has(&s, ip));
             // Somebody else's address is theirs: no Service has got it.
-            if given(&known).is_none() || wanted.as_ref().is_some_and(same) {
+            if given(&known).is_none() || is_its {
                 return Ok(Requeue::Never);
             }
             // What it names cannot change. Its end brings the address here again.
@@ -174,8 +190,9 @@ impl Reconciler for Addresses {
             )?;
             return Ok(Requeue::Never);
         }
-        let (Some(parent), Ok(ip)) = (wanted, key.name.parse::<IpAddr>()) else { return Ok(Requeue::Never) };
-        let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+        let Some(service) = owner(cx, ip) else { return Ok(Requeue::Never) };
+        let parent = json!({"group": "", "resource": "services", "namespace": service.meta.namespace, "name": service.meta.name});
+        let family = Family::of(ip).name();
         let object = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
             "metadata": {"name": key.name, "labels": {FAMILY: family, IP_MANAGED_BY_LABEL: IP_ALLOCATOR}}, "spec": {"parentRef": parent}});
         match cx.client.create(&res::IP_ADDRESSES, "", &object).await {
@@ -245,5 +262,38 @@ mod tests {
         cluster.api.take_log();
         cluster.reconcile(&Addresses, "", "10.9.0.2").await.unwrap();
         assert_eq!(cluster.api.take_log(), [] as [&str; 0]);
+    }
+
+    #[tokio::test]
+    async fn each_address_of_a_service_has_its_object() {
+        let cluster = Cluster::new();
+        cluster.put(
+            json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"},
+            "spec": {"cidrs": ["10.9.0.0/24", "fd09::/112"]}}),
+        );
+        let service = |ips: &[&str]| {
+            cluster.put(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "n"},
+                "spec": {"clusterIP": ips[0], "clusterIPs": ips}}));
+        };
+        let settle = async || {
+            for ip in ["10.9.0.7", "fd09::7", "10.9.0.7", "fd09::7"] {
+                cluster.reconcile(&Addresses, "", ip).await.unwrap();
+            }
+            let ip = |ip: &str| cluster.get(&res::IP_ADDRESSES, "", ip);
+            (ip("10.9.0.7"), ip("fd09::7"))
+        };
+        service(&["10.9.0.7", "FD09::0007"]);
+        let (Some(first), Some(second)) = settle().await else { panic!("both are there") };
+        assert_eq!(first["spec"], second["spec"]);
+        assert_eq!(second["metadata"]["labels"], json!({FAMILY: "IPv6", IP_MANAGED_BY_LABEL: IP_ALLOCATOR}));
+        cluster.api.take_log();
+        settle().await;
+        assert_eq!(cluster.api.take_log(), [] as [&str; 0]);
+        service(&["10.9.0.7"]);
+        let (first, second) = settle().await;
+        assert!(first.is_some() && second.is_none(), "it was released");
+        service(&["fd09::7", "10.9.0.7"]);
+        let (first, second) = settle().await;
+        assert!(first.is_some() && second.is_some(), "whichever goes first");
     }
 }

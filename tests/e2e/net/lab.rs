@@ -1,7 +1,7 @@
 //! A node and its pods as network namespaces, made anew for each test and gone after it.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -9,12 +9,17 @@ use std::time::Duration;
 use nlink::netlink::namespace::Netns;
 use orch::cni::spec::Request;
 use orch::cni::{self, CniConfig};
+use orch::util::families::Networks;
 use serde_json::Value;
 
 /// The node's address towards the world.
 pub const NODE: &str = "192.0.2.1";
 /// A machine of that world.
 pub const OUTSIDE: &str = "192.0.2.9";
+/// The node's IPv6 address, where it has one.
+pub const NODE6: &str = "2001:db8::1";
+/// That machine's.
+pub const OUTSIDE6: &str = "2001:db8::9";
 /// A connection that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -51,23 +56,23 @@ impl Ns {
 
     /// A TCP server that says its name and who it sees.
     pub fn serve_tcp(&self, says: &str, port: u16) {
-        let listener = self.run(|| TcpListener::bind(("0.0.0.0", port)).unwrap());
+        let listener = self.run(|| TcpListener::bind(&anywhere(port)[..]).unwrap());
         let says = says.to_owned();
         std::thread::spawn(move || {
             while let Ok((mut stream, peer)) = listener.accept() {
-                let _ = write!(stream, "{says} {}", peer.ip());
+                let _ = write!(stream, "{says} {}", peer.ip().to_canonical());
             }
         });
     }
 
     /// The same over UDP, one answer a datagram.
     pub fn serve_udp(&self, says: &str, port: u16) {
-        let socket = self.run(|| UdpSocket::bind(("0.0.0.0", port)).unwrap());
+        let socket = self.run(|| UdpSocket::bind(&anywhere(port)[..]).unwrap());
         let says = says.to_owned();
         std::thread::spawn(move || {
             let mut buffer = [0; 64];
             while let Ok((_, peer)) = socket.recv_from(&mut buffer) {
-                let _ = socket.send_to(format!("{says} {}", peer.ip()).as_bytes(), peer);
+                let _ = socket.send_to(format!("{says} {}", peer.ip().to_canonical()).as_bytes(), peer);
             }
         });
     }
@@ -94,6 +99,16 @@ impl Ns {
     pub fn udp(&self) -> UdpSocket {
         self.run(|| UdpSocket::bind("0.0.0.0:0").unwrap())
     }
+
+    /// The same for IPv6.
+    pub fn udp6(&self) -> UdpSocket {
+        self.run(|| UdpSocket::bind("[::]:0").unwrap())
+    }
+}
+
+/// All addresses of both families; those of IPv4 where the kernel has no other.
+pub fn anywhere(port: u16) -> [SocketAddr; 2] {
+    [(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()]
 }
 
 fn split(text: &str) -> (String, IpAddr) {
@@ -121,7 +136,17 @@ pub struct Lab {
 }
 
 impl Lab {
+    /// With IPv4 only.
     pub fn new() -> Self {
+        Self::of("10.42.7.0/24", "10.42.0.0/16", "10.43.0.0/16")
+    }
+
+    /// With IPv4 and IPv6.
+    pub fn dual() -> Self {
+        Self::of("10.42.7.0/24,fd42:0:0:7::/64", "10.42.0.0/16,fd42::/56", "10.43.0.0/16,fd43::/112")
+    }
+
+    fn of(subnet: &str, cluster_cidr: &str, service_cidr: &str) -> Self {
         let (node, outside) = (Ns::new("node"), Ns::new("out"));
         let (n, o) = (node.name.as_str(), outside.name.as_str());
         ip(&["-n", n, "link", "add", "name", "up0", "type", "veth", "peer", "name", "down0", "netns", o]);
@@ -130,12 +155,18 @@ impl Lab {
         ip(&["-n", n, "link", "set", "up0", "up"]);
         ip(&["-n", o, "link", "set", "down0", "up"]);
         ip(&["-n", n, "route", "add", "default", "via", OUTSIDE]);
+        let subnet: Networks = subnet.parse().unwrap();
+        if subnet.v6.is_some() {
+            ip(&["-n", n, "addr", "add", &format!("{NODE6}/64"), "dev", "up0", "nodad"]);
+            ip(&["-n", o, "addr", "add", &format!("{OUTSIDE6}/64"), "dev", "down0", "nodad"]);
+            ip(&["-n", n, "-6", "route", "add", "default", "via", OUTSIDE6]);
+        }
         let dir = tempfile::tempdir().unwrap();
         let config = CniConfig {
             bridge: "orch0".into(),
-            subnet: "10.42.7.0/24".parse().unwrap(),
-            cluster_cidr: "10.42.0.0/16".parse().unwrap(),
-            service_cidr: Some("10.43.0.0/16".parse().unwrap()),
+            subnet,
+            cluster_cidr: cluster_cidr.parse().unwrap(),
+            service_cidr: Some(service_cidr.parse().unwrap()),
             mtu: 1400,
             table: "orch-cni".into(),
             data_dir: dir.path().join("cni"),
@@ -153,6 +184,13 @@ impl Lab {
     /// A pod and its address.
     pub fn pod(&self, name: &str) -> (Ns, String) {
         self.pod_with_ports(name, &serde_json::json!([]))
+    }
+
+    /// A pod and both of its addresses.
+    pub fn dual_pod(&self, name: &str) -> (Ns, String, String) {
+        let (pod, address) = self.pod(name);
+        let six = ipv6_of(&self.config, &address);
+        (pod, address, six)
     }
 
     pub fn pod_with_ports(&self, name: &str, ports: &Value) -> (Ns, String) {
@@ -181,4 +219,9 @@ pub fn add_pod(node: &Ns, config: &CniConfig, name: &str, ports: &Value) -> (Ns,
     let result = plugin(node, config, "ADD", &pod, ports).unwrap();
     let address = result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap().to_owned();
     (pod, address)
+}
+
+/// The IPv6 address of the pod with this IPv4 one.
+pub fn ipv6_of(config: &CniConfig, address: &str) -> String {
+    config.net().address6(address.parse().unwrap()).unwrap().to_string()
 }

@@ -1,5 +1,6 @@
 //! Pods, Services and DNS in the real kernel: namespaces for a node, its pods and the world outside.
 
+mod dual;
 pub mod lab;
 mod objects;
 mod overlay;
@@ -16,7 +17,7 @@ use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use orch::api::services::Protocol;
 use orch::dns::{self, Dns, Upstreams};
-use orch::proxy::{self, Applied, Context, LocalService, Proxy};
+use orch::proxy::{self, Applied, LocalService, Proxy};
 use orch::util::tasks::Shutdown;
 use serde_json::{Value, json};
 use test_case::test_case;
@@ -45,13 +46,28 @@ impl Running {
     }
 
     fn start_as(name: &str, node: &Ns, cluster: &Arc<Cluster>, local_services: Vec<LocalService>) -> Self {
-        let context = Context {
+        let config = proxy::Config {
+            table: "orch".into(),
             node_name: name.into(),
-            cluster_cidr: Some("10.42.0.0/16".parse().unwrap()),
+            cluster_cidr: "10.42.0.0/16".parse().unwrap(),
             local_services,
-            zone: String::new(),
         };
-        let proxy = Proxy::new(proxy::Config { table: "orch".into(), context }, &**cluster);
+        Self::start_of(config, node, cluster)
+    }
+
+    /// One for both families.
+    fn start_dual(name: &str, node: &Ns, cluster: &Arc<Cluster>) -> Self {
+        let config = proxy::Config {
+            table: "orch".into(),
+            node_name: name.into(),
+            cluster_cidr: "10.42.0.0/16,fd42::/56".parse().unwrap(),
+            local_services: Vec::new(),
+        };
+        Self::start_of(config, node, cluster)
+    }
+
+    fn start_of(config: proxy::Config, node: &Ns, cluster: &Arc<Cluster>) -> Self {
+        let proxy = Proxy::new(config, &**cluster);
         let (applied, shutdown) = (proxy.applied(), Shutdown::new());
         let (stop, ns) = (shutdown.clone(), node.ns.try_clone().unwrap());
         let thread = std::thread::spawn(move || {
@@ -517,7 +533,6 @@ fn names_are_answered_at_the_cluster_dns_address() {
     cluster.endpoints("many", &many.iter().map(String::as_str).collect::<Vec<_>>());
     let shutdown = Shutdown::new();
     let at = start_dns(&lab.node, &cluster, serve_world(&lab.outside), &shutdown);
-    let SocketAddr::V4(at) = at else { panic!("{at} is not an IPv4 address") };
     let own = |protocol| LocalService {
         name: "dns".into(),
         address: "10.43.0.10".parse().unwrap(),

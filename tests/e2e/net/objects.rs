@@ -94,12 +94,13 @@ impl Cluster {
             "spec": spec}));
     }
 
-    /// A Node with an address and a pod range; either may be empty.
-    pub fn node(&self, name: &str, address: &str, range: &str) {
-        let some = |text: &str, value: Value| if text.is_empty() { json!([]) } else { json!([value]) };
-        let internal = json!({"type": "InternalIP", "address": address});
+    /// A Node with addresses and pod ranges, each with commas between them; either may be empty.
+    pub fn node(&self, name: &str, addresses: &str, ranges: &str) {
+        let list = |text: &str| text.split(',').filter(|t| !t.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+        let internal = |address: String| json!({"type": "InternalIP", "address": address});
+        let addresses: Vec<Value> = list(addresses).into_iter().map(internal).collect();
         self.of("", "nodes").put(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
-            "spec": {"podCIDRs": some(range, range.into())}, "status": {"addresses": some(address, internal)}}));
+            "spec": {"podCIDRs": list(ranges)}, "status": {"addresses": addresses}}));
     }
 
     /// Its endpoints, all ready, on node `node`.
@@ -109,9 +110,21 @@ impl Cluster {
 
     /// The same on another node.
     pub fn endpoints_on(&self, node: &str, service: &str, addresses: &[&str]) {
+        self.slice(node, service, "IPv4", addresses);
+    }
+
+    /// Its IPv6 endpoints, all ready, on node `node`.
+    pub fn endpoints6(&self, service: &str, addresses: &[&str]) {
+        self.slice("node", service, "IPv6", addresses);
+    }
+
+    /// The endpoints of one family, on a node.
+    pub fn slice(&self, node: &str, service: &str, family: &str, addresses: &[&str]) {
         let endpoint = |a: &&str| json!({"addresses": [a], "nodeName": node, "conditions": {"ready": true}});
         self.of("discovery.k8s.io", "endpointslices").put(&json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-            "metadata": {"name": format!("{service}-1"), "namespace": "test", "labels": {"kubernetes.io/service-name": service}},
+            "metadata": {"name": format!("{service}-{}", family.to_lowercase()), "namespace": "test",
+                "labels": {"kubernetes.io/service-name": service}},
+            "addressType": family,
             "endpoints": addresses.iter().map(endpoint).collect::<Vec<_>>(),
             "ports": [{"name": "tcp", "port": 8080, "protocol": "TCP"}, {"name": "udp", "port": 8053, "protocol": "UDP"}]}));
     }

@@ -5,9 +5,9 @@ use std::net::{IpAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 
-use ipnet::Ipv4Net;
 use orch::cni::overlay::{self, Applied, Backend, DEVICE, Overlay};
 use orch::cni::{self, CniConfig};
+use orch::util::families::Networks;
 use orch::util::tasks::Shutdown;
 use serde_json::json;
 use test_case::test_case;
@@ -25,40 +25,58 @@ struct Lan {
     wire: Ns,
     outside: Ns,
     cluster: Arc<Cluster>,
+    /// Its machines and its cluster have IPv6, too.
+    dual: bool,
 }
 
 impl Lan {
     fn new() -> Self {
+        Self::of(false)
+    }
+
+    fn of(dual: bool) -> Self {
         let (wire, outside) = (Ns::new("wire"), Ns::new("out"));
         ip(&["-n", &wire.name, "link", "add", "name", "br0", "type", "bridge"]);
         ip(&["-n", &wire.name, "link", "set", "br0", "up"]);
-        let lan = Self { wire, outside, cluster: Arc::new(Cluster::default()) };
-        lan.plug(&lan.outside, "192.0.2.99/24", 99);
+        let lan = Self { wire, outside, cluster: Arc::new(Cluster::default()), dual };
+        lan.plug(&lan.outside, 99);
         lan
     }
 
-    fn plug(&self, machine: &Ns, address: &str, port: u8) {
+    /// Puts a machine on the wire, with the addresses of this number.
+    fn plug(&self, machine: &Ns, port: u8) {
         let (w, m, end) = (self.wire.name.as_str(), machine.name.as_str(), format!("port{port}"));
         ip(&["-n", w, "link", "add", "name", &end, "type", "veth", "peer", "name", "eth0", "netns", m]);
         ip(&["-n", w, "link", "set", &end, "master", "br0", "up"]);
-        ip(&["-n", m, "addr", "add", address, "dev", "eth0"]);
+        ip(&["-n", m, "addr", "add", &format!("192.0.2.{port}/24"), "dev", "eth0"]);
+        if self.dual {
+            ip(&["-n", m, "addr", "add", &format!("2001:db8::{port}/64"), "dev", "eth0", "nodad"]);
+        }
         ip(&["-n", m, "link", "set", "eth0", "up"]);
     }
 
-    /// A machine and its Node: number 1 is `node1` at 192.0.2.1 with 10.42.1.0/24.
+    /// A machine and its Node: number 1 is `node1` at 192.0.2.1 with 10.42.1.0/24; where there is IPv6, at 2001:db8::1 with
+    /// fd42:0:0:1::/64, too.
     fn node(&self, number: u8, backend: Backend) -> Node {
         let machine = Ns::new(&format!("node{number}"));
-        self.plug(&machine, &format!("192.0.2.{number}/24"), number);
+        self.plug(&machine, number);
         ip(&["-n", &machine.name, "route", "add", "default", "via", "192.0.2.99"]);
-        let range: Ipv4Net = format!("10.42.{number}.0/24").parse().unwrap();
         let address: IpAddr = [192, 0, 2, number].into();
-        self.cluster.node(&format!("node{number}"), &address.to_string(), &range.to_string());
+        let (mut range, mut addresses) = (format!("10.42.{number}.0/24"), address.to_string());
+        let (mut cluster, mut services) = ("10.42.0.0/16", "10.43.0.0/16");
+        if self.dual {
+            range += &format!(",fd42:0:0:{number}::/64");
+            addresses += &format!(",2001:db8::{number}");
+            (cluster, services) = ("10.42.0.0/16,fd42::/56", "10.43.0.0/16,fd43::/112");
+        }
+        self.cluster.node(&format!("node{number}"), &addresses, &range);
+        let range: Networks = range.parse().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let config = CniConfig {
             bridge: "orch0".into(),
             subnet: range,
-            cluster_cidr: "10.42.0.0/16".parse().unwrap(),
-            service_cidr: Some("10.43.0.0/16".parse().unwrap()),
+            cluster_cidr: cluster.parse().unwrap(),
+            service_cidr: Some(services.parse().unwrap()),
             mtu: machine.block_on(|| overlay::pod_mtu(backend, address)).unwrap(),
             table: "orch-cni".into(),
             data_dir: dir.path().join("cni"),
@@ -135,7 +153,9 @@ impl Node {
     /// Waits until the ranges of these nodes are routed, its own aside, and no other.
     fn wait_for_ranges(&self, of: &[u8]) {
         let others = of.iter().filter(|n| **n != self.number);
-        let want = others.map(|n| format!("10.42.{n}.0/24").parse().unwrap()).collect();
+        let ranges = |n: &u8| [format!("10.42.{n}.0/24"), format!("fd42:0:0:{n}::/64")];
+        let families = self.config.subnet.iter().count();
+        let want = others.flat_map(|n| ranges(n).into_iter().take(families)).map(|r| r.parse().unwrap()).collect();
         self.wait("routes", |a| a.passes > 0 && a.routed == want);
     }
 
@@ -155,6 +175,13 @@ impl Node {
         lab::add_pod(&self.machine, &self.config, name, &json!([]))
     }
 
+    /// A pod and both of its addresses.
+    fn dual_pod(&self, name: &str) -> (Ns, String, String) {
+        let (pod, address) = self.pod(name);
+        let six = lab::ipv6_of(&self.config, &address);
+        (pod, address, six)
+    }
+
     fn show(&self, what: &[&str]) -> String {
         let out = Command::new("ip").args(["-n", &self.machine.name]).args(what).output().unwrap();
         String::from_utf8_lossy(&out.stdout).into_owned()
@@ -169,7 +196,7 @@ impl Drop for Node {
 
 /// Sends much to whoever connects, once.
 fn serve_much(pod: &Ns, port: u16) {
-    let listener = pod.run(|| TcpListener::bind(("0.0.0.0", port)).unwrap());
+    let listener = pod.run(|| TcpListener::bind(&lab::anywhere(port)[..]).unwrap());
     std::thread::spawn(move || {
         if let Ok((mut stream, _)) = listener.accept() {
             let _ = stream.write_all(&vec![7; MUCH]);
@@ -330,4 +357,85 @@ fn the_mtu_follows_the_interface() {
     ip(&["-n", &nodes[0].machine.name, "link", "set", "eth0", "mtu", "1400"]);
     nodes[0].wait("the smaller MTU", |a| a.pod_mtu == 1350);
     assert!(of_device(1350));
+}
+
+#[test_case(Backend::Vxlan)]
+#[test_case(Backend::HostGw)]
+fn pods_of_all_nodes_reach_each_other_and_services_over_ipv6(backend: Backend) {
+    let lan = Lan::of(true);
+    let nodes = lan.nodes(2, backend);
+    let ((a, a4, a6), (b, b4, b6)) = (nodes[0].dual_pod("a"), nodes[1].dual_pod("b"));
+    let six = |text: &str| text.parse::<IpAddr>().unwrap();
+    b.serve_tcp("b", 8080);
+    b.serve_udp("b", 8053);
+    let to = format!("[{b6}]:8080");
+    assert_eq!(a.ask_tcp(&to).unwrap(), ("b".into(), six(&a6)), "a pod is seen as itself");
+    assert_eq!(a.ask_tcp(&format!("{b4}:8080")).unwrap(), ("b".into(), six(&a4)), "and over IPv4 as ever");
+    assert_eq!(a.ask_udp(&a.udp6(), &format!("[{b6}]:8053")).unwrap(), ("b".into(), six(&a6)));
+    let node = if backend == Backend::Vxlan { "fd42:0:0:1::" } else { "2001:db8::1" };
+    assert_eq!(
+        nodes[0].machine.ask_tcp(&to).unwrap(),
+        ("b".into(), six(node)),
+        "a node is seen where it can be answered"
+    );
+    serve_much(&b, 9000);
+    assert_eq!(fetch_much(&a, &format!("[{b6}]:9000")), MUCH, "packets of the largest size");
+
+    let service = json!({"type": "NodePort", "clusterIPs": ["10.43.0.80", "fd43::80"],
+        "ports": [{"name": "tcp", "port": 80, "protocol": "TCP", "nodePort": 30080}]});
+    lan.cluster.service("web", "10.43.0.80", service);
+    lan.cluster.slice("node2", "web", "IPv4", &[&b4]);
+    lan.cluster.slice("node2", "web", "IPv6", &[&b6]);
+    let proxies: Vec<Running> =
+        nodes.iter().map(|n| Running::start_dual(&format!("node{}", n.number), &n.machine, &lan.cluster)).collect();
+    for (service, client) in [("[fd43::80]:80", &a6), ("10.43.0.80:80", &a4)] {
+        assert_eq!(a.ask_tcp(service).unwrap(), ("b".into(), six(client)), "a Service whose pod is elsewhere");
+        assert_eq!(nodes[0].machine.ask_tcp(service).unwrap().0, "b", "and from the node");
+    }
+    lan.outside.serve_tcp("world", 8080);
+    let world = a.ask_tcp("[2001:db8::99]:8080").unwrap();
+    assert_eq!(world, ("world".into(), six("2001:db8::1")), "the world sees the node");
+    for node in ["2001:db8::1", "2001:db8::2"] {
+        assert_eq!(lan.outside.ask_tcp(&format!("[{node}]:30080")).unwrap().0, "b", "by node port of {node}");
+    }
+    let local = json!({"type": "NodePort", "externalTrafficPolicy": "Local", "clusterIPs": ["10.43.0.80", "fd43::80"],
+        "ports": [{"name": "tcp", "port": 80, "protocol": "TCP", "nodePort": 30080}]});
+    proxies[0].after(|| proxies[1].after(|| lan.cluster.service("web", "10.43.0.80", local)));
+    let seen = lan.outside.ask_tcp("[2001:db8::2]:30080").unwrap();
+    assert_eq!(seen, ("b".into(), six("2001:db8::99")), "a client is seen as itself");
+    assert!(lan.outside.ask_tcp("[2001:db8::1]:30080").is_err(), "and is not sent on");
+}
+
+#[test]
+fn ipv6_routes_come_go_and_change_their_way() {
+    let lan = Lan::of(true);
+    let mut nodes = lan.nodes(2, Backend::Vxlan);
+    let ((a, ..), (b, _, b6)) = (nodes[0].dual_pod("a"), nodes[1].dual_pod("b"));
+    b.serve_tcp("b", 8080);
+    let to = format!("[{b6}]:8080");
+    assert_eq!(a.ask_tcp(&to).unwrap().0, "b");
+    let (range, machine) = ("fd42:0:0:2::/64", nodes[0].machine.name.clone());
+    let there = |node: &Node| node.show(&["-6", "route"]).contains(&format!("{range} via"));
+    nodes[0].after(|| ip(&["-n", &machine, "-6", "route", "del", range]), || there(&nodes[0]));
+    nodes[0].after(
+        || ip(&["-n", &machine, "addr", "del", "fd42:0:0:1::/128", "dev", DEVICE]),
+        || nodes[0].show(&["-6", "addr", "show", "dev", DEVICE]).contains("fd42:0:0:1::/128"),
+    );
+    nodes[0].after(|| ip(&["-n", &machine, "link", "del", DEVICE]), || there(&nodes[0]));
+    assert_eq!(a.ask_tcp(&to).unwrap().0, "b", "all was made again");
+    for backend in [Backend::HostGw, Backend::Vxlan] {
+        for node in &mut nodes {
+            node.stop();
+            node.backend = backend;
+            node.start(&lan.cluster);
+        }
+        nodes.iter().for_each(|n| n.wait_for_ranges(&[1, 2]));
+        assert_eq!(a.ask_tcp(&to).unwrap().0, "b", "by {backend}");
+    }
+    // A node that has no IPv6 address is reached over the overlay, and not through the network.
+    lan.cluster.node("node2", "192.0.2.2", "10.42.2.0/24,fd42:0:0:2::/64");
+    nodes[0].wait_for_ranges(&[1, 2]);
+    lan.cluster.of("", "nodes").remove("", "node2");
+    nodes[0].wait_for_ranges(&[1]);
+    assert!(!there(&nodes[0]) && a.ask_tcp(&to).is_err(), "a node that is gone is not routed");
 }

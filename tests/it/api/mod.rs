@@ -12,6 +12,7 @@ mod definitions;
 mod deletes;
 mod discovery;
 mod events;
+mod families;
 mod fields;
 mod garbage;
 mod hooks;
@@ -44,6 +45,7 @@ use orch::apiserver::{Access, Api, Roads};
 use orch::cmd::CacheListers;
 use orch::controllers::{self, ClientFor};
 use orch::pki::{Pki, PkiConfig};
+use orch::registry::allocators::Allocators;
 use orch::registry::outward::Calls;
 use orch::registry::{CacheView, Registry, Resources};
 use orch::runtime::Listers;
@@ -92,6 +94,8 @@ struct Setup {
     admission: orch::admission::Choice,
     /// Encryption at rest, with its store.
     encryption: Option<Arc<Encryption>>,
+    /// What Services get addresses and ports of.
+    allocators: Allocators,
 }
 
 impl Server {
@@ -118,7 +122,7 @@ impl Server {
             Some(encryption) => encryption.store(),
             None => Arc::new(Memory::new()),
         };
-        let resources = Resources::builtin();
+        let resources = Resources::with(&setup.allocators);
         let cache = Cache::open(store, resources.clone()).await.unwrap();
         let listers = Arc::new(CacheListers(cache.clone()));
         let access = Access::open(&pki, listers.clone(), clock.clone(), "cluster.local", setup.access).await.unwrap();
@@ -164,18 +168,23 @@ impl Server {
     /// The same with all controllers, which may do everything.
     async fn controlled() -> Self {
         let server = Self::new().await;
-        let mut tasks = Tasks::new(server.shutdown.clone());
-        let api = server.api.clone();
+        server.control(controllers::Config::default());
+        server
+    }
+
+    /// Starts all controllers.
+    fn control(&self, config: controllers::Config) {
+        let mut tasks = Tasks::new(self.shutdown.clone());
+        let api = self.api.clone();
         let client_for: ClientFor = Arc::new(move |name| {
             let user =
                 UserInfo::authenticated(format!("system:serviceaccount:kube-system:{name}"), &[UserInfo::MASTERS]);
             orch::client::Client::in_process(InProcess::new(api.clone(), user))
         });
-        let config = controllers::Config { root_ca_pem: "ca".into(), ..Default::default() };
+        let config = controllers::Config { root_ca_pem: "ca".into(), ..config };
         let clock: orch::util::clock::SharedClock = Arc::new(SystemClock);
-        controllers::start(&mut tasks, &config, &client_for, &server.listers, &clock, &Default::default());
+        controllers::start(&mut tasks, &config, &client_for, &self.listers, &clock, &Default::default());
         tokio::spawn(tasks.join_in_reverse(custom::LONG));
-        server
     }
 
     /// Code and bytes of an answer that may be no text.

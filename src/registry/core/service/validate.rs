@@ -1,6 +1,6 @@
 //! What is wrong with a Service.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use serde_json::Value;
 
@@ -281,7 +281,6 @@ pub fn update(new: &Value, old: &Value, errs: &FieldErrors) {
     }
     if needs_cluster_ip(new) && needs_cluster_ip(old) {
         cluster_ips_update(&spec, new, old);
-        families_update(&spec, new, old);
     }
     let both = kind_of(new) == "LoadBalancer" && kind_of(old) == "LoadBalancer";
     if both && new.get_at("/spec/loadBalancerClass") != old.get_at("/spec/loadBalancerClass") {
@@ -289,7 +288,8 @@ pub fn update(new: &Value, old: &Value, errs: &FieldErrors) {
     }
 }
 
-/// Addresses stay. A second one may come, and go where one is enough.
+/// Addresses stay. A second one may come and go: whether it may is said where it is taken, and so is what becomes of the
+/// families, which have to be those of the addresses.
 fn cluster_ips_update(spec: &Field<'_>, new: &Value, old: &Value) {
     if is_headless(new) && is_headless(old) {
         return;
@@ -303,22 +303,6 @@ fn cluster_ips_update(spec: &Field<'_>, new: &Value, old: &Value) {
     let compared = if is.len() == was.len() { was.len() } else { 1 };
     for i in (0..compared.min(is.len()).min(was.len())).filter(|i| is[*i] != was[*i]) {
         tell(i, "may not change once set");
-    }
-    single_again(spec, is.len(), was.len(), "clusterIP");
-}
-
-/// So do families. Those that are left out are filled in with the old ones later, and where there are addresses, those tell.
-fn families_update(spec: &Field<'_>, new: &Value, old: &Value) {
-    let (is, was) = (new.items_at("/spec/ipFamilies"), old.items_at("/spec/ipFamilies"));
-    if is_headless(new) || is_headless(old) || is.is_empty() {
-        return;
-    }
-    single_again(spec, is.len(), was.len(), "ipFamily");
-}
-
-fn single_again(spec: &Field<'_>, is: usize, was: usize, what: &str) {
-    if was > is && is == 1 && spec.text("ipFamilyPolicy") != "SingleStack" {
-        spec.at("ipFamilyPolicy").invalid(format!("must be set to 'SingleStack' when releasing the secondary {what}"));
     }
 }
 
@@ -353,6 +337,12 @@ pub fn status(object: &Value, errs: &FieldErrors) {
 pub fn warnings(object: &Value) -> Vec<String> {
     let mut out = Vec::new();
     let text = |at: &str| object.str_at(at).unwrap_or_default();
+    for list in ["clusterIPs", "externalIPs"] {
+        for (i, ip) in object.items_at(&format!("/spec/{list}")).iter().enumerate() {
+            out.extend(unusual_form(&format!("spec.{list}[{i}]"), ip.as_str().unwrap_or_default()));
+        }
+    }
+    out.extend(unusual_form("spec.loadBalancerIP", text("/spec/loadBalancerIP")));
     if !object.items_at("/spec/externalIPs").is_empty() {
         out.push("spec.externalIPs is deprecated and may no longer be implemented in some clusters".to_owned());
     }
@@ -366,6 +356,13 @@ pub fn warnings(object: &Value) -> Vec<String> {
         out.push("spec.SessionAffinity is ignored for headless services".to_owned());
     }
     out
+}
+
+/// What is told of an address of IPv6 that is not written as it usually is.
+fn unusual_form(at: &str, text: &str) -> Option<String> {
+    let ip: Ipv6Addr = text.parse().ok()?;
+    (ip.to_string() != text)
+        .then(|| format!("{at}: IPv6 address {text:?} should be in RFC 5952 canonical format (\"{ip}\")"))
 }
 
 #[cfg(test)]

@@ -30,13 +30,13 @@ fn kept(mut spec: Value, want: &[&str]) {
     assert_eq!(paths(&errs), want);
 }
 
-#[test_case(json!(["10.0.0.2", "fd00::1"]), "PreferDualStack", &["spec.clusterIPs[0]"]; "another first one")]
-#[test_case(json!(["10.0.0.1"]), "PreferDualStack", &["spec.ipFamilyPolicy"]; "the second goes, and is asked for")]
-#[test_case(json!(["10.0.0.1"]), "SingleStack", &[]; "the second goes")]
-#[test_case(json!([]), "PreferDualStack", &["spec.clusterIPs[0]"]; "all go")]
-fn released(ips: Value, policy: &str, want: &[&str]) {
+#[test_case(json!(["10.0.0.2", "fd00::1"]), &["spec.clusterIPs[0]"]; "another first one")]
+#[test_case(json!(["10.0.0.1", "fd00::2"]), &["spec.clusterIPs[1]"]; "another second one")]
+#[test_case(json!(["10.0.0.1"]), &[]; "the second goes")]
+#[test_case(json!([]), &["spec.clusterIPs[0]"]; "all go")]
+fn released(ips: Value, want: &[&str]) {
     let old = json!({"spec": {"clusterIPs": ["10.0.0.1", "fd00::1"]}});
-    let new = json!({"spec": {"clusterIPs": ips, "ipFamilyPolicy": policy}});
+    let new = json!({"spec": {"clusterIPs": ips}});
     let errs = FieldErrors::new();
     cluster_ips_update(&Field::root(&new, &errs).at("spec"), &new, &old);
     assert_eq!(paths(&errs), want);
@@ -59,4 +59,12 @@ fn annotations_agree() {
     let errs = FieldErrors::new();
     topology_annotations(&Field::root(&annotations, &errs));
     assert_eq!(paths(&errs), ["[service.kubernetes.io/topology-mode]"]);
+}
+
+#[test]
+fn addresses_are_best_written_in_one_way() {
+    let of = |ip: &str| warnings(&json!({"spec": {"clusterIP": ip, "clusterIPs": ["10.0.0.1", ip]}}));
+    assert_eq!(of("fd00::1"), [] as [&str; 0]);
+    let want = "spec.clusterIPs[1]: IPv6 address \"FD00:0::1\" should be in RFC 5952 canonical format (\"fd00::1\")";
+    assert_eq!(of("FD00:0::1"), [want]);
 }
