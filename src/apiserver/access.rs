@@ -346,7 +346,18 @@ impl Access {
         headers: &HeaderMap,
         request: &Attributes,
     ) -> ApiResult<Option<(UserInfo, String)>> {
-        let Some(wish) = impersonate::requested(headers)? else { return Ok(None) };
+        match impersonate::requested(headers)? {
+            Some(wish) => Box::pin(self.become_other(user, wish, request)).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn become_other(
+        &self,
+        user: &UserInfo,
+        wish: UserInfo,
+        request: &Attributes,
+    ) -> ApiResult<(UserInfo, String)> {
         let mut ways = impersonate::ways(user, &wish, request);
         // Mostly somebody goes the same way again.
         let now = Instant::now();
@@ -360,7 +371,7 @@ impl Access {
             match self.take(&way, user).await {
                 Ok(()) => {
                     self.ways.put(user.name.clone(), way.constraint.clone(), WAY_TTL, now);
-                    return Ok(Some((way.target, way.constraint)));
+                    return Ok((way.target, way.constraint));
                 }
                 Err(why) => refused = refused.or(Some(why)),
             }
@@ -392,7 +403,7 @@ impl Access {
         if !audit::is_collecting() {
             return permitted(self.modes.decide(a, user, false).await.0, a, user);
         }
-        let (decision, reason) = self.explain(a, user).await;
+        let (decision, reason) = Box::pin(self.explain(a, user)).await;
         let word = if decision == Decision::Allow { "allow" } else { "forbid" };
         audit::annotate(|| (DECISION.into(), word.into()));
         audit::annotate(|| (REASON.into(), reason));

@@ -190,7 +190,8 @@ impl Api {
     {
         match self.audit.get() {
             None => self.answer(request).await,
-            Some(audit) => audit.follow(request, |request| self.answer(request)).await,
+            // On the heap, as all that few requests do: a request's task has room for all that it might, and is moved about.
+            Some(audit) => Box::pin(audit.follow(request, |request| self.answer(request))).await,
         }
     }
 
@@ -229,7 +230,7 @@ impl Api {
             return self.handle_for(user, info, parts, body).await;
         }
         let long = info.is_long_running();
-        let work = async {
+        let work = Box::pin(async {
             let user = match self.access.authenticate(&parts).await {
                 Ok(user) => user,
                 Err(status) => {
@@ -254,7 +255,7 @@ impl Api {
             let mut answer = done.unwrap_or_else(|status| respond::error(&status, encoding));
             admitted.mark(&mut answer);
             Ok(answer)
-        };
+        });
         if long { work.await } else { self.limits.within(work).await }
     }
 
@@ -262,7 +263,7 @@ impl Api {
     async fn identify(&self, user: UserInfo, info: &RequestInfo, parts: &Parts) -> ApiResult<UserInfo> {
         let trail = parts.extensions.get::<Arc<Trail>>();
         if let Some(trail) = trail {
-            trail.identified(&user, &info.attributes, info.is_long_running()).await;
+            Box::pin(trail.identified(&user, &info.attributes, info.is_long_running())).await;
         }
         Ok(match self.access.impersonate(&user, &parts.headers, &info.attributes).await? {
             None => user,

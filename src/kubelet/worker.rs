@@ -190,9 +190,10 @@ impl Worker {
                 self.phase = Phase::Terminating;
                 Ok(Some(Duration::ZERO))
             }
-            Phase::Syncing => self.sync_unless_ended(&pod).await,
-            Phase::Terminating => self.terminate(&pod, desired.gone).await,
-            Phase::Terminated => self.clean_up(&pod, desired).await,
+            // On the heap: a pod waits most of the time, and there are many.
+            Phase::Syncing => Box::pin(self.sync_unless_ended(&pod)).await,
+            Phase::Terminating => Box::pin(self.terminate(&pod, desired.gone)).await,
+            Phase::Terminated => Box::pin(self.clean_up(&pod, desired)).await,
             Phase::Done => Ok(None),
         };
         match result {

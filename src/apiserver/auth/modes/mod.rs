@@ -100,7 +100,7 @@ impl Modes {
         for link in links.iter() {
             let answer = match link {
                 Link::Local(local) => ask(&**local, a, user, explained),
-                Link::Webhook(webhook) => webhook.decide(a, user).await,
+                Link::Webhook(webhook) => Box::pin(webhook.decide(a, user)).await,
             };
             if let Some(opinion) = said.take(answer) {
                 return opinion;
