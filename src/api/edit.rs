@@ -5,13 +5,15 @@
 //! **Invariant:** what is canonical stays so: a member that is new stands where the struct's order wants it. Its value is the
 //! caller's, and canonical as well.
 //! **Invariant:** text that is malformed is left as it is.
+//!
+//! Where the object's own members stand is known, so that what is asked of one is not looked for in the others.
 
 use std::ops::Range;
 
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::scan;
+use super::scan::{self, Member};
 use super::schema::{StructDef, Type};
 use super::value::nested;
 
@@ -19,6 +21,8 @@ use super::value::nested;
 pub struct Edit {
     text: Vec<u8>,
     def: &'static StructDef,
+    /// The members of the object itself.
+    members: Vec<Member>,
 }
 
 /// Where a member is, or would be.
@@ -37,19 +41,23 @@ impl Edit {
         // Room for a few short members.
         let mut text = Vec::with_capacity(json.len() + 512);
         text.extend_from_slice(json);
-        Self { text, def }
+        let members = scan::members(&text, 0).collect();
+        Self { text, def, members }
     }
 
     /// Decodes what stands at a path; none where there is nothing.
     pub fn read(&self, path: &[&str]) -> Option<Value> {
-        serde_json::from_slice(&self.text[scan::at(&self.text, path)?]).ok()
+        serde_json::from_slice(&self.text[self.find(path)?]).ok()
     }
 
     /// Puts a value at a path of struct members; what is missing on the way is made.
     pub fn set(&mut self, path: &[&str], value: &Value) {
         let (mut at, mut def) = (0, self.def);
         for (i, name) in path.iter().enumerate() {
-            let place = place(&self.text, at, name, def);
+            let place = match i {
+                0 => place(&self.text, at, self.members.iter().cloned(), name, def),
+                _ => place(&self.text, at, scan::members(&self.text, at), name, def),
+            };
             let rest = &path[i + 1..];
             match place {
                 Place::There(range) if !rest.is_empty() => {
@@ -71,7 +79,7 @@ impl Edit {
     /// Takes away what stands at a path.
     pub fn remove(&mut self, path: &[&str]) {
         let Some((last, parents)) = path.split_last() else { return };
-        let Some(parent) = scan::at(&self.text, parents) else { return };
+        let Some(parent) = self.find(parents) else { return };
         let (mut before, mut gone) = (None, None);
         for member in scan::members(&self.text, parent.start) {
             // From quote to quote, where it is the first one.
@@ -96,16 +104,40 @@ impl Edit {
         self.text.into()
     }
 
+    fn find(&self, path: &[&str]) -> Option<Range<usize>> {
+        let Some((first, rest)) = path.split_first() else { return Some(0..self.text.len()) };
+        let member = self.members.iter().find(|m| &self.text[m.name.clone()] == first.as_bytes())?;
+        rest.iter().try_fold(member.value.clone(), |outer, name| scan::member(&self.text, outer.start, name))
+    }
+
     fn splice(&mut self, range: Range<usize>, with: &str) {
+        // Behind the end of a value there may come another member, but nothing of its own.
+        let behind = |m: &Member| range.is_empty() && range.end == m.value.end;
+        let within = |m: &Member| m.value.start <= range.start && range.end <= m.value.end && !behind(m);
+        let changed = self.members.iter().position(within);
+        let (before, after) = (range.len(), with.len());
         self.text.splice(range, with.bytes());
+        match changed {
+            Some(at) => {
+                let moved = |position: &mut usize| *position = *position + after - before;
+                moved(&mut self.members[at].value.end);
+                for member in &mut self.members[at + 1..] {
+                    let Member { name, value } = member;
+                    [&mut name.start, &mut name.end, &mut value.start, &mut value.end].into_iter().for_each(moved);
+                }
+            }
+            // There is one more, or one less.
+            None => self.members = scan::members(&self.text, 0).collect(),
+        }
     }
 }
 
-fn place(text: &[u8], at: usize, name: &str, def: &'static StructDef) -> Place {
+/// Where a member of the object at `at` is, among those that it has.
+fn place(text: &[u8], at: usize, members: impl Iterator<Item = Member>, name: &str, def: &'static StructDef) -> Place {
     let order = |name: &[u8]| def.fields().iter().position(|f| f.json.as_bytes() == name);
     let own = order(name.as_bytes());
     let mut end = None;
-    for member in scan::members(text, at) {
+    for member in members {
         let found = &text[member.name.clone()];
         if found == name.as_bytes() {
             return Place::There(member.value);
@@ -164,6 +196,7 @@ mod tests {
             let mut edit = Edit::new(&canonical(&before), pod());
             edit.set(path, value);
             assert_eq!(edit.read(path).as_ref(), Some(value));
+            assert_eq!(edit.members, scan::members(&edit.text, 0).collect::<Vec<_>>(), "{path:?}");
             let mut want = before.clone();
             let mut at = &mut want;
             for name in path {
@@ -175,6 +208,7 @@ mod tests {
             let mut edit = Edit::new(&set, pod());
             edit.remove(path);
             assert_eq!(edit.read(path), None);
+            assert_eq!(edit.members, scan::members(&edit.text, 0).collect::<Vec<_>>(), "{path:?}");
             assert!(serde_json::from_slice::<Value>(&edit.finish()).is_ok(), "{path:?}");
         }
     }

@@ -486,7 +486,10 @@ mod tests {
             }
             prop_assert!(cluster.nodes.iter().enumerate().all(|(at, node)| node.at == at));
             let zones = cluster.domains("zone");
-            prop_assert!(cluster.nodes.iter().all(|n| zones.of(n).map(|part| zones.name(part)) == n.label("zone")));
+            for (a, b) in cluster.nodes.iter().flat_map(|a| cluster.nodes.iter().map(move |b| (a, b))) {
+                prop_assert_eq!(zones.of(a) == zones.of(b), a.label("zone") == b.label("zone"));
+                prop_assert!(zones.of(a).is_none_or(|part| part < zones.count()));
+            }
             prop_assert_eq!(canonical(&cluster), canonical(&anew));
             prop_assert_eq!(&cluster.images, &anew.images);
             prop_assert_eq!(&cluster.terms, &anew.terms);

@@ -20,20 +20,17 @@ const KEYS_KEPT: usize = 32;
 pub struct Domains {
     /// By a node's index.
     of: Vec<Option<u32>>,
-    names: Vec<Box<str>>,
+    count: usize,
 }
 
 impl Domains {
     fn new(nodes: &[NodeInfo], key: &str) -> Self {
-        let (mut numbers, mut names) = (HashMap::<&str, u32>::new(), Vec::new());
+        let mut numbers = HashMap::<&str, u32>::new();
         let of = nodes.iter().map(|node| {
-            let name = node.label(key)?;
-            Some(*numbers.entry(name).or_insert_with(|| {
-                names.push(name.into());
-                names.len() as u32 - 1
-            }))
+            let next = numbers.len() as u32;
+            Some(*numbers.entry(node.label(key)?).or_insert(next))
         });
-        Self { of: of.collect(), names }
+        Self { of: of.collect(), count: numbers.len() }
     }
 
     /// The part that a node is in; none where it lacks the label.
@@ -42,40 +39,37 @@ impl Domains {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
-        self.names.len()
-    }
-
-    /// True where no node has the label.
-    pub fn is_empty(&self) -> bool {
-        self.names.is_empty()
-    }
-
-    /// The label's value.
-    pub fn name(&self, part: usize) -> &str {
-        &self.names[part]
+    pub fn count(&self) -> usize {
+        self.count
     }
 }
 
 /// The parts by the labels that were asked for lately.
 #[derive(Debug, Default)]
-pub struct Kept(Mutex<(u64, HashMap<Box<str>, Arc<Domains>>)>);
+pub struct Kept(Mutex<Asked>);
+
+#[derive(Debug, Default)]
+struct Asked {
+    /// The state of the nodes that they are of.
+    layout: u64,
+    by_key: HashMap<Box<str>, Arc<Domains>>,
+}
 
 impl Kept {
     /// By a label. `layout` tells states of the nodes apart.
     pub fn of(&self, nodes: &[NodeInfo], layout: u64, key: &str) -> Arc<Domains> {
-        let mut kept = self.0.lock();
-        let (of, known) = &mut *kept;
-        if *of != layout {
-            known.clear();
-            *of = layout;
+        let mut asked = self.0.lock();
+        if asked.layout != layout {
+            *asked = Asked { layout, ..Asked::default() };
         }
-        if let Some(known) = known.get(key) {
+        if let Some(known) = asked.by_key.get(key) {
             return known.clone();
         }
-        if known.len() >= KEYS_KEPT {
-            known.clear();
+        if asked.by_key.len() >= KEYS_KEPT {
+            asked.by_key.clear();
         }
-        known.entry(key.into()).or_insert_with(|| Arc::new(Domains::new(nodes, key))).clone()
+        let domains = Arc::new(Domains::new(nodes, key));
+        asked.by_key.insert(key.into(), domains.clone());
+        domains
     }
 }

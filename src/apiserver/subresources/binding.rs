@@ -75,8 +75,8 @@ fn bind(pod: &Object, edit: &mut Edit, binding: &Value, node: &str, now: &str) -
     if pod.is_deleting() {
         return refuse(format!("pod {name} is being deleted, cannot be assigned to a host"));
     }
-    let host = pod.text_at("/spec/nodeName");
-    if !host.is_empty() {
+    let host = edit.read(&["spec", "nodeName"]);
+    if let Some(host) = host.as_ref().and_then(Value::as_str).filter(|host| !host.is_empty()) {
         return refuse(format!("pod {name} is already assigned to node {host:?}"));
     }
     if edit.read(&["spec", "schedulingGates"]).is_some_and(|gates| gates.as_array().is_some_and(|g| !g.is_empty())) {

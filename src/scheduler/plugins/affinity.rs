@@ -70,7 +70,7 @@ impl<'a> Census<'a> {
     }
 
     fn count(&self, cluster: &Cluster) -> Parts {
-        let mut all: Vec<Sums> = self.domains.iter().map(|d| Sums::new(d.len())).collect();
+        let mut all: Vec<Sums> = self.domains.iter().map(|d| Sums::new(d.count())).collect();
         for node in cluster.nodes() {
             for pod in &node.pods {
                 self.each(pod, node, cluster, |i, part| all[i].add(part, 1));
@@ -105,17 +105,25 @@ struct Near<'a> {
     forbid: Vec<(&'a str, &'a Values)>,
     /// It would satisfy its own affinity.
     own: bool,
-    /// What is pretended to have moved: by term and part for the newcomer's terms, by key for those of others.
-    moved: (HashMap<(usize, usize), i64>, HashMap<Box<str>, Values>),
+    moved: Moved,
+}
+
+/// What is pretended to have moved.
+#[derive(Default)]
+struct Moved {
+    /// By term and part, for the newcomer's terms.
+    own: HashMap<(usize, usize), i64>,
+    /// By key, for those of others.
+    others: HashMap<Box<str>, Values>,
 }
 
 impl Near<'_> {
     /// Pods that the newcomer's term means in the part that the node is in.
     fn meant(&self, i: usize, node: &NodeInfo) -> i64 {
         let Some(part) = self.census.domains[i].of(node) else { return 0 };
-        let moved = match self.moved.0.is_empty() {
+        let moved = match self.moved.own.is_empty() {
             true => 0,
-            false => self.moved.0.get(&(i, part)).copied().unwrap_or(0),
+            false => self.moved.own.get(&(i, part)).copied().unwrap_or(0),
         };
         self.parts[i].get(part).unwrap_or(0) + moved
     }
@@ -131,14 +139,14 @@ impl Near<'_> {
 
     fn is_forbidden(&self, node: &NodeInfo) -> bool {
         let there = |key: &str, values: &Values| node.label(key).and_then(|part| values.get(part)).copied();
-        if self.moved.1.is_empty() {
+        if self.moved.others.is_empty() {
             return self.forbid.iter().any(|(key, values)| there(key, values).is_some_and(|n| n > 0));
         }
         let all = |key: &str| -> i64 {
             let real = self.forbid.iter().filter(|(k, _)| *k == key).filter_map(|(k, values)| there(k, values));
-            real.sum::<i64>() + self.moved.1.get(key).and_then(|values| there(key, values)).unwrap_or(0)
+            real.sum::<i64>() + self.moved.others.get(key).and_then(|values| there(key, values)).unwrap_or(0)
         };
-        let keys = self.forbid.iter().map(|(key, _)| *key).chain(self.moved.1.keys().map(|key| &**key));
+        let keys = self.forbid.iter().map(|(key, _)| *key).chain(self.moved.others.keys().map(|key| &**key));
         keys.into_iter().any(|key| all(key) > 0)
     }
 }
@@ -158,7 +166,7 @@ impl Filter for Near<'_> {
     }
 
     fn changed(&mut self, pod: &PodInfo, node: &NodeInfo, sign: i64) {
-        let (own, others) = &mut self.moved;
+        let Moved { own, others } = &mut self.moved;
         for term in pod.anti_affinity.iter().filter(|t| matches(t, self.pod, self.cluster)) {
             if let Some(part) = node.label(&term.key) {
                 add(others.entry(term.key.clone()).or_default(), part, sign);
@@ -189,7 +197,7 @@ impl Plugin for InterPodAffinity {
         let parts = if census.terms.is_empty() { Parts::new() } else { census.parts(cluster) };
         let own = pod.affinity.iter().all(|t| matches(t, pod, cluster));
         let near = parts[..census.together].iter().flat_map(|sums| sums.iter()).sum();
-        PreFilter::Check(Box::new(Near { pod, cluster, census, parts, near, forbid, own, moved: Default::default() }))
+        PreFilter::Check(Box::new(Near { pod, cluster, census, parts, near, forbid, own, moved: Moved::default() }))
     }
 
     fn score(&self, cx: &Cycle<'_>, nodes: &[&NodeInfo]) -> Option<Vec<i64>> {

@@ -116,7 +116,7 @@ impl<'a> Census<'a> {
 
     fn count(&self) -> Parts {
         let nodes = self.cx.cluster.nodes();
-        let size = |(c, domains): (&Spread, &Domains)| if self.is_by_host(c) { nodes.len() } else { domains.len() };
+        let size = |(c, domains): (&Spread, &Domains)| if self.is_by_host(c) { nodes.len() } else { domains.count() };
         let mut all: Vec<Sums> = self.each().map(|c| Sums::new(size(c))).collect();
         for node in nodes.iter().filter(|n| self.has_keys(n)) {
             for (c, parts) in self.each().zip(&mut all) {
@@ -264,7 +264,7 @@ fn scores(cx: &Cycle<'_>, constraints: &[&Spread], nodes: &[&NodeInfo], all_keys
         if census.is_by_host(c) {
             return kept().count();
         }
-        let mut seen = vec![false; domains.len()];
+        let mut seen = vec![false; domains.count()];
         kept().filter_map(|n| domains.of(n)).filter(|part| !std::mem::replace(&mut seen[*part], true)).count()
     };
     let weights: Vec<f64> = census.each().map(|c| ((size(c) + 2) as f64).ln()).collect();

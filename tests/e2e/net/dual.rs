@@ -34,7 +34,7 @@ fn pods_have_both_addresses_and_reach_each_other_and_the_world() {
     // At once: nobody waits for the kernel to look for others with the same address.
     let began = Instant::now();
     assert_eq!(a.ask_tcp(&format!("[{b6}]:8080")).unwrap(), ("b".into(), a6.parse().unwrap()));
-    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_millis(900), "{:?}", began.elapsed());
     assert_eq!(a.ask_tcp(&format!("{b4}:8080")).unwrap(), ("b".into(), a4.parse().unwrap()));
     let seen = a.ask_tcp(&format!("[{OUTSIDE6}]:8080")).unwrap();
     assert_eq!(seen, ("world".into(), NODE6.parse().unwrap()), "the world sees the node");
