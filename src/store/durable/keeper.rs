@@ -32,6 +32,9 @@ pub(super) const REST_AFTER: Duration = Duration::from_secs(2);
 /// A snapshot file is written once the journal has grown by this since the last one, bytes, or by the size of the state
 /// if that is more.
 pub const SNAPSHOT_BYTES: usize = 64 << 20;
+/// Bytes of the last snapshot file for each that may wait while the next one is written: 8 MiB of the smallest, of a large
+/// one what a busy server writes meanwhile.
+const SNAPSHOT_SHARE: usize = 8;
 /// Snapshot files that are kept at most: the two newest, and older ones to go back to.
 const SNAPSHOTS_MAX: usize = 6;
 /// Segments that are kept at most for going back, whatever their age; of 16 MiB each.
@@ -92,6 +95,7 @@ impl Keeper {
             let now = Instant::now();
             if self.collected.bytes >= self.collect_bytes || due.is_some_and(|at| at <= now) {
                 self.apply();
+                work.allow(self.snapshot_bytes / SNAPSHOT_SHARE);
             }
             if self.rest_at.is_some_and(|at| at <= now) {
                 self.rest();

@@ -1,9 +1,10 @@
 //! The way from the writer to the keeper, bounded by bytes.
 //!
-//! The keeper stops reading while it writes a snapshot file, for half a second on a slow disk. Commits need not wait for
-//! that: what they change is durable, and waits here.
+//! The keeper stops reading while it writes a snapshot file, for half a second on a slow disk, and for many seconds where
+//! the state is large. Commits need not wait for that: what they change is durable, and waits here; the more may wait the
+//! larger the state is.
 //!
-//! **Invariant:** no more than [`BEHIND_BYTES`] wait, or one batch that is larger.
+//! **Invariant:** no more than [`BEHIND_BYTES`] wait, or what the keeper allows, or one batch that is larger.
 //! **Invariant:** nobody waits for a keeper that is gone.
 
 use std::sync::Arc;
@@ -15,17 +16,23 @@ use parking_lot::{Condvar, Mutex};
 use super::keeper::Work;
 use crate::store::Change;
 
-/// What the keeper may be behind, bytes; then the writer waits for it.
+/// What the keeper may be behind at least, bytes; then the writer waits for it.
 pub(super) const BEHIND_BYTES: usize = 8 << 20;
 
 /// The keeper is gone.
 #[derive(Debug)]
 pub(super) struct Gone;
 
-#[derive(Default)]
 struct Behind {
     bytes: usize,
+    allowed: usize,
     gone: bool,
+}
+
+impl Default for Behind {
+    fn default() -> Self {
+        Self { bytes: 0, allowed: BEHIND_BYTES, gone: false }
+    }
 }
 
 #[derive(Default)]
@@ -71,7 +78,7 @@ impl Sender {
     pub(super) fn send(&self, work: Work) -> Result<(), Gone> {
         let bytes = work.bytes();
         let mut behind = self.shared.behind.lock();
-        while bytes > 0 && behind.bytes > 0 && behind.bytes + bytes > BEHIND_BYTES && !behind.gone {
+        while bytes > 0 && behind.bytes > 0 && behind.bytes + bytes > behind.allowed && !behind.gone {
             self.shared.less.wait(&mut behind);
         }
         behind.bytes += bytes;
@@ -95,6 +102,12 @@ impl Receiver {
     /// All senders are gone, or there is none yet.
     pub(super) fn recv_timeout(&self, longest: Duration) -> Result<Work, RecvTimeoutError> {
         self.work.recv_timeout(longest).map(|taken| self.took(taken))
+    }
+
+    /// From now on so much may wait.
+    pub(super) fn allow(&self, bytes: usize) {
+        self.shared.behind.lock().allowed = bytes.max(BEHIND_BYTES);
+        self.shared.less.notify_all();
     }
 
     fn took(&self, (work, bytes): (Work, usize)) -> Work {
@@ -139,6 +152,22 @@ mod tests {
         assert!(matches!(receiver.recv(), Ok(Work::Read(..))));
         assert!(matches!(receiver.recv_timeout(Duration::from_secs(60)), Ok(Work::Apply(_))));
         assert_eq!(receiver.shared.behind.lock().bytes, 0);
+    }
+
+    #[test]
+    fn more_may_wait_where_the_keeper_allows_it() {
+        let (sender, receiver) = lane();
+        receiver.allow(3 * BEHIND_BYTES);
+        for _ in 0..3 {
+            sender.send(batch(BEHIND_BYTES - 2)).unwrap();
+        }
+        let ahead = std::thread::spawn(move || sender.send(batch(BEHIND_BYTES)).is_ok());
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!ahead.is_finished());
+        receiver.allow(5 * BEHIND_BYTES);
+        assert!(ahead.join().unwrap());
+        receiver.allow(0);
+        assert_eq!(receiver.shared.behind.lock().allowed, BEHIND_BYTES);
     }
 
     #[test]
