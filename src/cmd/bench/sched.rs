@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::arrivals::{Arrivals, Begin};
 use super::load::{Until, drive, round};
-use super::target::{Call, Connection, Protocol, Target};
+use super::target::{Call, Connection, Target};
 use crate::api::value::ValueExt;
 use crate::util::clock::{Clock, SystemClock, rfc3339};
 
@@ -105,7 +105,7 @@ impl Workload {
 /// Makes nodes and pods, and prints the figure.
 pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     let target = Target::of_kubeconfig(&args.kubeconfig)?;
-    let mut connections = target.connect_many(args.connections as usize, Protocol::Http1).await?;
+    let mut connections = target.connect_as_clients(args.connections as usize).await?;
     let run = format!("{:x}", SystemClock.now().as_millisecond());
     let namespace = format!("orch-bench-{run}");
     let first = &mut connections[0];
@@ -123,14 +123,14 @@ pub(super) async fn run(args: Args) -> anyhow::Result<()> {
     until_usable(&mut connections[0], nodes as usize).await?;
     until_quiet(&mut connections[0]).await?;
     // Those that were idle meanwhile may have been closed.
-    connections = target.connect_many(args.connections as usize, Protocol::Http1).await?;
+    connections = target.connect_as_clients(args.connections as usize).await?;
 
     let want = args.pods as usize;
     let placed = format!("{core}/pods?watch=1&fieldSelector=spec.nodeName!%3D");
     if args.workload == Workload::Preemption {
         connections = fill(&target, connections, &placed, &core, nodes as usize).await?;
         until_quiet(&mut connections[0]).await?;
-        connections = target.connect_many(args.connections as usize, Protocol::Http1).await?;
+        connections = target.connect_as_clients(args.connections as usize).await?;
     }
     // From now on: those that fill the nodes have theirs already.
     let revision = connections[0].json(Call::get(format!("{core}/pods?limit=1"))).await?;

@@ -20,6 +20,8 @@ use tokio_rustls::TlsConnector;
 
 use crate::api::value::ValueExt;
 
+/// Requests that are in flight at once on one HTTP/2 connection, where there are several.
+const STREAMS: usize = 8;
 /// Bytes in flight on an HTTP/2 connection and on each of its streams.
 const WINDOW_BYTES: u32 = 16 << 20;
 
@@ -107,6 +109,19 @@ impl Target {
         }
         Ok(all)
     }
+
+    /// As many as asked for, of HTTP/2, some of which share a connection as the requests of a client program do.
+    pub(super) async fn connect_as_clients(&self, count: usize) -> anyhow::Result<Vec<Connection>> {
+        let mut all: Vec<Connection> = Vec::with_capacity(count);
+        for i in 0..count {
+            let shared = all.last().filter(|_| i % STREAMS != 0).and_then(Connection::another);
+            all.push(match shared {
+                Some(shared) => shared,
+                None => self.connect(Protocol::Http2).await?,
+            });
+        }
+        Ok(all)
+    }
 }
 
 enum Sender {
@@ -157,6 +172,16 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// The same one for another request at the same time; none of HTTP/1.
+    fn another(&self) -> Option<Self> {
+        match &self.sender {
+            Sender::Http1(_) => None,
+            Sender::Http2(sender) => {
+                Some(Self { authority: self.authority.clone(), sender: Sender::Http2(sender.clone()) })
+            }
+        }
+    }
+
     /// Sends a request; gives the head of the answer, and its body to be read.
     pub(super) async fn send(&mut self, call: Call) -> anyhow::Result<Response<Incoming>> {
         let mut request = Request::builder().method(call.method).header(ACCEPT, "application/json");
