@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::lab::{Lab, NODE, NODE6, OUTSIDE6, ip};
 use super::objects::Cluster;
-use super::{PATIENCE, Running, names};
+use super::{PATIENCE, Running, bridge_comes_back, names};
 
 const VIP4: &str = "10.43.0.80:80";
 const VIP6: &str = "[fd43::80]:80";
@@ -196,27 +196,6 @@ fn a_removed_ipv6_address_of_the_bridge_comes_back() {
     let lab = Lab::dual();
     let ((a, ..), (b, _, b6)) = (lab.dual_pod("a"), lab.dual_pod("b"));
     b.serve_tcp("b", 8080);
-    let (config, ns, shutdown) = (lab.config.clone(), lab.node.ns.try_clone().unwrap(), Shutdown::new());
-    let stop = shutdown.clone();
-    let keeper = std::thread::spawn(move || {
-        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        ns.run(|| runtime().block_on(orch::cni::run(config, stop)).unwrap()).unwrap();
-    });
-    let to = format!("[{b6}]:8080");
-    for removal in [&["addr", "del", "fd42:0:0:7::1/64", "dev", "orch0"][..], &["link", "del", "orch0"]] {
-        assert_eq!(a.ask_tcp(&to).unwrap().0, "b");
-        let end = Instant::now() + PATIENCE;
-        // The keeper may not watch yet when it is removed the first time: remove it until it is back by itself.
-        let mut restored = false;
-        while !restored {
-            assert!(Instant::now() < end, "it never came back: {removal:?}");
-            let _ = Command::new("ip").args(["-n", &lab.node.name]).args(removal).output();
-            let soon = Instant::now() + Duration::from_secs(2);
-            while !restored && Instant::now() < soon {
-                restored = a.ask_tcp(&to).is_ok_and(|(name, _)| name == "b");
-            }
-        }
-    }
-    shutdown.trigger();
-    keeper.join().unwrap();
+    let removals = [&["addr", "del", "fd42:0:0:7::1/64", "dev", "orch0"][..], &["link", "del", "orch0"]];
+    bridge_comes_back(&lab, &removals, &a, &format!("[{b6}]:8080"));
 }

@@ -333,16 +333,21 @@ fn a_removed_bridge_comes_back_with_its_pods() {
     let lab = Lab::new();
     let ((a, _), (b, b_ip)) = (lab.pod("a"), lab.pod("b"));
     b.serve_tcp("b", 8080);
+    let address = format!("{}/24", lab.config.net().gateway());
+    let removals = [&["link", "del", &lab.config.bridge][..], &["addr", "del", &address, "dev", &lab.config.bridge]];
+    bridge_comes_back(&lab, &removals, &a, &format!("{b_ip}:8080"));
+}
+
+/// Removes what `ip` is told to of the bridge, one after the other; each time `from` reaches pod `b` again.
+fn bridge_comes_back(lab: &Lab, removals: &[&[&str]], from: &Ns, to: &str) {
     let (config, ns, shutdown) = (lab.config.clone(), lab.node.ns.try_clone().unwrap(), Shutdown::new());
     let stop = shutdown.clone();
     let keeper = std::thread::spawn(move || {
         let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         ns.run(|| runtime().block_on(orch::cni::run(config, stop)).unwrap()).unwrap();
     });
-    let to = format!("{b_ip}:8080");
-    let address = format!("{}/24", lab.config.net().gateway());
-    for removal in [&["link", "del", &lab.config.bridge][..], &["addr", "del", &address, "dev", &lab.config.bridge]] {
-        assert_eq!(a.ask_tcp(&to).unwrap().0, "b");
+    for removal in removals {
+        assert_eq!(from.ask_tcp(to).unwrap().0, "b");
         let end = Instant::now() + PATIENCE;
         // The keeper may not watch yet when it is removed the first time: remove it until it is back by itself.
         let mut restored = false;
@@ -351,7 +356,7 @@ fn a_removed_bridge_comes_back_with_its_pods() {
             let _ = Command::new("ip").args(["-n", &lab.node.name]).args(removal).output();
             let soon = Instant::now() + Duration::from_secs(2);
             while !restored && Instant::now() < soon {
-                restored = a.ask_tcp(&to).is_ok_and(|(name, _)| name == "b");
+                restored = from.ask_tcp(to).is_ok_and(|(name, _)| name == "b");
             }
         }
     }
