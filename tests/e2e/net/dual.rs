@@ -6,7 +6,6 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use orch::util::tasks::Shutdown;
 use serde_json::{Value, json};
 
 use super::lab::{Lab, NODE, NODE6, OUTSIDE6, ip};

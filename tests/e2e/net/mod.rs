@@ -353,7 +353,7 @@ fn bridge_comes_back(lab: &Lab, removals: &[&[&str]], from: &Ns, to: &str) {
         let mut restored = false;
         while !restored {
             assert!(Instant::now() < end, "it never came back: {removal:?}");
-            let _ = Command::new("ip").args(["-n", &lab.node.name]).args(removal).output();
+            let _ = Command::new("ip").args(["-n", &lab.node.name]).args(*removal).output();
             let soon = Instant::now() + Duration::from_secs(2);
             while !restored && Instant::now() < soon {
                 restored = from.ask_tcp(to).is_ok_and(|(name, _)| name == "b");
