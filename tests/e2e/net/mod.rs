@@ -344,15 +344,25 @@ fn bridge_comes_back(lab: &Lab, removals: &[&[&str]], from: &Ns, to: &str) {
     let stop = shutdown.clone();
     let keeper = std::thread::spawn(move || {
         let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        ns.run(|| runtime().block_on(orch::cni::run(config, stop)).unwrap()).unwrap();
+        // As a node does: from the beginning when something went away in its hands.
+        let keep = async {
+            while orch::cni::setup(&config).await.is_err()
+                || orch::cni::run(config.clone(), stop.clone()).await.is_err()
+            {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        ns.run(|| runtime().block_on(keep)).unwrap();
     });
     for removal in removals {
         assert_eq!(from.ask_tcp(to).unwrap().0, "b");
         let end = Instant::now() + PATIENCE;
-        // The keeper may not watch yet when it is removed the first time: remove it until it is back by itself.
+        // The keeper may not watch yet when it is removed the first time: what nobody put back is put back here, and removed
+        // again, until it is back by itself.
         let mut restored = false;
         while !restored {
             assert!(Instant::now() < end, "it never came back: {removal:?}");
+            let _ = lab.node.block_on(|| orch::cni::setup(&lab.config));
             let _ = Command::new("ip").args(["-n", &lab.node.name]).args(*removal).output();
             let soon = Instant::now() + Duration::from_secs(2);
             while !restored && Instant::now() < soon {
