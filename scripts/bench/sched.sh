@@ -5,7 +5,8 @@
 #   scripts/bench/sched.sh [--profile release|quick] [--binary FILE] [--nodes N] [--pods N]
 #
 # Nodes are objects without kubelets. Server, clients and scheduler share the machine's cores, and making the pods is in
-# the figures: 32 requests at a time, eight on each HTTP/2 connection, as client programs send them. One line of JSON each; budgets: 5000, 3000, 2000, 1000 and 1000 in a second.
+# the figures: 32 requests at a time, eight on each HTTP/2 connection, as client programs send them. One line of JSON each;
+# budgets: 5000, 3000, 2000, 1000 and 1000 in a second.
 nodes=5000 pods=5000 port=16448
 . "$(dirname "$0")/large.sh"
 
