@@ -107,7 +107,7 @@ impl Edit {
     fn find(&self, path: &[&str]) -> Option<Range<usize>> {
         let Some((first, rest)) = path.split_first() else { return Some(0..self.text.len()) };
         let member = self.members.iter().find(|m| &self.text[m.name.clone()] == first.as_bytes())?;
-        rest.iter().try_fold(member.value.clone(), |outer, name| scan::member(&self.text, outer.start, name))
+        scan::below(&self.text, member.value.clone(), rest)
     }
 
     fn splice(&mut self, range: Range<usize>, with: &str) {

@@ -204,7 +204,7 @@ impl Object {
 
     /// The text of what stands at a path of members; none where there is nothing. Nothing is decoded.
     pub fn raw(&self, path: &[&str]) -> Option<&[u8]> {
-        Some(&self.json[scan::at(&self.json, path)?])
+        Some(&self.json[scan::below(&self.json, 0..self.json.len(), path)?])
     }
 
     /// The body as if it had nothing but what stands at a path of members: for who needs a little of many objects.

@@ -78,9 +78,9 @@ pub fn member(json: &[u8], at: usize, name: &str) -> Option<Range<usize>> {
     members(json, at).find(|m| &json[m.name.clone()] == name.as_bytes()).map(|m| m.value)
 }
 
-/// The value at the end of a path of members, from the object that is the whole text.
-pub fn at(json: &[u8], path: &[&str]) -> Option<Range<usize>> {
-    path.iter().try_fold(0..json.len(), |outer, name| member(json, outer.start, name))
+/// The value at the end of a path of members, from the value at `from` on.
+pub fn below(json: &[u8], from: Range<usize>, path: &[&str]) -> Option<Range<usize>> {
+    path.iter().try_fold(from, |outer, name| member(json, outer.start, name))
 }
 
 /// Where the value of a member of the object at `at` starts. Nothing behind that is looked at.

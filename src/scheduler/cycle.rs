@@ -15,6 +15,7 @@ use super::scores::Kept;
 const MIN_FEASIBLE: usize = 100;
 /// The smallest part of a large cluster that is looked at, in percent.
 const MIN_PERCENT: usize = 5;
+
 /// Who refuses a node, and why.
 pub type Refused = (&'static str, Refusal);
 /// What a node says to a pod: nothing, or who refuses it and why.
