@@ -139,7 +139,8 @@ fn host_names(pool: &Pool) -> impl Iterator<Item = String> {
     pool.reserved().values().map(|r| link::host_name(&r.container, &r.interface))
 }
 
-/// Restores table and bridge when somebody removes them, until told to stop.
+/// Restores table and bridge when somebody removes them, until told to stop. An error, of something that went in its hands
+/// for one, is for who began it: from [`setup`] on it is done again.
 pub async fn run(config: CniConfig, shutdown: Shutdown) -> Result<()> {
     tokio::try_join!(keep_table(&config, &shutdown), keep_bridge(&config, &shutdown)).map(drop)
 }
@@ -148,25 +149,29 @@ pub async fn run(config: CniConfig, shutdown: Shutdown) -> Result<()> {
 async fn keep_bridge(config: &CniConfig, shutdown: &Shutdown) -> Result<()> {
     let net = config.net();
     let mut watch = link::BridgeWatch::new(&net).await?;
-    while let Some(lost) = shutdown.or(watch.lost()).await {
-        tracing::warn!("somebody removed bridge {} or its address; making it again", net.bridge);
-        if lost.is_err() {
-            watch = link::BridgeWatch::new(&net).await?;
-        }
+    loop {
+        // Also at first: it may have gone since it was made, before anybody watched.
         let pool = Pool::lock(&net).await?;
         link::ensure_bridge(&net).await?;
         if let Some(services) = config.service_cidr {
             link::ensure_service_routes(&net, services).await?;
         }
         link::plug_in_again(&net, &host_names(&pool).collect::<Vec<_>>()).await?;
+        drop(pool);
+        let Some(lost) = shutdown.or(watch.lost()).await else { return Ok(()) };
+        tracing::warn!("somebody removed bridge {} or its address; making it again", net.bridge);
+        if lost.is_err() {
+            watch = link::BridgeWatch::new(&net).await?;
+        }
     }
-    Ok(())
 }
 
 async fn keep_table(config: &CniConfig, shutdown: &Shutdown) -> Result<()> {
     let net = config.net();
     let watch = async || Watch::new(&net.table).await.map_err(|e| Error::network("watch nftables", e));
     let mut events = watch().await?;
+    // It may have gone before anybody watched.
+    nat::ensure(&net, Pool::lock(&net).await?.reserved()).await?;
     while let Some(event) = shutdown.or(events.next()).await {
         if event.is_err() {
             events = watch().await?;
