@@ -181,3 +181,21 @@ pub async fn lifecycle(api: Api) {
     api.gone("jobs/twins").await;
     api.until_pods("they go with it", "twins", <[_]>::is_empty).await;
 }
+
+/// "[sig-apps] Job should adopt matching orphans and release non-matching pods"
+pub async fn adopts_and_releases(api: Api) {
+    api.create("jobs", job("kept", "sleep 1000", json!({"parallelism": 2, "completions": 2}))).await;
+    let pods = api.until_pods("both run", "kept", |pods| pods.len() == 2 && pods.iter().all(ready)).await;
+    let (path, owner) =
+        (format!("pods/{}", name(&pods[0])), |p: &Value| p["metadata"]["ownerReferences"][0]["uid"].clone());
+    let orphan = api.patch(&path, json!({"metadata": {"ownerReferences": null}})).await;
+    assert_eq!(orphan["metadata"].get("ownerReferences"), None);
+    api.until("it is adopted again", &path, |p| owner(p) == owner(&pods[0])).await;
+    api.patch(&path, json!({"metadata": {"labels": null}})).await;
+    let is_free = |p: &Value| ["ownerReferences", "finalizers"].iter().all(|list| p["metadata"].get(list).is_none());
+    api.until("it is let go, and nothing holds it", &path, is_free).await;
+    let now = api.until_pods("another takes its place", "kept", |pods| pods.len() == 2 && pods.iter().all(ready)).await;
+    assert!(now.iter().all(|p| name(p) != name(&pods[0])) && now.iter().any(|p| name(p) == name(&pods[1])), "{now:?}");
+    api.delete(&path).await;
+    api.delete("jobs/kept").await;
+}

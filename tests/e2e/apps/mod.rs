@@ -57,7 +57,13 @@ const SCENARIOS: &[&[Scenario]] = &[
         daemons::roll_out_and_back,
         daemons::revisions,
     ],
-    scenarios![jobs::success_policies, jobs::failure_policies, jobs::restarted_in_place, jobs::lifecycle],
+    scenarios![
+        jobs::success_policies,
+        jobs::failure_policies,
+        jobs::restarted_in_place,
+        jobs::lifecycle,
+        jobs::adopts_and_releases
+    ],
     scenarios![cron::concurrency, cron::suspended, cron::missed, cron::operations, disruption::budgets],
     scheduling::SCENARIOS,
     serving::SCENARIOS,
