@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use crate::cni::overlay::Backend;
@@ -35,6 +36,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// All networks that are the cluster's own: of pods and of Services.
+    pub fn networks(&self) -> Vec<IpNet> {
+        self.cluster_cidr.iter().chain(self.service_cidr.iter()).collect()
+    }
+
     /// The ConfigMap; with the CA of clients, by which a node's server knows them.
     pub fn to_config_map(&self, client_ca_pem: &str) -> Value {
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME, "namespace": NAMESPACE}, "data": {

@@ -149,8 +149,7 @@ impl NodeFlags {
 
     /// The node's address, seen from `peer` where that is known, and its changes.
     pub fn address(&self, peer: Option<IpAddr>, cluster: &Cluster, data_dir: &Path) -> Address {
-        let inner = cluster.cluster_cidr.iter().chain(cluster.service_cidr.iter()).collect();
-        Address::new(self.node_ip.map(|ips| ips.first), peer, inner, data_dir.join("address"))
+        Address::new(self.node_ip.map(|ips| ips.first), peer, cluster.networks(), data_dir.join("address"))
     }
 
     /// All that the node's parts are told.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::{Ipv4Net, Ipv6Net};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tokio::net::TcpListener;
@@ -262,10 +262,8 @@ fn families_of(subnet: Networks, cluster: &Cluster) -> (Networks, Networks) {
 
 /// The addresses that a node tells of: its address, and one of IPv6 where the cluster has that and the machine has one.
 fn addresses(first: IpAddr, second: &mut Option<Ipv6Addr>, config: &NodeConfig) -> Vec<String> {
-    let (pods, services) = (config.cluster.cluster_cidr, config.cluster.service_cidr);
-    let inner: Vec<IpNet> = pods.iter().chain(services.iter()).collect();
-    let found = || address::ipv6_beside(first, *second, &inner);
-    *second = pods.v6.and_then(|_| config.second_address.or_else(found));
+    let found = || address::ipv6_beside(first, *second, &config.cluster.networks());
+    *second = config.cluster.cluster_cidr.v6.and_then(|_| config.second_address.or_else(found));
     std::iter::once(first).chain(second.map(IpAddr::V6)).map(|a| a.to_string()).collect()
 }
 
@@ -326,7 +324,7 @@ async fn network(
     let dns_config = dns::Config {
         listen: vec![SocketAddr::from((gateway, DNS_PORT))],
         domain: config.cluster.cluster_domain.clone(),
-        networks: config.cluster.cluster_cidr.iter().chain(config.cluster.service_cidr.iter()).collect(),
+        networks: config.cluster.networks(),
         upstreams: dns::forward::Upstreams::host(),
     };
     let serve_dns = config.cluster.serve_dns;

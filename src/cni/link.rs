@@ -281,7 +281,7 @@ pub async fn is_attached(config: &NetConfig, netns: &str, interface: &str, addre
     }
     let addresses = conn.get_addresses_by_name(interface).await.map_err(failed)?;
     let has = |wanted: IpAddr| addresses.iter().any(|a| a.address().is_some_and(|found| *found == wanted));
-    Ok([Family::V4, Family::V6].into_iter().filter_map(|f| config.address_of(f, address)).all(has))
+    Ok(Family::ALL.into_iter().filter_map(|f| config.address_of(f, address)).all(has))
 }
 
 #[cfg(test)]
