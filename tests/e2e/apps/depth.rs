@@ -16,6 +16,7 @@ pub const SCENARIOS: &[Scenario] = scenarios![
     claims_of_pods_and_volumes_by_hand,
     a_namespace_goes_in_order,
     the_nearest_pod_answers,
+    endpoints_by_hand_are_mirrored,
     others_manage_jobs,
     roles_of_roles,
 ];
@@ -262,6 +263,39 @@ async fn a_namespace_goes_in_order(api: Api) {
     assert_eq!((code, &refusal["details"]["causes"][0]["reason"]), (403, &json!("NamespaceTerminating")));
     api.patch(&format!("{path}/pods/held"), json!({"metadata": {"finalizers": null}})).await;
     api.gone(&path).await;
+}
+
+/// Endpoints that somebody writes for a Service that selects nothing: an EndpointSlice has them, clients come to them, and it
+/// follows them to their end.
+async fn endpoints_by_hand_are_mirrored(api: Api) {
+    api.create("pods", pod("behind", &[])).await;
+    let behind = api.until("it serves", "pods/behind", ready).await;
+    let port = json!({"port": 8080});
+    let ends = |ips: &[&Value]| {
+        let addresses: Vec<Value> = ips.iter().map(|ip| json!({"ip": ip})).collect();
+        json!([{"addresses": addresses, "ports": [port]}])
+    };
+    let ip = &behind["status"]["podIP"];
+    api.create("services", json!({"metadata": {"name": "outside"}, "spec": {"ports": [{"port": 80}]}})).await;
+    let path = format!("/api/v1/namespaces/{}/endpoints", api.namespace);
+    api.create(&path, json!({"metadata": {"name": "outside"}, "subsets": ends(&[ip])})).await;
+    let slices = format!("/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices", api.namespace);
+    let manager = "endpointslicemirroring-controller.k8s.io";
+    let is_mirror = |list: &Value, ips: &[&Value]| {
+        let slice = &list["items"][0];
+        let listed = slice["endpoints"].as_array().map(Vec::as_slice).unwrap_or_default();
+        slice["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"] == manager
+            && listed.iter().map(|end| &end["addresses"][0]).eq(ips.iter().copied())
+    };
+    api.until("they are mirrored", &slices, |list| is_mirror(list, &[ip])).await;
+    api.create("jobs", job("asks", &format!("until {}; do sleep 0.2; done", answers("outside", "behind")), json!({})))
+        .await;
+    api.until("a client comes to them", "jobs/asks", |j| condition(j, "Complete") == "True").await;
+    let more = "192.0.2.7".into();
+    api.patch(&format!("{path}/outside"), json!({"subsets": ends(&[ip, &more])})).await;
+    api.until("there is another", &slices, |list| is_mirror(list, &[ip, &more])).await;
+    api.delete(&format!("{path}/outside")).await;
+    api.until("nothing is left", &slices, |list| list["items"].as_array().is_some_and(Vec::is_empty)).await;
 }
 
 /// A Service that prefers pods of the client's node: the slices say which, and clients on the node come to no other.
