@@ -347,9 +347,20 @@ fn a_node_without_a_server(cluster: &mut Cluster, a: &mut Agent) {
     }
 }
 
+const SERVERS_LEASES: &str = "apiserver.kubernetes.io/identity=kube-apiserver";
+const LEASE_OF_A_DEAD_SERVER: &str = "apiVersion: coordination.k8s.io/v1
+kind: Lease
+metadata:
+  name: apiserver-gone
+  namespace: kube-system
+  labels: {apiserver.kubernetes.io/identity: kube-apiserver}
+spec: {holderIdentity: gone, leaseDurationSeconds: 3600, renewTime: '2020-01-01T00:00:00.000000Z'}
+";
+
 fn a_server_comes_back(cluster: &mut Cluster, a: &Agent) {
     let token = cluster.ctl(&["token", "create"]).stdout.trim().to_owned();
     let address = cluster.k(&["get", "pod", "on-a", "-o", "jsonpath={.status.podIP}"]);
+    cluster.apply(LEASE_OF_A_DEAD_SERVER);
     cluster.end_server(Signal::SIGKILL);
     let began = Instant::now();
     let asked = a.machine.run(|| http_get(&format!("{address}:8080"), "/"));
@@ -369,6 +380,11 @@ fn a_server_comes_back(cluster: &mut Cluster, a: &Agent) {
     cluster.apply(&pod("later", "a"));
     cluster.k(&["wait", "--for=condition=Ready", "pod/later", "--timeout=80s"]);
     assert_eq!(cluster.field("pod", "on-a", "/status/containerStatuses/0/restartCount"), 0);
+    cluster.eventually("the lease of a server that is no more goes, its own stays", || {
+        let leases =
+            cluster.kubectl(&["get", "leases", "-n", "kube-system", "-o", "name", "-l", SERVERS_LEASES]).stdout;
+        leases.lines().count() == 1 && !leases.contains("apiserver-gone")
+    });
     // A token that was revoked stays so.
     assert!(!cluster.ctl(&["token", "list"]).stdout.lines().any(|l| l.starts_with("server ")));
 }
