@@ -149,6 +149,11 @@ impl Status {
         Self::new(Reason::Forbidden, message).with_object(group, resource, name)
     }
 
+    /// True when one of its causes has this reason. Upstream's `HasStatusCause`.
+    pub fn has_cause(&self, reason: &str) -> bool {
+        self.details.items_at("/causes").iter().any(|c| c["reason"] == *reason)
+    }
+
     /// 422 with all causes. `kind` is the kind's name.
     pub fn invalid(group: &str, kind: &str, name: &str, causes: Vec<Cause>) -> Box<Self> {
         let texts: Vec<String> = causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
@@ -250,5 +255,6 @@ mod tests {
         let s = Status::invalid("", "Pod", "p", vec![cause("a"), cause("b")]);
         assert_eq!(s.message, "Pod \"p\" is invalid: [a: Required value, b: Required value]");
         assert_eq!(s.to_value()["details"]["causes"].as_array().unwrap().len(), 2);
+        assert!(s.has_cause("FieldValueRequired") && !s.has_cause("FieldValueInvalid"));
     }
 }

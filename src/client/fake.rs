@@ -28,6 +28,7 @@ pub struct FakeApi {
     on_change: Box<OnChange>,
     /// `creationTimestamp` of what is created.
     pub now: Mutex<String>,
+    refusals: Mutex<Vec<(String, Box<Status>)>>,
 }
 
 #[derive(Default)]
@@ -48,7 +49,12 @@ impl FakeApi {
     /// Empty. `on_change` hears of every object after a change, and whether it is gone.
     pub fn new(on_change: impl Fn(&Res, &Value, bool) + Send + Sync + 'static) -> Arc<Self> {
         let now = Mutex::new("2026-01-01T00:00:00Z".to_owned());
-        Arc::new(Self { state: Mutex::default(), on_change: Box::new(on_change), now })
+        Arc::new(Self { state: Mutex::default(), on_change: Box::new(on_change), now, refusals: Mutex::default() })
+    }
+
+    /// Answers requests that begin so, as `POST /api/v1/…`, with `why` from now on.
+    pub fn refuse(&self, request: &str, why: Box<Status>) {
+        self.refusals.lock().push((request.to_owned(), why));
     }
 
     /// A client of it.
@@ -110,6 +116,10 @@ impl FakeApi {
         let mut state = self.state.lock();
         if method != Method::GET {
             state.log.push(format!("{method} {path}"));
+        }
+        let request = format!("{method} {path}");
+        if let Some((_, why)) = self.refusals.lock().iter().find(|(begin, _)| request.starts_with(begin)) {
+            return Err(why.clone());
         }
         let object_path = target.res.object(&target.namespace, &target.name, None);
         let missing = || Status::not_found(&target.res.group, &target.res.plural, &target.name);

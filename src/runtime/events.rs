@@ -182,6 +182,12 @@ impl Recorder {
 }
 
 impl EventWriter {
+    /// What recorders said and nobody has written, as `Reason: message`.
+    #[cfg(test)]
+    pub fn unwritten(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.queue.try_recv().ok()).map(|e| format!("{}: {}", e.reason, e.message)).collect()
+    }
+
     /// Writes events until the shutdown, or until the last recorder is gone.
     pub async fn run(mut self, shutdown: Shutdown) {
         self.client = self.client.blind();

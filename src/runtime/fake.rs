@@ -116,6 +116,18 @@ impl Cluster {
         reconciler.reconcile(&ObjectKey::new(ns, name), &self.cx()).await
     }
 
+    /// The same, with the events that it made, as `Reason: message`.
+    pub async fn reconcile_and_hear(
+        &self,
+        reconciler: &dyn Reconciler,
+        ns: &str,
+        name: &str,
+    ) -> (Result<Requeue, Error>, Vec<String>) {
+        let (cx, mut writer) = self.cx_and_events();
+        let outcome = reconciler.reconcile(&ObjectKey::new(ns, name), &cx).await;
+        (outcome, writer.unwritten())
+    }
+
     /// Runs what `run` makes of a context and a shutdown until `done` says so; a test that hangs fails.
     pub async fn until<F, Fut>(&self, run: F, done: impl Fn(&Self) -> bool)
     where

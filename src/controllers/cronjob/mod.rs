@@ -158,7 +158,7 @@ async fn start(cx: &Cx, object: &Arc<Object>, cron: &Value, at: Timestamp, zone:
             made
         }
         Err(error) => {
-            if error.details.items_at("/causes").iter().all(|c| c["reason"] != "NamespaceTerminating") {
+            if !error.has_cause("NamespaceTerminating") {
                 cx.events.warning(object, "FailedCreate", format!("Error creating job: {error}"));
             }
             return Err(error.into());
