@@ -47,17 +47,23 @@ pub struct Rule<'a> {
     selector: &'a Selector,
     finalizer: Option<&'a str>,
     fits: fn(&Object, &Object) -> bool,
+    counts: fn(&Object) -> bool,
 }
 
 impl<'a> Rule<'a> {
     /// All that a selector matches.
     pub fn of(selector: &'a Selector) -> Self {
-        Self { selector, finalizer: None, fits: |_, _| true }
+        Self { selector, finalizer: None, fits: |_, _| true, counts: |_| true }
     }
 
     /// What is adopted gets this finalizer, what is released loses it.
     pub fn with_finalizer(self, finalizer: &'a str) -> Self {
         Self { finalizer: Some(finalizer), ..self }
+    }
+
+    /// What `counts` does not say of an object is passed over: neither given back nor adopted nor released.
+    pub fn among(self, counts: fn(&Object) -> bool) -> Self {
+        Self { counts, ..self }
     }
 
     /// Only what `fits` says of an owner and an orphan is adopted.
@@ -116,6 +122,7 @@ pub async fn claim_by(
         candidates.arrange_by(|a, b| a.meta.name.cmp(&b.meta.name));
         candidates.dedup_by(|a, b| a.meta.uid == b.meta.uid);
     }
+    candidates.retain(|o| (rule.counts)(o));
     let mut claim = sort(owner, selector, candidates);
     for orphan in claim.adopt {
         let mut patch = json!({"metadata": {"uid": orphan.meta.uid, "resourceVersion": orphan.revision.to_string(),

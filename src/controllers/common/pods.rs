@@ -9,8 +9,8 @@ use super::conditions;
 use crate::api::object::Object;
 use crate::api::value::ValueExt;
 
-/// Names made from a prefix are at most so long before the random part; upstream's `MaxGeneratedNameLength`.
-const PREFIX_MAX: usize = 58;
+/// Longest name of a pod, bytes; a prefix of names is one as well.
+const NAME_MAX: usize = 253;
 
 /// Where a pod stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -47,6 +47,8 @@ pub struct PodView {
     pub node: String,
     /// Most restarts of any of its containers.
     pub restarts: i64,
+    /// Most restarts of any of its sidecars.
+    pub sidecar_restarts: i64,
     /// `controller.kubernetes.io/pod-deletion-cost`.
     pub cost: i32,
     /// How many pods of related owners run on its node.
@@ -61,6 +63,10 @@ impl PodView {
             .filter(|c| c.str_at("/status") == Some("True"))
             .map(|c| time(c.str_at("/lastTransitionTime")).unwrap_or(Timestamp::UNIX_EPOCH));
         let restarts = value.items_at("/status/containerStatuses").iter().filter_map(|c| c.int_at("/restartCount"));
+        let inits = value.items_at("/spec/initContainers");
+        let is_sidecar =
+            |c: &&Value| inits.iter().any(|i| i["name"] == c["name"] && i.str_at("/restartPolicy") == Some("Always"));
+        let sidecars = value.items_at("/status/initContainerStatuses").iter().filter(is_sidecar);
         Self {
             name: pod.meta.name.clone(),
             uid: pod.meta.uid.clone(),
@@ -70,6 +76,7 @@ impl PodView {
             deleting: pod.is_deleting(),
             node: value.str_at("/spec/nodeName").unwrap_or_default().to_owned(),
             restarts: restarts.max().unwrap_or(0),
+            sidecar_restarts: sidecars.filter_map(|c| c.int_at("/restartCount")).max().unwrap_or(0),
             cost: value
                 .str_at("/metadata/annotations/controller.kubernetes.io~1pod-deletion-cost")
                 .and_then(|c| c.parse().ok())
@@ -81,6 +88,11 @@ impl PodView {
     /// Not ended and not being deleted.
     pub fn is_active(&self) -> bool {
         !self.has_ended() && !self.deleting
+    }
+
+    /// Being deleted, and not yet ended.
+    pub fn is_terminating(&self) -> bool {
+        self.deleting && !self.has_ended()
     }
 
     /// Ended, well or badly.
@@ -109,18 +121,21 @@ fn phase(pod: &Value) -> Phase {
     }
 }
 
+/// As [`PodView::is_active`], without decoding the pod.
+pub fn is_active(pod: &Object) -> bool {
+    !pod.is_deleting() && !matches!(pod.text_at("/status/phase").as_str(), "Succeeded" | "Failed")
+}
+
 /// An RFC 3339 time.
 pub fn time(text: Option<&str>) -> Option<Timestamp> {
     text.and_then(|t| t.parse().ok())
 }
 
-/// A pod from a template, owned; its name is made by the server from the owner's.
+/// A pod from a template, owned; its name is made by the server from the owner's, and shortened there.
+/// Rule: upstream `getPodsPrefix`.
 pub fn from_template(template: &Value, owner_name: &str, owner: Value) -> Value {
-    let mut prefix = format!("{owner_name}-");
-    if prefix.len() > PREFIX_MAX {
-        prefix.truncate(PREFIX_MAX - 1);
-        prefix.push('-');
-    }
+    let dash = if owner_name.len() < NAME_MAX { "-" } else { "" };
+    let prefix = format!("{owner_name}{dash}");
     let mut metadata = json!({"generateName": prefix, "ownerReferences": [owner]});
     for key in ["labels", "annotations", "finalizers"] {
         if let Some(v) = template.get_at("/metadata").and_then(|m| m.get(key)).filter(|v| !v.is_null()) {
@@ -151,10 +166,38 @@ mod tests {
     #[test]
     fn pods_take_labels_and_owner_from_their_template() {
         let template = json!({"metadata": {"labels": {"a": "b"}, "name": "ignored"}, "spec": {"x": 1}});
-        let pod = from_template(&template, &"n".repeat(80), json!({"uid": "u"}));
+        let pod = from_template(&template, "web", json!({"uid": "u"}));
         assert_eq!(pod["metadata"]["labels"], json!({"a": "b"}));
-        assert_eq!(pod["metadata"]["generateName"].as_str().unwrap().len(), PREFIX_MAX);
+        assert_eq!(pod["metadata"]["generateName"], "web-");
         assert!(pod["metadata"].get("name").is_none());
         assert_eq!(pod["spec"]["x"], 1);
+    }
+
+    #[test_case(80, 81; "the server shortens it")]
+    #[test_case(252, 253; "as long as a name may be")]
+    #[test_case(253, 253; "no room for the dash")]
+    fn prefixes_of_names(owner: usize, want: usize) {
+        let pod = from_template(&json!({"spec": {}}), &"n".repeat(owner), json!({}));
+        assert_eq!(pod["metadata"]["generateName"].as_str().map(str::len), Some(want));
+    }
+
+    #[test]
+    fn restarts_of_sidecars_are_counted_apart() {
+        let pod = json!({"metadata": {"name": "a"},
+            "spec": {"initContainers": [{"name": "once"}, {"name": "beside", "restartPolicy": "Always"}]},
+            "status": {"containerStatuses": [{"name": "main", "restartCount": 1}],
+                "initContainerStatuses": [{"name": "once", "restartCount": 9}, {"name": "beside", "restartCount": 4}]}});
+        let view = PodView::new(&Object::from_value(&pod, &[]));
+        assert_eq!((view.restarts, view.sidecar_restarts), (1, 4));
+    }
+
+    #[test_case(json!({"status": {"phase": "Running"}}), true)]
+    #[test_case(json!({}), true; "not seen by its node yet")]
+    #[test_case(json!({"status": {"phase": "Failed"}}), false)]
+    #[test_case(json!({"status": {"phase": "Succeeded"}}), false)]
+    #[test_case(json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}), false; "going")]
+    fn active_without_decoding(pod: Value, want: bool) {
+        let object = Object::from_value(&pod, &[]);
+        assert_eq!((is_active(&object), PodView::new(&object).is_active()), (want, want));
     }
 }

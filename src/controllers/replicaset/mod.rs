@@ -11,12 +11,13 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use self::plan::{Failure, Wanted};
+use self::plan::{Beside, Failure, Wanted};
 use crate::api::meta::labels::Selector;
 use crate::api::object::{Object, ObjectKey};
 use crate::api::status::Status;
 use crate::api::value::ValueExt;
 use crate::client::{DeleteOptions, Res, res};
+use crate::controllers::common::claim::Rule;
 use crate::controllers::common::pods::{self, PodView};
 use crate::controllers::common::{batch, claim, status};
 use crate::runtime::reconciler::MapFn;
@@ -28,6 +29,9 @@ struct Row {
     res: &'static Res,
     selector: fn(&Value) -> Result<Selector, Error>,
     orphans: MapFn,
+    /// Others with the same controller count as related, and pods that are going are reported. Upstream looks at
+    /// ReplicationControllers through the eyes of ReplicaSets, which see neither.
+    is_set: bool,
 }
 
 static REPLICA_SET: Row = Row {
@@ -35,6 +39,7 @@ static REPLICA_SET: Row = Row {
     res: &res::REPLICA_SETS,
     selector: claim::label_selector,
     orphans: |pod, cx| owners_of_orphan(&REPLICA_SET, pod, cx),
+    is_set: true,
 };
 
 static REPLICATION_CONTROLLER: Row = Row {
@@ -42,6 +47,7 @@ static REPLICATION_CONTROLLER: Row = Row {
     res: &res::REPLICATION_CONTROLLERS,
     selector: |owner| Ok(Selector::from_map(&owner["spec"]["selector"])),
     orphans: |pod, cx| owners_of_orphan(&REPLICATION_CONTROLLER, pod, cx),
+    is_set: false,
 };
 
 /// Owners that could adopt a pod that has none.
@@ -86,15 +92,17 @@ impl Reconciler for Replicas {
         let Some(owner) = cx.get(self.0.res, key) else { return Ok(Requeue::Never) };
         let value = owner.value();
         let selector = (self.0.selector)(&value)?;
-        let pods = claim::claim(cx, self.0.res, &owner, &selector, &res::PODS).await?;
+        // What has ended or is going is neither adopted nor let go. Rule: upstream's `FilterActivePods` before `claimPods`.
+        let rule = Rule::of(&selector).among(pods::is_active);
+        let pods = claim::claim_by(cx, self.0.res, &owner, &res::PODS, rule).await?;
         let wanted = Wanted::new(&owner, &value);
         let mut views = pods::views(&pods);
-        if views.iter().filter(|p| p.is_active()).count() as i64 > wanted.replicas {
+        if self.0.is_set && views.len() as i64 > wanted.replicas {
             count_crowds(cx, self.0.res, &owner, &mut views);
         }
         let now = cx.now();
         let outcome = self.act(cx, &owner, &value, &plan::plan(&wanted, &views, now), &pods).await;
-        self.report(cx, &owner, &value, &wanted, outcome.as_ref().err(), now).await?;
+        self.report(cx, &owner, &value, &selector, &wanted, outcome.as_ref().err(), now).await?;
         if let Err((_, error)) = outcome {
             return Err(error);
         }
@@ -117,8 +125,11 @@ impl Replicas {
             create_pod(cx, owner, pods::from_template(template, &owner.meta.name, reference.clone()))
         })
         .await;
-        if let Some(error) = error {
-            return Err((Failure::Create(error.message.clone()), error.into()));
+        match error {
+            // There is nothing to be done and nothing to be told: what is there goes with its namespace.
+            Some(error) if error.has_cause("NamespaceTerminating") => return Ok(()),
+            Some(error) => return Err((Failure::Create(error.message.clone()), error.into())),
+            None => {}
         }
         let mut deletions = Vec::with_capacity(plan.delete.len());
         for pod in pods {
@@ -134,11 +145,13 @@ impl Replicas {
     }
 
     /// Counts again, after the deed: the listers know of it already.
+    #[allow(clippy::too_many_arguments)] // one pass's knowledge
     async fn report(
         &self,
         cx: &Cx,
         owner: &Arc<Object>,
         value: &Value,
+        selector: &Selector,
         wanted: &Wanted,
         failed: Option<&(Failure, Error)>,
         now: Timestamp,
@@ -146,23 +159,26 @@ impl Replicas {
         let pods = cx.lister(&res::PODS).by_index("owner", &owner.meta.uid);
         let views = pods::views(&pods);
         let labels = Selector::from_map(&value["spec"]["template"]["metadata"]["labels"]);
-        let labelled = pods.iter().zip(&views).filter(|(p, v)| v.is_active() && labels.matches(|k| p.meta.label(k)));
-        let labelled = labelled.count();
-        let new = plan::status(value.get("status"), wanted, &views, labelled, failed.map(|(f, _)| f), now);
+        let count = |holds: fn(&PodView) -> bool, labels: &Selector| {
+            pods.iter().zip(&views).filter(|(p, v)| holds(v) && labels.matches(|k| p.meta.label(k))).count()
+        };
+        let beside = Beside {
+            labelled: count(PodView::is_active, &labels),
+            terminating: self.0.is_set.then(|| count(PodView::is_terminating, selector)),
+        };
+        let new = plan::status(value.get("status"), wanted, &views, &beside, failed.map(|(f, _)| f), now);
         let Some(fresh) = cx.get(self.0.res, &ObjectKey::from(&owner.meta)) else { return Ok(()) };
         status::write(cx, self.0.res, &fresh, new).await.map(drop)
     }
 }
 
-/// For each pod, how many pods of owners with the same controller are on its node.
+/// For each pod, how many pods of owners with the same controller are on its node; nothing is counted without a controller.
 /// Rule: upstream `getIndirectlyRelatedPods`.
 fn count_crowds(cx: &Cx, res: &Res, owner: &Object, views: &mut [PodView]) {
+    let Some(controller) = owner.meta.controller() else { return };
     let pods = cx.lister(&res::PODS);
-    let related = match owner.meta.controller() {
-        None => vec![owner.meta.uid.clone()],
-        Some(c) => cx.lister(res).by_index("owner", &c.uid).iter().map(|o| o.meta.uid.clone()).collect(),
-    };
-    let all: Vec<PodView> = related.iter().flat_map(|uid| pods::views(&pods.by_index("owner", uid))).collect();
+    let related = cx.lister(res).by_index("owner", &controller.uid);
+    let all: Vec<PodView> = related.iter().flat_map(|o| pods::views(&pods.by_index("owner", &o.meta.uid))).collect();
     for view in views {
         view.crowd = all.iter().filter(|p| p.is_active() && p.node == view.node).count();
     }
@@ -178,8 +194,7 @@ pub async fn create_pod(cx: &Cx, owner: &Arc<Object>, pod: Value) -> Result<Valu
         }
         Err(error) => {
             // A namespace on its way out refuses everything; there is nothing to tell.
-            let going = error.details.items_at("/causes").iter().any(|c| c["reason"] == "NamespaceTerminating");
-            if !going {
+            if !error.has_cause("NamespaceTerminating") {
                 cx.events.warning(owner, "FailedCreate", format!("Error creating: {error}"));
             }
             Err(error)
@@ -191,10 +206,11 @@ pub async fn create_pod(cx: &Cx, owner: &Arc<Object>, pod: Value) -> Result<Valu
 pub async fn delete_pod(cx: &Cx, owner: &Arc<Object>, pod: &Arc<Object>) -> Result<(), Box<Status>> {
     let (ns, name) = (&pod.meta.namespace, &pod.meta.name);
     match crate::client::optional(cx.client.delete(&res::PODS, ns, name, &DeleteOptions::of_uid(&pod.meta.uid)).await) {
-        Ok(_) => {
+        Ok(Some(_)) => {
             cx.events.normal(owner, "SuccessfulDelete", format!("Deleted pod: {name}"));
             Ok(())
         }
+        Ok(None) => Ok(()),
         Err(error) => {
             cx.events.warning(owner, "FailedDelete", format!("Error deleting: {error}"));
             Err(error)
@@ -207,6 +223,7 @@ mod tests {
     use super::*;
     use crate::runtime::fake::Cluster;
     use serde_json::json;
+    use test_case::test_case;
 
     fn set(replicas: i64) -> Value {
         json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": "web", "namespace": "n", "generation": 1},
@@ -226,7 +243,8 @@ mod tests {
         let orphan = cluster.get(&res::PODS, "n", "orphan").unwrap();
         assert_eq!(orphan.str_at("/metadata/ownerReferences/0/uid"), Some("uid-web"));
         let stored = cluster.get(&res::REPLICA_SETS, "n", "web").unwrap();
-        assert_eq!(stored["status"], json!({"replicas": 3, "fullyLabeledReplicas": 3, "observedGeneration": 1}));
+        let want = json!({"replicas": 3, "fullyLabeledReplicas": 3, "terminatingReplicas": 0, "observedGeneration": 1});
+        assert_eq!(stored["status"], want);
         // Nothing to do: nothing is written.
         cluster.api.take_log();
         cluster.reconcile(&*controller, "n", "web").await.unwrap();
@@ -253,6 +271,83 @@ mod tests {
         assert_eq!(cluster.api.all(&res::PODS).len(), 2);
     }
 
+    fn pod(name: &str, app: &str, owner: Option<&str>, status: Value) -> Value {
+        let owners = owner.map_or(json!([]), |uid| {
+            json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web",
+            "uid": uid, "controller": true}])
+        });
+        json!({"apiVersion": "v1", "kind": "Pod", "status": status, "metadata": {"name": name, "namespace": "n",
+            "labels": {"app": app}, "ownerReferences": owners}})
+    }
+
+    #[tokio::test]
+    async fn what_has_ended_or_is_going_stays_whose_it_is() {
+        let cluster = Cluster::new();
+        cluster.put(set(0));
+        let mut going = pod("going", "other", Some("uid-web"), json!({"phase": "Running"}));
+        going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+        cluster.put(going);
+        cluster.put(pod("ended", "other", Some("uid-web"), json!({"phase": "Failed"})));
+        cluster.put(pod("orphan", "web", None, json!({"phase": "Succeeded"})));
+        let before = cluster.api.all(&res::PODS);
+        cluster.reconcile(&*Replicas::of_sets(), "n", "web").await.unwrap();
+        assert_eq!(cluster.api.all(&res::PODS), before);
+    }
+
+    #[tokio::test]
+    async fn pods_on_their_way_out_are_told_of() {
+        let cluster = Cluster::new();
+        cluster.put(set(0));
+        for (name, app, phase) in [("a", "web", "Running"), ("b", "web", "Failed"), ("c", "other", "Running")] {
+            let mut pod = pod(name, app, Some("uid-web"), json!({"phase": phase}));
+            pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+            cluster.put(pod);
+        }
+        cluster.reconcile(&*Replicas::of_sets(), "n", "web").await.unwrap();
+        let status = cluster.get(&res::REPLICA_SETS, "n", "web").unwrap()["status"].clone();
+        assert_eq!(status, json!({"replicas": 0, "terminatingReplicas": 1, "observedGeneration": 1}));
+    }
+
+    /// Two share a node; they count as a crowd only where a Deployment stands above.
+    #[test_case(None, 3; "alone the younger one goes")]
+    #[test_case(Some("uid-d"), 2; "one of two on a node goes")]
+    #[tokio::test]
+    async fn crowds_are_counted_below_a_controller(controller: Option<&str>, goes: usize) {
+        let cluster = Cluster::new();
+        let mut owner = set(2);
+        owner["metadata"]["ownerReferences"] = controller
+            .map_or(json!([]), |uid| json!([{"kind": "Deployment", "name": "d", "uid": uid, "controller": true}]));
+        cluster.put(owner);
+        // The older two share a node.
+        for (n, node, since) in
+            [(1, "a", "2025-01-01T00:00:00Z"), (2, "a", "2025-12-01T00:00:00Z"), (3, "b", "2025-12-31T23:00:00Z")]
+        {
+            let ready = json!([{"type": "Ready", "status": "True", "lastTransitionTime": since}]);
+            let mut pod =
+                pod(&format!("p{n}"), "web", Some("uid-web"), json!({"phase": "Running", "conditions": ready}));
+            pod["spec"] = json!({"nodeName": node});
+            cluster.put(pod);
+        }
+        cluster.reconcile(&*Replicas::of_sets(), "n", "web").await.unwrap();
+        assert!(cluster.get(&res::PODS, "n", &format!("p{goes}")).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_namespace_that_goes_is_no_failure() {
+        let cluster = Cluster::new();
+        cluster.put(set(5));
+        let causes = json!({"causes": [{"reason": "NamespaceTerminating"}]});
+        cluster
+            .api
+            .refuse("POST /api/v1/namespaces/n/pods", Status::forbidden("", "pods", "", "no").with_details(causes));
+        cluster.api.take_log();
+        let (outcome, told) = cluster.reconcile_and_hear(&*Replicas::of_sets(), "n", "web").await;
+        assert_eq!((outcome.unwrap(), told), (Requeue::Never, Vec::<String>::new()));
+        let tried = cluster.api.take_log().iter().filter(|r| r.ends_with("/pods")).count();
+        let status = cluster.get(&res::REPLICA_SETS, "n", "web").unwrap()["status"].clone();
+        assert_eq!((tried, status.get("conditions")), (1, None));
+    }
+
     #[tokio::test]
     async fn replication_controllers_go_the_same_way() {
         let cluster = Cluster::new();
@@ -264,5 +359,7 @@ mod tests {
                 |c| c.api.all(&res::PODS).len() == 2,
             )
             .await;
+        let status = cluster.get(&res::REPLICATION_CONTROLLERS, "n", "old").unwrap()["status"].clone();
+        assert!(status.get("terminatingReplicas").is_none(), "it has no such field");
     }
 }

@@ -3,6 +3,7 @@
 //! Rules: upstream `pkg/controller/replicaset` and `controller_utils.go` (`ActivePodsWithRanks`).
 
 use std::cmp::{Ordering, Reverse};
+use std::collections::HashMap;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -60,16 +61,33 @@ pub fn plan(wanted: &Wanted, pods: &[PodView], now: Timestamp) -> Plan {
         return Plan { create: (replicas - active.len()).min(BURST), delete: Vec::new() };
     }
     let surplus = (active.len() - replicas).min(BURST);
-    active.arrange_by(|a, b| deletion_order(a, b, now));
+    // Of pods that became ready at the same moment, the least uid stands for all.
+    let mut peers: HashMap<Timestamp, &str> = HashMap::new();
+    for pod in &active {
+        let Some(since) = pod.ready_since else { continue };
+        let least = peers.entry(since).or_insert(&pod.uid);
+        *least = (*least).min(&pod.uid);
+    }
+    let peer = |p: &PodView| p.ready_since.and_then(|t| peers.get(&t).copied()).unwrap_or_default();
+    active.arrange_by(|a, b| order((a, peer(a)), (b, peer(b)), now));
     Plan { create: 0, delete: active[..surplus].iter().map(|p| p.name.clone()).collect() }
 }
 
 /// Who goes first: unassigned, then pending, then not ready, then cheap, then crowded, then young, then failing ones.
-/// Ages are compared by their order of magnitude, so that the choice among old pods is as good as random.
 pub fn deletion_order(a: &PodView, b: &PodView, now: Timestamp) -> Ordering {
+    order((a, ""), (b, ""), now)
+}
+
+/// The order of pods, each with who stands for those that became ready when it did. Ages are compared by their order of
+/// magnitude, so that the choice among old pods is as good as random: upstream lets the uids decide there, and has restarts
+/// count only where two became ready at the same moment. By the uids of the pods themselves that order could go in circles.
+fn order((a, peer_of_a): (&PodView, &str), (b, peer_of_b): (&PodView, &str), now: Timestamp) -> Ordering {
     let assigned = |p: &PodView| !p.node.is_empty();
     let both_ready = a.is_ready() && b.is_ready();
-    let ready_age = if both_ready { by_age(a.ready_since, b.ready_since, now) } else { Ordering::Equal };
+    let ready_age = match both_ready {
+        true => by_age(a.ready_since, b.ready_since, now).then(peer_of_a.cmp(peer_of_b)),
+        false => Ordering::Equal,
+    };
     (assigned(a).cmp(&assigned(b)))
         .then(a.phase.cmp(&b.phase))
         .then(a.is_ready().cmp(&b.is_ready()))
@@ -77,6 +95,7 @@ pub fn deletion_order(a: &PodView, b: &PodView, now: Timestamp) -> Ordering {
         .then(Reverse(a.crowd).cmp(&Reverse(b.crowd)))
         .then(ready_age)
         .then(Reverse(a.restarts).cmp(&Reverse(b.restarts)))
+        .then(Reverse(a.sidecar_restarts).cmp(&Reverse(b.sidecar_restarts)))
         .then(by_age(a.created, b.created, now))
         .then(a.uid.cmp(&b.uid))
 }
@@ -98,12 +117,21 @@ pub enum Failure {
     Delete(String),
 }
 
-/// The status to report, in place of `old`. `labelled` is the number of pods with all of the template's labels.
+/// Counts that need more of the pods than plans see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Beside {
+    /// Active pods with all of the template's labels.
+    pub labelled: usize,
+    /// Pods that match and are going; none for a kind that does not tell of them.
+    pub terminating: Option<usize>,
+}
+
+/// The status to report, in place of `old`.
 pub fn status(
     old: Option<&Value>,
     wanted: &Wanted,
     pods: &[PodView],
-    labelled: usize,
+    beside: &Beside,
     failure: Option<&Failure>,
     now: Timestamp,
 ) -> Value {
@@ -124,13 +152,17 @@ pub fn status(
     }
     let mut status = json!({"replicas": active().count()});
     for (key, count) in [
-        ("fullyLabeledReplicas", labelled),
+        ("fullyLabeledReplicas", beside.labelled),
         ("readyReplicas", active().filter(|p| p.is_ready()).count()),
         ("availableReplicas", active().filter(|p| p.is_available(wanted.min_ready, now)).count()),
     ] {
         if count > 0 {
             status[key] = count.into();
         }
+    }
+    // Zero is told: nothing said would mean that it is not known.
+    if let Some(going) = beside.terminating {
+        status["terminatingReplicas"] = going.into();
     }
     if wanted.generation > 0 {
         status["observedGeneration"] = wanted.generation.into();
@@ -202,6 +234,11 @@ mod tests {
     #[test_case(rs(1), &[ready("a"), but("b", |p| p.crowd = 2)], delete(&["b"]); "then one in a crowd")]
     #[test_case(rs(1), &[ready("a"), but("b", |p| p.ready_since = Some(at(T0 - 60)))], delete(&["b"]); "then the younger one")]
     #[test_case(rs(1), &[ready("a"), but("b", |p| p.restarts = 3)], delete(&["b"]); "then one that restarts")]
+    #[test_case(rs(1), &[ready("a"), but("b", |p| p.sidecar_restarts = 1)], delete(&["b"]); "or has a sidecar that does")]
+    #[test_case(rs(1), &[ready("a"), but("b", |p| (p.ready_since, p.restarts) = (Some(at(T0 - 86_000)), 3))], delete(&["a"]);
+        "about as old, and chance decides before restarts")]
+    #[test_case(rs(2), &[but("a", |p| p.restarts = 1), but("b", |p| p.ready_since = Some(at(T0 - 86_000))), but("c", |p| p.restarts = 2)],
+        delete(&["c"]); "restarts decide among those of the same moment")]
     #[test_case(Wanted { deleting: true, ..rs(2) }, &[ready("a")], create(0); "a dying owner creates nothing")]
     fn plans(wanted: Wanted, pods: &[PodView], want: Plan) {
         assert_eq!(plan(&wanted, pods, at(T0)), want);
@@ -211,21 +248,22 @@ mod tests {
     fn a_status_counts_and_leaves_zeroes_out() {
         let wanted = Wanted { replicas: 3, min_ready: 60, generation: 4, ..Wanted::default() };
         let pods = [ready("a"), but("b", |p| p.ready_since = Some(at(T0 - 10))), but("c", |p| p.deleting = true)];
-        let got = status(None, &wanted, &pods, 2, None, at(T0));
+        let got = status(None, &wanted, &pods, &Beside { labelled: 2, terminating: Some(0) }, None, at(T0));
         let want = json!({"replicas": 2, "fullyLabeledReplicas": 2, "readyReplicas": 2, "availableReplicas": 1,
-            "observedGeneration": 4});
+            "terminatingReplicas": 0, "observedGeneration": 4});
         assert_eq!(got, want);
-        assert_eq!(status(None, &rs(0), &[], 0, None, at(T0)), json!({"replicas": 0}));
+        assert_eq!(status(None, &rs(0), &[], &Beside::default(), None, at(T0)), json!({"replicas": 0}));
         assert_eq!(next_available(&wanted, &pods, at(T0)), Some(50));
     }
 
     #[test]
     fn the_first_failure_stays_until_a_success() {
         let fail = |m: &str| Failure::Create(m.into());
-        let first = status(None, &rs(1), &[], 0, Some(&fail("quota")), at(T0));
-        let again = status(Some(&first), &rs(1), &[], 0, Some(&fail("other")), at(T0 + 1));
+        let none = &Beside::default();
+        let first = status(None, &rs(1), &[], none, Some(&fail("quota")), at(T0));
+        let again = status(Some(&first), &rs(1), &[], none, Some(&fail("other")), at(T0 + 1));
         assert_eq!(first, again);
         assert_eq!(first.str_at("/conditions/0/message"), Some("quota"));
-        assert!(status(Some(&again), &rs(1), &[], 0, None, at(T0)).get("conditions").is_none());
+        assert!(status(Some(&again), &rs(1), &[], none, None, at(T0)).get("conditions").is_none());
     }
 }
