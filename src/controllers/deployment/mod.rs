@@ -22,7 +22,7 @@ use crate::api::status::Reason;
 use crate::api::value::ValueExt;
 use crate::client::{DeleteOptions, Patch, Propagation, res};
 use crate::controllers::common::pods::PodView;
-use crate::controllers::common::{claim, hash};
+use crate::controllers::common::{claim, hash, status as common};
 use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
 
 /// The controller.
@@ -58,16 +58,14 @@ impl Reconciler for Deployments {
         let owned = claim::claim(cx, &res::DEPLOYMENTS, &object, &selector, &res::REPLICA_SETS).await?;
         let d = Deploy::new(&object);
         let sets: Vec<Set> = owned.iter().map(|rs| Set::new(rs, running_pods(cx, rs))).collect();
-        let mut made = Made::Nothing;
+        let mut made = if plan::is_resized(&d, &sets) { Made::Resized } else { Made::Nothing };
         let mut failed = None;
         for action in plan::plan(&d, &sets) {
             match act(cx, &object, &d, &owned, &action).await {
                 Ok(Some(name)) => made = Made::Created(name),
                 Ok(None) => {}
+                Err(error) if matches!(action, Action::Create { .. }) && !error.is_stale() => return Err(error),
                 Err(error) => {
-                    if matches!(action, Action::Create { .. }) && !error.is_stale() {
-                        made = Made::Failed(error.to_string());
-                    }
                     failed = Some(error);
                     break;
                 }
@@ -149,8 +147,10 @@ async fn create(cx: &Cx, object: &Arc<Object>, d: &Deploy, replicas: i64, revisi
     let name = format!("{}-{hash}", d.name);
     match cx.client.create(&res::REPLICA_SETS, ns, &replica_set(object, d, &name, &hash, replicas, revision)).await {
         Ok(_) => {
-            let message = format!("Scaled up replica set {name} from 0 to {replicas}");
-            cx.events.normal(object, "ScalingReplicaSet", message);
+            if replicas > 0 {
+                let message = format!("Scaled up replica set {name} from 0 to {replicas}");
+                cx.events.normal(object, "ScalingReplicaSet", message);
+            }
             let body = json!({"metadata": {"annotations": {REVISION: revision.to_string()}}});
             cx.change(&res::DEPLOYMENTS, object, None, &body).await?;
             Ok(name)
@@ -165,8 +165,16 @@ async fn create(cx: &Cx, object: &Arc<Object>, d: &Deploy, replicas: i64, revisi
             }
             Err(error.into())
         }
+        // A namespace on its way out refuses everything; there is nothing to tell.
+        Err(error) if error.has_cause("NamespaceTerminating") => Err(error.into()),
         Err(error) => {
             let message = format!("Failed to create new replica set \"{name}\": {error}");
+            let fresh = cx.get(&res::DEPLOYMENTS, &ObjectKey::from(&object.meta));
+            if let Some(fresh) = fresh
+                && let Some(status) = status::create_failed(&Deploy::new(&fresh), &message, cx.now())
+            {
+                common::write(cx, &res::DEPLOYMENTS, &fresh, status).await?;
+            }
             cx.events.warning(object, "ReplicaSetCreateError", message);
             Err(error.into())
         }
@@ -208,12 +216,14 @@ async fn report(
     let sets: Vec<Set> = mine.map(|rs| Set::new(rs, 0)).collect();
     let d = Deploy::new(&object);
     let new = status::status(&d, &sets, plan::current(&d, &sets), made, cx.now());
-    crate::controllers::common::status::write(cx, &res::DEPLOYMENTS, &object, new).await.map(drop)
+    common::write(cx, &res::DEPLOYMENTS, &object, new).await.map(drop)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::status::Status;
+    use crate::controllers::common::conditions;
     use crate::controllers::replicaset::Replicas;
     use crate::runtime::fake::Cluster;
 
@@ -288,6 +298,58 @@ mod tests {
         assert_eq!(sizes(&cluster), [("2".into(), 0), ("3".into(), 3)], "the first one is the third revision now");
         let done = cluster.get(&res::DEPLOYMENTS, "n", "web").unwrap();
         assert_eq!(done.str_at("/metadata/annotations/deployment.kubernetes.io~1revision"), Some("3"));
+    }
+
+    #[tokio::test]
+    async fn a_refused_replica_set_is_told_of_and_nothing_else() {
+        let cluster = Cluster::new();
+        cluster.put(deployment(3, 1));
+        settle(&cluster).await;
+        let mut next = cluster.get(&res::DEPLOYMENTS, "n", "web").unwrap();
+        let before = next["status"].clone();
+        next["spec"]["template"]["spec"]["version"] = 2.into();
+        next["metadata"]["generation"] = 2.into();
+        cluster.put(next);
+        let sets = "POST /apis/apps/v1/namespaces/n/replicasets";
+        cluster.api.refuse(sets, Status::forbidden("apps", "replicasets", "", "exceeded quota"));
+        let (outcome, told) = cluster.reconcile_and_hear(&Deployments, "n", "web").await;
+        assert!(outcome.is_err());
+        assert!(told[0].starts_with("ReplicaSetCreateError: Failed to create new replica set \"web-"), "{told:?}");
+        let after = cluster.get(&res::DEPLOYMENTS, "n", "web").unwrap()["status"].clone();
+        let progressing = conditions::get(after.items_at("/conditions"), "Progressing").unwrap();
+        assert_eq!(
+            (progressing.str_at("/status"), progressing.str_at("/reason")),
+            (Some("False"), Some("ReplicaSetCreateError"))
+        );
+        assert!(progressing.str_at("/message").unwrap().starts_with("Failed to create new replica set \"web-"));
+        let bare = |status: &Value| {
+            let mut bare = status.clone();
+            let all = bare.items_at("/conditions").iter().filter(|c| c["type"] != "Progressing").cloned();
+            bare["conditions"] = all.collect();
+            bare
+        };
+        assert_eq!(bare(&after), bare(&before), "nothing else is new");
+    }
+
+    #[tokio::test]
+    async fn a_namespace_that_goes_is_not_told_of() {
+        let cluster = Cluster::new();
+        cluster.put(deployment(3, 1));
+        let sets = "POST /apis/apps/v1/namespaces/n/replicasets";
+        let causes = json!({"causes": [{"reason": "NamespaceTerminating"}]});
+        cluster.api.refuse(sets, Status::forbidden("apps", "replicasets", "", "no").with_details(causes));
+        let (outcome, told) = cluster.reconcile_and_hear(&Deployments, "n", "web").await;
+        assert_eq!((outcome.is_err(), told), (true, Vec::new()));
+        assert!(cluster.get(&res::DEPLOYMENTS, "n", "web").unwrap().get("status").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_replica_set_without_pods_is_no_news() {
+        let cluster = Cluster::new();
+        cluster.put(deployment(0, 1));
+        let (outcome, told) = cluster.reconcile_and_hear(&Deployments, "n", "web").await;
+        assert!(outcome.is_ok());
+        assert_eq!(told, [] as [&str; 0]);
     }
 
     #[tokio::test]

@@ -16,12 +16,14 @@ pub const REVISION_HISTORY: &str = "deployment.kubernetes.io/revision-history";
 pub const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
 /// That with the surge.
 pub const MAX: &str = "deployment.kubernetes.io/max-replicas";
+/// The revision to go back to, as clients of `extensions/v1beta1` asked for it.
+pub const ROLLBACK_TO: &str = "deprecated.deployment.rollback.to";
 /// The label that tells a Deployment's ReplicaSets apart.
 pub const HASH_LABEL: &str = "pod-template-hash";
 
 /// Annotations of a Deployment that its ReplicaSets do not take over.
-const NOT_COPIED: [&str; 5] =
-    ["kubectl.kubernetes.io/last-applied-configuration", REVISION, REVISION_HISTORY, DESIRED, MAX];
+const NOT_COPIED: [&str; 6] =
+    ["kubectl.kubernetes.io/last-applied-configuration", REVISION, REVISION_HISTORY, DESIRED, MAX, ROLLBACK_TO];
 
 /// A Deployment.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -129,6 +131,8 @@ pub struct Set {
     pub replicas: i64,
     pub ready: i64,
     pub available: i64,
+    /// Pods on their way out; none where its controller has not told yet.
+    pub terminating: Option<i64>,
     pub min_ready: i64,
     /// Without the hash label.
     pub template: Value,
@@ -156,6 +160,7 @@ impl Set {
             replicas: count("/status/replicas"),
             ready: count("/status/readyReplicas"),
             available: count("/status/availableReplicas"),
+            terminating: v.int_at("/status/terminatingReplicas"),
             min_ready: count("/spec/minReadySeconds"),
             template,
             annotations: map_at(&v, "/metadata/annotations"),

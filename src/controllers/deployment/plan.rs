@@ -60,8 +60,7 @@ pub fn plan(d: &Deploy, sets: &[Set]) -> Vec<Action> {
     }
     let new = current(d, sets);
     let mut actions = revise(d, sets, new);
-    let resized = sets.iter().any(|s| s.desired > 0 && s.number(DESIRED).is_some_and(|n| n != d.replicas));
-    let steps = if d.paused || resized {
+    let steps = if d.paused || is_resized(d, sets) {
         scale::scale(d, sets, new)
     } else if d.recreate {
         recreate(d, sets, new)
@@ -74,6 +73,11 @@ pub fn plan(d: &Deploy, sets: &[Set]) -> Vec<Action> {
         actions.extend(clean_up(d, sets, new));
     }
     actions
+}
+
+/// True when the Deployment was given another size than its ReplicaSets know of. Rule: upstream `isScalingEvent`.
+pub fn is_resized(d: &Deploy, sets: &[Set]) -> bool {
+    sets.iter().any(|s| s.desired > 0 && s.number(DESIRED).is_some_and(|n| n != d.replicas))
 }
 
 /// Keeps revisions: the current ReplicaSet has the highest, and the Deployment has the same.

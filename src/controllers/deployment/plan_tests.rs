@@ -196,3 +196,39 @@ fn pausing_and_resuming_is_told() {
     let resumed = status(&d, &[set(1, 3)], None, &Made::Nothing, at(1));
     assert_eq!(progressing(&resumed), ("Unknown", "DeploymentResumed"));
 }
+
+/// Generation seen and pods on their way out, of each ReplicaSet.
+#[test_case(&[(1, Some(2)), (1, Some(0))], Some(2); "the sum")]
+#[test_case(&[(1, Some(0))], Some(0); "zero is told")]
+#[test_case(&[], Some(0); "without any")]
+#[test_case(&[(1, Some(2)), (0, None)], Some(2); "one that was never looked at")]
+#[test_case(&[(1, Some(2)), (1, None)], None; "one that does not tell")]
+fn pods_on_their_way_out(told: &[(i64, Option<i64>)], want: Option<i64>) {
+    let told = told.iter().map(|(observed, going)| Set { observed: *observed, terminating: *going, ..set(1, 1) });
+    let status = status(&deploy(1), &told.collect::<Vec<_>>(), None, &Made::Nothing, at(0));
+    assert_eq!(status.int_at("/terminatingReplicas"), want);
+}
+
+#[test]
+fn a_failure_of_pods_stands_since_its_replica_set_told_of_it() {
+    let failure = json!({"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "quota",
+        "lastTransitionTime": "2026-01-02T03:04:05Z"});
+    let sets = [Set { failure: Some(failure), ..sick(2, 3, 0) }];
+    let got = status(&deploy(3), &sets, Some(0), &Made::Nothing, at(0));
+    let told = got.items_at("/conditions").iter().find(|c| c["type"] == "ReplicaFailure").unwrap();
+    assert_eq!(told["lastTransitionTime"], "2026-01-02T03:04:05Z");
+    assert_eq!(told["lastUpdateTime"], "2026-01-02T03:04:05Z");
+}
+
+#[test]
+fn only_a_rollout_is_judged() {
+    let mut d = deploy(3);
+    d.status = status(&d, &[sick(2, 3, 1)], Some(0), &Made::Nothing, at(0));
+    let before = d.status["conditions"].clone();
+    let failing = Set { failure: Some(json!({"reason": "FailedCreate"})), ..sick(2, 3, 2) };
+    for (d, made) in [(d.clone(), Made::Resized), (Deploy { deleting: true, ..d.clone() }, Made::Nothing)] {
+        let got = status(&d, &[failing.clone()], Some(0), &made, at(5000));
+        assert_eq!((&got["conditions"], &got["readyReplicas"]), (&before, &json!(2)));
+    }
+    assert_ne!(status(&d, &[failing], Some(0), &Made::Nothing, at(5000))["conditions"], before);
+}

@@ -18,15 +18,26 @@ const TIMED_OUT: &str = "ProgressDeadlineExceeded";
 const PAUSED: &str = "DeploymentPaused";
 const RESUMED: &str = "DeploymentResumed";
 
-/// What happened to the current ReplicaSet in this reconcile.
+/// What happened in this reconcile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Made {
     /// Nothing new.
     Nothing,
-    /// It was created, with this name.
+    /// The current ReplicaSet was created, with this name.
     Created(String),
-    /// It could not be created.
-    Failed(String),
+    /// The ReplicaSets followed another size of the Deployment.
+    Resized,
+}
+
+/// The status of a Deployment whose ReplicaSet could not be made: nothing but the condition is new. None where it says so
+/// already, or where no progress is asked for. Rule: upstream `getNewReplicaSet`.
+pub fn create_failed(d: &Deploy, message: &str, now: Timestamp) -> Option<Value> {
+    d.deadline?;
+    let mut all = d.status.items_at("/conditions").to_vec();
+    set(&mut all, &("Progressing", "ReplicaSetCreateError", "False", message.to_owned()), &rfc3339(now));
+    let mut status = d.status.clone();
+    status["conditions"] = all.into();
+    (status != d.status).then_some(status)
 }
 
 /// The status to report.
@@ -45,14 +56,23 @@ pub fn status(d: &Deploy, sets: &[Set], new: Option<usize>, made: &Made, now: Ti
             status[key] = count.into();
         }
     }
+    // Those that were never looked at have no pods; one that does not tell leaves the sum unknown.
+    let told = sets.iter().filter(|s| s.observed != 0 || s.terminating.is_some());
+    if let Some(going) = told.map(|s| s.terminating).sum::<Option<i64>>() {
+        status["terminatingReplicas"] = going.into();
+    }
     if let Some(n) = d.status.get("collisionCount") {
         status["collisionCount"] = n.clone();
     }
     let mut all = d.status.items_at("/conditions").to_vec();
     let stamp = rfc3339(now);
     set(&mut all, &availability(d, available), &stamp);
+    // Rule: upstream judges the progress of a rollout (`syncRolloutStatus`), not of what is paused, resized or deleted.
+    let rolling = !(d.deleting || d.paused || *made == Made::Resized);
     if d.deadline.is_none() {
-        conditions::remove(&mut all, "Progressing");
+        if rolling {
+            conditions::remove(&mut all, "Progressing");
+        }
     } else if let Some(c) = progress(d, sets, new, &status, made, now) {
         // Each sign of progress moves the clock of the deadline, also where nothing else changes.
         if c.1 == "ReplicaSetUpdated" {
@@ -67,8 +87,13 @@ pub fn status(d: &Deploy, sets: &[Set], new: Option<usize>, made: &Made, now: Ti
             set(&mut all, &("Progressing", c.1, c.0, c.2), &stamp);
         }
     }
-    match failure(sets, new, made) {
-        Some((reason, message)) => set(&mut all, &("ReplicaFailure", reason.as_str(), "True", message), &stamp),
+    match failure(sets, new) {
+        _ if !rolling => {}
+        Some(told) => {
+            let text = |p: &str| told.str_at(p).unwrap_or_default();
+            let since = told.str_at("/lastTransitionTime").unwrap_or(&stamp);
+            set(&mut all, &("ReplicaFailure", text("/reason"), "True", text("/message").to_owned()), since);
+        }
         None => conditions::remove(&mut all, "ReplicaFailure"),
     }
     if !all.is_empty() {
@@ -117,11 +142,13 @@ fn progress(
 ) -> Option<(&'static str, &'static str, String)> {
     let reason = d.progressing().and_then(|c| c.str_at("/reason"));
     match made {
-        Made::Failed(message) => return Some(("False", "ReplicaSetCreateError", message.clone())),
         Made::Created(name) => {
             return Some(("True", "NewReplicaSetCreated", format!("Created new replica set \"{name}\"")));
         }
-        Made::Nothing => {}
+        Made::Nothing | Made::Resized => {}
+    }
+    if d.deleting {
+        return None;
     }
     if d.paused {
         let known = matches!(reason, Some(TIMED_OUT | PAUSED));
@@ -129,6 +156,9 @@ fn progress(
     }
     if reason == Some(PAUSED) {
         return Some(("Unknown", RESUMED, "Deployment is resumed".to_owned()));
+    }
+    if *made == Made::Resized {
+        return None;
     }
     let count = |key: &str| status.get(key).and_then(Value::as_i64).unwrap_or(0);
     let (total, updated) = (count("replicas"), count("updatedReplicas"));
@@ -170,12 +200,7 @@ pub fn deadline_in(d: &Deploy, now: Timestamp) -> Option<i64> {
 }
 
 /// What keeps pods from being created, as the new ReplicaSet (or else an old one) reports it.
-fn failure(sets: &[Set], new: Option<usize>, made: &Made) -> Option<(String, String)> {
-    if let Made::Failed(message) = made {
-        return Some(("FailedCreate".into(), message.clone()));
-    }
+fn failure(sets: &[Set], new: Option<usize>) -> Option<&Value> {
     let newest = new.and_then(|i| sets[i].failure.as_ref());
-    let condition = newest.or_else(|| sets.iter().find_map(|s| s.failure.as_ref()))?;
-    let text = |p: &str| condition.str_at(p).unwrap_or_default().to_owned();
-    Some((text("/reason"), text("/message")))
+    newest.or_else(|| sets.iter().find_map(|s| s.failure.as_ref()))
 }
