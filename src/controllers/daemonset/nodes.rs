@@ -20,21 +20,26 @@ const TOLERATED: &[(&str, &str)] = &[
     ("unschedulable", "NoSchedule"),
 ];
 
-/// The template with what all daemons tolerate.
+/// The template with what all daemons tolerate: for ever, whatever it says of the same taint itself.
+/// Rule: upstream `AddOrUpdateTolerationInPodSpec`.
 pub fn with_tolerations(template: &Value) -> Value {
     let mut template = template.clone();
     let mut all = template.items_at("/spec/tolerations").to_vec();
     let host = template.bool_at("/spec/hostNetwork") == Some(true);
     let network = host.then_some(("network-unavailable", "NoSchedule"));
     for (key, effect) in TOLERATED.iter().copied().chain(network) {
-        let key = format!("node.kubernetes.io/{key}");
-        let known = all.iter().any(|t| {
-            t.str_at("/key") == Some(&key)
-                && t.str_at("/effect") == Some(effect)
-                && t.str_at("/operator") == Some("Exists")
-        });
+        let toleration = json!({"key": format!("node.kubernetes.io/{key}"), "operator": "Exists", "effect": effect});
+        let same = |t: &Value| {
+            let of = |t: &Value, field: &str| t[field].as_str().unwrap_or_default().to_owned();
+            ["key", "effect", "operator", "value"].iter().all(|field| of(t, field) == of(&toleration, field))
+        };
+        let mut known = false;
+        for told in all.iter_mut().filter(|t| same(t)) {
+            *told = toleration.clone();
+            known = true;
+        }
         if !known {
-            all.push(json!({"key": key, "operator": "Exists", "effect": effect}));
+            all.push(toleration);
         }
     }
     template["spec"]["tolerations"] = all.into();
@@ -172,6 +177,16 @@ mod tests {
         assert_eq!(means_the_same(&object(&old), &object(&new)), same);
         let seen = view(&object(&new));
         assert_eq!((&seen["metadata"], &seen["spec"]), (&new["metadata"], &new["spec"]));
+    }
+
+    #[test]
+    fn daemons_bear_what_they_must_for_ever() {
+        let own = json!([{"key": "x", "operator": "Exists"},
+            {"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 10}]);
+        let all = with_tolerations(&json!({"spec": {"tolerations": own}}));
+        let all = all.items_at("/spec/tolerations");
+        assert_eq!(all.len(), 1 + TOLERATED.len());
+        assert_eq!(all[1], json!({"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute"}));
     }
 
     #[test]

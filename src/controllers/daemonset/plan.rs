@@ -10,10 +10,12 @@ use serde_json::{Value, json};
 use super::nodes::Fit;
 use crate::api::object::Object;
 use crate::api::value::ValueExt;
-use crate::controllers::common::batch::BURST;
 use crate::controllers::common::numbers::{self, Round};
 use crate::controllers::common::pods::{Phase, PodView};
 use crate::util::order::Arrange;
+
+/// Pods that one pass makes or deletes at most; upstream's `BurstReplicas` of DaemonSets.
+const BURST: usize = 250;
 
 /// A DaemonSet.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -63,6 +65,8 @@ pub struct Daemon {
 /// Nodes by name, and what each is to a DaemonSet.
 pub type Nodes = BTreeMap<String, Fit>;
 
+type ByNode<'a> = BTreeMap<&'a str, Vec<&'a Daemon>>;
+
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
@@ -83,27 +87,26 @@ pub fn plan(ds: &Daemons, nodes: &Nodes, pods: &[Daemon], wait: &dyn Fn(&str) ->
     let available = |p: &Daemon| !p.view.deleting && p.view.is_available(ds.min_ready, now);
     let desired = nodes.values().filter(|f| f.run).count() as i64;
     let (max_unavailable, max_surge) = ds.limits(desired);
+    let surging = !ds.on_delete && max_surge > 0;
     for (node, fit) in nodes {
-        let here = by_node.remove(node.as_str()).unwrap_or_default();
-        if here.is_empty() {
-            if fit.run {
-                plan.create.push(node.clone());
-            }
-        } else if !fit.stay {
-            plan.delete.extend(here.iter().filter(|p| !p.view.deleting).map(|p| p.view.name.clone()));
-        } else {
-            one_node(&mut plan, node, &here, !ds.on_delete && max_surge > 0, wait, &available);
+        match by_node.get(node.as_str()) {
+            None if fit.run => plan.create.push(node.clone()),
+            None => {}
+            Some(here) if fit.stay => one_node(&mut plan, node, here, surging && fit.run, surging, wait, &available),
+            Some(here) => plan.delete.extend(here.iter().filter(|p| !p.view.deleting).map(|p| p.view.name.clone())),
         }
     }
     // Pods on their way to nodes that are gone; those that were there are the garbage collector's.
-    for pod in by_node.into_values().flatten().filter(|p| !p.bound && !p.view.deleting) {
-        plan.delete.push(pod.view.name.clone());
-    }
-    if !ds.on_delete {
-        let by_node = group(pods);
-        match max_surge {
-            0 => replace(&mut plan, nodes, &by_node, max_unavailable, &available),
-            max => surge(&mut plan, nodes, &by_node, max, &available),
+    let strays = by_node.iter().filter(|(node, _)| !nodes.contains_key(**node)).flat_map(|(_, here)| here);
+    plan.delete.extend(strays.filter(|p| !p.bound && !p.view.deleting).map(|p| p.view.name.clone()));
+    // What was just decided has to be seen before anything is updated.
+    if !ds.on_delete && plan.create.is_empty() && plan.delete.is_empty() {
+        for (node, _) in nodes.iter().filter(|(_, fit)| fit.run) {
+            by_node.entry(node).or_default();
+        }
+        match surging {
+            false => replace(&mut plan, &by_node, max_unavailable, &available),
+            true => surge(&mut plan, nodes, &by_node, (max_surge, desired), &available),
         }
     }
     plan.create.truncate(BURST);
@@ -114,10 +117,11 @@ pub fn plan(ds: &Daemons, nodes: &Nodes, pods: &[Daemon], wait: &dyn Fn(&str) ->
     plan
 }
 
-/// Pods by node; on each the one on its node first, then the older.
-fn group(pods: &[Daemon]) -> BTreeMap<&str, Vec<&Daemon>> {
-    let mut all: BTreeMap<&str, Vec<&Daemon>> = BTreeMap::new();
-    for pod in pods {
+/// Pods by node; on each the one on its node first, then the older. One that has ended and is going is no matter any more.
+/// Rule: upstream `getNodesToDaemonPods`.
+fn group(pods: &[Daemon]) -> ByNode<'_> {
+    let mut all = ByNode::new();
+    for pod in pods.iter().filter(|p| !(p.view.deleting && p.view.has_ended())) {
         all.entry(pod.view.node.as_str()).or_default().push(pod);
     }
     for here in all.values_mut() {
@@ -126,16 +130,19 @@ fn group(pods: &[Daemon]) -> BTreeMap<&str, Vec<&Daemon>> {
     all
 }
 
-/// The pods of one node that should have one: ended ones go, and all but one (but two during an update with surge).
+/// The pods of one node where they may stay: ended ones go, and all but one (but two during an update with surge). With
+/// surge one that is going is not waited for, if the node is to `run` one.
 fn one_node(
     plan: &mut Plan,
     node: &str,
     here: &[&Daemon],
+    run: bool,
     surging: bool,
     wait: &dyn Fn(&str) -> i64,
     available: &dyn Fn(&Daemon) -> bool,
 ) {
     let mut alive: Vec<&Daemon> = Vec::new();
+    let mut waiting = false;
     for pod in here.iter().filter(|p| !p.view.deleting) {
         match pod.view.phase {
             Phase::Failed | Phase::Succeeded => {
@@ -143,6 +150,7 @@ fn one_node(
                 let left = if well { 0 } else { wait(node) };
                 if left > 0 {
                     plan.after = Some(plan.after.map_or(left, |a| a.min(left)));
+                    waiting = true;
                 } else {
                     plan.ended.push((pod.view.name.clone(), node.to_owned(), well));
                     plan.delete.push(pod.view.name.clone());
@@ -151,12 +159,16 @@ fn one_node(
             _ => alive.push(pod),
         }
     }
+    // Upstream does not wait for failed ones either, and so makes pods without end where each fails at once.
+    if run && alive.is_empty() && !waiting {
+        plan.create.push(node.to_owned());
+    }
     let mut keep: Vec<&Daemon> = alive.iter().take(1).copied().collect();
     if surging {
         let new = alive.iter().find(|p| p.updated).copied();
         let old = alive.iter().find(|p| !p.updated).copied();
         keep = match (new, old) {
-            (Some(new), Some(_)) if available(new) => vec![new],
+            (Some(new), Some(old)) if available(new) || !old.view.is_ready() => vec![new],
             (new, old) => new.into_iter().chain(old).collect(),
         };
     }
@@ -164,55 +176,69 @@ fn one_node(
     plan.delete.extend(surplus.map(|p| p.view.name.clone()));
 }
 
-/// The newest and the older pod of a node.
-fn pair<'a>(here: Option<&Vec<&'a Daemon>>) -> (Option<&'a Daemon>, Option<&'a Daemon>) {
-    let all = || here.into_iter().flatten().copied();
-    (all().find(|p| p.updated), all().find(|p| !p.updated))
+/// The pod of the newest template and the older one of a node, those that are going apart. None when there are more of a
+/// sort: that has to be put right first. Rule: upstream `findUpdatedPodsOnNode`.
+fn pair<'a>(here: &[&'a Daemon]) -> Option<(Option<&'a Daemon>, Option<&'a Daemon>)> {
+    let (mut new, mut old) = (None, None);
+    for pod in here.iter().copied().filter(|p| !p.view.deleting) {
+        let place = if pod.updated { &mut new } else { &mut old };
+        if place.replace(pod).is_some() {
+            return None;
+        }
+    }
+    Some((new, old))
 }
 
-/// An update that takes old pods away first: those that are of no use at once, others as far as pods may be missing.
-fn replace(
-    plan: &mut Plan,
-    nodes: &Nodes,
-    by_node: &BTreeMap<&str, Vec<&Daemon>>,
-    max: i64,
-    available: &dyn Fn(&Daemon) -> bool,
-) {
+/// An update that takes old pods away first: those that are of no use at once, others as far as pods may be missing. Old
+/// pods where none should be made go with the others, and have no successor.
+fn replace(plan: &mut Plan, by_node: &ByNode<'_>, max: i64, available: &dyn Fn(&Daemon) -> bool) {
     let (mut missing, mut useless, mut candidates) = (0, Vec::new(), Vec::new());
-    for (node, _) in nodes.iter().filter(|(_, fit)| fit.run) {
-        match pair(by_node.get(node.as_str())) {
-            (None, Some(old)) if old.view.deleting || plan.delete.contains(&old.view.name) => missing += 1,
-            (None, Some(old)) if !available(old) => useless.push(old),
-            (None, Some(old)) => candidates.push(old),
-            (Some(new), None) if available(new) => {}
+    for here in by_node.values() {
+        match pair(here) {
+            Some((Some(new), None)) if available(new) => {}
+            Some((None, Some(old))) if available(old) => candidates.push(old),
+            Some((None, Some(old))) => {
+                missing += 1;
+                useless.push(old);
+            }
             _ => missing += 1,
         }
     }
     let budget = usize::try_from(max - missing).unwrap_or(0);
     let going = useless.into_iter().chain(candidates.into_iter().take(budget));
-    plan.delete.extend(going.filter(|p| p.view.phase <= Phase::Running).map(|p| p.view.name.clone()));
+    plan.delete.extend(going.map(|p| p.view.name.clone()));
 }
 
-/// An update that brings new pods first: an old one goes when its successor is of use.
+/// An update that brings new pods first, up to `max` beside those that are of use. Old pods where none should be made go
+/// while more than `desired` are available.
 fn surge(
     plan: &mut Plan,
     nodes: &Nodes,
-    by_node: &BTreeMap<&str, Vec<&Daemon>>,
-    max: i64,
+    by_node: &ByNode<'_>,
+    (max, desired): (i64, i64),
     available: &dyn Fn(&Daemon) -> bool,
 ) {
-    let (mut coming, mut useless, mut candidates) = (0, Vec::new(), Vec::new());
-    for (node, _) in nodes.iter().filter(|(_, fit)| fit.run) {
-        match pair(by_node.get(node.as_str())) {
-            (None, Some(old)) if old.view.deleting => {}
-            (None, Some(old)) if !available(old) => useless.push(node.clone()),
-            (None, Some(_)) => candidates.push(node.clone()),
+    let (mut coming, mut of_use) = (0, 0);
+    let (mut useless, mut candidates, mut homeless) = (Vec::new(), Vec::new(), Vec::new());
+    for (node, here) in by_node {
+        let Some(fit) = nodes.get(*node) else { continue };
+        let Some((new, old)) = pair(here) else {
+            coming += 1;
+            continue;
+        };
+        of_use += i64::from(old.or(new).is_some_and(available));
+        match (new, old) {
+            (None, Some(old)) if fit.run && available(old) => candidates.push((*node).to_owned()),
+            (None, Some(_)) if fit.run => useless.push((*node).to_owned()),
+            (None, Some(old)) if available(old) => homeless.push(old.view.name.clone()),
+            (None, Some(old)) => plan.delete.push(old.view.name.clone()),
             (Some(new), Some(_)) if !available(new) => coming += 1,
             _ => {}
         }
     }
-    let budget = usize::try_from(max - coming).unwrap_or(0);
-    plan.create.extend(useless.into_iter().chain(candidates.into_iter().take(budget)));
+    let budget = |n: i64| usize::try_from(n).unwrap_or(0);
+    plan.create.extend(useless.into_iter().chain(candidates.into_iter().take(budget(max - coming))));
+    plan.delete.extend(homeless.into_iter().take(budget(of_use - desired)));
 }
 
 /// The status to report, in place of `old`.
@@ -231,12 +257,12 @@ pub fn status(
         let here = by_node.get(node.as_str());
         desired += i64::from(fit.run);
         misplaced += i64::from(!fit.run && here.is_some());
+        // Of two during a surge the older one counts.
         let Some(first) = here.and_then(|h| h.first()).filter(|_| fit.run) else { continue };
         current += 1;
         ready += i64::from(first.view.is_ready());
         available += i64::from(first.view.is_available(ds.min_ready, now));
-        // During a surge the new one beside the old counts.
-        updated += i64::from(here.is_some_and(|h| h.iter().any(|p| p.updated)));
+        updated += i64::from(first.updated);
     }
     let mut status = old.cloned().filter(Value::is_object).unwrap_or_else(|| json!({}));
     for (field, n) in [

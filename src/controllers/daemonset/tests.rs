@@ -158,35 +158,108 @@ async fn failed_pods_are_replaced_more_and_more_slowly() {
     assert_eq!(world.step().await, Requeue::after_seconds(Some(2)));
 }
 
-/// `r`: ready, `o`: ready and old, `b`: old and not ready, `p`: new and not ready, `t`: old and on its way out, `-`: none.
+/// A pod on each node: `r`: ready, `o`: ready and old, `b`: old and not ready, `p`: new and not ready, `t`: on its way out,
+/// `e`: the same, and ended, `f`: old, failed and to be replaced later, `n`: the same, but new, `-`: none. Two with a `+`
+/// share a node.
+fn daemons(text: &str) -> Vec<Daemon> {
+    let daemon = |node: usize, here: usize, c: char| Daemon {
+        view: PodView {
+            name: if here == 0 { node.to_string() } else { format!("{node}'") },
+            node: node.to_string(),
+            phase: if matches!(c, 'e' | 'f' | 'n') { Phase::Failed } else { Phase::Running },
+            ready_since: matches!(c, 'r' | 'o').then_some(Timestamp::UNIX_EPOCH),
+            deleting: matches!(c, 't' | 'e'),
+            ..PodView::default()
+        },
+        updated: matches!(c, 'r' | 'p' | 'n'),
+        bound: true,
+    };
+    let mut all = Vec::new();
+    let (mut node, mut here) = (0, 0);
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        if c != '-' {
+            all.push(daemon(node, here, c));
+        }
+        if chars.next_if_eq(&'+').is_some() {
+            here += 1;
+        } else {
+            (node, here) = (node + 1, 0);
+        }
+    }
+    all
+}
+
+fn shown(plan: &Plan) -> String {
+    let made = plan.create.iter().map(|n| format!("+{n}"));
+    let shown: Vec<String> = made.chain(plan.delete.iter().map(|n| format!("-{n}"))).collect();
+    shown.join(" ")
+}
+
 #[test_case(1, 0, "ooo", "-0"; "one may be missing")]
 #[test_case(2, 0, "ooo", "-0 -1"; "two may be missing")]
 #[test_case(1, 0, "poo", ""; "one is missing")]
 #[test_case(1, 0, "too", ""; "one is on its way out")]
 #[test_case(1, 0, "pbo", "-1"; "one that is of no use goes at once")]
+#[test_case(1, 0, "boo", "-0"; "and is missing already")]
+#[test_case(2, 0, "boo", "-0 -1"; "another one may be")]
+#[test_case(1, 0, "foo", "-0"; "one that failed does not wait for its turn")]
 #[test_case(1, 0, "-oo", "+0"; "what is missing comes first")]
-#[test_case(0, 1, "ooo", "+0"; "one too many")]
+#[test_case(1, 0, "eoo", "+0"; "one that ended and is going is none")]
+#[test_case(1, 0, "o+ooo", "-0'"; "one too many goes first")]
+#[test_case(0, 1, "ooo", "+0"; "surge: one too many")]
 #[test_case(0, 1, "rrb", "+2"; "beside one that is of no use")]
+#[test_case(0, 1, "trr", "+0"; "one on its way out is not waited for")]
+#[test_case(0, 1, "nrr", ""; "one that failed is, for a while")]
+#[test_case(0, 1, "frr", "+0"; "but not an older one")]
+#[test_case(0, 1, "o+por", ""; "the new one is waited for")]
+#[test_case(0, 1, "o+ror", "-0"; "then the old one goes")]
+#[test_case(0, 1, "b+por", "-0"; "and at once where it is of no use")]
+#[test_case(0, 1, "t+por", "+1"; "a node whose old one is going is done with")]
 #[test_case(0, 0, "ooo", "-0"; "nothing would move otherwise")]
 fn updates(max_unavailable: i64, max_surge: i64, pods: &str, want: &str) {
     let yes = Fit { run: true, stay: true };
-    let nodes: Nodes = (0..pods.len()).map(|i| (i.to_string(), yes)).collect();
-    let daemon = |(i, c): (usize, char)| Daemon {
-        view: PodView {
-            name: i.to_string(),
-            node: i.to_string(),
-            phase: Phase::Running,
-            ready_since: matches!(c, 'r' | 'o').then_some(Timestamp::UNIX_EPOCH),
-            deleting: c == 't',
-            ..PodView::default()
-        },
-        updated: matches!(c, 'r' | 'p'),
-        bound: true,
-    };
-    let daemons: Vec<Daemon> = pods.chars().enumerate().filter(|(_, c)| *c != '-').map(daemon).collect();
+    let nodes: Nodes = (0..3).map(|i| (i.to_string(), yes)).collect();
     let ds = Daemons { max_unavailable: max_unavailable.into(), max_surge: max_surge.into(), ..Daemons::default() };
-    let plan = plan::plan(&ds, &nodes, &daemons, &|_| 0, Timestamp::from_second(100).unwrap());
-    let made = plan.create.iter().map(|n| format!("+{n}"));
-    let shown: Vec<String> = made.chain(plan.delete.iter().map(|n| format!("-{n}"))).collect();
-    assert_eq!(shown.join(" "), want);
+    let plan = plan::plan(&ds, &nodes, &daemons(pods), &|_| 60, Timestamp::from_second(100).unwrap());
+    assert_eq!(shown(&plan), want);
+}
+
+/// The first node should not get one, but what is there may stay.
+#[test_case(1, 0, "orr", "-0"; "an old one goes as far as pods may be missing")]
+#[test_case(1, 0, "oor", "-0"; "in its turn")]
+#[test_case(1, 0, "opr", ""; "not while one is missing")]
+#[test_case(1, 0, "brr", "-0"; "at once where it is of no use")]
+#[test_case(1, 0, "rrr", ""; "a new one stays")]
+#[test_case(1, 0, "trr", ""; "and has no successor")]
+#[test_case(0, 1, "trr", ""; "with surge neither")]
+#[test_case(0, 1, "orr", "-0"; "surge: where enough are available")]
+#[test_case(0, 1, "opr", ""; "surge: else it stays")]
+#[test_case(0, 1, "bpr", "-0"; "surge: but one that is of no use")]
+fn updates_where_none_should_be_made(max_unavailable: i64, max_surge: i64, pods: &str, want: &str) {
+    let nodes: Nodes = (0..3).map(|i| (i.to_string(), Fit { run: i > 0, stay: true })).collect();
+    let ds = Daemons { max_unavailable: max_unavailable.into(), max_surge: max_surge.into(), ..Daemons::default() };
+    let plan = plan::plan(&ds, &nodes, &daemons(pods), &|_| 60, Timestamp::from_second(100).unwrap());
+    assert_eq!(shown(&plan), want);
+}
+
+/// Pods that are there, up to date, ready, and on nodes where none should be.
+#[test_case("rrr", (3, 3, 3, 0))]
+#[test_case("o+prr", (3, 2, 3, 0); "of two the older one counts")]
+#[test_case("err", (2, 2, 2, 0); "one that ended and is going is none")]
+#[test_case("trr", (3, 2, 2, 0); "one that is going is there")]
+#[test_case("rrrr", (3, 3, 3, 1))]
+#[test_case("rrre", (3, 3, 3, 0); "nor is it in the wrong place")]
+fn statuses(pods: &str, want: (i64, i64, i64, i64)) {
+    let nodes: Nodes = (0..4).map(|i| (i.to_string(), Fit { run: i < 3, stay: true })).collect();
+    let status =
+        plan::status(None, &Daemons::default(), &nodes, &daemons(pods), 0, Timestamp::from_second(100).unwrap());
+    let count = |field: &str| status[field].as_i64().unwrap_or(0);
+    let got = (
+        count("currentNumberScheduled"),
+        count("updatedNumberScheduled"),
+        count("numberReady"),
+        count("numberMisscheduled"),
+    );
+    assert_eq!(got, want);
 }
