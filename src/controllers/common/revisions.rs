@@ -27,6 +27,21 @@ const TRIES_MAX: i64 = 8;
 /// Longest part of the owner's name in a revision's.
 const PREFIX_MAX: usize = 223;
 
+/// What differs between the kinds that have revisions.
+pub struct Row {
+    res: &'static Res,
+    /// Label of a revision's hash.
+    label: &'static str,
+    /// The limit of the history counts revisions that pods are still made of. They stay in any case.
+    live_counts: bool,
+}
+
+/// Rule: upstream `stateful_set_control.go` (`truncateHistory`).
+pub static STATEFUL_SET: Row = Row { res: &res::STATEFUL_SETS, label: HASH, live_counts: false };
+
+/// Rule: upstream `daemon/update.go` (`snapshot`, `cleanupHistory`).
+pub static DAEMON_SET: Row = Row { res: &res::DAEMON_SETS, label: POD_REVISION, live_counts: true };
+
 /// A revision.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Revision {
@@ -67,9 +82,9 @@ pub struct History {
 }
 
 /// The revisions of `owner`, with one for its present template, which is made when there is none.
-pub async fn sync(cx: &Cx, owner_res: &Res, owner: &Arc<Object>, selector: &Selector) -> Result<History, Error> {
+pub async fn sync(cx: &Cx, row: &Row, owner: &Arc<Object>, selector: &Selector) -> Result<History, Error> {
     let value = owner.value();
-    let owned = claim::claim_by(cx, owner_res, owner, &res::CONTROLLER_REVISIONS, Rule::of(selector)).await?;
+    let owned = claim::claim_by(cx, row.res, owner, &res::CONTROLLER_REVISIONS, Rule::of(selector)).await?;
     let mut all: Vec<Revision> = owned.iter().map(|r| Revision::new(&r.value())).collect();
     all.arrange_by(|a, b| (a.number, &a.name).cmp(&(b.number, &b.name)));
     let template = &value["spec"]["template"];
@@ -93,7 +108,7 @@ pub async fn sync(cx: &Cx, owner_res: &Res, owner: &Arc<Object>, selector: &Sele
             again
         }
         None => {
-            let (made, collisions) = create(cx, owner_res, owner, &value, next, collisions).await?;
+            let (made, collisions) = create(cx, row, owner, &value, next, collisions).await?;
             all.push(made.clone());
             return Ok(History { all, update: made, collisions });
         }
@@ -103,7 +118,7 @@ pub async fn sync(cx: &Cx, owner_res: &Res, owner: &Arc<Object>, selector: &Sele
 
 async fn create(
     cx: &Cx,
-    owner_res: &Res,
+    row: &Row,
     owner: &Arc<Object>,
     value: &Value,
     number: i64,
@@ -113,7 +128,7 @@ async fn create(
     let mut last = None;
     for taken in collisions..collisions + TRIES_MAX {
         let hash = hash::template_hash(template, taken);
-        let body = body(owner_res, owner, value, &hash, number);
+        let body = body(row, owner, value, &hash, number);
         match cx.client.create(&res::CONTROLLER_REVISIONS, &owner.meta.namespace, &body).await {
             Ok(made) => return Ok((Revision::new(&made), taken)),
             Err(error) if error.reason == Reason::AlreadyExists => last = Some(error),
@@ -134,18 +149,16 @@ async fn create(
     ))
 }
 
-fn body(owner_res: &Res, owner: &Object, value: &Value, hash: &str, number: i64) -> Value {
+fn body(row: &Row, owner: &Object, value: &Value, hash: &str, number: i64) -> Value {
     let prefix: String = owner.meta.name.chars().take(PREFIX_MAX).collect();
     let mut template = value["spec"]["template"].clone();
     let mut labels = template.get_at("/metadata/labels").cloned().filter(Value::is_object).unwrap_or_else(|| json!({}));
-    for key in [HASH, POD_REVISION] {
-        labels[key] = hash.into();
-    }
+    labels[row.label] = hash.into();
     template["$patch"] = "replace".into();
     // Upstream's tools compare the bytes with those of a map, whose keys are sorted.
     template.sort_all_objects();
     let mut metadata = json!({"name": format!("{prefix}-{hash}"), "labels": labels,
-        "ownerReferences": [claim::owner_reference(owner_res, owner)]});
+        "ownerReferences": [claim::owner_reference(row.res, owner)]});
     if let Some(annotations) = value.get_at("/metadata/annotations") {
         metadata["annotations"] = annotations.clone();
     }
@@ -154,17 +167,23 @@ fn body(owner_res: &Res, owner: &Object, value: &Value, hash: &str, number: i64)
 }
 
 /// Revisions beyond the limit that nothing is made of, the oldest first.
-pub fn surplus<'a>(all: &'a [Revision], live: &BTreeSet<String>, limit: Option<i64>) -> Vec<&'a Revision> {
+pub fn surplus<'a>(row: &Row, history: &'a History, live: &BTreeSet<String>, limit: Option<i64>) -> Vec<&'a Revision> {
     let Some(keep) = limit.and_then(|n| usize::try_from(n).ok()) else { return Vec::new() };
-    let mut old: Vec<&Revision> = all.iter().filter(|r| !live.contains(&r.name)).collect();
-    old.truncate(old.len().saturating_sub(keep));
-    old
+    let old = || history.all.iter().filter(|r| r.name != history.update.name);
+    let counted = old().filter(|r| row.live_counts || !live.contains(&r.name)).count();
+    old().filter(|r| !live.contains(&r.name)).take(counted.saturating_sub(keep)).collect()
 }
 
 /// Deletes what [`surplus`] names.
-pub async fn truncate(cx: &Cx, owner: &Object, history: &History, live: &BTreeSet<String>) -> Result<(), Error> {
+pub async fn truncate(
+    cx: &Cx,
+    row: &Row,
+    owner: &Object,
+    history: &History,
+    live: &BTreeSet<String>,
+) -> Result<(), Error> {
     let limit = owner.value().int_at("/spec/revisionHistoryLimit");
-    for old in surplus(&history.all, live, limit) {
+    for old in surplus(row, history, live, limit) {
         let options = DeleteOptions::default();
         optional(cx.client.delete(&res::CONTROLLER_REVISIONS, &owner.meta.namespace, &old.name, &options).await)?;
     }
@@ -180,19 +199,27 @@ mod tests {
         let set = json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "d", "namespace": "n", "uid": "u"},
             "spec": {"template": {"spec": {"restartPolicy": "Always", "containers": [{"name": "c", "image": "i"}]},
                 "metadata": {"labels": {"b": "2", "a": "1"}}}}});
-        let made = body(&crate::client::res::DAEMON_SETS, &Object::from_value(&set, &[]), &set, "hash", 1);
+        let made = body(&DAEMON_SET, &Object::from_value(&set, &[]), &set, "hash", 1);
         let want = r#"{"spec":{"template":{"$patch":"replace","metadata":{"labels":{"a":"1","b":"2"}},"spec":{"containers":[{"image":"i","name":"c"}],"restartPolicy":"Always"}}}}"#;
         assert_eq!(made["data"].to_string(), want);
+        assert_eq!(made["metadata"]["labels"], json!({"b": "2", "a": "1", "controller-revision-hash": "hash"}));
+        let made = body(&STATEFUL_SET, &Object::from_value(&set, &[]), &set, "hash", 1);
+        assert_eq!(made["metadata"]["labels"], json!({"b": "2", "a": "1", "controller.kubernetes.io/hash": "hash"}));
+        assert_eq!(Revision::new(&made).hash, "hash");
     }
 
     #[test]
     fn live_revisions_stay_and_the_oldest_go() {
         let named = |name: &str, number| Revision { name: name.into(), number, ..Revision::default() };
-        let all = [named("a", 1), named("b", 2), named("c", 3), named("d", 4)];
+        let all = vec![named("a", 1), named("b", 2), named("c", 3), named("d", 4)];
+        let history = History { update: all[3].clone(), all, collisions: 0 };
         let live = BTreeSet::from(["a".to_owned(), "d".to_owned()]);
-        let names = |limit| surplus(&all, &live, limit).iter().map(|r| r.name.clone()).collect::<Vec<_>>();
-        assert_eq!(names(Some(1)), ["b"]);
-        assert_eq!(names(Some(0)), ["b", "c"]);
-        assert!(names(Some(2)).is_empty() && names(None).is_empty());
+        let names =
+            |row, limit| surplus(row, &history, &live, limit).iter().map(|r| r.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&STATEFUL_SET, Some(1)), ["b"]);
+        assert_eq!(names(&STATEFUL_SET, Some(0)), ["b", "c"]);
+        assert!(names(&STATEFUL_SET, Some(2)).is_empty() && names(&STATEFUL_SET, None).is_empty());
+        assert_eq!(names(&DAEMON_SET, Some(2)), ["b"], "the live one counts");
+        assert_eq!(names(&DAEMON_SET, Some(0)), ["b", "c"], "and stays");
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Reads the set, its revisions and pods, and all nodes; plans; acts; reports. The scheduler binds the pods, which can go
 //! to their node only.
-//! **Invariant:** while a pod is on a node, even one on its way out, no second one is made there, but by an update with surge.
+//! **Invariant:** while a pod is on a node, even one on its way out that has not ended, no second one is made there, but with
+//! surge.
 
 pub mod nodes;
 pub mod plan;
@@ -80,7 +81,7 @@ impl Reconciler for DaemonSets {
             cx.events.warning(&object, "SelectingAll", message);
             return Ok(Requeue::Never);
         }
-        let history = revisions::sync(cx, &res::DAEMON_SETS, &object, &selector).await?;
+        let history = revisions::sync(cx, &revisions::DAEMON_SET, &object, &selector).await?;
         let owned = claim::claim(cx, &res::DAEMON_SETS, &object, &selector, &res::PODS).await?;
         let template = nodes::with_tolerations(&value["spec"]["template"]);
         let all = cx.lister(&res::NODES).list(None);
@@ -100,7 +101,8 @@ impl Reconciler for DaemonSets {
         outcome?;
         let hashes: BTreeSet<&str> = owned.iter().filter_map(|p| p.meta.label(POD_REVISION)).collect();
         let live = history.all.iter().filter(|r| r.name == history.update.name || hashes.contains(r.hash.as_str()));
-        revisions::truncate(cx, &object, &history, &live.map(|r| r.name.clone()).collect()).await?;
+        revisions::truncate(cx, &revisions::DAEMON_SET, &object, &history, &live.map(|r| r.name.clone()).collect())
+            .await?;
         Ok(Requeue::after_seconds(plan.after))
     }
 }
@@ -166,6 +168,8 @@ impl DaemonSets {
             create_pod(cx, object, pod)
         };
         let (_, error): (Vec<Value>, Option<Box<Status>>) = batch::slow_start(plan.create.len(), make).await;
+        // What is there goes with its namespace.
+        let error = error.filter(|e| !e.has_cause("NamespaceTerminating"));
         let going = owned.iter().filter(|p| plan.delete.contains(&p.meta.name));
         let (_, unable) = batch::all(going.map(|p| delete_pod(cx, object, p)).collect()).await;
         error.or(unable).map_or(Ok(()), |e| Err(e.into()))

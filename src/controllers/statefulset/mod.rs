@@ -10,6 +10,7 @@ pub mod pod;
 mod tests;
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -18,13 +19,13 @@ use serde_json::{Value, json};
 use self::plan::{Member, Set, Step};
 use self::pod::Takers;
 use crate::api::object::{Object, ObjectKey};
+use crate::api::status::Reason;
 use crate::api::value::ValueExt;
-use crate::client::res;
+use crate::client::{DeleteOptions, optional, res};
 use crate::controllers::common::claim::{self, Rule};
 use crate::controllers::common::pods::PodView;
 use crate::controllers::common::revisions::{self, History, POD_REVISION, Revision};
 use crate::controllers::common::status as common;
-use crate::controllers::replicaset::{create_pod, delete_pod};
 use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
 
 /// The controller.
@@ -57,7 +58,7 @@ impl Reconciler for StatefulSets {
         }
         let rule = Rule::of(&selector).only(|set, pod| plan::ordinal(&set.meta.name, &pod.meta.name).is_some());
         let pods = claim::claim_by(cx, &res::STATEFUL_SETS, &object, &res::PODS, rule).await?;
-        let history = revisions::sync(cx, &res::STATEFUL_SETS, &object, &selector).await?;
+        let history = revisions::sync(cx, &revisions::STATEFUL_SET, &object, &selector).await?;
         let work = Work { cx, set: Set::new(&object, &value), object: &object, value: &value, history: &history };
         let members = work.members(&pods);
         let steps = plan::plan(&work.set, &members, &history.update.name, cx.now());
@@ -110,40 +111,83 @@ impl Work<'_> {
         for step in steps {
             match step {
                 Step::Create { ordinal, updated } => {
-                    self.make_claims(*ordinal).await?;
                     let revision = if *updated { &self.history.update } else { self.current() };
-                    let pod = pod::pod(&self.set, self.object, self.value, *ordinal, revision);
-                    create_pod(self.cx, self.object, pod).await?;
+                    self.create(*ordinal, revision).await?;
                 }
-                Step::Claims(ordinal) => self.make_claims(*ordinal).await?,
+                Step::Claims(ordinal) => self.make_claims(*ordinal).await.map_err(|(_, error)| error)?,
                 Step::Fix(ordinal) => {
                     let Some(pod) = find(ordinal) else { continue };
                     let mut new = pod.value();
                     pod::identify(&mut new, &self.set, self.value, *ordinal);
-                    self.cx.client.update(&res::PODS, &pod.meta.namespace, &pod.meta.name, None, &new).await?;
+                    let (ns, name) = (&pod.meta.namespace, &pod.meta.name);
+                    let outcome = self.cx.client.update(&res::PODS, ns, name, None, &new).await;
+                    self.tell(("Update", "update"), name, outcome.as_ref().err());
+                    outcome?;
                 }
                 Step::Delete(ordinal) => {
                     let Some(pod) = find(ordinal) else { continue };
-                    delete_pod(self.cx, self.object, pod).await?;
+                    let (ns, name) = (&pod.meta.namespace, &pod.meta.name);
+                    let options = DeleteOptions::of_uid(&pod.meta.uid);
+                    let outcome = optional(self.cx.client.delete(&res::PODS, ns, name, &options).await);
+                    if !matches!(outcome, Ok(None)) {
+                        self.tell(("Delete", "delete"), name, outcome.as_ref().err());
+                    }
+                    outcome?;
                 }
             }
         }
         Ok(())
     }
 
-    /// Makes the claims of an ordinal. One that is going, or belongs to a pod that is gone, has to be gone first.
-    async fn make_claims(&self, ordinal: i64) -> Result<(), Error> {
+    /// Tells people what became of a pod. Rule: upstream `recordPodEvent`.
+    fn tell(&self, (reason, verb): (&str, &str), pod: &str, error: Option<&impl Display>) {
+        let what = format!("{verb} Pod {pod} in StatefulSet {}", self.set.name);
+        let events = &self.cx.events;
+        match error {
+            None => events.normal(self.object, &format!("Successful{reason}"), format!("{what} successful")),
+            Some(e) => events.warning(self.object, &format!("Failed{reason}"), format!("{what} failed error: {e}")),
+        }
+    }
+
+    /// Makes the claims of an ordinal that are missing, and its pod.
+    async fn create(&self, ordinal: i64, revision: &Revision) -> Result<(), Error> {
+        let verb = ("Create", "create");
+        if let Err((text, error)) = self.make_claims(ordinal).await {
+            if let Some(text) = text {
+                self.tell(verb, &self.set.pod_name(ordinal), Some(&text));
+            }
+            return Err(error);
+        }
+        let pod = pod::pod(&self.set, self.object, self.value, ordinal, revision);
+        let outcome = self.cx.client.create(&res::PODS, &self.object.meta.namespace, &pod).await;
+        // A pod of another's is in the way, or the lister does not show it yet: the next pass sees which.
+        if !outcome.as_ref().is_err_and(|e| e.reason == Reason::AlreadyExists) {
+            self.tell(verb, &self.set.pod_name(ordinal), outcome.as_ref().err());
+        }
+        outcome?;
+        Ok(())
+    }
+
+    /// Makes the claims of an ordinal. One that is going, or that was to go with a pod that is gone, has to be gone first.
+    /// An error has beside it what people are told of it; what goes with a pod goes without a word.
+    async fn make_claims(&self, ordinal: i64) -> Result<(), (Option<String>, Error)> {
         let ns = &self.object.meta.namespace;
+        let with_pods = Takers::new(self.value).with_pod;
         for claim in pod::claims(&self.set, self.object, self.value, ordinal) {
             let name = claim.str_at("/metadata/name").unwrap_or_default();
             let Some(known) = self.cx.lister(&res::PERSISTENT_VOLUME_CLAIMS).get(ns, name) else {
-                let what = format!("Claim {name} Pod {} in StatefulSet {}", self.set.pod_name(ordinal), self.set.name);
+                let whose = format!("Pod {} in StatefulSet {}", self.set.pod_name(ordinal), self.set.name);
                 match self.cx.client.create(&res::PERSISTENT_VOLUME_CLAIMS, ns, &claim).await {
-                    Ok(_) => self.cx.events.normal(self.object, "SuccessfulCreate", format!("create {what} success")),
+                    Ok(_) => {
+                        let message = format!("create Claim {name} {whose} success");
+                        self.cx.events.normal(self.object, "SuccessfulCreate", message);
+                    }
                     Err(error) => {
-                        let message = format!("create {what} failed error: {error}");
-                        self.cx.events.warning(self.object, "FailedCreate", message);
-                        return Err(error.into());
+                        if error.reason != Reason::AlreadyExists {
+                            let message = format!("create Claim {name} for {whose} failed error: {error}");
+                            self.cx.events.warning(self.object, "FailedCreate", message);
+                        }
+                        return Err((Some(format!("failed to create PVC {name}: {error}")), error.into()));
                     }
                 }
                 continue;
@@ -152,8 +196,11 @@ impl Work<'_> {
             let lost = |o: &crate::api::object::OwnerRef| {
                 o.kind == "Pod" && pods.get(ns, &o.name).is_none_or(|p| p.meta.uid != o.uid)
             };
-            if known.is_deleting() || known.meta.owners.iter().any(lost) {
-                return Err(Error::Object { what: format!("claim {name}"), reason: "it is being deleted".into() });
+            // Rule: upstream `PodClaimIsStale`.
+            let stale = with_pods && known.meta.owners.iter().any(lost);
+            if stale || known.is_deleting() {
+                let error = Error::Object { what: format!("claim {name}"), reason: "it is being deleted".into() };
+                return Err(((!stale).then(|| format!("pvc {name} is being deleted")), error));
             }
         }
         Ok(())
@@ -205,6 +252,6 @@ impl Work<'_> {
         }
         let mut live: BTreeSet<String> = members.iter().map(|m| m.revision.clone()).collect();
         live.extend([self.current().name.clone(), self.history.update.name.clone()]);
-        revisions::truncate(self.cx, self.object, self.history, &live).await
+        revisions::truncate(self.cx, &revisions::STATEFUL_SET, self.object, self.history, &live).await
     }
 }

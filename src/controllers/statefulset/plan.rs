@@ -147,9 +147,6 @@ fn replicas(set: &Set, members: &[Member], now: Timestamp, steps: &mut Vec<Step>
             }
             continue;
         };
-        if member.mistaken && !member.view.deleting && !member.view.has_ended() {
-            steps.push(Step::Fix(ordinal));
-        }
         if member.view.has_ended() && !member.view.deleting {
             // It is made anew under the same name, when it is gone.
             steps.push(Step::Delete(ordinal));
@@ -159,6 +156,9 @@ fn replicas(set: &Set, members: &[Member], now: Timestamp, steps: &mut Vec<Step>
         if !set.parallel && (member.view.deleting || !member.is_available(set, now)) {
             return false;
         }
+        if member.mistaken && !member.view.deleting && !member.view.has_ended() {
+            steps.push(Step::Fix(ordinal));
+        }
     }
     true
 }
@@ -167,8 +167,8 @@ fn replicas(set: &Set, members: &[Member], now: Timestamp, steps: &mut Vec<Step>
 fn condemned(set: &Set, members: &[Member], now: Timestamp, steps: &mut Vec<Step>) -> bool {
     let mut surplus: Vec<&Member> = members.iter().filter(|m| !set.has(m.ordinal)).collect();
     surplus.arrange_by_key(|m| std::cmp::Reverse(m.ordinal));
-    let unhealthy = |m: &Member| m.view.deleting || !m.is_running_and_ready();
-    let first_unhealthy = surplus.iter().rev().find(|m| unhealthy(m)).map(|m| m.ordinal);
+    let unavailable = |m: &Member| m.view.deleting || !m.is_available(set, now);
+    let first_unavailable = surplus.iter().rev().find(|m| unavailable(m)).map(|m| m.ordinal);
     for member in surplus {
         if set.parallel {
             if !member.view.deleting {
@@ -176,8 +176,7 @@ fn condemned(set: &Set, members: &[Member], now: Timestamp, steps: &mut Vec<Step
             }
             continue;
         }
-        let waits = member.view.deleting
-            || (!member.is_available(set, now) && first_unhealthy.is_some_and(|o| o != member.ordinal));
+        let waits = member.view.deleting || (unavailable(member) && first_unavailable != Some(member.ordinal));
         if !waits {
             steps.push(Step::Delete(member.ordinal));
         }

@@ -21,7 +21,6 @@ pub const POD_INDEX: &str = "apps.kubernetes.io/pod-index";
 pub fn pod(set: &Set, owner: &Object, value: &Value, ordinal: i64, revision: &Revision) -> Value {
     let mut pod = pods::from_template(&revision.template, &set.name, owner_reference(&res::STATEFUL_SETS, owner));
     let name = set.pod_name(ordinal);
-    pod.remove_at("/metadata/generateName");
     pod["metadata"]["name"] = name.as_str().into();
     identify(&mut pod, set, value, ordinal);
     pod["metadata"]["labels"][POD_REVISION] = revision.name.as_str().into();

@@ -171,6 +171,73 @@ async fn claims_are_made_kept_and_taken_along() {
 }
 
 #[tokio::test]
+async fn people_are_told_what_becomes_of_pods() {
+    let claims = json!([{"metadata": {"name": "data"}, "spec": {"x": 1}}]);
+    let world = World::with(json!({"volumeClaimTemplates": claims}));
+    let (_, told) = world.0.reconcile_and_hear(&StatefulSets, "n", "db").await;
+    let want = [
+        "SuccessfulCreate: create Claim data-db-0 Pod db-0 in StatefulSet db success",
+        "SuccessfulCreate: create Pod db-0 in StatefulSet db successful",
+    ];
+    assert_eq!(told, want);
+    let pod = world.0.get(&res::PODS, "n", "db-0").unwrap();
+    assert_eq!(pod["metadata"]["generateName"], "db-");
+    world.settle().await;
+    // A label that somebody took away comes back.
+    let mut pod = world.0.get(&res::PODS, "n", "db-1").unwrap();
+    pod.remove_at("/metadata/labels/apps.kubernetes.io~1pod-index");
+    world.0.put(pod);
+    let (_, told) = world.0.reconcile_and_hear(&StatefulSets, "n", "db").await;
+    assert_eq!(told, ["SuccessfulUpdate: update Pod db-1 in StatefulSet db successful"]);
+    world.change("/spec/replicas", json!(2));
+    let (_, told) = world.0.reconcile_and_hear(&StatefulSets, "n", "db").await;
+    assert_eq!(told, ["SuccessfulDelete: delete Pod db-2 in StatefulSet db successful"]);
+}
+
+#[tokio::test]
+async fn people_are_told_why_a_pod_does_not_come() {
+    use crate::api::status::Status;
+    let full = || Status::forbidden("", "pods", "db-0", "full");
+    let world = World::with(json!({}));
+    world.0.api.refuse("POST /api/v1/namespaces/n/pods", full());
+    let (outcome, told) = world.0.reconcile_and_hear(&StatefulSets, "n", "db").await;
+    assert!(outcome.is_err());
+    assert_eq!(told, [format!("FailedCreate: create Pod db-0 in StatefulSet db failed error: {}", full())]);
+
+    let world = World::with(json!({}));
+    world.0.api.refuse("POST /api/v1/namespaces/n/pods", Status::already_exists("", "pods", "db-0"));
+    let (outcome, told) = world.0.reconcile_and_hear(&StatefulSets, "n", "db").await;
+    assert_eq!((outcome.is_err(), told), (true, Vec::new()));
+
+    let claims = json!([{"metadata": {"name": "data"}, "spec": {"x": 1}}]);
+    let world = World::with(json!({"volumeClaimTemplates": claims}));
+    world.0.api.refuse("POST /api/v1/namespaces/n/persistentvolumeclaims", full());
+    let (outcome, told) = world.0.reconcile_and_hear(&StatefulSets, "n", "db").await;
+    assert!(outcome.is_err());
+    let claim = format!("FailedCreate: create Claim data-db-0 for Pod db-0 in StatefulSet db failed error: {}", full());
+    let pod = format!(
+        "FailedCreate: create Pod db-0 in StatefulSet db failed error: failed to create PVC data-db-0: {}",
+        full()
+    );
+    assert_eq!(told, [claim, pod]);
+}
+
+/// A claim that names a pod that is gone as its owner stands in the way only where claims go with pods.
+#[test_case("Delete", false; "it goes with the pod")]
+#[test_case("Retain", true; "it is kept")]
+#[tokio::test]
+async fn claims_of_a_pod_that_is_gone(when_scaled: &str, made: bool) {
+    let claims = json!([{"metadata": {"name": "data"}, "spec": {"x": 1}}]);
+    let policy = json!({"whenDeleted": "Retain", "whenScaled": when_scaled});
+    let world = World::with(json!({"volumeClaimTemplates": claims, "persistentVolumeClaimRetentionPolicy": policy}));
+    let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "db-0", "uid": "gone"});
+    world.0.put(json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "data-db-0", "namespace": "n", "ownerReferences": [owner]}}));
+    let (outcome, told) = world.0.reconcile_and_hear(&StatefulSets, "n", "db").await;
+    assert_eq!((outcome.is_ok(), told.len(), world.names().len()), (made, usize::from(made), usize::from(made)));
+}
+
+#[tokio::test]
 async fn on_delete_updates_what_somebody_deletes() {
     let world = World::with(json!({"updateStrategy": {"type": "OnDelete"}}));
     world.settle().await;
@@ -183,19 +250,19 @@ async fn on_delete_updates_what_somebody_deletes() {
 }
 
 /// `r`: ready, `o`: ready and of an older revision, `p`: pending, `b`: old and not ready, `t`: on its way out,
-/// `u`: its node is silent, `f`: failed, `-`: not there.
+/// `u`: its node is silent, `f`: failed, `m`: ready and not as its ordinal's should be, `n`: pending and so, `-`: not there.
 fn members(text: &str) -> Vec<Member> {
     let member = |(i, c): (usize, char)| {
-        let ready = matches!(c, 'r' | 'o').then(|| Timestamp::from_second(0).unwrap());
+        let ready = matches!(c, 'r' | 'o' | 'm').then(|| Timestamp::from_second(0).unwrap());
         let phase = match c {
-            'p' => Phase::Pending,
+            'p' | 'n' => Phase::Pending,
             'u' => Phase::Unknown,
             'f' => Phase::Failed,
             _ => Phase::Running,
         };
         let view = PodView { phase, ready_since: ready, deleting: c == 't', ..PodView::default() };
         let revision = if matches!(c, 'o' | 'b') { "old" } else { "new" };
-        Member { view, ordinal: i as i64, revision: revision.into(), mistaken: false }
+        Member { view, ordinal: i as i64, revision: revision.into(), mistaken: matches!(c, 'm' | 'n') }
     };
     text.chars().enumerate().filter(|(_, c)| *c != '-').map(member).collect()
 }
@@ -216,6 +283,9 @@ fn members(text: &str) -> Vec<Member> {
 #[test_case(true, 1, "obr", "-1"; "which is repaired when its turn comes")]
 #[test_case(true, 2, "ooo", "-2 -1"; "two at once")]
 #[test_case(true, 2, "bob", "-2"; "no more than two are missing")]
+#[test_case(false, 1, "mr-", "=0 +2"; "put right on the way")]
+#[test_case(false, 1, "nr-", "c0"; "not before it is of use")]
+#[test_case(true, 1, "nrr", "c0 =0"; "at once in parallel")]
 fn steps(parallel: bool, max_unavailable: i64, pods: &str, want: &str) {
     let set = Set { name: "db".into(), replicas: 3, parallel, max_unavailable, ..Set::default() };
     let steps = plan::plan(&set, &members(pods), "new", Timestamp::from_second(100).unwrap());
@@ -229,6 +299,23 @@ fn steps(parallel: bool, max_unavailable: i64, pods: &str, want: &str) {
         })
         .collect();
     assert_eq!(shown.join(" "), want);
+}
+
+/// Since when the pods are ready that should not be there; a minute makes them available, now is 100.
+#[test_case(&[0, 0], Some(1); "the highest goes")]
+#[test_case(&[0, 90], Some(1); "also when it is the only one not available")]
+#[test_case(&[90, 0], Some(1); "or a lower one is")]
+#[test_case(&[90, 90], None; "not when a lower one is not either")]
+fn scaling_down_waits(ready: &[i64], want: Option<i64>) {
+    let set = Set { name: "db".into(), min_ready: 60, ..Set::default() };
+    let member = |(i, since): (usize, &i64)| {
+        let ready_since = Some(Timestamp::from_second(*since).unwrap());
+        let view = PodView { phase: Phase::Running, ready_since, ..PodView::default() };
+        Member { view, ordinal: i as i64, ..Member::default() }
+    };
+    let members: Vec<Member> = ready.iter().enumerate().map(member).collect();
+    let steps = plan::plan(&set, &members, "new", Timestamp::from_second(100).unwrap());
+    assert_eq!(steps, want.map(Step::Delete).into_iter().collect::<Vec<_>>());
 }
 
 #[test_case("db", "db-0", Some(0))]
