@@ -225,10 +225,10 @@ fn only_a_rollout_is_judged() {
     let mut d = deploy(3);
     d.status = status(&d, &[sick(2, 3, 1)], Some(0), &Made::Nothing, at(0));
     let before = d.status["conditions"].clone();
-    let failing = Set { failure: Some(json!({"reason": "FailedCreate"})), ..sick(2, 3, 2) };
+    let failing = [Set { failure: Some(json!({"reason": "FailedCreate"})), ..sick(2, 3, 2) }];
     for (d, made) in [(d.clone(), Made::Resized), (Deploy { deleting: true, ..d.clone() }, Made::Nothing)] {
-        let got = status(&d, &[failing.clone()], Some(0), &made, at(5000));
+        let got = status(&d, &failing, Some(0), &made, at(5000));
         assert_eq!((&got["conditions"], &got["readyReplicas"]), (&before, &json!(2)));
     }
-    assert_ne!(status(&d, &[failing], Some(0), &Made::Nothing, at(5000))["conditions"], before);
+    assert_ne!(status(&d, &failing, Some(0), &Made::Nothing, at(5000))["conditions"], before);
 }
