@@ -78,6 +78,11 @@ impl FieldErrors {
         self.push("FieldValueInvalid", with_detail(format!("Invalid value: {}", show(&value.into())), detail));
     }
 
+    /// `Invalid value: …` where the value says nothing, or too much.
+    pub fn refused(&self, detail: impl fmt::Display) {
+        self.push("FieldValueInvalid", with_detail("Invalid value".into(), detail));
+    }
+
     /// `Forbidden: …`.
     pub fn forbidden(&self, detail: impl fmt::Display) {
         self.push("FieldValueForbidden", with_detail("Forbidden".into(), detail));

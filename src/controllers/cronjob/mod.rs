@@ -53,6 +53,12 @@ impl Reconciler for CronJobs {
         let Some((schedule, zone)) = read_schedule(cx, &object, &cron) else { return Ok(Requeue::Never) };
         let now = cx.now();
         let due = plan::due(&cron, &schedule, &zone, now);
+        if due.at.is_none() && due.next.is_none() {
+            let text = cron.str_at("/spec/schedule").unwrap_or_default();
+            let message =
+                format!("invalid schedule: {text} : time difference between two schedules is less than 1 second");
+            cx.events.warning(&object, "InvalidSchedule", message);
+        }
         if due.missed_many {
             let message =
                 "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
@@ -85,15 +91,12 @@ fn read_schedule(cx: &Cx, object: &Arc<Object>, cron: &Value) -> Option<(Schedul
     }
 }
 
-/// Cuts the history and reports what became of the Jobs.
+/// Reports what became of the Jobs and cuts the history.
 async fn observe(cx: &Cx, object: &Arc<Object>) -> Result<(), Error> {
     let cron = object.value();
     let mut jobs = cx.lister(&res::JOBS).by_index("owner", &object.meta.uid);
     jobs.retain(|j| j.meta.controller().is_some_and(|c| c.uid == object.meta.uid));
     let runs: Vec<Run> = jobs.iter().map(|j| Run::new(j)).collect();
-    for run in plan::stale(&cron, &runs) {
-        delete_job(cx, object, &run.name, &run.uid).await?;
-    }
     for name in plan::unexpected(&cron, &runs) {
         let message = format!("Saw a job that the controller did not create or forgot: {name}");
         cx.events.warning(object, "UnexpectedJob", message);
@@ -101,6 +104,10 @@ async fn observe(cx: &Cx, object: &Arc<Object>) -> Result<(), Error> {
     let (status, told) = plan::observe(&cron, &runs);
     if common::write(cx, &res::CRON_JOBS, object, status).await? {
         told.into_iter().for_each(|(reason, message)| cx.events.normal(object, reason, message));
+    }
+    // Not before it is written down how they ended.
+    for run in plan::stale(&cron, &runs) {
+        delete_job(cx, object, &run.name, &run.uid).await?;
     }
     Ok(())
 }
@@ -119,8 +126,9 @@ async fn delete_job(cx: &Cx, cron: &Arc<Object>, name: &str, uid: &str) -> Resul
 
 /// Makes the Job of `at`, if the policies let it.
 async fn start(cx: &Cx, object: &Arc<Object>, cron: &Value, at: Timestamp, zone: &TimeZone) -> Result<(), Error> {
-    let shown = rfc3339(at);
     if plan::is_too_late(cron, at, cx.now()) {
+        // Go's RFC1123Z.
+        let shown = at.strftime("%a, %d %b %Y %H:%M:%S +0000");
         cx.events.warning(object, "MissSchedule", format!("Missed scheduled time to start a job: {shown}"));
         return Ok(());
     }
@@ -169,7 +177,7 @@ async fn start(cx: &Cx, object: &Arc<Object>, cron: &Value, at: Timestamp, zone:
     let Some(fresh) = cx.get(&res::CRON_JOBS, &ObjectKey::from(&object.meta)) else { return Ok(()) };
     let mut status = fresh.value().get("status").cloned().filter(Value::is_object).unwrap_or_else(|| json!({}));
     plan::put_active(&mut status, active);
-    status["lastScheduleTime"] = shown.into();
+    status["lastScheduleTime"] = rfc3339(at).into();
     common::write(cx, &res::CRON_JOBS, &fresh, status).await.map(drop)
 }
 
@@ -223,5 +231,39 @@ mod tests {
         assert_eq!(cluster.api.all(&res::JOBS).len(), 1);
         assert!(stored.items_at("/status/active").is_empty());
         assert_eq!(stored.str_at("/status/lastSuccessfulTime"), Some("2026-01-01T00:09:00Z"));
+    }
+
+    async fn told(cluster: &Cluster, writer: crate::runtime::events::EventWriter) -> (Value, Value) {
+        writer.run(crate::util::tasks::Shutdown::new()).await;
+        let event = cluster.api.all(&res::EVENTS).remove(0);
+        (event["reason"].clone(), event["message"].clone())
+    }
+
+    #[tokio::test]
+    async fn a_schedule_that_never_comes_is_told_of() {
+        let cluster = Cluster::new();
+        let mut cron = cron("Allow");
+        cron["spec"]["schedule"] = "0 0 30 2 *".into();
+        cluster.put(cron);
+        let (cx, writer) = cluster.cx_and_events();
+        assert_eq!(CronJobs.reconcile(&ObjectKey::new("n", "c"), &cx).await.unwrap(), Requeue::Never);
+        drop(cx);
+        let why = "invalid schedule: 0 0 30 2 * : time difference between two schedules is less than 1 second";
+        assert_eq!(told(&cluster, writer).await, ("InvalidSchedule".into(), why.into()));
+    }
+
+    #[tokio::test]
+    async fn a_time_that_was_missed_is_told_of() {
+        let cluster = Cluster::new();
+        let mut cron = cron("Allow");
+        cron["spec"]["startingDeadlineSeconds"] = 10.into();
+        let object = Arc::new(Object::from_value(&cron, &[]));
+        let (cx, writer) = cluster.cx_and_events();
+        let at = cx.now();
+        cluster.clock.advance(11);
+        start(&cx, &object, &cron, at, &TimeZone::UTC).await.unwrap();
+        drop(cx);
+        let what = "Missed scheduled time to start a job: Thu, 01 Jan 2026 00:00:00 +0000";
+        assert_eq!(told(&cluster, writer).await, ("MissSchedule".into(), what.into()));
     }
 }

@@ -4,6 +4,7 @@
 //! **Invariant:** an ended pod is counted exactly once, whatever crashes: a finalizer keeps it until its uid is in the
 //! status, and its uid becomes a number only when the finalizer is gone ([`status`]).
 
+pub mod backoff;
 pub mod indexes;
 pub mod model;
 pub mod plan;
@@ -14,11 +15,14 @@ pub mod ttl;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
+use self::backoff::Streak;
 use self::model::{FINALIZER, INDEX, INDEX_FAILURES, INDEX_IGNORED, JOB_NAME, Job, JobPod};
 use self::plan::{End, NewPod, Plan};
 use crate::api::meta::labels::Selector;
@@ -37,11 +41,36 @@ const PREFIX_MAX: usize = 58;
 const INDEX_ENV: &str = "JOB_COMPLETION_INDEX";
 
 /// The controller.
-pub struct Jobs;
+#[derive(Default)]
+pub struct Jobs {
+    /// What failed lately, by Job and its uid; a Job whose pods never ended is not there.
+    streaks: Mutex<HashMap<ObjectKey, (String, Streak)>>,
+}
 
 /// For the list of controllers.
 pub fn controller() -> Box<dyn Reconciler> {
-    Box::new(Jobs)
+    Box::new(Jobs::default())
+}
+
+impl Jobs {
+    /// The failures in a row, with those of these pods.
+    fn streak(&self, key: &ObjectKey, uid: &str, job: &Job, pods: &[JobPod]) -> Streak {
+        let known = self.streaks.lock().get(key).filter(|(of, _)| of == uid).map(|(_, known)| *known);
+        known.map_or_else(|| Streak::of(job, pods), |known| known.and(job, pods))
+    }
+
+    /// Keeps it, once the pods that it counts are written down.
+    fn remember(&self, key: &ObjectKey, uid: &str, job: &Job, pods: &[JobPod]) {
+        // Limits per index have their own count, in the pods.
+        if job.per_index.is_some() {
+            return;
+        }
+        let streak = self.streak(key, uid, job, pods);
+        let mut all = self.streaks.lock();
+        if streak != Streak::default() || all.contains_key(key) {
+            all.insert(key.clone(), (uid.to_owned(), streak));
+        }
+    }
 }
 
 #[async_trait]
@@ -60,34 +89,47 @@ impl Reconciler for Jobs {
 
     async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
         let object = cx.get(&res::JOBS, key);
-        release_strangers(cx, key, object.as_deref()).await?;
-        let Some(object) = object else { return Ok(Requeue::Never) };
-        let job = Job::new(&object);
-        if job.is_foreign() || job.is_finished() {
+        let job = object.as_deref().map(Job::new);
+        release_strangers(cx, key, object.as_deref().zip(job.as_ref())).await?;
+        let (Some(object), Some(job)) = (object, job.filter(|j| !j.is_foreign() && !j.is_finished())) else {
+            self.streaks.lock().remove(key);
             return Ok(Requeue::Never);
-        }
+        };
         let value = object.value();
         let selector = claim::label_selector(&value)?;
         let claimed =
             claim::claim_by(cx, &res::JOBS, &object, &res::PODS, Rule::of(&selector).with_finalizer(FINALIZER)).await?;
         let pods: Vec<JobPod> = claimed.iter().map(|p| JobPod::new(p)).collect();
-        let plan = plan::plan(&job, &pods, cx.now());
-        let outcome = act(cx, &object, &value, &plan, &claimed).await;
-        report(cx, key, &object.meta.uid, &selector, plan.end.as_ref()).await?;
+        let uid = &object.meta.uid;
+        let streak = self.streak(key, uid, &job, &pods);
+        let plan = plan::plan(&job, &pods, streak, cx.now());
+        let cut: HashSet<&str> = plan.delete.iter().map(String::as_str).collect();
+        let gone = claimed.iter().filter(|p| cut.contains(&*p.meta.name)).cloned().collect();
+        let outcome = act(cx, &object, &value, &plan, gone).await;
+        // While a pod could not be deleted, the Job is not over.
+        let end = plan.end.as_ref().filter(|_| outcome.is_ok());
+        let report = Report { cx, key, uid, selector: &selector, end, cut: &cut };
+        if let Some(Seen { job, views, pods, .. }) = report.note().await? {
+            self.remember(key, uid, &job, &views);
+            report.settle(pods).await?;
+        }
         outcome?;
         Ok(Requeue::after_seconds(plan.after))
     }
 }
 
-/// Pods that a Job left behind lose the finalizer: nobody will count them any more.
-async fn release_strangers(cx: &Cx, key: &ObjectKey, job: Option<&Object>) -> Result<(), Error> {
+/// Pods that nobody will count any more lose the finalizer: those that a Job left behind, and those of one that is over.
+/// Rule: upstream `syncOrphanPod`, `cleanupPodFinalizers`.
+async fn release_strangers(cx: &Cx, key: &ObjectKey, job: Option<(&Object, &Job)>) -> Result<(), Error> {
     let of_name = Selector::from_map(&json!({JOB_NAME: key.name}));
     for pod in cx.lister(&res::PODS).select(Some(&key.namespace), &of_name) {
         let owner = pod.meta.controller().map(|o| o.uid.as_str());
         let left = match (job, owner) {
-            (Some(job), Some(uid)) => job.meta.uid != uid,
+            (Some((job, view)), Some(uid)) => job.meta.uid != uid || (view.is_finished() && !view.is_foreign()),
             // One without an owner may be adopted.
-            (Some(job), None) => job.is_deleting(),
+            (Some((job, view)), None) => {
+                job.is_deleting() || pod.is_deleting() || view.is_finished() || !is_selected(job, &pod)
+            }
             (None, _) => true,
         };
         if left {
@@ -95,6 +137,11 @@ async fn release_strangers(cx: &Cx, key: &ObjectKey, job: Option<&Object>) -> Re
         }
     }
     Ok(())
+}
+
+fn is_selected(job: &Object, pod: &Object) -> bool {
+    let selector = claim::label_selector(&job.only(&["spec", "selector"]));
+    selector.is_ok_and(|s| s.matches(|k| pod.meta.label(k)))
 }
 
 /// Takes the finalizer off a pod; one that has none, or is gone, is as good.
@@ -111,7 +158,7 @@ async fn untrack(cx: &Cx, pod: &Object) -> Result<(), Error> {
     }
 }
 
-async fn act(cx: &Cx, job: &Arc<Object>, value: &Value, plan: &Plan, pods: &[Arc<Object>]) -> Result<(), Error> {
+async fn act(cx: &Cx, job: &Arc<Object>, value: &Value, plan: &Plan, gone: Vec<Arc<Object>>) -> Result<(), Error> {
     let delete = |pod: Arc<Object>| async move {
         // Of a Job that goes on, a pod that is not wanted any more is no failure.
         if plan.end.is_none() {
@@ -119,8 +166,7 @@ async fn act(cx: &Cx, job: &Arc<Object>, value: &Value, plan: &Plan, pods: &[Arc
         }
         delete_pod(cx, job, &pod).await.map_err(Error::from)
     };
-    let going = pods.iter().filter(|p| plan.delete.contains(&p.meta.name)).cloned();
-    let (_, error) = batch::all(going.map(delete).collect()).await;
+    let (_, error) = batch::all(gone.into_iter().map(delete).collect()).await;
     if let Some(error) = error {
         return Err(error);
     }
@@ -164,33 +210,61 @@ fn new_pod(job: &Object, value: &Value, new: &NewPod, owner: &Value) -> Value {
     pod
 }
 
-/// Reads everything again after the deed; writes down, takes finalizers off, counts.
-async fn report(cx: &Cx, key: &ObjectKey, uid: &str, selector: &Selector, end: Option<&End>) -> Result<(), Error> {
-    let read = || {
-        let object = cx.get(&res::JOBS, key).filter(|o| o.meta.uid == uid)?;
-        let mut pods = cx.lister(&res::PODS).by_index("owner", uid);
-        pods.retain(|p| selector.matches(|k| p.meta.label(k)));
-        let views: Vec<JobPod> = pods.iter().map(|p| JobPod::new(p)).collect();
-        Some((Job::new(&object), object, pods, views))
-    };
-    let Some((job, object, pods, views)) = read() else { return Ok(()) };
-    let noted = status::note(&job, &views, end, cx.now());
-    common::write(cx, &res::JOBS, &object, noted.status).await?;
-    match noted.suspended {
-        Some(true) => cx.events.normal(&object, "Suspended", "Job suspended"),
-        Some(false) => cx.events.normal(&object, "Resumed", "Job resumed"),
-        None => {}
+/// What comes after the deed: reads everything again, writes down, takes finalizers off, counts.
+struct Report<'a> {
+    cx: &'a Cx,
+    key: &'a ObjectKey,
+    uid: &'a str,
+    selector: &'a Selector,
+    end: Option<&'a End>,
+    /// Names of the pods that were deleted just now.
+    cut: &'a HashSet<&'a str>,
+}
+
+/// The Job and its pods, as they are stored and as plans see them.
+struct Seen {
+    job: Job,
+    object: Arc<Object>,
+    pods: Vec<Arc<Object>>,
+    views: Vec<JobPod>,
+}
+
+impl Report<'_> {
+    fn read(&self) -> Option<Seen> {
+        let object = self.cx.get(&res::JOBS, self.key).filter(|o| o.meta.uid == self.uid)?;
+        let mut pods = self.cx.lister(&res::PODS).by_index("owner", self.uid);
+        pods.retain(|p| self.selector.matches(|k| p.meta.label(k)));
+        let view = |p: &Arc<Object>| JobPod { cut: self.cut.contains(&*p.meta.name), ..JobPod::new(p) };
+        Some(Seen { job: Job::new(&object), views: pods.iter().map(view).collect(), object, pods })
     }
-    let going = pods.iter().filter(|p| noted.untrack.contains(&p.meta.name));
-    let (_, error) = batch::all(going.map(|p| untrack(cx, p)).collect()).await;
-    if let Some((job, object, _, views)) = read() {
-        let settled = status::settle(&job, &views, end, cx.now());
-        let written = common::write(cx, &res::JOBS, &object, settled).await?;
-        if let Some(now) = cx.get(&res::JOBS, key).filter(|_| written).map(|o| Job::new(&o)) {
-            tell(cx, &object, &now);
+
+    /// Gives back what was written down, of the pods those that may lose the finalizer now.
+    async fn note(&self) -> Result<Option<Seen>, Error> {
+        let Some(mut seen) = self.read() else { return Ok(None) };
+        let noted = status::note(&seen.job, &seen.views, self.end, self.cx.now());
+        common::write(self.cx, &res::JOBS, &seen.object, noted.status).await?;
+        match noted.suspended {
+            Some(true) => self.cx.events.normal(&seen.object, "Suspended", "Job suspended"),
+            Some(false) => self.cx.events.normal(&seen.object, "Resumed", "Job resumed"),
+            None => {}
         }
+        let going: HashSet<String> = noted.untrack.into_iter().collect();
+        seen.pods.retain(|p| going.contains(&p.meta.name));
+        Ok(Some(seen))
     }
-    error.map_or(Ok(()), Err)
+
+    /// Lets pods go, and counts those that are.
+    async fn settle(&self, going: Vec<Arc<Object>>) -> Result<(), Error> {
+        let (_, error) = batch::all(going.iter().map(|p| untrack(self.cx, p)).collect()).await;
+        if let Some(Seen { job, object, views, .. }) = self.read() {
+            let settled = status::settle(&job, &views, self.end, self.cx.now());
+            let written = common::write(self.cx, &res::JOBS, &object, settled).await?;
+            if let Some(now) = self.cx.get(&res::JOBS, self.key).filter(|_| written).map(|o| Job::new(&o)) {
+                tell(self.cx, &object, &now);
+            }
+        }
+        error.map_or(Ok(()), Err)
+    }
 }
 
 fn tell(cx: &Cx, object: &Arc<Object>, job: &Job) {

@@ -125,6 +125,8 @@ pub struct JobPod {
     pub ignored: i64,
     /// When it ended, as well as can be told.
     pub ended: Option<Timestamp>,
+    /// The Job itself deletes it in this very step: no failure of its own.
+    pub cut: bool,
     /// The body, for policies.
     pub value: Value,
 }
@@ -143,6 +145,7 @@ impl JobPod {
             failures: annotation(INDEX_FAILURES).unwrap_or(0),
             ignored: annotation(INDEX_IGNORED).unwrap_or(0),
             ended: ended(&value),
+            cut: false,
             value,
         }
     }
@@ -153,7 +156,7 @@ impl JobPod {
         match self.view.phase {
             Phase::Failed => true,
             Phase::Succeeded => false,
-            _ => !job.only_replace_ended && self.view.deleting,
+            _ => !job.only_replace_ended && self.view.deleting && !self.cut,
         }
     }
 
@@ -162,9 +165,14 @@ impl JobPod {
         self.view.deleting && !self.view.has_ended()
     }
 
-    /// Statuses of its containers, init containers first.
+    /// A completion index that the Job has; every pod of a Job without indexes is in its place.
+    pub fn has_place(&self, job: &Job) -> bool {
+        !job.indexed || self.index.is_some_and(|i| job.has_index(i))
+    }
+
+    /// Statuses of its containers, init containers last.
     pub fn containers(&self) -> impl Iterator<Item = &Value> {
-        let all = ["/status/initContainerStatuses", "/status/containerStatuses"];
+        let all = ["/status/containerStatuses", "/status/initContainerStatuses"];
         all.into_iter().flat_map(|at| self.value.items_at(at))
     }
 }
@@ -172,13 +180,58 @@ impl JobPod {
 /// The last end of a container; else when the pod stopped being ready; else when it was deleted or created.
 /// Rule: upstream `getFinishedTime`.
 fn ended(pod: &Value) -> Option<Timestamp> {
-    let containers = pod.items_at("/status/containerStatuses");
-    let ends: Option<Vec<Timestamp>> =
-        containers.iter().map(|c| time(c.str_at("/state/terminated/finishedAt"))).collect();
-    let last = ends.and_then(|all| all.into_iter().max());
     let ready = conditions::get(pod.items_at("/status/conditions"), "Ready");
     let unready = ready.filter(|c| c.str_at("/status") == Some("False"));
-    last.or_else(|| time(unready?.str_at("/lastTransitionTime")))
-        .or_else(|| time(pod.str_at("/metadata/deletionTimestamp")))
+    containers_ended(pod)
+        .or_else(|| time(unready?.str_at("/lastTransitionTime")))
+        .or_else(|| deleted(pod))
         .or_else(|| time(pod.str_at("/metadata/creationTimestamp")))
+}
+
+/// When the last container ended, if all did. Containers that are started first and run along end last.
+fn containers_ended(pod: &Value) -> Option<Timestamp> {
+    let along = |status: &&Value| {
+        let mut all = pod.items_at("/spec/initContainers").iter();
+        all.any(|c| c.get("name") == status.get("name") && c.str_at("/restartPolicy") == Some("Always"))
+    };
+    let first = pod.items_at("/status/initContainerStatuses").iter().filter(along);
+    let ends = first.chain(pod.items_at("/status/containerStatuses"));
+    let ends: Option<Vec<Timestamp>> = ends.map(|c| time(c.str_at("/state/terminated/finishedAt"))).collect();
+    ends?.into_iter().max()
+}
+
+/// When somebody deleted it: its timestamp says until when it has time to end.
+fn deleted(pod: &Value) -> Option<Timestamp> {
+    let until = time(pod.str_at("/metadata/deletionTimestamp"))?;
+    let grace = pod.int_at("/metadata/deletionGracePeriodSeconds").unwrap_or(0);
+    Timestamp::from_second(until.as_second().saturating_sub(grace)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use test_case::test_case;
+
+    fn status(name: &str, at: Option<i64>) -> Value {
+        let at = at.map(|s| Timestamp::from_second(s).unwrap().to_string());
+        json!({"name": name, "state": at.map_or(json!({"running": {}}), |t| json!({"terminated": {"finishedAt": t}}))})
+    }
+
+    #[test_case(json!({"containerStatuses": [status("a", Some(50)), status("b", Some(40))]}), 50; "the last of two")]
+    #[test_case(json!({"containerStatuses": [status("a", Some(50)), status("b", None)]}), 70; "one runs")]
+    #[test_case(json!({"containerStatuses": [status("a", Some(50))], "initContainerStatuses":
+        [status("along", Some(60)), status("before", Some(65))]}), 60; "one that runs along ends last")]
+    #[test_case(json!({"containerStatuses": [status("a", Some(50))], "initContainerStatuses": [status("along", None)]}), 70;
+        "one that runs along still does")]
+    #[test_case(json!({"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": "1970-01-01T00:00:55Z"}]}), 55;
+        "no longer ready")]
+    #[test_case(json!({}), 70; "deleted thirty seconds before its time is over")]
+    fn when_a_pod_ended(status: Value, want: i64) {
+        let pod = json!({"status": status, "spec": {"initContainers":
+                [{"name": "before"}, {"name": "along", "restartPolicy": "Always"}]},
+            "metadata": {"creationTimestamp": "1970-01-01T00:00:10Z", "deletionTimestamp": "1970-01-01T00:01:40Z",
+                "deletionGracePeriodSeconds": 30}});
+        assert_eq!(ended(&pod).map(|t| t.as_second()), Some(want));
+    }
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
+use super::backoff::{Streak, delay};
 use super::indexes::Indexes;
 use super::model::{Job, JobPod};
 use super::policy::{self, Verdict};
@@ -14,11 +15,6 @@ use crate::controllers::common::batch::BURST;
 use crate::controllers::common::pods::Phase;
 use crate::controllers::replicaset::plan::deletion_order;
 use crate::util::order::Arrange;
-
-/// Seconds after the first failure until the next pod; doubles with each failure in a row.
-const BACKOFF_BASE: i64 = 10;
-/// Most of these seconds.
-const BACKOFF_MAX: i64 = 600;
 
 /// How a Job ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +77,8 @@ pub struct Counts {
 impl Counts {
     /// Adds up.
     pub fn of(job: &Job, pods: &[JobPod]) -> Self {
-        let (done, lost) = (done(job, pods), lost(job, pods));
+        let done = done(job, pods);
+        let lost = lost(job, pods, &done);
         let fresh = |kind: &str| job.reported(kind) + job.uncounted(kind).len() as i64;
         let succeeded = match job.indexed {
             true => done.count(),
@@ -110,29 +107,38 @@ pub fn newly_succeeded<'a>(job: &'a Job, pods: &'a [JobPod]) -> impl Iterator<It
 
 /// Pods whose failure counts and was not counted.
 pub fn newly_failed<'a>(job: &'a Job, pods: &'a [JobPod]) -> impl Iterator<Item = &'a JobPod> {
+    failures(job, pods, move |p| p.has_failed(job))
+}
+
+/// Of the pods that `failed` holds for those that count and that nobody counted.
+pub fn failures<'a>(
+    job: &'a Job,
+    pods: &'a [JobPod],
+    failed: impl Fn(&JobPod) -> bool + 'a,
+) -> impl Iterator<Item = &'a JobPod> {
     let known = job.uncounted("failed");
     pods.iter().filter(move |p| {
-        let ours = !job.indexed || p.index.is_some_and(|i| job.has_index(i));
         p.tracked
-            && ours
-            && p.has_failed(job)
+            && p.has_place(job)
+            && failed(p)
             && !known.contains(&p.view.uid)
             && policy::judge(job, p) != Verdict::Ignore
     })
 }
 
-/// Indexes that are done, by the status and by pods that nobody counted.
+/// Indexes that are done, by the status and by pods that nobody counted. None can have failed for good before.
 fn done(job: &Job, pods: &[JobPod]) -> Indexes {
     let mut all = job.listed("completedIndexes").below(job.completions.unwrap_or(0));
     if job.indexed {
-        let fresh = pods.iter().filter(|p| p.tracked && p.view.phase == Phase::Succeeded);
-        fresh.filter_map(|p| p.index).filter(|i| job.has_index(*i)).for_each(|i| all.insert(i));
+        let lost = job.listed("failedIndexes");
+        let fresh = pods.iter().filter(|p| p.tracked && p.view.phase == Phase::Succeeded).filter_map(|p| p.index);
+        fresh.filter(|i| job.has_index(*i) && !lost.contains(*i)).for_each(|i| all.insert(i));
     }
     all
 }
 
-/// Indexes that failed too often.
-fn lost(job: &Job, pods: &[JobPod]) -> Indexes {
+/// Indexes that failed too often; what is done cannot fail any more.
+fn lost(job: &Job, pods: &[JobPod], done: &Indexes) -> Indexes {
     let Some(limit) = job.per_index else { return Indexes::default() };
     let mut all = job.listed("failedIndexes").below(job.completions.unwrap_or(0));
     for pod in pods.iter().filter(|p| p.tracked && p.has_failed(job)) {
@@ -141,7 +147,7 @@ fn lost(job: &Job, pods: &[JobPod]) -> Indexes {
             Verdict::Ignore => false,
             _ => pod.failures >= limit,
         };
-        if let Some(index) = pod.index.filter(|i| over && job.has_index(*i)) {
+        if let Some(index) = pod.index.filter(|i| over && job.has_index(*i) && !done.contains(*i)) {
             all.insert(index);
         }
     }
@@ -171,15 +177,15 @@ pub fn predecessors<'a>(job: &Job, counts: &Counts, pods: &'a [JobPod]) -> BTree
     last
 }
 
-/// One step.
-pub fn plan(job: &Job, pods: &[JobPod], now: Timestamp) -> Plan {
+/// One step. `streak` is what failed lately, these pods included.
+pub fn plan(job: &Job, pods: &[JobPod], streak: Streak, now: Timestamp) -> Plan {
     let counts = Counts::of(job, pods);
     let active: Vec<&JobPod> = pods.iter().filter(|p| p.view.is_active()).collect();
     if let Some(end) = end(job, pods, &counts, now) {
         let delete = if job.deleting { Vec::new() } else { names(&active) };
         return Plan { end: Some(end), delete, ..Plan::default() };
     }
-    let mut plan = if job.deleting { Plan::default() } else { manage(job, pods, &counts, active, now) };
+    let mut plan = if job.deleting { Plan::default() } else { manage(job, pods, &counts, active, streak, now) };
     let left = counts.active - plan.delete.len() as i64;
     let enough = match job.completions {
         None => counts.succeeded > 0,
@@ -250,7 +256,14 @@ fn restarted_too_often(job: &Job, pods: &[JobPod]) -> bool {
 }
 
 /// Pods to make or to delete, never both at once.
-fn manage(job: &Job, pods: &[JobPod], counts: &Counts, mut active: Vec<&JobPod>, now: Timestamp) -> Plan {
+fn manage(
+    job: &Job,
+    pods: &[JobPod],
+    counts: &Counts,
+    mut active: Vec<&JobPod>,
+    streak: Streak,
+    now: Timestamp,
+) -> Plan {
     let wanted = match job.completions {
         _ if job.suspended => 0,
         None if counts.succeeded > 0 => counts.active,
@@ -271,7 +284,7 @@ fn manage(job: &Job, pods: &[JobPod], counts: &Counts, mut active: Vec<&JobPod>,
     if missing == 0 {
         return Plan::default();
     }
-    let wait = if job.per_index.is_none() { backoff(job, pods, now) } else { 0 };
+    let wait = if job.per_index.is_none() { streak.wait(now) } else { 0 };
     if wait > 0 {
         return Plan { after: Some(wait), ..Plan::default() };
     }
@@ -289,31 +302,16 @@ fn misplaced(job: &Job, active: &[&JobPod]) -> Vec<String> {
     active.iter().rev().filter(keep).map(|p| p.view.name.clone()).collect()
 }
 
-/// Seconds until the next try: doubled with each failure since the last success.
-fn backoff(job: &Job, pods: &[JobPod], now: Timestamp) -> i64 {
-    let success = pods.iter().filter(|p| p.view.phase == Phase::Succeeded).filter_map(|p| p.ended).max();
-    let failures: Vec<Timestamp> = pods.iter().filter(|p| p.has_failed(job)).filter_map(|p| p.ended).collect();
-    let since: Vec<&Timestamp> = failures.iter().filter(|t| success.is_none_or(|s| **t > s)).collect();
-    since.iter().max().map_or(0, |last| delay(since.len() as i64, **last, now))
-}
-
-fn delay(failures: i64, last: Timestamp, now: Timestamp) -> i64 {
-    let doublings = u32::try_from(failures - 1).unwrap_or(0).min(16);
-    let wait = (BACKOFF_BASE << doublings).min(BACKOFF_MAX);
-    (last.as_second() + wait - now.as_second()).max(0)
-}
-
-/// The first indexes that have no pod; with limits per index, those whose time has come.
+/// The first indexes that have no pod; with limits per index, those of them whose time has come: one that waits keeps
+/// its turn. Rule: upstream `firstPendingIndexes`, `getPodCreationInfoForIndependentIndexes`.
 fn pending(job: &Job, pods: &[JobPod], counts: &Counts, missing: usize, now: Timestamp) -> Plan {
     let holds = |p: &&JobPod| p.view.is_active() || (job.only_replace_ended && p.is_terminating());
     let taken: BTreeSet<i64> = pods.iter().filter(holds).filter_map(|p| p.index).collect();
     let before = predecessors(job, counts, pods);
     let mut plan = Plan::default();
     let all = 0..job.completions.unwrap_or(0);
-    for index in all.filter(|i| !taken.contains(i) && !counts.done.contains(*i) && !counts.lost.contains(*i)) {
-        if plan.create.len() == missing {
-            break;
-        }
+    let open = all.filter(|i| !taken.contains(i) && !counts.done.contains(*i) && !counts.lost.contains(*i));
+    for index in open.take(missing) {
         let mut failures = job.per_index.map(|_| (0, 0));
         if let Some(last) = before.get(&index) {
             let wait = last.ended.map_or(0, |at| delay(last.failures + last.ignored + 1, at, now));

@@ -59,12 +59,11 @@ fn exit_code(rule: &Value, pod: &JobPod) -> Option<String> {
 
 fn condition(patterns: &[Value], pod: &JobPod) -> Option<String> {
     let conditions = pod.value.items_at("/status/conditions");
-    patterns.iter().find_map(|p| {
-        let status = p.str_at("/status").unwrap_or("True");
-        let same = |c: &&Value| c.str_at("/type") == p.str_at("/type") && c.str_at("/status") == Some(status);
-        let found = conditions.iter().find(same)?;
-        Some(format!("Pod {} has condition {}", pod_name(pod), found.str_at("/type").unwrap_or_default()))
-    })
+    let matches = |c: &Value, p: &Value| {
+        c.str_at("/type") == p.str_at("/type") && c.str_at("/status") == p.str_at("/status").or(Some("True"))
+    };
+    let found = conditions.iter().find(|&c| patterns.iter().any(|p| matches(c, p)))?;
+    Some(format!("Pod {} has condition {}", pod_name(pod), found.str_at("/type").unwrap_or_default()))
 }
 
 /// Why `successPolicy` is satisfied by these indexes; none when it is not, or there is none.
@@ -91,7 +90,8 @@ mod tests {
     fn pod(code: i64) -> JobPod {
         let mut pod = JobPod {
             value: json!({"metadata": {"namespace": "n"}, "status": {
-            "conditions": [{"type": "DisruptionTarget", "status": "True"}],
+            "conditions": [{"type": "DisruptionTarget", "status": "True"}, {"type": "Ready", "status": "False"}],
+            "initContainerStatuses": [{"name": "init", "state": {"terminated": {"exitCode": code}}}],
             "containerStatuses": [{"name": "main", "state": {"terminated": {"exitCode": code}}}]}}),
             ..JobPod::default()
         };
@@ -109,6 +109,9 @@ mod tests {
     #[test_case(json!({"action": "FailIndex", "onExitCodes": {"operator": "In", "values": [1]}}), 1, Verdict::FailIndex; "index")]
     #[test_case(json!({"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}), 1,
         Verdict::FailJob("Pod n/p has condition DisruptionTarget matching FailJob rule at index 0".into()))]
+    #[test_case(json!({"action": "FailJob", "onPodConditions": [{"type": "Ready", "status": "False"}, {"type": "DisruptionTarget"}]}),
+        1, Verdict::FailJob("Pod n/p has condition DisruptionTarget matching FailJob rule at index 0".into());
+        "the pod's first condition is told of")]
     fn first_rule_that_matches(rule: Value, code: i64, want: Verdict) {
         let job = Job { spec: json!({"podFailurePolicy": {"rules": [rule]}}), per_index: Some(1), ..Job::default() };
         assert_eq!(judge(&job, &pod(code)), want);

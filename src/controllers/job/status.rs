@@ -4,11 +4,13 @@
 //!
 //! Rules: upstream `trackJobStatusAndRemoveFinalizers`, `enactJobFinished`.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::model::{Job, JobPod};
-use super::plan::{Counts, End, newly_failed, newly_succeeded, predecessors};
+use super::plan::{Counts, End, failures, newly_succeeded, predecessors};
 use crate::api::value::ValueExt;
 use crate::controllers::common::conditions::{self, Condition};
 use crate::controllers::common::pods::Phase;
@@ -28,7 +30,8 @@ pub struct Noted {
     pub suspended: Option<bool>,
 }
 
-/// Writes down what ended, and the decision, before finalizers go.
+/// Writes down what ended, and the decision, before finalizers go. With a decision every pod is let go: of a Job that ends
+/// badly what has not ended well counts as failed, of one that ends well the pods it cut off count as nothing.
 pub fn note(job: &Job, pods: &[JobPod], end: Option<&End>, now: Timestamp) -> Noted {
     let counts = Counts::of(job, pods);
     let mut status = job.status.clone();
@@ -36,24 +39,23 @@ pub fn note(job: &Job, pods: &[JobPod], end: Option<&End>, now: Timestamp) -> No
     if job.started().is_none() && !job.suspended {
         status["startTime"] = rfc3339(now).into();
     }
-    let kept = match end {
-        Some(_) => Default::default(),
-        None => predecessors(job, &counts, pods),
-    };
+    let over = end.is_some() || job.deleting;
+    let badly = end.is_some_and(|e| !e.well);
+    let kept = if over { Default::default() } else { predecessors(job, &counts, pods) };
     let is_kept = |p: &JobPod| p.index.and_then(|i| kept.get(&i)).is_some_and(|k| k.view.uid == p.view.uid);
-    let ended = |p: &&JobPod| p.tracked && (p.view.phase == Phase::Succeeded || p.has_failed(job) || job.deleting);
-    let going: Vec<&JobPod> = pods.iter().filter(ended).filter(|p| !is_kept(p)).collect();
+    let goes = |p: &&JobPod| over || p.view.phase == Phase::Succeeded || (p.has_failed(job) && !is_kept(p));
     let (mut good, mut bad) = (job.uncounted("succeeded"), job.uncounted("failed"));
-    let failed: Vec<&str> = newly_failed(job, pods).map(|p| p.view.uid.as_str()).collect();
-    let succeeded: Vec<&str> = newly_succeeded(job, pods).map(|p| p.view.uid.as_str()).collect();
-    for pod in going {
+    let has_failed = |p: &JobPod| p.view.phase != Phase::Succeeded && (badly || p.has_failed(job));
+    let failed: HashSet<&str> = failures(job, pods, has_failed).map(|p| p.view.uid.as_str()).collect();
+    let succeeded: HashSet<&str> = newly_succeeded(job, pods).map(|p| p.view.uid.as_str()).collect();
+    for pod in pods.iter().filter(|p| p.tracked).filter(goes) {
         if good.len() + bad.len() >= UNCOUNTED_MAX {
             break;
         }
         let uid = pod.view.uid.as_str();
-        if failed.contains(&uid) {
+        if failed.contains(uid) {
             bad.push(uid.to_owned());
-        } else if !job.indexed && succeeded.contains(&uid) {
+        } else if !job.indexed && succeeded.contains(uid) {
             good.push(uid.to_owned());
         }
         noted.untrack.push(pod.view.name.clone());
@@ -99,8 +101,14 @@ pub fn settle(job: &Job, pods: &[JobPod], end: Option<&End>, now: Timestamp) -> 
         let kind = if end.well { "Complete" } else { "Failed" };
         add(&mut all, kind, end, now);
         status["conditions"] = all.into();
+        // A clock may have been set back; a Job that was suspended may have no start, which who ends must have.
+        let ended = job.started().map_or(now, |at| at.max(now));
         if end.well {
-            status["completionTime"] = rfc3339(now).into();
+            status["completionTime"] = rfc3339(ended).into();
+        }
+        let of_nothing = job.suspended && job.completions == Some(0);
+        if job.started().is_none() && !of_nothing {
+            status["startTime"] = rfc3339(ended).into();
         }
     }
     status
@@ -152,7 +160,8 @@ fn add(all: &mut Vec<Value>, kind: &str, end: &End, now: Timestamp) {
     }
 }
 
-/// The condition Suspended. A resumed Job starts anew; one that never was suspended says nothing.
+/// The condition Suspended. A suspended Job has not started, a resumed one starts anew; one that never was suspended says
+/// nothing.
 fn suspension(all: &mut Vec<Value>, status: &mut Value, job: &Job, now: Timestamp) -> Option<bool> {
     let was = conditions::is_true(all, "Suspended");
     let (condition, reason, message) = match (was, job.suspended) {
@@ -164,8 +173,9 @@ fn suspension(all: &mut Vec<Value>, status: &mut Value, job: &Job, now: Timestam
     if let Some(known) = all.iter_mut().find(|c| c.str_at("/type") == Some("Suspended")) {
         known["lastProbeTime"] = rfc3339(now).into();
     }
-    if !job.suspended {
-        status["startTime"] = rfc3339(now).into();
+    match job.suspended {
+        true => drop(status.remove_at("/startTime")),
+        false => status["startTime"] = rfc3339(now).into(),
     }
     Some(job.suspended)
 }

@@ -17,11 +17,11 @@ fn job(spec: Value) -> Value {
     job
 }
 
-struct World(Cluster);
+struct World(Cluster, Jobs);
 
 impl World {
     async fn with(spec: Value) -> Self {
-        let world = Self(Cluster::new());
+        let world = Self(Cluster::new(), Jobs::default());
         world.0.put(job(spec));
         world.settle().await;
         world
@@ -31,7 +31,7 @@ impl World {
     async fn settle(&self) -> Requeue {
         for _ in 0..20 {
             self.0.api.take_log();
-            let again = self.0.reconcile(&Jobs, "n", "j").await.unwrap();
+            let again = self.0.reconcile(&self.1, "n", "j").await.unwrap();
             if self.0.api.take_log().is_empty() {
                 return again;
             }
@@ -219,6 +219,126 @@ async fn a_policy_says_when_it_is_enough() {
     );
 }
 
+/// A template whose pods stay for a while when they are deleted.
+fn slow_pods() -> Value {
+    json!({"metadata": {"labels": {"job": "j", JOB_NAME: "j"}, "finalizers": ["test/slow"]},
+        "spec": {"restartPolicy": "Never", "containers": [{"name": "main"}]}})
+}
+
+/// Upstream's integration test `TestSuccessPolicy`: what is cut off when it is enough did not fail.
+#[tokio::test]
+async fn pods_that_are_too_many_after_success_count_as_nothing() {
+    let policy = json!({"rules": [{"succeededIndexes": "1"}]});
+    let spec = json!({"completionMode": "Indexed", "completions": 2, "successPolicy": policy, "template": slow_pods()});
+    let world = World::with(spec).await;
+    world.end(world.running().remove(1), 0);
+    world.settle().await;
+    let left = world.running().remove(0);
+    assert_eq!(
+        (left.items_at("/metadata/finalizers"), world.status("/failed")),
+        (&[json!("test/slow")][..], Value::Null)
+    );
+    assert_eq!((world.status("/terminating"), world.status("/completedIndexes")), (json!(1), json!("1")));
+    assert_eq!((world.status("/active"), world.conditions().len()), (Value::Null, 1), "it waits for the pod");
+}
+
+#[tokio::test]
+async fn pods_that_run_when_a_job_fails_have_failed() {
+    let rules = json!({"rules": [{"action": "FailJob", "onExitCodes": {"operator": "In", "values": [42]}}]});
+    let spec = json!({"completions": 2, "podFailurePolicy": rules, "template": slow_pods()});
+    let world = World::with(spec).await;
+    world.end_first(42);
+    world.settle().await;
+    assert_eq!(world.running()[0]["metadata"]["finalizers"], json!(["test/slow"]));
+    assert_eq!((world.status("/failed"), world.status("/terminating")), (json!(2), json!(1)));
+    assert_eq!(world.conditions(), ["FailureTarget PodFailurePolicy"]);
+}
+
+#[tokio::test]
+async fn an_index_that_waits_keeps_its_turn() {
+    let spec =
+        json!({"completionMode": "Indexed", "completions": 10, "backoffLimit": i32::MAX, "backoffLimitPerIndex": 1});
+    let world = World::with(spec).await;
+    world.end_first(1);
+    assert_eq!(world.settle().await, Requeue::after_seconds(Some(10)));
+    assert_eq!(world.running().len(), 1, "no other index comes first");
+    world.0.clock.advance(10);
+    world.settle().await;
+    let mut indexes: Vec<_> = world.running().iter().map(|p| p["metadata"]["annotations"][INDEX].clone()).collect();
+    indexes.sort_by_key(Value::to_string);
+    assert_eq!(indexes, ["0", "1"]);
+}
+
+#[tokio::test]
+async fn deleted_pods_are_failures_that_are_remembered() {
+    let world = World::with(json!({"parallelism": 1, "completions": 1})).await;
+    for (count, wait) in [(1, 10), (2, 20), (3, 40)] {
+        let mut pod = world.running().remove(0);
+        let now = crate::util::clock::rfc3339(world.0.cx().now() + jiff::SignedDuration::from_secs(30));
+        pod["metadata"]["deletionTimestamp"] = now.into();
+        pod["metadata"]["deletionGracePeriodSeconds"] = 30.into();
+        world.0.put(pod);
+        assert_eq!(world.settle().await, Requeue::after_seconds(Some(wait)));
+        assert!(world.0.api.all(&res::PODS).is_empty(), "nothing held it any longer");
+        assert_eq!(world.status("/failed"), json!(count));
+        world.0.clock.advance(wait);
+        world.settle().await;
+        assert_eq!(world.running().len(), 1);
+    }
+    world.end_first(0);
+    world.settle().await;
+    assert_eq!(world.conditions().len(), 2);
+    world.settle().await;
+    assert!(world.1.streaks.lock().is_empty(), "nobody asks any more");
+}
+
+#[tokio::test]
+async fn fewer_pods_at_once_are_no_failures_to_wait_for() {
+    let world = World::with(json!({"template": slow_pods()})).await;
+    world.set_spec("parallelism", json!(1));
+    world.settle().await;
+    world.set_spec("parallelism", json!(2));
+    world.settle().await;
+    assert_eq!((world.status("/active"), world.status("/terminating")), (json!(2), json!(1)));
+}
+
+/// Conformance asks that a Job's end be the end of its finalizers, whatever happened to it.
+#[tokio::test]
+async fn nothing_of_a_job_that_is_over_is_held() {
+    let world = World::with(json!({"parallelism": 1, "completions": 1})).await;
+    world.end_first(0);
+    world.settle().await;
+    let mut pod = world.0.api.all(&res::PODS).remove(0);
+    let name = pod.str_at("/metadata/name").unwrap().to_owned();
+    pod["metadata"]["finalizers"] = json!([FINALIZER]);
+    world.0.put(pod);
+    world.settle().await;
+    assert!(world.0.get(&res::PODS, "n", &name).unwrap().items_at("/metadata/finalizers").is_empty());
+}
+
+#[tokio::test]
+async fn an_orphan_that_nobody_adopts_is_not_held() {
+    let world = World::with(json!({})).await;
+    world.0.put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "o", "namespace": "n", "uid": "o",
+        "labels": {JOB_NAME: "j"}, "finalizers": [FINALIZER]}}));
+    world.settle().await;
+    assert!(world.0.get(&res::PODS, "n", "o").unwrap().items_at("/metadata/finalizers").is_empty());
+}
+
+#[tokio::test]
+async fn a_suspended_job_that_ends_has_started() {
+    let world = World::with(json!({"suspend": true})).await;
+    let mut job = world.job();
+    job["status"]["failed"] = 7.into();
+    world.0.put(job);
+    world.settle().await;
+    assert!(world.conditions().contains(&"Failed BackoffLimitExceeded".to_owned()));
+    assert!(world.status("/startTime").is_string());
+    // But one of nothing, which has nothing to start.
+    let world = World::with(json!({"suspend": true, "completions": 0})).await;
+    assert_eq!((world.conditions().len(), world.status("/startTime")), (2, Value::Null));
+}
+
 #[tokio::test]
 async fn suspended_jobs_have_no_pods_and_start_anew() {
     let world = World::with(json!({"suspend": true})).await;
@@ -230,6 +350,7 @@ async fn suspended_jobs_have_no_pods_and_start_anew() {
     world.set_spec("suspend", json!(true));
     world.settle().await;
     assert!(world.running().is_empty() && world.status("/failed").is_null(), "that is no failure");
+    assert!(world.status("/startTime").is_null(), "it may get another template");
 }
 
 #[tokio::test]
@@ -259,7 +380,7 @@ async fn others_jobs_are_left_alone() {
 async fn pods_of_a_job_that_is_gone_lose_the_finalizer() {
     let world = World::with(json!({})).await;
     world.0.client().delete(&res::JOBS, "n", "j", &Default::default()).await.unwrap();
-    world.0.reconcile(&Jobs, "n", "j").await.unwrap();
+    world.0.reconcile(&world.1, "n", "j").await.unwrap();
     assert!(world.0.api.all(&res::PODS).iter().all(|p| p.items_at("/metadata/finalizers").is_empty()));
 }
 

@@ -13,7 +13,7 @@ use crate::registry::strategy::{Generation, Held, HookCx, Op, Strategy};
 use crate::registry::validate::{Field, domain_prefixed_path, labels, pod_spec, resources, warnings};
 use crate::registry::{Resource, cells};
 
-use super::job_policy;
+use super::{job_policy, job_status};
 
 const FIELDS: &[Selectable] = &[Selectable::or("status.successful", "/status/succeeded", "0")];
 const COLUMNS: &[Column] = &[
@@ -129,10 +129,7 @@ impl Strategy for Jobs {
     fn validate(&self, new: &Value, old: Option<&Value>, cx: &HookCx<'_>, errs: &FieldErrors) {
         let job = Field::root(new, errs);
         if matches!(&cx.op, Op::Subresource(sub) if sub == "status") {
-            let status = job.at("status");
-            for count in ["active", "succeeded", "failed", "ready", "terminating"] {
-                status.not_negative(count);
-            }
+            job_status::update(new, old.unwrap_or(&Value::Null), errs);
             return;
         }
         let spec = job.at("spec");
@@ -315,7 +312,35 @@ fn indexed(spec: &Field<'_>) {
     }
 }
 
-/// What of a job stays. Of a suspended one that never ran the scheduling directives may change.
+/// What of a pod template may change while its job is suspended: where its pods go, and what they need.
+const DIRECTIVES: [&str; 4] =
+    ["/spec/nodeSelector", "/spec/affinity/nodeAffinity", "/spec/tolerations", "/spec/schedulingGates"];
+
+/// Nothing runs by the template of such a job: it was suspended before it started, or all of its pods are on their way out.
+/// Rule: upstream `validationOptionsForJob`.
+fn is_at_rest(job: &Value) -> bool {
+    let started = job.get_at("/status/startTime").is_some_and(|t| !t.is_null());
+    let left = has_condition(job, "Suspended") && job.int_at("/status/active").unwrap_or(0) == 0;
+    job.bool_at("/spec/suspend") == Some(true) && (!started || left)
+}
+
+/// The template without what may change at rest.
+fn without_directives(template: &Value) -> Value {
+    let mut template = template.clone();
+    for at in DIRECTIVES {
+        template.remove_at(at);
+    }
+    if template.get_at("/spec/affinity").and_then(Value::as_object).is_some_and(serde_json::Map::is_empty) {
+        template.remove_at("/spec/affinity");
+    }
+    for list in ["containers", "initContainers"] {
+        let containers = template.get_mut("spec").and_then(|s| s.get_mut(list)).and_then(Value::as_array_mut);
+        containers.into_iter().flatten().for_each(|c| drop(c.remove_at("/resources")));
+    }
+    template
+}
+
+/// What of a job stays.
 fn update(spec: &Field<'_>, old: &Value, whole: &Value) {
     if spec.text("completionMode") != "Indexed" {
         spec.immutable("completions", old);
@@ -326,31 +351,64 @@ fn update(spec: &Field<'_>, old: &Value, whole: &Value) {
         spec.at("completions").invalid("can only be modified in tandem with spec.parallelism");
     }
     spec.immutable("selector", old);
-    let directives = [
-        "/spec/nodeSelector",
-        "/spec/affinity/nodeAffinity",
-        "/spec/tolerations",
-        "/spec/schedulingGates",
-        "/metadata/labels",
-        "/metadata/annotations",
-    ];
-    let suspended = old.get("suspend") == Some(&true.into()) && whole.get_at("/status/startTime").is_none();
-    let strip = |template: &Value| {
-        let mut template = template.clone();
-        resources::settle(&mut template["spec"]);
-        for at in directives.iter().filter(|_| suspended) {
-            template.remove_at(at);
-        }
-        template
-    };
-    let template = spec.at("template");
-    let (new, was) = (strip(template.value), strip(&old["template"]));
-    if suspended && new.get("spec") != was.get("spec") {
-        template.at("spec").invalid("field is immutable");
-    } else if new != was {
-        template.invalid("field is immutable");
-    }
+    template(&spec.at("template"), &old["template"], is_at_rest(whole));
     for field in ["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"] {
         spec.immutable(field, old);
+    }
+}
+
+/// At rest upstream compares the pods' specifications only.
+fn template(template: &Field<'_>, old: &Value, at_rest: bool) {
+    let settled = |template: &Value| {
+        let mut template = if at_rest { without_directives(template) } else { template.clone() };
+        resources::settle(&mut template["spec"]);
+        template
+    };
+    let (new, was) = (settled(template.value), settled(old));
+    if at_rest && new.get("spec") != was.get("spec") {
+        template.at("spec").invalid("field is immutable");
+    } else if !at_rest && new != was {
+        template.invalid("field is immutable");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use test_case::test_case;
+
+    fn job() -> Value {
+        json!({"suspend": true, "template": {"metadata": {"labels": {"a": "b"}}, "spec": {
+            "nodeSelector": {"a": "b"}, "affinity": {"nodeAffinity": {}},
+            "containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": "1"}}}]}}})
+    }
+
+    const LEFT: &str =
+        r#"{"startTime": "2026-01-01T00:00:00Z", "conditions": [{"type": "Suspended", "status": "True"}]}"#;
+    const BUSY: &str = r#"{"startTime": "2026-01-01T00:00:00Z", "active": 1, "conditions": [{"type": "Suspended", "status": "True"}]}"#;
+    const SOON: &str = r#"{"startTime": "2026-01-01T00:00:00Z"}"#;
+
+    #[test_case("{}", "/spec/containers/0/resources/requests/cpu", json!("2"), None; "needs more, not started")]
+    #[test_case(LEFT, "/spec/containers/0/resources/requests/cpu", json!("2"), None; "needs more")]
+    #[test_case(LEFT, "/spec/containers/0/resources", json!({"limits": {"cpu": "3"}}), None; "has a limit")]
+    #[test_case(LEFT, "/spec/nodeSelector/a", json!("c"), None; "goes elsewhere")]
+    #[test_case(LEFT, "/metadata/labels/a", json!("c"), None; "is called otherwise")]
+    #[test_case(LEFT, "/spec/affinity", json!(null), None; "goes anywhere")]
+    #[test_case(LEFT, "/spec/affinity", json!({"podAffinity": {}}), Some("spec.template.spec"); "goes with others")]
+    #[test_case(LEFT, "/spec/containers/0/image", json!("j"), Some("spec.template.spec"); "another image")]
+    #[test_case(BUSY, "/spec/containers/0/resources/requests/cpu", json!("2"), Some("spec.template"); "pods still run")]
+    #[test_case(SOON, "/spec/containers/0/resources/requests/cpu", json!("2"), Some("spec.template"); "not suspended yet")]
+    fn a_template_at_rest(status: &str, at: &str, value: Value, wrong: Option<&str>) {
+        let old = job();
+        let mut new = old.clone();
+        match value.is_null() {
+            true => drop(new["template"].remove_at(at)),
+            false => new["template"].set_at(at, value),
+        }
+        let whole = json!({"spec": old, "status": serde_json::from_str::<Value>(status).unwrap()});
+        let errs = FieldErrors::new();
+        update(&Field { value: &new, errs: errs.at("spec") }, &old, &whole);
+        let fields: Vec<String> = errs.take().into_iter().map(|c| c.field).collect();
+        assert_eq!(fields, wrong.iter().map(|f| (*f).to_owned()).collect::<Vec<_>>());
     }
 }

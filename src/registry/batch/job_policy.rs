@@ -132,30 +132,56 @@ pub fn success(spec: &Field<'_>) {
 }
 
 /// How many indexes a text as `0,2-4` names; they ascend, and are below `completions`.
-fn indexes(text: &str, completions: i64) -> Result<i64, String> {
+pub fn indexes(text: &str, completions: i64) -> Result<i64, String> {
     if text.is_empty() {
         return Ok(0);
     }
     let (mut count, mut last) = (0, -1);
-    let number = |text: &str| -> Result<i64, String> {
-        let n: i64 = text.parse().map_err(|_| format!("cannot convert string to integer for index: {text:?}"))?;
-        if n >= completions { Err(format!("too large index: {text:?}")) } else { Ok(n) }
-    };
     for part in text.split(',') {
-        let (first, end) = match part.split_once('-') {
-            Some((first, end)) => (number(first)?, number(end)?),
-            None => (number(part)?, number(part)?),
-        };
+        let (first, end) = interval(part, completions)?;
         if first <= last {
             return Err(format!("non-increasing order, previous: {last}, current: {first}"));
-        }
-        if part.contains('-') && end <= first {
-            return Err(format!("non-increasing order, previous: {first}, current: {end}"));
         }
         count += end - first + 1;
         last = end;
     }
     Ok(count)
+}
+
+/// First and last of a part.
+fn interval(part: &str, completions: i64) -> Result<(i64, i64), String> {
+    let number = |text: &str| -> Result<i64, String> {
+        let n: i64 = text.parse().map_err(|_| format!("cannot convert string to integer for index: {text:?}"))?;
+        if n >= completions { Err(format!("too large index: {text:?}")) } else { Ok(n) }
+    };
+    let Some((first, end)) = part.split_once('-') else { return number(part).map(|n| (n, n)) };
+    if end.contains('-') {
+        return Err(format!(
+            "the fragment {part:?} violates the requirement that an index interval can have at most two parts separated by '-'"
+        ));
+    }
+    match (number(first)?, number(end)?) {
+        (first, end) if first >= end => Err(format!("non-increasing order, previous: {first}, current: {end}")),
+        both => Ok(both),
+    }
+}
+
+/// The first index that two such texts share. What cannot be read is told of elsewhere.
+pub fn overlap(one: &str, other: &str, completions: i64) -> Option<i64> {
+    let read = |part| interval(part, completions).ok();
+    let mut one = one.split(',').filter_map(read).peekable();
+    let mut other = other.split(',').filter_map(read).peekable();
+    loop {
+        let (a, b) = (*one.peek()?, *other.peek()?);
+        if a.0 <= b.1 && b.0 <= a.1 {
+            return Some(a.0.max(b.0));
+        }
+        if a.0 <= b.0 {
+            one.next()
+        } else {
+            other.next()
+        };
+    }
 }
 
 #[cfg(test)]

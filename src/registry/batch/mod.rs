@@ -3,6 +3,7 @@
 mod cronjob;
 mod job;
 mod job_policy;
+mod job_status;
 
 use crate::registry::Resource;
 

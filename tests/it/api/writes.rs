@@ -224,3 +224,32 @@ async fn a_stateful_set_says(more: Value, want: &[(&str, &str)]) {
     let causes: Vec<_> = causes.iter().map(|c| (c["field"].as_str().unwrap(), c["reason"].as_str().unwrap())).collect();
     assert_eq!(causes, want);
 }
+
+/// What a suspended Job needs may change, what it is may not; and its end is one only if the whole of it is written down.
+#[tokio::test]
+async fn a_job_is_changed_while_it_rests_and_ends_in_order() {
+    let s = Server::new().await;
+    let container = json!({"name": "c", "image": "i", "resources": {"requests": {"cpu": "1"}}});
+    let spec = json!({"suspend": true, "template": {"spec": {"restartPolicy": "Never", "containers": [container]}}});
+    let job = "/apis/batch/v1/namespaces/n/jobs/j";
+    s.post("/apis/batch/v1/namespaces/n/jobs", json!({"metadata": {"name": "j"}, "spec": spec})).await.is(201);
+    let told = |change: Value| json!({"status": change});
+    let status = format!("{job}/status");
+    let start = "2026-01-01T00:00:00Z";
+    s.patch(&status, MERGE, told(json!({"startTime": start, "active": 1}))).await.is(200);
+    let cpu =
+        json!([{"op": "replace", "path": "/spec/template/spec/containers/0/resources/requests/cpu", "value": "2"}]);
+    let patch = "application/json-patch+json";
+    let refused = s.patch(job, patch, cpu.clone()).await.is(422);
+    assert_eq!(refused["details"]["causes"][0]["field"], "spec.template");
+    let suspended = json!([{"type": "Suspended", "status": "True"}]);
+    s.patch(&status, MERGE, told(json!({"startTime": null, "active": null, "conditions": suspended}))).await.is(200);
+    s.patch(job, patch, cpu).await.is(200);
+    let image = json!([{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": "j"}]);
+    let refused = s.patch(job, patch, image).await.is(422);
+    assert_eq!(refused["details"]["causes"][0]["field"], "spec.template.spec");
+    let complete = json!({"startTime": start, "conditions": [{"type": "Complete", "status": "True"}]});
+    let refused = s.patch(&status, MERGE, told(complete)).await.is(422);
+    let causes = refused["details"]["causes"].as_array().unwrap().iter().map(|c| c["field"].as_str().unwrap());
+    assert_eq!(causes.collect::<Vec<_>>(), ["status.conditions", "status.completionTime"]);
+}
