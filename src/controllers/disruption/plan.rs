@@ -44,7 +44,7 @@ pub fn is_relative(budget: &Value) -> bool {
     budget.pointer("/spec/maxUnavailable").is_some() || least_is_part
 }
 
-/// What is told of a budget some of whose pods are nobody's, which is a part of what there should be.
+/// What is told where a budget is a part of what there should be, and pods of it are nobody's.
 pub fn unmanaged(budget: &Value) -> String {
     let selector = go_text(&budget["spec"]["selector"]);
     format!(
