@@ -29,11 +29,9 @@ pub fn of_pod(pod: &Value, range: &Value) -> Vec<String> {
                 }
             }
             Some("Pod") => {
-                let subject = Subject {
-                    kind: "Pod",
-                    requests: usage::of_pod(pod, "requests"),
-                    limits: usage::of_pod(pod, "limits"),
-                };
+                // What it takes to run the pod is not its doing, and not counted.
+                let of = |which: &str| usage::of_containers(pod, which);
+                let subject = Subject { kind: "Pod", requests: of("requests"), limits: of("limits") };
                 out.extend(subject.breaks(item));
             }
             _ => {}
@@ -122,5 +120,14 @@ mod tests {
         item["type"] = "Container".into();
         let pod = json!({"spec": {"containers": [{"name": "c", "resources": resources}]}});
         assert_eq!(of_pod(&pod, &json!({"spec": {"limits": [item]}})), [want]);
+    }
+
+    #[test]
+    fn the_overhead_of_a_pod_does_not_count() {
+        let pod = json!({"spec": {"containers": [{"resources": {"limits": {"cpu": "1"}, "requests": {"cpu": "1"}}}],
+            "overhead": {"cpu": "500m"}}});
+        let range = |max: &str| json!({"spec": {"limits": [{"type": "Pod", "max": {"cpu": max}}]}});
+        assert_eq!(of_pod(&pod, &range("1")), [] as [&str; 0]);
+        assert_eq!(of_pod(&pod, &range("900m")), ["maximum cpu usage per Pod is 900m, but limit is 1"]);
     }
 }

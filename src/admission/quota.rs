@@ -7,8 +7,11 @@
 //!
 //! **Invariant:** usage is checked and written in one compare-and-swap: two writers cannot both take the last of it.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
+use crate::api::object::Object;
 use crate::api::quota;
 use crate::api::status::{ApiResult, Status};
 use crate::api::usage::{self, Amounts, amounts};
@@ -35,7 +38,7 @@ pub async fn charge(
     if quotas.is_empty() {
         return Ok(());
     }
-    let wanted = usage_of(a, new);
+    let wanted = usage_of(a, new, view);
     let mut due = Vec::new();
     for known in quotas {
         let body = known.value();
@@ -49,7 +52,7 @@ pub async fn charge(
         let mut delta: Amounts =
             wanted.iter().filter(|(k, _)| hard.contains_key(*k)).map(|(k, v)| (k.clone(), *v)).collect();
         if let Some(old) = old.filter(|o| in_scope(a, o, &body)) {
-            for (name, was) in usage_of(a, old) {
+            for (name, was) in usage_of(a, old, view) {
                 if let Some(now) = delta.get_mut(&name) {
                     *now = now.minus(was);
                 }
@@ -118,8 +121,21 @@ fn charged(a: &Admission<'_>, new: &Value, quota: &Value, delta: &Amounts) -> Ap
 }
 
 /// What an object counts as.
-fn usage_of(a: &Admission<'_>, object: &Value) -> Amounts {
-    quota::usage_of(&a.resource.info.gvk.group, &a.resource.info.plural, object, a.cx.now)
+fn usage_of(a: &Admission<'_>, object: &Value, view: &dyn View) -> Amounts {
+    quota::usage_of(&a.resource.info.gvk.group, &a.resource.info.plural, object, a.cx.now, &Seen(view))
+}
+
+/// What there is, as plugins see it.
+struct Seen<'a>(&'a dyn View);
+
+impl quota::Others for Seen<'_> {
+    fn get(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Arc<Object>> {
+        self.0.get(group, plural, namespace, name)
+    }
+
+    fn list(&self, group: &str, plural: &str, namespace: &str) -> Vec<Arc<Object>> {
+        self.0.list(group, plural, Some(namespace))
+    }
 }
 
 /// True when a quota counts the object.

@@ -2,10 +2,13 @@
 //!
 //! Rules: upstream `pkg/quota/v1/evaluator/core`.
 
+use std::sync::Arc;
+
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::meta::quantity::Quantity;
+use super::object::Object;
 use super::usage::{self, Amounts, amounts};
 use super::value::ValueExt;
 
@@ -14,8 +17,19 @@ const PLAIN: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
 /// Devices that a claim for all of a class may get. Upstream: `AllocationResultsMaxSize`.
 const ALL_DEVICES: i64 = 32;
 
+/// Says that a claim was made for the extended resources of the pod that owns it.
+const FOR_EXTENDED: &str = "resource.kubernetes.io/extended-resource-claim";
+
+/// What else there is: what a claim of devices counts as depends on its classes and on its pod.
+pub trait Others {
+    /// One object.
+    fn get(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Arc<Object>>;
+    /// All of a namespace.
+    fn list(&self, group: &str, plural: &str, namespace: &str) -> Vec<Arc<Object>>;
+}
+
 /// What an object counts as at a time.
-pub fn usage_of(group: &str, plural: &str, object: &Value, now: Timestamp) -> Amounts {
+pub fn usage_of(group: &str, plural: &str, object: &Value, now: Timestamp, others: &dyn Others) -> Amounts {
     let one = Quantity::units(1);
     let mut out = Amounts::new();
     let count = match group {
@@ -25,7 +39,7 @@ pub fn usage_of(group: &str, plural: &str, object: &Value, now: Timestamp) -> Am
     out.insert(count, one);
     match (group, plural) {
         ("", "pods") => pod_usage(object, now, &mut out),
-        ("resource.k8s.io", "resourceclaims") => device_usage(object, &mut out),
+        ("resource.k8s.io", "resourceclaims") => device_usage(object, now, others, &mut out),
         ("", "services") => service_usage(object, &mut out),
         ("", "persistentvolumeclaims") => claim_usage(object, &mut out),
         ("", plural @ ("configmaps" | "secrets" | "replicationcontrollers" | "resourcequotas")) => {
@@ -62,23 +76,83 @@ fn is_overdue(pod: &Value, now: Timestamp) -> bool {
     at.checked_add(grace).is_ok_and(|until| now > until)
 }
 
-/// Devices of each class that a claim may get: of the alternatives of a request the most.
-fn device_usage(claim: &Value, out: &mut Amounts) {
+/// Devices of each class that a claim may get, of the alternatives of a request the most; also by the names under which pods
+/// ask for them, less what the claim's pod pays.
+fn device_usage(claim: &Value, now: Timestamp, others: &dyn Others, out: &mut Amounts) {
+    let mut extended = Amounts::new();
+    for (class, devices) in devices(claim) {
+        if let Some(known) = others.get("resource.k8s.io", "deviceclasses", "", &class) {
+            let mut names = vec![format!("requests.deviceclass.resource.kubernetes.io/{class}")];
+            let spec = known.only(&["spec", "extendedResourceName"]);
+            names.extend(spec.str_at("/spec/extendedResourceName").map(|name| format!("requests.{name}")));
+            usage::add(&mut extended, &names.into_iter().map(|name| (name, devices)).collect());
+        }
+        out.insert(format!("{class}.deviceclass.resource.k8s.io/devices"), devices);
+    }
+    if extended.is_empty() {
+        return;
+    }
+    let paid = paid_by_pod(claim, now, others).unwrap_or_default();
+    for (name, devices) in extended {
+        let left = paid.get(&name).map_or(devices, |paid| devices.minus(*paid));
+        if left.nanos() > 0 {
+            out.insert(name, left);
+        }
+    }
+}
+
+/// By class.
+fn devices(claim: &Value) -> Amounts {
     let count = |request: &Value| match request.str_at("/allocationMode") {
         Some("All") => ALL_DEVICES,
         _ => request.int_at("/count").unwrap_or(1),
     };
+    let mut all = Amounts::new();
     for request in claim.items_at("/spec/devices/requests") {
         let mut most = Amounts::new();
         let alternatives = request.items_at("/firstAvailable").iter();
         for one in request.get("exactly").into_iter().chain(alternatives) {
             let class = one.str_at("/deviceClassName").unwrap_or_default();
             let devices = Quantity::units(count(one));
-            let entry = most.entry(format!("{class}.deviceclass.resource.k8s.io/devices")).or_insert(devices);
+            let entry = most.entry(class.to_owned()).or_insert(devices);
             *entry = (*entry).max(devices);
         }
-        usage::add(out, &most);
+        usage::add(&mut all, &most);
     }
+    all
+}
+
+/// What the pod counts as for whose extended resources a claim was made. A pod has one such claim: the one that it names, or
+/// as long as it names none its first, so that nobody gets another one for nothing.
+fn paid_by_pod(claim: &Value, now: Timestamp, others: &dyn Others) -> Option<Amounts> {
+    let owner = extended_owner(claim)?;
+    let text = |at: &str| claim.str_at(at).unwrap_or_default();
+    let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
+    let pod = others.get("", "pods", namespace, owner.str_at("/name")?)?;
+    if owner.str_at("/uid") != Some(&pod.meta.uid) {
+        return None;
+    }
+    let value = pod.value();
+    let is_its = match value.str_at("/status/extendedResourceClaimStatus/resourceClaimName") {
+        Some(named) => named == name,
+        None => {
+            let before = |other: &Arc<Object>| {
+                let earlier = (&*other.meta.created, &*other.meta.name) < (text("/metadata/creationTimestamp"), name);
+                let is_same = |value: &Value| extended_owner(value).is_some_and(|o| o["uid"] == owner["uid"]);
+                earlier && other.mentions(FOR_EXTENDED) && is_same(&other.value())
+            };
+            !others.list("resource.k8s.io", "resourceclaims", namespace).iter().any(before)
+        }
+    };
+    is_its.then(|| usage_of("", "pods", &value, now, others))
+}
+
+/// The pod that owns a claim for extended resources.
+fn extended_owner(claim: &Value) -> Option<&Value> {
+    let marked = claim.get_at("/metadata/annotations").and_then(|a| a.get(FOR_EXTENDED)).is_some_and(|v| v == "true");
+    let mut owners = claim.items_at("/metadata/ownerReferences").iter();
+    let owner = owners.find(|o| o.bool_at("/controller") == Some(true)).filter(|_| marked)?;
+    (owner["kind"] == "Pod" && owner["apiVersion"] == "v1").then_some(owner)
 }
 
 fn service_usage(service: &Value, out: &mut Amounts) {
@@ -231,8 +305,9 @@ mod tests {
     fn overdue_pods_are_not_counted() {
         let pod = |at: &str| json!({"metadata": {"deletionTimestamp": at, "deletionGracePeriodSeconds": 30}});
         let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
-        assert!(usage_of("", "pods", &pod("2026-01-01T00:00:45Z"), now).contains_key("pods"));
-        let late = usage_of("", "pods", &pod("2026-01-01T00:00:15Z"), now);
+        let nothing = Fixed(Vec::new());
+        assert!(usage_of("", "pods", &pod("2026-01-01T00:00:45Z"), now, &nothing).contains_key("pods"));
+        let late = usage_of("", "pods", &pod("2026-01-01T00:00:15Z"), now, &nothing);
         assert!(!late.contains_key("pods") && late.contains_key("count/pods"));
     }
 
@@ -242,10 +317,62 @@ mod tests {
             {"name": "a", "exactly": {"deviceClassName": "gpu", "allocationMode": "ExactCount", "count": 2}},
             {"name": "b", "firstAvailable": [{"deviceClassName": "gpu", "count": 1},
                 {"deviceClassName": "gpu", "count": 4}, {"deviceClassName": "nic", "allocationMode": "All"}]}]}}});
-        let used = usage_of("resource.k8s.io", "resourceclaims", &claim, Timestamp::UNIX_EPOCH);
+        let nothing = Fixed(Vec::new());
+        let used = usage_of("resource.k8s.io", "resourceclaims", &claim, Timestamp::UNIX_EPOCH, &nothing);
         assert_eq!(used["gpu.deviceclass.resource.k8s.io/devices"].value(), 6);
         assert_eq!(used["nic.deviceclass.resource.k8s.io/devices"].value(), ALL_DEVICES);
         assert_eq!(used["count/resourceclaims.resource.k8s.io"].value(), 1);
+        assert_eq!(used.len(), 3, "nobody knows the classes");
+    }
+
+    /// Objects of one namespace, and of the cluster.
+    struct Fixed(Vec<Value>);
+
+    impl Others for Fixed {
+        fn get(&self, group: &str, plural: &str, _: &str, name: &str) -> Option<Arc<Object>> {
+            self.list(group, plural, "").into_iter().find(|o| o.meta.name == name)
+        }
+
+        fn list(&self, _: &str, plural: &str, _: &str) -> Vec<Arc<Object>> {
+            let is_one = |o: &&Value| o["kind"].as_str().is_some_and(|k| plural.starts_with(&k.to_lowercase()));
+            self.0.iter().filter(is_one).map(|o| Arc::new(Object::from_value(o, &[]))).collect()
+        }
+    }
+
+    /// A claim for two devices of the class `gpu`, for the extended resources of the pod `p` of this uid.
+    fn extended_claim(name: &str, uid: &str, created: &str) -> Value {
+        json!({"kind": "ResourceClaim", "metadata": {"name": name, "namespace": "n", "creationTimestamp": created,
+            "annotations": {FOR_EXTENDED: "true"},
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": uid, "controller": true}]},
+            "spec": {"devices": {"requests": [{"name": "a", "exactly": {"deviceClassName": "gpu", "count": 2}}]}}})
+    }
+
+    const BY_CLASS: &str = "requests.deviceclass.resource.kubernetes.io/gpu";
+
+    #[test_case(json!({"metadata": {"annotations": null}}), json!({}), json!({}), (2, 2); "nobody pays for it")]
+    #[test_case(json!({}), json!({}), json!({}), (2, 0); "its pod pays")]
+    #[test_case(json!({"metadata": {"ownerReferences": null}}), json!({}), json!({}), (2, 2); "it has no pod")]
+    #[test_case(json!({}), json!({"metadata": {"uid": "other"}}), json!({}), (2, 2); "another pod has the name")]
+    #[test_case(json!({}), json!({"status": {"extendedResourceClaimStatus": {"resourceClaimName": "c"}}}), json!({}), (2, 0);
+        "its pod names it")]
+    #[test_case(json!({}), json!({"status": {"extendedResourceClaimStatus": {"resourceClaimName": "x"}}}), json!({}), (2, 2);
+        "its pod names another one")]
+    #[test_case(json!({}), json!({}), extended_claim("b", "u", "2026-01-01T00:00:01Z"), (2, 2); "its pod has an earlier one")]
+    #[test_case(json!({}), json!({}), extended_claim("d", "u", "2026-01-01T00:00:02Z"), (2, 0); "its pod has a later one")]
+    #[test_case(json!({}), json!({}), extended_claim("b", "v", "2026-01-01T00:00:01Z"), (2, 0); "another pod has an earlier one")]
+    fn devices_count_as_extended_resources(claim: Value, pod: Value, other: Value, want: (i64, i64)) {
+        let mut of = extended_claim("c", "u", "2026-01-01T00:00:02Z");
+        json_patch::merge(&mut of, &claim);
+        let mut its = json!({"kind": "Pod", "metadata": {"name": "p", "uid": "u"},
+            "spec": {"containers": [{"resources": {"requests": {"x.com/gpu": "3"}}}]}});
+        json_patch::merge(&mut its, &pod);
+        let class =
+            json!({"kind": "DeviceClass", "metadata": {"name": "gpu"}, "spec": {"extendedResourceName": "x.com/gpu"}});
+        let others = Fixed(vec![class, its, other]);
+        let used = usage_of("resource.k8s.io", "resourceclaims", &of, Timestamp::UNIX_EPOCH, &others);
+        let n = |key: &str| used.get(key).map_or(0, Quantity::value);
+        assert_eq!((n(BY_CLASS), n("requests.x.com/gpu")), want);
+        assert_eq!(n("gpu.deviceclass.resource.k8s.io/devices"), 2);
     }
 
     #[test]

@@ -36,9 +36,27 @@ fn at_least(all: &mut Amounts, floor: &Amounts) {
     }
 }
 
-/// `which` is `requests` or `limits`. Containers and sidecars run together, other init containers one after another
-/// beside the sidecars started before them.
+/// `which` is `requests` or `limits`. What the containers ask for, and what it takes to run them.
 pub fn of_pod(pod: &Value, which: &str) -> Amounts {
+    let mut total = of_containers(pod, which);
+    for (name, amount) in amounts(&pod["spec"]["overhead"]) {
+        match total.get(&name) {
+            Some(sum) => {
+                let sum = sum.plus(amount);
+                total.insert(name, sum);
+            }
+            None if which == "requests" => {
+                total.insert(name, amount);
+            }
+            None => {}
+        }
+    }
+    total
+}
+
+/// The same without the overhead. Containers and sidecars run together, other init containers one after another beside the
+/// sidecars started before them.
+pub fn of_containers(pod: &Value, which: &str) -> Amounts {
     let of = |c: &Value| amounts(&c["resources"][which]);
     let mut total = Amounts::new();
     for container in pod.items_at("/spec/containers") {
@@ -60,18 +78,6 @@ pub fn of_pod(pod: &Value, which: &str) -> Amounts {
     at_least(&mut total, &peak);
     // What is asked for at the pod's level stands for all its containers.
     total.extend(amounts(&pod["spec"]["resources"][which]));
-    for (name, amount) in amounts(&pod["spec"]["overhead"]) {
-        match total.get(&name) {
-            Some(sum) => {
-                let sum = sum.plus(amount);
-                total.insert(name, sum);
-            }
-            None if which == "requests" => {
-                total.insert(name, amount);
-            }
-            None => {}
-        }
-    }
     total
 }
 

@@ -322,7 +322,17 @@ fn discovery(path: &str) -> Option<Value> {
             return Some(json!({"kind": "APIGroupList", "groups": groups}));
         }
         ["api", "v1"] => "",
-        ["apis", group, _] => group,
+        ["apis", group] => {
+            let mut versions: Vec<Value> = Vec::new();
+            for r in res::ALL.iter().filter(|r| r.group == group) {
+                let version = json!({"groupVersion": r.api_version(), "version": r.version});
+                if !versions.contains(&version) {
+                    versions.push(version);
+                }
+            }
+            return (!versions.is_empty()).then(|| json!({"kind": "APIGroup", "name": group, "versions": versions}));
+        }
+        ["apis", group, version] if res::ALL.iter().any(|r| r.group == group && r.version == version) => group,
         _ => return None,
     };
     let verbs = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use crate::api::meta::quantity::Quantity;
 use crate::api::object::{Object, ObjectKey};
-use crate::api::quota::{in_scope, usage_of};
+use crate::api::quota::{Others, in_scope, usage_of};
 use crate::api::usage::{Amounts, add};
 use crate::api::value::ValueExt;
 use crate::client::{Res, res};
@@ -38,7 +38,21 @@ const FOLLOWED: &[&Res] = &[
     &res::STATEFUL_SETS,
     &res::JOBS,
     &res::CRON_JOBS,
+    &res::RESOURCE_CLAIMS,
 ];
+
+/// What there is, as the listers have it.
+struct Listed<'a>(&'a Cx);
+
+impl Others for Listed<'_> {
+    fn get(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Arc<Object>> {
+        self.0.listers.lister(group, plural).get(namespace, name)
+    }
+
+    fn list(&self, group: &str, plural: &str, namespace: &str) -> Vec<Arc<Object>> {
+        self.0.listers.lister(group, plural).list(Some(namespace))
+    }
+}
 
 /// The controller.
 pub struct Quotas;
@@ -50,11 +64,16 @@ pub fn controller() -> Box<dyn Reconciler> {
 
 /// The kinds that the keys of a quota are about.
 pub fn kinds(hard: &Map<String, Value>) -> BTreeSet<(String, String)> {
+    let kind = |group: &str, plural: &str| (group.to_owned(), plural.to_owned());
+    let claims = || kind("resource.k8s.io", "resourceclaims");
     let of = |key: &String| match key.strip_prefix("count/") {
         Some(counted) => {
             let (plural, group) = counted.split_once('.').unwrap_or((counted, ""));
-            (group.to_owned(), plural.to_owned())
+            vec![kind(group, plural)]
         }
+        // Extended resources: pods ask for them by name, claims by the class of devices that stands for them.
+        None if key.starts_with("requests.") && key.contains('/') => vec![kind("", "pods"), claims()],
+        None if key.contains(".deviceclass.") => vec![claims()],
         None => {
             let plural = match key.as_str() {
                 "configmaps" | "secrets" | "replicationcontrollers" | "resourcequotas" => key.as_str(),
@@ -65,13 +84,12 @@ pub fn kinds(hard: &Map<String, Value>) -> BTreeSet<(String, String)> {
                 {
                     "persistentvolumeclaims"
                 }
-                k if k.contains(".deviceclass.") => return ("resource.k8s.io".into(), "resourceclaims".into()),
                 _ => "pods",
             };
-            (String::new(), plural.to_owned())
+            vec![kind("", plural)]
         }
     };
-    hard.keys().map(of).collect()
+    hard.keys().flat_map(of).collect()
 }
 
 /// What of `hard` is used.
@@ -80,13 +98,14 @@ pub fn used(
     hard: &Map<String, Value>,
     objects: &BTreeMap<(String, String), Vec<Arc<Object>>>,
     now: Timestamp,
+    others: &dyn Others,
 ) -> Value {
     let mut all = Amounts::new();
     for ((group, plural), objects) in objects {
         for object in objects {
             let value = object.value();
             if in_scope(group, plural, &value, quota) {
-                add(&mut all, &usage_of(group, plural, &value, now));
+                add(&mut all, &usage_of(group, plural, &value, now, others));
             }
         }
     }
@@ -111,7 +130,7 @@ fn given_back(old: Option<&Object>, new: Option<&Object>, cx: &Cx) -> Vec<Object
     }
     let less = match (new, FOLLOWED.iter().find(|r| r.kind == *old.gvk.kind)) {
         (Some(new), Some(res)) => {
-            let usage = |object: &Object| usage_of(&res.group, &res.plural, &object.value(), cx.now());
+            let usage = |object: &Object| usage_of(&res.group, &res.plural, &object.value(), cx.now(), &Listed(cx));
             let (before, after) = (usage(old), usage(new));
             before.iter().any(|(key, amount)| after.get(key).is_none_or(|a| a < amount))
         }
@@ -146,7 +165,7 @@ impl Reconciler for Quotas {
                 ((group, plural), all)
             })
             .collect();
-        let status = json!({"hard": hard, "used": used(&quota, hard, &objects, cx.clock.now())});
+        let status = json!({"hard": hard, "used": used(&quota, hard, &objects, cx.clock.now(), &Listed(cx))});
         common::write(cx, &res::RESOURCE_QUOTAS, &object, status).await?;
         Ok(Requeue::Never)
     }
@@ -156,6 +175,7 @@ impl Reconciler for Quotas {
 mod tests {
     use super::*;
     use crate::runtime::fake::Cluster;
+    use test_case::test_case;
 
     #[tokio::test]
     async fn usage_is_counted_and_given_back() {
@@ -174,6 +194,20 @@ mod tests {
         cluster.client().delete(&res::PODS, "n", "a", &Default::default()).await.unwrap();
         cluster.reconcile(&Quotas, "n", "q").await.unwrap();
         assert_eq!(used(&cluster)["requests.cpu"], "500m");
+    }
+
+    #[test_case("pods", &["pods"])]
+    #[test_case("requests.memory", &["pods"])]
+    #[test_case("requests.storage", &["persistentvolumeclaims"])]
+    #[test_case("gold.storageclass.storage.k8s.io/requests.storage", &["persistentvolumeclaims"])]
+    #[test_case("gpu.deviceclass.resource.k8s.io/devices", &["resourceclaims"])]
+    #[test_case("requests.deviceclass.resource.kubernetes.io/gpu", &["pods", "resourceclaims"]; "of a class")]
+    #[test_case("requests.example.com/gpu", &["pods", "resourceclaims"]; "by a name")]
+    #[test_case("count/jobs.batch", &["jobs"])]
+    fn what_counts(key: &str, want: &[&str]) {
+        let hard = json!({key: "1"});
+        let got: Vec<String> = kinds(hard.as_object().unwrap()).into_iter().map(|(_, plural)| plural).collect();
+        assert_eq!(got, want);
     }
 
     /// What admission has charged for a pod that is still to come stays charged.

@@ -40,6 +40,29 @@ pub struct Requirement {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Selector(pub Vec<Requirement>);
 
+/// A `metav1.LabelSelector` as Go prints it, for messages that upstream makes so; null is none.
+pub fn go_text(selector: &Value) -> String {
+    if selector.is_null() {
+        return "nil".to_owned();
+    }
+    let text = |v: &Value, key: &str| v.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let list = |v: &Value, key: &str| v.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+    let labels = selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten();
+    let mut labels: Vec<String> = labels.map(|(k, v)| format!("{k}: {},", v.as_str().unwrap_or_default())).collect();
+    labels.sort_unstable();
+    let one = |e: &Value| {
+        let values = list(e, "values");
+        let values: Vec<&str> = values.iter().filter_map(Value::as_str).collect();
+        let (key, operator) = (text(e, "key"), text(e, "operator"));
+        format!("LabelSelectorRequirement{{Key:{key},Operator:{operator},Values:[{}],}},", values.join(" "))
+    };
+    let expressions: String = list(selector, "matchExpressions").iter().map(one).collect();
+    format!(
+        "&LabelSelector{{MatchLabels:map[string]string{{{}}},MatchExpressions:[]LabelSelectorRequirement{{{expressions}}},}}",
+        labels.concat()
+    )
+}
+
 /// Why a selector could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -308,6 +331,15 @@ mod tests {
     #[test_case("n>x"; "not a number")]
     fn refuses(text: &str) {
         assert!(Selector::parse(text).is_err(), "{text}");
+    }
+
+    #[test]
+    fn prints_objects_as_go_does() {
+        let selector = serde_json::json!({"matchLabels": {"b": "2", "a": "1"},
+            "matchExpressions": [{"key": "k", "operator": "In", "values": ["x", "y"]}]});
+        let want = "&LabelSelector{MatchLabels:map[string]string{a: 1,b: 2,},MatchExpressions:[]LabelSelectorRequirement{\
+             LabelSelectorRequirement{Key:k,Operator:In,Values:[x y],},},}";
+        assert_eq!((go_text(&selector).as_str(), go_text(&Value::Null).as_str()), (want, "nil"));
     }
 
     #[test]

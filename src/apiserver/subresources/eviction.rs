@@ -19,6 +19,8 @@ use crate::util::clock::rfc3339;
 
 /// Evictions of one budget that its controller has not seen yet.
 const DISRUPTED_PODS_MAX: usize = 2000;
+/// Seconds after which a budget that was not yet looked at may be asked for again.
+const PROCESSED_IN: u64 = 10;
 
 impl Api {
     /// Evicts the pod of the path.
@@ -70,17 +72,12 @@ impl Api {
         let now = rfc3339(cx.now);
         let change = |old: &Value| {
             options.check(pods, old)?;
-            let mut conditions = old.items_at("/status/conditions").to_vec();
-            let is_mark = |c: &Value| c.str_at("/type") == Some("DisruptionTarget");
-            let since = conditions.iter().find(|c| is_mark(c) && c.str_at("/status") == Some("True"));
-            let since = since.and_then(|c| c.str_at("/lastTransitionTime")).unwrap_or(&now).to_owned();
-            conditions.retain(|c| !is_mark(c));
-            conditions.push(json!({
-                "type": "DisruptionTarget", "status": "True", "lastProbeTime": null, "lastTransitionTime": since,
-                "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting",
-            }));
             let mut new = old.clone();
-            new.set_at("/status/conditions", conditions);
+            let mark = json!({
+                "type": "DisruptionTarget", "status": "True", "lastProbeTime": null, "lastTransitionTime": now,
+                "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting",
+            });
+            conclude(&mut new, mark);
             Ok(new)
         };
         let op = Op::Subresource("status".into());
@@ -100,9 +97,10 @@ impl Api {
             .map(|b| Target { namespace: at.namespace.clone(), name: b.meta.name.clone() })
             .collect();
         if matching.len() > 1 {
-            return Err(Status::internal(
-                "this pod has more than one PodDisruptionBudget, which the eviction subresource does not support",
-            ));
+            // A plain Status, as upstream's: neither reason nor details.
+            let why =
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+            return Err(Status::new(Reason::Unknown, why));
         }
         Ok(matching.into_iter().next())
     }
@@ -115,13 +113,7 @@ impl Api {
         let (ready, now) = (is_ready(pod), rfc3339(cx.now));
         let change = |old: &Value| match allowed(old, ready)? {
             Allowed::Freely => Ok(old.clone()),
-            Allowed::Counted => {
-                let mut new = old.clone();
-                let left = old.int_at("/status/disruptionsAllowed").unwrap_or(0) - 1;
-                new.set_at("/status/disruptionsAllowed", left);
-                new.set_at(&format!("/status/disruptedPods/{name}"), now.clone());
-                Ok(new)
-            }
+            Allowed::Counted => Ok(taken(old, &name, &now)),
         };
         self.registry.update(&budgets, cx, budget, &Op::Subresource("status".into()), &change, None).await?;
         Ok(())
@@ -158,7 +150,9 @@ fn allowed(budget: &Value, ready: bool) -> ApiResult<Allowed> {
         }
     }
     if number("/status/observedGeneration") < number("/metadata/generation") {
-        return Err(too_many(&format!("The disruption budget {name} is still being processed by the server.")));
+        let mut status = too_many(&format!("The disruption budget {name} is still being processed by the server."));
+        status.details["retryAfterSeconds"] = PROCESSED_IN.into();
+        return Err(status);
     }
     let left = number("/status/disruptionsAllowed");
     if left < 0 {
@@ -169,11 +163,66 @@ fn allowed(budget: &Value, ready: bool) -> ApiResult<Allowed> {
         return Err(Status::forbidden("policy", "poddisruptionbudget", name, why));
     }
     if left == 0 {
-        return Err(too_many(&format!(
-            "The disruption budget {name} needs {desired} healthy pods and has {healthy} currently"
-        )));
+        return Err(too_many(&used_up(budget)));
     }
     Ok(Allowed::Counted)
+}
+
+/// Why a budget allows nothing. Its figures are not to be trusted where they could not be counted.
+fn used_up(budget: &Value) -> String {
+    let number = |at: &str| budget.int_at(at).unwrap_or(0);
+    let name = budget.str_at("/metadata/name").unwrap_or_default();
+    let (healthy, desired) = (number("/status/currentHealthy"), number("/status/desiredHealthy"));
+    let is_told = |c: &&Value| {
+        let text = |at: &str| c.str_at(at).unwrap_or_default();
+        text("/type") == "DisruptionAllowed" && text("/status") == "False" && !text("/message").is_empty()
+    };
+    let told = budget.items_at("/status/conditions").iter().find(is_told);
+    let told = told.map(|c| (c.str_at("/reason").unwrap_or_default(), c.str_at("/message").unwrap_or_default()));
+    match told {
+        Some(("SyncFailed", why)) => {
+            format!("The disruption budget {name} does not allow evicting pods currently because it failed sync: {why}")
+        }
+        _ if healthy <= desired => {
+            format!("The disruption budget {name} needs {desired} healthy pods and has {healthy} currently")
+        }
+        Some((reason, why)) => {
+            format!("The disruption budget {name} does not allow evicting pods currently ({reason}): {why}")
+        }
+        None => format!("The disruption budget {name} does not allow evicting pods currently"),
+    }
+}
+
+/// The budget with one disruption less. Where it was the last one, the budget says so at once.
+fn taken(budget: &Value, pod: &str, now: &str) -> Value {
+    let mut new = budget.clone();
+    let left = budget.int_at("/status/disruptionsAllowed").unwrap_or(0) - 1;
+    new.set_at("/status/disruptionsAllowed", left);
+    if left == 0 {
+        let mut condition = json!({"type": "DisruptionAllowed", "status": "False", "lastTransitionTime": now,
+            "reason": "InsufficientPods", "message": ""});
+        if let Some(observed) = budget.int_at("/status/observedGeneration") {
+            condition["observedGeneration"] = observed.into();
+        }
+        conclude(&mut new, condition);
+    }
+    new.set_at(&format!("/status/disruptedPods/{pod}"), now);
+    new
+}
+
+/// Sets a condition of an object's status; since when it has been so stays where it was so before.
+fn conclude(object: &mut Value, mut condition: Value) {
+    let mut all = object.items_at("/status/conditions").to_vec();
+    match all.iter_mut().find(|c| c["type"] == condition["type"]) {
+        Some(known) => {
+            if let Some(since) = known.get("lastTransitionTime").filter(|_| known["status"] == condition["status"]) {
+                condition["lastTransitionTime"] = since.clone();
+            }
+            *known = condition;
+        }
+        None => all.push(condition),
+    }
+    object.set_at("/status/conditions", all);
 }
 
 fn too_many(why: &str) -> Box<Status> {
@@ -197,5 +246,44 @@ mod tests {
     #[test_case(0, 1, false, None; "an unready pod of an unhealthy budget")]
     fn budgets(left: i64, healthy: i64, ready: bool, want: Option<Allowed>) {
         assert_eq!(allowed(&budget(left, healthy), ready).ok(), want);
+    }
+
+    fn condition(status: &str, reason: &str, message: &str) -> Value {
+        json!([{"type": "DisruptionAllowed", "status": status, "reason": reason, "message": message}])
+    }
+
+    #[test_case(1, json!([]), "needs 2 healthy pods and has 1 currently"; "too few are healthy")]
+    #[test_case(1, condition("False", "SyncFailed", "w"), "does not allow evicting pods currently because it failed sync: w"; "not counted")]
+    #[test_case(2, condition("False", "Other", "w"), "needs 2 healthy pods and has 2 currently"; "just enough are healthy")]
+    #[test_case(3, condition("False", "Other", "w"), "does not allow evicting pods currently (Other): w"; "for a reason of its own")]
+    #[test_case(3, condition("False", "Other", ""), "does not allow evicting pods currently"; "nobody says why")]
+    fn why_nothing_is_left(healthy: i64, conditions: Value, want: &str) {
+        let mut budget = budget(0, healthy);
+        budget["status"]["conditions"] = conditions;
+        let refused = allowed(&budget, true).unwrap_err();
+        let want =
+            json!({"causes": [{"reason": "DisruptionBudget", "message": format!("The disruption budget b {want}")}]});
+        assert_eq!((refused.code, refused.details), (429, want));
+    }
+
+    #[test]
+    fn a_budget_that_was_not_looked_at_is_asked_again_later() {
+        let mut budget = budget(1, 3);
+        budget["metadata"]["generation"] = 2.into();
+        let refused = allowed(&budget, true).unwrap_err();
+        assert_eq!((refused.code, &refused.details["retryAfterSeconds"]), (429, &json!(10)));
+    }
+
+    #[test]
+    fn the_last_one_closes_the_budget() {
+        let mut two = budget(2, 4);
+        two["status"]["conditions"] = json!([{"type": "DisruptionAllowed", "status": "True", "reason": "SufficientPods", "lastTransitionTime": "t0"}]);
+        let one = taken(&two, "a", "t1");
+        assert_eq!(one["status"]["conditions"][0]["status"], "True");
+        let none = taken(&one, "b", "t2");
+        assert_eq!(none["status"]["disruptedPods"], json!({"a": "t1", "b": "t2"}));
+        let want = json!([{"type": "DisruptionAllowed", "status": "False", "lastTransitionTime": "t2",
+            "reason": "InsufficientPods", "message": "", "observedGeneration": 1}]);
+        assert_eq!(none["status"]["conditions"], want);
     }
 }

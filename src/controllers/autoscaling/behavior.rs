@@ -104,8 +104,12 @@ pub fn decide(behavior: Option<&Value>, ask: Ask, memory: &mut Memory) -> Decisi
     let (calm, why) = match behavior {
         // Without a behavior only what goes down is calmed, whatever is there now.
         None => (lately(&memory.recommended, now, CALM).fold(desired, i64::max), DOWN_CALMED),
-        Some(_) if desired >= current => (lately(&memory.recommended, now, up).fold(desired, i64::min), UP_CALMED),
-        Some(_) => (lately(&memory.recommended, now, down).fold(desired, i64::max), DOWN_CALMED),
+        // What is there stays, unless all that was recommended within a window lies above it, or below.
+        Some(_) => {
+            let low = lately(&memory.recommended, now, up).fold(desired, i64::min);
+            let high = lately(&memory.recommended, now, down).fold(desired, i64::max);
+            (current.max(low).min(high), if desired >= current { UP_CALMED } else { DOWN_CALMED })
+        }
     };
     remember(&mut memory.recommended, now, desired);
     let ask = Ask { desired: calm, ..ask };

@@ -1,7 +1,8 @@
 //! How many replicas one metric asks for. Pure.
 //!
 //! In: pods, what they use, and what is wanted. Numbers are in thousandths, as upstream counts. A pod that is not ready yet
-//! counts as one that uses nothing where more are wanted, one without figures as one that uses all where fewer are.
+//! counts as one that uses nothing where more are wanted, one without figures as one that uses all, or what is wanted where that
+//! is more, where fewer are.
 //! Upstream: `podautoscaler/replica_calculator`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use crate::api::meta::quantity::Quantity;
+use crate::api::usage;
 use crate::api::value::ValueExt;
 use crate::controllers::common::conditions;
 use crate::controllers::common::pods::time;
@@ -142,29 +144,39 @@ fn is_starting(pod: &Value, figure: &Figure, now: Timestamp) -> bool {
 
 /// What pods ask for of a resource, by pod; of one container where it is named.
 pub fn requests(pods: &[Value], resource: &str, container: Option<&str>) -> Result<BTreeMap<String, i64>, String> {
+    let one = |pod: &Value| {
+        let at_pod = pod.get_at("/spec/resources/requests").and_then(Value::as_object).is_some_and(|r| !r.is_empty());
+        let asked =
+            if at_pod && container.is_none() { of_all(pod, resource) } else { of_each(pod, resource, container) };
+        Ok((pod.str_at("/metadata/name").unwrap_or_default().to_owned(), asked?))
+    };
+    pods.iter().map(one).collect()
+}
+
+/// What a pod asks for that asks for some of it at its own level.
+fn of_all(pod: &Value, resource: &str) -> Result<i64, String> {
+    let asked = usage::of_pod(pod, "requests").get(resource).map(|q| q.milli_value());
+    let name = pod.str_at("/metadata/name").unwrap_or_default();
+    asked.ok_or_else(|| format!("missing pod-level request for {resource} in Pod {name}"))
+}
+
+/// What the containers that stay ask for, each of which has to; or the one that is named.
+fn of_each(pod: &Value, resource: &str, container: Option<&str>) -> Result<i64, String> {
     let milli = |v: &Value| v.as_str().and_then(|t| Quantity::parse(t).ok()).map(|q| q.milli_value());
-    let mut out = BTreeMap::new();
-    for pod in pods {
-        let name = pod.str_at("/metadata/name").unwrap_or_default();
-        let level = pod.get_at("/spec/resources/requests").and_then(|r| r.get(resource)).and_then(milli);
-        if let (Some(level), None) = (level, container) {
-            out.insert(name.to_owned(), level);
-            continue;
-        }
-        let sidecars =
-            pod.items_at("/spec/initContainers").iter().filter(|c| c.str_at("/restartPolicy") == Some("Always"));
-        let mut sum = 0;
-        for c in pod.items_at("/spec/containers").iter().chain(sidecars) {
-            let of = c.str_at("/name").unwrap_or_default();
-            if container.is_some_and(|wanted| wanted != of) {
-                continue;
-            }
-            let asked = c.get_at("/resources/requests").and_then(|r| r.get(resource)).and_then(milli);
-            sum += asked.ok_or_else(|| format!("missing request for {resource} in container {of} of Pod {name}"))?;
-        }
-        out.insert(name.to_owned(), sum);
+    let name = pod.str_at("/metadata/name").unwrap_or_default();
+    let sidecars = pod.items_at("/spec/initContainers").iter().filter(|c| c.str_at("/restartPolicy") == Some("Always"));
+    let all = pod.items_at("/spec/containers").iter().chain(sidecars);
+    let mut those = all.filter(|c| container.is_none_or(|wanted| c.str_at("/name") == Some(wanted))).peekable();
+    if let (Some(wanted), None) = (container, those.peek()) {
+        return Err(format!("container {wanted} not found in Pod {name}"));
     }
-    Ok(out)
+    let mut sum = 0;
+    for c in those {
+        let asked = c.get_at("/resources/requests").and_then(|r| r.get(resource)).and_then(milli);
+        let of = c.str_at("/name").unwrap_or_default();
+        sum += asked.ok_or_else(|| format!("missing request for {resource} in container {of} of Pod {name}"))?;
+    }
+    Ok(sum)
 }
 
 /// Measured against what pods ask for: ratio to the target, percent, and the average.
@@ -195,37 +207,35 @@ fn ceil(x: f64) -> i64 {
     x.ceil() as i64
 }
 
-/// What pods use of a resource, wanted as percent of what they ask for.
+/// What pods use of a resource, wanted as percent of what they ask for, or what one container of them does.
 pub fn by_utilization(
     input: &Input<'_>,
     mut figures: Figures,
-    requests: &BTreeMap<String, i64>,
+    resource: &str,
+    container: Option<&str>,
     target: i64,
-    cpu: bool,
 ) -> Result<Output, String> {
+    let groups = counted(input, &mut figures, resource == "cpu")?;
+    let requests = requests(input.pods, resource, container)?;
     let mut first = None;
-    let replicas = by_ratio(
-        input,
-        &mut figures,
-        cpu,
-        |name| requests.get(name).copied().unwrap_or(0),
-        |figures| {
-            let (ratio, percent, usage) = utilization(figures, requests, target)?;
-            first.get_or_insert((percent, usage));
-            Ok(ratio)
-        },
-    )?;
+    let full = |name: &str| requests.get(name).copied().unwrap_or(0) * target.max(100) / 100;
+    let replicas = by_ratio(input, figures, groups, full, |figures| {
+        let (ratio, percent, usage) = utilization(figures, &requests, target)?;
+        first.get_or_insert((percent, usage));
+        Ok(ratio)
+    })?;
     let (percent, usage) = first.unwrap_or_default();
     Ok(Output { replicas, usage, utilization: Some(percent) })
 }
 
 /// What pods use, wanted as a value for each.
 pub fn by_average(input: &Input<'_>, mut figures: Figures, target: i64, cpu: bool) -> Result<Output, String> {
+    let groups = counted(input, &mut figures, cpu)?;
     let mut first = None;
     let replicas = by_ratio(
         input,
-        &mut figures,
-        cpu,
+        figures,
+        groups,
         |_| target,
         |figures| {
             let (ratio, usage) = average(figures, target);
@@ -236,36 +246,43 @@ pub fn by_average(input: &Input<'_>, mut figures: Figures, target: i64, cpu: boo
     Ok(Output { replicas, usage: first.unwrap_or_default(), utilization: None })
 }
 
-/// The common way: `full` is what a pod without figures is taken to use where fewer are wanted.
-fn by_ratio(
-    input: &Input<'_>,
-    figures: &mut Figures,
-    cpu: bool,
-    full: impl Fn(&str) -> i64,
-    mut ratio_of: impl FnMut(&Figures) -> Result<f64, String>,
-) -> Result<i64, String> {
+/// The pods by how they count, and only the figures of those that do.
+fn counted(input: &Input<'_>, figures: &mut Figures, cpu: bool) -> Result<Groups, String> {
     if input.pods.is_empty() {
         return Err(NO_PODS.to_owned());
     }
     let groups = group(input, figures, cpu);
     figures.retain(|name, _| !groups.unready.contains(name) && !groups.ignored.contains(name));
-    if figures.is_empty() {
-        return Err(NO_FIGURES.to_owned());
-    }
-    let ratio = ratio_of(figures)?;
+    if figures.is_empty() { Err(NO_FIGURES.to_owned()) } else { Ok(groups) }
+}
+
+/// The common way: `full` is what a pod without figures is taken to use where fewer are wanted.
+fn by_ratio(
+    input: &Input<'_>,
+    mut figures: Figures,
+    groups: Groups,
+    full: impl Fn(&str) -> i64,
+    mut ratio_of: impl FnMut(&Figures) -> Result<f64, String>,
+) -> Result<i64, String> {
+    let ratio = ratio_of(&figures)?;
     let unready_count = !groups.unready.is_empty() && ratio > 1.0;
     if !unready_count && groups.missing.is_empty() {
         let same = input.tolerances.allow(ratio);
         return Ok(if same { input.replicas } else { ceil(ratio * groups.ready as f64) });
     }
     for name in groups.missing {
-        let value = if ratio < 1.0 { full(&name) } else { 0 };
+        let value = match ratio {
+            fewer if fewer < 1.0 => full(&name),
+            more if more > 1.0 => 0,
+            // Nothing is made up where all is exactly as wanted.
+            _ => continue,
+        };
         figures.insert(name, Figure::of(value));
     }
     if unready_count {
         figures.extend(groups.unready.into_iter().map(|name| (name, Figure::of(0))));
     }
-    let new = ratio_of(figures)?;
+    let new = ratio_of(&figures)?;
     let turned = (ratio < 1.0 && new > 1.0) || (ratio > 1.0 && new < 1.0);
     let replicas = ceil(new * figures.len() as f64);
     let against = (new < 1.0 && replicas > input.replicas) || (new > 1.0 && replicas < input.replicas);

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use self::behavior::{Ask, Memory, decide};
 use self::calc::{Input, Tolerances};
 use self::metrics::Metrics;
-use self::propose::{Proposal, propose};
+use self::propose::{Proposal, no_match, propose};
 use crate::api::meta::labels::Selector;
 use crate::api::object::{Object, ObjectKey};
 use crate::api::value::ValueExt;
@@ -117,7 +117,9 @@ impl Reconciler for Autoscalers {
             Err(Stop::Told(why)) => tracing::debug!(namespace = key.namespace, name = key.name, "autoscaler: {why}"),
             Err(Stop::NotYet) => return Ok(Requeue::After(PERIOD)),
         }
-        common::write(cx, &res::HORIZONTAL_POD_AUTOSCALERS, &object, look.status).await?;
+        let status = look.status.take();
+        let written = common::write(cx, &res::HORIZONTAL_POD_AUTOSCALERS, &object, status).await;
+        written.inspect_err(|why| look.warn("FailedUpdateStatus", &why.to_string()))?;
         Ok(Requeue::After(PERIOD))
     }
 }
@@ -230,7 +232,10 @@ impl<'a> Look<'a> {
             (decision.replicas, why)
         };
         if desired != current {
-            self.scale(target, current, desired, &why).await.inspect_err(|_| self.finish(current, None, Vec::new()))?;
+            if let Err(stop) = self.scale(target, current, desired, &why).await {
+                self.finish(current, None, measured);
+                return Err(stop);
+            }
             self.status["lastScaleTime"] = self.now.clone().into();
         }
         self.finish(current, Some(desired), measured);
@@ -243,8 +248,8 @@ impl<'a> Look<'a> {
         let (version, kind) = (get("/scaleTargetRef/apiVersion"), get("/scaleTargetRef/kind"));
         let name = get("/scaleTargetRef/name").to_owned();
         let version = if version.is_empty() { "v1" } else { version };
-        let found = Kinds::of(&self.cx.client).find(version, kind).await.map_err(|e| e.message.clone())?;
-        let res = found.ok_or_else(|| format!("no matches for kind \"{kind}\" in version \"{version}\""))?;
+        let found = Kinds::of(&self.cx.client).find_in_group(version, kind).await.map_err(|e| e.message.clone())?;
+        let res = found.ok_or_else(|| no_match(version, kind))?;
         let scale = self.cx.client.get_sub(&res, &self.key.namespace, &name, "scale").await;
         Ok(Target { scale: scale.map_err(|e| e.message.clone())?, res, name })
     }

@@ -17,9 +17,12 @@ use super::calc::{
     Figure, Figures, Input, Tolerances, by_average, by_utilization, by_value, by_value_per_pod, requests,
 };
 use super::controller;
+use super::metrics::Metrics;
+use super::propose::{Failed, Proposal, propose};
 use crate::api::status::Status;
 use crate::api::value::ValueExt;
 use crate::client::{Client, res};
+use crate::controllers::common::discovery::Kinds;
 use crate::runtime::Requeue;
 use crate::runtime::fake::Cluster;
 
@@ -61,13 +64,14 @@ fn input(pods: &[Value], replicas: i64) -> Input<'_> {
 #[test_case(&[("a", ""), ("b", "starting")], &[("a", 100), ("b", 500)], 50, "1 20%"; "what starts does not keep others up")]
 #[test_case(&[("a", ""), ("b", "pending")], &[("a", 750)], 50, "3 150%"; "one that is not there yet uses nothing")]
 #[test_case(&[("a", ""), ("b", "")], &[("a", 100)], 50, "2 20%"; "one without figures might use all")]
+#[test_case(&[("a", ""), ("b", ""), ("c", "")], &[("a", 500), ("b", 500)], 100, "3 100%"; "exactly as wanted and one without figures")]
+#[test_case(&[("a", ""), ("b", ""), ("c", "")], &[("a", 500), ("b", 500)], 150, "3 100%"; "one without figures might use what is wanted")]
 #[test_case(&[("a", ""), ("b", "failed")], &[("a", 500), ("b", 500)], 50, "2 100%"; "a failed one does not count")]
 #[test_case(&[("a", "")], &[], 50, "did not receive metrics for targeted pods (pods might be unready)"; "no figures")]
 #[test_case(&[], &[("a", 1)], 50, "no pods returned by selector while calculating replica count"; "no pods")]
 fn utilization_of_requests(pods: &[(&str, &str)], of: &[(&str, i64)], target: i64, want: &str) {
     let pods: Vec<Value> = pods.iter().map(|(name, state)| pod(name, state)).collect();
-    let asked = requests(&pods, "cpu", None).unwrap();
-    let got = by_utilization(&input(&pods, pods.len() as i64), figures(of), &asked, target, true);
+    let got = by_utilization(&input(&pods, pods.len() as i64), figures(of), "cpu", None, target);
     let text = got.map(|o| format!("{} {}%", o.replicas, o.utilization.unwrap())).unwrap_or_else(|e| e);
     assert_eq!(text, want);
 }
@@ -81,8 +85,23 @@ fn requests_must_be_there_and_have_levels() {
     assert_eq!(requests(&[p.clone()], "cpu", Some("c")).unwrap()["a"], 500);
     let missing = requests(&[p.clone()], "memory", None).unwrap_err();
     assert_eq!(missing, "missing request for memory in container c of Pod a");
+    assert_eq!(requests(&[p.clone()], "cpu", Some("d")).unwrap_err(), "container d not found in Pod a");
     p["spec"]["resources"] = json!({"requests": {"memory": "1"}});
-    assert_eq!(requests(&[p], "memory", None).unwrap()["a"], 1000);
+    assert_eq!(requests(&[p.clone()], "memory", None).unwrap()["a"], 1000);
+    assert_eq!(requests(&[p.clone()], "cpu", None).unwrap()["a"], 1500, "of what is not asked for at its level");
+    let missing = requests(&[p], "hugepages-2Mi", None).unwrap_err();
+    assert_eq!(missing, "missing pod-level request for hugepages-2Mi in Pod a");
+}
+
+/// What is wrong with figures is told before what is wrong with requests.
+#[test]
+fn figures_are_looked_at_first() {
+    let mut p = pod("a", "");
+    p["spec"]["containers"][0]["resources"] = json!({});
+    let told = |pods: &[Value], of| by_utilization(&input(pods, 1), figures(of), "cpu", None, 50).unwrap_err();
+    assert_eq!(told(&[], &[("a", 1)]), "no pods returned by selector while calculating replica count");
+    assert_eq!(told(&[p.clone()], &[]), "did not receive metrics for targeted pods (pods might be unready)");
+    assert_eq!(told(&[p], &[("a", 1)]), "missing request for cpu in container c of Pod a");
 }
 
 #[test]
@@ -175,7 +194,22 @@ fn windows_take_the_calmest_of_what_was_recommended() {
     let at = |seconds, desired| Ask { now: TICK + seconds, ..ask(5, desired) };
     assert_eq!(told(Some(&behavior), at(0, 8), &mut memory), "8 ReadyForNewScale DesiredWithinRange");
     assert_eq!(told(Some(&behavior), at(30, 12), &mut memory), "8 ScaleUpStabilized DesiredWithinRange");
-    assert_eq!(told(Some(&behavior), at(60, 2), &mut memory), "12 ScaleDownStabilized DesiredWithinRange");
+    assert_eq!(told(Some(&behavior), at(60, 2), &mut memory), "5 ScaleDownStabilized DesiredWithinRange");
+}
+
+/// A window holds back; it never pulls to the other side.
+#[test_case((300, 0), (240, 2), 10, "5 ScaleUpStabilized DesiredWithinRange"; "few were wanted while more are")]
+#[test_case((0, 300), (100, 10), 2, "5 ScaleDownStabilized DesiredWithinRange"; "many were wanted while fewer are")]
+#[test_case((300, 0), (240, 8), 10, "8 ScaleUpStabilized DesiredWithinRange"; "as many as all of the window wanted")]
+#[test_case((0, 300), (100, 3), 2, "3 ScaleDownStabilized DesiredWithinRange"; "as few as all of the window wanted")]
+fn windows_hold_what_is_there((up, down): (i64, i64), (ago, was): (i64, i64), desired: i64, want: &str) {
+    let free = |window: i64| {
+        json!({"selectPolicy": "Max", "stabilizationWindowSeconds": window,
+            "policies": [{"type": "Percent", "value": 1000, "periodSeconds": 15}]})
+    };
+    let mut memory = Memory::default();
+    memory.begin(TICK - ago, was);
+    assert_eq!(told(Some(&rules(free(up), free(down))), ask(5, desired), &mut memory), want);
 }
 
 /// An API with scales of Deployments and with metrics, before the fake one.
@@ -214,6 +248,9 @@ async fn answer(inner: &Client, usage: Option<&str>, request: Request<Body>) -> 
     if path.contains("/deployments/web/scale") {
         let scale: Value = serde_json::from_slice(&body).unwrap();
         let mut new = deployment().await.unwrap();
+        if new["spec"]["paused"] == true {
+            return missing();
+        }
         new["spec"]["replicas"] = scale["spec"]["replicas"].clone();
         inner.update(&res::DEPLOYMENTS, "n", "web", None, &new).await.unwrap();
         return ok(scale);
@@ -287,6 +324,121 @@ async fn a_deployment_follows_its_load() {
     cluster.clock.advance(301);
     look().await;
     assert_eq!((replicas(), reason("ScalingLimited")), (json!(1), "False DesiredWithinRange".into()));
+}
+
+/// What was measured is told, whatever becomes of it.
+#[tokio::test]
+async fn a_target_that_cannot_be_scaled_hides_no_figures() {
+    let cluster = Cluster::new();
+    let mut cx = cluster.cx();
+    cx.client = api(&cluster, Arc::new(Mutex::new(Some("500m"))));
+    cluster.put(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web", "namespace": "n"},
+        "spec": {"replicas": 2, "paused": true}}));
+    for name in ["a", "b"] {
+        cluster.put(pod(name, ""));
+    }
+    cluster.put(autoscaler());
+    cluster.clock.advance(3600);
+    controller().reconcile(&crate::api::object::ObjectKey::new("n", "h"), &cx).await.unwrap();
+    let status = cluster.get(&res::HORIZONTAL_POD_AUTOSCALERS, "n", "h").unwrap()["status"].clone();
+    assert_eq!(status["conditions"][0]["reason"], "FailedUpdateScale");
+    assert_eq!(status["currentMetrics"][0]["resource"]["current"]["averageUtilization"], 100);
+    assert_eq!((status.get("lastScaleTime"), &status["desiredReplicas"]), (None, &json!(0)));
+}
+
+/// What a metric wants of two ready pods, before APIs that measure 200 of everything, or nothing.
+async fn proposed(metric: Value, measured: bool) -> Result<Proposal, Failed> {
+    let inner = Cluster::new().client();
+    let client = Client::in_process(tower::service_fn(move |request: Request<Body>| {
+        let inner = inner.clone();
+        async move {
+            let item = json!({"metadata": {"name": "a"}, "value": "200", "timestamp": "2026-01-01T01:00:00Z",
+                "window": "30s", "containers": [{"name": "c", "usage": {"cpu": "500m"}}]});
+            let path = request.uri().path().to_owned();
+            let (code, body) = match path.contains(".k8s.io/") {
+                true if measured => (200, json!({"items": [item]})),
+                true => (404, Status::not_found("", "things", "").to_value()),
+                false => match inner.read(path).await {
+                    Ok(found) => (200, found),
+                    Err(status) => (status.code, status.to_value()),
+                },
+            };
+            let body = Full::new(Bytes::from(body.to_string()));
+            Ok::<_, Infallible>(Response::builder().status(code).body(body).unwrap())
+        }
+    }));
+    let pods = [pod("a", ""), pod("b", "")];
+    let metrics = Metrics { client: &client, namespace: "n" };
+    propose(&metrics, &mut Kinds::of(&client), &metric, &input(&pods, 2), "app=web").await
+}
+
+/// A metric of an object, or of something outside of the cluster.
+fn one_value(kind: &str, target: Value) -> Value {
+    let mut source = json!({"metric": {"name": "q"}, "target": target});
+    if kind == "Object" {
+        source["describedObject"] = json!({"apiVersion": "apps/v1beta1", "kind": "Deployment", "name": "web"});
+    }
+    json!({"type": kind, kind.to_lowercase(): source})
+}
+
+fn in_all() -> Value {
+    json!({"type": "Value", "value": "100"})
+}
+
+fn for_each() -> Value {
+    json!({"type": "AverageValue", "averageValue": "50"})
+}
+
+fn of_container() -> Value {
+    json!({"type": "ContainerResource", "containerResource": {"name": "cpu", "container": "c",
+        "target": {"type": "Utilization", "averageUtilization": 50}}})
+}
+
+fn selected() -> Value {
+    let mut metric = one_value("External", in_all());
+    metric["external"]["metric"]["selector"] = json!({"matchLabels": {"a": "b"}});
+    metric
+}
+
+#[test_case(one_value("Object", in_all()), "Deployment metric q", "web"; "of an object")]
+#[test_case(one_value("Object", for_each()), "external metric q(nil)", ""; "of an object for each pod")]
+#[test_case(one_value("External", in_all()), "external metric q(nil)", "-"; "from outside")]
+#[test_case(one_value("External", for_each()), "external metric q(nil)", "-"; "from outside for each pod")]
+#[test_case(selected(), "external metric q(&LabelSelector{MatchLabels:map[string]string{a: b,},MatchExpressions:[]LabelSelectorRequirement{},})", "-";
+    "with a selector")]
+#[test_case(of_container(), "cpu container resource utilization (percentage of request)", "-"; "of a container")]
+#[tokio::test]
+async fn metrics_are_called_as_upstream_does(metric: Value, name: &str, described: &str) {
+    let got = proposed(metric, true).await.unwrap();
+    let object = got.status.str_at("/object/describedObject/name").unwrap_or("-");
+    assert_eq!((got.name.as_str(), object), (name, described));
+}
+
+#[test_case(one_value("Object", in_all()), "failed to get object metric value: ",
+    "unable to get metric q: Deployment on n web/unable to fetch metrics from custom metrics API: things \"\" not found"; "an object")]
+#[test_case(one_value("Object", for_each()), "failed to get object metric value: failed to get q object metric: ",
+    "unable to get metric q: Deployment on n web/unable to fetch metrics from custom metrics API: things \"\" not found";
+    "an object for each pod")]
+#[test_case(one_value("Object", json!({"type": "Utilization"})), "failed to get object metric value: ",
+    "invalid object metric source: neither a value target nor an average value target was set"; "no target")]
+#[test_case(one_value("External", in_all()), "failed to get q external metric value: failed to get external metric q: ",
+    "unable to get external metric n/q/nil: unable to fetch metrics from external metrics API: things \"\" not found"; "from outside")]
+#[test_case(one_value("External", for_each()), "failed to get q external metric value: failed to get q external metric: ",
+    "unable to get external metric n/q/nil: unable to fetch metrics from external metrics API: things \"\" not found";
+    "from outside for each pod")]
+#[tokio::test]
+async fn metrics_fail_in_upstreams_words(metric: Value, within: &str, why: &str) {
+    let got = proposed(metric, false).await.unwrap_err();
+    assert_eq!((got.told, got.why.as_str()), (format!("{within}{why}"), why));
+}
+
+#[tokio::test]
+async fn an_object_of_no_known_kind_has_no_metric() {
+    let mut metric = one_value("Object", in_all());
+    metric["object"]["describedObject"]["kind"] = "Thing".into();
+    let want = "unable to get metric q: Thing on n web/unable to fetch metrics from custom metrics API: \
+        unable to map kind Thing.apps to resource: no matches for kind \"Thing\" in group \"apps\"";
+    assert_eq!(proposed(metric, true).await.unwrap_err().why, want);
 }
 
 /// Two autoscalers of the same pods would pull at them for ever: neither does anything, and both say why.

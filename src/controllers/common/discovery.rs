@@ -60,7 +60,14 @@ pub async fn resources(client: &Client) -> ApiResult<(Vec<Found>, Vec<String>)> 
 /// Resources by kind, each group version asked for at most once: for a piece of work, not for long.
 pub struct Kinds<'a> {
     client: &'a Client,
-    known: HashMap<String, Vec<Found>>,
+    known: HashMap<String, Version>,
+}
+
+/// What a group version serves.
+struct Version {
+    resources: Vec<Found>,
+    /// Plurals of those with the subresource `scale`.
+    scaled: HashSet<String>,
 }
 
 impl<'a> Kinds<'a> {
@@ -75,10 +82,38 @@ impl<'a> Kinds<'a> {
             let (group, _) = gvk::split(api_version);
             let path = if group.is_empty() { format!("/api/{api_version}") } else { format!("/apis/{api_version}") };
             let list = optional(self.client.read(path.clone()).await)?;
-            let rows = list.iter().flat_map(|l| l.items_at("/resources")).filter_map(|r| row(group, &path, r));
-            self.known.insert(api_version.to_owned(), rows.collect());
+            let rows = || list.iter().flat_map(|l| l.items_at("/resources"));
+            let scaled = |r: &Value| r.str_at("/name").and_then(|n| n.strip_suffix("/scale")).map(str::to_owned);
+            let version = Version {
+                resources: rows().filter_map(|r| row(group, &path, r)).collect(),
+                scaled: rows().filter_map(scaled).collect(),
+            };
+            self.known.insert(api_version.to_owned(), version);
         }
-        Ok(self.known[api_version].iter().find(|f| f.res.kind == kind).map(|f| f.res.clone()))
+        Ok(self.known[api_version].resources.iter().find(|f| f.res.kind == kind).map(|f| f.res.clone()))
+    }
+
+    /// True when a resource that was found here has a scale.
+    pub fn has_scale(&self, res: &Res) -> bool {
+        self.known.get(&res.api_version()).is_some_and(|v| v.scaled.contains(&*res.plural))
+    }
+
+    /// The resource of a kind in any version of its group; in the one that is named where it is there.
+    pub async fn find_in_group(&mut self, api_version: &str, kind: &str) -> ApiResult<Option<Res>> {
+        if let Some(res) = self.find(api_version, kind).await? {
+            return Ok(Some(res));
+        }
+        let (group, _) = gvk::split(api_version);
+        if group.is_empty() {
+            return self.find("v1", kind).await;
+        }
+        let found = optional(self.client.read(format!("/apis/{group}")).await)?.unwrap_or_default();
+        for version in found.items_at("/versions").iter().filter_map(|v| v.str_at("/groupVersion")) {
+            if let Some(res) = self.find(version, kind).await? {
+                return Ok(Some(res));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -109,6 +144,10 @@ mod tests {
         assert_eq!(kinds.find("apps/v1", "Deployment").await.unwrap(), Some(res::DEPLOYMENTS.clone()));
         assert_eq!(kinds.find("v1", "Thing").await.unwrap(), None);
         assert_eq!(kinds.find("x.example/v1", "Thing").await.unwrap(), None);
+        assert_eq!(kinds.find("apps/v1beta1", "Deployment").await.unwrap(), None);
+        assert_eq!(kinds.find_in_group("apps/v1beta1", "Deployment").await.unwrap(), Some(res::DEPLOYMENTS.clone()));
+        assert_eq!(kinds.find_in_group("v2", "Pod").await.unwrap(), Some(res::PODS.clone()));
+        assert_eq!(kinds.find_in_group("x.example/v1", "Thing").await.unwrap(), None);
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@
 
 pub mod plan;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use self::plan::Seen;
 use crate::api::object::{Object, ObjectKey, OwnerRef};
+use crate::api::status::Status;
 use crate::api::value::ValueExt;
 use crate::client::{Res, optional, res};
 use crate::controllers::common::conditions::{self, Condition};
@@ -63,6 +64,9 @@ impl Reconciler for Stale {
         }
         let mut all = value.items_at("/status/conditions").to_vec();
         conditions::set(&mut all, &Condition::new("DisruptionTarget", "False", "", ""), &rfc3339(cx.now()));
+        for spared in all.iter_mut().filter(|c| c.str_at("/type") == Some("DisruptionTarget")) {
+            spared["observedGeneration"] = value.int_at("/metadata/generation").unwrap_or(0).into();
+        }
         cx.change(&res::PODS, &pod, Some("status"), &json!({"status": {"conditions": all}})).await?;
         Ok(Requeue::Never)
     }
@@ -100,11 +104,14 @@ impl Reconciler for Disruption {
             cx.events.normal(&object, "NoPods", "No matching pods found");
         }
         let scale = match plan::is_relative(&budget) {
-            true => scale(cx, &object, &budget, &all).await,
+            true => scale(cx, &all).await,
             false => Ok(0),
         };
         let (status, next, error) = match scale {
             Ok(scale) => {
+                if plan::is_relative(&budget) && all.iter().any(|p| p.meta.controller().is_none()) {
+                    cx.events.warning(&object, "UnmanagedPods", plan::unmanaged(&budget));
+                }
                 let seen = Seen { pods: pods::views(&all), scale };
                 for left in plan::stale(&budget, &seen.pods, cx.now()) {
                     let message = format!("Pod was expected by PDB {key} to be deleted but it wasn't");
@@ -114,10 +121,14 @@ impl Reconciler for Disruption {
                 let (status, next) = plan::status(&budget, &seen, cx.now());
                 (status, next, None)
             }
-            Err(error) => {
-                let message = format!("Failed to calculate the number of expected pods: {error}");
+            Err(unknown) => {
+                let (why, error) = match unknown {
+                    Unknown::Told(why) => (why, None),
+                    Unknown::Failed(error) => (error.to_string(), Some(error)),
+                };
+                let message = format!("Failed to calculate the number of expected pods: {why}");
                 cx.events.warning(&object, "CalculateExpectedPodCountFailed", message);
-                (plan::failed(&budget, &error.to_string(), cx.now()), None, Some(error))
+                (plan::failed(&budget, &why, cx.now()), None, error)
             }
         };
         if budget.get("status") != Some(&status) {
@@ -133,41 +144,42 @@ fn selects(budget: &Value, pod: &Object) -> bool {
         && claim::label_selector(budget).is_ok_and(|s| s.matches(|k| pod.meta.label(k)))
 }
 
-/// How many pods the controllers of these should have in all. Pods without a controller are nobody's to count, which somebody
-/// should know.
-async fn scale(cx: &Cx, budget: &Arc<Object>, value: &Value, all: &[Arc<Object>]) -> Result<i64, Error> {
-    if all.iter().any(|p| p.meta.controller().is_none()) {
-        let selector = claim::label_selector(value).map(|s| s.to_string()).unwrap_or_default();
-        let message = format!(
-            "Pods selected by this PodDisruptionBudget (selector: {selector}) were found to be unmanaged. As a result, the status \
-             of the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please \
-             set \".spec.minAvailable\" field of the PDB to an integer value."
-        );
-        cx.events.warning(budget, "UnmanagedPods", message);
+/// Why it is not known how many pods there should be.
+enum Unknown {
+    /// The pods' controllers do not say; to ask them again helps nobody.
+    Told(String),
+    /// They could not be asked this time.
+    Failed(Error),
+}
+
+impl From<Box<Status>> for Unknown {
+    fn from(status: Box<Status>) -> Self {
+        Self::Failed(status.into())
     }
-    let mut controllers: BTreeMap<&str, (&str, &OwnerRef)> = BTreeMap::new();
-    for pod in all {
-        if let Some(owner) = pod.meta.controller() {
-            controllers.insert(&owner.uid, (&pod.meta.namespace, owner));
-        }
-    }
+}
+
+/// How many pods the controllers of these should have in all. Pods without a controller are nobody's to count.
+async fn scale(cx: &Cx, all: &[Arc<Object>]) -> Result<i64, Unknown> {
     let mut kinds = Kinds::of(&cx.client);
-    let mut scales: BTreeMap<String, i64> = BTreeMap::new();
-    for (namespace, owner) in controllers.into_values() {
-        if let Some((uid, replicas)) = scale_of(cx, &mut kinds, namespace, owner).await? {
-            scales.insert(uid, replicas);
-        }
+    let (mut asked, mut scales) = (BTreeSet::new(), BTreeMap::new());
+    for pod in all {
+        let Some(owner) = pod.meta.controller().filter(|owner| asked.insert(owner.uid.as_str())) else { continue };
+        let found = scale_of(cx, &mut kinds, &pod.meta.namespace, owner).await?;
+        let none = || Unknown::Told(format!("found no controllers for pod {:?}", pod.meta.name));
+        let (uid, replicas) = found.ok_or_else(none)?;
+        scales.insert(uid, replicas);
     }
     Ok(scales.values().sum())
 }
 
-/// The uid and the scale of a controller; of a ReplicaSet's Deployment where it has one.
+/// The uid and the scale of a controller; of a ReplicaSet's Deployment where it has one. None when it is not there, or another
+/// one of its name is.
 async fn scale_of(
     cx: &Cx,
     kinds: &mut Kinds<'_>,
     namespace: &str,
     owner: &OwnerRef,
-) -> Result<Option<(String, i64)>, Error> {
+) -> Result<Option<(String, i64)>, Unknown> {
     let known = |o: &OwnerRef| {
         let res = SCALED.iter().find(|r| r.kind == *o.kind && r.api_version() == o.api_version)?;
         Some(cx.lister(res).get(namespace, &o.name).filter(|found| found.meta.uid == o.uid))
@@ -180,25 +192,29 @@ async fn scale_of(
             Ok(Some(scale(above.as_deref().unwrap_or(&object))))
         }
         None => {
-            let Some(res) = kinds.find(&owner.api_version, &owner.kind).await? else {
-                return Err(no_scale(owner));
+            let (version, kind) = (&owner.api_version, &owner.kind);
+            let Some(res) = kinds.find(version, kind).await? else {
+                return Err(Unknown::Told(format!("no matches for kind {kind:?} in version {version:?}")));
             };
             let found = optional(cx.client.get_sub(&res, namespace, &owner.name, "scale").await)?;
-            let found = found.ok_or_else(|| no_scale(owner))?;
-            Ok(Some((owner.uid.clone(), found.int_at("/spec/replicas").unwrap_or(0))))
+            if found.is_none() && !kinds.has_scale(&res) {
+                let qualified = if res.group.is_empty() { String::new() } else { format!(".{}", res.group) };
+                return Err(Unknown::Told(format!(
+                    "{}{qualified} does not implement the scale subresource",
+                    res.plural
+                )));
+            }
+            let same = found.filter(|found| found.str_at("/metadata/uid") == Some(&owner.uid));
+            Ok(same.map(|found| (owner.uid.clone(), found.int_at("/spec/replicas").unwrap_or(0))))
         }
     }
-}
-
-fn no_scale(owner: &OwnerRef) -> Error {
-    let what = format!("{} {}", owner.kind, owner.name);
-    Error::Object { what, reason: "it does not implement the scale subresource".into() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::runtime::fake::Cluster;
+    use test_case::test_case;
 
     #[tokio::test]
     async fn a_budget_follows_its_pods_and_their_scale() {
@@ -239,13 +255,37 @@ mod tests {
         assert_eq!(status["conditions"][0]["reason"], "InsufficientPods");
     }
 
+    /// Nothing may be evicted, and nobody is asked again for what will not change by itself.
+    #[test_case("DaemonSet", "daemonsets.apps does not implement the scale subresource"; "it has no scale")]
+    #[test_case("ReplicaSet", "found no controllers for pod \"p\""; "it is not there")]
+    #[test_case("Deployment", "found no controllers for pod \"p\""; "another one of its name is")]
+    #[test_case("Thing", "no matches for kind \"Thing\" in version \"apps/v1\""; "nobody knows its kind")]
+    #[tokio::test]
+    async fn what_cannot_be_counted_may_not_be_evicted(kind: &str, want: &str) {
+        let cluster = Cluster::new();
+        cluster.put(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "x", "namespace": "n", "uid": "other"}, "spec": {"replicas": 4}}));
+        let owner = json!([{"apiVersion": "apps/v1", "kind": kind, "name": "x", "uid": "u", "controller": true}]);
+        cluster.put(json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "p", "namespace": "n", "labels": {"a": "b"}, "ownerReferences": owner}}));
+        cluster.put(json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "b", "namespace": "n", "generation": 3},
+            "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"a": "b"}}}, "status": {"observedGeneration": 2, "disruptionsAllowed": 1}}));
+        assert_eq!(cluster.reconcile(&Disruption, "n", "b").await.unwrap(), Requeue::Never);
+        let status = cluster.get(&res::POD_DISRUPTION_BUDGETS, "n", "b").unwrap()["status"].clone();
+        assert_eq!((&status["disruptionsAllowed"], &status["observedGeneration"]), (&json!(0), &json!(2)));
+        let condition = &status["conditions"][0];
+        assert_eq!((&condition["reason"], &condition["message"]), (&json!("SyncFailed"), &json!(want)));
+        assert_eq!(condition["observedGeneration"], 2);
+    }
+
     #[tokio::test]
     async fn who_was_not_evicted_after_all_is_no_target_any_more() {
         let cluster = Cluster::new();
         let target = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "m",
             "lastTransitionTime": "2026-01-01T00:00:00Z"});
-        cluster.put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "n"},
-            "status": {"phase": "Running", "conditions": [target]}}));
+        cluster.put(
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "n", "generation": 2},
+            "status": {"phase": "Running", "conditions": [target]}}),
+        );
         let condition = |c: &Cluster| c.get(&res::PODS, "n", "p").unwrap()["status"]["conditions"][0].clone();
         assert_eq!(cluster.reconcile(&Stale, "n", "p").await.unwrap(), Requeue::after_seconds(Some(120)));
         assert_eq!(condition(&cluster)["status"], "True");
@@ -253,6 +293,7 @@ mod tests {
         assert_eq!(cluster.reconcile(&Stale, "n", "p").await.unwrap(), Requeue::Never);
         assert_eq!(condition(&cluster)["status"], "False");
         assert_eq!(condition(&cluster)["lastTransitionTime"], "2026-01-01T00:02:00Z");
+        assert_eq!(condition(&cluster)["observedGeneration"], 2);
         cluster.api.take_log();
         cluster.reconcile(&Stale, "n", "p").await.unwrap();
         assert_eq!(cluster.api.take_log(), [] as [&str; 0]);

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+use crate::api::meta::labels::go_text;
 use crate::api::value::ValueExt;
 use crate::controllers::common::conditions::{self, Condition};
 use crate::controllers::common::numbers::{self, Round};
@@ -41,6 +42,16 @@ fn disrupted(status: &Value, pods: &[PodView], now: Timestamp) -> BTreeMap<Strin
 pub fn is_relative(budget: &Value) -> bool {
     let least_is_part = budget.pointer("/spec/minAvailable").is_some_and(|least| !least.is_number());
     budget.pointer("/spec/maxUnavailable").is_some() || least_is_part
+}
+
+/// What is told where a budget is a part of what there should be, and pods of it are nobody's.
+pub fn unmanaged(budget: &Value) -> String {
+    let selector = go_text(&budget["spec"]["selector"]);
+    format!(
+        "Pods selected by this PodDisruptionBudget (selector: {selector}) were found to be unmanaged. As a result, the status \
+         of the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please \
+         set \".spec.minAvailable\" field of the PDB to an integer value."
+    )
 }
 
 /// Evictions that have led to no deletion in time.
@@ -102,28 +113,31 @@ pub fn status(budget: &Value, seen: &Seen, now: Timestamp) -> (Value, Option<i64
         }
     }
     let (is, reason) = if allowed > 0 { ("True", "SufficientPods") } else { ("False", "InsufficientPods") };
-    conclude(&mut status, budget, &Condition::new("DisruptionAllowed", is, reason, ""), now);
+    conclude(&mut status, &Condition::new("DisruptionAllowed", is, reason, ""), now);
     let next = disrupted.values().map(|t| t.as_second() + EVICTION_TIMEOUT - now.as_second()).min();
     (status, next)
 }
 
-/// The status when the pods' controllers could not be asked: nothing may be taken away.
+/// The status when the pods' controllers could not be asked: nothing may be taken away. What was observed stays what it was.
 pub fn failed(budget: &Value, why: &str, now: Timestamp) -> Value {
     let mut status = budget.get("status").cloned().filter(Value::is_object).unwrap_or_else(|| json!({}));
     status["disruptionsAllowed"] = 0.into();
-    status["observedGeneration"] = budget.int_at("/metadata/generation").unwrap_or(0).into();
-    conclude(&mut status, budget, &Condition::new("DisruptionAllowed", "False", "SyncFailed", why), now);
+    conclude(&mut status, &Condition::new("DisruptionAllowed", "False", "SyncFailed", why), now);
     for count in ["currentHealthy", "desiredHealthy", "expectedPods"] {
         status.set_if_absent(&format!("/{count}"), 0);
     }
     status
 }
 
-fn conclude(status: &mut Value, budget: &Value, condition: &Condition<'_>, now: Timestamp) {
+/// Sets a condition, of what the status says that was observed.
+fn conclude(status: &mut Value, condition: &Condition<'_>, now: Timestamp) {
     let mut all = status.items_at("/conditions").to_vec();
     conditions::set(&mut all, condition, &rfc3339(now));
     for known in all.iter_mut().filter(|c| c.str_at("/type") == Some(condition.kind)) {
-        known["observedGeneration"] = budget.int_at("/metadata/generation").unwrap_or(0).into();
+        match status.int_at("/observedGeneration") {
+            Some(observed) => known["observedGeneration"] = observed.into(),
+            None => drop(known.remove_at("/observedGeneration")),
+        }
     }
     status["conditions"] = all.into();
 }
@@ -154,6 +168,21 @@ mod tests {
         let n = |f: &str| status[f].as_i64().unwrap();
         assert_eq!((n("disruptionsAllowed"), n("desiredHealthy"), n("expectedPods")), want);
         assert_eq!(status["conditions"][0]["status"], if want.0 > 0 { "True" } else { "False" });
+    }
+
+    #[test]
+    fn who_was_never_counted_has_observed_nothing() {
+        let status = failed(&json!({"metadata": {"generation": 1}}), "why", Timestamp::UNIX_EPOCH);
+        assert_eq!((status.get("observedGeneration"), &status["expectedPods"]), (None, &json!(0)));
+        assert_eq!(status["conditions"][0].get("observedGeneration"), None);
+    }
+
+    #[test]
+    fn nobodys_pods_are_told_of_as_upstream_prints_their_selector() {
+        let told = unmanaged(&json!({"spec": {"selector": {"matchLabels": {"app": "x"}}}}));
+        let selector =
+            "&LabelSelector{MatchLabels:map[string]string{app: x,},MatchExpressions:[]LabelSelectorRequirement{},}";
+        assert!(told.contains(&format!("(selector: {selector}) were found to be unmanaged.")), "{told}");
     }
 
     #[test_case(json!({"maxUnavailable": 1}), true)]

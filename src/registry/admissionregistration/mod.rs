@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::api::meta::labels;
 use crate::api::scheme::{Column, KindInfo, STATUS_ONLY};
 use crate::api::value::ValueExt;
 use crate::registry::Resource;
@@ -55,33 +56,15 @@ fn param_ref(o: &Value) -> String {
     let Some(r) = o.get_at("/spec/paramRef") else { return UNSET.to_owned() };
     let text = |p| r.str_at(p).unwrap_or_default();
     match (text("/namespace"), text("/name")) {
-        ("", "") => go_selector(&r["selector"]),
+        ("", "") => selector_text(&r["selector"]),
         ("", name) => format!("*/{name}"),
-        (namespace, "") => format!("{namespace}/{}", go_selector(&r["selector"])),
+        (namespace, "") => format!("{namespace}/{}", selector_text(&r["selector"])),
         (namespace, name) => format!("{namespace}/{name}"),
     }
 }
 
-fn go_selector(selector: &Value) -> String {
-    if selector.is_null() {
-        return UNSET.to_owned();
-    }
-    let labels = selector["matchLabels"].as_object().into_iter().flatten();
-    let labels: String = labels.map(|(k, v)| format!("{k}: {},", v.as_str().unwrap_or_default())).collect();
-    let one = |e: &Value| {
-        let values: Vec<&str> = e.items_at("/values").iter().filter_map(Value::as_str).collect();
-        let text = |p| e.str_at(p).unwrap_or_default();
-        format!(
-            "LabelSelectorRequirement{{Key:{},Operator:{},Values:[{}],}},",
-            text("/key"),
-            text("/operator"),
-            values.join(" ")
-        )
-    };
-    let expressions: String = selector.items_at("/matchExpressions").iter().map(one).collect();
-    format!(
-        "&LabelSelector{{MatchLabels:map[string]string{{{labels}}},MatchExpressions:[]LabelSelectorRequirement{{{expressions}}},}}"
-    )
+fn selector_text(selector: &Value) -> String {
+    if selector.is_null() { UNSET.to_owned() } else { labels::go_text(selector) }
 }
 
 /// The rows of this group.

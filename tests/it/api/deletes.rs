@@ -74,3 +74,40 @@ async fn events_own_nothing() {
     s.delete("/api/v1/namespaces/n/events/e", json!({"propagationPolicy": "Foreground"})).await.is(200);
     s.get("/api/v1/namespaces/n/events/e").await.is(404);
 }
+
+/// Two budgets are an error of a plain kind; one that nobody looked at yet may be asked for again.
+#[tokio::test]
+async fn budgets_refuse_evictions_in_upstreams_words() {
+    let s = Server::new().await;
+    let labels = json!({"a": "b"});
+    let pod = json!({"metadata": {"name": "p", "labels": labels},
+        "spec": {"nodeName": "none", "containers": [{"name": "c", "image": "i"}]}});
+    s.post("/api/v1/namespaces/n/pods", pod).await.is(201);
+    let p = "/api/v1/namespaces/n/pods/p";
+    let running = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+    s.patch(&format!("{p}/status"), "application/merge-patch+json", running).await.is(200);
+    let budgets = "/apis/policy/v1/namespaces/n/poddisruptionbudgets";
+    for name in ["x", "y"] {
+        let budget =
+            json!({"metadata": {"name": name}, "spec": {"minAvailable": 0, "selector": {"matchLabels": labels}}});
+        s.post(budgets, budget).await.is(201);
+    }
+    let evict = async || {
+        let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}});
+        s.post(&format!("{p}/eviction"), eviction).await
+    };
+    let want = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": 500,
+        "message": "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."});
+    assert_eq!(evict().await.is(500), want);
+    s.delete(&format!("{budgets}/y"), json!({})).await.is(200);
+    assert_eq!(evict().await.is(429)["details"]["retryAfterSeconds"], 10);
+    let status = json!({"status": {"observedGeneration": 1, "disruptionsAllowed": 1, "currentHealthy": 1,
+        "desiredHealthy": 0, "expectedPods": 1}});
+    s.patch(&format!("{budgets}/x/status"), "application/merge-patch+json", status).await.is(200);
+    evict().await.is(201);
+    let left = s.get(&format!("{budgets}/x")).await.is(200)["status"].clone();
+    assert_eq!(
+        (&left["disruptionsAllowed"], &left["conditions"][0]["reason"]),
+        (&json!(0), &json!("InsufficientPods"))
+    );
+}

@@ -144,3 +144,27 @@ async fn scopes(scopes: [&str; 2], more: [Value; 2], asks: [bool; 2]) {
         s.used(&scopes[i].to_lowercase(), json!({"pods": "0"})).await;
     }
 }
+
+/// Devices count by their class, and by the names under which pods ask for them.
+#[tokio::test]
+async fn claims_of_devices_are_charged_as_extended_resources() {
+    let s = Server::controlled().await;
+    let class = json!({"metadata": {"name": "gpu"}, "spec": {"extendedResourceName": "example.com/gpu"}});
+    s.post("/apis/resource.k8s.io/v1/deviceclasses", class).await.is(201);
+    let by_class = "requests.deviceclass.resource.kubernetes.io/gpu";
+    s.limit("q", json!({"hard": {by_class: "1", "requests.example.com/gpu": "5"}})).await;
+    let claims = "/apis/resource.k8s.io/v1/namespaces/n/resourceclaims";
+    let claim = |name: &str, count: i64| {
+        json!({"metadata": {"name": name}, "spec": {"devices": {"requests": [
+            {"name": "r", "exactly": {"deviceClassName": "gpu", "allocationMode": "ExactCount", "count": count}}]}}})
+    };
+    let refused = s.post(claims, claim("two", 2)).await.is(403);
+    assert!(
+        refused["message"].as_str().unwrap().contains(&format!("exceeded quota: q, requested: {by_class}=2")),
+        "{refused}"
+    );
+    s.post(claims, claim("one", 1)).await.is(201);
+    s.used("q", json!({by_class: "1", "requests.example.com/gpu": "1"})).await;
+    s.delete(&format!("{claims}/one"), json!({})).await.is(200);
+    s.used("q", json!({by_class: "0", "requests.example.com/gpu": "0"})).await;
+}
