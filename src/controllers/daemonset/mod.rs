@@ -55,6 +55,10 @@ impl Reconciler for DaemonSets {
         "daemon-set-controller"
     }
 
+    fn speaks_as(&self) -> &'static str {
+        "daemonset-controller"
+    }
+
     fn watches(&self) -> Watches {
         Watches::own(&res::DAEMON_SETS)
             .owned(&res::PODS)

@@ -45,6 +45,10 @@ impl Reconciler for Mirror {
         "endpointslicemirroring-controller"
     }
 
+    fn speaks_as(&self) -> &'static str {
+        "endpoint-slice-mirroring-controller"
+    }
+
     fn watches(&self) -> Watches {
         Watches::own(&res::ENDPOINTS).mapped(&res::SERVICES, |service, _| vec![ObjectKey::from(&service.meta)]).mapped(
             &res::ENDPOINT_SLICES,

@@ -91,6 +91,10 @@ impl Reconciler for Slices {
         "endpointslice-controller"
     }
 
+    fn speaks_as(&self) -> &'static str {
+        "endpoint-slice-controller"
+    }
+
     fn watches(&self) -> Watches {
         Watches::own(&res::SERVICES)
             .changed(&res::PODS, services_of)
