@@ -11,7 +11,7 @@ use crate::api::meta::labels::Selector;
 use crate::api::object::{Object, ObjectKey};
 use crate::api::scan;
 use crate::api::value::ValueExt;
-use crate::client::res;
+use crate::client::{Patch, res};
 use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
 
 /// The controller.
@@ -22,15 +22,20 @@ pub fn controller() -> Box<dyn Reconciler> {
     Box::new(Aggregation)
 }
 
-/// The rules of those roles that a rule selects, each once. `roles` are in the order of their names.
+/// Who the rules belong to.
+const MANAGER: &str = "clusterrole-aggregation-controller";
+
+/// The rules of the roles that each selector selects, one selector after the other, each rule once. `roles` are in the order
+/// of their names. Rule: upstream `syncClusterRole`.
 pub fn aggregate(name: &str, selectors: &[Value], roles: &[Arc<Object>]) -> Vec<Value> {
-    let selectors: Vec<Selector> = selectors.iter().filter_map(|s| Selector::from_label_selector(s).ok()).collect();
     let mut rules: Vec<Value> = Vec::new();
-    for role in roles.iter().filter(|r| r.meta.name != name) {
-        if selectors.iter().any(|s| s.matches(|k| role.meta.label(k))) {
-            let role = role.value();
-            let fresh: Vec<Value> = role.items_at("/rules").iter().filter(|r| !rules.contains(r)).cloned().collect();
-            rules.extend(fresh);
+    for selector in selectors.iter().filter_map(|s| Selector::from_label_selector(s).ok()) {
+        for role in roles.iter().filter(|r| r.meta.name != name && selector.matches(|k| r.meta.label(k))) {
+            for rule in role.only(&["rules"]).items_at("/rules") {
+                if !rules.contains(rule) {
+                    rules.push(rule.clone());
+                }
+            }
         }
     }
     rules
@@ -39,7 +44,7 @@ pub fn aggregate(name: &str, selectors: &[Value], roles: &[Arc<Object>]) -> Vec<
 #[async_trait]
 impl Reconciler for Aggregation {
     fn name(&self) -> &'static str {
-        "clusterrole-aggregation-controller"
+        MANAGER
     }
 
     fn watches(&self) -> Watches {
@@ -59,7 +64,11 @@ impl Reconciler for Aggregation {
         let all = cx.lister(&res::CLUSTER_ROLES).list(None);
         let rules = aggregate(&key.name, selectors.items_at("/clusterRoleSelectors"), &all);
         if rules != role.items_at("/rules") {
-            cx.change(&res::CLUSTER_ROLES, &object, None, &json!({"rules": rules})).await?;
+            let body = json!({"apiVersion": res::CLUSTER_ROLES.api_version(), "kind": res::CLUSTER_ROLES.kind,
+                "metadata": {"name": key.name}, "rules": rules});
+            let patch = Patch::Apply { body: &body, manager: MANAGER, force: true };
+            // Apply would make a role anew that was deleted meanwhile; this controller's own rights do not let it.
+            cx.client.patch(&res::CLUSTER_ROLES, "", &key.name, None, patch).await?;
         }
         Ok(Requeue::Never)
     }
@@ -69,6 +78,25 @@ impl Reconciler for Aggregation {
 mod tests {
     use super::*;
     use crate::runtime::fake::Cluster;
+    use test_case::test_case;
+
+    /// Each role: name, its label, its rules' verbs. Then the verbs that come out, for selectors of the labels x and y.
+    #[test_case(&[("a", "y", &["1"]), ("b", "x", &["2"])], &["2", "1"]; "the first selector's come first")]
+    #[test_case(&[("a", "x", &["1", "1"]), ("b", "y", &["2", "1"])], &["1", "2"]; "each rule once")]
+    #[test_case(&[("me", "x", &["1"]), ("b", "z", &["2"])], &[]; "neither its own nor others'")]
+    fn rules(roles: &[(&str, &str, &[&str])], want: &[&str]) {
+        let role = |(name, label, verbs): &(&str, &str, &[&str])| {
+            let rules: Vec<Value> = verbs.iter().map(|v| json!({"verbs": [v]})).collect();
+            Arc::new(Object::from_value(
+                &json!({"metadata": {"name": name, "labels": {"is": label}}, "rules": rules}),
+                &[],
+            ))
+        };
+        let roles: Vec<Arc<Object>> = roles.iter().map(role).collect();
+        let selectors = ["x", "y"].map(|l| json!({"matchLabels": {"is": l}}));
+        let got = aggregate("me", &selectors, &roles);
+        assert_eq!(got.iter().filter_map(|r| r.str_at("/verbs/0")).collect::<Vec<_>>(), want);
+    }
 
     #[tokio::test]
     async fn a_role_has_the_rules_of_those_it_selects() {
@@ -85,7 +113,9 @@ mod tests {
         {
             cluster.put(role(name, label, verb));
         }
+        cluster.api.take_log();
         cluster.reconcile(&Aggregation, "", "view").await.unwrap();
+        assert!(cluster.api.take_log()[0].starts_with("PATCH"), "applied, so that the rules are the manager's");
         let stored = cluster.get(&res::CLUSTER_ROLES, "", "view").unwrap();
         assert_eq!(stored["rules"], json!([{"verbs": ["get"]}, {"verbs": ["list"]}]));
         cluster.api.take_log();

@@ -140,25 +140,25 @@ pub fn start(
         writer.run(stop).await;
         Ok(())
     });
-    let cx_for = |name: &'static str| Cx {
+    let cx_for = |name: &'static str, speaks_as: &str| Cx {
         client: client_for(name).named(manager),
         listers: listers.clone(),
         clock: clock.clone(),
-        events: recorder.named(name),
+        events: recorder.named(speaks_as),
         metrics: metrics.clone(),
     };
     for row in CONTROLLERS {
         match row {
             Controller::Reconciler(make) => {
                 let controller: Arc<dyn Reconciler> = make(config).into();
-                let cx = cx_for(controller.name());
+                let cx = cx_for(controller.name(), controller.speaks_as());
                 tasks.own_restarting(controller.name(), Backoff::RESTART, move |stop| {
                     let (controller, cx) = (controller.clone(), cx.clone());
                     async move { Ok(reconciler::run(&*controller, cx, stop).await?) }.boxed()
                 });
             }
             Loop(name, run) => {
-                let cx = cx_for(name);
+                let cx = cx_for(name, name);
                 tasks.own_restarting(name, Backoff::RESTART, move |stop| {
                     let work = run(cx.clone(), stop);
                     async move { Ok(work.await?) }.boxed()
@@ -191,6 +191,36 @@ mod tests {
         let count = names.len();
         names.dedup();
         assert_eq!(names.len(), count);
+    }
+
+    /// Upstream's names in `source.component` and `reportingComponent`, where they are not the controller's.
+    #[test]
+    fn events_are_signed_as_upstream_does() {
+        let config = Config { cluster_cidrs: vec!["10.42.0.0/16".parse().unwrap()], ..Config::default() };
+        let signed = CONTROLLERS.iter().filter_map(|c| match c {
+            Controller::Reconciler(make) => {
+                let controller = make(&config);
+                Some((controller.name(), controller.speaks_as()))
+            }
+            Loop(..) => None,
+        });
+        let mut others: Vec<_> = signed.filter(|(name, voice)| name != voice).collect();
+        others.sort_unstable();
+        let want = [
+            ("daemon-set-controller", "daemonset-controller"),
+            ("disruption-controller", "controllermanager"),
+            ("endpointslice-controller", "endpoint-slice-controller"),
+            ("endpointslicemirroring-controller", "endpoint-slice-mirroring-controller"),
+            ("ephemeral-volume-controller", "ephemeral_volume"),
+            ("expand-controller", "volume_expand"),
+            ("node-ipam-controller", "cidrAllocator"),
+            ("persistent-volume-binder", "persistentvolume-controller"),
+            ("persistent-volume-controller", "persistentvolume-controller"),
+            ("resource-claim-controller", "resource_claim"),
+            ("resource-claim-making-controller", "resource_claim"),
+            ("service-cidrs-controller", "service-cidr-controller"),
+        ];
+        assert_eq!(others, want);
     }
 
     /// All controllers together: a Deployment becomes pods, with events; its deletion takes them away.

@@ -205,8 +205,12 @@ impl Watches {
 /// A controller.
 #[async_trait]
 pub trait Reconciler: Send + Sync + 'static {
-    /// Its name: of its service account upstream, its queue, its events.
+    /// Its name: of its service account upstream, its queue.
     fn name(&self) -> &'static str;
+    /// Whom its events are from: upstream's components sign some with another name than the controller's.
+    fn speaks_as(&self) -> &'static str {
+        self.name()
+    }
     /// What makes it work.
     fn watches(&self) -> Watches;
     /// Keys worked on at once.

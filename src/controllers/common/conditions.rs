@@ -52,6 +52,15 @@ pub fn set(conditions: &mut Vec<Value>, condition: &Condition<'_>, now: &str) {
     }
 }
 
+/// Sets a condition of a pod, which says of which generation it is. Rule: upstream `CalculatePodConditionObservedGeneration`.
+pub fn set_of_pod(conditions: &mut Vec<Value>, condition: &Condition<'_>, generation: i64, now: &str) {
+    set(conditions, condition, now);
+    let ours = conditions.iter_mut().find(|c| c.str_at("/type") == Some(condition.kind));
+    if let Some(ours) = ours.filter(|_| generation > 0) {
+        ours["observedGeneration"] = generation.into();
+    }
+}
+
 /// Removes the condition of a type.
 pub fn remove(conditions: &mut Vec<Value>, kind: &str) {
     conditions.retain(|c| c.str_at("/type") != Some(kind));
@@ -70,6 +79,8 @@ mod tests {
         set(&mut all, &Condition::new("A", "False", "Y", "m"), "3");
         assert_eq!(all[0].str_at("/lastTransitionTime"), Some("3"));
         assert!(!is_true(&all, "A"));
+        set_of_pod(&mut all, &Condition::new("A", "False", "Y", "m"), 7, "4");
+        assert_eq!((all[0].int_at("/observedGeneration"), all[0].str_at("/lastTransitionTime")), (Some(7), Some("3")));
         remove(&mut all, "A");
         assert!(get(&all, "A").is_none());
     }

@@ -56,6 +56,10 @@ impl Reconciler for DaemonSets {
         "daemon-set-controller"
     }
 
+    fn speaks_as(&self) -> &'static str {
+        "daemonset-controller"
+    }
+
     fn watches(&self) -> Watches {
         Watches::own(&res::DAEMON_SETS)
             .owned(&res::PODS)

@@ -78,6 +78,10 @@ impl Reconciler for Disruption {
         "disruption-controller"
     }
 
+    fn speaks_as(&self) -> &'static str {
+        "controllermanager"
+    }
+
     fn watches(&self) -> Watches {
         Watches::own(&res::POD_DISRUPTION_BUDGETS).mapped(&res::PODS, |pod, cx| {
             let all = cx.lister(&res::POD_DISRUPTION_BUDGETS).list(Some(&pod.meta.namespace));

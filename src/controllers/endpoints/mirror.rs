@@ -10,7 +10,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
-use super::plan::{MANAGED_BY, SlicePlan};
+use super::plan::{MANAGED_BY, SlicePlan, ports_key, recycle};
 use crate::api::meta::labels::Selector;
 use crate::api::object::{Object, ObjectKey};
 use crate::api::services::SERVICE_NAME_LABEL;
@@ -45,6 +45,10 @@ impl Reconciler for Mirror {
         "endpointslicemirroring-controller"
     }
 
+    fn speaks_as(&self) -> &'static str {
+        "endpoint-slice-mirroring-controller"
+    }
+
     fn watches(&self) -> Watches {
         Watches::own(&res::ENDPOINTS).mapped(&res::SERVICES, |service, _| vec![ObjectKey::from(&service.meta)]).mapped(
             &res::ENDPOINT_SLICES,
@@ -68,7 +72,11 @@ impl Reconciler for Mirror {
             None => SlicePlan { delete: existing.iter().map(name).collect(), ..SlicePlan::default() },
             Some(endpoints) => {
                 let value = endpoints.value();
-                let (slices, left_out) = slices(&value);
+                let (mut slices, left_out) = slices(&value);
+                for slice in &mut slices {
+                    slice["metadata"]["ownerReferences"] =
+                        vec![claim::owner_reference(&res::ENDPOINTS, endpoints)].into();
+                }
                 if left_out > 0 {
                     let why = format!(
                         "A max of {MAX_ADDRESSES} addresses can be mirrored to EndpointSlices per Endpoints subset. {left_out} addresses were skipped"
@@ -78,11 +86,8 @@ impl Reconciler for Mirror {
                 changes(&slices, &existing)
             }
         };
-        if let Some(owner) = &endpoints {
-            for mut slice in plan.create {
-                slice["metadata"]["ownerReferences"] = vec![claim::owner_reference(&res::ENDPOINTS, owner)].into();
-                cx.client.create(&res::ENDPOINT_SLICES, ns, &slice).await?;
-            }
+        for slice in plan.create {
+            cx.client.create(&res::ENDPOINT_SLICES, ns, &slice).await?;
         }
         for slice in plan.update {
             cx.client.update(&res::ENDPOINT_SLICES, ns, &name(&slice), None, &slice).await?;
@@ -169,13 +174,14 @@ fn endpoint(ip: IpAddr, address: &Value, ready: bool) -> Value {
     made
 }
 
-/// What turns the slices that are there into those that are wanted: one for one, by family and ports.
+/// What turns the slices that are there into those that are wanted: one for one, by family and ports; what is left of both by
+/// family.
 fn changes(wanted: &[Value], existing: &[Value]) -> SlicePlan {
     let mut plan = SlicePlan::default();
     let mut left: Vec<&Value> = existing.iter().collect();
     for want in wanted {
-        let same =
-            |s: &&Value| s["addressType"] == want["addressType"] && s.items_at("/ports") == want.items_at("/ports");
+        let ports = |s: &Value| ports_key(s.items_at("/ports"));
+        let same = |s: &&Value| s["addressType"] == want["addressType"] && ports(s) == ports(want);
         let Some(at) = left.iter().position(same) else {
             plan.create.push(want.clone());
             continue;
@@ -192,6 +198,7 @@ fn changes(wanted: &[Value], existing: &[Value]) -> SlicePlan {
             plan.update.push(new);
         }
     }
+    plan.update.extend(recycle(&mut plan.create, &mut left));
     plan.delete = left.into_iter().map(name).collect();
     plan
 }
@@ -244,6 +251,13 @@ mod tests {
         cluster.reconcile(&*mirror(), "n", "db").await.unwrap();
         let slices = made(&cluster);
         assert_eq!((slices.len(), slices[0].str_at("/endpoints/0/addresses/0")), (1, Some("10.2.3.4")));
+        let other =
+            json!({"subsets": [{"addresses": [{"ip": "10.2.3.4"}], "ports": [{"port": 81, "protocol": "TCP"}]}]});
+        cluster.client().patch(&res::ENDPOINTS, "n", "db", None, Patch::Merge(&other)).await.unwrap();
+        cluster.reconcile(&*mirror(), "n", "db").await.unwrap();
+        let again = made(&cluster);
+        assert_eq!(again[0]["metadata"]["uid"], slices[0]["metadata"]["uid"], "of other ports, and the same slice");
+        assert_eq!((again.len(), again[0].int_at("/ports/0/port")), (1, Some(81)));
         cluster.client().delete(&res::ENDPOINTS, "n", "db", &DeleteOptions::default()).await.unwrap();
         cluster.reconcile(&*mirror(), "n", "db").await.unwrap();
         assert!(made(&cluster).is_empty());

@@ -3,36 +3,42 @@
 //! Two reconcilers over the same reading of Service and pods. Services without a selector are somebody else's: a third one
 //! ([`mirror`]) makes slices of the Endpoints that people write for them.
 
+mod legacy;
 mod mirror;
 pub mod plan;
 mod topology;
+mod trigger;
 
 pub use mirror::mirror;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use serde_json::Value;
 
 use self::plan::Address;
+use self::trigger::{PodTime, Triggers};
 use crate::api::meta::labels::Selector;
 use crate::api::object::{Object, ObjectKey};
 use crate::api::services::SERVICE_NAME_LABEL;
 use crate::api::value::ValueExt;
 use crate::client::{DeleteOptions, optional, res};
-use crate::controllers::common::claim;
+use crate::controllers::common::pods::time;
+use crate::controllers::common::{claim, conditions};
 use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// EndpointSlices, for the list of controllers.
 pub fn slices() -> Box<dyn Reconciler> {
-    Box::new(Slices)
+    Box::<Slices>::default()
 }
 
 /// Endpoints, for the list of controllers.
 pub fn endpoints() -> Box<dyn Reconciler> {
-    Box::new(Endpoints)
+    Box::<Endpoints>::default()
 }
 
 /// The Services that select a pod.
@@ -70,25 +76,85 @@ fn selector(service: &Value) -> Option<Selector> {
     (service.str_at("/spec/type") != Some("ExternalName")).then(|| Selector::from_map(map))
 }
 
-/// All addresses behind a Service; none for one without a selector.
-fn addresses(cx: &Cx, service: &Value, namespace: &str) -> Option<Vec<Address>> {
-    let pods = cx.lister(&res::PODS).select(Some(namespace), &selector(service)?);
-    let nodes = cx.lister(&res::NODES);
-    let of_pod = |pod: &Arc<Object>| {
-        let pod = pod.value();
-        let node = pod.str_at("/spec/nodeName").and_then(|n| nodes.get("", n));
-        let zone = node.as_ref().and_then(|n| n.meta.label(ZONE)).unwrap_or_default();
-        plan::addresses(service, &pod, zone)
-    };
-    Some(pods.iter().flat_map(of_pod).collect())
+/// The pods behind a Service.
+struct Behind {
+    addresses: Vec<Address>,
+    times: Vec<PodTime>,
 }
 
-struct Slices;
+/// What is behind a Service; none for one without a selector. Pods whose node is not there may be left out: nobody knows where
+/// they are.
+fn behind(cx: &Cx, service: &Value, namespace: &str, lost_too: bool) -> Option<Behind> {
+    let pods = cx.lister(&res::PODS).select(Some(namespace), &selector(service)?);
+    let nodes = cx.lister(&res::NODES);
+    let mut behind = Behind { addresses: Vec::with_capacity(pods.len()), times: Vec::with_capacity(pods.len()) };
+    for pod in &pods {
+        let value = pod.value();
+        let ready = conditions::get(value.items_at("/status/conditions"), "Ready");
+        let time = time(ready.and_then(|c| c.str_at("/lastTransitionTime")));
+        behind.times.extend(PodTime::new(&pod.meta.name, time));
+        let node = value.str_at("/spec/nodeName").and_then(|n| nodes.get("", n));
+        if lost_too || node.is_some() {
+            let zone = node.as_ref().and_then(|n| n.meta.label(ZONE)).unwrap_or_default();
+            behind.addresses.extend(plan::addresses(service, &value, zone));
+        }
+    }
+    Some(behind)
+}
+
+/// The Services with pods that were left out because this node, which is new, was not there. Pods come after their nodes, so
+/// that most new nodes have none that are elder.
+fn services_of_lost(node: &Object, cx: &Cx) -> Vec<ObjectKey> {
+    let mut pods = cx.lister(&res::PODS).by_index("spec.nodeName", &node.meta.name);
+    pods.retain(|pod| pod.meta.created <= node.meta.created);
+    pods.iter().flat_map(|pod| services_of(None, Some(pod), cx)).collect()
+}
+
+#[derive(Default)]
+struct Slices {
+    triggers: Triggers,
+    /// Services that this process spread over zones.
+    spread: Mutex<HashSet<ObjectKey>>,
+}
+
+impl Slices {
+    /// Spreads a Service over zones where it asks for that, and tells people of it.
+    fn spread(&self, cx: &Cx, service: &Arc<Object>, value: &Value, addresses: &mut [Address], existing: &[Value]) {
+        let key = ObjectKey::from(&service.meta);
+        if !topology::is_asked_for(value) {
+            if self.spread.lock().remove(&key) {
+                let family = value.str_at("/spec/ipFamilies/0").unwrap_or("IPv4");
+                let message = format!("Topology Aware Hints has been disabled, addressType: {family}");
+                cx.events.warning(service, "TopologyAwareHintsDisabled", message);
+            }
+            return;
+        }
+        let nodes = cx.lister(&res::NODES).list(None);
+        let parts = topology::parts(nodes.iter().filter_map(|n| topology::place(&n.value())));
+        for told in plan::spread(value, addresses, existing, parts.as_ref()) {
+            match told {
+                Ok(family) => {
+                    let message = format!("Topology Aware Hints has been enabled, addressType: {family}");
+                    cx.events.normal(service, "TopologyAwareHintsEnabled", message);
+                }
+                Err(why) => cx.events.warning(service, "TopologyAwareHintsDisabled", why),
+            }
+        }
+        match addresses.iter().any(|a| a.serves.is_some()) {
+            true => self.spread.lock().insert(key),
+            false => self.spread.lock().remove(&key),
+        };
+    }
+}
 
 #[async_trait]
 impl Reconciler for Slices {
     fn name(&self) -> &'static str {
         "endpointslice-controller"
+    }
+
+    fn speaks_as(&self) -> &'static str {
+        "endpoint-slice-controller"
     }
 
     fn watches(&self) -> Watches {
@@ -101,42 +167,39 @@ impl Reconciler for Slices {
             })
             .changed(&res::NODES, |old, new, cx| {
                 let place = |node: Option<&Object>| node.and_then(|n| topology::place(&n.value()));
-                if place(old) == place(new) { Vec::new() } else { spread_over_zones(cx) }
+                let mut keys = if place(old) == place(new) { Vec::new() } else { spread_over_zones(cx) };
+                keys.extend(new.filter(|_| old.is_none()).into_iter().flat_map(|n| services_of_lost(n, cx)));
+                keys
             })
     }
 
     async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
         // The slices of a Service that is gone go with it, by their owner reference.
-        let Some(service) = cx.get(&res::SERVICES, key) else { return Ok(Requeue::Never) };
-        let value = service.value();
-        let Some(mut addresses) = addresses(cx, &value, &key.namespace).filter(|_| !service.is_deleting()) else {
+        let Some(service) = cx.get(&res::SERVICES, key) else {
+            self.triggers.forget(key);
+            self.spread.lock().remove(key);
             return Ok(Requeue::Never);
         };
+        let value = service.value();
+        let lost_too = value.bool_at("/spec/publishNotReadyAddresses") == Some(true);
+        let behind = behind(cx, &value, &key.namespace, lost_too).filter(|_| !service.is_deleting());
+        let Some(Behind { mut addresses, times }) = behind else { return Ok(Requeue::Never) };
+        let trigger = self.triggers.look(key, time(Some(&service.meta.created)), times);
         let mine = Selector::from_map(&serde_json::json!({
             (SERVICE_NAME_LABEL): key.name, (plan::MANAGED_BY): plan::MANAGER,
         }));
         let existing = cx.lister(&res::ENDPOINT_SLICES).select(Some(&key.namespace), &mine);
         let existing: Vec<Value> = existing.iter().filter(|s| !s.is_deleting()).map(|s| s.value()).collect();
-        if topology::is_asked_for(&value) {
-            let nodes = cx.lister(&res::NODES).list(None);
-            let parts = topology::parts(nodes.iter().filter_map(|n| topology::place(&n.value())));
-            for told in plan::spread(&value, &mut addresses, &existing, parts.as_ref()) {
-                match told {
-                    Ok(family) => {
-                        let message = format!("Topology Aware Hints has been enabled, addressType: {family}");
-                        cx.events.normal(&service, "TopologyAwareHintsEnabled", message);
-                    }
-                    Err(why) => cx.events.warning(&service, "TopologyAwareHintsDisabled", why),
-                }
-            }
-        }
+        self.spread(cx, &service, &value, &mut addresses, &existing);
         let plan = plan::slices(&value, &addresses, &existing);
         let ns = &key.namespace;
         for mut slice in plan.create {
             slice["metadata"]["ownerReferences"] = vec![claim::owner_reference(&res::SERVICES, &service)].into();
+            trigger::mark(&mut slice, trigger);
             cx.client.create(&res::ENDPOINT_SLICES, ns, &slice).await?;
         }
-        for slice in plan.update {
+        for mut slice in plan.update {
+            trigger::mark(&mut slice, trigger);
             let name = slice.str_at("/metadata/name").unwrap_or_default();
             cx.client.update(&res::ENDPOINT_SLICES, ns, name, None, &slice).await?;
         }
@@ -147,7 +210,10 @@ impl Reconciler for Slices {
     }
 }
 
-struct Endpoints;
+#[derive(Default)]
+struct Endpoints {
+    triggers: Triggers,
+}
 
 #[async_trait]
 impl Reconciler for Endpoints {
@@ -165,6 +231,7 @@ impl Reconciler for Endpoints {
         let (ns, name) = (&key.namespace, &key.name);
         let known = cx.get(&res::ENDPOINTS, key);
         let Some(service) = cx.get(&res::SERVICES, key).filter(|s| !s.is_deleting()) else {
+            self.triggers.forget(key);
             // Only what this controller made: an Endpoints object without a Service can be a user's.
             let ours =
                 |e: &Arc<Object>| e.meta.label("endpoints.kubernetes.io/managed-by") == Some("endpoint-controller");
@@ -175,10 +242,14 @@ impl Reconciler for Endpoints {
             return Ok(Requeue::Never);
         };
         let value = service.value();
-        let Some(addresses) = addresses(cx, &value, ns) else { return Ok(Requeue::Never) };
-        let want = plan::endpoints(&value, &addresses);
+        let Some(Behind { addresses, times }) = behind(cx, &value, ns, true) else { return Ok(Requeue::Never) };
+        let trigger = self.triggers.look(key, time(Some(&service.meta.created)), times);
+        let mut want = legacy::endpoints(&value, &addresses);
         match known {
-            None => drop(cx.client.create(&res::ENDPOINTS, ns, &want).await?),
+            None => {
+                trigger::mark(&mut want, trigger);
+                cx.client.create(&res::ENDPOINTS, ns, &want).await?;
+            }
             Some(known) => {
                 let old = known.value();
                 let same = old.items_at("/subsets") == want.items_at("/subsets")
@@ -192,6 +263,7 @@ impl Reconciler for Endpoints {
                         new.remove_at("/metadata/annotations/endpoints.kubernetes.io~1over-capacity");
                         cut.iter().for_each(|c| json_patch::merge(&mut new["metadata"]["annotations"], c));
                     }
+                    trigger::mark(&mut new, trigger);
                     cx.client.update(&res::ENDPOINTS, ns, name, None, &new).await?;
                 }
             }
@@ -205,6 +277,7 @@ mod tests {
     use super::*;
     use crate::runtime::fake::Cluster;
     use serde_json::json;
+    use test_case::test_case;
 
     #[tokio::test]
     async fn only_what_endpoints_are_made_of_wakes_a_service() {
@@ -261,5 +334,114 @@ mod tests {
         cluster.client().delete(&res::SERVICES, "n", "web", &DeleteOptions::of_uid(service.meta.uid)).await.unwrap();
         cluster.reconcile(&*endpoints(), "n", "web").await.unwrap();
         assert!(cluster.get(&res::ENDPOINTS, "n", "web").is_none());
+    }
+
+    fn service(created: &str) -> Value {
+        json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "web", "namespace": "n", "creationTimestamp": created},
+            "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}})
+    }
+
+    fn pod(name: &str, node: &str, ready: &str) -> Value {
+        json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": "n", "labels": {"app": "web"}, "creationTimestamp": ready},
+            "spec": {"nodeName": node}, "status": {"phase": "Running", "podIP": "10.0.0.1",
+                "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": ready}]}})
+    }
+
+    fn node(name: &str, created: &str) -> Value {
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "creationTimestamp": created,
+            "labels": {ZONE: name}}, "status": {"allocatable": {"cpu": "1"}, "conditions": [{"type": "Ready", "status": "True"}]}})
+    }
+
+    const TIMES: [&str; 3] = ["2026-01-01T00:00:00Z", "2026-01-01T00:00:05Z", "2026-01-01T00:00:09Z"];
+
+    #[tokio::test]
+    async fn what_is_written_says_when_that_happened_which_led_to_it() {
+        let cluster = Cluster::new();
+        cluster.put(service(TIMES[0]));
+        cluster.put(node("x", TIMES[0]));
+        let controllers = [slices(), endpoints()];
+        let said = async || {
+            for controller in &controllers {
+                cluster.reconcile(&**controller, "n", "web").await.unwrap();
+            }
+            let slice = cluster.api.all(&res::ENDPOINT_SLICES).remove(0);
+            let endpoints = cluster.get(&res::ENDPOINTS, "n", "web").unwrap();
+            let of = |v: Value| v["metadata"]["annotations"][trigger::ANNOTATION].as_str().map(str::to_owned);
+            let (slice, endpoints) = (of(slice), of(endpoints));
+            assert_eq!(slice, endpoints);
+            slice
+        };
+        cluster.put(pod("p", "x", TIMES[1]));
+        assert_eq!(said().await.as_deref(), Some(TIMES[0]), "first the Service's own");
+        cluster.put(pod("q", "x", TIMES[2]));
+        assert_eq!(said().await.as_deref(), Some(TIMES[2]));
+        cluster.api.take_log();
+        assert_eq!(said().await.as_deref(), Some(TIMES[2]));
+        assert_eq!(cluster.api.take_log(), [] as [&str; 0], "it is no reason to write");
+        cluster.client().delete(&res::PODS, "n", "p", &DeleteOptions::default()).await.unwrap();
+        assert_eq!(said().await, None, "nobody knows when a pod went");
+    }
+
+    #[test_case(false, 0)]
+    #[test_case(true, 1; "who is published without being ready")]
+    #[tokio::test]
+    async fn a_pod_of_a_node_that_is_not_there_is_in_no_slice(publish: bool, want: usize) {
+        let cluster = Cluster::new();
+        let mut service = service(TIMES[0]);
+        service["spec"]["publishNotReadyAddresses"] = publish.into();
+        cluster.put(service);
+        cluster.put(pod("p", "x", TIMES[1]));
+        for controller in [slices(), endpoints()] {
+            cluster.reconcile(&*controller, "n", "web").await.unwrap();
+        }
+        let slice = || cluster.api.all(&res::ENDPOINT_SLICES).remove(0);
+        assert_eq!(slice().items_at("/endpoints").len(), want);
+        assert_eq!(cluster.get(&res::ENDPOINTS, "n", "web").unwrap().items_at("/subsets").len(), 1);
+        cluster.put(node("x", TIMES[1]));
+        cluster.reconcile(&*slices(), "n", "web").await.unwrap();
+        assert_eq!(slice().items_at("/endpoints").len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_new_node_wakes_the_services_of_elder_pods() {
+        let cluster = Cluster::new();
+        cluster.put(service(TIMES[0]));
+        cluster.put(pod("p", "x", TIMES[1]));
+        let woken = |name: &str, created: &str| {
+            services_of_lost(&Object::from_value(&node(name, created), &[]), &cluster.cx()).len()
+        };
+        assert_eq!(
+            [woken("x", TIMES[0]), woken("x", TIMES[1]), woken("x", TIMES[2]), woken("y", TIMES[2])],
+            [0, 1, 1, 0]
+        );
+    }
+
+    #[tokio::test]
+    async fn people_are_told_when_a_service_is_spread_no_more() {
+        let cluster = Cluster::new();
+        let mut service = service(TIMES[0]);
+        service["spec"]["ipFamilies"] = json!(["IPv4"]);
+        service["metadata"]["annotations"] = json!({"service.kubernetes.io/topology-mode": "Auto"});
+        cluster.put(service.clone());
+        for name in ["x", "y"] {
+            cluster.put(node(name, TIMES[0]));
+            cluster.put(pod(name, name, TIMES[1]));
+        }
+        let controller = slices();
+        cluster.reconcile(&*controller, "n", "web").await.unwrap();
+        assert!(cluster.api.all(&res::ENDPOINT_SLICES)[0].get_at("/endpoints/0/hints").is_some());
+        service["metadata"]["annotations"] = json!({});
+        cluster.put(service);
+        let (cx, writer) = cluster.cx_and_events();
+        for _ in 0..2 {
+            controller.reconcile(&ObjectKey::new("n", "web"), &cx).await.unwrap();
+        }
+        drop(cx);
+        writer.run(crate::util::tasks::Shutdown::new()).await;
+        let events = cluster.api.all(&res::EVENTS);
+        let told: Vec<_> = events.iter().filter_map(|e| e.str_at("/message")).collect();
+        assert_eq!(told, ["Topology Aware Hints has been disabled, addressType: IPv4"]);
     }
 }

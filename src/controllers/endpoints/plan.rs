@@ -1,9 +1,10 @@
-//! From a Service and its pods to EndpointSlices and the legacy Endpoints. No IO.
+//! From a Service and its pods to EndpointSlices. No IO.
 //!
-//! Rules: upstream `k8s.io/endpointslice` and `pkg/controller/endpoint`.
+//! Rules: upstream `k8s.io/endpointslice`.
 //! **Invariant:** a slice holds at most [`SLICE_MAX`] endpoints, all of one address family and one set of ports.
 //! **Invariant:** an endpoint stays in the slice it is in, so that one pod's change rewrites one slice.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
@@ -16,15 +17,12 @@ use crate::util::order::Arrange;
 
 /// Endpoints of one slice.
 pub const SLICE_MAX: usize = 100;
-/// Addresses of one Endpoints object; more are cut off, and an annotation says so.
-pub const ENDPOINTS_MAX: usize = 1000;
 
 /// Says who writes a slice.
 pub const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// This controller, in that label.
 pub const MANAGER: &str = "endpointslice-controller.k8s.io";
 const HEADLESS: &str = "service.kubernetes.io/headless";
-const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 
 /// One address of one pod.
 #[derive(Debug, Clone, PartialEq)]
@@ -198,7 +196,8 @@ fn slice_labels(service: &Value) -> Value {
     labels.into()
 }
 
-fn copied_labels(service: &Value) -> Map<String, Value> {
+/// Labels that slices and Endpoints have of their Service.
+pub fn copied_labels(service: &Value) -> Map<String, Value> {
     let own = service.get_at("/metadata/labels").and_then(Value::as_object).cloned().unwrap_or_default();
     let mut labels: Map<String, Value> =
         own.into_iter().filter(|(k, _)| ![SERVICE_NAME_LABEL, MANAGED_BY, HEADLESS].contains(&k.as_str())).collect();
@@ -221,22 +220,117 @@ pub fn slices(service: &Value, addresses: &[Address], existing: &[Value]) -> Sli
     plan.delete.extend(strangers.map(name));
     for family in families {
         let of_family: Vec<&Value> = existing.iter().filter(|s| s.str_at("/addressType") == Some(family)).collect();
-        let mut groups: BTreeMap<String, (Vec<Value>, Vec<&Address>)> = BTreeMap::new();
-        for a in addresses.iter().filter(|a| a.family == family) {
-            let group = groups.entry(json!(a.ports).to_string()).or_insert_with(|| (a.ports.clone(), Vec::new()));
-            group.1.push(a);
-        }
-        if groups.is_empty() {
-            // A Service without pods has an empty slice, so that its readers know.
-            groups.insert(String::new(), (Vec::new(), Vec::new()));
-        }
-        let mut used = BTreeSet::new();
-        for (ports, members) in groups.into_values() {
-            fit(service, &labels, family, &ports, members, &of_family, &mut used, &mut plan);
-        }
-        plan.delete.extend(of_family.iter().map(|s| name(s)).filter(|n| !used.contains(n)));
+        let members = addresses.iter().filter(|a| a.family == family);
+        slices_of_family(service, &labels, family, members, &of_family, &mut plan);
     }
     plan
+}
+
+/// The same within one family. Rule: upstream `reconcileByAddressType`.
+fn slices_of_family<'a>(
+    service: &Value,
+    labels: &Value,
+    family: &str,
+    members: impl Iterator<Item = &'a Address>,
+    existing: &[&Value],
+    plan: &mut SlicePlan,
+) {
+    let prefix = format!("{}-", service.str_at("/metadata/name").unwrap_or_default());
+    let new = |endpoints: Vec<Value>, ports: &[Value]| {
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {"generateName": prefix, "labels": labels},
+            "addressType": family, "endpoints": endpoints, "ports": ports,
+        })
+    };
+    let prefers = service.str_at("/spec/trafficDistribution").filter(|_| !topology::is_asked_for(service));
+    let distribution = prefers.unwrap_or_default();
+    let mut groups: BTreeMap<String, (&[Value], BTreeMap<String, Value>)> = BTreeMap::new();
+    for a in members {
+        let group = groups.entry(ports_key(&a.ports)).or_insert_with(|| (&a.ports, BTreeMap::new()));
+        group.1.insert(a.pod.2.clone(), endpoint(a, distribution));
+    }
+    let mut known: BTreeMap<String, Vec<&Value>> = BTreeMap::new();
+    let (mut create, mut going): (Vec<Value>, Vec<&Value>) = Default::default();
+    for slice in existing {
+        if is_owned(slice, service) {
+            known.entry(ports_key(slice.items_at("/ports"))).or_default().push(slice);
+        } else {
+            // The slice of a Service of this name that is gone; the garbage collector would take what was put there.
+            plan.delete.push(name(slice));
+        }
+    }
+    let foreign = existing.len() - known.values().map(Vec::len).sum::<usize>();
+    for (key, (ports, wanted)) in groups {
+        let packed = pack(known.remove(&key).unwrap_or_default(), wanted, labels);
+        plan.update.extend(packed.changed.into_iter().map(|(slice, endpoints)| {
+            let mut changed = slice.clone();
+            changed["endpoints"] = endpoints.into();
+            changed["metadata"]["labels"] = labels.clone();
+            changed
+        }));
+        going.extend(packed.going);
+        create.extend(packed.new.into_iter().map(|endpoints| new(endpoints, ports)));
+    }
+    going.extend(known.into_values().flatten());
+    if create.is_empty() && going.len() + foreign == existing.len() {
+        // A Service without pods has an empty slice, so that its readers know.
+        let placeholder = new(Vec::new(), &[]);
+        let is_there = |s: &Value| {
+            s.items_at("/endpoints").is_empty()
+                && s.items_at("/ports").is_empty()
+                && s.get_at("/metadata/labels") == Some(labels)
+        };
+        match going[..] {
+            [one] if is_there(one) => going.clear(),
+            _ => create.push(placeholder),
+        }
+    }
+    plan.update.extend(recycle(&mut create, &mut going));
+    plan.create.extend(create);
+    plan.delete.extend(going.into_iter().map(name));
+}
+
+/// The same for the same ports, in whichever order they stand. Rule: upstream `NewPortMapKey`.
+pub fn ports_key(ports: &[Value]) -> String {
+    let text = |p: &Value| {
+        let [name, protocol, app] = ["/name", "/protocol", "/appProtocol"].map(|at| p.str_at(at).unwrap_or_default());
+        format!("{name}/{}/{protocol}/{app}", p.int_at("/port").unwrap_or_default())
+    };
+    let mut texts: Vec<String> = ports.iter().map(text).collect();
+    texts.arrange();
+    texts.join(",")
+}
+
+fn is_owned(slice: &Value, service: &Value) -> bool {
+    let is_it = |o: &Value| {
+        o["kind"] == "Service" && o["apiVersion"] == "v1" && o.str_at("/uid") == service.str_at("/metadata/uid")
+    };
+    slice.items_at("/metadata/ownerReferences").iter().any(is_it)
+}
+
+/// Slices that would go become what would be made anew in their family: name and uid stay, and their watchers see one change
+/// where there would be two. Takes what it brings together from both lists.
+/// Rule: upstream `finalize`, and `recycleSlices` of the mirroring controller.
+pub fn recycle(create: &mut Vec<Value>, going: &mut Vec<&Value>) -> Vec<Value> {
+    let mut changed = Vec::new();
+    going.retain(|old| {
+        let Some(at) = create.iter().rposition(|new| new["addressType"] == old["addressType"]) else { return true };
+        let new = create.remove(at);
+        let mut kept = (*old).clone();
+        kept["endpoints"] = new["endpoints"].clone();
+        kept["ports"] = new["ports"].clone();
+        for (member, optional) in [("labels", false), ("annotations", false), ("ownerReferences", true)] {
+            match new["metadata"].get(member) {
+                Some(value) => kept["metadata"][member] = value.clone(),
+                None if optional => {}
+                None => drop(kept.remove_at(&format!("/metadata/{member}"))),
+            }
+        }
+        changed.push(kept);
+        false
+    });
+    changed
 }
 
 fn name(slice: &Value) -> String {
@@ -247,243 +341,53 @@ fn pod_uid(endpoint: &Value) -> &str {
     endpoint.str_at("/targetRef/uid").unwrap_or_default()
 }
 
-/// One group of equal ports into its slices.
-#[allow(clippy::too_many_arguments)] // the pieces of one loop, cut out to be read
-fn fit(
-    service: &Value,
-    labels: &Value,
-    family: &str,
-    ports: &[Value],
-    members: Vec<&Address>,
-    existing: &[&Value],
-    used: &mut BTreeSet<String>,
-    plan: &mut SlicePlan,
-) {
-    let prefers = service.str_at("/spec/trafficDistribution").filter(|_| !topology::is_asked_for(service));
-    let distribution = prefers.unwrap_or_default();
-    let mut wanted: BTreeMap<String, Value> =
-        members.iter().map(|a| (a.pod.2.clone(), endpoint(a, distribution))).collect();
-    let mut kept: Vec<(&Value, Vec<Value>)> = Vec::new();
-    for slice in existing.iter().filter(|s| s.items_at("/ports") == ports) {
-        let endpoints = slice.items_at("/endpoints").iter().filter_map(|e| wanted.remove(pod_uid(e)));
-        kept.push((slice, endpoints.take(SLICE_MAX).collect()));
-    }
-    let mut rest = wanted.into_values();
-    for (_, endpoints) in &mut kept {
-        let room = SLICE_MAX - endpoints.len();
-        endpoints.extend(rest.by_ref().take(room));
-    }
-    let everything_is_empty = kept.iter().all(|(_, e)| e.is_empty()) && members.is_empty();
-    for (i, (slice, endpoints)) in kept.into_iter().enumerate() {
-        if endpoints.is_empty() && !(everything_is_empty && i == 0) {
-            continue;
-        }
-        used.insert(name(slice));
-        if slice.items_at("/endpoints") != endpoints || slice.get_at("/metadata/labels") != Some(labels) {
-            let mut changed = slice.clone();
-            changed["endpoints"] = endpoints.into();
-            changed["metadata"]["labels"] = labels.clone();
-            plan.update.push(changed);
-        }
-    }
-    let prefix = format!("{}-", service.str_at("/metadata/name").unwrap_or_default());
-    let new = |endpoints: &[Value]| {
-        json!({
-            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-            "metadata": {"generateName": prefix, "labels": labels},
-            "addressType": family, "endpoints": endpoints, "ports": ports,
-        })
-    };
-    let rest: Vec<Value> = rest.collect();
-    plan.create.extend(rest.chunks(SLICE_MAX).map(new));
-    if everything_is_empty && !existing.iter().any(|s| used.contains(&name(s))) {
-        plan.create.push(new(&[]));
-    }
+/// The endpoints of one set of ports, in slices.
+#[derive(Default)]
+struct Packed<'a> {
+    /// Slices and their endpoints from now on.
+    changed: Vec<(&'a Value, Vec<Value>)>,
+    /// Slices that nothing is left in.
+    going: Vec<&'a Value>,
+    /// The endpoints of new slices.
+    new: Vec<Vec<Value>>,
 }
 
-/// The Endpoints object of a Service, without its resourceVersion.
-pub fn endpoints(service: &Value, addresses: &[Address]) -> Value {
-    let family = service.str_at("/spec/ipFamilies/0").unwrap_or("IPv4");
-    let mut live: Vec<&Address> =
-        addresses.iter().filter(|a| a.family == family && (!a.terminating || a.ready)).collect();
-    live.arrange_by(|a, b| (!a.ready, &a.ip, &a.pod.2).cmp(&(!b.ready, &b.ip, &b.pod.2)));
-    let cut = live.len() > ENDPOINTS_MAX;
-    live.truncate(ENDPOINTS_MAX);
-    let mut subsets: BTreeMap<String, Map<String, Value>> = BTreeMap::new();
-    for a in live {
-        // Upstream leaves out an empty port name here, unlike in slices.
-        let mut ports = a.ports.clone();
-        ports.iter_mut().filter(|p| p["name"] == "").for_each(|p| drop(p.remove_at("/name")));
-        let subset = subsets.entry(json!(ports).to_string()).or_default();
-        if !ports.is_empty() {
-            subset.insert("ports".into(), ports.into());
-        }
-        let list = if a.ready { "addresses" } else { "notReadyAddresses" };
-        if let Some(all) = subset.entry(list).or_insert_with(|| json!([])).as_array_mut() {
-            all.push(endpoint_address(a));
+/// Packs what is `wanted`, by the pods' uids. What a slice has stays there. The rest fills slices that change anyway, the
+/// fullest first; what is left then goes into one other slice that takes all of it, the fullest of those, or into new ones.
+/// Rule: upstream `reconcileByPortMapping` and `getSliceToFill`.
+fn pack<'a>(existing: Vec<&'a Value>, mut wanted: BTreeMap<String, Value>, labels: &Value) -> Packed<'a> {
+    let (mut packed, mut unchanged) = (Packed::default(), Vec::new());
+    for slice in existing {
+        let old = slice.items_at("/endpoints");
+        let kept = old.iter().filter_map(|e| wanted.remove(pod_uid(e)));
+        let kept: Vec<Value> = kept.take(SLICE_MAX).collect();
+        match kept == old {
+            true if slice.get_at("/metadata/labels") == Some(labels) => unchanged.push(slice),
+            false if kept.is_empty() => packed.going.push(slice),
+            _ => packed.changed.push((slice, kept)),
         }
     }
-    let mut labels = copied_labels(service);
-    labels.insert("endpoints.kubernetes.io/managed-by".into(), "endpoint-controller".into());
-    let mut metadata = json!({"name": service["metadata"]["name"], "namespace": service["metadata"]["namespace"],
-        "labels": labels});
-    if cut {
-        metadata["annotations"] = json!({OVER_CAPACITY: "truncated"});
+    let mut rest: Vec<Value> = wanted.into_values().collect();
+    packed.changed.arrange_by_key(|(_, endpoints)| Reverse(endpoints.len()));
+    for (_, endpoints) in &mut packed.changed {
+        let room = SLICE_MAX.saturating_sub(endpoints.len()).min(rest.len());
+        endpoints.extend(rest.drain(..room));
     }
-    let mut out = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": metadata});
-    if !subsets.is_empty() {
-        out["subsets"] = subsets.into_values().map(Value::Object).collect();
+    while !rest.is_empty() {
+        let len = |slice: &Value| slice.items_at("/endpoints").len();
+        // Upstream looks for room only while the rest would not fill a slice of its own.
+        let fitting = unchanged.iter().filter(|s| rest.len() < SLICE_MAX && len(s) + rest.len() <= SLICE_MAX);
+        match fitting.max_by_key(|s| len(s)).copied() {
+            Some(slice) => {
+                let endpoints = slice.items_at("/endpoints").iter().cloned().chain(rest.drain(..)).collect();
+                packed.changed.push((slice, endpoints));
+            }
+            None => packed.new.push(rest.drain(..rest.len().min(SLICE_MAX)).collect()),
+        }
     }
-    out
-}
-
-fn endpoint_address(a: &Address) -> Value {
-    let (ns, name, uid) = &a.pod;
-    let mut out = json!({"ip": a.ip});
-    if let Some(hostname) = &a.hostname {
-        out["hostname"] = hostname.as_str().into();
-    }
-    if !a.node.is_empty() {
-        out["nodeName"] = a.node.as_str().into();
-    }
-    out["targetRef"] = json!({"kind": "Pod", "namespace": ns, "name": name, "uid": uid});
-    out
+    packed
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use test_case::test_case;
-
-    fn service() -> Value {
-        json!({"metadata": {"name": "web", "namespace": "n", "labels": {"team": "a"}}, "spec": {"clusterIP": "10.43.0.1",
-            "ipFamilies": ["IPv4"], "ports": [{"name": "http", "port": 80, "targetPort": "web", "protocol": "TCP"}]}})
-    }
-
-    fn pod(i: usize) -> Value {
-        json!({"metadata": {"name": format!("p{i}"), "namespace": "n", "uid": format!("u{i:04}")},
-            "spec": {"nodeName": "x", "containers": [{"ports": [{"name": "web", "containerPort": 8080}]}]},
-            "status": {"phase": "Running", "podIP": format!("10.0.{}.{}", i / 250, i % 250 + 1),
-                "conditions": [{"type": "Ready", "status": "True"}]}})
-    }
-
-    fn all(pods: std::ops::Range<usize>) -> Vec<Address> {
-        pods.flat_map(|i| addresses(&service(), &pod(i), "z")).collect()
-    }
-
-    /// What the server makes of new slices.
-    fn stored(plan: SlicePlan) -> Vec<Value> {
-        let mut all = plan.create;
-        for (i, slice) in all.iter_mut().enumerate() {
-            slice["metadata"]["name"] = format!("web-{i}").into();
-        }
-        all
-    }
-
-    #[test]
-    fn an_endpoint_says_all_there_is() {
-        let want = json!({"addresses": ["10.0.0.1"], "conditions": {"ready": true, "serving": true, "terminating": false},
-            "targetRef": {"kind": "Pod", "namespace": "n", "name": "p0", "uid": "u0000"}, "nodeName": "x", "zone": "z"});
-        let plan = slices(&service(), &all(0..1), &[]);
-        assert_eq!(plan.create[0]["endpoints"][0], want);
-        assert_eq!(plan.create[0]["ports"], json!([{"name": "http", "port": 8080, "protocol": "TCP"}]));
-        assert_eq!(plan.create[0]["metadata"]["labels"][SERVICE_NAME_LABEL], "web");
-        assert_eq!(plan.create[0]["metadata"]["labels"]["team"], "a");
-    }
-
-    #[test_case(json!({"status": {"phase": "Failed"}}), None; "an ended pod is none")]
-    #[test_case(json!({"status": {"podIP": null}}), None; "nor is one without an address")]
-    #[test_case(json!({"status": {"conditions": []}}), Some((false, false, false)); "not ready")]
-    #[test_case(json!({"metadata": {"deletionTimestamp": "t"}}), Some((false, true, true)); "going, but still answering")]
-    fn conditions(change: Value, want: Option<(bool, bool, bool)>) {
-        let mut pod = pod(0);
-        json_patch::merge(&mut pod, &change);
-        let got = addresses(&service(), &pod, "");
-        assert_eq!(got.first().map(|a| (a.ready, a.serving, a.terminating)), want);
-    }
-
-    #[test_case("PreferSameZone", json!({"forZones": [{"name": "z"}]}))]
-    #[test_case("PreferClose", json!({"forZones": [{"name": "z"}]}))]
-    #[test_case("PreferSameNode", json!({"forZones": [{"name": "z"}], "forNodes": [{"name": "x"}]}))]
-    #[test_case("", Value::Null)]
-    fn endpoints_say_whose_they_would_be(distribution: &str, want: Value) {
-        let mut service = service();
-        service["spec"]["trafficDistribution"] = distribution.into();
-        let mut pods = all(0..2);
-        pods[1].ready = false;
-        let plan = slices(&service, &pods, &[]);
-        assert_eq!(plan.create[0]["endpoints"][0]["hints"], want);
-        assert_eq!(plan.create[0]["endpoints"][1]["hints"], Value::Null, "nobody comes to one that is not ready");
-        // Of what was preferred before nothing is left.
-        let other = json!({"metadata": service["metadata"], "spec": {"ipFamilies": ["IPv4"]}});
-        let again = slices(&other, &pods, &stored(plan));
-        assert_eq!(again.update.len(), usize::from(!want.is_null()));
-    }
-
-    /// All pods of a zone, and none of the other's: each zone gets half of them, and keeps it.
-    #[test]
-    fn a_service_that_asks_for_it_is_spread_over_zones() {
-        let mut service = service();
-        service["metadata"]["annotations"] = json!({"service.kubernetes.io/topology-mode": "Auto"});
-        service["spec"]["trafficDistribution"] = "PreferSameNode".into();
-        let parts = topology::parts([("y".to_owned(), 1), ("z".to_owned(), 1)].into_iter());
-        let zones = |plan: &SlicePlan| -> Vec<String> {
-            let ends = plan.create[0].items_at("/endpoints").iter();
-            ends.map(|e| e["hints"]["forZones"][0]["name"].as_str().unwrap_or("none").to_owned()).collect()
-        };
-        let mut pods = all(0..4);
-        assert_eq!(spread(&service, &mut pods, &[], parts.as_ref()), [Ok("IPv4")]);
-        let plan = slices(&service, &pods, &[]);
-        assert_eq!(zones(&plan), ["y", "y", "z", "z"]);
-        assert_eq!(plan.create[0]["endpoints"][0]["hints"].get("forNodes"), None);
-        let known = stored(plan);
-        let mut again = all(0..4);
-        assert_eq!(spread(&service, &mut again, &known, parts.as_ref()), [] as [Result<&str, String>; 0]);
-        assert_eq!(slices(&service, &again, &known), SlicePlan::default(), "nothing moves");
-        // A node that says nothing of its zone ends it, and somebody is told.
-        let mut none = all(0..4);
-        assert!(spread(&service, &mut none, &known, None)[0].as_ref().is_err_and(|e| e.ends_with("addressType: IPv4")));
-        assert_eq!(slices(&service, &none, &known).update.len(), 1);
-    }
-
-    #[test]
-    fn full_slices_are_followed_by_more_and_changes_touch_one() {
-        let slices_of_250 = stored(slices(&service(), &all(0..250), &[]));
-        assert_eq!(slices_of_250.iter().map(|s| s.items_at("/endpoints").len()).collect::<Vec<_>>(), [100, 100, 50]);
-        assert_eq!(slices(&service(), &all(0..250), &slices_of_250), SlicePlan::default());
-        let mut pods = all(0..250);
-        pods.remove(120);
-        let plan = slices(&service(), &pods, &slices_of_250);
-        assert_eq!(
-            (plan.create.len(), plan.update.len(), plan.delete.len()),
-            (0, 1, 0),
-            "the others stay where they are"
-        );
-    }
-
-    #[test]
-    fn the_last_pod_leaves_an_empty_slice() {
-        let none = slices(&service(), &[], &[]);
-        assert_eq!(none.create.len(), 1);
-        assert_eq!(slices(&service(), &[], &stored(none)), SlicePlan::default());
-        let one = stored(slices(&service(), &all(0..1), &[]));
-        let plan = slices(&service(), &[], &one);
-        assert_eq!((plan.create.len(), plan.delete.len()), (1, 1));
-        assert_eq!(plan.create[0]["ports"], json!([]));
-    }
-
-    #[test]
-    fn endpoints_mirror_the_ready_and_the_others() {
-        let mut sick = pod(1);
-        sick["status"]["conditions"] = json!([]);
-        let mut both = all(0..1);
-        both.extend(addresses(&service(), &sick, ""));
-        let got = endpoints(&service(), &both);
-        assert_eq!(got["subsets"][0]["addresses"][0]["ip"], "10.0.0.1");
-        assert_eq!(got["subsets"][0]["notReadyAddresses"][0]["ip"], "10.0.0.2");
-        assert_eq!(got["subsets"][0]["ports"], json!([{"name": "http", "port": 8080, "protocol": "TCP"}]));
-        assert!(endpoints(&service(), &[]).get("subsets").is_none());
-        let many = endpoints(&service(), &all(0..1001));
-        assert_eq!(many["metadata"]["annotations"][OVER_CAPACITY], "truncated");
-    }
-}
+#[path = "plan_tests.rs"]
+pub(super) mod tests;

@@ -13,6 +13,7 @@ use crate::api::value::ValueExt;
 use crate::client::{DeleteOptions, ListOptions, Propagation, Res, res};
 use crate::controllers::common::conditions::{self, Condition};
 use crate::controllers::common::discovery::{self, Found};
+use crate::controllers::common::pods::time;
 use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
 use crate::util::clock::rfc3339;
 use crate::util::order::Arrange;
@@ -47,7 +48,8 @@ impl Reconciler for Deletion {
         if !value.items_at("/spec/finalizers").iter().any(|f| f == FINALIZER) {
             return Ok(Requeue::Never);
         }
-        let swept = sweep(cx, &key.name).await?;
+        let age = time(ns.meta.deleted.as_deref()).map_or(0, |t| cx.now().as_second() - t.as_second());
+        let swept = sweep(cx, &key.name, age).await?;
         let mut all = value.items_at("/status/conditions").to_vec();
         let now = rfc3339(cx.now());
         swept.conditions().iter().for_each(|c| conditions::set(&mut all, c, &now));
@@ -73,7 +75,7 @@ struct Swept {
     left: Vec<(String, usize)>,
     /// Finalizer and number of objects it holds.
     held: Vec<(String, usize)>,
-    /// Kinds that could not be deleted.
+    /// Why kinds could not be deleted.
     failures: Vec<String>,
     /// API groups that did not answer.
     silent: Vec<String>,
@@ -81,8 +83,8 @@ struct Swept {
     pods_remain: bool,
 }
 
-/// Deletes everything in a namespace and counts what is still there.
-async fn sweep(cx: &Cx, namespace: &str) -> Result<Swept, Error> {
+/// Deletes everything in a namespace, which has been on its way out for `age` seconds, and counts what is still there.
+async fn sweep(cx: &Cx, namespace: &str, age: i64) -> Result<Swept, Error> {
     let (found, silent) = discovery::resources(&cx.client).await?;
     let mut swept = Swept { silent, ..Swept::default() };
     let mut kinds: Vec<&Found> = found.iter().filter(|f| f.res.namespaced && f.can(&["list", "delete"])).collect();
@@ -93,26 +95,15 @@ async fn sweep(cx: &Cx, namespace: &str) -> Result<Swept, Error> {
             break;
         }
         match sweep_kind(cx, kind, namespace).await {
-            Ok(left) if left.is_empty() => {}
+            Ok(left) if left.objects.is_empty() => {}
             Ok(left) => {
-                for object in &left {
-                    for finalizer in object.items_at("/metadata/finalizers").iter().filter_map(Value::as_str) {
-                        match swept.held.iter_mut().find(|(f, _)| f == finalizer) {
-                            Some((_, n)) => *n += 1,
-                            None => swept.held.push((finalizer.to_owned(), 1)),
-                        }
-                    }
-                }
-                let name = crate::api::meta::GroupResource {
-                    group: kind.res.group.clone(),
-                    resource: kind.res.plural.clone(),
-                };
-                swept.left.push((name.to_string(), left.len()));
+                let grace = if is_pods(kind) { left.grace } else { 0 };
+                swept.count(&kind.res, namespace, &left.objects, age < grace);
                 swept.pods_remain |= is_pods(kind);
             }
             Err(Error::Api(e)) if matches!(e.reason, Reason::MethodNotAllowed | Reason::NotFound) => {}
             Err(e) => {
-                swept.failures.push(format!("{}: {e}", kind.res.plural));
+                swept.failures.push(e.to_string());
                 swept.pods_remain |= is_pods(kind);
             }
         }
@@ -120,15 +111,25 @@ async fn sweep(cx: &Cx, namespace: &str) -> Result<Swept, Error> {
     Ok(swept)
 }
 
-async fn sweep_kind(cx: &Cx, kind: &Found, namespace: &str) -> Result<Vec<Value>, Error> {
+/// What is left of a kind.
+struct Left {
+    objects: Vec<Value>,
+    /// The longest grace period of those that had not ended.
+    grace: i64,
+}
+
+async fn sweep_kind(cx: &Cx, kind: &Found, namespace: &str) -> Result<Left, Error> {
     let items = |mut list: Value| match list.remove_at("/items") {
         Some(Value::Array(items)) => items,
         _ => Vec::new(),
     };
     let all = ListOptions::default();
     let present = items(cx.client.list(&kind.res, Some(namespace), &all).await?);
+    let lives = |o: &&Value| !matches!(o.str_at("/status/phase"), Some("Succeeded" | "Failed"));
+    let graces = present.iter().filter(lives).filter_map(|o| o.int_at("/spec/terminationGracePeriodSeconds"));
+    let grace = graces.max().unwrap_or(0);
     if present.iter().all(|o| o.str_at("/metadata/deletionTimestamp").is_some()) {
-        return Ok(present);
+        return Ok(Left { objects: present, grace });
     }
     let options = DeleteOptions { propagation: Some(Propagation::Background), ..DeleteOptions::default() };
     if kind.can(&["deletecollection"]) {
@@ -139,7 +140,7 @@ async fn sweep_kind(cx: &Cx, kind: &Found, namespace: &str) -> Result<Vec<Value>
             crate::client::optional(cx.client.delete(&kind.res, namespace, name, &options).await)?;
         }
     }
-    Ok(items(cx.client.list(&kind.res, Some(namespace), &all).await?))
+    Ok(Left { objects: items(cx.client.list(&kind.res, Some(namespace), &all).await?), grace })
 }
 
 impl Swept {
@@ -147,13 +148,39 @@ impl Swept {
         self.left.is_empty() && self.failures.is_empty() && self.silent.is_empty()
     }
 
-    /// The five conditions, with upstream's types and reasons.
+    /// Counts what is left of a kind, by its finalizers too. Objects that nothing holds should be gone, unless they may still
+    /// `linger`. Rule: upstream `deleteAllContentForGroupVersionResource`.
+    fn count(&mut self, res: &Res, namespace: &str, left: &[Value], linger: bool) {
+        let finalizers = left.iter().flat_map(|o| o.items_at("/metadata/finalizers")).filter_map(Value::as_str);
+        let mut is_held = false;
+        for finalizer in finalizers {
+            is_held = true;
+            match self.held.iter_mut().find(|(f, _)| f == finalizer) {
+                Some((_, n)) => *n += 1,
+                None => self.held.push((finalizer.to_owned(), 1)),
+            }
+        }
+        // With the point also where the group has no name.
+        self.left.push((format!("{}.{}", res.plural, res.group), left.len()));
+        if !is_held && !linger {
+            self.failures.push(format!(
+                "unexpected items still remain in namespace: {namespace} for gvr: {}/{}, Resource={}",
+                res.group, res.version, res.plural
+            ));
+        }
+    }
+
+    /// The five conditions, with upstream's types, reasons and texts. Rule: upstream `status_condition_utils.go`.
     fn conditions(&self) -> [Condition<'static>; 5] {
-        let count = |all: &[(String, usize)], what: &str| -> String {
-            let texts: Vec<String> =
-                all.iter().map(|(name, n)| format!("{name}{what}{n} resource instances")).collect();
+        let list = |texts: &mut dyn Iterator<Item = String>| {
+            let mut texts: Vec<String> = texts.collect();
+            texts.arrange();
             texts.join(", ")
         };
+        let count = |all: &[(String, usize)], what: &str| {
+            list(&mut all.iter().map(|(name, n)| format!("{name}{what}{n} resource instances")))
+        };
+        let silent = list(&mut self.silent.iter().map(|s| s.trim_start_matches("/apis/").to_owned()));
         let row = |kind, bad: bool, why_bad, why_good, text: String, good: &str| {
             let (status, reason, text) =
                 if bad { ("True", why_bad, text) } else { ("False", why_good, good.to_owned()) };
@@ -165,7 +192,10 @@ impl Swept {
                 !self.silent.is_empty(),
                 "DiscoveryFailed",
                 "ResourcesDiscovered",
-                self.silent.join("; "),
+                format!(
+                    "Discovery failed for some groups, {} failing: unable to retrieve the complete list of server APIs: {silent}",
+                    self.silent.len()
+                ),
                 "All resources successfully discovered",
             ),
             row(
@@ -181,7 +211,11 @@ impl Swept {
                 !self.failures.is_empty(),
                 "ContentDeletionFailed",
                 "ContentDeleted",
-                self.failures.join("; "),
+                format!(
+                    "Failed to delete all resource types, {} remaining: {}",
+                    self.failures.len(),
+                    list(&mut self.failures.iter().cloned())
+                ),
                 "All content successfully deleted, may be waiting on finalization",
             ),
             row(
@@ -204,6 +238,11 @@ impl Swept {
     }
 }
 
+/// What an object is for, for people.
+const DESCRIPTION: &str = "kubernetes.io/description";
+/// What upstream's publisher says there of the CA, word for word: tools compare.
+const OF_THE_CA: &str = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters.";
+
 /// An object that every namespace has.
 pub struct Given {
     name: &'static str,
@@ -221,8 +260,27 @@ pub fn default_service_account() -> Box<dyn Reconciler> {
 
 /// The CA that the API server's certificate is of, for pods to read.
 pub fn root_ca(ca_pem: &str) -> Box<dyn Reconciler> {
-    let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"ca.crt": ca_pem}});
+    let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"annotations": {(DESCRIPTION): OF_THE_CA}},
+        "data": {"ca.crt": ca_pem}});
     Box::new(Given { name: "root-ca-certificate-publisher", res: &res::CONFIG_MAPS, object: "kube-root-ca.crt", body })
+}
+
+impl Given {
+    /// The object with our data, and described, if not in our words; none when it is so already.
+    /// Rule: upstream `rootcacertpublisher`, `syncNamespace`.
+    fn corrected(&self, known: Value) -> Option<Value> {
+        let mut new = known.clone();
+        if let Some(data) = self.body.get("data") {
+            new["data"] = data.clone();
+        }
+        let at = ["/metadata/annotations/", &DESCRIPTION.replace('/', "~1")].concat();
+        if let Some(text) = self.body.get_at(&at)
+            && new.str_at(&at).is_none_or(str::is_empty)
+        {
+            new.set_at(&at, text.clone());
+        }
+        (new != known).then_some(new)
+    }
 }
 
 #[async_trait]
@@ -251,9 +309,7 @@ impl Reconciler for Given {
                 _ => Ok(Requeue::Never),
             };
         };
-        if let Some(data) = self.body.get("data").filter(|d| known.value().get("data") != Some(d)) {
-            let mut new = known.value();
-            new["data"] = data.clone();
+        if let Some(new) = self.corrected(known.value()) {
             cx.client.update(self.res, ns, self.object, None, &new).await?;
         }
         Ok(Requeue::Never)
@@ -265,6 +321,7 @@ mod tests {
     use super::*;
     use crate::client::Patch;
     use crate::runtime::fake::Cluster;
+    use test_case::test_case;
 
     fn namespace() -> Value {
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n"}, "spec": {"finalizers": ["kubernetes"]}})
@@ -288,6 +345,50 @@ mod tests {
         cluster.client().patch(&res::CONFIG_MAPS, "n", "b", None, Patch::Merge(&free)).await.unwrap();
         cluster.reconcile(&Deletion, "", "n").await.unwrap();
         assert!(cluster.get(&res::NAMESPACES, "", "n").is_none());
+    }
+
+    #[test]
+    fn conditions_say_what_is_left_in_upstreams_words() {
+        let held = |n: usize| vec![json!({"metadata": {"finalizers": ["z.com/hold"]}}); n];
+        let mut swept =
+            Swept { silent: vec!["/apis/b/v1: down".into(), "/apis/a/v1: down".into()], ..Swept::default() };
+        swept.count(&res::PODS, "n", &[json!({}), json!({})], true);
+        swept.count(&res::DEPLOYMENTS, "n", &held(1), false);
+        swept.count(&res::CONFIG_MAPS, "n", &[json!({"metadata": {"finalizers": ["a.com/hold"]}})], false);
+        assert_eq!(swept.failures, [] as [&str; 0], "pods have their time, others are held");
+        swept.count(&res::PODS, "n", &[json!({})], false);
+        swept.failures.push("b is forbidden".into());
+        let texts = swept.conditions().map(|c| c.message);
+        assert_eq!(
+            texts[0],
+            "Discovery failed for some groups, 2 failing: unable to retrieve the complete list of server APIs: a/v1: down, b/v1: down"
+        );
+        assert_eq!(
+            texts[2],
+            "Failed to delete all resource types, 2 remaining: b is forbidden, unexpected items still remain in namespace: n for gvr: /v1, Resource=pods"
+        );
+        let left = "configmaps. has 1 resource instances, deployments.apps has 1 resource instances, pods. has 1 resource instances, pods. has 2 resource instances";
+        assert_eq!(texts[3], format!("Some resources are remaining: {left}"));
+        let held = "a.com/hold in 1 resource instances, z.com/hold in 1 resource instances";
+        assert_eq!(texts[4], format!("Some content in the namespace has finalizers remaining: {held}"));
+    }
+
+    /// A pod that a kubelet should have ended by now, and one that still has its time.
+    #[test_case(29, "False")]
+    #[test_case(30, "True")]
+    #[tokio::test]
+    async fn pods_have_their_grace_period_to_go(age: i64, failure: &str) {
+        let cluster = Cluster::new();
+        let mut going = namespace();
+        going["metadata"]["deletionTimestamp"] = rfc3339(cluster.cx().now()).into();
+        cluster.put(going);
+        cluster.put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "n",
+            "deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"terminationGracePeriodSeconds": 30}}));
+        cluster.clock.advance(age);
+        cluster.reconcile(&Deletion, "", "n").await.unwrap();
+        let ns = cluster.get(&res::NAMESPACES, "", "n").unwrap();
+        let found = conditions::get(ns.items_at("/status/conditions"), "NamespaceDeletionContentFailure").unwrap();
+        assert_eq!(found.str_at("/status"), Some(failure), "{found}");
     }
 
     /// Conformance, [sig-api-machinery]: "OrderedNamespaceDeletion namespace deletion should delete pod first".
@@ -318,6 +419,19 @@ mod tests {
         cluster.reconcile(&*default_service_account(), "", "n").await.unwrap();
         cluster.reconcile(&*ca, "", "n").await.unwrap();
         assert!(cluster.get(&res::SERVICE_ACCOUNTS, "n", "default").is_some());
+        let described =
+            || cluster.get(&res::CONFIG_MAPS, "n", "kube-root-ca.crt").unwrap()["metadata"]["annotations"].clone();
+        assert_eq!(described(), json!({(DESCRIPTION): OF_THE_CA}));
+        for (theirs, ours) in [("", OF_THE_CA), ("of mine", "of mine")] {
+            let other = json!({"metadata": {"annotations": {(DESCRIPTION): theirs, "a": "b"}}});
+            cluster
+                .client()
+                .patch(&res::CONFIG_MAPS, "n", "kube-root-ca.crt", None, Patch::Merge(&other))
+                .await
+                .unwrap();
+            cluster.reconcile(&*ca, "", "n").await.unwrap();
+            assert_eq!(described(), json!({(DESCRIPTION): ours, "a": "b"}));
+        }
         let broken = json!({"data": {"ca.crt": "other", "x": "y"}});
         cluster.client().patch(&res::CONFIG_MAPS, "n", "kube-root-ca.crt", None, Patch::Merge(&broken)).await.unwrap();
         cluster.reconcile(&*ca, "", "n").await.unwrap();

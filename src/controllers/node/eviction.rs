@@ -3,8 +3,8 @@
 //! Rule: upstream `pkg/controller/tainteviction`. Upstream begins to count anew when its process starts; here the taint's own
 //! time counts where it has one, so that a restart delays nothing.
 //!
-//! **Invariant:** a pod's time runs from when the node was first tainted while the pod was on it; another taint that comes
-//! meanwhile does not begin it again, and it is forgotten when the last taint goes.
+//! **Invariant:** a pod that waits for its end goes when it was said it would; a taint that comes or goes meanwhile neither
+//! hastens nor delays it, unless the pod does not tolerate it at all, or no taint is left that ends it.
 
 use std::collections::HashMap;
 
@@ -18,6 +18,7 @@ use crate::api::object::{Object, ObjectKey};
 use crate::api::value::ValueExt;
 use crate::client::{DeleteOptions, Patch, optional, res};
 use crate::controllers::common::conditions::{self, Condition};
+use crate::runtime::events::Regarding;
 use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
 use crate::util::clock::rfc3339;
 
@@ -26,10 +27,31 @@ pub fn controller() -> Box<dyn Reconciler> {
     Box::new(TaintEviction::default())
 }
 
-/// Since when the pods of tainted nodes are on notice: by node, then by uid.
+/// The pods of tainted nodes that are on notice: by node, then by uid.
 #[derive(Default)]
 struct TaintEviction {
-    notices: Mutex<HashMap<String, HashMap<String, i64>>>,
+    notices: Mutex<HashMap<String, HashMap<String, Notice>>>,
+}
+
+/// A pod that has to go.
+#[derive(Debug, Clone)]
+struct Notice {
+    /// The tick at which it does.
+    at: i64,
+    pod: Regarding,
+}
+
+impl Notice {
+    /// Says that it stays after all, or is gone before its time.
+    fn cancel(&self, cx: &Cx) {
+        if self.at > cx.clock.ticks() {
+            tell(cx, &self.pod, "Cancelling deletion of");
+        }
+    }
+}
+
+fn tell(cx: &Cx, pod: &Regarding, what: &str) {
+    cx.events.normal(pod.clone(), "TaintManagerEviction", format!("{what} Pod {}/{}", pod.namespace, pod.name));
 }
 
 /// The tick of a time, by what both show now.
@@ -63,7 +85,7 @@ impl Reconciler for TaintEviction {
     async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
         let node = cx.get(&res::NODES, key).map(|n| n.value()).unwrap_or_default();
         let taints: Vec<Value> = plan::no_execute(&node).cloned().collect();
-        let noticed = self.notices.lock().remove(&key.name).unwrap_or_default();
+        let mut noticed = self.notices.lock().remove(&key.name).unwrap_or_default();
         if taints.is_empty() && noticed.is_empty() {
             return Ok(Requeue::Never);
         }
@@ -71,29 +93,32 @@ impl Reconciler for TaintEviction {
         let (mut notices, mut next) = (HashMap::new(), None);
         let mut leaving = Vec::new();
         for pod in cx.lister(&res::PODS).by_index("spec.nodeName", &key.name) {
-            if pod.is_deleting() {
+            let notice = noticed.remove(&pod.meta.uid);
+            if pod.is_deleting() && notice.is_none() {
                 continue;
             }
             let value = pod.value();
-            let since = noticed.get(&pod.meta.uid).and_then(|tick| time_of(*tick, cx));
-            match plan::leave(&value, &taints, since, now) {
-                plan::Leave::Never => {
-                    if since.is_some() {
-                        let what = format!("Cancelling deletion of Pod {}/{}", pod.meta.namespace, pod.meta.name);
-                        cx.events.normal(&pod, "TaintManagerEviction", what);
-                    }
-                }
-                plan::Leave::At { since, at } if at > now => {
-                    notices.insert(pod.meta.uid.clone(), tick_of(since, cx));
+            let waiting = notice.as_ref().and_then(|n| time_of(n.at, cx));
+            let leave = plan::leave(&value, &taints, waiting, now);
+            if let plan::Leave::At(at) = leave {
+                let new = Notice { at: tick_of(at, cx), pod: Regarding::from(&pod) };
+                notices.insert(pod.meta.uid.clone(), new);
+            }
+            match leave {
+                plan::Leave::At(at) if at > now => {
                     let left = at.as_second() - now.as_second();
                     next = Some(next.map_or(left, |n: i64| n.min(left)));
                 }
-                plan::Leave::At { since, .. } => {
-                    notices.insert(pod.meta.uid.clone(), tick_of(since, cx));
-                    leaving.push((pod, value));
+                plan::Leave::At(_) if pod.is_deleting() => {}
+                other => {
+                    notice.iter().for_each(|n| n.cancel(cx));
+                    if other != plan::Leave::Never {
+                        leaving.push((pod, value));
+                    }
                 }
             }
         }
+        noticed.values().for_each(|gone| gone.cancel(cx));
         // Noted before anything can fail: the next try goes on from here.
         if !notices.is_empty() {
             self.notices.lock().insert(key.name.clone(), notices);
@@ -107,7 +132,7 @@ impl Reconciler for TaintEviction {
 
 async fn evict(cx: &Cx, pod: &Object, value: &Value, now: Timestamp) -> Result<(), Error> {
     let (ns, name) = (&pod.meta.namespace, &pod.meta.name);
-    cx.events.normal(pod, "TaintManagerEviction", format!("Marking for deletion Pod {ns}/{name}"));
+    tell(cx, &Regarding::from(pod), "Marking for deletion");
     let mut all = value.items_at("/status/conditions").to_vec();
     let why = Condition::new(
         "DisruptionTarget",
@@ -115,7 +140,7 @@ async fn evict(cx: &Cx, pod: &Object, value: &Value, now: Timestamp) -> Result<(
         "DeletionByTaintManager",
         "Taint manager: deleting due to NoExecute taint",
     );
-    conditions::set(&mut all, &why, &rfc3339(now));
+    conditions::set_of_pod(&mut all, &why, pod.meta.generation, &rfc3339(now));
     let body = json!({"status": {"conditions": all}});
     optional(cx.client.patch(&res::PODS, ns, name, Some("status"), Patch::Merge(&body)).await)?;
     optional(cx.client.delete(&res::PODS, ns, name, &DeleteOptions::of_uid(&pod.meta.uid)).await)?;
@@ -126,6 +151,7 @@ async fn evict(cx: &Cx, pod: &Object, value: &Value, now: Timestamp) -> Result<(
 mod tests {
     use super::*;
     use crate::runtime::fake::Cluster;
+    use test_case::test_case;
 
     fn tainted(taints: Value) -> Value {
         json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a"}, "spec": {"taints": taints}})
@@ -150,6 +176,78 @@ mod tests {
         cluster.clock.advance(10);
         cluster.reconcile(&controller, "", "a").await.unwrap();
         assert!(cluster.get(&res::PODS, "n", "p").is_none());
+    }
+
+    fn taints(keys: &[&str]) -> Value {
+        keys.iter().map(|k| json!({"key": k, "effect": "NoExecute"})).collect()
+    }
+
+    /// Seconds and the taints from then on; when the pod goes. It tolerates a for 300 seconds, b for 10, c never, d for ever.
+    #[test_case(&[(0, &["a"]), (5, &["a", "b"])], 300; "a shorter time that comes later changes nothing")]
+    #[test_case(&[(0, &["a", "b"]), (5, &["a"])], 10; "nor does it when it goes")]
+    #[test_case(&[(0, &["b"]), (5, &["a"])], 10; "or is replaced")]
+    #[test_case(&[(0, &["a"]), (5, &["a", "c"])], 5; "one that is not tolerated does")]
+    #[test_case(&[(0, &["b"]), (5, &["d"]), (7, &["a"])], 307; "and one that is for ever")]
+    #[test_case(&[(0, &["b"]), (5, &[]), (7, &["b"])], 17; "and none")]
+    #[tokio::test]
+    async fn the_first_time_that_was_said_stands(changes: &[(i64, &[&str])], want: i64) {
+        let cluster = Cluster::new();
+        let tolerates =
+            |key: &str, seconds: i64| json!({"key": key, "operator": "Exists", "tolerationSeconds": seconds});
+        let mut pod = pod(0);
+        pod["spec"]["tolerations"] =
+            json!([tolerates("a", 300), tolerates("b", 10), {"key": "d", "operator": "Exists"}]);
+        cluster.put(pod);
+        let controller = TaintEviction::default();
+        let mut second = 0;
+        for (at, keys) in changes {
+            cluster.clock.advance(at - second);
+            second = *at;
+            cluster.put(tainted(taints(keys)));
+            cluster.reconcile(&controller, "", "a").await.unwrap();
+        }
+        while cluster.get(&res::PODS, "n", "p").is_some() && second <= 400 {
+            cluster.clock.advance(1);
+            second += 1;
+            cluster.reconcile(&controller, "", "a").await.unwrap();
+        }
+        assert_eq!(second, want);
+    }
+
+    /// People are told when a pod that waits is not deleted after all, or not at the time that was said.
+    #[test_case(&["b", "c"], false; "a taint that it does not tolerate")]
+    #[test_case(&["b"], true; "it goes by itself")]
+    #[test_case(&[], false; "the taint goes")]
+    #[tokio::test]
+    async fn a_deletion_is_cancelled(keys: &[&str], gone: bool) {
+        let cluster = Cluster::new();
+        let mut pod = pod(10);
+        pod["spec"]["tolerations"][0]["key"] = "b".into();
+        pod["metadata"]["generation"] = 4.into();
+        pod["metadata"]["finalizers"] = json!(["example.com/hold"]);
+        cluster.put(pod);
+        cluster.put(tainted(taints(&["b"])));
+        let controller = TaintEviction::default();
+        let (cx, writer) = cluster.cx_and_events();
+        let key = ObjectKey::new("", "a");
+        controller.reconcile(&key, &cx).await.unwrap();
+        cluster.clock.advance(1);
+        cluster.put(tainted(taints(keys)));
+        if gone {
+            cluster.client().delete(&res::PODS, "n", "p", &DeleteOptions::default()).await.unwrap();
+            controller.reconcile(&key, &cx).await.unwrap();
+            let free = json!({"metadata": {"finalizers": null}});
+            cluster.client().patch(&res::PODS, "n", "p", None, Patch::Merge(&free)).await.unwrap();
+        }
+        controller.reconcile(&key, &cx).await.unwrap();
+        if keys.len() > 1 {
+            let condition = cluster.get(&res::PODS, "n", "p").unwrap()["status"]["conditions"][0].clone();
+            assert_eq!(condition.int_at("/observedGeneration"), Some(4));
+        }
+        drop(cx);
+        writer.run(crate::util::tasks::Shutdown::new()).await;
+        let events = cluster.api.all(&res::EVENTS);
+        assert_eq!(events[0].str_at("/message"), Some("Cancelling deletion of Pod n/p"));
     }
 
     #[tokio::test]

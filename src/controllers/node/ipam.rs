@@ -138,6 +138,10 @@ impl Reconciler for Ipam {
         "node-ipam-controller"
     }
 
+    fn speaks_as(&self) -> &'static str {
+        "cidrAllocator"
+    }
+
     fn watches(&self) -> Watches {
         Watches::own(&res::NODES)
     }
@@ -177,7 +181,7 @@ impl Reconciler for Ipam {
             (node, self.ranges.iter().map(|r| free(r, taken)).collect())
         };
         let Some(found) = found.filter(|f| !f.is_empty()) else {
-            cx.events.warning(&node, "CIDRNotAvailable", format!("Node {} status is now: CIDRNotAvailable", key.name));
+            cx.events.normal(&node, "CIDRNotAvailable", format!("Node {} status is now: CIDRNotAvailable", key.name));
             return Err(Error::Object {
                 what: format!("pod addresses for node {key}"),
                 reason: "the cluster CIDR is used up".into(),
@@ -225,7 +229,12 @@ mod tests {
         cluster.reconcile(&ipam, "", "a").await.unwrap();
         cluster.reconcile(&ipam, "", "b").await.unwrap();
         assert_eq!((cidr("a").as_deref(), cidr("b").as_deref()), (Some("10.42.0.0/24"), Some("10.42.1.0/24")));
-        assert!(cluster.reconcile(&ipam, "", "c").await.is_err(), "used up");
+        let (cx, writer) = cluster.cx_and_events();
+        assert!(ipam.reconcile(&ObjectKey::new("", "c"), &cx).await.is_err(), "used up");
+        drop(cx);
+        writer.run(crate::util::tasks::Shutdown::new()).await;
+        let told = cluster.api.all(&res::EVENTS).remove(0);
+        assert_eq!((told.str_at("/reason"), told.str_at("/type")), (Some("CIDRNotAvailable"), Some("Normal")));
         cluster.client().delete(&res::NODES, "", "a", &Default::default()).await.unwrap();
         cluster.reconcile(&ipam, "", "a").await.unwrap();
         cluster.reconcile(&ipam, "", "c").await.unwrap();

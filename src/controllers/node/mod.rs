@@ -114,13 +114,24 @@ impl Reconciler for Lifecycle {
         if !is_known && age < self.grace_seconds {
             tell(cx, &node, "RegisteredNode", &format!("Registered Node {} in Controller", key.name), &key.name);
         }
-        let left = self.heard_at(cx, key, &value, ticks) + self.grace_seconds - ticks;
+        if let Some(labels) = plan::labels(&node) {
+            let body = json!({"metadata": {"labels": labels}});
+            value = cx.client.patch(&res::NODES, "", &key.name, None, Patch::Merge(&body)).await?;
+        }
+        let grace = match conditions::get(value.items_at("/status/conditions"), "Ready") {
+            Some(_) => self.grace_seconds,
+            None => plan::STARTUP_GRACE_SECONDS,
+        };
+        let left = self.heard_at(cx, key, &value, age) + grace - ticks;
         if left <= 0
             && let Some(conditions) = plan::silenced(&value, now)
         {
+            let was_ready = plan::ready(&value) == "True";
             value["status"]["conditions"] = conditions.into();
             value = cx.client.update(&res::NODES, "", &key.name, Some("status"), &value).await?;
-            cx.events.normal(&node, "NodeNotReady", format!("Node {} status is now: NodeNotReady", key.name));
+            if was_ready {
+                cx.events.normal(&node, "NodeNotReady", format!("Node {} status is now: NodeNotReady", key.name));
+            }
         }
         let ready = plan::ready(&value) == "True";
         self.note(cx, &key.name, zones::zone_of(&value), ready).await?;
@@ -141,8 +152,10 @@ impl Reconciler for Lifecycle {
 }
 
 impl Lifecycle {
-    /// The tick that the newest heartbeat was seen at here.
-    fn heard_at(&self, cx: &Cx, key: &ObjectKey, node: &Value, now: i64) -> i64 {
+    /// The tick that the newest heartbeat was seen at here; that of its creation, `age` seconds ago, for a node of which none
+    /// has come.
+    fn heard_at(&self, cx: &Cx, key: &ObjectKey, node: &Value, age: i64) -> i64 {
+        let now = cx.clock.ticks();
         let uid = node.str_at("/metadata/uid").unwrap_or_default();
         let lease = cx.lister(&res::LEASES).get(LEASE_NAMESPACE, &key.name).map(|l| l.value());
         let renewed = lease.as_ref().and_then(|l| l.str_at("/spec/renewTime")).unwrap_or_default();
@@ -161,10 +174,14 @@ impl Lifecycle {
                 known.insert(other.meta.name.clone(), Known { beat: String::new(), at: now, uid });
             }
         }
-        let entry =
-            known.entry(key.name.clone()).or_insert_with(|| Known { beat: beat.clone(), at: now, uid: uid.to_owned() });
+        let entry = known.entry(key.name.clone()).or_insert_with(|| Known {
+            beat: String::new(),
+            at: now,
+            uid: uid.to_owned(),
+        });
         if entry.beat != beat {
-            (entry.beat, entry.at) = (beat, now);
+            let unheard = entry.beat.is_empty() && ready.is_none() && renewed.is_empty();
+            (entry.beat, entry.at) = (beat, if unheard { now - age.max(0) } else { now });
         }
         entry.at
     }
@@ -331,6 +348,57 @@ mod tests {
         told.sort();
         let want = ["Registered Node new in Controller", "Removing Node new from Controller"];
         assert_eq!(told, want.map(|w| format!("\"Node new event: {w}\"")));
+    }
+
+    /// A Node that somebody made without a kubelet: its time runs from its creation.
+    #[tokio::test]
+    async fn a_node_that_never_spoke_takes_pods_for_a_minute() {
+        let cluster = Cluster::new();
+        let taints = json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]);
+        cluster.put(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a",
+            "creationTimestamp": rfc3339(cluster.cx().now()), "labels": {"kubernetes.io/os": "linux"}},
+            "spec": {"taints": taints}}));
+        let controller = Lifecycle::default();
+        let (cx, writer) = cluster.cx_and_events();
+        cluster.clock.advance(20);
+        for (passes, left) in [(0, Some(40)), (35, Some(5)), (5, None)] {
+            cluster.clock.advance(passes);
+            let requeue = controller.reconcile(&ObjectKey::new("", "a"), &cx).await.unwrap();
+            let node = cluster.get(&res::NODES, "", "a").unwrap();
+            assert_eq!(node.str_at("/metadata/labels/beta.kubernetes.io~1os"), Some("linux"));
+            if left.is_some() {
+                assert_eq!(requeue, Requeue::after_seconds(left));
+                assert_eq!((node.items_at("/spec/taints").len(), node.items_at("/status/conditions").len()), (0, 0));
+            } else {
+                assert_eq!(node.str_at("/status/conditions/0/reason"), Some("NodeStatusNeverUpdated"));
+                assert_eq!(node.str_at("/spec/taints/0/key"), Some("node.kubernetes.io/unreachable"));
+            }
+        }
+        drop(cx);
+        writer.run(crate::util::tasks::Shutdown::new()).await;
+        let events = cluster.api.all(&res::EVENTS);
+        let told: Vec<_> = events.iter().filter_map(|e| e.str_at("/reason")).collect();
+        assert_eq!(told, ["RegisteredNode"], "it was never ready");
+    }
+
+    #[test_case("True", 1; "it was ready")]
+    #[test_case("False", 0; "it said itself that it is not")]
+    #[tokio::test]
+    async fn people_are_told_of_silence(ready: &str, events: usize) {
+        let cluster = Cluster::new();
+        let mut old = node("a", ready);
+        old["metadata"]["creationTimestamp"] = "2025-01-01T00:00:00Z".into();
+        cluster.put(old);
+        let controller = Lifecycle::default();
+        let (cx, writer) = cluster.cx_and_events();
+        for _ in 0..2 {
+            controller.reconcile(&ObjectKey::new("", "a"), &cx).await.unwrap();
+            cluster.clock.advance(plan::GRACE_SECONDS);
+        }
+        assert_eq!(plan::ready(&cluster.get(&res::NODES, "", "a").unwrap()), "Unknown");
+        drop(cx);
+        writer.run(crate::util::tasks::Shutdown::new()).await;
+        assert_eq!(cluster.api.all(&res::EVENTS).len(), events);
     }
 
     /// An hour forward makes nobody silent, and an hour back keeps nobody from being found silent in time.

@@ -14,6 +14,8 @@ use crate::util::clock::rfc3339;
 
 /// Seconds without a heartbeat after which a node counts as silent; upstream's default since 1.32.
 pub const GRACE_SECONDS: i64 = 50;
+/// The same for one of which nothing was ever heard, from its creation; upstream's `--node-startup-grace-period`.
+pub const STARTUP_GRACE_SECONDS: i64 = 60;
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
@@ -31,7 +33,21 @@ const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 /// Conditions that only the node itself can know.
 const TOLD_BY_NODE: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 
-/// The conditions of a node that fell silent; none when they say so already.
+/// Labels that are there under an elder name, too. Upstream: `labelReconcileInfo`.
+const LABELS: [(&str, &str); 2] =
+    [("kubernetes.io/os", "beta.kubernetes.io/os"), ("kubernetes.io/arch", "beta.kubernetes.io/arch")];
+
+/// The labels that a node lacks under their elder names. Rule: upstream `reconcileNodeLabels`.
+pub fn labels(node: &Object) -> Option<Value> {
+    let lacks = LABELS.iter().filter_map(|(name, elder)| {
+        let value = node.meta.label(name).filter(|v| node.meta.label(elder) != Some(v))?;
+        Some(((*elder).to_owned(), value.into()))
+    });
+    let lacks: serde_json::Map<String, Value> = lacks.collect();
+    (!lacks.is_empty()).then(|| lacks.into())
+}
+
+/// The conditions of a node that fell silent; none when its Ready says so already.
 pub fn silenced(node: &Value, now: Timestamp) -> Option<Vec<Value>> {
     let old = node.items_at("/status/conditions");
     let mut new = old.to_vec();
@@ -50,7 +66,7 @@ pub fn silenced(node: &Value, now: Timestamp) -> Option<Vec<Value>> {
                 "lastHeartbeatTime": node["metadata"]["creationTimestamp"]})),
         }
     }
-    (new != old).then_some(new)
+    (conditions::get(&new, "Ready") != conditions::get(old, "Ready")).then_some(new)
 }
 
 /// The node's Ready condition: `True`, `False` or `Unknown`.
@@ -68,7 +84,9 @@ pub fn is_ready(node: &Object) -> bool {
 }
 
 /// The taints the node should have; none when it has them. `evict` is false while every node of the cluster is in
-/// trouble: then it is rather the network or this side that is ill, and no pod is taken from where it runs.
+/// trouble: then it is rather the network or this side that is ill, and no pod is taken from where it runs. A node that says
+/// nothing of Ready, which no kubelet registers, loses the taint that admission gave it, and keeps those that evict.
+/// Rules: upstream `doNoScheduleTaintingPass` and `processTaintBaseEviction`.
 pub fn taints(node: &Value, evict: bool, now: Timestamp) -> Option<Vec<Value>> {
     let all = node.items_at("/status/conditions");
     let mut wanted: Vec<(&str, &str)> = BY_CONDITION
@@ -79,24 +97,24 @@ pub fn taints(node: &Value, evict: bool, now: Timestamp) -> Option<Vec<Value>> {
     if node.bool_at("/spec/unschedulable") == Some(true) {
         wanted.push((UNSCHEDULABLE, "NoSchedule"));
     }
+    let reported = conditions::get(all, "Ready").is_some();
     match ready(node) {
         "False" if evict => wanted.push((NOT_READY, "NoExecute")),
-        "Unknown" if evict && conditions::get(all, "Ready").is_some() => wanted.push((UNREACHABLE, "NoExecute")),
+        "Unknown" if evict && reported => wanted.push((UNREACHABLE, "NoExecute")),
         _ => {}
     }
     let ours = |t: &Value| {
         let key = t.str_at("/key").unwrap_or_default();
-        let keys = BY_CONDITION.iter().map(|(.., k)| *k).chain([UNSCHEDULABLE]);
-        let effect = t.str_at("/effect").unwrap_or_default();
-        keys.into_iter().any(|k| k == key) && (effect == "NoSchedule" || effect == "NoExecute")
+        match t.str_at("/effect") {
+            Some("NoSchedule") => BY_CONDITION.iter().map(|(.., k)| *k).chain([UNSCHEDULABLE]).any(|k| k == key),
+            Some("NoExecute") => reported && [NOT_READY, UNREACHABLE].contains(&key),
+            _ => false,
+        }
     };
     let is =
         |t: &Value, (key, effect): (&str, &str)| t.str_at("/key") == Some(key) && t.str_at("/effect") == Some(effect);
     let old = node.items_at("/spec/taints");
-    // A node registers with not-ready before it has reported anything; that taint stays until it has.
-    let unreported = conditions::get(all, "Ready").is_none();
-    let mut new: Vec<Value> =
-        old.iter().filter(|t| !ours(t) || unreported || wanted.iter().any(|w| is(t, *w))).cloned().collect();
+    let mut new: Vec<Value> = old.iter().filter(|t| !ours(t) || wanted.iter().any(|w| is(t, *w))).cloned().collect();
     for w in wanted {
         if !old.iter().any(|t| is(t, w)) {
             new.push(json!({"key": w.0, "effect": w.1, "timeAdded": rfc3339(now)}));
@@ -127,22 +145,18 @@ pub enum Leave {
     /// It tolerates everything for ever.
     Never,
     /// At this time, in the past for at once.
-    At {
-        /// When its time began to run.
-        since: Timestamp,
-        /// When it is over.
-        at: Timestamp,
-    },
+    At(Timestamp),
 }
 
-/// When a pod has to leave a node with these `NoExecute` taints. `since` is what an earlier answer said, while the node was
-/// tainted all the time. For each taint the first toleration that matches counts, and of those the shortest.
+/// When a pod has to leave a node with these `NoExecute` taints. `waiting` is what an earlier answer said: that stands, whatever
+/// taints come or go, until a taint is not tolerated, or nothing ends any more. For each taint the first toleration that matches
+/// counts, and of those the shortest.
 /// Rule: upstream `processPodOnNode`, `GetMatchingTolerations` and `getMinTolerationTime`.
-pub fn leave(pod: &Value, taints: &[Value], since: Option<Timestamp>, now: Timestamp) -> Leave {
+pub fn leave(pod: &Value, taints: &[Value], waiting: Option<Timestamp>, now: Timestamp) -> Leave {
     let (mut least, mut tainted) = (None, None);
     for taint in taints {
         let Some(toleration) = pod.items_at("/spec/tolerations").iter().find(|t| tolerates(t, taint)) else {
-            return Leave::At { since: now, at: now };
+            return Leave::At(now);
         };
         if let Some(seconds) = toleration.int_at("/tolerationSeconds") {
             least = Some(least.map_or(seconds, |l: i64| l.min(seconds)));
@@ -151,9 +165,9 @@ pub fn leave(pod: &Value, taints: &[Value], since: Option<Timestamp>, now: Times
         }
     }
     let (Some(least), Some(tainted)) = (least, tainted) else { return Leave::Never };
-    let since = since.unwrap_or_else(|| tainted.max(bound_at(pod).unwrap_or(tainted)).min(now));
-    let at = since.as_second().saturating_add(least.max(0));
-    Leave::At { since, at: Timestamp::from_second(at).unwrap_or(Timestamp::MAX) }
+    let begun = || tainted.max(bound_at(pod).unwrap_or(tainted)).min(now).as_second();
+    let ends = || Timestamp::from_second(begun().saturating_add(least.max(0))).unwrap_or(Timestamp::MAX);
+    Leave::At(waiting.unwrap_or_else(ends))
 }
 
 /// When the pod came to its node.
@@ -216,6 +230,39 @@ mod tests {
         assert_eq!(taints(&n, true, at(0)), Some(vec![json!({"key": "mine", "effect": "NoExecute"})]));
     }
 
+    #[test_case(json!([{"key": NOT_READY, "effect": "NoSchedule"}]), Some(&[]); "admission's taint goes")]
+    #[test_case(json!([{"key": UNREACHABLE, "effect": "NoExecute"}]), None; "what evicts stays")]
+    fn a_node_that_says_nothing(given: Value, want: Option<&[&str]>) {
+        let node = json!({"spec": {"taints": given}, "status": {"conditions": []}});
+        let want = want.map(|w| w.iter().map(|s| (*s).to_owned()).collect());
+        assert_eq!(keys(taints(&node, true, at(0))), want);
+    }
+
+    #[test]
+    fn only_two_taints_that_evict_are_ours() {
+        let mut n = node("True");
+        n["spec"]["taints"] = json!([{"key": "node.kubernetes.io/memory-pressure", "effect": "NoExecute"},
+            {"key": UNSCHEDULABLE, "effect": "NoExecute"}]);
+        assert_eq!(taints(&n, true, at(0)), None);
+    }
+
+    #[test_case(json!({"kubernetes.io/os": "linux", "kubernetes.io/arch": "arm64", "beta.kubernetes.io/os": "linux"}),
+        Some(json!({"beta.kubernetes.io/arch": "arm64"})); "one is missing")]
+    #[test_case(json!({"kubernetes.io/os": "linux", "beta.kubernetes.io/os": "plan9"}),
+        Some(json!({"beta.kubernetes.io/os": "linux"})); "one says something else")]
+    #[test_case(json!({"beta.kubernetes.io/os": "linux"}), None; "nothing to go by")]
+    fn elder_labels(given: Value, want: Option<Value>) {
+        assert_eq!(labels(&Object::from_value(&json!({"metadata": {"name": "a", "labels": given}}), &[])), want);
+    }
+
+    #[test]
+    fn only_ready_makes_silence_news() {
+        let mut n = node("Unknown");
+        n["status"]["conditions"][0]["reason"] = "NodeStatusUnknown".into();
+        assert_eq!(silenced(&n, at(0)), None, "although the pressures are missing");
+        assert_eq!(silenced(&json!({}), at(0)).map(|c| c.len()), Some(4));
+    }
+
     #[test]
     fn silence_is_told_once() {
         let mut n = node("True");
@@ -241,7 +288,7 @@ mod tests {
         let pod = json!({"spec": {"tolerations": tolerations}});
         let got = match leave(&pod, &[taint], None, at(1000)) {
             Leave::Never => None,
-            Leave::At { at: when, .. } => Some(when.as_second() - at(0).as_second()),
+            Leave::At(when) => Some(when.as_second() - at(0).as_second()),
         };
         assert_eq!(got, want);
     }
@@ -250,9 +297,9 @@ mod tests {
     #[test_case(Some(10), None, None, 40; "from the taint's time")]
     #[test_case(None, None, None, 130; "from now")]
     #[test_case(Some(10), Some(50), None, 80; "a pod that came later has its own time")]
-    #[test_case(Some(90), Some(5), Some(20), 50; "another taint does not begin it again")]
+    #[test_case(Some(90), Some(5), Some(150), 150; "what was said stands")]
     #[test_case(Some(500), None, None, 130; "a clock that is ahead does not keep it")]
-    fn times_run(added: Option<i64>, bound: Option<i64>, since: Option<i64>, want: i64) {
+    fn times_run(added: Option<i64>, bound: Option<i64>, waiting: Option<i64>, want: i64) {
         let mut taint = json!({"key": UNREACHABLE, "effect": "NoExecute"});
         if let Some(added) = added {
             taint["timeAdded"] = rfc3339(at(added)).into();
@@ -262,7 +309,7 @@ mod tests {
             let scheduled = json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": rfc3339(at(bound))});
             pod["status"]["conditions"] = json!([scheduled]);
         }
-        let Leave::At { at: when, .. } = leave(&pod, &[taint], since.map(at), at(100)) else { panic!("it stays") };
+        let Leave::At(when) = leave(&pod, &[taint], waiting.map(at), at(100)) else { panic!("it stays") };
         assert_eq!(second(&rfc3339(when)), want);
     }
 

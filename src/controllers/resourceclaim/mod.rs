@@ -55,6 +55,10 @@ impl Reconciler for Making {
         "resource-claim-making-controller"
     }
 
+    fn speaks_as(&self) -> &'static str {
+        "resource_claim"
+    }
+
     fn watches(&self) -> Watches {
         Watches::own_that(&res::PODS, |pod| pod.mentions(OF_PODS))
             .owned(&res::RESOURCE_CLAIMS)
@@ -119,6 +123,10 @@ async fn make_one(pod: &Value, key: &ObjectKey, wanted: &plan::Templated, cx: &C
 impl Reconciler for Claims {
     fn name(&self) -> &'static str {
         "resource-claim-controller"
+    }
+
+    fn speaks_as(&self) -> &'static str {
+        "resource_claim"
     }
 
     fn watches(&self) -> Watches {

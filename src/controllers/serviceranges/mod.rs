@@ -68,6 +68,10 @@ impl Reconciler for Ranges {
         "service-cidrs-controller"
     }
 
+    fn speaks_as(&self) -> &'static str {
+        "service-cidr-controller"
+    }
+
     fn watches(&self) -> Watches {
         Watches::own(&res::SERVICE_CIDRS)
             .mapped(&res::SERVICE_CIDRS, |changed, cx| {

@@ -29,6 +29,10 @@ impl Reconciler for Claims {
         "persistent-volume-binder"
     }
 
+    fn speaks_as(&self) -> &'static str {
+        "persistentvolume-controller"
+    }
+
     fn watches(&self) -> Watches {
         Watches::own(&res::PERSISTENT_VOLUME_CLAIMS)
             .mapped(&res::PERSISTENT_VOLUMES, wanting)

@@ -28,6 +28,10 @@ impl Reconciler for Ephemeral {
         "ephemeral-volume-controller"
     }
 
+    fn speaks_as(&self) -> &'static str {
+        "ephemeral_volume"
+    }
+
     fn watches(&self) -> Watches {
         // A claim that went is made again for the pod that owned it.
         Watches::own_that(&res::PODS, |pod| pod.mentions(OF_PODS)).owned(&res::PERSISTENT_VOLUME_CLAIMS)

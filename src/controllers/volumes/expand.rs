@@ -26,6 +26,10 @@ impl Reconciler for Expand {
         "expand-controller"
     }
 
+    fn speaks_as(&self) -> &'static str {
+        "volume_expand"
+    }
+
     fn watches(&self) -> Watches {
         Watches::own(&res::PERSISTENT_VOLUME_CLAIMS)
     }

@@ -28,6 +28,10 @@ impl Reconciler for Volumes {
         "persistent-volume-controller"
     }
 
+    fn speaks_as(&self) -> &'static str {
+        "persistentvolume-controller"
+    }
+
     fn watches(&self) -> Watches {
         Watches::own(&res::PERSISTENT_VOLUMES).mapped(&res::PERSISTENT_VOLUME_CLAIMS, of_claim)
     }
