@@ -109,6 +109,7 @@ pub const CONTROLLERS: &[Controller] = &[
     R(|_| certificates::cleaner()),
     R(|_| certificates::names()),
     R(|_| tokens::cleaner()),
+    R(|_| tokens::unused::controller()),
     R(|c| tokens::secrets::controller(c.token_secrets.clone(), &c.root_ca_pem)),
     R(|_| volumes::claims::controller()),
     R(|_| volumes::attach::controller()),
