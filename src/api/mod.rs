@@ -9,6 +9,7 @@ pub mod cron;
 pub mod edit;
 pub mod go_json;
 pub mod jsonpath;
+pub mod legacy_token;
 pub mod meta;
 pub mod node_identity;
 pub mod object;

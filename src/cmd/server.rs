@@ -441,6 +441,7 @@ impl Bound {
         tracing::info!(address = %self.address, "serving the Kubernetes API");
         let itself = client(UserInfo::authenticated("system:apiserver", &[UserInfo::MASTERS])).named("kube-apiserver");
         stand_for_itself(&mut tasks, &itself, &self.listers, &self.clock, &self.config);
+        track_tokens(&mut tasks, itself, &self.access, &self.listers, &self.clock);
         let client_for: ClientFor = {
             let client = client.clone();
             Arc::new(move |name| client(service_account(name)))
@@ -501,6 +502,21 @@ fn stand_for_itself(
     tasks.own_restarting("node-role", Backoff::RESTART, move |stop| {
         let (client, listers, node) = (client.clone(), listers.clone(), node.clone());
         async move { role::run(client, &*listers, &node, &stop).await }.boxed()
+    });
+}
+
+/// Writes down which tokens in Secrets are used.
+fn track_tokens(
+    tasks: &mut Tasks,
+    client: Client,
+    access: &Arc<Access>,
+    listers: &Arc<dyn Listers>,
+    clock: &SharedClock,
+) {
+    let (tokens, listers, clock) = (access.tokens.clone(), listers.clone(), clock.clone());
+    tasks.own_restarting("token-tracking", Backoff::RESTART, move |stop| {
+        let (client, listers, clock, uses) = (client.clone(), listers.clone(), clock.clone(), tokens.uses());
+        async move { Ok(controllers::tokens::tracking::run(&client, &*listers, &clock, uses, stop).await?) }.boxed()
     });
 }
 

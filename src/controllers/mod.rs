@@ -12,6 +12,7 @@ pub mod common;
 pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
+pub mod devicetaint;
 pub mod disruption;
 pub mod endpoints;
 pub mod garbage;
@@ -89,6 +90,7 @@ pub const CONTROLLERS: &[Controller] = &[
     R(|_| cronjob::controller()),
     R(|_| resourceclaim::making()),
     R(|_| resourceclaim::claims()),
+    R(|_| devicetaint::controller()),
     R(|_| autoscaling::controller()),
     R(|_| endpoints::slices()),
     R(|_| endpoints::endpoints()),
@@ -107,6 +109,7 @@ pub const CONTROLLERS: &[Controller] = &[
     R(|_| certificates::cleaner()),
     R(|_| certificates::names()),
     R(|_| tokens::cleaner()),
+    R(|_| tokens::unused::controller()),
     R(|c| tokens::secrets::controller(c.token_secrets.clone(), &c.root_ca_pem)),
     R(|_| volumes::claims::controller()),
     R(|_| volumes::attach::controller()),

@@ -342,7 +342,11 @@ pub(super) fn request_params(profile: &Profile) -> Result<CertificateParams, Pki
 fn leaf_params(profile: &Profile, seconds: i64, now: Timestamp) -> Result<CertificateParams, PkiError> {
     let mut params = request_params(profile)?;
     params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+    let uses = [
+        (profile.key_use.signing, KeyUsagePurpose::DigitalSignature),
+        (profile.key_use.enciphering, KeyUsagePurpose::KeyEncipherment),
+    ];
+    params.key_usages = uses.into_iter().filter(|(wanted, _)| *wanted).map(|(_, what)| what).collect();
     params.extended_key_usages = vec![match profile.usage {
         Usage::Server => ExtendedKeyUsagePurpose::ServerAuth,
         Usage::Client => ExtendedKeyUsagePurpose::ClientAuth,

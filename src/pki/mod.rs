@@ -26,7 +26,7 @@ use jiff::Timestamp;
 use rustls::sign::CertifiedKey;
 
 pub use ca::{Ca, Pair};
-pub use profile::{Profile, Usage};
+pub use profile::{KeyUse, Profile, Usage};
 
 use crate::util::files::{self, SECRET_MODE};
 

@@ -24,6 +24,20 @@ pub enum Usage {
     Client,
 }
 
+/// What the key of a certificate may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyUse {
+    /// Signatures.
+    pub signing: bool,
+    /// Keys of other things, as old TLS does with RSA.
+    pub enciphering: bool,
+}
+
+impl KeyUse {
+    /// Both.
+    pub const BOTH: Self = Self { signing: true, enciphering: true };
+}
+
 /// The contents of a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Profile {
@@ -35,18 +49,32 @@ pub struct Profile {
     pub sans: Vec<String>,
     /// What for.
     pub usage: Usage,
+    /// How.
+    pub key_use: KeyUse,
 }
 
 impl Profile {
     /// A serving certificate.
     pub fn server(common_name: &str, sans: Vec<String>) -> Self {
-        Self { common_name: common_name.into(), organizations: vec![], sans, usage: Usage::Server }
+        Self {
+            common_name: common_name.into(),
+            organizations: vec![],
+            sans,
+            usage: Usage::Server,
+            key_use: KeyUse::BOTH,
+        }
     }
 
     /// A client certificate of a user in groups.
     pub fn client(common_name: &str, groups: &[&str]) -> Self {
         let organizations = groups.iter().map(|g| (*g).to_owned()).collect();
-        Self { common_name: common_name.into(), organizations, sans: vec![], usage: Usage::Client }
+        Self {
+            common_name: common_name.into(),
+            organizations,
+            sans: vec![],
+            usage: Usage::Client,
+            key_use: KeyUse::BOTH,
+        }
     }
 
     /// The client certificate of a node, as the node authorizer wants it.
@@ -63,6 +91,7 @@ impl Profile {
             organizations: vec!["system:nodes".into()],
             sans,
             usage: Usage::Server,
+            key_use: KeyUse::BOTH,
         }
     }
 
@@ -81,6 +110,12 @@ impl Profile {
         let missing = self.sans.iter().find(|s| !have.contains(s))?;
         Some(format!("it lacks the name {missing}"))
     }
+}
+
+/// The end of a certificate (PEM), seconds since the epoch; none when it cannot be read.
+pub fn end(pem: &[u8]) -> Option<i64> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(pem).ok()?;
+    Some(pem.parse_x509().ok()?.validity().not_after.timestamp())
 }
 
 /// Why a certificate's time is not now, or not for long; `None` while it is.

@@ -24,8 +24,10 @@ pub struct Request {
     pub dns: Vec<String>,
     /// Addresses.
     pub ips: Vec<IpAddr>,
-    /// It has names of other kinds: mail addresses, URIs.
-    pub other_names: bool,
+    /// It has mail addresses.
+    pub emails: bool,
+    /// It has URIs.
+    pub uris: bool,
     /// [`key_hash`] of the key.
     pub key_hash: String,
 }
@@ -70,9 +72,12 @@ pub fn read(pem: &[u8]) -> Result<Request, String> {
                 GeneralName::DNSName(name) => out.dns.push((*name).to_owned()),
                 GeneralName::IPAddress(bytes) => match super::profile::address(bytes) {
                     Some(ip) => out.ips.push(ip),
-                    None => out.other_names = true,
+                    None => return Err(format!("it has an address of {} bytes", bytes.len())),
                 },
-                _ => out.other_names = true,
+                GeneralName::RFC822Name(_) => out.emails = true,
+                GeneralName::URI(_) => out.uris = true,
+                // Nobody reads them, and no certificate gets them.
+                _ => {}
             }
         }
     }
@@ -92,7 +97,7 @@ mod tests {
         assert_eq!(request.organizations, ["system:nodes"]);
         assert_eq!(request.dns, ["n1"]);
         assert_eq!(request.ips, ["192.0.2.7".parse::<IpAddr>().unwrap()]);
-        assert_eq!((request.key_hash, request.other_names), (key_hash(&key).unwrap(), false));
+        assert_eq!((request.key_hash, request.emails, request.uris), (key_hash(&key).unwrap(), false, false));
         assert!(read(b"nothing").unwrap_err().contains("no PEM"));
     }
 }

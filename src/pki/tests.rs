@@ -219,6 +219,21 @@ fn a_request_gets_what_the_profile_says_and_not_what_it_asks_for() {
 }
 
 #[test]
+fn a_key_is_for_what_the_profile_says() {
+    let ca = Ca::new("ca", rcgen::KeyPair::generate().unwrap(), t0()).unwrap();
+    for (signing, enciphering) in [(true, true), (true, false), (false, false)] {
+        let key_use = KeyUse { signing, enciphering };
+        let pair = ca.issue(&Profile { key_use, ..Profile::client("jane", &[]) }, t0()).unwrap();
+        let chain = pair.chain().unwrap();
+        let (_, cert) = X509Certificate::from_der(&chain[0]).unwrap();
+        let usage = cert.key_usage().unwrap().map(|u| (u.value.digital_signature(), u.value.key_encipherment()));
+        assert_eq!(usage.unwrap_or_default(), (signing, enciphering));
+        assert!(tls::ClientVerifier::new(&ca.cert).unwrap().accepts(&chain, t0()), "whatever for, it is a client's");
+        assert_eq!(profile::end(pair.cert_pem.as_bytes()), Some(pair.ends()));
+    }
+}
+
+#[test]
 fn a_bad_san_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let bad = PkiConfig { tls_sans: vec!["not a name".into()], ..config() };

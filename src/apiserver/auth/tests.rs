@@ -180,6 +180,22 @@ fn tokens_die_with_what_they_are_bound_to() {
     assert!(verify(dying(), NOW + 61).is_err(), "after the grace");
 }
 
+#[test_case(json!({}), true, true; "for the first time")]
+#[test_case(json!({"kubernetes.io/legacy-token-last-used": "2026-06-01"}), true, false; "today again")]
+#[test_case(json!({"kubernetes.io/legacy-token-last-used": "2026-05-31"}), true, true; "today")]
+#[test_case(json!({"kubernetes.io/legacy-token-invalid-since": "2026-05-31"}), false, true; "marked invalid")]
+fn uses_of_tokens_in_secrets_are_told(labels: Value, valid: bool, told: bool) {
+    let key = KeyPair::generate().unwrap();
+    let token = tokens_with(&key, ISSUER, objects(), NOW).legacy(&Object::from_value(&account(), &[]), "s").unwrap();
+    let data = json!({"token": base64::engine::general_purpose::STANDARD.encode(&token)});
+    let secret = json!({"metadata": {"name": "s", "namespace": "a", "labels": labels}, "data": data});
+    let tokens = tokens_with(&key, ISSUER, objects().with("", "secrets", secret), NOW);
+    let mut uses = tokens.uses();
+    let found = tokens.verify(&token, &api());
+    assert_eq!(found.as_ref().is_ok(), valid, "{found:?}");
+    assert_eq!(uses.try_recv().ok(), told.then(|| crate::api::object::ObjectKey::new("a", "s")));
+}
+
 #[test]
 fn the_published_key_verifies_what_we_sign() {
     let tokens = tokens_with(&KeyPair::generate().unwrap(), ISSUER, objects(), NOW);

@@ -13,6 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde_json::{Map, Value, json};
+use tokio::sync::broadcast;
 use x509_parser::prelude::FromDer;
 use x509_parser::public_key::RSAPublicKey;
 
@@ -20,7 +21,8 @@ use super::authn::{AuthError, CREDENTIAL_ID, TokenAuthenticator, TokenUser};
 use super::impersonate::service_account_groups;
 use super::lookup::ObjectLookup;
 use super::rbac::service_account_name;
-use crate::api::object::Object;
+use crate::api::legacy_token;
+use crate::api::object::{Object, ObjectKey};
 use crate::api::status::{ApiResult, Cause, Status};
 use crate::api::user::UserInfo;
 use crate::api::value::ValueExt;
@@ -38,6 +40,8 @@ const WARN_SECONDS: i64 = 3_607;
 const EXTENDED_SECONDS: i64 = 365 * 86_400;
 /// Seconds by which clocks may differ, and by which a bound object's token outlives its deletion.
 const LEEWAY_SECONDS: i64 = 60;
+/// Uses of tokens in Secrets that wait to be written down; more are forgotten.
+const USES_MAX: usize = 64;
 const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
 const CLAIMS: &str = "kubernetes.io";
 /// Bytes of a token at most.
@@ -53,6 +57,8 @@ pub struct ServiceAccountTokens {
     keys: Vec<Key>,
     lookup: Arc<dyn ObjectLookup>,
     clock: SharedClock,
+    /// Secrets whose tokens are used and do not say so yet for today.
+    uses: broadcast::Sender<ObjectKey>,
 }
 
 /// A key as JOSE wants it.
@@ -116,7 +122,13 @@ impl ServiceAccountTokens {
     /// With these keys, of which there is at least one. The API's audience is the issuer.
     pub fn new(keys: &[TokenKey], issuer: String, lookup: Arc<dyn ObjectLookup>, clock: SharedClock) -> Self {
         let keys = keys.iter().map(Key::new).collect();
-        Self { api_audiences: vec![issuer.clone()], issuer, keys, lookup, clock }
+        let (uses, _) = broadcast::channel(USES_MAX);
+        Self { api_audiences: vec![issuer.clone()], issuer, keys, lookup, clock, uses }
+    }
+
+    /// The Secrets whose tokens are used, from now on: those that do not say so yet for today. Who is slow misses some.
+    pub fn uses(&self) -> broadcast::Receiver<ObjectKey> {
+        self.uses.subscribe()
     }
 
     /// The API's own audiences.
@@ -297,15 +309,31 @@ impl ServiceAccountTokens {
             return Err(AuthError::new("the token's subject is not its service account"));
         }
         let secret = self.lookup.get("", "secrets", namespace, text("secret.name"));
-        let stored = secret.filter(|s| !s.is_deleting()).map(|s| s.value());
-        let stored = stored.as_ref().and_then(|s| s.str_at("/data/token"));
-        let same = stored
-            .and_then(|t| base64::engine::general_purpose::STANDARD.decode(t).ok())
-            .is_some_and(|t| aws_lc_rs::constant_time::verify_slices_are_equal(&t, token.as_bytes()).is_ok());
-        if !same {
+        let holds = |secret: &Arc<Object>| {
+            let stored = secret.value();
+            let stored = stored.str_at("/data/token");
+            stored
+                .and_then(|t| base64::engine::general_purpose::STANDARD.decode(t).ok())
+                .is_some_and(|t| aws_lc_rs::constant_time::verify_slices_are_equal(&t, token.as_bytes()).is_ok())
+        };
+        let Some(secret) = secret.filter(|s| !s.is_deleting() && holds(s)) else {
             return Err(AuthError::new("service account token has been invalidated"));
+        };
+        let now = self.clock.now();
+        self.check_live("serviceaccounts", namespace, &json!({"name": account, "uid": uid}), now)?;
+        if !legacy_token::is_noted(secret.meta.label(legacy_token::LAST_USED), legacy_token::day(now)) {
+            // Nobody listens where nobody writes.
+            let _ = self.uses.send(ObjectKey::from(&secret.meta));
         }
-        self.check_live("serviceaccounts", namespace, &json!({"name": account, "uid": uid}), self.clock.now())?;
+        if secret.meta.label(legacy_token::INVALID_SINCE).is_some_and(|since| !since.is_empty()) {
+            return Err(AuthError(format!(
+                "the token in secret {namespace}/{} for service account {namespace}/{account} has been marked invalid. Use \
+                 tokens from the TokenRequest API or manually created secret-based tokens, or remove the '{}' label from \
+                 the secret to temporarily allow use of this token",
+                secret.meta.name,
+                legacy_token::INVALID_SINCE
+            )));
+        }
         // Legacy tokens name no audience: they are for the API.
         let audiences = matching_audiences(&json!(self.api_audiences), wanted)?;
         Ok(TokenUser { user: UserInfo { uid: uid.into(), ..account_user(namespace, account) }, audiences })

@@ -75,20 +75,18 @@ impl Reconciler for Approving {
         let Some(object) = cx.get(&res::CERTIFICATE_SIGNING_REQUESTS, key) else { return Ok(Requeue::Never) };
         let csr = object.value();
         let Some(wish) = plan::wish(&csr) else { return Ok(Requeue::Never) };
-        if let Some(permission) = wish.what.permission()
-            && !allowed(&csr, permission, cx).await?
-        {
+        let Some(message) = permitted(&csr, wish.what, cx).await? else {
             // It waits for somebody who may approve it.
             tracing::info!(csr = key.name, node = wish.node, "its sender may not have a node's certificate");
             return Ok(Requeue::Never);
-        }
+        };
         let refused = match wish.what {
             What::Serve => plan::foreign_name(&csr, &wish.node, &addresses_of_others(&wish.node, cx)),
             What::Join | What::Renew => own(&wish, cx).await?,
         };
         let condition = match &refused {
             None => {
-                json!({"type": "Approved", "status": "True", "reason": "AutoApproved", "message": wish.what.message()})
+                json!({"type": "Approved", "status": "True", "reason": "AutoApproved", "message": message})
             }
             Some(why) => json!({"type": "Denied", "status": "True", "reason": "NodeIdentity", "message": why}),
         };
@@ -102,6 +100,19 @@ impl Reconciler for Approving {
         cx.client.update(&res::CERTIFICATE_SIGNING_REQUESTS, "", &key.name, Some("approval"), &decided).await?;
         Ok(Requeue::Never)
     }
+}
+
+/// What the approval says if the sender may have what he asks for; none when he may not.
+async fn permitted(csr: &Value, what: What, cx: &Cx) -> Result<Option<&'static str>, Error> {
+    if what == What::Serve {
+        return Ok(Some(plan::SERVING_MESSAGE));
+    }
+    for (subresource, message) in what.permissions() {
+        if allowed(csr, subresource, cx).await? {
+            return Ok(Some(message));
+        }
+    }
+    Ok(None)
 }
 
 /// Asks whether the sender may create the request's subresource.
@@ -220,8 +231,8 @@ impl Reconciler for Cleaner {
     async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
         let Some(csr) = cx.get(&res::CERTIFICATE_SIGNING_REQUESTS, key) else { return Ok(Requeue::Never) };
         let left = plan::seconds_left(&csr.value(), cx.now());
-        if left > 0 {
-            return Ok(Requeue::after_seconds(Some(left)));
+        if left.is_none_or(|left| left > 0) {
+            return Ok(Requeue::after_seconds(left));
         }
         let options = DeleteOptions::default();
         optional(cx.client.delete(&res::CERTIFICATE_SIGNING_REQUESTS, "", &key.name, &options).await)?;

@@ -6,12 +6,13 @@
 use std::net::IpAddr;
 
 use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::api::value::ValueExt;
 use crate::pki::request::{self, Request};
-use crate::pki::{Profile, Usage};
+use crate::pki::{KeyUse, Profile, Usage, profile};
 
 /// Signer of clients of the API.
 pub const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
@@ -20,6 +21,10 @@ pub const NODE_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
 /// Signer of nodes' servers.
 pub const NODE_SERVING: &str = "kubernetes.io/kubelet-serving";
 
+/// Usages of a key that go with being a client or a server.
+const SIGNING: &str = "digital signature";
+/// See [`SIGNING`].
+const ENCIPHERING: &str = "key encipherment";
 const NODES: &str = "system:nodes";
 const NODE_PREFIX: &str = "system:node:";
 /// A machine that asked for a name and did not register its node within so many seconds has lost the name.
@@ -45,7 +50,7 @@ impl<'a> View<'a> {
     /// Reads it; the error says what is wrong.
     pub fn of(object: &'a Value) -> Result<Self, String> {
         let text = object.str_at("/spec/request").unwrap_or_default();
-        let pem = base64::engine::general_purpose::STANDARD.decode(text).map_err(|e| e.to_string())?;
+        let pem = STANDARD.decode(text).map_err(|e| e.to_string())?;
         let request = request::read(&pem)?;
         Ok(Self { object, request, pem: String::from_utf8(pem).map_err(|e| e.to_string())? })
     }
@@ -59,49 +64,77 @@ impl<'a> View<'a> {
         self.object.str_at("/spec/username").unwrap_or_default()
     }
 
-    /// This usage, and no others than go with it.
-    fn has_usage(&self, needed: &str) -> bool {
-        let all: Vec<&str> = self.object.items_at("/spec/usages").iter().filter_map(Value::as_str).collect();
-        let known = |u: &&str| [needed, "digital signature", "key encipherment"].contains(u);
-        all.contains(&needed) && all.iter().all(known)
+    fn usages(&self) -> impl Iterator<Item = &'a str> {
+        self.object.items_at("/spec/usages").iter().filter_map(Value::as_str)
     }
 
-    /// The same of a node, which signs.
-    fn usages_are(&self, needed: &str) -> bool {
-        self.has_usage(needed) && self.object.items_at("/spec/usages").iter().any(|u| u == "digital signature")
+    fn has_usage(&self, usage: &str) -> bool {
+        self.usages().any(|u| u == usage)
+    }
+
+    /// Why the usages are not `needed` and signatures, with or without [`ENCIPHERING`]. `all` is how upstream lists them.
+    fn wrong_usages(&self, needed: &str, all: &str) -> Option<String> {
+        let known = |u: &str| [needed, SIGNING, ENCIPHERING].contains(&u);
+        let right = self.has_usage(needed) && self.has_usage(SIGNING) && self.usages().all(known);
+        (!right).then(|| format!("usages did not match [{all}]"))
+    }
+
+    fn is_of_nodes(&self) -> Result<(), String> {
+        match self.request.organizations == [NODES] {
+            true => Ok(()),
+            false => Err("subject organization is not system:nodes".into()),
+        }
     }
 
     /// The node that the subject names.
-    fn node(&self) -> Result<&str, &'static str> {
-        if self.request.organizations != [NODES] {
-            return Err("its organization is not system:nodes");
-        }
+    fn node(&self) -> Result<&str, String> {
         match self.request.common_name.strip_prefix(NODE_PREFIX) {
             Some(node) if !node.is_empty() => Ok(node),
-            _ => Err("its common name is not that of a node"),
+            _ => Err("subject common name does not begin with system:node:".into()),
         }
     }
 
-    fn node_client(&self) -> Result<&str, &'static str> {
+    /// Upstream: `ValidateKubeletClientCSR`, and the order of what it looks at.
+    fn node_client(&self) -> Result<&str, String> {
         let r = &self.request;
-        if !r.dns.is_empty() || !r.ips.is_empty() || r.other_names {
-            return Err("it has alternative names");
+        self.is_of_nodes()?;
+        let names = [(!r.dns.is_empty(), "DNS"), (r.emails, "Email"), (!r.ips.is_empty(), "IP"), (r.uris, "URI")];
+        if let Some((_, kind)) = names.iter().find(|(has, _)| *has) {
+            return Err(format!("{kind} subjectAltNames are not allowed"));
         }
-        if !self.usages_are("client auth") {
-            return Err("its usages are not those of a client");
+        let node = self.node()?;
+        match self.wrong_usages("client auth", "client auth digital signature key encipherment") {
+            Some(why) => Err(why),
+            None => Ok(node),
         }
-        self.node()
     }
 
-    fn node_serving(&self) -> Result<&str, &'static str> {
+    /// Upstream: `ValidateKubeletServingCSR`.
+    fn node_serving(&self) -> Result<&str, String> {
         let r = &self.request;
-        if r.other_names || r.dns.is_empty() && r.ips.is_empty() {
-            return Err("it needs DNS names and addresses, and no other names");
+        self.is_of_nodes()?;
+        if r.dns.is_empty() && r.ips.is_empty() {
+            return Err("DNS or IP subjectAltName is required".into());
         }
-        if !self.usages_are("server auth") {
-            return Err("its usages are not those of a server");
+        if let Some((_, kind)) = [(r.emails, "Email"), (r.uris, "URI")].iter().find(|(has, _)| *has) {
+            return Err(format!("{kind} subjectAltNames are not allowed"));
         }
-        self.node()
+        match self.wrong_usages("server auth", "digital signature key encipherment server auth") {
+            Some(why) => Err(why),
+            None => self.node(),
+        }
+    }
+
+    /// Upstream: `validAPIServerClientUsages`.
+    fn client(&self) -> Result<(), String> {
+        let foreign = self.usages().find(|u| !["client auth", SIGNING, ENCIPHERING].contains(u));
+        match foreign {
+            Some(usage) => Err(format!("invalid usage for client certificate: {usage}")),
+            None if !self.has_usage("client auth") => {
+                Err("missing required usage for client certificate: client auth".into())
+            }
+            None => Ok(()),
+        }
     }
 
     /// What the certificate will say; why there can be none.
@@ -110,12 +143,12 @@ impl<'a> View<'a> {
         let usage = match self.signer() {
             NODE_CLIENT => self.node_client().map(|_| Usage::Client)?,
             NODE_SERVING => self.node_serving().map(|_| Usage::Server)?,
-            CLIENT if self.has_usage("client auth") => Usage::Client,
-            CLIENT => return Err("its usages are not those of a client".into()),
+            CLIENT => self.client().map(|()| Usage::Client)?,
             other => return Err(format!("nobody signs for {other}")),
         };
         let sans = r.dns.iter().cloned().chain(r.ips.iter().map(IpAddr::to_string)).collect();
-        Ok(Profile { common_name: r.common_name.clone(), organizations: r.organizations.clone(), sans, usage })
+        let key_use = KeyUse { signing: self.has_usage(SIGNING), enciphering: self.has_usage(ENCIPHERING) };
+        Ok(Profile { common_name: r.common_name.clone(), organizations: r.organizations.clone(), sans, usage, key_use })
     }
 
     /// Seconds of life that it asks for.
@@ -152,25 +185,23 @@ pub enum What {
 }
 
 impl What {
-    /// The subresource that the sender must be allowed to create. Upstream's; none for serving certificates, which
-    /// upstream leaves to people.
-    pub fn permission(self) -> Option<&'static str> {
+    /// The subresources of which the sender must be allowed to create one, in this order, and what the approval says.
+    /// Upstream's; none for serving certificates, which upstream leaves to people.
+    pub fn permissions(self) -> &'static [(&'static str, &'static str)] {
+        const ANY: (&str, &str) =
+            ("nodeclient", "Auto approving kubelet client certificate after SubjectAccessReview.");
+        const OWN: (&str, &str) =
+            ("selfnodeclient", "Auto approving self kubelet client certificate after SubjectAccessReview.");
         match self {
-            Self::Join => Some("nodeclient"),
-            Self::Renew => Some("selfnodeclient"),
-            Self::Serve => None,
-        }
-    }
-
-    /// The message of the approval.
-    pub fn message(self) -> &'static str {
-        match self {
-            Self::Join => "Auto approving kubelet client certificate after SubjectAccessReview.",
-            Self::Renew => "Auto approving self kubelet client certificate after SubjectAccessReview.",
-            Self::Serve => "Auto approving kubelet serving certificate: its names and addresses are the node's.",
+            Self::Join => &[ANY],
+            Self::Renew => &[OWN, ANY],
+            Self::Serve => &[],
         }
     }
 }
+
+/// What the approval of a serving certificate says.
+pub const SERVING_MESSAGE: &str = "Auto approving kubelet serving certificate: its names and addresses are the node's.";
 
 /// The wish in a request that nobody has decided; none in requests of others.
 pub fn wish(csr: &Value) -> Option<Wish> {
@@ -246,16 +277,24 @@ pub fn foreign_name(csr: &Value, node: &str, taken: &[IpAddr]) -> Option<String>
     Some(format!("the address {ip} is not the node's alone"))
 }
 
-/// Seconds until a request goes; 0 or less when it is time.
-pub fn seconds_left(csr: &Value, now: Timestamp) -> i64 {
-    let time = |text: Option<&str>| text.and_then(|t| t.parse::<Timestamp>().ok());
-    let created = time(csr.str_at("/metadata/creationTimestamp")).unwrap_or(now);
-    let decided = csr.items_at("/status/conditions").iter().filter_map(|c| time(c.str_at("/lastUpdateTime"))).min();
-    let end = match decided {
-        Some(at) => at.as_second() + DECIDED_SECONDS,
-        None => created.as_second() + PENDING_SECONDS,
-    };
-    end - now.as_second()
+/// Seconds until a request goes, 0 or less when it is time; none for one that is approved and waits for its certificate.
+/// Rule: upstream `certificates/cleaner`.
+pub fn seconds_left(csr: &Value, now: Timestamp) -> Option<i64> {
+    let time = |text: Option<&str>| text.and_then(|t| t.parse::<Timestamp>().ok()).map(Timestamp::as_second);
+    let certificate = csr.str_at("/status/certificate").filter(|c| !c.is_empty());
+    let conditions = csr.items_at("/status/conditions");
+    let decided = conditions.iter().filter(|c| match c.str_at("/type") {
+        Some("Approved") => certificate.is_some(),
+        Some("Denied" | "Failed") => true,
+        _ => false,
+    });
+    let kept = decided.filter_map(|c| time(c.str_at("/lastUpdateTime"))).min().map(|at| at + DECIDED_SECONDS);
+    let pem = certificate.filter(|_| has(csr, "Approved")).and_then(|c| STANDARD.decode(c).ok());
+    let ends = pem.and_then(|pem| profile::end(&pem));
+    let created = time(csr.str_at("/metadata/creationTimestamp"));
+    let pending = created.filter(|_| conditions.is_empty()).map(|at| at + PENDING_SECONDS);
+    let end = [kept, ends, pending].into_iter().flatten().min()?;
+    Some(end - now.as_second())
 }
 
 #[cfg(test)]
@@ -266,14 +305,14 @@ mod tests {
 
     fn csr(user: &str, signer: &str, usages: &[&str], profile: &Profile) -> Value {
         let pem = request::make(&request::new_key().unwrap(), profile).unwrap();
-        let encoded = base64::engine::general_purpose::STANDARD.encode(pem);
+        let encoded = STANDARD.encode(pem);
         let groups = if user.starts_with(NODE_PREFIX) { json!([NODES]) } else { json!(["system:bootstrappers"]) };
         json!({"metadata": {"name": "c", "creationTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"username": user,
             "groups": groups, "signerName": signer, "usages": usages, "request": encoded}})
     }
 
     const BOOT: &str = "system:bootstrap:abcdef";
-    const SIGN: &str = "digital signature";
+    const SIGN: &str = SIGNING;
 
     #[test_case(BOOT, NODE_CLIENT, &[SIGN, "client auth"] => Some(What::Join))]
     #[test_case("system:node:n", NODE_CLIENT, &[SIGN, "client auth", "key encipherment"] => Some(What::Renew))]
@@ -282,6 +321,13 @@ mod tests {
     #[test_case(BOOT, CLIENT, &[SIGN, "client auth"] => None; "another signer is for people")]
     fn wishes(user: &str, signer: &str, usages: &[&str]) -> Option<What> {
         wish(&csr(user, signer, usages, &Profile::kubelet_client("n"))).map(|w| w.what)
+    }
+
+    #[test_case(What::Join, &["nodeclient"])]
+    #[test_case(What::Renew, &["selfnodeclient", "nodeclient"]; "who may ask for any node may ask for its own")]
+    #[test_case(What::Serve, &[])]
+    fn who_may_ask(what: What, subresources: &[&str]) {
+        assert_eq!(what.permissions().iter().map(|(name, _)| *name).collect::<Vec<_>>(), subresources);
     }
 
     #[test_case(&["client auth"] => true; "as the documentation asks")]
@@ -361,12 +407,50 @@ mod tests {
         assert!(matches!(owner(&wish, Some(&record("theirs", true)), true, Timestamp::UNIX_EPOCH), Owner::Other(_)));
     }
 
-    #[test]
-    fn old_requests_go() {
-        let mut csr = csr(BOOT, NODE_CLIENT, &[SIGN, "client auth"], &Profile::kubelet_client("n"));
-        let at = |t: &str| t.parse().unwrap();
-        assert_eq!(seconds_left(&csr, at("2026-01-01T01:00:00Z")), 23 * 3600);
-        csr["status"] = json!({"conditions": [{"type": "Denied", "lastUpdateTime": "2026-01-01T00:10:00Z"}]});
-        assert_eq!(seconds_left(&csr, at("2026-01-01T01:10:00Z")), 0);
+    #[test_case(NODE_CLIENT, &[SIGN, "client auth"], Profile::client("system:node:n", &["a"]), "subject organization is not system:nodes")]
+    #[test_case(NODE_CLIENT, &[], Profile { sans: vec!["n".into(), "192.0.2.7".into()], ..Profile::client("x", &["system:nodes"]) }, "DNS subjectAltNames are not allowed")]
+    #[test_case(NODE_CLIENT, &[], Profile { sans: vec!["192.0.2.7".into()], ..Profile::client("x", &["system:nodes"]) }, "IP subjectAltNames are not allowed")]
+    #[test_case(NODE_CLIENT, &[], Profile::client("x", &["system:nodes"]), "subject common name does not begin with system:node:")]
+    #[test_case(NODE_CLIENT, &["client auth"], Profile::kubelet_client("n"), "usages did not match [client auth digital signature key encipherment]")]
+    #[test_case(NODE_SERVING, &[], Profile::kubelet_client("n"), "DNS or IP subjectAltName is required")]
+    #[test_case(NODE_SERVING, &[], Profile { common_name: "x".into(), ..Profile::kubelet_server("n", &[]) }, "usages did not match [digital signature key encipherment server auth]")]
+    #[test_case(NODE_SERVING, &[SIGN, "server auth"], Profile { common_name: "x".into(), ..Profile::kubelet_server("n", &[]) }, "subject common name does not begin with system:node:")]
+    #[test_case(CLIENT, &["client auth", "server auth"], Profile::client("jane", &[]), "invalid usage for client certificate: server auth")]
+    #[test_case(CLIENT, &[SIGN], Profile::client("jane", &[]), "missing required usage for client certificate: client auth")]
+    fn why_nothing_is_signed(signer: &str, usages: &[&str], profile: Profile, why: &str) {
+        let csr = csr("jane", signer, usages, &profile);
+        assert_eq!(View::of(&csr).unwrap().profile().unwrap_err(), why);
+    }
+
+    #[test_case(&["client auth"], false, false)]
+    #[test_case(&["client auth", SIGN], true, false)]
+    #[test_case(&["client auth", SIGN, ENCIPHERING], true, true)]
+    fn a_key_is_for_what_was_asked(usages: &[&str], signing: bool, enciphering: bool) {
+        let csr = csr("jane", CLIENT, usages, &Profile::client("jane", &[]));
+        let view = View::of(&csr).unwrap();
+        assert_eq!(view.profile().unwrap().key_use, KeyUse { signing, enciphering });
+    }
+
+    /// A certificate that ends at 2026-01-01T00:30:00Z.
+    fn short_certificate() -> String {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let ca = crate::pki::Ca::new("ca", rcgen::KeyPair::generate().unwrap(), now).unwrap();
+        let pem = request::make(&request::new_key().unwrap(), &Profile::client("jane", &[])).unwrap();
+        STANDARD.encode(ca.sign_request(&pem, &Profile::client("jane", &[]), Some(1800), now).unwrap())
+    }
+
+    /// Seconds from 2026-01-01T00:20:00Z; conditions are of 00:10:00.
+    #[test_case(&[], "", Some(24 * 3600 - 1200); "nobody decides")]
+    #[test_case(&["Denied"], "", Some(3000))]
+    #[test_case(&["Approved"], "", None; "approved, and waits for its certificate")]
+    #[test_case(&["Approved"], "x", Some(3000); "signed")]
+    #[test_case(&["Approved"], "short", Some(600); "signed, and ends soon")]
+    #[test_case(&["Approved", "Failed"], "", Some(3000))]
+    fn old_requests_go(conditions: &[&str], certificate: &str, want: Option<i64>) {
+        let at = |c: &&str| json!({"type": c, "lastUpdateTime": "2026-01-01T00:10:00Z"});
+        let certificate = if certificate == "short" { short_certificate() } else { certificate.to_owned() };
+        let csr = json!({"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"},
+            "status": {"certificate": certificate, "conditions": conditions.iter().map(at).collect::<Vec<_>>()}});
+        assert_eq!(seconds_left(&csr, "2026-01-01T00:20:00Z".parse().unwrap()), want);
     }
 }

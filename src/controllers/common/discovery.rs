@@ -1,6 +1,7 @@
 //! What kinds there are: all resources of the API, once each, in their preferred version.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use serde_json::Value;
 
@@ -16,6 +17,8 @@ pub struct Found {
     pub res: Res,
     /// Its verbs.
     pub verbs: Vec<String>,
+    /// The versions that it is served in, the preferred one first.
+    pub versions: Vec<String>,
 }
 
 impl Found {
@@ -36,14 +39,19 @@ pub async fn resources(client: &Client) -> ApiResult<(Vec<Found>, Vec<String>)> 
         let all = preferred.into_iter().chain(others.filter(|gv| Some(*gv) != preferred));
         versions.extend(all.map(|gv| (name.to_owned(), format!("/apis/{gv}"))));
     }
-    let (mut found, mut silent, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
+    let (mut found, mut silent) = (Vec::<Found>::new(), Vec::new());
+    let mut seen: HashMap<_, usize> = HashMap::new();
     for (group, path) in versions {
         match client.read(path.clone()).await {
             Ok(list) => {
                 for kind in list.items_at("/resources").iter().filter_map(|r| row(&group, &path, r)) {
                     // A kind may be in some versions of its group only: definitions make such ones.
-                    if seen.insert((kind.res.group.clone(), kind.res.plural.clone())) {
-                        found.push(kind);
+                    match seen.entry((kind.res.group.clone(), kind.res.plural.clone())) {
+                        Entry::Occupied(known) => found[*known.get()].versions.extend(kind.versions),
+                        Entry::Vacant(new) => {
+                            new.insert(found.len());
+                            found.push(kind);
+                        }
                     }
                 }
             }
@@ -128,7 +136,7 @@ fn row(group: &str, path: &str, resource: &Value) -> Option<Found> {
         namespaced: resource.bool_at("/namespaced").unwrap_or(false),
     };
     let verbs = resource.items_at("/verbs").iter().filter_map(|v| v.as_str().map(str::to_owned)).collect();
-    Some(Found { res, verbs })
+    Some(Found { res, verbs, versions: vec![version.to_owned()] })
 }
 
 #[cfg(test)]

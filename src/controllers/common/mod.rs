@@ -9,3 +9,4 @@ pub mod numbers;
 pub mod pods;
 pub mod revisions;
 pub mod status;
+pub mod taints;

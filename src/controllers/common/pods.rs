@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::conditions;
-use crate::api::object::Object;
+use crate::api::object::{Object, ObjectKey};
 use crate::api::value::ValueExt;
 
 /// Longest name of a pod, bytes; a prefix of names is one as well.
@@ -129,6 +129,19 @@ pub fn is_active(pod: &Object) -> bool {
 /// An RFC 3339 time.
 pub fn time(text: Option<&str>) -> Option<Timestamp> {
     text.and_then(|t| t.parse().ok())
+}
+
+/// What only a pod with claims of devices has: most have none, and are not decoded to find that out.
+pub const DEVICE_CLAIMS: &str = "resourceClaims";
+
+/// The claims of devices that a pod names, and those that were made for it.
+pub fn device_claims(pod: &Object) -> Vec<ObjectKey> {
+    if !pod.mentions(DEVICE_CLAIMS) {
+        return Vec::new();
+    }
+    let (ns, pod) = (&*pod.meta.namespace, pod.value());
+    let all = pod.items_at("/spec/resourceClaims").iter().chain(pod.items_at("/status/resourceClaimStatuses"));
+    all.filter_map(|c| c.str_at("/resourceClaimName")).map(|name| ObjectKey::new(ns, name)).collect()
 }
 
 /// A pod from a template, owned; its name is made by the server from the owner's, and shortened there.

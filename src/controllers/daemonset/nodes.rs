@@ -8,7 +8,7 @@ use crate::api::meta::labels::Requirement;
 use crate::api::object::Object;
 use crate::api::scan;
 use crate::api::value::ValueExt;
-use crate::controllers::node::plan::tolerates;
+use crate::controllers::common::taints::tolerates;
 
 /// Taints of nodes that daemons live with: they are what repairs a node, or what it is watched by.
 const TOLERATED: &[(&str, &str)] = &[

@@ -7,7 +7,7 @@
 pub mod plan;
 pub mod pods;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::api::meta::gvk;
 use crate::api::object::{Object, OwnerRef};
 use crate::api::value::ValueExt;
 use crate::client::{DeleteOptions, Patch, Propagation, Res, optional};
-use crate::controllers::common::discovery;
+use crate::controllers::common::discovery::{self, Found};
 use crate::runtime::queue::Queue;
 use crate::runtime::{Cx, Delta, Error, Lister};
 use crate::util::backoff::Backoff;
@@ -43,13 +43,15 @@ struct Kinds {
     cx: Cx,
     all: Vec<(Res, Arc<dyn Lister>)>,
     by_kind: HashMap<(String, String), usize>,
+    /// All versions (`group/version`) that each kind is served in.
+    served: HashSet<(String, String)>,
 }
 
 type Deltas = SelectAll<BoxStream<'static, (usize, Option<Delta>)>>;
 
 /// Runs the collector until the shutdown.
 pub async fn run(cx: Cx, shutdown: Shutdown) -> Result<(), Error> {
-    let mut kinds = Arc::new(Kinds { cx, all: Vec::new(), by_kind: HashMap::new() });
+    let mut kinds = Arc::new(Kinds { cx, all: Vec::new(), by_kind: HashMap::new(), served: HashSet::new() });
     let mut deltas = Deltas::new();
     Arc::make_mut(&mut kinds).discover(&mut deltas).await?;
     let mut queue: Queue<Key> = Queue::new(BACKOFF);
@@ -107,6 +109,7 @@ impl Kinds {
                 self.all[i].0 = other.clone();
             }
         }
+        self.served = found.iter().flat_map(served).collect();
         for kind in found.into_iter().filter(|f| f.can(&["list", "watch", "delete"]) && f.res.kind != "Event") {
             let key = (kind.res.group.to_string(), kind.res.kind.to_string());
             if self.by_kind.contains_key(&key) {
@@ -202,6 +205,14 @@ impl Kinds {
         let Some(object) = lister.get(namespace, name) else { return Ok(()) };
         let mut item = Item::new(&object);
         for owner in &object.meta.owners {
+            let unknown = |reason: &str| Error::Object {
+                what: format!("owner {} {} of {namespace}/{name}", owner.kind, owner.name),
+                reason: reason.into(),
+            };
+            // Nobody can look there: it is not known to be gone. Upstream: `apiResource`.
+            if !self.served.contains(&(owner.api_version.clone(), owner.kind.clone())) {
+                return Err(unknown(&format!("its kind is not known in {}", owner.api_version)));
+            }
             let state = match self.owner(&object, owner) {
                 None if self
                     .by_kind
@@ -210,12 +221,7 @@ impl Kinds {
                     self.tell_of_misplaced(&object, owner);
                     Owner::Solid
                 }
-                None => {
-                    return Err(Error::Object {
-                        what: format!("owner {} {} of {namespace}/{name}", owner.kind, owner.name),
-                        reason: "its kind is not known".into(),
-                    });
-                }
+                None => return Err(unknown("its kind is not known")),
                 Some((_, None)) => {
                     self.tell_of_misplaced(&object, owner);
                     Owner::Absent
@@ -282,6 +288,15 @@ impl Kinds {
         optional(self.cx.client.patch(res, ns, name, None, Patch::Merge(&body)).await)?;
         Ok(())
     }
+}
+
+/// The versions that a kind is served in, as owner references name it.
+fn served(found: &Found) -> impl Iterator<Item = (String, String)> {
+    let of = move |version: &String| match &*found.res.group {
+        "" => version.clone(),
+        group => format!("{group}/{version}"),
+    };
+    found.versions.iter().map(move |version| (of(version), found.res.kind.to_string()))
 }
 
 /// How a kind is asked for when the version that was known of it is not served any more; none when it is, or none is.
@@ -366,6 +381,18 @@ mod tests {
         let options = DeleteOptions { propagation: Some(Propagation::Foreground), ..DeleteOptions::default() };
         cluster.client().delete(&res::PODS, "n", "a", &options).await.unwrap();
         cluster.until(run, |c| count(c)[2] == 0).await;
+    }
+
+    #[tokio::test]
+    async fn an_owner_of_a_version_that_nobody_serves_is_not_known_to_be_gone() {
+        let cluster = Cluster::new();
+        for (name, version) in [("kept", "apps/v1beta9"), ("goes", "apps/v1")] {
+            let owner = json!([{"apiVersion": version, "kind": "ReplicaSet", "name": "gone", "uid": "gone"}]);
+            let meta = json!({"name": name, "namespace": "n", "ownerReferences": owner});
+            cluster.put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": meta}));
+        }
+        cluster.until(run, |c| count(c)[2] == 1).await;
+        assert!(cluster.get(&res::PODS, "n", "kept").is_some());
     }
 
     #[tokio::test]

@@ -94,10 +94,10 @@ pub fn decide(item: &Item) -> Act {
         return Act::Unblock;
     }
     Act::Delete(match item {
+        // An owner that waits wants to see the whole tree below it gone, whatever was asked of this object before.
+        _ if waited_for && item.dependents > 0 => Propagation::Foreground,
         Item { orphan: true, .. } => Propagation::Orphan,
         Item { foreground: true, .. } => Propagation::Foreground,
-        // An owner that waits wants to see the whole tree below it gone.
-        _ if waited_for && item.dependents > 0 => Propagation::Foreground,
         _ => Propagation::Background,
     })
 }
@@ -121,6 +121,8 @@ mod tests {
     #[test_case(Item { dependents: 1, circle: true, blocks: true, ..item(&[Owner::Waiting]) }, Act::Unblock; "a circle")]
     #[test_case(Item { dependents: 1, circle: true, ..item(&[Owner::Waiting]) }, Act::Delete(Propagation::Foreground); "a circle that is open")]
     #[test_case(Item { orphan: true, ..item(&[Owner::Absent]) }, Act::Delete(Propagation::Orphan))]
+    #[test_case(Item { orphan: true, ..item(&[Owner::Waiting]) }, Act::Delete(Propagation::Orphan); "a leaf that should orphan")]
+    #[test_case(Item { orphan: true, dependents: 1, ..item(&[Owner::Waiting]) }, Act::Delete(Propagation::Foreground); "a branch that is waited for, and should orphan")]
     #[test_case(Item { deleting: true, ..item(&[Owner::Absent]) }, Act::Nothing; "already going")]
     #[test_case(Item { deleting: true, foreground: true, blocking: 2, ..item(&[]) }, Act::Nothing; "waits")]
     #[test_case(Item { deleting: true, foreground: true, ..item(&[]) }, Act::Release(FOREGROUND); "has waited")]

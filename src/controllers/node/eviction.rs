@@ -11,16 +11,14 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::plan;
-use crate::api::object::{Object, ObjectKey};
-use crate::api::value::ValueExt;
-use crate::client::{DeleteOptions, Patch, optional, res};
-use crate::controllers::common::conditions::{self, Condition};
+use crate::api::object::ObjectKey;
+use crate::client::res;
+use crate::controllers::common::taints::{Farewell, evict};
 use crate::runtime::events::Regarding;
 use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
-use crate::util::clock::rfc3339;
 
 /// For the list of controllers.
 pub fn controller() -> Box<dyn Reconciler> {
@@ -124,33 +122,23 @@ impl Reconciler for TaintEviction {
             self.notices.lock().insert(key.name.clone(), notices);
         }
         for (pod, value) in leaving {
-            evict(cx, &pod, &value, now).await?;
+            let why = Farewell {
+                event: "TaintManagerEviction",
+                told: format!("Marking for deletion Pod {}/{}", pod.meta.namespace, pod.meta.name),
+                reason: "DeletionByTaintManager",
+                message: "Taint manager: deleting due to NoExecute taint",
+            };
+            evict(cx, &pod, &value, &why).await?;
         }
         Ok(Requeue::after_seconds(next))
     }
-}
-
-async fn evict(cx: &Cx, pod: &Object, value: &Value, now: Timestamp) -> Result<(), Error> {
-    let (ns, name) = (&pod.meta.namespace, &pod.meta.name);
-    tell(cx, &Regarding::from(pod), "Marking for deletion");
-    let mut all = value.items_at("/status/conditions").to_vec();
-    let why = Condition::new(
-        "DisruptionTarget",
-        "True",
-        "DeletionByTaintManager",
-        "Taint manager: deleting due to NoExecute taint",
-    );
-    conditions::set_of_pod(&mut all, &why, pod.meta.generation, &rfc3339(now));
-    let body = json!({"status": {"conditions": all}});
-    optional(cx.client.patch(&res::PODS, ns, name, Some("status"), Patch::Merge(&body)).await)?;
-    optional(cx.client.delete(&res::PODS, ns, name, &DeleteOptions::of_uid(&pod.meta.uid)).await)?;
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::runtime::fake::Cluster;
+    use serde_json::json;
     use test_case::test_case;
 
     fn tainted(taints: Value) -> Value {

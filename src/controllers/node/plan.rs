@@ -10,6 +10,7 @@ use crate::api::scan;
 use crate::api::value::ValueExt;
 use crate::controllers::common::conditions;
 use crate::controllers::common::pods::time;
+use crate::controllers::common::taints::tolerates;
 use crate::util::clock::rfc3339;
 
 /// Seconds without a heartbeat after which a node counts as silent; upstream's default since 1.32.
@@ -175,16 +176,6 @@ fn bound_at(pod: &Value) -> Option<Timestamp> {
     let scheduled = conditions::get(pod.items_at("/status/conditions"), "PodScheduled");
     let bound = scheduled.and_then(|c| time(c.str_at("/lastTransitionTime")));
     bound.or_else(|| time(pod.str_at("/metadata/creationTimestamp")))
-}
-
-/// Whether a toleration lets a pod be where a taint is.
-pub fn tolerates(toleration: &Value, taint: &Value) -> bool {
-    let text = |v: &Value, p: &str| v.str_at(p).unwrap_or_default().to_owned();
-    let (key, effect) = (text(toleration, "/key"), text(toleration, "/effect"));
-    let exists = toleration.str_at("/operator") == Some("Exists");
-    (effect.is_empty() || effect == text(taint, "/effect"))
-        && (key.is_empty() && exists || key == text(taint, "/key"))
-        && (exists || text(toleration, "/value") == text(taint, "/value"))
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Claims of devices: makes those that pods want from templates, and ends what nobody uses any more.
 //!
 //! Two reconcilers under one account: [`making`] over pods, [`claims`] over claims. The scheduler gives devices and
-//! reserves claims; here both are taken back.
+//! reserves claims; here both are taken back. Pods that came with a node never met the scheduler: their claims are
+//! reserved here, once they have devices.
 //! Rule: upstream `pkg/controller/resourceclaim`.
 
 mod plan;
@@ -15,6 +16,7 @@ use crate::api::object::{Object, ObjectKey};
 use crate::api::status::{Reason, Status};
 use crate::api::value::ValueExt;
 use crate::client::{DeleteOptions, Patch, optional, res};
+use crate::controllers::common::pods::{DEVICE_CLAIMS, device_claims};
 use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
 
 /// Makes claims.
@@ -32,9 +34,6 @@ pub fn making() -> Box<dyn Reconciler> {
 pub fn claims() -> Box<dyn Reconciler> {
     Box::new(Claims)
 }
-
-/// What only a pod with claims has: most have none, and are not decoded to find that out.
-const OF_PODS: &str = "resourceClaims";
 
 /// The claims that a pod owns: for which of its claims, and their names.
 fn made_for(pod: &Object, cx: &Cx) -> Vec<(String, String)> {
@@ -60,12 +59,12 @@ impl Reconciler for Making {
     }
 
     fn watches(&self) -> Watches {
-        Watches::own_that(&res::PODS, |pod| pod.mentions(OF_PODS))
+        Watches::own_that(&res::PODS, |pod| pod.mentions(DEVICE_CLAIMS))
             .owned(&res::RESOURCE_CLAIMS)
             // A template that was missing may be there now.
             .mapped(&res::RESOURCE_CLAIM_TEMPLATES, |template, cx| {
                 let uses = |pod: &&Arc<Object>| {
-                    if !pod.mentions(OF_PODS) {
+                    if !pod.mentions(DEVICE_CLAIMS) {
                         return false;
                     }
                     let pod = pod.value();
@@ -78,7 +77,7 @@ impl Reconciler for Making {
     }
 
     async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
-        let found = cx.get(&res::PODS, key).filter(|o| !o.is_deleting() && o.mentions(OF_PODS));
+        let found = cx.get(&res::PODS, key).filter(|o| !o.is_deleting() && o.mentions(DEVICE_CLAIMS));
         let Some(object) = found else { return Ok(Requeue::Never) };
         let pod = object.value();
         if pod.items_at("/spec/resourceClaims").is_empty() || plan::is_done(&pod) {
@@ -102,8 +101,28 @@ impl Reconciler for Making {
             let patch = Patch::Merge(&body);
             cx.client.patch(&res::PODS, &key.namespace, &key.name, Some("status"), patch).await?;
         }
-        failed.map_or(Ok(Requeue::Never), Err)
+        if let Some(failed) = failed {
+            return Err(failed);
+        }
+        if pod.str_at("/spec/nodeName").is_some_and(|node| !node.is_empty()) {
+            reserve(&pod, key, cx).await?;
+        }
+        Ok(Requeue::Never)
     }
+}
+
+/// Reserves the claims of a pod that has a node already, those that have devices.
+async fn reserve(pod: &Value, key: &ObjectKey, cx: &Cx) -> Result<(), Error> {
+    // What has just been noted in the pod's status comes with the next look.
+    let named: Vec<(&str, bool)> = plan::named(pod).collect();
+    for (name, made) in named {
+        let Some(claim) = cx.lister(&res::RESOURCE_CLAIMS).get(&key.namespace, name) else { continue };
+        if let Some(reserved) = plan::reserved_for(pod, &claim.value(), made) {
+            let body = serde_json::json!({"status": {"reservedFor": reserved}});
+            cx.change(&res::RESOURCE_CLAIMS, &claim, Some("status"), &body).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn make_one(pod: &Value, key: &ObjectKey, wanted: &plan::Templated, cx: &Cx) -> Result<String, Error> {
@@ -130,14 +149,7 @@ impl Reconciler for Claims {
     }
 
     fn watches(&self) -> Watches {
-        Watches::own(&res::RESOURCE_CLAIMS).mapped(&res::PODS, |pod, _| {
-            if !pod.mentions(OF_PODS) {
-                return Vec::new();
-            }
-            let (ns, pod) = (pod.meta.namespace.clone(), pod.value());
-            let all = pod.items_at("/spec/resourceClaims").iter().chain(pod.items_at("/status/resourceClaimStatuses"));
-            all.filter_map(|c| c.str_at("/resourceClaimName")).map(|name| ObjectKey::new(&*ns, name)).collect()
-        })
+        Watches::own(&res::RESOURCE_CLAIMS).mapped(&res::PODS, |pod, _| device_claims(pod))
     }
 
     async fn reconcile(&self, key: &ObjectKey, cx: &Cx) -> Result<Requeue, Error> {
@@ -218,5 +230,21 @@ mod tests {
         cluster.put(pod("Succeeded"));
         cluster.reconcile(&Claims, "n", &name).await.unwrap();
         assert_eq!(cluster.get(&res::RESOURCE_CLAIMS, "n", &name), None, "given back, released and deleted");
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_came_with_its_node_gets_its_claim_reserved() {
+        let cluster = Cluster::new();
+        let mut pod = pod("Pending");
+        pod["spec"] = json!({"nodeName": "a", "resourceClaims": [{"name": "gpu", "resourceClaimName": "c"}]});
+        cluster.put(pod);
+        cluster.put(json!({"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim",
+            "metadata": {"name": "c", "namespace": "n"}, "status": {"allocation": {"devices": {}}}}));
+        cluster.reconcile(&Making, "n", "p").await.unwrap();
+        let claim = cluster.get(&res::RESOURCE_CLAIMS, "n", "c").unwrap();
+        assert_eq!(claim["status"]["reservedFor"], json!([{"resource": "pods", "name": "p", "uid": "u"}]));
+        cluster.api.take_log();
+        cluster.reconcile(&Making, "n", "p").await.unwrap();
+        assert_eq!(cluster.api.take_log(), [] as [&str; 0], "once");
     }
 }

@@ -99,6 +99,37 @@ pub fn noted(pod: &Value, new: &[(String, String)]) -> Value {
     json!({"status": {"resourceClaimStatuses": all}})
 }
 
+/// Users that a claim can have at once. Upstream: `ResourceClaimReservedForMaxSize`.
+const USERS_MAX: usize = 256;
+
+/// The claims of a pod that have a name: theirs, and whether they were made for it.
+pub fn named(pod: &Value) -> impl Iterator<Item = (&str, bool)> {
+    let of = |at: &str, made: bool| {
+        let all = pod.items_at(at).iter();
+        all.filter_map(|c| c.str_at("/resourceClaimName")).map(move |name| (name, made))
+    };
+    of("/spec/resourceClaims", false).chain(of("/status/resourceClaimStatuses", true))
+}
+
+/// For whom a claim is reserved from now on, so that a pod which has a node already can use it; none when that is said, or
+/// cannot be. `made` says that it has to be this pod's own.
+/// Rule: upstream `syncPod`.
+pub fn reserved_for(pod: &Value, claim: &Value, made: bool) -> Option<Vec<Value>> {
+    let (name, uid) = (pod.str_at("/metadata/name")?, pod.str_at("/metadata/uid")?);
+    let allocated = claim.get_at("/status/allocation").is_some_and(|a| !a.is_null());
+    let owned = claim
+        .items_at("/metadata/ownerReferences")
+        .iter()
+        .any(|o| o.bool_at("/controller") == Some(true) && o.str_at("/uid") == Some(uid));
+    let users = claim.items_at("/status/reservedFor");
+    let known = users.iter().any(|u| u.str_at("/uid") == Some(uid));
+    if !allocated || known || users.len() >= USERS_MAX || made && !owned {
+        return None;
+    }
+    let user = json!({"resource": "pods", "name": name, "uid": uid});
+    Some(users.iter().cloned().chain([user]).collect())
+}
+
 /// What a claim needs to be.
 #[derive(Debug, Default, PartialEq)]
 pub struct Review {
@@ -180,6 +211,18 @@ mod tests {
         let got = needs(&pod, &made);
         assert_eq!(got.make.iter().map(|t| &*t.name).collect::<Vec<_>>(), make);
         assert_eq!(got.note.iter().map(|(a, b)| format!("{a}={b}")).collect::<Vec<_>>(), note);
+    }
+
+    #[test_case(json!({"status": {"allocation": {}}}), false, Some(1); "the first")]
+    #[test_case(json!({"status": {"allocation": {}, "reservedFor": [{"uid": "v"}]}}), false, Some(2); "one more")]
+    #[test_case(json!({"status": {"allocation": {}, "reservedFor": [{"uid": "u"}]}}), false, None; "known")]
+    #[test_case(json!({"status": {}}), false, None; "without devices")]
+    #[test_case(json!({"status": {"allocation": {}, "reservedFor": vec![json!({}); 256]}}), false, None; "full")]
+    #[test_case(json!({"status": {"allocation": {}}}), true, None; "made for somebody else")]
+    #[test_case(json!({"metadata": {"ownerReferences": [{"uid": "u", "controller": true}]}, "status": {"allocation": {}}}), true, Some(1); "made for it")]
+    fn a_pod_with_a_node_reserves(claim: Value, made: bool, users: Option<usize>) {
+        let pod = json!({"metadata": {"name": "p", "uid": "u"}});
+        assert_eq!(reserved_for(&pod, &claim, made).map(|all| all.len()), users);
     }
 
     fn reserved(names: &[&str]) -> Value {

@@ -1,9 +1,12 @@
-//! Join tokens that have expired go; [`secrets`] fills Secrets with tokens of accounts.
+//! Join tokens that have expired go; [`secrets`] fills Secrets with tokens of accounts, [`tracking`] knows when those were
+//! used last, and [`unused`] takes away what nobody uses.
 //!
 //! Rule: upstream `pkg/controller/bootstrap/tokencleaner.go`. The API refuses them from their end on, whether they are
 //! gone or not.
 
 pub mod secrets;
+pub mod tracking;
+pub mod unused;
 
 use async_trait::async_trait;
 use base64::Engine;

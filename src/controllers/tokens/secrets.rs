@@ -18,11 +18,11 @@ use crate::client::{DeleteOptions, optional, res};
 use crate::runtime::{Cx, Error, Reconciler, Requeue, Watches};
 
 /// Such a Secret.
-const TYPE: &str = "kubernetes.io/service-account-token";
+pub(super) const TYPE: &str = "kubernetes.io/service-account-token";
 /// The account that it names.
-const ACCOUNT: &str = "/metadata/annotations/kubernetes.io~1service-account.name";
+pub(super) const ACCOUNT: &str = "/metadata/annotations/kubernetes.io~1service-account.name";
 /// Which one of that name.
-const ACCOUNT_UID: &str = "/metadata/annotations/kubernetes.io~1service-account.uid";
+pub(super) const ACCOUNT_UID: &str = "/metadata/annotations/kubernetes.io~1service-account.uid";
 
 /// Makes the token of an account for a Secret of this name.
 pub type Sign = Arc<dyn Fn(&Object, &str) -> ApiResult<String> + Send + Sync>;

@@ -53,12 +53,12 @@ impl Reconciler for Claims {
         let unsaid = claim.class.is_none() && !claim.bind_completed;
         let default = if unsaid { default_class(cx) } else { None };
         let waits = class.as_ref().is_some_and(|c| c.waits) && claim.selected_node.is_none() && !claim.bind_completed;
-        let waiting_pod = if waits { waiting_pod(cx, &claim) } else { None };
+        let waiting_pods = if waits { waiting_pods(cx, &claim) } else { Vec::new() };
         let around = Around {
             volumes: &volumes,
             class: class.as_ref(),
             default: default.as_deref(),
-            waiting_pod: waiting_pod.as_deref(),
+            waiting_pods: &waiting_pods,
         };
         act(cx, &object, plan::claim(&claim, &around)).await?;
         Ok(Requeue::Never)
@@ -103,10 +103,16 @@ fn default_class(cx: &Cx) -> Option<String> {
     all.first().map(|c| c.meta.name.clone())
 }
 
-fn waiting_pod(cx: &Cx, claim: &Claim) -> Option<String> {
+/// The pods that use a claim, have no node yet and have not ended.
+fn waiting_pods(cx: &Cx, claim: &Claim) -> Vec<String> {
+    let waits = |p: &&Arc<Object>| {
+        let pod = p.value();
+        let ended = matches!(pod.str_at("/status/phase"), Some("Succeeded" | "Failed"));
+        // None of its containers runs: one without a node that is being deleted has ended too.
+        !ended && !p.is_deleting() && pod.str_at("/spec/nodeName").unwrap_or_default().is_empty()
+    };
     let pods = pods_using(cx, &claim.namespace, &claim.name);
-    let waits = |p: &&Arc<Object>| p.value().str_at("/spec/nodeName").unwrap_or_default().is_empty();
-    pods.iter().find(waits).map(|p| p.meta.name.clone())
+    pods.iter().filter(waits).map(|p| p.meta.name.clone()).collect()
 }
 
 fn tell(cx: &Cx, object: &Arc<Object>, say: Option<Say>) {
@@ -146,7 +152,8 @@ async fn act(cx: &Cx, object: &Arc<Object>, decision: ForClaim) -> Result<(), Er
             }
             Ok(())
         }
-        ForClaim::Impossible(reason) => {
+        ForClaim::Impossible(say, reason) => {
+            tell(cx, object, Some(say));
             Err(Error::Object { what: format!("claim {}/{}", object.meta.namespace, object.meta.name), reason })
         }
     }

@@ -46,28 +46,35 @@ impl Reconciler for Ephemeral {
         if matches!(value.str_at("/status/phase"), Some("Succeeded" | "Failed")) {
             return Ok(Requeue::Never);
         }
-        for claim in claims(&pod, &value) {
-            let name = claim.str_at("/metadata/name").unwrap_or_default();
-            match cx.lister(&res::PERSISTENT_VOLUME_CLAIMS).get(&key.namespace, name) {
-                Some(known) if known.meta.controller().is_some_and(|o| o.uid == pod.meta.uid) => {}
-                Some(_) => {
-                    let reason =
-                        format!("PVC {}/{name} was not created for pod {key} (pod is not owner)", key.namespace);
-                    cx.events.warning(&pod, "FailedEphemeralVolume", reason.clone());
-                    return Err(Error::Object { what: format!("pod {key}"), reason });
-                }
-                None => drop(cx.client.create(&res::PERSISTENT_VOLUME_CLAIMS, &key.namespace, &claim).await?),
+        for (volume, claim) in claims(&pod, &value) {
+            if let Err(why) = ensure(cx, &pod, key, &claim).await {
+                cx.events.warning(&pod, "FailedBinding", format!("ephemeral volume {volume}: {why}"));
+                return Err(Error::Object { what: format!("pod {key}, ephemeral volume {volume}"), reason: why });
             }
         }
         Ok(Requeue::Never)
     }
 }
 
-/// The claims of a pod's ephemeral volumes.
-pub(super) fn claims(pod: &Object, value: &Value) -> Vec<Value> {
+/// Makes the claim where it is not there; why the volume has none.
+async fn ensure(cx: &Cx, pod: &Object, key: &ObjectKey, claim: &Value) -> Result<(), String> {
+    let (ns, name) = (&key.namespace, claim.str_at("/metadata/name").unwrap_or_default());
+    match cx.lister(&res::PERSISTENT_VOLUME_CLAIMS).get(ns, name) {
+        Some(known) if known.meta.controller().is_some_and(|o| o.uid == pod.meta.uid) => Ok(()),
+        Some(_) => Err(format!("PVC {ns}/{name} was not created for pod {key} (pod is not owner)")),
+        None => match cx.client.create(&res::PERSISTENT_VOLUME_CLAIMS, ns, claim).await {
+            Ok(_) => Ok(()),
+            Err(e) => Err(format!("create PVC {name}: {e}")),
+        },
+    }
+}
+
+/// The ephemeral volumes of a pod, by their names, and their claims.
+pub(super) fn claims(pod: &Object, value: &Value) -> Vec<(String, Value)> {
     let claim = |volume: &Value| {
         let template = volume.get_at("/ephemeral/volumeClaimTemplate")?;
-        let name = format!("{}-{}", pod.meta.name, volume.str_at("/name")?);
+        let of = volume.str_at("/name")?;
+        let name = format!("{}-{of}", pod.meta.name);
         let mut claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "spec": template["spec"],
             "metadata": {"name": name, "namespace": pod.meta.namespace,
                 "ownerReferences": [owner_reference(&res::PODS, pod)]}});
@@ -76,7 +83,7 @@ pub(super) fn claims(pod: &Object, value: &Value) -> Vec<Value> {
                 claim["metadata"][field] = map.clone();
             }
         }
-        Some(claim)
+        Some((of.to_owned(), claim))
     };
     value.items_at("/spec/volumes").iter().filter_map(claim).collect()
 }

@@ -10,6 +10,10 @@ use crate::api::value::ValueExt;
 
 /// The class of a claim or volume in old manifests.
 const OLD_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+/// On a volume: the driver outside of Kubernetes that it is left to.
+const MIGRATED_TO: &str = "pv.kubernetes.io/migrated-to";
+/// The class of attributes of a claim or volume.
+const ATTRIBUTES: &str = "/spec/volumeAttributesClassName";
 
 fn texts(v: &Value, at: &str) -> Vec<String> {
     v.items_at(at).iter().filter_map(Value::as_str).map(str::to_owned).collect()
@@ -37,6 +41,8 @@ pub struct Claim {
     pub deleting: bool,
     /// None when nobody has said anything about a class; empty for "no class".
     pub class: Option<String>,
+    /// Its class of attributes; empty for none.
+    pub attributes: String,
     /// The volume that it names.
     pub volume: String,
     pub modes: Vec<String>,
@@ -62,6 +68,7 @@ impl Claim {
             uid: o.meta.uid.clone(),
             deleting: o.is_deleting(),
             class: class(&v),
+            attributes: v.str_at(ATTRIBUTES).unwrap_or_default().to_owned(),
             volume: v.str_at("/spec/volumeName").unwrap_or_default().to_owned(),
             modes: texts(&v, "/spec/accessModes"),
             block: v.str_at("/spec/volumeMode") == Some("Block"),
@@ -85,6 +92,32 @@ pub struct ClaimRef {
     pub uid: String,
 }
 
+/// What a volume is on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Source {
+    /// A path of whatever node its pod is on.
+    HostPath(String),
+    /// A server's directory.
+    Nfs,
+    /// A driver's: its policy is the driver's to follow.
+    Driver,
+    /// Anything else.
+    #[default]
+    Other,
+}
+
+impl Source {
+    fn of(volume: &Value) -> Self {
+        let has = |source: &str| volume["spec"].get(source).is_some_and(|s| !s.is_null());
+        match volume.str_at("/spec/hostPath/path") {
+            Some(path) => Self::HostPath(path.to_owned()),
+            None if has("nfs") => Self::Nfs,
+            None if has("csi") || annotation(volume, MIGRATED_TO).is_some() => Self::Driver,
+            None => Self::Other,
+        }
+    }
+}
+
 /// A volume.
 #[derive(Debug, Clone, Default)]
 #[allow(missing_docs)]
@@ -93,6 +126,8 @@ pub struct Volume {
     pub labels: Box<[(Box<str>, Box<str>)]>,
     pub deleting: bool,
     pub class: String,
+    /// Its class of attributes; empty for none.
+    pub attributes: String,
     pub modes: Vec<String>,
     pub block: bool,
     /// In billionths of a byte.
@@ -104,6 +139,7 @@ pub struct Volume {
     pub provisioner: Option<String>,
     /// `Retain`, `Delete` or `Recycle`.
     pub reclaim: String,
+    pub source: Source,
 }
 
 impl Volume {
@@ -121,6 +157,7 @@ impl Volume {
             labels: o.meta.labels.clone(),
             deleting: o.is_deleting(),
             class: class(&v).unwrap_or_default(),
+            attributes: text(ATTRIBUTES),
             modes: texts(&v, "/spec/accessModes"),
             block: v.str_at("/spec/volumeMode") == Some("Block"),
             size: size(&v, "/spec/capacity/storage"),
@@ -129,6 +166,7 @@ impl Volume {
             by_controller: annotation(&v, BY_CONTROLLER).is_some(),
             provisioner: annotation(&v, PROVISIONED_BY).map(str::to_owned),
             reclaim: text("/spec/persistentVolumeReclaimPolicy"),
+            source: Source::of(&v),
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Rules: upstream `pv_controller.go` (`syncClaim`, `syncVolume`), `index.go` (`findBestMatchForClaim`).
 
-use super::model::{Claim, Class, Volume};
+use super::model::{Claim, Class, Source, Volume};
 
 /// What people are told with a decision: warning or not, reason, message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,8 +40,8 @@ pub enum ForClaim {
     Provision(String, Option<Say>),
     /// Its volume is gone for good.
     Lost(Say),
-    /// Cannot be: somebody took an annotation away.
-    Impossible(String),
+    /// Cannot be: somebody took an annotation away. What the claim is told, and why.
+    Impossible(Say, String),
 }
 
 /// What there is beside the claim.
@@ -53,8 +53,8 @@ pub struct Around<'a> {
     pub class: Option<&'a Class>,
     /// Name of the default class.
     pub default: Option<&'a str>,
-    /// The first pod that uses the claim and has no node.
-    pub waiting_pod: Option<&'a str>,
+    /// The pods that use the claim, have no node and have not ended.
+    pub waiting_pods: &'a [String],
 }
 
 /// Decides on a claim.
@@ -91,6 +91,10 @@ fn bound(c: &Claim, named: Option<&Volume>) -> ForClaim {
 /// A claim that names its volume.
 fn asks_for(c: &Claim, named: Option<&Volume>) -> ForClaim {
     let Some(volume) = named else { return ForClaim::Wait(None) };
+    let taken = || {
+        let message = format!("volume \"{}\" already bound to a different claim.", volume.name);
+        Say { warning: true, reason: "FailedBinding", message }
+    };
     match &volume.claim {
         None => match mismatch(c, volume) {
             Some(why) => {
@@ -100,35 +104,33 @@ fn asks_for(c: &Claim, named: Option<&Volume>) -> ForClaim {
             None => ForClaim::Bind(volume.name.clone()),
         },
         Some(_) if volume.is_for(c) => ForClaim::Bind(volume.name.clone()),
-        Some(_) if !c.by_controller => ForClaim::Wait(None),
-        Some(r) => ForClaim::Impossible(format!(
-            "the claim is bound to volume {}, which {}/{} has; put the annotation {} back, or make the claim anew",
-            volume.name,
-            r.namespace,
-            r.name,
-            super::BIND_COMPLETED
-        )),
+        Some(_) if !c.by_controller => ForClaim::Wait(Some(taken())),
+        Some(r) => ForClaim::Impossible(
+            taken(),
+            format!(
+                "the claim is bound to volume {}, which {}/{} has; put the annotation {} back, or make the claim anew",
+                volume.name,
+                r.namespace,
+                r.name,
+                super::BIND_COMPLETED
+            ),
+        ),
     }
 }
 
 /// Why a volume that a claim names does not do. Upstream: `checkVolumeSatisfyClaim`.
-fn mismatch(c: &Claim, v: &Volume) -> Option<&'static str> {
+fn mismatch(c: &Claim, v: &Volume) -> Option<String> {
     if v.deleting {
-        return Some("the volume is being deleted");
+        return Some(format!("the volume is marked for deletion \"{}\"", v.name));
     }
-    if v.size < c.size {
-        return Some("requested PV is too small");
-    }
-    if c.class.clone().unwrap_or_default() != v.class {
-        return Some("storageClassName does not match");
-    }
-    if c.block != v.block {
-        return Some("incompatible volumeMode");
-    }
-    if !has_modes(c, v) {
-        return Some("incompatible accessMode");
-    }
-    None
+    let checks = [
+        (v.size < c.size, "requested PV is too small"),
+        (c.class.as_deref().unwrap_or_default() != v.class, "storageClassName does not match"),
+        (c.attributes != v.attributes, "volumeAttributesClassName does not match"),
+        (c.block != v.block, "incompatible volumeMode"),
+        (!has_modes(c, v), "incompatible accessMode"),
+    ];
+    checks.iter().find(|(wrong, _)| *wrong).map(|(_, why)| (*why).to_owned())
 }
 
 fn has_modes(c: &Claim, v: &Volume) -> bool {
@@ -139,7 +141,8 @@ fn has_modes(c: &Claim, v: &Volume) -> bool {
 /// takes only the former: the scheduler chooses for the claim.
 pub fn best<'v>(c: &Claim, volumes: &'v [Volume], reserved: bool) -> Option<&'v Volume> {
     let could = |v: &&Volume| {
-        (v.claim.is_none() || v.is_for(c)) && v.size >= c.size && v.block == c.block && !v.deleting && has_modes(c, v)
+        let is_alike = v.block == c.block && v.attributes == c.attributes;
+        (v.claim.is_none() || v.is_for(c)) && v.size >= c.size && is_alike && !v.deleting && has_modes(c, v)
     };
     if let Some(kept) = volumes.iter().filter(could).find(|v| v.is_for(c)) {
         return Some(kept);
@@ -152,12 +155,24 @@ pub fn best<'v>(c: &Claim, volumes: &'v [Volume], reserved: bool) -> Option<&'v 
     volumes.iter().filter(could).filter(free).min_by_key(|v| (v.modes.len(), v.size, v.name.clone()))
 }
 
+/// Plugins that are no part of Kubernetes any more, and the drivers that do their work. Upstream: `csi-translation-lib`.
+const DRIVERS: &[(&str, &str)] = &[
+    ("kubernetes.io/aws-ebs", "ebs.csi.aws.com"),
+    ("kubernetes.io/azure-disk", "disk.csi.azure.com"),
+    ("kubernetes.io/azure-file", "file.csi.azure.com"),
+    ("kubernetes.io/cinder", "cinder.csi.openstack.org"),
+    ("kubernetes.io/gce-pd", "pd.csi.storage.gke.io"),
+    ("kubernetes.io/portworx-volume", "pxd.portworx.com"),
+    ("kubernetes.io/vsphere-volume", "csi.vsphere.vmware.com"),
+];
+
 /// A claim for which there is no volume.
 fn without(c: &Claim, around: &Around<'_>, waits: bool) -> ForClaim {
     if waits {
-        let say = match around.waiting_pod {
-            Some(pod) => Say::normal("WaitForPodScheduled", format!("waiting for pod {pod} to be scheduled")),
-            None => Say::normal("WaitForFirstConsumer", "waiting for first consumer to be created before binding"),
+        let say = match around.waiting_pods {
+            [] => Say::normal("WaitForFirstConsumer", "waiting for first consumer to be created before binding"),
+            [pod] => Say::normal("WaitForPodScheduled", format!("waiting for pod {pod} to be scheduled")),
+            pods => Say::normal("WaitForPodScheduled", format!("waiting for pods {} to be scheduled", pods.join(","))),
         };
         return ForClaim::Wait(say);
     }
@@ -173,17 +188,18 @@ fn without(c: &Claim, around: &Around<'_>, waits: bool) -> ForClaim {
     let failed = |why: String| ForClaim::Wait(Say::warning("ProvisioningFailed", why));
     match around.class {
         None => failed(format!("storageclass.storage.k8s.io \"{name}\" not found")),
-        Some(class) if class.provisioner.starts_with("kubernetes.io/") => {
-            failed(format!("no volume plugin matched name: {}", class.provisioner))
-        }
         Some(class) => {
+            let driver = DRIVERS.iter().find(|(plugin, _)| *plugin == class.provisioner).map(|(_, driver)| *driver);
+            if driver.is_none() && class.provisioner.starts_with("kubernetes.io/") {
+                return failed(format!("no volume plugin matched name: {}", class.provisioner));
+            }
+            let by = driver.unwrap_or(&class.provisioner);
             let message = format!(
-                "Waiting for a volume to be created either by the external provisioner '{}' or manually by the system \
+                "Waiting for a volume to be created either by the external provisioner '{by}' or manually by the system \
                  administrator. If volume creation is delayed, please verify that the provisioner is running and \
-                 correctly registered.",
-                class.provisioner
+                 correctly registered."
             );
-            ForClaim::Provision(class.provisioner.clone(), Say::normal("ExternalProvisioning", message))
+            ForClaim::Provision(by.to_owned(), Say::normal("ExternalProvisioning", message))
         }
     }
 }
@@ -231,18 +247,37 @@ pub enum Reclaim {
     Failed(Say),
 }
 
-/// Follows the policy of a released volume.
+/// Follows the policy of a released volume. Upstream removes a directory below `/tmp` on its own machine, and empties
+/// directories by a pod of its own. Here a volume's data may be on any node, and nobody is told that it is gone while it is
+/// there.
+/// Rules: upstream `reclaimVolume`, `findDeletablePlugin`, and the plugin `host_path`.
 pub fn reclaim(v: &Volume) -> Reclaim {
     let failed = |reason, message: String| Reclaim::Failed(Say { warning: true, reason, message });
-    match (v.reclaim.as_str(), &v.provisioner) {
-        ("Delete", None) => failed(
+    let name = &v.name;
+    match (v.reclaim.as_str(), &v.provisioner, &v.source) {
+        ("Delete", _, Source::Driver) | ("Delete", Some(_), _) => Reclaim::Nothing,
+        ("Delete", None, Source::HostPath(path))
+            if path.split_once("/tmp/").is_some_and(|(_, rest)| !rest.is_empty()) =>
+        {
+            failed(
+                "VolumeFailedDelete",
+                format!(
+                    "orch removes no directories of nodes: remove {path} where it is, then delete volume \"{name}\""
+                ),
+            )
+        }
+        ("Delete", None, Source::HostPath(path)) => failed(
             "VolumeFailedDelete",
-            format!(
-                "error getting deleter volume plugin for volume \"{}\": no deletable volume plugin matched",
-                v.name
-            ),
+            format!("host_path deleter only supports /tmp/.+ but received provided {path}"),
         ),
-        ("Recycle", _) => failed("VolumeFailedRecycle", "orch recycles no volumes; delete this one by hand".into()),
+        ("Delete", None, _) => failed(
+            "VolumeFailedDelete",
+            format!("error getting deleter volume plugin for volume \"{name}\": no deletable volume plugin matched"),
+        ),
+        ("Recycle", _, Source::HostPath(_) | Source::Nfs) => {
+            failed("VolumeFailedRecycle", "orch recycles no volumes; delete this one by hand".into())
+        }
+        ("Recycle", ..) => failed("VolumeFailedRecycle", "No recycler plugin found for the volume!".into()),
         _ => Reclaim::Nothing,
     }
 }

@@ -50,11 +50,14 @@ impl Reconciler for Volumes {
             ForVolume::Release => release(cx, &object, &volume).await?,
             ForVolume::Unbind(wholly) => unbind(cx, &object, wholly).await?,
             ForVolume::Mismatch => {
-                let message = format!(
-                    "Cannot bind PersistentVolume to requested PersistentVolumeClaim \"{}\" due to incompatible volumeMode.",
-                    claim.as_ref().map_or("", |c| c.meta.name.as_str())
-                );
-                cx.events.warning(&object, "VolumeMismatch", message);
+                let Some(claim) = &claim else { return Ok(Requeue::Never) };
+                let (v, c) = (&object.meta.name, &claim.meta.name);
+                let why = "due to incompatible volumeMode.";
+                let to_volume =
+                    format!("Cannot bind PersistentVolume to requested PersistentVolumeClaim \"{c}\" {why}");
+                let to_claim = format!("Cannot bind PersistentVolume \"{v}\" to requested PersistentVolumeClaim {why}");
+                cx.events.warning(&object, "VolumeMismatch", to_volume);
+                cx.events.warning(claim, "VolumeMismatch", to_claim);
             }
         }
         Ok(Requeue::Never)
@@ -105,7 +108,7 @@ async fn release(cx: &Cx, object: &Arc<Object>, volume: &Volume) -> Result<(), E
 async fn unbind(cx: &Cx, object: &Arc<Object>, wholly: bool) -> Result<(), Error> {
     let body = match wholly {
         true => json!({"metadata": {"annotations": {BY_CONTROLLER: null}}, "spec": {"claimRef": null}}),
-        false => json!({"spec": {"claimRef": {"uid": null, "resourceVersion": null}}}),
+        false => json!({"spec": {"claimRef": {"uid": null}}}),
     };
     cx.change(&res::PERSISTENT_VOLUMES, object, None, &body).await?;
     // The phase follows when the change comes back.

@@ -7,17 +7,18 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use test_case::test_case;
 
-use super::model::{Claim, ClaimRef, Class, Volume};
+use super::model::{Claim, ClaimRef, Class, Source, Volume};
 use super::plan::{self, Around, ForClaim, ForVolume, Reclaim};
 use super::{claims, ephemeral, expand, local_path, protect, supply};
 use crate::api::meta::labels::Selector;
-use crate::api::object::Object;
+use crate::api::object::{Object, ObjectKey};
 use crate::api::status::{ApiResult, Reason, Status};
 use crate::api::value::ValueExt;
 use crate::client::{DeleteOptions, res};
 use crate::runtime::fake::Cluster;
 use crate::runtime::node_api::{Door, LogOptions, LogStream, NodeApi, NodeStream, Streams, Target};
 use crate::runtime::{Reconciler, Requeue};
+use crate::util::tasks::Shutdown;
 
 const GI: i128 = 1 << 30;
 
@@ -68,6 +69,8 @@ fn class(provisioner: &str, waits: bool) -> Class {
 #[test_case(&[with(has("a", 3), |v| v.phase = "Released".into())] => None; "released is not available")]
 #[test_case(&[with(has("a", 3), |v| v.class.clear())] => None; "of no class")]
 #[test_case(&[with(has("a", 3), |v| v.block = true)] => None; "a device is no file system")]
+#[test_case(&[with(has("a", 3), |v| v.attributes = "gold".into())] => None; "of other attributes")]
+#[test_case(&[with(of(has("a", 3), "c", ""), |v| v.attributes = "gold".into())] => None; "of other attributes, if it is kept")]
 #[test_case(&[with(has("a", 3), |v| v.deleting = true)] => None; "on its way out")]
 #[test_case(&[with(has("a", 3), |v| v.modes = vec!["ReadOnlyMany".into()])] => None; "without the access mode")]
 #[test_case(&[with(has("a", 3), |v| v.modes.push("ReadWriteMany".into())), has("b", 9)] => Some("b".into()); "what can more is spared")]
@@ -101,14 +104,14 @@ fn shown(decision: ForClaim) -> String {
         ForClaim::Default(class) => format!("default {class}"),
         ForClaim::Provision(by, say) => format!("provision {by}{}", reason(say)),
         ForClaim::Lost(say) => format!("lost {}", say.reason),
-        ForClaim::Impossible(_) => "impossible".into(),
+        ForClaim::Impossible(say, _) => format!("impossible{}", reason(Some(say))),
     }
 }
 
 fn decide(change: impl Fn(&mut Claim), there: &[Volume], class: Option<Class>) -> String {
     let mut c = wants();
     change(&mut c);
-    let around = Around { volumes: there, class: class.as_ref(), default: Some("std"), waiting_pod: None };
+    let around = Around { volumes: there, class: class.as_ref(), default: Some("std"), waiting_pods: &[] };
     shown(plan::claim(&c, &around))
 }
 
@@ -129,8 +132,12 @@ fn claims_without_a_volume() {
     assert_eq!(got(|c| c.deleting = true, made(false)), "leave");
     let c = wants();
     let waits = class("example.com/disk", true);
-    let around = Around { class: Some(&waits), waiting_pod: Some("p"), ..Around::default() };
-    assert_eq!(shown(plan::claim(&c, &around)), "wait WaitForPodScheduled");
+    for (pods, want) in [(&["p"][..], "pod p"), (&["p", "q"], "pods p,q")] {
+        let pods: Vec<String> = pods.iter().map(|p| (*p).to_owned()).collect();
+        let around = Around { class: Some(&waits), waiting_pods: &pods, ..Around::default() };
+        let ForClaim::Wait(Some(say)) = plan::claim(&c, &around) else { panic!("it waits for {pods:?}") };
+        assert_eq!((say.reason, say.message), ("WaitForPodScheduled", format!("waiting for {want} to be scheduled")));
+    }
 }
 
 #[test]
@@ -148,12 +155,68 @@ fn claims_that_name_their_volume() {
     assert_eq!(decide(named, &[has("a", 1)], None), "wait !VolumeMismatch");
     assert_eq!(decide(named, &[with(has("a", 3), |v| v.class.clear())], None), "wait !VolumeMismatch");
     assert_eq!(decide(named, &[of(has("a", 1), "c", "")], None), "bind a", "both name each other");
-    assert_eq!(decide(named, &[of(has("a", 3), "other", "o")], None), "wait", "another has it");
+    assert_eq!(decide(named, &[of(has("a", 3), "other", "o")], None), "wait !FailedBinding", "another has it");
     let ours = |c: &mut Claim| {
         c.volume = "a".into();
         c.by_controller = true;
     };
-    assert_eq!(decide(ours, &[of(has("a", 3), "other", "o")], None), "impossible");
+    assert_eq!(decide(ours, &[of(has("a", 3), "other", "o")], None), "impossible !FailedBinding");
+}
+
+#[test_case(|v| v.deleting = true, "the volume is marked for deletion \"a\"")]
+#[test_case(|v| v.size = 0, "requested PV is too small")]
+#[test_case(|v| v.class.clear(), "storageClassName does not match")]
+#[test_case(|v| v.attributes.clear(), "volumeAttributesClassName does not match")]
+#[test_case(|v| v.block = true, "incompatible volumeMode")]
+#[test_case(|v| v.modes.clear(), "incompatible accessMode")]
+#[test_case(|v| (v.attributes, v.block) = (String::new(), true), "volumeAttributesClassName does not match"; "the first counts")]
+fn why_a_named_volume_does_not_do(change: fn(&mut Volume), why: &str) {
+    let c = Claim { volume: "a".into(), attributes: "gold".into(), ..wants() };
+    let volume = with(has("a", 3), |v| {
+        v.attributes = "gold".into();
+        change(v);
+    });
+    let ForClaim::Wait(Some(say)) = plan::claim(&c, &Around { volumes: &[volume], ..Around::default() }) else {
+        panic!("it waits")
+    };
+    let want = format!("Cannot bind to requested volume \"a\": {why}");
+    assert_eq!((say.reason, say.message), ("VolumeMismatch", want));
+}
+
+#[test_case("kubernetes.io/gce-pd", "provision pd.csi.storage.gke.io ExternalProvisioning"; "a driver has its work")]
+#[test_case("kubernetes.io/no-provisioner", "wait !ProvisioningFailed")]
+#[test_case("example.com/disk", "provision example.com/disk ExternalProvisioning")]
+fn who_makes_a_volume(provisioner: &str, want: &str) {
+    assert_eq!(decide(|_| {}, &[], Some(class(provisioner, false))), want);
+}
+
+#[test_case("Delete", Source::HostPath("/mnt/x".into()), "host_path deleter only supports /tmp/.+ but received provided /mnt/x")]
+#[test_case("Delete", Source::HostPath("/tmp/".into()), "host_path deleter only supports /tmp/.+ but received provided /tmp/")]
+#[test_case("Delete", Source::HostPath("/tmp/x".into()), "orch removes no directories of nodes: remove /tmp/x where it is, then delete volume \"a\"")]
+#[test_case(
+    "Delete",
+    Source::Nfs,
+    "error getting deleter volume plugin for volume \"a\": no deletable volume plugin matched"
+)]
+#[test_case("Delete", Source::Driver, ""; "its driver goes on")]
+#[test_case("Retain", Source::Nfs, "")]
+#[test_case("Recycle", Source::Nfs, "orch recycles no volumes; delete this one by hand")]
+#[test_case("Recycle", Source::Other, "No recycler plugin found for the volume!")]
+fn what_a_released_volume_says(policy: &str, source: Source, want: &str) {
+    let volume = Volume { reclaim: policy.into(), source, ..of(has("a", 3), "c", "u") };
+    let said = match plan::reclaim(&volume) {
+        Reclaim::Failed(say) => say.message,
+        Reclaim::Nothing => String::new(),
+    };
+    assert_eq!(said, want);
+}
+
+#[test_case(json!({"hostPath": {"path": "/x"}}) => Source::HostPath("/x".into()))]
+#[test_case(json!({"nfs": {"server": "s", "path": "/x"}}) => Source::Nfs)]
+#[test_case(json!({"csi": {"driver": "d"}}) => Source::Driver)]
+#[test_case(json!({"local": {"path": "/x"}}) => Source::Other)]
+fn sources_are_told_apart(spec: Value) -> Source {
+    Volume::new(&Object::from_value(&json!({"metadata": {"name": "a"}, "spec": spec}), &[])).source
 }
 
 #[test]
@@ -275,6 +338,75 @@ async fn a_claim_and_a_volume_are_bound_and_parted() {
     assert_eq!(phases(&cluster), ("Pending".into(), "Released".into()));
 }
 
+/// What was told by one reconcile: of which kind of object, why, what.
+async fn told(cluster: &Cluster, controller: &dyn Reconciler, ns: &str, name: &str) -> Vec<[String; 3]> {
+    let (cx, writer) = cluster.cx_and_events();
+    let outcome = controller.reconcile(&ObjectKey::new(ns, name), &cx).await;
+    drop((cx, outcome));
+    writer.run(Shutdown::new()).await;
+    let text = |e: &Value, at: &str| e.str_at(at).unwrap_or_default().to_owned();
+    let mut all: Vec<[String; 3]> = cluster
+        .api
+        .all(&res::EVENTS)
+        .iter()
+        .map(|e| ["/involvedObject/kind", "/reason", "/message"].map(|at| text(e, at)))
+        .collect();
+    all.sort();
+    all
+}
+
+#[tokio::test]
+async fn both_sides_hear_that_a_device_is_no_file_system() {
+    let cluster = Cluster::new();
+    cluster.put(claim_object("c", ""));
+    let uid =
+        cluster.get(&res::PERSISTENT_VOLUME_CLAIMS, "n", "c").unwrap().str_at("/metadata/uid").unwrap().to_owned();
+    let mut volume = volume_object("v", "", "Retain");
+    volume["spec"]["volumeMode"] = "Block".into();
+    volume["spec"]["claimRef"] = json!({"namespace": "n", "name": "c", "uid": uid});
+    cluster.put(volume);
+    let all = told(&cluster, &supply::Volumes, "", "v").await;
+    let messages = [
+        (
+            "PersistentVolume",
+            "Cannot bind PersistentVolume to requested PersistentVolumeClaim \"c\" due to incompatible volumeMode.",
+        ),
+        (
+            "PersistentVolumeClaim",
+            "Cannot bind PersistentVolume \"v\" to requested PersistentVolumeClaim due to incompatible volumeMode.",
+        ),
+    ];
+    assert_eq!(all, messages.map(|(kind, text)| [kind, "VolumeMismatch", text].map(str::to_owned)));
+}
+
+#[tokio::test]
+async fn who_waits_is_who_has_neither_node_nor_end() {
+    let cluster = Cluster::new();
+    cluster.put(json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "s"},
+        "provisioner": "p", "volumeBindingMode": "WaitForFirstConsumer"}));
+    cluster.put(claim_object("c", "s"));
+    for (name, node, phase) in [("a", "", "Pending"), ("b", "", "Failed"), ("d", "n1", "Running"), ("e", "", "Pending")]
+    {
+        cluster.put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "n"},
+            "spec": {"nodeName": node, "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]},
+            "status": {"phase": phase}}));
+    }
+    let all = told(&cluster, &claims::Claims, "n", "c").await;
+    assert_eq!(all[0][2], "waiting for pods a,e to be scheduled");
+}
+
+#[tokio::test]
+async fn a_pod_hears_why_its_volume_has_no_claim() {
+    let cluster = Cluster::new();
+    cluster.put(claim_object("p-data", ""));
+    let template = json!({"spec": {"accessModes": ["ReadWriteOnce"]}});
+    cluster.put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "n", "uid": "u"},
+        "spec": {"volumes": [{"name": "data", "ephemeral": {"volumeClaimTemplate": template}}]}}));
+    let all = told(&cluster, &*ephemeral::controller(), "n", "p").await;
+    let why = "ephemeral volume data: PVC n/p-data was not created for pod n/p (pod is not owner)";
+    assert_eq!(all, [["Pod", "FailedBinding", why].map(str::to_owned)]);
+}
+
 #[tokio::test]
 async fn a_policy_that_nobody_can_follow_fails_for_all_to_see() {
     let cluster = Cluster::new();
@@ -302,7 +434,8 @@ fn ephemeral_claims_belong_to_their_pod() {
         "nodeName": "a", "volumes": [{"name": "data", "ephemeral": {"volumeClaimTemplate": template}}, {"name": "x", "emptyDir": {}}]}});
     let object = Object::from_value(&pod, &[]);
     let made = ephemeral::claims(&object, &pod);
-    assert_eq!(made.len(), 1);
+    assert_eq!(made.iter().map(|(volume, _)| &**volume).collect::<Vec<_>>(), ["data"]);
+    let made: Vec<Value> = made.into_iter().map(|(_, claim)| claim).collect();
     assert_eq!(made[0].str_at("/metadata/name"), Some("p-data"));
     assert_eq!(made[0].str_at("/metadata/ownerReferences/0/uid"), Some("u"));
     assert_eq!(made[0].str_at("/metadata/labels/a"), Some("b"));

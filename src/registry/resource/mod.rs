@@ -72,7 +72,7 @@ pub fn kinds() -> Vec<Resource> {
             KindInfo::cluster(GROUP, "v1", "ResourceSlice", "resourceslices", "resourceslice")
                 .columns(SLICE_COLUMNS)
                 .selectable(SLICE_FIELDS),
-            Box::new(common.generation(Generation::Spec).check(slice::check)),
+            Box::new(common.generation(Generation::Spec).prepare(slice::prepare).check(slice::check)),
         ),
     ]
 }

@@ -2,12 +2,14 @@
 //!
 //! Rules: upstream `pkg/apis/resource/validation`.
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::api::meta::names;
 use crate::registry::strategy::HookCx;
 use crate::registry::validate::volume_sources::csi_driver;
 use crate::registry::validate::{Field, affinity};
+use crate::util::clock::rfc3339;
 
 use super::device;
 
@@ -15,6 +17,23 @@ use super::device;
 const POOL_MAX: usize = 253;
 /// Sets of counters of one slice.
 const COUNTER_SETS_MAX: usize = 8;
+
+/// A taint without a time is from now. Upstream: `SetDefaults_DeviceTaint`.
+pub fn prepare(slice: &mut Value, _old: Option<&Value>, cx: &HookCx<'_>) {
+    time_taints(slice, cx.now);
+}
+
+fn time_taints(slice: &mut Value, now: Timestamp) {
+    let devices = slice.pointer_mut("/spec/devices").and_then(Value::as_array_mut);
+    for device in devices.into_iter().flatten() {
+        let taints = device.get_mut("taints").and_then(Value::as_array_mut);
+        for taint in taints.into_iter().flatten().filter_map(Value::as_object_mut) {
+            if taint.get("timeAdded").is_none_or(Value::is_null) {
+                taint.insert("timeAdded".into(), rfc3339(now).into());
+            }
+        }
+    }
+}
 
 /// Create and update.
 pub fn check(o: &Field<'_>, old: Option<&Value>, _cx: &HookCx<'_>) {
@@ -102,5 +121,20 @@ fn placement(spec: &Field<'_>) {
         0 => spec.errs.required(which),
         1 => {}
         _ => spec.invalid(which),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_taint_is_from_now_unless_it_says_when() {
+        let taints = json!([{"key": "a"}, {"key": "b", "timeAdded": "2020-01-01T00:00:00Z"}]);
+        let mut slice = json!({"spec": {"devices": [{"name": "x"}, {"name": "y", "taints": taints}]}});
+        time_taints(&mut slice, "2026-01-01T00:00:00.5Z".parse().unwrap());
+        let times = ["0", "1"].map(|i| slice.pointer(&format!("/spec/devices/1/taints/{i}/timeAdded")).cloned());
+        assert_eq!(times, [Some("2026-01-01T00:00:00Z".into()), Some("2020-01-01T00:00:00Z".into())]);
     }
 }
