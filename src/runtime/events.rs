@@ -118,6 +118,8 @@ struct Event {
     message: String,
     component: String,
     host: String,
+    /// What else it is about.
+    related: Option<Regarding>,
 }
 
 /// Takes events; cheap to clone.
@@ -151,19 +153,34 @@ impl Recorder {
 
     /// Records an event. Never waits; what does not fit in the queue is dropped.
     pub fn event(&self, about: impl Into<Regarding>, kind: EventType, reason: &str, message: impl Into<String>) {
-        let mut message: String = message.into();
+        self.record(about.into(), None, kind, reason, message.into());
+    }
+
+    /// A Normal event about one object that another one made happen.
+    pub fn related(
+        &self,
+        about: impl Into<Regarding>,
+        other: impl Into<Regarding>,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
+        self.record(about.into(), Some(other.into()), EventType::Normal, reason, message.into());
+    }
+
+    fn record(&self, about: Regarding, other: Option<Regarding>, kind: EventType, reason: &str, mut message: String) {
         if message.len() > MESSAGE_MAX {
             let end = (0..=MESSAGE_MAX - 3).rev().find(|i| message.is_char_boundary(*i)).unwrap_or(0);
             message.truncate(end);
             message.push_str("...");
         }
         let event = Event {
-            regarding: about.into(),
+            regarding: about,
             kind,
             reason: reason.into(),
             message,
             component: (*self.component).into(),
             host: (*self.host).into(),
+            related: other,
         };
         if self.queue.try_send(event).is_err() {
             tracing::debug!(reason, "too many events; one is dropped");
@@ -283,20 +300,19 @@ impl Correlator {
         if !event.host.is_empty() {
             source["host"] = event.host.as_str().into();
         }
-        Some(Write {
-            namespace: namespace.to_owned(),
-            name: seen.name.clone(),
-            count: seen.count,
-            body: json!({
-                "apiVersion": "v1", "kind": "Event",
-                "metadata": {"name": seen.name, "namespace": namespace},
-                "involvedObject": event.regarding.to_value(),
-                "reason": event.reason, "message": event.message, "source": source,
-                "firstTimestamp": seen.first, "lastTimestamp": stamp, "count": seen.count,
-                "type": event.kind.as_str(), "eventTime": null,
-                "reportingComponent": event.component, "reportingInstance": event.host,
-            }),
-        })
+        let mut body = json!({
+            "apiVersion": "v1", "kind": "Event",
+            "metadata": {"name": seen.name, "namespace": namespace},
+            "involvedObject": event.regarding.to_value(),
+            "reason": event.reason, "message": event.message, "source": source,
+            "firstTimestamp": seen.first, "lastTimestamp": stamp, "count": seen.count,
+            "type": event.kind.as_str(), "eventTime": null,
+            "reportingComponent": event.component, "reportingInstance": event.host,
+        });
+        if let Some(related) = &event.related {
+            body["related"] = related.to_value();
+        }
+        Some(Write { namespace: namespace.to_owned(), name: seen.name.clone(), count: seen.count, body })
     }
 
     fn is_one_of_many(&mut self, group: &Group, message: &str, now: Timestamp) -> bool {
@@ -363,6 +379,7 @@ mod tests {
             message: message.into(),
             component: "c".into(),
             host: String::new(),
+            related: None,
         }
     }
 

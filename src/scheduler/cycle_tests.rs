@@ -301,6 +301,66 @@ fn victims_make_room_for_anti_affinity(there: Value, newcomer: Value) {
     assert_eq!(again.message(), no_fit.message(), "pretending leaves no traces");
 }
 
+/// Who leaves the promised node is waited for where a scheduler sent it away; who goes for another reason is not.
+#[test_case(json!([{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]),
+    "not eligible due to a terminating pod on the nominated node."; "sent away")]
+#[test_case(json!([{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}]), "low"; "evicted")]
+#[test_case(json!([{"type": "DisruptionTarget", "status": "False", "reason": "PreemptionByScheduler"}]), "low"; "not any more")]
+#[test_case(json!([]), "low"; "deleted")]
+fn victims_are_waited_for(conditions: Value, want: &str) {
+    let low = json!({"metadata": {"name": "low", "namespace": "n", "uid": "low", "labels": {"app": "x"},
+        "deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": needs("2", 1), "status": {"conditions": conditions}});
+    let low = PodInfo::new(&Object::from_value(&low, &[])).unwrap();
+    let on = [("n1", low), ("n3", pod("top", "x", needs("2", 9)))];
+    let (cluster, side, profile) = (cluster(&on), Side::new(&FakeListers::default()), Profile::default());
+    let newcomer = pod("p", "web", needs("2", 7));
+    let mut nominated = Nominated::default();
+    nominated.set(&newcomer, "n1");
+    let cx =
+        Cycle { pod: &newcomer, cluster: &cluster, side: &side, profile: &profile, default_spread: Box::default() };
+    let mut checks = Checks::new(&cx).unwrap();
+    let no_fit = checks.feasible(&cluster, &nominated, &mut Answers::default(), &mut 0).unwrap_err();
+    let said = match preempt::plan(&cx, &mut checks, &nominated, &mut Answers::default(), &no_fit) {
+        Ok(plan) => plan.victims.iter().map(|v| v.name.to_string()).collect(),
+        Err(none) => none.message,
+    };
+    assert_eq!(said, want);
+}
+
+/// Budgets mean no pod without labels, whatever they select.
+#[test]
+fn budgets_do_not_protect_pods_without_labels() {
+    let listers = FakeListers::default();
+    let selector = json!({"matchExpressions": [{"key": "x", "operator": "DoesNotExist"}]});
+    let budget = json!({"metadata": {"name": "b", "namespace": "n"}, "spec": {"selector": selector},
+        "status": {"disruptionsAllowed": 0}});
+    listers.upsert(&crate::client::res::POD_DISRUPTION_BUDGETS, &budget);
+    let bare = json!({"metadata": {"name": "bare", "namespace": "n", "uid": "bare"}, "spec": needs("1", 1)});
+    let bare = PodInfo::new(&Object::from_value(&bare, &[])).unwrap();
+    let on = [("n1", bare), ("n1", pod("other", "x", needs("1", 1))), ("n3", pod("top", "x", needs("2", 9)))];
+    let (cluster, side, profile) = (cluster(&on), Side::new(&listers), Profile::default());
+    let (newcomer, none) = (pod("p", "web", needs("1", 7)), Nominated::default());
+    let cx =
+        Cycle { pod: &newcomer, cluster: &cluster, side: &side, profile: &profile, default_spread: Box::default() };
+    let mut checks = Checks::new(&cx).unwrap();
+    let no_fit = checks.feasible(&cluster, &none, &mut Answers::default(), &mut 0).unwrap_err();
+    let plan = preempt::plan(&cx, &mut checks, &none, &mut Answers::default(), &no_fit).unwrap();
+    assert_eq!(plan.victims.iter().map(|v| &*v.name).collect::<Vec<_>>(), ["bare"]);
+}
+
+#[test]
+fn who_sends_nobody_away_keeps_what_it_was_promised() {
+    let mut spec = needs("1", 7);
+    let said = |spec: &Value| {
+        let none = preempt::no_help(&pod("p", "web", spec.clone()), 2);
+        (none.message, none.withdraw)
+    };
+    let nodes = "0/2 nodes are available: 2 Preemption is not helpful for scheduling.";
+    assert_eq!(said(&spec), (nodes.to_owned(), true));
+    spec["preemptionPolicy"] = "Never".into();
+    assert_eq!(said(&spec), ("not eligible due to preemptionPolicy=Never.".to_owned(), false));
+}
+
 #[test]
 fn a_promised_node_counts_for_equals() {
     let (cluster, side) = (cluster(&[]), Side::new(&FakeListers::default()));

@@ -176,6 +176,8 @@ pub enum Event {
     Namespace,
     /// Something of storage changed.
     Storage,
+    /// A volume is attached to its node no more.
+    Detached,
     /// There may be other devices, or classes of them.
     Devices,
     /// A claim of devices changed.

@@ -21,15 +21,20 @@ pub mod plugins;
 pub mod pod;
 pub mod preempt;
 pub mod profile;
+mod provide;
 pub mod queue;
 mod raw;
 mod reserve;
 pub mod resources;
 pub mod scores;
 pub mod side;
+#[cfg(test)]
+mod storage_tests;
 pub mod terms;
 pub mod volumes;
 mod worker;
+#[cfg(test)]
+mod worker_tests;
 mod write;
 
 use std::sync::Arc;
@@ -45,7 +50,7 @@ use crate::util::tasks::Shutdown;
 use metrics::Metrics;
 use profile::Profiles;
 
-/// The component's name, in events and as field manager.
+/// The component's name, as field manager. In events it goes by the name of the profile, as upstream does.
 pub const COMPONENT: &str = "kube-scheduler";
 /// Deltas taken before the next pod is looked at.
 const DELTAS_AT_ONCE: usize = 4096;
@@ -83,6 +88,7 @@ enum Topic {
     Namespaces,
     Services,
     Storage,
+    Attachments,
     Slices,
     DeviceClasses,
     Claims,
@@ -102,6 +108,7 @@ const FOLLOWED: &[(Topic, &str, &str)] = &[
     (Topic::Storage, "storage.k8s.io", "storageclasses"),
     (Topic::Storage, "storage.k8s.io", "csinodes"),
     (Topic::Storage, "storage.k8s.io", "csistoragecapacities"),
+    (Topic::Attachments, "storage.k8s.io", "volumeattachments"),
 ];
 
 impl Scheduler {

@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use crate::api::meta::labels::{Op, Requirement, Selector, TOPOLOGY};
 use crate::api::object::Object;
+use crate::api::scan;
+use crate::api::value::ValueExt;
 use crate::runtime::events::Regarding;
 
 use super::devices::PodClaim;
@@ -34,6 +38,8 @@ pub struct PodInfo {
     /// Its managing controller: kind and name.
     pub controller: Option<(Box<str>, Box<str>)>,
     pub deleting: bool,
+    /// It is going because a scheduler sent it away.
+    pub preempted: bool,
     /// It succeeded or failed and holds nothing any more.
     pub finished: bool,
     pub node: Box<str>,
@@ -139,7 +145,7 @@ impl NodeTerm {
     }
 
     /// The terms of a `v1.NodeSelector`.
-    pub fn all_from(selector: &serde_json::Value) -> Box<[Self]> {
+    pub fn all_from(selector: &Value) -> Box<[Self]> {
         let raw: raw::NodeSelector = serde::Deserialize::deserialize(selector).unwrap_or_default();
         raw.node_selector_terms.iter().map(Self::new).collect()
     }
@@ -282,6 +288,7 @@ impl PodInfo {
             labels: object.meta.labels.clone(),
             controller,
             deleting: object.is_deleting(),
+            preempted: object.is_deleting() && sent_away(object),
             finished: matches!(&*status.phase, "Succeeded" | "Failed"),
             scheduler: spec.scheduler_name.into(),
             gated: !spec.scheduling_gates.is_empty(),
@@ -381,6 +388,16 @@ impl PodInfo {
         self.node_selector.iter().all(|(k, v)| label(labels, k) == Some(v))
             && self.node_required.as_ref().is_none_or(|terms| terms.iter().any(|t| t.matches(name, labels)))
     }
+}
+
+/// True where the pod's condition says that a scheduler made room with it. Upstream: `plugins/defaultpreemption`
+/// (`podTerminatingByPreemption`).
+fn sent_away(pod: &Object) -> bool {
+    let conditions = scan::below(&pod.json, 0..pod.json.len(), &["status", "conditions"]);
+    let all: Vec<Value> = conditions.and_then(|at| serde_json::from_slice(&pod.json[at]).ok()).unwrap_or_default();
+    let disrupted = all.iter().find(|c| c.str_at("/type") == Some("DisruptionTarget"));
+    disrupted
+        .is_some_and(|c| (c.str_at("/status"), c.str_at("/reason")) == (Some("True"), Some("PreemptionByScheduler")))
 }
 
 /// Those made from templates stand in the status; one without a name there is not needed.

@@ -21,9 +21,17 @@ use crate::api::value::ValueExt;
 pub const NAME: &str = "DefaultPreemption";
 
 /// What is said where a plugin refused all nodes before it saw them.
-pub fn no_help(nodes: usize) -> NoPlan {
+pub fn no_help(pod: &PodInfo, nodes: usize) -> NoPlan {
+    if !pod.preempts {
+        return never();
+    }
     let reasons = BTreeMap::from([(NOT_HELPFUL.into(), nodes)]);
     NoPlan { message: NoFit { total: nodes, reasons, ..NoFit::default() }.message(), withdraw: true }
+}
+
+/// What is said for a pod that sends nobody away.
+fn never() -> NoPlan {
+    NoPlan { message: "not eligible due to preemptionPolicy=Never.".into(), withdraw: false }
 }
 
 const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
@@ -91,6 +99,8 @@ impl Budget {
 
     fn protects(&self, pod: &PodInfo) -> bool {
         *self.namespace == *pod.namespace
+            // Upstream looks for no budget of a pod without labels, though a selector may mean it.
+            && !pod.labels.is_empty()
             && self.selector.matches(|k| label(&pod.labels, k))
             && !self.disrupted.iter().any(|name| **name == *pod.name)
     }
@@ -116,7 +126,7 @@ pub fn plan(
 ) -> Result<Arc<Plan>, NoPlan> {
     let nodes = cx.cluster.nodes();
     if !cx.pod.preempts {
-        return Err(NoPlan { message: "not eligible due to preemptionPolicy=Never.".into(), withdraw: false });
+        return Err(never());
     }
     if is_waiting_for_victims(cx, nominated, no_fit) {
         let message = "not eligible due to a terminating pod on the nominated node.".into();
@@ -158,7 +168,7 @@ fn is_waiting_for_victims(cx: &Cycle<'_>, nominated: &Nominated, no_fit: &NoFit)
     let Some(at) = cx.cluster.index(name) else { return false };
     // Where victims cannot help any more there is no use in waiting for them.
     let pods = &cx.cluster.nodes()[at].pods;
-    no_fit.candidates.binary_search(&at).is_ok() && pods.iter().any(|p| p.deleting && p.priority < cx.pod.priority)
+    no_fit.candidates.binary_search(&at).is_ok() && pods.iter().any(|p| p.preempted && p.priority < cx.pod.priority)
 }
 
 fn started(pod: &PodInfo) -> &str {

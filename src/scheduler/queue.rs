@@ -44,12 +44,21 @@ struct Waiting {
     pod: Arc<PodInfo>,
     place: Place,
     turn: Turn,
-    /// Times it was tried.
-    attempts: u32,
+    /// Times that plugins refused it.
+    refusals: u32,
+    /// Times that something went wrong, since it was last refused.
+    errors: u32,
     /// When it was last refused.
     refused_at: Option<Instant>,
     /// By which plugins.
     refused_by: Vec<&'static str>,
+}
+
+impl Waiting {
+    /// How long it waits after the last attempt. Upstream: `backend/queue/backoff_queue` (`calculateBackoffDuration`).
+    fn backoff(&self) -> Duration {
+        BACKOFF.delay(if self.errors > 0 { self.errors } else { self.refusals })
+    }
 }
 
 /// The three queues.
@@ -94,7 +103,8 @@ impl Queue {
                     pod,
                     place: Place::InFlight,
                     turn,
-                    attempts: 0,
+                    refusals: 0,
+                    errors: 0,
                     refused_at: None,
                     refused_by: Vec::new(),
                 };
@@ -144,8 +154,7 @@ impl Queue {
             }
         };
         self.move_to(&uid, Place::InFlight);
-        let waiting = self.pods.get_mut(&uid)?;
-        waiting.attempts += 1;
+        let waiting = self.pods.get(&uid)?;
         Some(waiting.pod.clone())
     }
 
@@ -154,6 +163,11 @@ impl Queue {
         let turn = self.next_turn();
         let Some(waiting) = self.pods.get_mut(uid) else { return };
         waiting.turn.1 = turn;
+        // Without anybody who refused it there was nothing to ask, which counts as an error.
+        (waiting.refusals, waiting.errors) = match by.is_empty() {
+            true => (waiting.refusals, waiting.errors + 1),
+            false => (waiting.refusals + 1, 0),
+        };
         waiting.refused_by = by;
         waiting.refused_at = Some(now);
         self.move_to(uid, Place::Unschedulable(now));
@@ -161,15 +175,18 @@ impl Queue {
 
     /// Something went wrong on the way: it is tried again after its backoff.
     pub fn failed(&mut self, uid: &str, now: Instant) {
-        if let Some(waiting) = self.pods.get(uid) {
-            let until = now + BACKOFF.delay(waiting.attempts);
+        if let Some(waiting) = self.pods.get_mut(uid) {
+            waiting.errors += 1;
+            let until = now + waiting.backoff();
             self.move_to(uid, Place::Backoff(until, true));
         }
     }
 
     /// A node is promised to one that waits; an empty name takes the promise back.
     pub fn promised(&mut self, uid: &str, node: &str) {
-        if let Some(waiting) = self.pods.get_mut(uid) {
+        if let Some(waiting) = self.pods.get_mut(uid)
+            && *waiting.pod.nominated != *node
+        {
             waiting.pod = Arc::new(PodInfo { nominated: node.into(), ..(*waiting.pod).clone() });
         }
     }
@@ -206,7 +223,7 @@ impl Queue {
     pub fn activate(&mut self, uid: &str, now: Instant) {
         let Some(waiting) = self.pods.get(uid) else { return };
         let Place::Unschedulable(since) = waiting.place else { return };
-        let until = since + BACKOFF.delay(waiting.attempts);
+        let until = since + waiting.backoff();
         self.move_to(uid, if until > now { Place::Backoff(until, false) } else { Place::Active });
     }
 
@@ -299,8 +316,18 @@ mod tests {
         assert_eq!(pop(&mut q, now), "a", "woken; nothing else is due, so it need not back off");
         q.failed("a", now);
         assert_eq!(pop(&mut q, now), "", "an error has to be waited out");
-        assert_eq!(q.deadline(now), Some(now + Duration::from_secs(2)));
+        assert_eq!(q.deadline(now), Some(now + Duration::from_secs(1)), "its first error");
+        assert_eq!(pop(&mut q, now + Duration::from_secs(1)), "a");
+        q.failed("a", now);
+        assert_eq!(q.deadline(now), Some(now + Duration::from_secs(2)), "its second");
         assert_eq!(pop(&mut q, now + Duration::from_secs(2)), "a");
+        q.refused("a", vec!["Fit"], now);
+        q.wake(now, |plugin, pod| plugin == "Fit" && &*pod.name == "a");
+        assert_eq!(q.deadline(now).unwrap() - now, Duration::from_secs(2), "refused twice; its errors count no more");
+        assert_eq!(pop(&mut q, now), "a");
+        q.failed("a", now);
+        assert_eq!(q.deadline(now), Some(now + Duration::from_secs(1)), "the first error since");
+        assert_eq!(pop(&mut q, now + Duration::from_secs(1)), "a");
         q.wake_stuck(now + STUCK);
         assert_eq!(pop(&mut q, now + STUCK), "b");
     }

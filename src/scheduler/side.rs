@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::api::meta::labels::Selector;
 use crate::api::object::Object;
+use crate::api::scan;
 use crate::runtime::{Lister, Listers};
 
 use super::cluster::NodeInfo;
@@ -17,7 +18,7 @@ use super::devices::Inventory;
 use super::devices::model::Claim as DeviceClaim;
 use super::pod::{PodInfo, Spread, label};
 use super::profile::DefaultSpread;
-use super::volumes::{Claim, Class, Volume, VolumePlan};
+use super::volumes::{Claim, ClaimRef, Class, Volume, VolumePlan};
 use crate::api::meta::quantity::Quantity;
 use crate::api::value::ValueExt;
 
@@ -33,8 +34,11 @@ pub struct Side {
     csi_nodes: Arc<dyn Lister>,
     csi_drivers: Arc<dyn Lister>,
     capacities: Arc<dyn Lister>,
-    /// Volumes that a decision gave away and that are not written yet, with the uid of the claim.
-    taken: HashMap<Box<str>, Box<str>>,
+    attachments: Arc<dyn Lister>,
+    /// Volumes that a decision gave away and that are not written yet, with the claim.
+    taken: HashMap<Box<str>, ClaimRef>,
+    /// Nodes for which a decision asks for the volumes of claims, by the claim's uid, and that are not written yet.
+    selected: HashMap<Box<str>, Box<str>>,
     /// `PodDisruptionBudget`s.
     pub budgets: Arc<dyn Lister>,
     /// Devices, and the claims of them.
@@ -56,7 +60,9 @@ impl Side {
             csi_nodes: listers.lister("storage.k8s.io", "csinodes"),
             csi_drivers: listers.lister("storage.k8s.io", "csidrivers"),
             capacities: listers.lister("storage.k8s.io", "csistoragecapacities"),
+            attachments: listers.lister("storage.k8s.io", "volumeattachments"),
             taken: HashMap::new(),
+            selected: HashMap::new(),
             budgets: listers.lister("policy", "poddisruptionbudgets"),
             devices: Inventory::default(),
             device_claims: listers.lister("resource.k8s.io", "resourceclaims"),
@@ -133,9 +139,11 @@ impl Side {
 
 /// Storage.
 impl Side {
-    /// A claim by name.
+    /// A claim by name, with what decisions did to it.
     pub fn claim(&self, namespace: &str, name: &str) -> Option<Claim> {
-        self.claims.get(namespace, name).map(|o| Claim::new(&o))
+        let mut claim = self.claims.get(namespace, name).map(|o| Claim::new(&o))?;
+        claim.selected_node = claim.selected_node.or_else(|| self.selected.get(&claim.uid).cloned());
+        Some(claim)
     }
 
     /// A volume by name.
@@ -143,10 +151,15 @@ impl Side {
         if name.is_empty() { None } else { self.volumes.get("", name).map(|o| Volume::new(&o)) }
     }
 
-    /// All volumes of some classes.
+    /// All volumes of some classes, with what decisions did to them.
     pub fn volumes_of(&self, classes: &HashSet<&str>) -> Vec<Volume> {
         let all = self.volumes.list(None);
-        all.iter().map(|o| Volume::new(o)).filter(|v| classes.contains(&*v.class)).collect()
+        let read = |o: &Arc<Object>| {
+            let mut volume = Volume::new(o);
+            volume.claimed_by = self.taken.get(&volume.name).cloned().or(volume.claimed_by);
+            volume
+        };
+        all.iter().map(read).filter(|v| classes.contains(&*v.class)).collect()
     }
 
     /// A storage class by name.
@@ -159,6 +172,18 @@ impl Side {
         let csi = self.csi_nodes.get("", node).map(|o| o.value()).unwrap_or_default();
         let limit = |d: &Value| Some((d.str_at("/name")?.to_owned(), d.int_at("/allocatable/count")?));
         csi.items_at("/spec/drivers").iter().filter_map(limit).collect()
+    }
+
+    /// The volumes, by name, that are attached to each node.
+    pub fn attached(&self) -> HashMap<String, Vec<String>> {
+        let mut out: HashMap<String, Vec<String>> = HashMap::new();
+        for attachment in self.attachments.list(None) {
+            let mut found = scan::fields(&attachment.json, &["/spec/nodeName", "/spec/source/persistentVolumeName"]);
+            if let (Some(volume), Some(node)) = (found.pop(), found.pop()) {
+                out.entry(node).or_default().push(volume);
+            }
+        }
+        out
     }
 
     /// True when the driver of a class, if it says how much space there is, has enough that the node reaches.
@@ -176,20 +201,24 @@ impl Side {
         })
     }
 
-    /// True when a decision has given the volume to another claim.
-    pub fn is_taken(&self, volume: &str, claim: &Claim) -> bool {
-        self.taken.get(volume).is_some_and(|uid| *uid != claim.uid)
+    /// True when a decision has given the volume away.
+    pub fn is_taken(&self, volume: &str) -> bool {
+        self.taken.contains_key(volume)
     }
 
-    /// Remembers what a decision gives away.
-    pub fn take(&mut self, plan: &VolumePlan) {
-        self.taken.extend(plan.bind.iter().map(|(volume, claim)| (volume.clone(), claim.uid.clone())));
+    /// Remembers what a decision for a node gives away: others that use the same claims go by it.
+    pub fn take(&mut self, plan: &VolumePlan, node: &str) {
+        self.taken.extend(plan.bind.iter().map(|m| (m.volume.clone(), m.claim.reference())));
+        self.selected.extend(plan.provision.iter().map(|claim| (claim.uid.clone(), node.into())));
     }
 
     /// Forgets it: it is written, or will not be.
     pub fn release(&mut self, plan: &VolumePlan) {
-        for (volume, _) in &plan.bind {
-            self.taken.remove(volume);
+        for m in &plan.bind {
+            self.taken.remove(&m.volume);
+        }
+        for claim in &plan.provision {
+            self.selected.remove(&claim.uid);
         }
     }
 }

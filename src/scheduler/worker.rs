@@ -18,14 +18,14 @@ use super::plugins::devices::{DevicePlan, NAME as DEVICES, PodDevices};
 use super::pod::PodInfo;
 use super::preempt;
 use super::profile::Profiles;
+use super::provide::Provider;
 use super::queue::Queue;
 use super::scores::Kept;
 use super::side::Side;
-use super::write::{Condition, Done, Writes};
+use super::write::{Condition, Done, Failed, Writes};
 use super::{Scheduler, Topic};
 use crate::api::object::Object;
 use crate::api::scan;
-use crate::api::status::Reason;
 use crate::runtime::{Delta, Recorder};
 
 /// What there is to do, or to say, where no node fits.
@@ -46,6 +46,7 @@ pub(super) struct Worker {
     queue: Queue,
     nominated: Nominated,
     writes: Writes,
+    provider: Arc<Provider>,
     events: Recorder,
     profiles: Profiles,
     metrics: Arc<Metrics>,
@@ -59,12 +60,15 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(scheduler: &Scheduler, events: Recorder) -> Self {
+        let (client, clock) = (scheduler.client.clone(), scheduler.clock.clone());
+        let provider = Arc::new(Provider::new(&*scheduler.listers));
         Self {
             cluster: Cluster::default(),
             side: Side::new(&*scheduler.listers),
             queue: Queue::default(),
             nominated: Nominated::default(),
-            writes: Writes::new(scheduler.client.clone(), scheduler.clock.clone(), scheduler.config.writes_in_flight),
+            writes: Writes::new(client, clock, provider.clone(), scheduler.config.writes_in_flight),
+            provider,
             events,
             profiles: scheduler.config.profiles.clone(),
             metrics: scheduler.config.metrics.clone(),
@@ -113,7 +117,12 @@ impl Worker {
             (Topic::Namespaces, Delta::Delete(last)) => self.cluster.remove_namespace(&last.meta.name),
             (Topic::Services, Delta::Upsert { new, .. }) => self.side.set_service(&new),
             (Topic::Services, Delta::Delete(last)) => self.side.remove_service(&last),
-            (Topic::Storage, _) => self.wake(&Event::Storage),
+            (Topic::Storage, _) => {
+                self.provider.look_again();
+                self.wake(&Event::Storage);
+            }
+            (Topic::Attachments, Delta::Upsert { .. }) => {}
+            (Topic::Attachments, Delta::Delete(_)) => self.wake(&Event::Detached),
             (Topic::Slices, Delta::Upsert { new, .. }) => {
                 self.side.devices.set_slice(&new);
                 self.wake(&Event::Devices);
@@ -148,8 +157,15 @@ impl Worker {
     }
 
     fn wake(&mut self, event: &Event) {
-        self.queue
-            .wake(Instant::now(), |plugin, pod| PLUGINS.iter().any(|(p, _)| p.name() == plugin && p.wakes(event, pod)));
+        self.wake_up_to(i32::MAX, event);
+    }
+
+    /// The same for pods up to a priority.
+    fn wake_up_to(&mut self, most: i32, event: &Event) {
+        let helps = |plugin: &str, pod: &PodInfo| {
+            pod.priority <= most && PLUGINS.iter().any(|(p, _)| p.name() == plugin && p.wakes(event, pod))
+        };
+        self.queue.wake(Instant::now(), helps);
     }
 
     fn node(&mut self, object: &Object) {
@@ -190,6 +206,9 @@ impl Worker {
             self.wake(&Event::PodPlaced(old, pod));
         } else if pod.deleting || self.profiles.of(&pod.scheduler).is_none() {
             self.unqueue(uid);
+            // It will not be bound any more.
+            self.forget(&pod);
+            self.provider.look_again();
         } else if !self.cluster.is_placed(uid) {
             self.waiting(pod);
         }
@@ -218,8 +237,13 @@ impl Worker {
         self.nominated.set(&pod, &pod.nominated);
         let before = self.queue.get(&uid).cloned();
         self.queue.set(pod.clone(), self.side.devices.admits(&pod));
-        if before.is_some_and(|old| !old.wants_the_same(&pod)) {
+        let Some(old) = before else { return };
+        if !old.wants_the_same(&pod) {
             self.queue.activate(&uid, Instant::now());
+        }
+        // For others it is as if it had left the node that it was promised.
+        if !old.nominated.is_empty() && old.nominated != pod.nominated {
+            self.gone(old.clone(), &old.nominated, old.priority);
         }
     }
 
@@ -233,18 +257,24 @@ impl Worker {
     fn pod_gone(&mut self, uid: &str) {
         let promised = self.nominated.node_of(uid).map(str::to_owned);
         let waiting = self.unqueue(uid).filter(|_| promised.is_some());
-        let node = self.cluster.node_of(uid).map(str::to_owned).or(promised).unwrap_or_default();
-        if let Some(pod) = self.cluster.displace(uid).or(waiting) {
-            self.gone(pod, &node);
+        if self.cluster.is_assumed(uid) {
+            self.provider.look_again();
+        }
+        let node = self.cluster.node_of(uid).map(str::to_owned);
+        if let Some(pod) = self.cluster.displace(uid) {
+            self.gone(pod, &node.unwrap_or_default(), i32::MAX);
+        } else if let Some((pod, node)) = waiting.zip(promised) {
+            let most = pod.priority;
+            self.gone(pod, &node, most);
         }
     }
 
-    /// A pod left a node, or will not come to it.
-    fn gone(&mut self, pod: Arc<PodInfo>, node: &str) {
+    /// A pod left a node, or will not come to it. What was only promised to it counted for pods up to its priority.
+    fn gone(&mut self, pod: Arc<PodInfo>, node: &str, most: i32) {
         if self.queue.has_refused() {
             let promised = self.nominated.on(node).to_vec();
             let freed = self.cluster.node(node).map(|now| Box::new(Freed { node: now.clone(), promised }));
-            self.wake(&Event::PodGone(pod, freed));
+            self.wake_up_to(most, &Event::PodGone(pod, freed));
         }
     }
 }
@@ -298,7 +328,8 @@ impl Worker {
         let cx = Cycle { pod, cluster: &self.cluster, side: &self.side, profile, default_spread };
         let nodes = self.cluster.nodes();
         let mut checks = Checks::new(&cx).map_err(|(plugin, why)| {
-            let preemption = (!nodes.is_empty() && cx.profile.preempts).then(|| Err(preempt::no_help(nodes.len())));
+            let preempts = !nodes.is_empty() && cx.profile.preempts;
+            let preemption = preempts.then(|| Err(preempt::no_help(pod, nodes.len())));
             let no_fit = NoFit { total: nodes.len(), rejected: Some(why), by: vec![plugin], ..NoFit::default() };
             Box::new((no_fit, preemption))
         })?;
@@ -332,7 +363,7 @@ impl Worker {
                 self.side.devices.promise(&claim.uid, allocation);
             }
         }
-        self.side.take(&volumes);
+        self.side.take(&volumes, &node);
         let there = pod.on(&self.cluster.nodes()[at].labels);
         self.cluster.place(there.unwrap_or_else(|| pod.clone()), &node, true);
         self.nominated.remove(&pod.uid);
@@ -348,7 +379,7 @@ impl Worker {
         // Upstream's DynamicResources remembers nothing of a pod that another plugin refused before it, and says so.
         let forgotten = no_fit.rejected.is_some() && no_fit.by != [DEVICES];
         let nominated = match preemption {
-            None => None,
+            None => (no_fit.total == 0).then(|| self.withdraw(pod)),
             Some(Ok(plan)) => {
                 let node: Box<str> = (*self.cluster.nodes()[plan.node].name).into();
                 self.preempt(pod, &node, &plan.victims);
@@ -360,23 +391,32 @@ impl Worker {
                     false => format!("{message} {claims}{PREEMPTION}{}", none.message),
                 };
                 let had = self.nominated.node_of(&pod.uid).is_some();
-                (none.withdraw && had).then(|| {
-                    self.nominated.remove(&pod.uid);
-                    self.queue.promised(&pod.uid, "");
-                    "".into()
-                })
+                (none.withdraw && had && !forgotten).then(|| self.withdraw(pod))
             }
         };
         self.queue.refused(&pod.uid, no_fit.by, Instant::now());
-        self.events.warning(pod.regarding(), "FailedScheduling", message.clone());
+        self.events_of(pod).warning(pod.regarding(), "FailedScheduling", message.clone());
         self.writes.condition(pod, Condition { reason: "Unschedulable", message, nominated });
     }
 
     /// Something went wrong on the way: it is said, and tried again later.
     fn fail(&mut self, pod: &Arc<PodInfo>, message: String) {
+        let nominated = Some(self.withdraw(pod));
         self.queue.failed(&pod.uid, Instant::now());
-        self.events.warning(pod.regarding(), "FailedScheduling", message.clone());
-        self.writes.condition(pod, Condition { reason: "SchedulerError", message, nominated: None });
+        self.events_of(pod).warning(pod.regarding(), "FailedScheduling", message.clone());
+        self.writes.condition(pod, Condition { reason: "SchedulerError", message, nominated });
+    }
+
+    /// A pod is promised no node any more; gives what to write of that.
+    fn withdraw(&mut self, pod: &PodInfo) -> Box<str> {
+        self.nominated.remove(&pod.uid);
+        self.queue.promised(&pod.uid, "");
+        "".into()
+    }
+
+    /// Takes events about a pod, under the name of its scheduler.
+    fn events_of(&self, pod: &PodInfo) -> Recorder {
+        self.events.named(&self.profiles.get(&pod.scheduler).name)
     }
 
     /// Takes its devices from a claim that keeps the pod from all nodes and that nobody uses. Gives what is said of it.
@@ -397,17 +437,16 @@ impl Worker {
     /// Sends victims away and promises the node to the pod.
     fn preempt(&mut self, pod: &Arc<PodInfo>, node: &str, victims: &[Arc<PodInfo>]) {
         self.metrics.preempted(victims.len());
-        for victim in victims.iter().filter(|v| !v.deleting) {
-            let message = format!("Preempted by pod {} on node {node}", pod.uid);
-            self.events.normal(victim.regarding(), "Preempted", message);
-            self.writes.evict(victim.clone());
-        }
         // Less important pods that were promised the node may find another now.
         let lesser = self.nominated.on(node).iter().filter(|p| p.priority < pod.priority && p.uid != pod.uid);
         for other in lesser.cloned().collect::<Vec<_>>() {
-            self.nominated.remove(&other.uid);
-            self.queue.promised(&other.uid, "");
+            self.withdraw(&other);
+            self.writes.withdraw(&other);
             self.queue.activate(&other.uid, Instant::now());
+        }
+        let (by, events) = (self.profiles.get(&pod.scheduler).name.as_ref().into(), self.events_of(pod));
+        for victim in victims.iter().filter(|v| !v.deleting) {
+            self.writes.evict(victim.clone(), pod, node, &by, &events);
         }
         self.nominated.set(pod, node);
         self.queue.promised(&pod.uid, node);
@@ -423,16 +462,24 @@ impl Worker {
             Ok(()) => {
                 self.queue.remove(&pod.uid);
                 let message = format!("Successfully assigned {} to {node}", pod.key());
-                self.events.normal(pod.regarding(), "Scheduled", message);
+                self.events_of(&pod).normal(pod.regarding(), "Scheduled", message);
             }
-            // It went away, or somebody else bound it: the listers say which.
-            Err(status) if status.reason == Reason::NotFound => self.forget(&pod),
-            Err(status) => {
-                tracing::warn!(pod = pod.key(), node = &*node, "cannot bind: {status}");
+            Err(Failed::Gone) => self.forget(&pod),
+            Err(Failed::Because(why)) => {
+                tracing::warn!(pod = pod.key(), node = &*node, "cannot bind: {why}");
                 self.forget(&pod);
-                self.fail(&pod, format!("binding rejected: {}", status.message));
+                self.try_later(&pod, why);
             }
         }
+    }
+
+    /// A pod that could not be bound is tried again as it is now: what came about it meanwhile was not looked at. Where it
+    /// is gone, or somebody else bound it, the listers say so.
+    fn try_later(&mut self, pod: &PodInfo, why: String) {
+        let now = self.provider.pod(pod).and_then(|now| PodInfo::new(&now).ok());
+        let Some(now) = now.filter(|now| now.node.is_empty() && !now.finished) else { return };
+        self.queue.set(now.clone(), self.side.devices.admits(&now));
+        self.fail(&now, why);
     }
 
     /// An assumption was wrong: what the pod held is free again.
@@ -440,7 +487,7 @@ impl Worker {
         if self.cluster.is_assumed(&pod.uid) {
             let node = self.cluster.node_of(&pod.uid).map(str::to_owned).unwrap_or_default();
             self.cluster.displace(&pod.uid);
-            self.gone(pod.clone(), &node);
+            self.gone(pod.clone(), &node, i32::MAX);
         }
     }
 }

@@ -7,24 +7,21 @@
 use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::{FutureExt, StreamExt};
+use futures::FutureExt;
 use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::devices::model::Claim as DeviceClaim;
-use super::plugins::devices::DevicePlan;
+use super::plugins::devices::{DevicePlan, NAME as DEVICES};
 use super::pod::PodInfo;
+use super::provide::Provider;
 use super::reserve;
-use super::volumes::{BIND_COMPLETED, Claim, VolumePlan};
-use crate::api::status::{ApiResult, Reason, Status};
-use crate::api::value::ValueExt;
-use crate::client::{Client, DeleteOptions, ListOptions, Patch, WatchKind, res};
+use super::volumes::VolumePlan;
+use crate::api::status::{ApiResult, Reason};
+use crate::client::{Client, DeleteOptions, Patch, res};
+use crate::runtime::Recorder;
 use crate::util::clock::{SharedClock, rfc3339};
-
-/// How long claims may take to be bound.
-const VOLUMES_BOUND: Duration = Duration::from_secs(600);
 
 /// Why a pod has no node yet: the condition `PodScheduled`, status False.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,12 +39,22 @@ pub(super) struct Done {
     pub(super) node: Box<str>,
     pub(super) volumes: VolumePlan,
     pub(super) devices: DevicePlan,
-    pub(super) result: ApiResult<()>,
+    pub(super) result: Result<(), Failed>,
+}
+
+/// Why a pod was not bound.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Failed {
+    /// There is no such pod any more. Nothing else that is missing counts as that.
+    Gone,
+    /// Something went wrong, in upstream's words.
+    Because(String),
 }
 
 enum Ended {
     Bound(Done),
     Written(Box<str>, ApiResult<()>),
+    Nominated(Arc<PodInfo>, ApiResult<()>),
     Evicted(Arc<PodInfo>, ApiResult<()>),
     Freed(ApiResult<()>),
 }
@@ -63,6 +70,7 @@ struct Said {
 pub(super) struct Writes {
     client: Client,
     clock: SharedClock,
+    provider: Arc<Provider>,
     max: usize,
     tasks: JoinSet<Ended>,
     ended: VecDeque<Done>,
@@ -70,8 +78,9 @@ pub(super) struct Writes {
 }
 
 impl Writes {
-    pub(super) fn new(client: Client, clock: SharedClock, max: usize) -> Self {
-        Self { client, clock, max, tasks: JoinSet::new(), ended: VecDeque::new(), said: HashMap::new() }
+    pub(super) fn new(client: Client, clock: SharedClock, provider: Arc<Provider>, max: usize) -> Self {
+        let said = HashMap::new();
+        Self { client, clock, provider, max, tasks: JoinSet::new(), ended: VecDeque::new(), said }
     }
 
     /// True when no more should be started.
@@ -81,22 +90,64 @@ impl Writes {
 
     /// Binds a pod, after its claims.
     pub(super) fn bind(&mut self, pod: Arc<PodInfo>, node: Box<str>, volumes: VolumePlan, devices: DevicePlan) {
-        let (client, now) = (self.client.clone(), rfc3339(self.clock.now()));
+        let (client, provider, now) = (self.client.clone(), self.provider.clone(), rfc3339(self.clock.now()));
+        // Who is bound at once need not be told where it goes; the others are waited for meanwhile, by autoscalers say.
+        let takes_long = !volumes.is_empty() || pod.device_claims.iter().any(|c| c.claim.is_some());
+        if takes_long {
+            self.note_nominated(&pod.uid, &node);
+        }
         self.tasks.spawn(async move {
+            if takes_long
+                && pod.nominated != node
+                && let Err(error) = nominate(&client, &pod, &node).await
+            {
+                tracing::debug!(pod = pod.key(), "cannot say where the pod goes: {error}");
+            }
             // An end that is never told would leave the pod assumed, and untried, for ever.
-            let bound = AssertUnwindSafe(bind(&client, &pod, &node, &volumes, &devices, &now)).catch_unwind().await;
-            let result = bound.unwrap_or_else(|_| Err(Status::internal("binding panicked; this is a bug in orch")));
+            let binding = bind(&client, &provider, &pod, &node, &volumes, &devices, &now);
+            let bound = AssertUnwindSafe(binding).catch_unwind().await;
+            let result =
+                bound.unwrap_or_else(|_| Err(Failed::Because("binding panicked; this is a bug in orch".into())));
             Ended::Bound(Done { pod, node, volumes, devices, result })
         });
     }
 
-    /// Deletes a victim; it says first why.
-    pub(super) fn evict(&mut self, victim: Arc<PodInfo>) {
+    /// Deletes a victim; it says first why, and afterwards that it did.
+    pub(super) fn evict(
+        &mut self,
+        victim: Arc<PodInfo>,
+        room: &Arc<PodInfo>,
+        node: &str,
+        by: &Arc<str>,
+        events: &Recorder,
+    ) {
         let (client, now) = (self.client.blind(), rfc3339(self.clock.now()));
+        let (room, by, events) = (room.clone(), by.clone(), events.clone());
+        let message = format!("Preempted by pod {} on node {node}", room.uid);
         self.tasks.spawn(async move {
-            let result = evict(&client, &victim, &now).await;
+            let result = evict(&client, &victim, &by, &now).await;
+            if result.is_ok() {
+                events.related(victim.regarding(), room.regarding(), "Preempted", message);
+            }
             Ended::Evicted(victim, result)
         });
+    }
+
+    /// Takes back that a node was promised to a pod.
+    pub(super) fn withdraw(&mut self, pod: &Arc<PodInfo>) {
+        self.note_nominated(&pod.uid, "");
+        let (client, pod) = (self.client.clone(), pod.clone());
+        self.tasks.spawn(async move {
+            let result = nominate(&client, &pod, "").await;
+            Ended::Nominated(pod, result)
+        });
+    }
+
+    /// What was last said of a pod does not hold as far as its node goes.
+    fn note_nominated(&mut self, uid: &str, node: &str) {
+        if let Some(said) = self.said.get_mut(uid) {
+            said.last.nominated = Some(node.into());
+        }
     }
 
     /// Takes its devices from a claim that nobody uses.
@@ -156,7 +207,12 @@ impl Writes {
         match ended {
             Ok(Ended::Bound(done)) => self.ended.push_back(done),
             Ok(Ended::Written(uid, result)) => self.written(&uid, result),
-            Ok(Ended::Evicted(_, Ok(())) | Ended::Freed(Ok(()))) => {}
+            Ok(Ended::Evicted(_, Ok(())) | Ended::Nominated(_, Ok(())) | Ended::Freed(Ok(()))) => {}
+            Ok(Ended::Nominated(pod, Err(error))) => {
+                if error.reason != Reason::NotFound {
+                    tracing::warn!(pod = pod.key(), "cannot take back the node of a pod: {error}");
+                }
+            }
             // Somebody else changed it: that wakes the pod.
             Ok(Ended::Freed(Err(error))) => tracing::debug!("cannot free the devices of a claim: {error}"),
             Ok(Ended::Evicted(pod, Err(error))) => {
@@ -184,10 +240,19 @@ impl Writes {
     }
 }
 
-async fn evict(client: &Client, victim: &PodInfo, now: &str) -> ApiResult<()> {
+/// Says in the pod's status which node it is about to go to; an empty name takes that back.
+async fn nominate(client: &Client, pod: &PodInfo, node: &str) -> ApiResult<()> {
+    let node = (!node.is_empty()).then_some(node);
+    let body = json!({"metadata": {"uid": pod.uid}, "status": {"nominatedNodeName": node}});
+    let patch = Patch::Strategic(&body);
+    client.blind().patch(&res::PODS, &pod.namespace, &pod.name, Some("status"), patch).await.map(drop)
+}
+
+/// `by`: the scheduler of the pod that is to come.
+async fn evict(client: &Client, victim: &PodInfo, by: &str, now: &str) -> ApiResult<()> {
     let body = json!({"metadata": {"uid": victim.uid}, "status": {"conditions": [{
         "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "lastProbeTime": null,
-        "message": "default-scheduler: preempting to accommodate a higher priority pod",
+        "message": format!("{by}: preempting to accommodate a higher priority pod"),
         "lastTransitionTime": now, "observedGeneration": victim.generation}]}});
     let (ns, name) = (&*victim.namespace, &*victim.name);
     client.patch(&res::PODS, ns, name, Some("status"), Patch::Strategic(&body)).await?;
@@ -196,16 +261,18 @@ async fn evict(client: &Client, victim: &PodInfo, now: &str) -> ApiResult<()> {
 
 async fn bind(
     client: &Client,
+    provider: &Provider,
     pod: &PodInfo,
     node: &str,
     volumes: &VolumePlan,
     devices: &DevicePlan,
     now: &str,
-) -> ApiResult<()> {
+) -> Result<(), Failed> {
+    let before = |plugin: &str, why: String| Failed::Because(format!("running PreBind plugin {plugin:?}: {why}"));
     if !volumes.is_empty() {
-        bind_volumes(client, node, volumes).await?;
+        provider.provide(client, pod, node, volumes).await.map_err(|why| before("VolumeBinding", why))?;
     }
-    reserve::all(client, pod, devices, now).await?;
+    reserve::all(client, pod, devices, now).await.map_err(|error| before(DEVICES, error.message))?;
     let body = json!({"apiVersion": "v1", "kind": "Binding",
         "metadata": {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid},
         "target": {"kind": "Node", "name": node}});
@@ -213,45 +280,8 @@ async fn bind(
     if bound.is_err() {
         reserve::undo(client, pod, devices).await;
     }
-    bound.map(drop)
-}
-
-/// Gives claims their volumes, or asks for volumes to be made, and waits until the volume controller has finished it.
-async fn bind_volumes(client: &Client, node: &str, volumes: &VolumePlan) -> ApiResult<()> {
-    for (volume, claim) in &volumes.bind {
-        let body = json!({
-            "metadata": {"annotations": {"pv.kubernetes.io/bound-by-controller": "yes"}},
-            "spec": {"claimRef": {"kind": "PersistentVolumeClaim", "apiVersion": "v1", "namespace": claim.namespace,
-                "name": claim.name, "uid": claim.uid}}});
-        client.patch(&res::PERSISTENT_VOLUMES, "", volume, None, Patch::Merge(&body)).await?;
-    }
-    for claim in &volumes.provision {
-        let body = json!({"metadata": {"uid": claim.uid,
-            "annotations": {"volume.kubernetes.io/selected-node": node}}});
-        let (ns, name) = (&*claim.namespace, &*claim.name);
-        client.patch(&res::PERSISTENT_VOLUME_CLAIMS, ns, name, None, Patch::Merge(&body)).await?;
-    }
-    let all = volumes.bind.iter().map(|(_, claim)| claim).chain(&volumes.provision);
-    let waits = futures::future::try_join_all(all.map(|claim| until_bound(client, claim)));
-    match tokio::time::timeout(VOLUMES_BOUND, waits).await {
-        Ok(done) => done.map(drop),
-        Err(_) => Err(Status::new(Reason::Timeout, "the claims of the pod were not bound in time")),
-    }
-}
-
-async fn until_bound(client: &Client, claim: &Claim) -> ApiResult<()> {
-    let options = ListOptions::fields(format!("metadata.name={}", claim.name));
-    let gone = || Status::not_found("", "persistentvolumeclaims", &claim.name);
-    loop {
-        let mut events = client.watch(&res::PERSISTENT_VOLUME_CLAIMS, Some(&claim.namespace), &options).await?;
-        while let Some(event) = events.next().await {
-            let event = event?;
-            match event.kind {
-                WatchKind::Deleted => return Err(gone()),
-                _ if event.object.str_at("/metadata/uid") != Some(&claim.uid) => {}
-                _ if event.object.get_at(BIND_COMPLETED).is_some() => return Ok(()),
-                _ => {}
-            }
-        }
-    }
+    bound.map(drop).map_err(|error| match error.reason {
+        Reason::NotFound => Failed::Gone,
+        _ => Failed::Because(format!("running Bind plugin \"DefaultBinder\": {}", error.message)),
+    })
 }

@@ -8,7 +8,7 @@ use super::super::cluster::NodeInfo;
 use super::super::framework::{Cycle, Event, Filter, Plugin, PreFilter, Reasons, Refusal};
 use super::super::pod::PodInfo;
 use super::super::side::Side;
-use super::super::volumes::{Claim, Class, Volume, VolumePlan};
+use super::super::volumes::{Claim, Class, Match, Volume, VolumePlan, match_for};
 
 /// See the module.
 pub struct VolumeBinding;
@@ -31,6 +31,7 @@ impl<'a> Claims<'a> {
     /// Reads the claims; the error is upstream's sentence about the first that no node will do for.
     pub fn new(side: &'a Side, pod: &PodInfo) -> Result<Self, String> {
         let mut out = Self { side, bound: Vec::new(), waiting: Vec::new(), volumes: Vec::new() };
+        let mut immediate = false;
         for (name, ephemeral) in &pod.volumes.claims {
             let Some(claim) = side.claim(&pod.namespace, name) else {
                 return Err(match ephemeral {
@@ -49,14 +50,26 @@ impl<'a> Claims<'a> {
             if claim.deleting {
                 return Err(format!("persistentvolumeclaim \"{name}\" is being deleted"));
             }
+            // Upstream: `ephemeral.VolumeIsForPod`.
+            if *ephemeral && claim.controller != pod.uid {
+                let ns = &pod.namespace;
+                return Err(format!("PVC {ns}/{name} was not created for pod {ns}/{} (pod is not owner)", pod.name));
+            }
             if claim.bound {
                 out.bound.push(side.volume(&claim.volume));
                 continue;
             }
+            // A pod may name a claim twice.
+            if out.waiting.iter().any(|(c, _)| c.uid == claim.uid) {
+                continue;
+            }
             match side.class(&claim.class).filter(|c| c.waits && claim.volume.is_empty()) {
                 Some(class) => out.waiting.push((claim, class)),
-                None => return Err("pod has unbound immediate PersistentVolumeClaims".into()),
+                None => immediate = true,
             }
+        }
+        if immediate {
+            return Err("pod has unbound immediate PersistentVolumeClaims".into());
         }
         if !out.waiting.is_empty() {
             let classes: HashSet<&str> = out.waiting.iter().map(|(c, _)| &*c.class).collect();
@@ -81,14 +94,20 @@ impl<'a> Claims<'a> {
             if claim.selected_node.as_ref().is_some_and(|n| **n != *node.name) {
                 return Err(NO_VOLUME);
             }
-            let fits = |v: &&Volume| {
-                !taken.contains(&v.name) && v.suits(claim) && v.reachable(node) && !self.side.is_taken(&v.name, claim)
+            let left = |v: &&Volume| !taken.contains(&v.name);
+            let found = match claim.selected_node {
+                Some(_) => None,
+                None => match_for(claim, self.volumes.iter().filter(left), node),
             };
-            let found = if claim.selected_node.is_some() { None } else { self.volumes.iter().find(fits) };
             match found {
                 Some(volume) => {
                     taken.insert(volume.name.clone());
-                    plan.bind.push((volume.name.clone(), claim.clone()));
+                    plan.bind.push(Match {
+                        volume: volume.name.clone(),
+                        revision: volume.revision,
+                        kept: volume.is_for(claim) && !self.side.is_taken(&volume.name),
+                        claim: claim.clone(),
+                    });
                 }
                 None => without.push((claim, class)),
             }
@@ -109,13 +128,15 @@ impl<'a> Claims<'a> {
 impl Filter for Claims<'_> {
     fn check(&self, node: &NodeInfo) -> Result<(), Refusal> {
         let mut refusal = Refusal { reasons: Reasons::None, final_: true, error: false };
-        if self.bound.iter().flatten().any(|v| !v.reachable(node)) {
+        // Of the bound ones the first that does not do speaks for all.
+        let bad = self.bound.iter().find(|v| v.as_ref().is_none_or(|v| !v.reachable(node)));
+        if matches!(bad, Some(Some(_))) {
             refusal.reasons.push(ELSEWHERE);
         }
         if let Err(why) = self.plan(node) {
             refusal.reasons.push(why);
         }
-        if self.bound.iter().any(Option::is_none) {
+        if matches!(bad, Some(None)) {
             refusal.reasons.push(NO_SUCH_VOLUME);
         }
         if refusal.reasons.is_empty() { Ok(()) } else { Err(refusal) }

@@ -1,12 +1,13 @@
 //! Rules about volumes that exist: who may share them, how many a node takes, in which zone they are.
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 
 use super::super::cluster::{Cluster, NodeInfo};
 use super::super::framework::{Cycle, Event, Filter, Plugin, PreFilter, Refusal};
 use super::super::pod::PodInfo;
 use super::super::side::Side;
-use super::super::volumes::{Claim, Volume};
+use super::super::volumes::Volume;
 
 /// One disk, one writer; one claim of mode ReadWriteOncePod, one pod.
 pub struct VolumeRestrictions;
@@ -23,7 +24,7 @@ fn uses(pod: &PodInfo, namespace: &str, claims: &[&str]) -> i64 {
     if *pod.namespace != *namespace {
         return 0;
     }
-    pod.volumes.claims.iter().filter(|(name, _)| claims.contains(&&**name)).count() as i64
+    pod.volumes.named().filter(|name| claims.contains(name)).count() as i64
 }
 
 impl Filter for Shared<'_> {
@@ -57,9 +58,9 @@ impl Plugin for VolumeRestrictions {
     fn pre_filter<'a>(&self, cx: &'a Cycle<'a>) -> PreFilter<'a> {
         let pod = cx.pod;
         let mut exclusive = Vec::new();
-        for (name, _) in &pod.volumes.claims {
+        for name in pod.volumes.named() {
             match cx.side.claim(&pod.namespace, name) {
-                Some(claim) if claim.once_per_pod => exclusive.push(&**name),
+                Some(claim) if claim.once_per_pod => exclusive.push(name),
                 Some(_) => {}
                 None => return PreFilter::Reject(format!("persistentvolumeclaim \"{name}\" not found")),
             }
@@ -87,6 +88,16 @@ struct Limits<'a> {
     side: &'a Side,
     /// What the pod adds: driver and volume.
     wanted: HashSet<(String, String)>,
+    /// Volumes by name that are attached to nodes, looked at once one has a limit.
+    attached: OnceCell<HashMap<String, Vec<String>>>,
+}
+
+impl Limits<'_> {
+    /// Volumes that are attached to a node, whether a pod there uses them or not.
+    fn attached_to(&self, node: &str) -> impl Iterator<Item = (String, String)> {
+        let names = self.attached.get_or_init(|| self.side.attached()).get(node);
+        names.into_iter().flatten().filter_map(|name| self.side.volume(name)?.csi)
+    }
 }
 
 /// Volumes of drivers that a pod uses; a claim that is not bound yet counts as a volume of its class's provisioner.
@@ -108,7 +119,8 @@ impl Filter for Limits<'_> {
         if !self.wanted.iter().any(|v| limited(&v)) {
             return Ok(());
         }
-        let there: HashSet<_> = node.pods.iter().flat_map(|p| attached(self.side, p)).collect();
+        let used = node.pods.iter().flat_map(|p| attached(self.side, p));
+        let there: HashSet<_> = used.chain(self.attached_to(&node.name)).collect();
         let mut counts: HashMap<&str, i64> = HashMap::new();
         for (driver, _) in there.union(&self.wanted) {
             *counts.entry(driver).or_default() += 1;
@@ -131,11 +143,11 @@ impl Plugin for NodeVolumeLimits {
         if wanted.is_empty() {
             return PreFilter::Skip;
         }
-        PreFilter::Check(Box::new(Limits { side: cx.side, wanted }))
+        PreFilter::Check(Box::new(Limits { side: cx.side, wanted, attached: OnceCell::new() }))
     }
 
     fn wakes(&self, event: &Event, _pod: &PodInfo) -> bool {
-        matches!(event, Event::PodGone(..) | Event::Storage | Event::Node(None, _))
+        matches!(event, Event::PodGone(..) | Event::Storage | Event::Detached | Event::Node(None, _))
     }
 }
 
@@ -186,9 +198,14 @@ impl Plugin for VolumeZone {
     }
 
     fn pre_filter<'a>(&self, cx: &'a Cycle<'a>) -> PreFilter<'a> {
-        let claims = cx.pod.volumes.claims.iter().filter_map(|(name, _)| cx.side.claim(&cx.pod.namespace, name));
-        let volumes = claims.filter_map(|c: Claim| cx.side.volume(&c.volume));
-        let all: Vec<_> = volumes.flat_map(|v| zones(&v).collect::<Vec<_>>()).collect();
+        let mut all = Vec::new();
+        let claims = cx.pod.volumes.named().filter_map(|name| cx.side.claim(&cx.pod.namespace, name));
+        for claim in claims.filter(|c| !c.volume.is_empty()) {
+            match cx.side.volume(&claim.volume) {
+                Some(volume) => all.extend(zones(&volume)),
+                None => return PreFilter::Reject(format!("persistentvolume \"{}\" not found", claim.volume)),
+            }
+        }
         if all.is_empty() { PreFilter::Skip } else { PreFilter::Check(Box::new(Zones(all))) }
     }
 
