@@ -23,6 +23,7 @@ pub mod preempt;
 pub mod profile;
 pub mod queue;
 mod raw;
+mod requests;
 mod reserve;
 pub mod resources;
 pub mod scores;

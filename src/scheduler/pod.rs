@@ -8,7 +8,8 @@ use crate::runtime::events::Regarding;
 
 use super::devices::PodClaim;
 use super::raw;
-use super::resources::{DEFAULT_MEMORY, DEFAULT_MILLI_CPU, Resources};
+use super::requests;
+use super::resources::Resources;
 use super::volumes::Volumes;
 
 /// The scheduler that pods name in `spec.schedulerName` to be ours.
@@ -261,7 +262,7 @@ impl PodInfo {
     /// Decodes a pod. The error is the JSON decoder's.
     pub fn new(object: &Object) -> Result<Arc<Self>, serde_json::Error> {
         let raw::Pod { spec, status } = object.decode()?;
-        let (requests, non_zero) = needs(&spec, &status);
+        let (requests, non_zero) = requests::of_pod(&spec, &status, &|| requests::is_infeasible(object));
         let ports = host_ports(&spec);
         let affinity = &spec.affinity;
         let term = |t: &raw::PodTerm| PodTerm::new(t, object);
@@ -416,56 +417,4 @@ fn host_ports(spec: &raw::PodSpec) -> Box<[HostPort]> {
     ports
         .map(|p| HostPort { ip: or(&p.host_ip, "0.0.0.0"), protocol: or(&p.protocol, "TCP"), port: p.host_port })
         .collect()
-}
-
-/// What a pod needs: exactly, and for scores. Upstream: `component-helpers/resource` (`PodRequests`).
-fn needs(spec: &raw::PodSpec, status: &raw::PodStatus) -> (Resources, (i64, i64)) {
-    let pod_level = Resources::from_list(&spec.resources.requests);
-    let mut both = [false, true].map(|defaults| sum_of_containers(spec, status, defaults));
-    let overhead = Resources::from_list(&spec.overhead);
-    for sum in &mut both {
-        for name in spec.resources.requests.keys() {
-            let mut level = pod_level.clone();
-            *sum.slot(name) = *level.slot(name);
-        }
-        sum.add(&overhead, 1);
-    }
-    let [exact, scored] = both;
-    (exact, (scored.cpu, scored.memory))
-}
-
-fn sum_of_containers(spec: &raw::PodSpec, status: &raw::PodStatus, defaults: bool) -> Resources {
-    let one = |c: &raw::Container, statuses: &[raw::ContainerStatus]| {
-        let mut needs = Resources::from_list(&c.resources.requests);
-        // While a container is resized it holds the most of what it has, was given and wants.
-        if let Some(s) = statuses.iter().find(|s| s.name == c.name) {
-            needs.raise_to(&Resources::from_list(&s.allocated_resources));
-            needs.raise_to(&Resources::from_list(&s.resources.requests));
-        }
-        if defaults && !c.resources.requests.contains_key("cpu") {
-            needs.cpu = needs.cpu.max(DEFAULT_MILLI_CPU);
-        }
-        if defaults && !c.resources.requests.contains_key("memory") {
-            needs.memory = needs.memory.max(DEFAULT_MEMORY);
-        }
-        needs
-    };
-    let mut sum = Resources::default();
-    for c in &spec.containers {
-        sum.add(&one(c, &status.container_statuses), 1);
-    }
-    let (mut sidecars, mut peak) = (Resources::default(), Resources::default());
-    for c in &spec.init_containers {
-        let mut needs = one(c, &status.init_container_statuses);
-        if c.restart_policy == "Always" {
-            sum.add(&needs, 1);
-            sidecars.add(&needs, 1);
-            peak.raise_to(&sidecars);
-        } else {
-            needs.add(&sidecars, 1);
-            peak.raise_to(&needs);
-        }
-    }
-    sum.raise_to(&peak);
-    sum
 }
