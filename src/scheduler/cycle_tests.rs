@@ -397,6 +397,15 @@ fn answers_that_are_kept_are_those_of_now() {
     assert!(kept > 200, "{kept}");
 }
 
+/// The selector has what `matchLabelKeys` stood for when the pod was created.
+#[test]
+fn label_keys_of_affinity_are_not_applied_again() {
+    let mut spec = far("db", "host");
+    let term = &mut spec["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][0];
+    term["matchLabelKeys"] = json!(["app"]);
+    assert_eq!(outcome(&[("n1", pod("a", "db", json!({})))], &pod("p", "web", spec)), "n3");
+}
+
 /// What a pod is assumed to be is what the API makes of it, or each binding would count as a change.
 #[test]
 fn a_pod_gets_zone_and_region_of_its_node() {

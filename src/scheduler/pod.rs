@@ -184,21 +184,9 @@ impl PodTerm {
     }
 
     fn new(raw: &raw::PodTerm, object: &Object) -> Self {
-        let mut selector = raw.label_selector.as_ref().and_then(|s| Selector::from_label_selector(s).ok());
-        if let Some(Selector(all)) = &mut selector {
-            // The API server adds these at creation; pods from before it did carry only the keys.
-            for (keys, within) in [(&raw.match_label_keys, true), (&raw.mismatch_label_keys, false)] {
-                for key in keys {
-                    let Some(value) = object.meta.label(key) else { continue };
-                    let values = vec![value.to_owned()];
-                    let op = if within { Op::In(values) } else { Op::NotIn(values) };
-                    let added = Requirement { key: key.clone(), op };
-                    if !all.contains(&added) {
-                        all.push(added);
-                    }
-                }
-            }
-        }
+        // `matchLabelKeys` and `mismatchLabelKeys` became part of the selector when the pod was created: it is the labels of
+        // then that count.
+        let selector = raw.label_selector.as_ref().and_then(|s| Selector::from_label_selector(s).ok());
         let namespace_selector = raw.namespace_selector.as_ref().and_then(|s| Selector::from_label_selector(s).ok());
         let namespaces: Vec<Box<str>> = match raw.namespaces.is_empty() && raw.namespace_selector.is_none() {
             true => vec![object.meta.namespace.as_str().into()],

@@ -48,7 +48,6 @@ raw! {
     PreferredPod { weight: i64, pod_affinity_term: PodTerm }
     PodTerm {
         label_selector: Option<Value>, namespace_selector: Option<Value>, namespaces: Vec<String>, topology_key: String,
-        match_label_keys: Vec<String>, mismatch_label_keys: Vec<String>,
     }
     Spread {
         max_skew: i64, topology_key: String, when_unsatisfiable: String, label_selector: Option<Value>,
