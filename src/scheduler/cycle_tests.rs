@@ -397,6 +397,18 @@ fn answers_that_are_kept_are_those_of_now() {
     assert!(kept > 200, "{kept}");
 }
 
+/// Of nodes that are named only a part is enough too, where they are many.
+#[test]
+fn of_named_nodes_enough_are_found() {
+    let mut cluster = Cluster::default();
+    let names: Vec<String> = (0..1000).map(|i| format!("n{i}")).collect();
+    names.iter().for_each(|name| drop(cluster.set_node(node(name, "a", ""))));
+    for (named_, want) in [(240, 117), (90, 90), (150, 100)] {
+        let some: Vec<&str> = names.iter().take(named_).map(String::as_str).collect();
+        assert_eq!(outcome_in(&cluster, &pod("p", "web", named(&some))).split(' ').count(), want, "{named_}");
+    }
+}
+
 /// The selector has what `matchLabelKeys` stood for when the pod was created.
 #[test]
 fn label_keys_of_affinity_are_not_applied_again() {
