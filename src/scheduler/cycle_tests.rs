@@ -335,7 +335,7 @@ fn scores_that_are_kept_are_those_of_now() {
         assert_eq!(kept.totals(&cx, &some), Kept::default().totals(&cx, &some), "pod {i}");
         let name = all[i % 4];
         match i % 7 {
-            3 => cluster.remove_node(name),
+            3 => drop(cluster.remove_node(name)),
             5 => drop(cluster.displace(&format!("p{}", i / 2))),
             6 => {
                 let mut other = node(name, "z", "");
@@ -381,7 +381,7 @@ fn answers_that_are_kept_are_those_of_now() {
         assert_eq!(found, now, "pod {i}");
         let name = all[i % 5];
         match i % 11 {
-            3 => cluster.remove_node(name),
+            3 => drop(cluster.remove_node(name)),
             4 | 7 => drop(cluster.set_node(node(name, "z", if i % 2 == 0 { "t" } else { "" }))),
             5 | 6 => drop(cluster.displace(&format!("p{}", i / 2))),
             8 => nominated.remove(&format!("p{}", (i / 10 * 10).saturating_sub(6))),

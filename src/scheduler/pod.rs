@@ -32,8 +32,8 @@ pub struct PodInfo {
     pub name: Box<str>,
     pub generation: i64,
     pub labels: Labels,
-    /// Its managing controller: kind and name.
-    pub controller: Option<(Box<str>, Box<str>)>,
+    /// Its managing controller, if pods of such are spread, and that one's name.
+    pub controller: Option<(Controller, Box<str>)>,
     pub deleting: bool,
     /// It succeeded or failed and holds nothing any more.
     pub finished: bool,
@@ -62,6 +62,26 @@ pub struct PodInfo {
     pub volumes: Volumes,
     /// Claims of devices.
     pub device_claims: Box<[PodClaim]>,
+}
+
+/// Controllers whose pods are spread though they say nothing of it. Upstream: `plugins/helper` (`DefaultSelector`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Controller {
+    ReplicaSet,
+    StatefulSet,
+    ReplicationController,
+}
+
+impl Controller {
+    fn new(api_version: &str, kind: &str) -> Option<Self> {
+        match (api_version, kind) {
+            ("apps/v1", "ReplicaSet") => Some(Self::ReplicaSet),
+            ("apps/v1", "StatefulSet") => Some(Self::StatefulSet),
+            ("v1", "ReplicationController") => Some(Self::ReplicationController),
+            _ => None,
+        }
+    }
 }
 
 /// A port of the host that a pod wants for itself.
@@ -262,7 +282,9 @@ impl PodInfo {
             all.map(|p| (p.weight, term(&p.pod_affinity_term))).collect::<Box<[_]>>()
         };
         let node = &affinity.node_affinity;
-        let controller = object.meta.controller().map(|o| (o.kind.as_str().into(), o.name.as_str().into()));
+        let controller = object.meta.controller();
+        let controller =
+            controller.and_then(|o| Some((Controller::new(&o.api_version, &o.kind)?, o.name.as_str().into())));
         Ok(Arc::new(Self {
             uid: object.meta.uid.as_str().into(),
             namespace: object.meta.namespace.as_str().into(),

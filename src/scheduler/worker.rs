@@ -104,7 +104,11 @@ impl Worker {
             (Topic::Pods, Delta::Upsert { old, new }) => self.pod(old.as_deref(), &new),
             (Topic::Pods, Delta::Delete(last)) => self.pod_gone(&last.meta.uid),
             (Topic::Nodes, Delta::Upsert { new, .. }) => self.node(&new),
-            (Topic::Nodes, Delta::Delete(last)) => self.cluster.remove_node(&last.meta.name),
+            (Topic::Nodes, Delta::Delete(last)) => {
+                if let Some(gone) = self.cluster.remove_node(&last.meta.name) {
+                    self.wake(&Event::NodeGone(Box::new(gone)));
+                }
+            }
             (Topic::Namespaces, Delta::Upsert { new, .. }) => {
                 if self.cluster.set_namespace(&new.meta.name, new.meta.labels.clone()) {
                     self.wake(&Event::Namespace);
