@@ -11,7 +11,7 @@ use super::cycle::{Checks, Nominated, best};
 use super::framework::Cycle;
 use super::pod::{Labels, PodInfo};
 use super::preempt;
-use super::profile::Profile;
+use super::profile::{PREFERRED, Profile, preferred};
 use super::scores::Kept;
 use super::side::Side;
 use crate::api::object::Object;
@@ -406,6 +406,24 @@ fn of_named_nodes_enough_are_found() {
     for (named_, want) in [(240, 117), (90, 90), (150, 100)] {
         let some: Vec<&str> = names.iter().take(named_).map(String::as_str).collect();
         assert_eq!(outcome_in(&cluster, &pod("p", "web", named(&some))).split(' ').count(), want, "{named_}");
+    }
+}
+
+/// What the scheduler prefers adds to what the pod prefers.
+#[test]
+fn preferred_terms_of_both_add_up() {
+    let terms = |all: &[(i64, &str)]| {
+        let term = |(weight, zone): &(i64, &str)| json!({"weight": weight, "preference": {"matchExpressions": [{"key": "zone", "operator": "In", "values": [zone]}]}});
+        json!({PREFERRED: all.iter().map(term).collect::<Vec<_>>()})
+    };
+    let (cluster, side, mut profile) = (cluster(&[]), Side::new(&FakeListers::default()), Profile::default());
+    profile.args.added_preferred = preferred(&terms(&[(1, "a"), (2, "b")]));
+    let own = pod("p", "web", json!({"affinity": {"nodeAffinity": terms(&[(3, "a")])}}));
+    for (pod, want) in [(own, vec![100, 100, 50]), (pod("q", "web", json!({})), vec![50, 50, 100])] {
+        let cx = Cycle { pod: &pod, cluster: &cluster, side: &side, profile: &profile, default_spread: Box::default() };
+        let nodes: Vec<&NodeInfo> = cluster.nodes().iter().collect();
+        let row = profile.rows.iter().find(|row| row.plugin.name() == "NodeAffinity").unwrap();
+        assert_eq!(row.plugin.score(&cx, &nodes), Some(want));
     }
 }
 

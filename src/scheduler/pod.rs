@@ -165,6 +165,11 @@ impl NodeTerm {
         raw.node_selector_terms.iter().map(Self::new).collect()
     }
 
+    /// One that is preferred, and how much that counts.
+    pub(super) fn preferred(raw: &raw::PreferredNode) -> (i64, Self) {
+        (raw.weight, Self::new(&raw.preference))
+    }
+
     fn new(raw: &raw::NodeTerm) -> Self {
         let read = |all: &[raw::Expression]| all.iter().map(requirement).collect::<Option<Vec<_>>>().map(Selector);
         match (read(&raw.match_expressions), read(&raw.match_fields)) {
@@ -310,7 +315,7 @@ impl PodInfo {
             node_preferred: node
                 .preferred_during_scheduling_ignored_during_execution
                 .iter()
-                .map(|p| (p.weight, NodeTerm::new(&p.preference)))
+                .map(NodeTerm::preferred)
                 .collect(),
             affinity: required(&affinity.pod_affinity),
             anti_affinity: required(&affinity.pod_anti_affinity),

@@ -62,7 +62,7 @@ impl Worker {
         Self {
             cluster: Cluster::default(),
             side: Side::new(&*scheduler.listers),
-            queue: Queue::default(),
+            queue: Queue::new(scheduler.config.profiles.backoff),
             nominated: Nominated::default(),
             writes: Writes::new(scheduler.client.clone(), scheduler.clock.clone(), scheduler.config.writes_in_flight),
             events,
