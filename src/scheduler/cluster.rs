@@ -300,11 +300,11 @@ impl Cluster {
         None
     }
 
-    /// A node is gone; its pods wait for it to come back.
-    pub fn remove_node(&mut self, name: &str) {
-        let Some(at) = self.at.remove(name) else { return };
+    /// A node is gone; its pods wait for it to come back. Gives back what it was, without them.
+    pub fn remove_node(&mut self, name: &str) -> Option<NodeInfo> {
+        let at = self.at.remove(name)?;
         self.moves.all_changed();
-        let node = self.nodes.swap_remove(at);
+        let mut node = self.nodes.swap_remove(at);
         self.versions.swap_remove(at);
         if let Some(moved) = self.nodes.get_mut(at) {
             moved.at = at;
@@ -314,9 +314,11 @@ impl Cluster {
         for pod in &node.pods {
             self.terms.note(pod, &node, -1);
         }
-        if !node.pods.is_empty() {
-            self.homeless.insert((*node.name).into(), node.pods);
+        let pods = std::mem::take(&mut node.pods);
+        if !pods.is_empty() {
+            self.homeless.insert((*node.name).into(), pods);
         }
+        Some(node)
     }
 
     fn note_images(&mut self, images: &[(Box<str>, i64)]) {

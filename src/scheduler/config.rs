@@ -2,25 +2,29 @@
 //!
 //! In: YAML. Out: [`Profiles`], or what is wrong with it. What orch has no use for (leader election, the client's
 //! connection) may stand there; what would change decisions and is not here (extenders) is refused.
-//! **Invariant:** a field that is not understood is an error, never ignored, where it is about plugins.
+//! **Invariant:** a field that is not understood is an error, never ignored.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::plugins::PLUGINS;
-use super::profile::{DefaultSpread, Profile, Profiles, Row, Strategy, required};
+use super::profile::{Args, BACKOFF, DefaultSpread, PREFERRED, Profile, Profiles, Row, Strategy, preferred, required};
 use super::raw::Spread;
 use crate::api::value::ValueExt;
+use crate::util::backoff::Backoff;
 
 /// Plugins of upstream's that have their place elsewhere than among filters and scores, and are always on.
 const FIXED: &[&str] = &["PrioritySort", "SchedulingGates", "DefaultBinder"];
 const PREEMPTION: &str = "DefaultPreemption";
 /// Points at which a plugin may be named, beside `multiPoint`.
 const FILTER_POINTS: &[&str] = &["preFilter", "filter"];
-const SCORE_POINTS: &[&str] = &["preScore", "score"];
+/// `preScore` is not among these: it prepares scores, and decides neither whether a plugin scores nor what that weighs.
+const SCORE_POINTS: &[&str] = &["score"];
 const OTHER_POINTS: &[&str] = &[
+    "preScore",
     "preEnqueue",
     "queueSort",
     "postFilter",
@@ -32,6 +36,31 @@ const OTHER_POINTS: &[&str] = &[
     "placementGenerate",
     "placementScore",
 ];
+/// Fields of a configuration and of what stands in it.
+const FIELDS: &[&str] = &[
+    "parallelism",
+    "leaderElection",
+    "clientConnection",
+    "enableProfiling",
+    "enableContentionProfiling",
+    "percentageOfNodesToScore",
+    "podInitialBackoffSeconds",
+    "podMaxBackoffSeconds",
+    "profiles",
+    "extenders",
+    "delayCacheUntilActive",
+];
+const LEADER_ELECTION: &[&str] = &[
+    "leaderElect",
+    "leaseDuration",
+    "renewDeadline",
+    "retryPeriod",
+    "resourceLock",
+    "resourceName",
+    "resourceNamespace",
+];
+const CLIENT_CONNECTION: &[&str] = &["kubeconfig", "acceptContentTypes", "contentType", "qps", "burst"];
+const PROFILE: &[&str] = &["schedulerName", "percentageOfNodesToScore", "plugins", "pluginConfig"];
 /// Scores in the configuration go to 10, those of plugins to 100.
 const SHAPE_SCALE: i64 = 10;
 
@@ -51,36 +80,57 @@ pub fn read(text: &str) -> Result<Profiles, ConfigError> {
     if !is("/apiVersion", "kubescheduler.config.k8s.io/v1") || !is("/kind", "KubeSchedulerConfiguration") {
         return wrong("it must be a KubeSchedulerConfiguration of kubescheduler.config.k8s.io/v1");
     }
+    only(&config, FIELDS)?;
+    for (part, known) in [("leaderElection", LEADER_ELECTION), ("clientConnection", CLIENT_CONNECTION)] {
+        only(config.get(part).unwrap_or(&Value::Null), known).map_err(|e| ConfigError(format!("{part}: {e}")))?;
+    }
     if !config.items_at("/extenders").is_empty() {
         return wrong("extenders are not supported");
     }
-    let common = percent(&config)?;
+    let common = percent(&config)?.unwrap_or(0);
     let all = config.items_at("/profiles").iter().map(|p| profile(p, common)).collect::<Result<Vec<_>, _>>()?;
     let names: BTreeSet<&str> = all.iter().map(|p| &*p.name).collect();
     if names.len() != all.len() {
         return wrong("profiles must have different schedulerNames");
     }
-    Ok(Profiles::new(all))
+    Ok(Profiles::new(all, backoff(&config)?))
 }
 
-fn percent(of: &Value) -> Result<usize, ConfigError> {
-    match of.int_at("/percentageOfNodesToScore").unwrap_or(0) {
-        n @ 0..=100 => Ok(n as usize),
-        n => wrong(format!("percentageOfNodesToScore must be from 0 to 100, not {n}")),
+/// How long pods wait after a refusal.
+fn backoff(of: &Value) -> Result<Backoff, ConfigError> {
+    let seconds = |at: &str, usual: Duration| of.int_at(at).unwrap_or_else(|| usual.as_secs() as i64);
+    let base = seconds("/podInitialBackoffSeconds", BACKOFF.base);
+    let cap = seconds("/podMaxBackoffSeconds", BACKOFF.cap);
+    if base <= 0 {
+        return wrong(format!("podInitialBackoffSeconds must be greater than 0, not {base}"));
+    }
+    if cap < base {
+        return wrong(format!("podMaxBackoffSeconds must be at least podInitialBackoffSeconds ({base}), not {cap}"));
+    }
+    Ok(Backoff { base: Duration::from_secs(base as u64), cap: Duration::from_secs(cap as u64) })
+}
+
+/// None where it is not set, which 0 is not.
+fn percent(of: &Value) -> Result<Option<usize>, ConfigError> {
+    match of.int_at("/percentageOfNodesToScore") {
+        None => Ok(None),
+        Some(n @ 0..=100) => Ok(Some(n as usize)),
+        Some(n) => wrong(format!("percentageOfNodesToScore must be from 0 to 100, not {n}")),
     }
 }
 
 fn profile(of: &Value, common: usize) -> Result<Profile, ConfigError> {
+    only(of, PROFILE).map_err(|e| ConfigError(format!("profiles: {e}")))?;
     let mut out = Profile::default();
     if let Some(name) = of.str_at("/schedulerName") {
         out.name = name.into();
     }
-    let own = percent(of)?;
-    out.args.nodes_to_score = if own == 0 { common } else { own };
+    out.args.nodes_to_score = percent(of)?.unwrap_or(common);
     if let Some(points) = of.get("plugins").and_then(Value::as_object) {
         plugins(&mut out, points)?;
     }
     for entry in of.items_at("/pluginConfig") {
+        only(entry, &["name", "args"]).map_err(|e| ConfigError(format!("pluginConfig: {e}")))?;
         let name = entry.str_at("/name").unwrap_or_default();
         let none = Value::Null;
         args(&mut out, name, entry.get("args").unwrap_or(&none))
@@ -97,6 +147,12 @@ fn plugins(out: &mut Profile, points: &Map<String, Value>) -> Result<(), ConfigE
         if !known {
             return wrong(format!("plugins: unknown extension point {point:?}"));
         }
+    }
+    for (point, set) in points {
+        let at = |e: ConfigError| ConfigError(format!("plugins.{point}: {e}"));
+        only(set, &["enabled", "disabled"]).map_err(at)?;
+        let all = set.items_at("/enabled").iter().chain(set.items_at("/disabled"));
+        all.map(|plugin| only(plugin, &["name", "weight"])).collect::<Result<(), _>>().map_err(at)?;
     }
     let order = ["multiPoint"].iter().chain(FILTER_POINTS).chain(SCORE_POINTS).chain(OTHER_POINTS);
     for point in order {
@@ -140,8 +196,8 @@ fn turn(out: &mut Profile, point: &str, name: &str, on: bool, weight: Option<i64
         if !out.rows.iter().any(|r| r.plugin.name() == name) {
             out.rows.push(Row { plugin: *plugin, filters: false, weight: 0 });
         }
-        let scoring =
-            if *usual == 0 { 0 } else { weight.unwrap_or(if scores && point == "multiPoint" { *usual } else { 1 }) };
+        // Who names a plugin anew says what its scores count anew.
+        let scoring = if *usual == 0 { 0 } else { weight.unwrap_or(1) };
         for row in out.rows.iter_mut().filter(|r| r.plugin.name() == name) {
             row.filters |= filters;
             row.weight = if scores { scoring } else { row.weight };
@@ -178,8 +234,12 @@ fn args(out: &mut Profile, plugin: &str, of: &Value) -> Result<(), ConfigError> 
         }
         "NodeResourcesBalancedAllocation" => {
             only(of, &["resources"])?;
-            if of.get("resources").is_some() {
-                to.balanced = weighted(of)?.into_iter().map(|(name, _)| name).collect();
+            let resources = weighted(of)?;
+            if let Some((name, weight)) = resources.iter().find(|(_, weight)| *weight != 1) {
+                return wrong(format!("the weight of {name} must be 1, not {weight}"));
+            }
+            if !resources.is_empty() {
+                to.balanced = resources.into_iter().map(|(name, _)| name).collect();
             }
         }
         "InterPodAffinity" => {
@@ -193,19 +253,25 @@ fn args(out: &mut Profile, plugin: &str, of: &Value) -> Result<(), ConfigError> 
         "NodeAffinity" => {
             only(of, &["addedAffinity"])?;
             let added = of.get("addedAffinity").unwrap_or(&Value::Null);
-            if !added.items_at("/preferredDuringSchedulingIgnoredDuringExecution").is_empty() {
-                return wrong("addedAffinity with preferred terms is not supported");
+            only(added, &["requiredDuringSchedulingIgnoredDuringExecution", PREFERRED])?;
+            (to.added_affinity, to.added_preferred) = (required(added), preferred(added));
+            let terms = to.added_affinity.iter().flatten().chain(to.added_preferred.iter().map(|(_, term)| term));
+            if terms.into_iter().any(|term| term.invalid) {
+                return wrong(
+                    "addedAffinity has a term that selects nothing: an unknown operator, or values that it cannot have",
+                );
             }
-            to.added_affinity = required(added);
         }
         "PodTopologySpread" => {
             only(of, &["defaultConstraints", "defaultingType"])?;
-            if of.str_at("/defaultingType") == Some("List") {
-                let all = of.items_at("/defaultConstraints").iter().map(Spread::deserialize);
-                let all: Result<Vec<Spread>, serde_json::Error> = all.collect();
-                to.default_spread = DefaultSpread::List(all.map_err(|e| ConfigError(e.to_string()))?.into());
-            } else if !of.items_at("/defaultConstraints").is_empty() {
-                return wrong("defaultConstraints need the defaultingType \"List\"");
+            match of.str_at("/defaultingType") {
+                Some("List") => {
+                    let all = of.items_at("/defaultConstraints").iter().map(default_constraint);
+                    to.default_spread = DefaultSpread::List(all.collect::<Result<_, _>>()?);
+                }
+                None | Some("System") if of.items_at("/defaultConstraints").is_empty() => {}
+                None | Some("System") => return wrong("defaultConstraints need the defaultingType \"List\""),
+                Some(other) => return wrong(format!("unknown defaultingType {other:?}")),
             }
         }
         PREEMPTION => {
@@ -225,12 +291,30 @@ fn args(out: &mut Profile, plugin: &str, of: &Value) -> Result<(), ConfigError> 
     Ok(())
 }
 
+/// One constraint for pods that have none. Upstream: `ValidatePodTopologySpreadArgs`.
+fn default_constraint(of: &Value) -> Result<Spread, ConfigError> {
+    let read = Spread::deserialize(of).map_err(|e| ConfigError(format!("defaultConstraints: {e}")))?;
+    let why = if read.max_skew <= 0 {
+        "maxSkew must be greater than 0"
+    } else if read.topology_key.is_empty() {
+        "topologyKey is required"
+    } else if !matches!(&*read.when_unsatisfiable, "DoNotSchedule" | "ScheduleAnyway") {
+        "whenUnsatisfiable must be \"DoNotSchedule\" or \"ScheduleAnyway\""
+    } else if read.label_selector.is_some() {
+        "labelSelector must not be set: it is that of the pod's Services and controller"
+    } else {
+        return Ok(read);
+    };
+    wrong(format!("defaultConstraints: {why}"))
+}
+
 /// What a resource counts, by its name.
 type Weights = Vec<(Box<str>, i64)>;
 
 /// `resources: [{name, weight}]`.
 fn weighted(of: &Value) -> Result<Weights, ConfigError> {
-    let one = |r: &Value| match (r.str_at("/name"), r.int_at("/weight").unwrap_or(1)) {
+    let weight = |r: &Value| r.int_at("/weight").filter(|weight| *weight != 0).unwrap_or(1);
+    let one = |r: &Value| match (r.str_at("/name"), weight(r)) {
         (Some(name), weight @ 1..=100) => Ok((name.into(), weight)),
         (Some(name), _) => wrong(format!("the weight of {name} must be from 1 to 100")),
         (None, _) => wrong("a resource has no name"),
@@ -240,9 +324,9 @@ fn weighted(of: &Value) -> Result<Weights, ConfigError> {
 
 fn scoring(of: &Value) -> Result<(Strategy, Weights), ConfigError> {
     only(of, &["type", "resources", "requestedToCapacityRatio"])?;
-    let resources = match of.get("resources") {
-        Some(_) => weighted(of)?,
-        None => vec![("cpu".into(), 1), ("memory".into(), 1)],
+    let resources = match weighted(of)? {
+        none if none.is_empty() => Args::default().scored,
+        some => some,
     };
     let strategy = match of.str_at("/type") {
         Some("LeastAllocated") | None => Strategy::Least,
@@ -308,6 +392,51 @@ mod tests {
         assert!(!off.of("").unwrap().preempts && off.of("other").is_none());
     }
 
+    /// Upstream: `getValidScoreWeights`, after `mergePluginSet` has put what is named in the place of the default.
+    #[test_case("{multiPoint: {enabled: [{name: TaintToleration}]}}", "TaintToleration=1"; "named for all points")]
+    #[test_case("{multiPoint: {enabled: [{name: TaintToleration, weight: 5}]}}", "TaintToleration=5"; "with a weight")]
+    #[test_case("{score: {enabled: [{name: TaintToleration}]}}", "TaintToleration=1"; "named for scores")]
+    #[test_case("{multiPoint: {enabled: [{name: TaintToleration, weight: 5}]}, score: {enabled: [{name: TaintToleration, weight: 6}]}}",
+        "TaintToleration=6"; "the point itself wins")]
+    #[test_case("{preScore: {enabled: [{name: TaintToleration, weight: 9}]}}", "TaintToleration=3"; "preparing is not scoring")]
+    #[test_case("{preScore: {disabled: [{name: '*'}]}}", "TaintToleration=3"; "nor is not preparing")]
+    fn weights(plugins: &str, want: &str) {
+        let all = rows(plugins);
+        assert!(all.contains(&want.to_owned()) && all.len() == PLUGINS.len(), "{all:?}");
+    }
+
+    #[test]
+    fn what_is_empty_is_as_if_it_were_not_there() {
+        let all = read(&with(
+            "{pluginConfig: [{name: NodeResourcesFit, args: {scoringStrategy: {type: MostAllocated, resources: []}}},
+            {name: NodeResourcesBalancedAllocation, args: {resources: []}}]}",
+        ))
+        .unwrap();
+        let (args, usual) = (&all.of("").unwrap().args, Args::default());
+        assert_eq!((&args.strategy, &args.scored, &args.balanced), (&Strategy::Most, &usual.scored, &usual.balanced));
+    }
+
+    #[test]
+    fn what_is_common_holds_where_a_profile_says_nothing() {
+        let common = "percentageOfNodesToScore: 30\npodInitialBackoffSeconds: 3\npodMaxBackoffSeconds: 7";
+        let all = read(&with(&format!(
+            "{{}}\n- {{schedulerName: none, percentageOfNodesToScore: 0}}\n- {{schedulerName: ten, percentageOfNodesToScore: 10}}\n{common}"
+        )))
+        .unwrap();
+        assert_eq!(["", "none", "ten"].map(|name| all.of(name).unwrap().args.nodes_to_score), [30, 0, 10]);
+        assert_eq!([all.backoff.base, all.backoff.cap].map(|d| d.as_secs()), [3, 7]);
+        assert_eq!(read(&with("{}")).unwrap().backoff, BACKOFF);
+    }
+
+    #[test]
+    fn preferred_terms_may_be_added() {
+        let all = read(&with("{pluginConfig: [{name: NodeAffinity, args: {addedAffinity: {preferredDuringSchedulingIgnoredDuringExecution:
+            [{weight: 4, preference: {matchExpressions: [{key: a, operator: Exists}]}}]}}}]}")).unwrap();
+        let args = &all.of("").unwrap().args;
+        assert_eq!((args.added_affinity.is_none(), args.added_preferred[0].0), (true, 4));
+        assert!(args.added_preferred[0].1.matches("n", &[("a".into(), "".into())]));
+    }
+
     #[test]
     fn arguments_reach_their_plugins() {
         let all = read(&with("{percentageOfNodesToScore: 50, pluginConfig: [{name: NodeResourcesFit, args: {ignoredResources: [x.test/a],
@@ -329,6 +458,37 @@ mod tests {
     #[test_case("{percentageOfNodesToScore: 101}", "percentageOfNodesToScore must be from 0 to 100, not 101")]
     #[test_case("{}\n- {}", "profiles must have different schedulerNames")]
     #[test_case("{}\nextenders: [{urlPrefix: x}]", "extenders are not supported")]
+    #[test_case("{}\npodBackoffSeconds: 1", "unknown field \"podBackoffSeconds\"")]
+    #[test_case("{}\nleaderElection: {elect: false}", "leaderElection: unknown field \"elect\"")]
+    #[test_case("{name: x}", "profiles: unknown field \"name\"")]
+    #[test_case("{plugins: {score: {enable: []}}}", "plugins.score: unknown field \"enable\"")]
+    #[test_case(
+        "{plugins: {score: {enabled: [{name: ImageLocality, wait: 1}]}}}",
+        "plugins.score: unknown field \"wait\""
+    )]
+    #[test_case("{pluginConfig: [{name: NodeName, arg: {}}]}", "pluginConfig: unknown field \"arg\"")]
+    #[test_case("{}\npodInitialBackoffSeconds: 0", "podInitialBackoffSeconds must be greater than 0, not 0")]
+    #[test_case(
+        "{}\npodMaxBackoffSeconds: 0",
+        "podMaxBackoffSeconds must be at least podInitialBackoffSeconds (1), not 0"
+    )]
+    #[test_case(
+        "{pluginConfig: [{name: NodeResourcesBalancedAllocation, args: {resources: [{name: cpu, weight: 2}]}}]}",
+        "args of NodeResourcesBalancedAllocation: the weight of cpu must be 1, not 2"
+    )]
+    #[test_case(
+        "{pluginConfig: [{name: NodeAffinity, args: {addedAffinity: {preferredDuringSchedulingIgnoredDuringExecution:
+        [{weight: 1, preference: {matchExpressions: [{key: a, operator: Gt, values: [b]}]}}]}}}]}",
+        "args of NodeAffinity: addedAffinity has a term that selects nothing: an unknown operator, or values that it cannot have"
+    )]
+    #[test_case(
+        "{pluginConfig: [{name: PodTopologySpread, args: {defaultingType: List, defaultConstraints: [{maxSkew: 1, topologyKey: zone}]}}]}",
+        "args of PodTopologySpread: defaultConstraints: whenUnsatisfiable must be \"DoNotSchedule\" or \"ScheduleAnyway\""
+    )]
+    #[test_case(
+        "{pluginConfig: [{name: PodTopologySpread, args: {defaultingType: Mine}}]}",
+        "args of PodTopologySpread: unknown defaultingType \"Mine\""
+    )]
     fn what_is_not_understood_is_refused(profile: &str, want: &str) {
         assert_eq!(read(&with(profile)).unwrap_err().to_string(), want);
     }

@@ -216,7 +216,7 @@ impl<'a> Checks<'a> {
         let (order, excluded) = self.order(cluster, *start);
         // Where few nodes are asked each is looked up, else all at once.
         let promised = if answers.are_kept() { Vec::new() } else { nominated.promised(cluster) };
-        let (enough, mut seen, mut found) = (enough(total, self.percent), 0, Vec::new());
+        let (enough, mut seen, mut found) = (enough(total - excluded, self.percent), 0, Vec::new());
         let (mut refused, mut candidates) = (Tally::default(), Vec::new());
         for at in order {
             seen += 1;
@@ -271,7 +271,7 @@ impl<'a> Checks<'a> {
     }
 }
 
-/// How many nodes that fit are enough. Upstream: `numFeasibleNodesToFind`.
+/// How many nodes that fit are enough, of those that come into question. Upstream: `numFeasibleNodesToFind`.
 fn enough(nodes: usize, percent: usize) -> usize {
     if nodes < MIN_FEASIBLE || percent >= 100 {
         return nodes;

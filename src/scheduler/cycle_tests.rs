@@ -11,7 +11,7 @@ use super::cycle::{Checks, Nominated, best};
 use super::framework::Cycle;
 use super::pod::{Labels, PodInfo};
 use super::preempt;
-use super::profile::Profile;
+use super::profile::{PREFERRED, Profile, preferred};
 use super::scores::Kept;
 use super::side::Side;
 use crate::api::object::Object;
@@ -395,7 +395,7 @@ fn scores_that_are_kept_are_those_of_now() {
         assert_eq!(kept.totals(&cx, &some), Kept::default().totals(&cx, &some), "pod {i}");
         let name = all[i % 4];
         match i % 7 {
-            3 => cluster.remove_node(name),
+            3 => drop(cluster.remove_node(name)),
             5 => drop(cluster.displace(&format!("p{}", i / 2))),
             6 => {
                 let mut other = node(name, "z", "");
@@ -441,7 +441,7 @@ fn answers_that_are_kept_are_those_of_now() {
         assert_eq!(found, now, "pod {i}");
         let name = all[i % 5];
         match i % 11 {
-            3 => cluster.remove_node(name),
+            3 => drop(cluster.remove_node(name)),
             4 | 7 => drop(cluster.set_node(node(name, "z", if i % 2 == 0 { "t" } else { "" }))),
             5 | 6 => drop(cluster.displace(&format!("p{}", i / 2))),
             8 => nominated.remove(&format!("p{}", (i / 10 * 10).saturating_sub(6))),
@@ -455,6 +455,45 @@ fn answers_that_are_kept_are_those_of_now() {
         }
     }
     assert!(kept > 200, "{kept}");
+}
+
+/// Of nodes that are named only a part is enough too, where they are many.
+#[test]
+fn of_named_nodes_enough_are_found() {
+    let mut cluster = Cluster::default();
+    let names: Vec<String> = (0..1000).map(|i| format!("n{i}")).collect();
+    names.iter().for_each(|name| drop(cluster.set_node(node(name, "a", ""))));
+    for (named_, want) in [(240, 117), (90, 90), (150, 100)] {
+        let some: Vec<&str> = names.iter().take(named_).map(String::as_str).collect();
+        assert_eq!(outcome_in(&cluster, &pod("p", "web", named(&some))).split(' ').count(), want, "{named_}");
+    }
+}
+
+/// What the scheduler prefers adds to what the pod prefers.
+#[test]
+fn preferred_terms_of_both_add_up() {
+    let terms = |all: &[(i64, &str)]| {
+        let term = |(weight, zone): &(i64, &str)| json!({"weight": weight, "preference": {"matchExpressions": [{"key": "zone", "operator": "In", "values": [zone]}]}});
+        json!({PREFERRED: all.iter().map(term).collect::<Vec<_>>()})
+    };
+    let (cluster, side, mut profile) = (cluster(&[]), Side::new(&FakeListers::default()), Profile::default());
+    profile.args.added_preferred = preferred(&terms(&[(1, "a"), (2, "b")]));
+    let own = pod("p", "web", json!({"affinity": {"nodeAffinity": terms(&[(3, "a")])}}));
+    for (pod, want) in [(own, vec![100, 100, 50]), (pod("q", "web", json!({})), vec![50, 50, 100])] {
+        let cx = Cycle { pod: &pod, cluster: &cluster, side: &side, profile: &profile, default_spread: Box::default() };
+        let nodes: Vec<&NodeInfo> = cluster.nodes().iter().collect();
+        let row = profile.rows.iter().find(|row| row.plugin.name() == "NodeAffinity").unwrap();
+        assert_eq!(row.plugin.score(&cx, &nodes), Some(want));
+    }
+}
+
+/// The selector has what `matchLabelKeys` stood for when the pod was created.
+#[test]
+fn label_keys_of_affinity_are_not_applied_again() {
+    let mut spec = far("db", "host");
+    let term = &mut spec["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][0];
+    term["matchLabelKeys"] = json!(["app"]);
+    assert_eq!(outcome(&[("n1", pod("a", "db", json!({})))], &pod("p", "web", spec)), "n3");
 }
 
 /// What a pod is assumed to be is what the API makes of it, or each binding would count as a change.

@@ -99,7 +99,7 @@ pub struct Cycle<'a> {
     pub side: &'a Side,
     /// The scheduler that the pod names.
     pub profile: &'a Profile,
-    /// Constraints that pods without their own get from their Services and controllers.
+    /// Constraints that pods without their own get from their scheduler, over the pods of their Services and controllers.
     pub default_spread: Box<[Spread]>,
 }
 
@@ -166,6 +166,8 @@ pub struct Freed {
 pub enum Event {
     /// A node came, or changed: before (where known) and now, without pods.
     Node(Option<Box<NodeInfo>>, Box<NodeInfo>),
+    /// A node is gone: as it was, without pods.
+    NodeGone(Box<NodeInfo>),
     /// A pod is on a node from now on, or changed there: before and now.
     PodPlaced(Option<Arc<PodInfo>>, Arc<PodInfo>),
     /// A pod left its node, or will not come to it; what the node is now, where it is still there.

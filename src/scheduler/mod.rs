@@ -24,6 +24,7 @@ pub mod profile;
 mod provide;
 pub mod queue;
 mod raw;
+mod requests;
 mod reserve;
 pub mod resources;
 pub mod scores;

@@ -12,7 +12,8 @@ use crate::runtime::events::Regarding;
 
 use super::devices::PodClaim;
 use super::raw;
-use super::resources::{DEFAULT_MEMORY, DEFAULT_MILLI_CPU, Resources};
+use super::requests;
+use super::resources::Resources;
 use super::volumes::Volumes;
 
 /// The scheduler that pods name in `spec.schedulerName` to be ours.
@@ -35,8 +36,8 @@ pub struct PodInfo {
     pub name: Box<str>,
     pub generation: i64,
     pub labels: Labels,
-    /// Its managing controller: kind and name.
-    pub controller: Option<(Box<str>, Box<str>)>,
+    /// Its managing controller, if pods of such are spread, and that one's name.
+    pub controller: Option<(Controller, Box<str>)>,
     pub deleting: bool,
     /// It is going because a scheduler sent it away.
     pub preempted: bool,
@@ -67,6 +68,26 @@ pub struct PodInfo {
     pub volumes: Volumes,
     /// Claims of devices.
     pub device_claims: Box<[PodClaim]>,
+}
+
+/// Controllers whose pods are spread though they say nothing of it. Upstream: `plugins/helper` (`DefaultSelector`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Controller {
+    ReplicaSet,
+    StatefulSet,
+    ReplicationController,
+}
+
+impl Controller {
+    fn new(api_version: &str, kind: &str) -> Option<Self> {
+        match (api_version, kind) {
+            ("apps/v1", "ReplicaSet") => Some(Self::ReplicaSet),
+            ("apps/v1", "StatefulSet") => Some(Self::StatefulSet),
+            ("v1", "ReplicationController") => Some(Self::ReplicationController),
+            _ => None,
+        }
+    }
 }
 
 /// A port of the host that a pod wants for itself.
@@ -150,6 +171,11 @@ impl NodeTerm {
         raw.node_selector_terms.iter().map(Self::new).collect()
     }
 
+    /// One that is preferred, and how much that counts.
+    pub(super) fn preferred(raw: &raw::PreferredNode) -> (i64, Self) {
+        (raw.weight, Self::new(&raw.preference))
+    }
+
     fn new(raw: &raw::NodeTerm) -> Self {
         let read = |all: &[raw::Expression]| all.iter().map(requirement).collect::<Option<Vec<_>>>().map(Selector);
         match (read(&raw.match_expressions), read(&raw.match_fields)) {
@@ -189,21 +215,9 @@ impl PodTerm {
     }
 
     fn new(raw: &raw::PodTerm, object: &Object) -> Self {
-        let mut selector = raw.label_selector.as_ref().and_then(|s| Selector::from_label_selector(s).ok());
-        if let Some(Selector(all)) = &mut selector {
-            // The API server adds these at creation; pods from before it did carry only the keys.
-            for (keys, within) in [(&raw.match_label_keys, true), (&raw.mismatch_label_keys, false)] {
-                for key in keys {
-                    let Some(value) = object.meta.label(key) else { continue };
-                    let values = vec![value.to_owned()];
-                    let op = if within { Op::In(values) } else { Op::NotIn(values) };
-                    let added = Requirement { key: key.clone(), op };
-                    if !all.contains(&added) {
-                        all.push(added);
-                    }
-                }
-            }
-        }
+        // `matchLabelKeys` and `mismatchLabelKeys` became part of the selector when the pod was created: it is the labels of
+        // then that count.
+        let selector = raw.label_selector.as_ref().and_then(|s| Selector::from_label_selector(s).ok());
         let namespace_selector = raw.namespace_selector.as_ref().and_then(|s| Selector::from_label_selector(s).ok());
         let namespaces: Vec<Box<str>> = match raw.namespaces.is_empty() && raw.namespace_selector.is_none() {
             true => vec![object.meta.namespace.as_str().into()],
@@ -267,7 +281,7 @@ impl PodInfo {
     /// Decodes a pod. The error is the JSON decoder's.
     pub fn new(object: &Object) -> Result<Arc<Self>, serde_json::Error> {
         let raw::Pod { spec, status } = object.decode()?;
-        let (requests, non_zero) = needs(&spec, &status);
+        let (requests, non_zero) = requests::of_pod(&spec, &status, &|| requests::is_infeasible(object));
         let ports = host_ports(&spec);
         let affinity = &spec.affinity;
         let term = |t: &raw::PodTerm| PodTerm::new(t, object);
@@ -279,7 +293,9 @@ impl PodInfo {
             all.map(|p| (p.weight, term(&p.pod_affinity_term))).collect::<Box<[_]>>()
         };
         let node = &affinity.node_affinity;
-        let controller = object.meta.controller().map(|o| (o.kind.as_str().into(), o.name.as_str().into()));
+        let controller = object.meta.controller();
+        let controller =
+            controller.and_then(|o| Some((Controller::new(&o.api_version, &o.kind)?, o.name.as_str().into())));
         Ok(Arc::new(Self {
             uid: object.meta.uid.as_str().into(),
             namespace: object.meta.namespace.as_str().into(),
@@ -306,7 +322,7 @@ impl PodInfo {
             node_preferred: node
                 .preferred_during_scheduling_ignored_during_execution
                 .iter()
-                .map(|p| (p.weight, NodeTerm::new(&p.preference)))
+                .map(NodeTerm::preferred)
                 .collect(),
             affinity: required(&affinity.pod_affinity),
             anti_affinity: required(&affinity.pod_anti_affinity),
@@ -433,56 +449,4 @@ fn host_ports(spec: &raw::PodSpec) -> Box<[HostPort]> {
     ports
         .map(|p| HostPort { ip: or(&p.host_ip, "0.0.0.0"), protocol: or(&p.protocol, "TCP"), port: p.host_port })
         .collect()
-}
-
-/// What a pod needs: exactly, and for scores. Upstream: `component-helpers/resource` (`PodRequests`).
-fn needs(spec: &raw::PodSpec, status: &raw::PodStatus) -> (Resources, (i64, i64)) {
-    let pod_level = Resources::from_list(&spec.resources.requests);
-    let mut both = [false, true].map(|defaults| sum_of_containers(spec, status, defaults));
-    let overhead = Resources::from_list(&spec.overhead);
-    for sum in &mut both {
-        for name in spec.resources.requests.keys() {
-            let mut level = pod_level.clone();
-            *sum.slot(name) = *level.slot(name);
-        }
-        sum.add(&overhead, 1);
-    }
-    let [exact, scored] = both;
-    (exact, (scored.cpu, scored.memory))
-}
-
-fn sum_of_containers(spec: &raw::PodSpec, status: &raw::PodStatus, defaults: bool) -> Resources {
-    let one = |c: &raw::Container, statuses: &[raw::ContainerStatus]| {
-        let mut needs = Resources::from_list(&c.resources.requests);
-        // While a container is resized it holds the most of what it has, was given and wants.
-        if let Some(s) = statuses.iter().find(|s| s.name == c.name) {
-            needs.raise_to(&Resources::from_list(&s.allocated_resources));
-            needs.raise_to(&Resources::from_list(&s.resources.requests));
-        }
-        if defaults && !c.resources.requests.contains_key("cpu") {
-            needs.cpu = needs.cpu.max(DEFAULT_MILLI_CPU);
-        }
-        if defaults && !c.resources.requests.contains_key("memory") {
-            needs.memory = needs.memory.max(DEFAULT_MEMORY);
-        }
-        needs
-    };
-    let mut sum = Resources::default();
-    for c in &spec.containers {
-        sum.add(&one(c, &status.container_statuses), 1);
-    }
-    let (mut sidecars, mut peak) = (Resources::default(), Resources::default());
-    for c in &spec.init_containers {
-        let mut needs = one(c, &status.init_container_statuses);
-        if c.restart_policy == "Always" {
-            sum.add(&needs, 1);
-            sidecars.add(&needs, 1);
-            peak.raise_to(&sidecars);
-        } else {
-            needs.add(&sidecars, 1);
-            peak.raise_to(&needs);
-        }
-    }
-    sum.raise_to(&peak);
-    sum
 }

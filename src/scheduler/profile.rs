@@ -3,13 +3,21 @@
 //! [`Profiles::default`] is upstream's default profile; others are read from its configuration ([`super::config`]).
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::framework::Plugin;
 use super::plugins::PLUGINS;
 use super::pod::{NodeTerm, SCHEDULER_NAME};
 use super::raw;
+use crate::util::backoff::Backoff;
+
+/// Between attempts for one pod, where nothing else is configured.
+pub const BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(10) };
+/// Preferred terms of a `v1.NodeAffinity`.
+pub const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
 
 /// A plugin of a profile.
 #[derive(Clone)]
@@ -58,6 +66,8 @@ pub struct Args {
     pub default_spread: DefaultSpread,
     /// Required of nodes beside what pods require.
     pub added_affinity: Option<Box<[NodeTerm]>>,
+    /// Preferred of nodes beside what pods prefer, with weights.
+    pub added_preferred: Box<[(i64, NodeTerm)]>,
     pub min_candidates_percent: usize,
     pub min_candidates: usize,
     /// Percent of all nodes that are enough to fit; by their number where 0.
@@ -76,6 +86,7 @@ impl Default for Args {
             ignore_preferred_of_existing: false,
             default_spread: DefaultSpread::System,
             added_affinity: None,
+            added_preferred: Box::default(),
             min_candidates_percent: 10,
             min_candidates: 100,
             nodes_to_score: 0,
@@ -120,39 +131,50 @@ impl Default for Profile {
 
 /// All schedulers of the process; there is at least one.
 #[derive(Clone)]
-pub struct Profiles(Vec<Profile>);
+pub struct Profiles {
+    all: Vec<Profile>,
+    /// Between attempts for one pod, whichever it names.
+    pub backoff: Backoff,
+}
 
 impl Default for Profiles {
     fn default() -> Self {
-        Self(vec![Profile::default()])
+        Self { all: vec![Profile::default()], backoff: BACKOFF }
     }
 }
 
 impl std::fmt::Debug for Profiles {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|p| &p.name)).finish()
+        f.debug_list().entries(self.all.iter().map(|p| &p.name)).finish()
     }
 }
 
 impl Profiles {
-    /// These; at least one.
-    pub fn new(all: Vec<Profile>) -> Self {
-        if all.is_empty() { Self::default() } else { Self(all) }
+    /// These, or the default one where there are none.
+    pub fn new(all: Vec<Profile>, backoff: Backoff) -> Self {
+        let all = if all.is_empty() { vec![Profile::default()] } else { all };
+        Self { all, backoff }
     }
 
     /// The one that a pod names, or the first: pods that name none of them are not looked at.
     pub fn get(&self, scheduler: &str) -> &Profile {
-        self.of(scheduler).unwrap_or(&self.0[0])
+        self.of(scheduler).unwrap_or(&self.all[0])
     }
 
     /// The one that a pod names; pods without a name are of the default one.
     pub fn of(&self, scheduler: &str) -> Option<&Profile> {
         let name = if scheduler.is_empty() { SCHEDULER_NAME } else { scheduler };
-        self.0.iter().find(|p| *p.name == *name)
+        self.all.iter().find(|p| *p.name == *name)
     }
 }
 
 /// The terms of a `v1.NodeAffinity` that are required.
 pub fn required(affinity: &Value) -> Option<Box<[NodeTerm]>> {
     affinity.get("requiredDuringSchedulingIgnoredDuringExecution").map(NodeTerm::all_from)
+}
+
+/// The terms that are preferred, with their weights.
+pub fn preferred(affinity: &Value) -> Box<[(i64, NodeTerm)]> {
+    let all = affinity.get(PREFERRED).and_then(|all| Vec::<raw::PreferredNode>::deserialize(all).ok());
+    all.iter().flatten().map(NodeTerm::preferred).collect()
 }

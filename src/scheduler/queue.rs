@@ -15,8 +15,6 @@ use super::metrics::Pending;
 use super::pod::PodInfo;
 use crate::util::backoff::Backoff;
 
-/// Between attempts for one pod.
-const BACKOFF: Backoff = Backoff { base: Duration::from_secs(1), cap: Duration::from_secs(10) };
 /// A pod that nothing woke is tried again after this long, in case an event was judged wrongly.
 const STUCK: Duration = Duration::from_secs(300);
 /// How often stuck pods are looked for.
@@ -55,15 +53,17 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// How long it waits after the last attempt. Upstream: `backend/queue/backoff_queue` (`calculateBackoffDuration`).
-    fn backoff(&self) -> Duration {
-        BACKOFF.delay(if self.errors > 0 { self.errors } else { self.refusals })
+    /// How long it waits after the last attempt, if the first waits as `retry` says. Upstream: `backend/queue/backoff_queue` (`calculateBackoffDuration`).
+    fn backoff(&self, retry: Backoff) -> Duration {
+        retry.delay(if self.errors > 0 { self.errors } else { self.refusals })
     }
 }
 
 /// The three queues.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Queue {
+    /// Between attempts for one pod.
+    retry: Backoff,
     pods: HashMap<Box<str>, Waiting>,
     active: BTreeSet<(Turn, Box<str>)>,
     /// By whole seconds of the end of the backoff, so that priority decides among neighbours.
@@ -75,6 +75,20 @@ pub struct Queue {
 }
 
 impl Queue {
+    /// An empty one, with what is to be between attempts for one pod.
+    pub fn new(retry: Backoff) -> Self {
+        Self {
+            retry,
+            pods: HashMap::new(),
+            active: BTreeSet::new(),
+            backoff: BTreeSet::new(),
+            unschedulable: BTreeSet::new(),
+            gated: BTreeSet::new(),
+            entered: 0,
+            checked: None,
+        }
+    }
+
     /// A pod by uid.
     pub fn get(&self, uid: &str) -> Option<&Arc<PodInfo>> {
         self.pods.get(uid).map(|w| &w.pod)
@@ -177,7 +191,7 @@ impl Queue {
     pub fn failed(&mut self, uid: &str, now: Instant) {
         if let Some(waiting) = self.pods.get_mut(uid) {
             waiting.errors += 1;
-            let until = now + waiting.backoff();
+            let until = now + waiting.backoff(self.retry);
             self.move_to(uid, Place::Backoff(until, true));
         }
     }
@@ -223,7 +237,7 @@ impl Queue {
     pub fn activate(&mut self, uid: &str, now: Instant) {
         let Some(waiting) = self.pods.get(uid) else { return };
         let Place::Unschedulable(since) = waiting.place else { return };
-        let until = since + waiting.backoff();
+        let until = since + waiting.backoff(self.retry);
         self.move_to(uid, if until > now { Place::Backoff(until, false) } else { Place::Active });
     }
 
@@ -280,6 +294,7 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
+    use super::super::profile::BACKOFF;
     use super::*;
 
     fn pod(name: &str, priority: i32) -> Arc<PodInfo> {
@@ -292,7 +307,7 @@ mod tests {
 
     #[test]
     fn priority_then_age() {
-        let (mut q, now) = (Queue::default(), Instant::now());
+        let (mut q, now) = (Queue::new(BACKOFF), Instant::now());
         for p in [pod("a", 0), pod("b", 5), pod("c", 5), pod("d", 0)] {
             q.set(p, true);
         }
@@ -301,7 +316,7 @@ mod tests {
 
     #[test]
     fn refused_pods_wait_for_help_and_are_hurried_when_nothing_else_is_due() {
-        let (mut q, now) = (Queue::default(), Instant::now());
+        let (mut q, now) = (Queue::new(BACKOFF), Instant::now());
         q.set(pod("a", 0), true);
         q.set(pod("b", 9), true);
         assert_eq!(q.pending(), Pending { active: 2, ..Pending::default() });
@@ -333,8 +348,20 @@ mod tests {
     }
 
     #[test]
+    fn the_time_between_attempts_is_as_configured() {
+        let second = Duration::from_secs(1);
+        let (mut q, now) = (Queue::new(Backoff { base: 3 * second, cap: 5 * second }), Instant::now());
+        q.set(pod("a", 0), true);
+        for wait in [3, 5, 5] {
+            assert_eq!(pop(&mut q, now + 100 * second), "a");
+            q.failed("a", now);
+            assert_eq!(q.deadline(now), Some(now + wait * second));
+        }
+    }
+
+    #[test]
     fn gates_keep_a_pod_out() {
-        let (mut q, now) = (Queue::default(), Instant::now());
+        let (mut q, now) = (Queue::new(BACKOFF), Instant::now());
         let gated = Arc::new(PodInfo { gated: true, ..(*pod("a", 0)).clone() });
         q.set(gated, true);
         assert_eq!(pop(&mut q, now), "");
@@ -347,7 +374,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_keeps_a_pod_out_until_it_is_there() {
-        let (mut q, now) = (Queue::default(), Instant::now());
+        let (mut q, now) = (Queue::new(BACKOFF), Instant::now());
         q.set(pod("a", 0), false);
         q.set(Arc::new(PodInfo { gated: true, ..(*pod("b", 0)).clone() }), false);
         q.admit(|_| false);

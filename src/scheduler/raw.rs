@@ -24,9 +24,10 @@ raw! {
         host_network: bool, volumes: Vec<Value>, resource_claims: Vec<DeviceClaim>,
     }
     PodStatus { phase: String, nominated_node_name: String, start_time: String, container_statuses: Vec<ContainerStatus>,
-        init_container_statuses: Vec<ContainerStatus>, resource_claim_statuses: Vec<DeviceClaim> }
+        init_container_statuses: Vec<ContainerStatus>, resource_claim_statuses: Vec<DeviceClaim>,
+        resources: Option<ResourceNeeds>, allocated_resources: RawList }
     DeviceClaim { name: String, resource_claim_name: Option<String>, resource_claim_template_name: Option<String> }
-    ContainerStatus { name: String, allocated_resources: RawList, resources: ResourceNeeds }
+    ContainerStatus { name: String, allocated_resources: RawList, resources: Option<ResourceNeeds> }
     Container { name: String, image: String, resources: ResourceNeeds, ports: Vec<Port>, restart_policy: String }
     ResourceNeeds { requests: RawList }
     Port { host_port: i32, protocol: String, #[serde(rename = "hostIP")] host_ip: String }
@@ -47,7 +48,6 @@ raw! {
     PreferredPod { weight: i64, pod_affinity_term: PodTerm }
     PodTerm {
         label_selector: Option<Value>, namespace_selector: Option<Value>, namespaces: Vec<String>, topology_key: String,
-        match_label_keys: Vec<String>, mismatch_label_keys: Vec<String>,
     }
     Spread {
         max_skew: i64, topology_key: String, when_unsatisfiable: String, label_selector: Option<Value>,

@@ -16,7 +16,7 @@ use crate::runtime::{Lister, Listers};
 use super::cluster::NodeInfo;
 use super::devices::Inventory;
 use super::devices::model::Claim as DeviceClaim;
-use super::pod::{PodInfo, Spread, label};
+use super::pod::{Controller, PodInfo, Spread, label};
 use super::profile::DefaultSpread;
 use super::volumes::{Claim, ClaimRef, Class, Volume, VolumePlan};
 use crate::api::meta::quantity::Quantity;
@@ -120,16 +120,16 @@ impl Side {
             }
         }
         if let Some((kind, name)) = &pod.controller {
-            let lister = match &**kind {
-                "ReplicaSet" => Some(&self.replica_sets),
-                "StatefulSet" => Some(&self.stateful_sets),
-                "ReplicationController" => Some(&self.replication_controllers),
-                _ => None,
+            let lister = match kind {
+                Controller::ReplicaSet => &self.replica_sets,
+                Controller::StatefulSet => &self.stateful_sets,
+                Controller::ReplicationController => &self.replication_controllers,
             };
-            let owner = lister.and_then(|l| l.get(&pod.namespace, name)).map(|o| o.value());
+            let owner = lister.get(&pod.namespace, name).map(|o| o.value());
             match owner.as_ref().and_then(|o| o.get_at("/spec/selector")) {
-                Some(map) if &**kind == "ReplicationController" => all.extend(Selector::from_map(map).0),
-                Some(selector) => all.extend(from_label_selector(selector)?.0),
+                Some(map) if *kind == Controller::ReplicationController => all.extend(Selector::from_map(map).0),
+                // One that cannot be read adds nothing.
+                Some(selector) => all.extend(from_label_selector(selector).into_iter().flat_map(|s| s.0)),
                 None => {}
             }
         }

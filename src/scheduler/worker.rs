@@ -65,7 +65,7 @@ impl Worker {
         Self {
             cluster: Cluster::default(),
             side: Side::new(&*scheduler.listers),
-            queue: Queue::default(),
+            queue: Queue::new(scheduler.config.profiles.backoff),
             nominated: Nominated::default(),
             writes: Writes::new(client, clock, provider.clone(), scheduler.config.writes_in_flight),
             provider,
@@ -108,7 +108,11 @@ impl Worker {
             (Topic::Pods, Delta::Upsert { old, new }) => self.pod(old.as_deref(), &new),
             (Topic::Pods, Delta::Delete(last)) => self.pod_gone(&last.meta.uid),
             (Topic::Nodes, Delta::Upsert { new, .. }) => self.node(&new),
-            (Topic::Nodes, Delta::Delete(last)) => self.cluster.remove_node(&last.meta.name),
+            (Topic::Nodes, Delta::Delete(last)) => {
+                if let Some(gone) = self.cluster.remove_node(&last.meta.name) {
+                    self.wake(&Event::NodeGone(Box::new(gone)));
+                }
+            }
             (Topic::Namespaces, Delta::Upsert { new, .. }) => {
                 if self.cluster.set_namespace(&new.meta.name, new.meta.labels.clone()) {
                     self.wake(&Event::Namespace);

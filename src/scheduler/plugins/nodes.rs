@@ -182,11 +182,12 @@ impl Plugin for NodeAffinity {
     }
 
     fn score(&self, cx: &Cycle<'_>, nodes: &[&NodeInfo]) -> Option<Vec<i64>> {
-        if cx.pod.node_preferred.is_empty() {
+        let (own, added) = (&cx.pod.node_preferred, &cx.profile.args.added_preferred);
+        if own.is_empty() && added.is_empty() {
             return None;
         }
         let sum = |n: &&NodeInfo| {
-            let matching = cx.pod.node_preferred.iter().filter(|(_, t)| t.matches(&n.name, &n.labels));
+            let matching = own.iter().chain(added).filter(|(_, t)| t.matches(&n.name, &n.labels));
             matching.map(|(weight, _)| weight).sum()
         };
         let mut scores: Vec<i64> = nodes.iter().map(sum).collect();

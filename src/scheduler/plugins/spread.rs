@@ -9,6 +9,7 @@ use super::super::counts::{Move, Parts, Sums};
 use super::super::domains::Domains;
 use super::super::framework::{Cycle, Event, Filter, MAX_SCORE, Plugin, PreFilter, Refusal};
 use super::super::pod::{Labels, NodeTerm, PodInfo, Spread, Toleration};
+use super::super::profile::DefaultSpread;
 use super::nodes::untolerated;
 
 const HOSTNAME: &str = "kubernetes.io/hostname";
@@ -211,7 +212,7 @@ impl Plugin for PodTopologySpread {
     }
 
     fn pre_filter<'a>(&self, cx: &'a Cycle<'a>) -> PreFilter<'a> {
-        let hard: Vec<&Spread> = cx.pod.spread.iter().filter(|c| c.hard).collect();
+        let hard: Vec<&Spread> = constraints(cx).iter().filter(|c| c.hard).collect();
         if hard.is_empty() {
             return PreFilter::Skip;
         }
@@ -226,32 +227,47 @@ impl Plugin for PodTopologySpread {
     }
 
     fn score(&self, cx: &Cycle<'_>, nodes: &[&NodeInfo]) -> Option<Vec<i64>> {
-        let own: Vec<&Spread> = cx.pod.spread.iter().filter(|c| !c.hard).collect();
-        // The defaults take nodes that lack some of the keys; constraints of one's own do not.
-        let (constraints, all_keys) =
-            if cx.pod.spread.is_empty() { (cx.default_spread.iter().collect::<Vec<_>>(), false) } else { (own, true) };
-        if constraints.is_empty() {
+        let soft: Vec<&Spread> = constraints(cx).iter().filter(|c| !c.hard).collect();
+        if soft.is_empty() {
             return None;
         }
-        Some(scores(cx, &constraints, nodes, all_keys))
+        // The defaults of the system take nodes that lack some of the keys; others do not.
+        let all_keys = !cx.pod.spread.is_empty() || matches!(cx.profile.args.default_spread, DefaultSpread::List(_));
+        Some(scores(cx, &soft, nodes, all_keys))
     }
 
     fn wakes(&self, event: &Event, pod: &PodInfo) -> bool {
-        let counted = |p: &PodInfo| p.namespace == pod.namespace && pod.spread.iter().any(|c| c.hard && c.counts(p));
-        let keys = |n: &NodeInfo| {
-            pod.spread.iter().filter(|c| c.hard).map(|c| n.label(&c.key).map(str::to_owned)).collect::<Vec<_>>()
-        };
+        // Who has no constraints was refused by those of the scheduler; whom they count is looked up when the pod is tried.
+        let defaults = pod.spread.is_empty();
+        let hard = || pod.spread.iter().filter(|c| c.hard);
+        let counted = |p: &PodInfo| p.namespace == pod.namespace && (defaults || hard().any(|c| c.counts(p)));
+        let has_keys = |n: &NodeInfo| hard().all(|c| n.label(&c.key).is_some());
         match event {
             Event::Itself => true,
-            Event::PodPlaced(old, new) => counted(new) || old.as_ref().is_some_and(|old| counted(old)),
+            Event::PodPlaced(None, new) => counted(new),
+            // One that is going counts no more, but is waited for until it is gone.
+            Event::PodPlaced(Some(old), new) => {
+                let turned =
+                    if defaults { old.labels != new.labels } else { hard().any(|c| c.counts(old) != c.counts(new)) };
+                turned && new.namespace == pod.namespace
+            }
             Event::PodGone(gone, _) => counted(gone),
-            Event::Node(None, new) => keys(new).iter().all(Option::is_some),
+            Event::Node(None, node) | Event::NodeGone(node) => has_keys(node),
             Event::Node(Some(old), new) => {
-                keys(old) != keys(new) || old.taints != new.taints || old.labels != new.labels
+                let moved = || match defaults {
+                    true => old.labels != new.labels,
+                    false => hard().any(|c| old.label(&c.key) != new.label(&c.key)),
+                };
+                has_keys(old) != has_keys(new) || has_keys(new) && (moved() || old.taints != new.taints)
             }
             _ => false,
         }
     }
+}
+
+/// A pod's own constraints, or else those that its scheduler has for it.
+fn constraints<'a>(cx: &'a Cycle<'_>) -> &'a [Spread] {
+    if cx.pod.spread.is_empty() { &cx.default_spread } else { &cx.pod.spread }
 }
 
 /// Soft constraints: fewer pods in a node's parts are better, the more so the fewer parts there are.
@@ -264,8 +280,10 @@ fn scores(cx: &Cycle<'_>, constraints: &[&Spread], nodes: &[&NodeInfo], all_keys
         if census.is_by_host(c) {
             return kept().count();
         }
-        let mut seen = vec![false; domains.count()];
-        kept().filter_map(|n| domains.of(n)).filter(|part| !std::mem::replace(&mut seen[*part], true)).count()
+        // Nodes without the label, where they are taken, are one more part.
+        let mut seen = vec![false; domains.count() + 1];
+        let parts = kept().map(|n| domains.of(n).unwrap_or(domains.count()));
+        parts.filter(|part| !std::mem::replace(&mut seen[*part], true)).count()
     };
     let weights: Vec<f64> = census.each().map(|c| ((size(c) + 2) as f64).ln()).collect();
     let parts = census.parts();
@@ -295,5 +313,137 @@ fn normalise(scores: &mut [i64], ignored: &[bool]) {
             (_, 0) => MAX_SCORE,
             _ => MAX_SCORE * (max + min - *score) / max,
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+    use test_case::test_case;
+
+    use super::super::super::cluster::Cluster;
+    use super::super::super::profile::Profile;
+    use super::super::super::raw;
+    use super::super::super::side::Side;
+    use super::*;
+    use crate::api::object::Object;
+    use crate::runtime::fake::FakeListers;
+
+    const ZONE: &str = "topology.kubernetes.io/zone";
+
+    fn node(name: &str, zone: &str) -> NodeInfo {
+        let mut labels = json!({HOSTNAME: name});
+        if !zone.is_empty() {
+            labels[ZONE] = zone.into();
+        }
+        NodeInfo::new(&Object::from_value(&json!({"metadata": {"name": name, "labels": labels}}), &[])).unwrap()
+    }
+
+    fn pod(name: &str, app: &str, more: Value) -> Arc<PodInfo> {
+        let mut value = json!({"metadata": {"name": name, "namespace": "n", "uid": name, "labels": {"app": app}}});
+        value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        PodInfo::new(&Object::from_value(&value, &[])).unwrap()
+    }
+
+    fn owned(api_version: &str, kind: &str, app: &str) -> Arc<PodInfo> {
+        let owners = json!([{"apiVersion": api_version, "kind": kind, "name": "o", "uid": "o", "controller": true}]);
+        let meta =
+            json!({"name": "p", "namespace": "n", "uid": "p", "labels": {"app": app}, "ownerReferences": owners});
+        pod("p", app, json!({"metadata": meta}))
+    }
+
+    /// A Service that means `app=web`, and what is more.
+    fn side(listers: &FakeListers) -> Side {
+        let mut side = Side::new(listers);
+        let service = json!({"metadata": {"name": "s", "namespace": "n"}, "spec": {"selector": {"app": "web"}}});
+        side.set_service(&Object::from_value(&service, &[]));
+        side
+    }
+
+    /// Nodes in these zones, with so many pods each.
+    fn cluster(nodes: &[(&str, usize)]) -> Cluster {
+        let mut cluster = Cluster::default();
+        for (i, (zone, pods)) in nodes.iter().enumerate() {
+            let name = format!("n{i}");
+            cluster.set_node(node(&name, zone));
+            (0..*pods).for_each(|k| cluster.place(pod(&format!("{name}-{k}"), "web", json!({})), &name, false));
+        }
+        cluster
+    }
+
+    fn list(hard: bool) -> DefaultSpread {
+        let raw = raw::Spread {
+            max_skew: 1,
+            topology_key: ZONE.into(),
+            when_unsatisfiable: if hard { "DoNotSchedule" } else { "ScheduleAnyway" }.into(),
+            ..raw::Spread::default()
+        };
+        DefaultSpread::List([raw].into())
+    }
+
+    /// What the plugin says of all nodes: why it refuses each, and their scores.
+    fn asked(cluster: &Cluster, default_spread: DefaultSpread) -> (Vec<Result<(), String>>, Option<Vec<i64>>) {
+        let (side, newcomer, mut profile) =
+            (side(&FakeListers::default()), pod("p", "web", json!({})), Profile::default());
+        profile.args.default_spread = default_spread;
+        let default_spread = side.default_spread(&newcomer, &profile.args.default_spread);
+        let cx = Cycle { pod: &newcomer, cluster, side: &side, profile: &profile, default_spread };
+        let why = |refusal: Refusal| refusal.reasons.as_slice().concat();
+        let refusals = match PodTopologySpread.pre_filter(&cx) {
+            PreFilter::Check(filter) => cluster.nodes().iter().map(|n| filter.check(n).map_err(why)).collect(),
+            _ => Vec::new(),
+        };
+        let nodes: Vec<&NodeInfo> = cluster.nodes().iter().collect();
+        (refusals, PodTopologySpread.score(&cx, &nodes))
+    }
+
+    #[test]
+    fn nodes_without_a_zone_are_one_more_part() {
+        let (_, scores) = asked(&cluster(&[("a", 3), ("b", 3), ("", 8)]), DefaultSpread::System);
+        assert_eq!(scores, Some(vec![93, 93, 100]));
+    }
+
+    #[test]
+    fn listed_defaults_refuse_or_score_as_they_say() {
+        let (refusals, scores) = asked(&cluster(&[("a", 1), ("b", 0), ("", 0)]), list(true));
+        let why = "node(s) didn't match pod topology spread constraints";
+        assert_eq!(refusals, [Err(why.into()), Ok(()), Err(format!("{why} (missing required label)"))]);
+        assert_eq!(scores, None);
+        let (refusals, scores) = asked(&cluster(&[("a", 1), ("b", 0), ("", 0)]), list(false));
+        assert_eq!((refusals.len(), scores), (0, Some(vec![0, 100, 0])), "a node without the label is not taken");
+    }
+
+    #[test_case("apps/v1", "ReplicaSet", json!({"matchLabels": {"tier": "x"}}), 2; "of a group that is known")]
+    #[test_case("apps.example.com/v1", "ReplicaSet", json!({"matchLabels": {"tier": "x"}}), 1; "of another group")]
+    #[test_case("apps/v1", "ReplicaSet", json!({"matchExpressions": [{"key": "a", "operator": "Near"}]}), 1; "not to be read")]
+    fn pods_of_owners_are_spread(api_version: &str, kind: &str, selector: Value, want: usize) {
+        let listers = FakeListers::default();
+        let set = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": "o", "namespace": "n"}, "spec": {"selector": selector}});
+        listers.objects("apps", "replicasets").upsert(Arc::new(Object::from_value(&set, &[])));
+        let constraints = side(&listers).default_spread(&owned(api_version, kind, "web"), &DefaultSpread::System);
+        assert_eq!(constraints[0].selector.as_ref().unwrap().0.len(), want);
+    }
+
+    /// For a pod that spreads `app=web` over zones, and for one that was refused by the defaults.
+    #[test_case(|| Event::NodeGone(node("x", "a").into()), [true, true]; "a node went")]
+    #[test_case(|| Event::NodeGone(node("x", "").into()), [false, true]; "one that did not count went")]
+    #[test_case(|| Event::Node(None, node("x", "a").into()), [true, true]; "a node came")]
+    #[test_case(|| Event::Node(Some(node("x", "a").into()), node("x", "b").into()), [true, true]; "into another zone")]
+    #[test_case(|| Event::Node(Some(node("x", "a").into()), node("y", "a").into()), [false, true]; "another label")]
+    #[test_case(|| Event::PodPlaced(None, pod("x", "web", json!({}))), [true, true]; "a like one came")]
+    #[test_case(|| Event::PodPlaced(None, pod("x", "db", json!({}))), [false, true]; "another came")]
+    #[test_case(|| Event::PodPlaced(Some(pod("x", "db", json!({}))), pod("x", "web", json!({}))), [true, true]; "became a like one")]
+    #[test_case(|| Event::PodPlaced(Some(pod("x", "web", json!({}))), going()), [false, false]; "is going")]
+    #[test_case(|| Event::PodGone(going(), None), [true, true]; "is gone")]
+    fn what_helps(event: fn() -> Event, want: [bool; 2]) {
+        let over = json!([{"maxSkew": 1, "topologyKey": ZONE, "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "web"}}}]);
+        let pods = [json!({"spec": {"topologySpreadConstraints": over}}), json!({})].map(|spec| pod("p", "web", spec));
+        assert_eq!(pods.map(|pod| PodTopologySpread.wakes(&event(), &pod)), want);
+    }
+
+    fn going() -> Arc<PodInfo> {
+        Arc::new(PodInfo { deleting: true, ..(*pod("x", "web", json!({}))).clone() })
     }
 }
