@@ -17,7 +17,7 @@ pub mod search;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
@@ -31,6 +31,14 @@ pub const RESERVED_MAX: usize = 256;
 /// Driver and name of a pool.
 pub type PoolKey = (Arc<str>, Arc<str>);
 
+/// The slices of a pool.
+#[derive(Debug, Default)]
+struct PoolSlices {
+    names: BTreeSet<Box<str>>,
+    /// Whether what they say of each other is wrong; looked at once after a change, not for each node.
+    invalid: OnceLock<bool>,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Inventory {
@@ -39,7 +47,7 @@ pub struct Inventory {
     on_node: HashMap<Box<str>, BTreeSet<Box<str>>>,
     /// Names of slices whose devices several nodes reach.
     anywhere: BTreeSet<Box<str>>,
-    by_pool: HashMap<PoolKey, BTreeSet<Box<str>>>,
+    by_pool: HashMap<PoolKey, PoolSlices>,
     classes: HashMap<Box<str>, Arc<Class>>,
     claims: HashMap<(Box<str>, Box<str>), Arc<Claim>>,
     /// Decisions that are on their way, by the claim's uid.
@@ -61,7 +69,9 @@ impl Inventory {
             _ => &mut self.anywhere,
         };
         place.insert(name.clone());
-        self.by_pool.entry((slice.driver.clone(), slice.pool.clone())).or_default().insert(name.clone());
+        let of_pool = self.by_pool.entry((slice.driver.clone(), slice.pool.clone())).or_default();
+        of_pool.names.insert(name.clone());
+        of_pool.invalid = OnceLock::new();
         self.slices.insert(name, Arc::new(slice));
     }
 
@@ -78,9 +88,10 @@ impl Inventory {
             }
         }
         let pool = (slice.driver.clone(), slice.pool.clone());
-        if let Some(names) = self.by_pool.get_mut(&pool) {
-            names.remove(&*o.meta.name);
-            if names.is_empty() {
+        if let Some(of_pool) = self.by_pool.get_mut(&pool) {
+            of_pool.names.remove(&*o.meta.name);
+            of_pool.invalid = OnceLock::new();
+            if of_pool.names.is_empty() {
                 self.by_pool.remove(&pool);
             }
         }

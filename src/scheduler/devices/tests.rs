@@ -243,6 +243,36 @@ fn pools_are_of_one_generation_and_whole() {
     assert_eq!(found(&gone, one()), "-");
 }
 
+/// A slice of counters `set`, and one of a device that takes from them.
+fn counted(sets: &[&str], set: &str, counter: &str) -> Inventory {
+    let pool = json!({"name": "n1", "generation": 1, "resourceSliceCount": 2});
+    let sets: Vec<Value> = sets.iter().map(|s| json!({"name": s, "counters": {"bytes": {"value": "8"}}})).collect();
+    let device = json!({"name": "d", "consumesCounters": [{"counterSet": set, "counters": {counter: {"value": "1"}}}]});
+    inventory(vec![
+        slice("counters", json!({"pool": pool, "sharedCounters": sets})),
+        slice("devices", json!({"pool": pool, "devices": [device]})),
+    ])
+}
+
+#[test_case(&["a"], "a", "bytes", "r0:d"; "as it should be")]
+#[test_case(&["a"], "b", "bytes", "invalid resource pools were encountered"; "no such set")]
+#[test_case(&["a"], "a", "cores", "invalid resource pools were encountered"; "no such counter")]
+#[test_case(&["a", "a"], "a", "bytes", "invalid resource pools were encountered"; "a set twice")]
+fn counters_must_be_there(sets: &[&str], set: &str, counter: &str, want: &str) {
+    assert_eq!(found(&counted(sets, set, counter), requests(&[json!({})])), want);
+    if want != "r0:d" {
+        let why = "claim n/c, request r0: asks for all devices, but resource pool d.test/n1 is currently invalid";
+        assert_eq!(found(&counted(sets, set, counter), requests(&[json!({"allocationMode": "All"})])), why);
+    }
+}
+
+#[test]
+fn a_choice_is_told_by_its_own_name() {
+    let devices = json!({"requests": [{"name": "r", "firstAvailable": [{"name": "sub", "deviceClassName": "none"}]}]});
+    let want = "claim n/c, request sub: could not retrieve device class none: not found";
+    assert_eq!(found(&inventory(vec![slice("s", four())]), devices), want);
+}
+
 #[test]
 fn the_allocation_says_which_nodes_reach_the_devices() {
     let zone =

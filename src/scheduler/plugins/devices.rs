@@ -54,7 +54,7 @@ impl<'a> PodDevices<'a> {
                 return Err(format!("resource claim {} is in the process of being allocated", claim.key()));
             }
             for choice in claim.requests.iter().flat_map(|r| &r.choices) {
-                let name = choice.name.rsplit('/').next().unwrap_or_default();
+                let name = &choice.name;
                 if choice.class.is_empty() {
                     return Err(format!("request {name}: unsupported request type"));
                 }
