@@ -36,6 +36,9 @@ pub fn claims() -> Box<dyn Reconciler> {
 /// What only a pod with claims has: most have none, and are not decoded to find that out.
 const OF_PODS: &str = "resourceClaims";
 
+/// The same of a claim that the scheduler made for extended resources; such a pod may have no other.
+const OF_EXTENDED: &str = "extendedResourceClaimStatus";
+
 /// The claims that a pod owns: for which of its claims, and their names.
 fn made_for(pod: &Object, cx: &Cx) -> Vec<(String, String)> {
     let all = cx.lister(&res::RESOURCE_CLAIMS).list(Some(&pod.meta.namespace));
@@ -123,12 +126,15 @@ impl Reconciler for Claims {
 
     fn watches(&self) -> Watches {
         Watches::own(&res::RESOURCE_CLAIMS).mapped(&res::PODS, |pod, _| {
-            if !pod.mentions(OF_PODS) {
+            if !pod.mentions(OF_PODS) && !pod.mentions(OF_EXTENDED) {
                 return Vec::new();
             }
             let (ns, pod) = (pod.meta.namespace.clone(), pod.value());
             let all = pod.items_at("/spec/resourceClaims").iter().chain(pod.items_at("/status/resourceClaimStatuses"));
-            all.filter_map(|c| c.str_at("/resourceClaimName")).map(|name| ObjectKey::new(&*ns, name)).collect()
+            all.chain(pod.get_at("/status/extendedResourceClaimStatus"))
+                .filter_map(|c| c.str_at("/resourceClaimName"))
+                .map(|name| ObjectKey::new(&*ns, name))
+                .collect()
         })
     }
 
