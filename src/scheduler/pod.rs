@@ -44,6 +44,8 @@ pub struct PodInfo {
     pub gated: bool,
     pub priority: i32,
     pub preempts: bool,
+    /// Features that its node has to declare.
+    pub features: &'static [&'static str],
     pub requests: Resources,
     /// CPU and memory with defaults for containers that ask for nothing, for scores.
     pub non_zero: (i64, i64),
@@ -263,6 +265,7 @@ impl PodInfo {
         let raw::Pod { spec, status } = object.decode()?;
         let (requests, non_zero) = needs(&spec, &status);
         let ports = host_ports(&spec);
+        let features = features(&spec);
         let affinity = &spec.affinity;
         let term = |t: &raw::PodTerm| PodTerm::new(t, object);
         let required = |a: &raw::PodAffinity| {
@@ -287,6 +290,7 @@ impl PodInfo {
             gated: !spec.scheduling_gates.is_empty(),
             priority: spec.priority,
             preempts: spec.preemption_policy != "Never",
+            features,
             requests,
             non_zero,
             ports,
@@ -395,6 +399,14 @@ fn device_claims(claims: &[raw::DeviceClaim], made: &[raw::DeviceClaim]) -> Box<
         }
     };
     claims.iter().filter_map(of).collect()
+}
+
+/// What a node has to be able to do for the pod, of what not every version can. Upstream: `component-helpers/nodedeclaredfeatures`
+/// (`InferForScheduling`); its other features are asked for by changes of pods, or off.
+fn features(spec: &raw::PodSpec) -> &'static [&'static str] {
+    let rules = spec.init_containers.iter().chain(&spec.containers).flat_map(|c| &c.restart_policy_rules);
+    let mut actions = rules.map(|r| &*r.action);
+    if actions.any(|a| a == "RestartAllContainers") { &["RestartAllContainersOnContainerExits"] } else { &[] }
 }
 
 impl From<raw::Toleration> for Toleration {

@@ -160,8 +160,8 @@ impl Worker {
         let copy = node.clone();
         let old = self.cluster.set_node(node).map(|old| NodeInfo { pods: Vec::new(), ..old });
         let same = |old: &NodeInfo| {
-            (&old.labels, &old.taints, old.unschedulable, &old.allocatable)
-                == (&copy.labels, &copy.taints, copy.unschedulable, &copy.allocatable)
+            (&old.labels, &old.taints, old.unschedulable, &old.allocatable, &old.features)
+                == (&copy.labels, &copy.taints, copy.unschedulable, &copy.allocatable, &copy.features)
         };
         if old.as_ref().is_none_or(|old| !same(old)) {
             self.wake(&Event::Node(old.map(Box::new), Box::new(copy)));
