@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use crate::api::meta::labels::{Op, Requirement, Selector, TOPOLOGY};
+use crate::api::meta::quantity::Quantity;
 use crate::api::object::Object;
 use crate::runtime::events::Regarding;
 
-use super::devices::PodClaim;
+use super::devices::{PodClaim, extended};
 use super::raw;
 use super::resources::{DEFAULT_MEMORY, DEFAULT_MILLI_CPU, Resources};
 use super::volumes::Volumes;
@@ -63,6 +64,8 @@ pub struct PodInfo {
     pub volumes: Volumes,
     /// Claims of devices.
     pub device_claims: Box<[PodClaim]>,
+    /// Its containers, where it asks for extended resources, which devices may stand for; else none.
+    pub extended: Box<[extended::Container]>,
 }
 
 /// A port of the host that a pod wants for itself.
@@ -265,7 +268,7 @@ impl PodInfo {
         let raw::Pod { spec, status } = object.decode()?;
         let (requests, non_zero) = needs(&spec, &status);
         let ports = host_ports(&spec);
-        let features = features(&spec);
+        let (extended, features) = (extended_needs(&spec, &requests), features(&spec));
         let affinity = &spec.affinity;
         let term = |t: &raw::PodTerm| PodTerm::new(t, object);
         let required = |a: &raw::PodAffinity| {
@@ -317,6 +320,7 @@ impl PodInfo {
                 .map(|c| normal_image(&c.image).into())
                 .collect(),
             device_claims: device_claims(&spec.resource_claims, &status.resource_claim_statuses),
+            extended,
             volumes: Volumes::new(&object.meta.name, &spec.volumes),
             node: spec.node_name.into(),
             nominated: status.nominated_node_name.into(),
@@ -375,6 +379,11 @@ impl PodInfo {
             || !self.anti_affinity_preferred.is_empty()
     }
 
+    /// True where it has claims of devices, or may need one for its extended resources.
+    pub fn wants_devices(&self) -> bool {
+        !self.device_claims.is_empty() || !self.extended.is_empty()
+    }
+
     /// True when `taint` does not keep it away.
     pub fn tolerates(&self, taint: &Taint) -> bool {
         self.tolerations.iter().any(|t| t.tolerates(taint))
@@ -407,6 +416,24 @@ fn features(spec: &raw::PodSpec) -> &'static [&'static str] {
     let rules = spec.init_containers.iter().chain(&spec.containers).flat_map(|c| &c.restart_policy_rules);
     let mut actions = rules.map(|r| &*r.action);
     if actions.any(|a| a == "RestartAllContainers") { &["RestartAllContainersOnContainerExits"] } else { &[] }
+}
+
+/// All containers, those that start first before the others, if anything is asked for that devices may stand for.
+fn extended_needs(spec: &raw::PodSpec, requests: &Resources) -> Box<[extended::Container]> {
+    if !requests.scalar.iter().any(|(name, want)| *want > 0 && extended::is_name(name)) {
+        return Box::default();
+    }
+    let of = |c: &raw::Container, ends: bool| {
+        let amount = |text: &str| Quantity::parse(text).ok().and_then(|q| usize::try_from(q.value()).ok()).unwrap_or(0);
+        let wants = c.resources.requests.iter().enumerate().filter(|(_, (name, _))| extended::is_name(name));
+        extended::Container {
+            name: c.name.as_str().into(),
+            ends,
+            wants: wants.map(|(at, (name, text))| (at, name.as_str().into(), amount(text))).collect(),
+        }
+    };
+    let first = spec.init_containers.iter().map(|c| of(c, c.restart_policy != "Always"));
+    first.chain(spec.containers.iter().map(|c| of(c, false))).collect()
 }
 
 impl From<raw::Toleration> for Toleration {

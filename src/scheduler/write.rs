@@ -16,11 +16,12 @@ use tokio::task::JoinSet;
 use super::devices::model::Claim as DeviceClaim;
 use super::plugins::devices::DevicePlan;
 use super::pod::PodInfo;
-use super::reserve;
+use super::reserve::{self, Hands};
 use super::volumes::{BIND_COMPLETED, Claim, VolumePlan};
 use crate::api::status::{ApiResult, Reason, Status};
 use crate::api::value::ValueExt;
 use crate::client::{Client, DeleteOptions, ListOptions, Patch, WatchKind, res};
+use crate::runtime::Recorder;
 use crate::util::clock::{SharedClock, rfc3339};
 
 /// How long claims may take to be bound.
@@ -63,6 +64,7 @@ struct Said {
 pub(super) struct Writes {
     client: Client,
     clock: SharedClock,
+    events: Recorder,
     max: usize,
     tasks: JoinSet<Ended>,
     ended: VecDeque<Done>,
@@ -70,8 +72,8 @@ pub(super) struct Writes {
 }
 
 impl Writes {
-    pub(super) fn new(client: Client, clock: SharedClock, max: usize) -> Self {
-        Self { client, clock, max, tasks: JoinSet::new(), ended: VecDeque::new(), said: HashMap::new() }
+    pub(super) fn new(client: Client, clock: SharedClock, events: Recorder, max: usize) -> Self {
+        Self { client, clock, events, max, tasks: JoinSet::new(), ended: VecDeque::new(), said: HashMap::new() }
     }
 
     /// True when no more should be started.
@@ -80,11 +82,12 @@ impl Writes {
     }
 
     /// Binds a pod, after its claims.
-    pub(super) fn bind(&mut self, pod: Arc<PodInfo>, node: Box<str>, volumes: VolumePlan, devices: DevicePlan) {
-        let (client, now) = (self.client.clone(), rfc3339(self.clock.now()));
+    pub(super) fn bind(&mut self, pod: Arc<PodInfo>, node: Box<str>, volumes: VolumePlan, mut devices: DevicePlan) {
+        let (client, clock, events) = (self.client.clone(), self.clock.clone(), self.events.clone());
         self.tasks.spawn(async move {
+            let hands = Hands { client: &client, clock: &*clock, events: &events, pod: &pod };
             // An end that is never told would leave the pod assumed, and untried, for ever.
-            let bound = AssertUnwindSafe(bind(&client, &pod, &node, &volumes, &devices, &now)).catch_unwind().await;
+            let bound = AssertUnwindSafe(bind(hands, &node, &volumes, &mut devices)).catch_unwind().await;
             let result = bound.unwrap_or_else(|_| Err(Status::internal("binding panicked; this is a bug in orch")));
             Ended::Bound(Done { pod, node, volumes, devices, result })
         });
@@ -103,6 +106,12 @@ impl Writes {
     pub(super) fn free(&mut self, claim: Arc<DeviceClaim>) {
         let client = self.client.clone();
         self.tasks.spawn(async move { Ended::Freed(reserve::free(&client, &claim).await) });
+    }
+
+    /// Deletes a claim that stands for the extended resources of a pod.
+    pub(super) fn discard(&mut self, claim: Arc<DeviceClaim>) {
+        let client = self.client.clone();
+        self.tasks.spawn(async move { Ended::Freed(reserve::discard(&client, &claim).await) });
     }
 
     /// Says why a pod has no node.
@@ -194,24 +203,18 @@ async fn evict(client: &Client, victim: &PodInfo, now: &str) -> ApiResult<()> {
     client.delete(&res::PODS, ns, name, &DeleteOptions::of_uid(&*victim.uid)).await.map(drop)
 }
 
-async fn bind(
-    client: &Client,
-    pod: &PodInfo,
-    node: &str,
-    volumes: &VolumePlan,
-    devices: &DevicePlan,
-    now: &str,
-) -> ApiResult<()> {
+async fn bind(hands: Hands<'_>, node: &str, volumes: &VolumePlan, devices: &mut DevicePlan) -> ApiResult<()> {
+    let Hands { client, pod, .. } = hands;
     if !volumes.is_empty() {
         bind_volumes(client, node, volumes).await?;
     }
-    reserve::all(client, pod, devices, now).await?;
+    reserve::all(&hands, node, devices).await?;
     let body = json!({"apiVersion": "v1", "kind": "Binding",
         "metadata": {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid},
         "target": {"kind": "Node", "name": node}});
     let bound = client.blind().create_sub(&res::PODS, &pod.namespace, &pod.name, "binding", &body).await;
     if bound.is_err() {
-        reserve::undo(client, pod, devices).await;
+        reserve::undo(client, pod, devices, devices.claims.len()).await;
     }
     bound.map(drop)
 }

@@ -33,6 +33,8 @@ pub struct Pool<'a> {
     pub incomplete: bool,
     /// What its slices say of each other is wrong.
     pub invalid: bool,
+    /// Drivers of some devices have to agree after they were chosen.
+    pub conditional: bool,
     /// Devices, in their order.
     pub devices: Vec<Candidate<'a>>,
     /// What is left of shared counters, by set and name.
@@ -45,7 +47,9 @@ pub fn gather<'a>(inventory: &'a Inventory, node: &NodeInfo) -> Vec<Pool<'a>> {
     let slices = own.chain(&inventory.anywhere).filter_map(|name| inventory.slices.get(name));
     let near = slices.filter(|s| s.reaches(node)).map(|s| (s.driver.clone(), s.pool.clone()));
     let keys: BTreeSet<PoolKey> = near.collect();
-    keys.into_iter().filter_map(|key| pool(inventory, node, key)).collect()
+    let mut pools: Vec<Pool<'a>> = keys.into_iter().filter_map(|key| pool(inventory, node, key)).collect();
+    pools.sort_by_key(|p| p.conditional);
+    pools
 }
 
 /// None where the newest generation has nothing for the node.
@@ -54,8 +58,9 @@ fn pool<'a>(inventory: &'a Inventory, node: &NodeInfo, key: PoolKey) -> Option<P
     let all: Vec<&'a Arc<Slice>> = of_pool.names.iter().filter_map(|n| inventory.slices.get(n)).collect();
     let newest = all.iter().map(|s| s.generation).max()?;
     let current: Vec<&'a Slice> = all.into_iter().filter(|s| s.generation == newest).map(|s| &**s).collect();
-    let near: Vec<&'a Slice> = current.iter().copied().filter(|s| s.reaches(node)).collect();
+    let mut near: Vec<&'a Slice> = current.iter().copied().filter(|s| s.reaches(node)).collect();
     let expected = near.first()?.slices;
+    near.sort_by_key(|s| s.conditional);
     let mut devices = Vec::new();
     let invalid = *of_pool.invalid.get_or_init(|| is_invalid(&current));
     for slice in near {
@@ -69,7 +74,8 @@ fn pool<'a>(inventory: &'a Inventory, node: &NodeInfo, key: PoolKey) -> Option<P
         }
     }
     let incomplete = i64::try_from(current.len()) != Ok(expected);
-    Some(Pool { key, incomplete, invalid, devices, left: counters(inventory, &current) })
+    let conditional = current.iter().any(|s| s.conditional);
+    Some(Pool { key, incomplete, invalid, conditional, devices, left: counters(inventory, &current) })
 }
 
 /// True where names of devices or of sets of counters stand twice, or a device takes from counters that are not there.

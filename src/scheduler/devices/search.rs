@@ -315,8 +315,7 @@ impl<'a> Search<'a> {
                 Trouble::Wrong(format!("{whose}: selector #{n}{on}: {why}"))
             })
         };
-        let known = !device.conditional
-            && asks(&class.selectors, &format!("class {}", class.name))?
+        let known = asks(&class.selectors, &format!("class {}", class.name))?
             && asks(&claim.requests[r].choices[i].selectors, &format!("claim {}", claim.key()))?;
         self.matches.insert((part, spot), known);
         Ok(known)

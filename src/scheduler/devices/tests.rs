@@ -78,7 +78,7 @@ fn allocations(inventory: &Inventory, claims: &[Object], on: &str) -> Result<Opt
     let claims: Vec<Arc<Claim>> = claims.iter().map(|c| Arc::new(Claim::new(c))).collect();
     let found = allocate(inventory, &claims, &node(on))?;
     let config = |class: &str| inventory.class(class).map(|c| c.config.clone()).unwrap_or_default();
-    Ok(found.map(|s| claims.iter().enumerate().map(|(i, c)| result::allocation(&s, i, c, &config)).collect()))
+    Ok(found.map(|s| claims.iter().enumerate().map(|(i, c)| result::allocation(&s, i, c, on, &config)).collect()))
 }
 
 /// `request:device …` of one claim on `n1`; `-` where there are none.
