@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::cluster::Cluster;
 use super::cycle::{Checked, Nominated, Refused};
-use super::framework::{Cycle, Reason, Refusal};
+use super::framework::{Cycle, Reason};
 use super::pod::{HostPort, Labels, NodeTerm, PodInfo, Toleration};
 use super::preempt::Plan;
 use super::resources::Resources;
@@ -150,9 +150,9 @@ impl Answers {
         said
     }
 
-    /// A refusal, by the number that it was told by.
-    pub fn refusal(&self, number: u32) -> &Refusal {
-        &self.refusals[number as usize].1
+    /// Who refused, and why, by the number that it was told by.
+    pub fn refused(&self, number: u32) -> &Refused {
+        &self.refusals[number as usize]
     }
 
     /// How many nodes gave a reason.

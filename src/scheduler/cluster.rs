@@ -33,6 +33,8 @@ pub struct NodeInfo {
     pub unschedulable: bool,
     /// What it has for pods.
     pub allocatable: Resources,
+    /// Features that it declares to have.
+    pub features: Arc<[String]>,
     /// Images it has: name, and bytes as it says.
     pub images: Arc<[(Box<str>, i64)]>,
     /// Pods on it.
@@ -57,6 +59,7 @@ impl NodeInfo {
             taints: spec.taints.into_iter().map(taint).collect(),
             unschedulable: spec.unschedulable,
             allocatable: Resources::from_list(&status.allocatable),
+            features: status.declared_features.into(),
             images: status.images.into_iter().flat_map(image).collect(),
             ..Self::default()
         })

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::answers::{Answers, Tally};
 use super::cluster::{Cluster, NodeInfo};
 use super::framework::{Cycle, Filter, PreFilter, Reason, Refusal};
+use super::plugins::devices;
 use super::pod::PodInfo;
 use super::scores::Kept;
 
@@ -101,6 +102,8 @@ pub struct NoFit {
     pub by: Vec<&'static str>,
     /// Nodes that victims might help on, in their order.
     pub candidates: Vec<usize>,
+    /// Nodes that would do, but for claims that have their devices elsewhere.
+    pub elsewhere: Vec<usize>,
 }
 
 impl NoFit {
@@ -217,7 +220,7 @@ impl<'a> Checks<'a> {
         // Where few nodes are asked each is looked up, else all at once.
         let promised = if answers.are_kept() { Vec::new() } else { nominated.promised(cluster) };
         let (enough, mut seen, mut found) = (enough(total - excluded, self.percent), 0, Vec::new());
-        let (mut refused, mut candidates) = (Tally::default(), Vec::new());
+        let (mut refused, mut candidates, mut elsewhere) = (Tally::default(), Vec::new(), Vec::new());
         for at in order {
             seen += 1;
             let checked = answers.fits(cluster, at, || match promised.get(at) {
@@ -232,7 +235,10 @@ impl<'a> Checks<'a> {
                 continue;
             };
             refused.note(number);
-            let refusal = answers.refusal(number);
+            let (plugin, refusal) = answers.refused(number);
+            if self.pod.wants_devices() && devices::is_elsewhere(plugin, refusal) {
+                elsewhere.push(at);
+            }
             if refusal.error {
                 let error = refusal.reasons.as_slice().iter().map(|r| &**r).collect();
                 return Err(NoFit { total, error: Some(error), ..NoFit::default() });
@@ -249,7 +255,7 @@ impl<'a> Checks<'a> {
         // They came in their order, but for where it began.
         let before = candidates.partition_point(|at| *at >= first);
         candidates.rotate_left(before);
-        let mut no_fit = NoFit { total, reasons: answers.reasons(&refused), candidates, ..NoFit::default() };
+        let mut no_fit = NoFit { total, reasons: answers.reasons(&refused), candidates, elsewhere, ..NoFit::default() };
         if excluded > 0 {
             let by = self.only_by.join(" ");
             *no_fit.reasons.entry(format!("node(s) didn't satisfy plugin(s) [{by}]").into()).or_default() += excluded;

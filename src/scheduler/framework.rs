@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::cluster::{Cluster, NodeInfo};
+use super::devices::model::Class;
 use super::pod::{PodInfo, Spread};
 use super::profile::Profile;
 use super::side::Side;
@@ -180,8 +181,10 @@ pub enum Event {
     Storage,
     /// A volume is attached to its node no more.
     Detached,
-    /// There may be other devices, or classes of them.
+    /// There may be other devices.
     Devices,
+    /// A class of devices came, or changed.
+    DeviceClass(Arc<Class>),
     /// A claim of devices changed.
     #[allow(missing_docs)]
     Claim { namespace: Box<str>, name: Box<str>, freed: bool },

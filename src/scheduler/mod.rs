@@ -13,6 +13,8 @@ pub mod counts;
 pub mod cycle;
 #[cfg(test)]
 mod cycle_tests;
+#[cfg(test)]
+mod device_tests;
 pub mod devices;
 pub mod domains;
 pub mod framework;

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::api::meta::labels::{Op, Requirement, Selector, TOPOLOGY};
+use crate::api::meta::quantity::Quantity;
 use crate::api::object::Object;
 use crate::api::scan;
 use crate::api::value::ValueExt;
 use crate::runtime::events::Regarding;
 
-use super::devices::PodClaim;
+use super::devices::{PodClaim, extended};
 use super::raw;
 use super::requests;
 use super::resources::Resources;
@@ -51,6 +52,8 @@ pub struct PodInfo {
     pub gated: bool,
     pub priority: i32,
     pub preempts: bool,
+    /// Features that its node has to declare.
+    pub features: &'static [&'static str],
     pub requests: Resources,
     /// CPU and memory with defaults for containers that ask for nothing, for scores.
     pub non_zero: (i64, i64),
@@ -68,6 +71,8 @@ pub struct PodInfo {
     pub volumes: Volumes,
     /// Claims of devices.
     pub device_claims: Box<[PodClaim]>,
+    /// Its containers, where it asks for extended resources, which devices may stand for; else none.
+    pub extended: Box<[extended::Container]>,
 }
 
 /// Controllers whose pods are spread though they say nothing of it. Upstream: `plugins/helper` (`DefaultSelector`).
@@ -283,6 +288,7 @@ impl PodInfo {
         let raw::Pod { spec, status } = object.decode()?;
         let (requests, non_zero) = requests::of_pod(&spec, &status, &|| requests::is_infeasible(object));
         let ports = host_ports(&spec);
+        let (extended, features) = (extended_needs(&spec, &requests), features(&spec));
         let affinity = &spec.affinity;
         let term = |t: &raw::PodTerm| PodTerm::new(t, object);
         let required = |a: &raw::PodAffinity| {
@@ -310,6 +316,7 @@ impl PodInfo {
             gated: !spec.scheduling_gates.is_empty(),
             priority: spec.priority,
             preempts: spec.preemption_policy != "Never",
+            features,
             requests,
             non_zero,
             ports,
@@ -336,6 +343,7 @@ impl PodInfo {
                 .map(|c| normal_image(&c.image).into())
                 .collect(),
             device_claims: device_claims(&spec.resource_claims, &status.resource_claim_statuses),
+            extended,
             volumes: Volumes::new(&object.meta.name, &spec.volumes),
             node: spec.node_name.into(),
             nominated: status.nominated_node_name.into(),
@@ -394,6 +402,11 @@ impl PodInfo {
             || !self.anti_affinity_preferred.is_empty()
     }
 
+    /// True where it has claims of devices, or may need one for its extended resources.
+    pub fn wants_devices(&self) -> bool {
+        !self.device_claims.is_empty() || !self.extended.is_empty()
+    }
+
     /// True when `taint` does not keep it away.
     pub fn tolerates(&self, taint: &Taint) -> bool {
         self.tolerations.iter().any(|t| t.tolerates(taint))
@@ -428,6 +441,32 @@ fn device_claims(claims: &[raw::DeviceClaim], made: &[raw::DeviceClaim]) -> Box<
         }
     };
     claims.iter().filter_map(of).collect()
+}
+
+/// What a node has to be able to do for the pod, of what not every version can. Upstream: `component-helpers/nodedeclaredfeatures`
+/// (`InferForScheduling`); its other features are asked for by changes of pods, or off.
+fn features(spec: &raw::PodSpec) -> &'static [&'static str] {
+    let rules = spec.init_containers.iter().chain(&spec.containers).flat_map(|c| &c.restart_policy_rules);
+    let mut actions = rules.map(|r| &*r.action);
+    if actions.any(|a| a == "RestartAllContainers") { &["RestartAllContainersOnContainerExits"] } else { &[] }
+}
+
+/// All containers, those that start first before the others, if anything is asked for that devices may stand for.
+fn extended_needs(spec: &raw::PodSpec, requests: &Resources) -> Box<[extended::Container]> {
+    if !requests.scalar.iter().any(|(name, want)| *want > 0 && extended::is_name(name)) {
+        return Box::default();
+    }
+    let of = |c: &raw::Container, ends: bool| {
+        let amount = |text: &str| Quantity::parse(text).ok().and_then(|q| usize::try_from(q.value()).ok()).unwrap_or(0);
+        let wants = c.resources.requests.iter().enumerate().filter(|(_, (name, _))| extended::is_name(name));
+        extended::Container {
+            name: c.name.as_str().into(),
+            ends,
+            wants: wants.map(|(at, (name, text))| (at, name.as_str().into(), amount(text))).collect(),
+        }
+    };
+    let first = spec.init_containers.iter().map(|c| of(c, c.restart_policy != "Always"));
+    first.chain(spec.containers.iter().map(|c| of(c, false))).collect()
 }
 
 impl From<raw::Toleration> for Toleration {

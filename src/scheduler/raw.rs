@@ -28,7 +28,9 @@ raw! {
         resources: Option<ResourceNeeds>, allocated_resources: RawList }
     DeviceClaim { name: String, resource_claim_name: Option<String>, resource_claim_template_name: Option<String> }
     ContainerStatus { name: String, allocated_resources: RawList, resources: Option<ResourceNeeds> }
-    Container { name: String, image: String, resources: ResourceNeeds, ports: Vec<Port>, restart_policy: String }
+    Container { name: String, image: String, resources: ResourceNeeds, ports: Vec<Port>, restart_policy: String,
+        restart_policy_rules: Vec<RestartRule> }
+    RestartRule { action: String }
     ResourceNeeds { requests: RawList }
     Port { host_port: i32, protocol: String, #[serde(rename = "hostIP")] host_ip: String }
     Toleration { key: String, operator: String, value: String, effect: String }
@@ -56,6 +58,6 @@ raw! {
     Node { spec: NodeSpec, status: NodeStatus }
     NodeSpec { unschedulable: bool, taints: Vec<Taint> }
     Taint { key: String, value: String, effect: String }
-    NodeStatus { allocatable: RawList, images: Vec<Image> }
+    NodeStatus { allocatable: RawList, images: Vec<Image>, declared_features: Vec<String> }
     Image { names: Vec<String>, size_bytes: i64 }
 }

@@ -16,6 +16,7 @@ use crate::runtime::{Lister, Listers};
 use super::cluster::NodeInfo;
 use super::devices::Inventory;
 use super::devices::model::Claim as DeviceClaim;
+use super::plugins::devices::NewClaim;
 use super::pod::{Controller, PodInfo, Spread, label};
 use super::profile::DefaultSpread;
 use super::volumes::{Claim, ClaimRef, Class, Volume, VolumePlan};
@@ -231,6 +232,14 @@ impl Side {
             self.devices.set_claim(&now);
         }
         self.devices.forget(&claim.uid);
+    }
+
+    /// The same about one that was to be made.
+    pub fn settle_new_claim(&mut self, new: &NewClaim) {
+        if let Some(made) = &new.made {
+            self.settle_devices(made);
+        }
+        self.devices.forget(&new.of.claim.uid);
     }
 }
 

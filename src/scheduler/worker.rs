@@ -27,6 +27,7 @@ use super::{Scheduler, Topic};
 use crate::api::object::Object;
 use crate::api::scan;
 use crate::runtime::{Delta, Recorder};
+use crate::util::clock::SharedClock;
 
 /// What there is to do, or to say, where no node fits.
 type Preemption = Result<Arc<preempt::Plan>, preempt::NoPlan>;
@@ -38,6 +39,7 @@ const PREEMPTION: &str = ", preemption: ";
 const NO_CLAIMS: &str = "no new claims to deallocate";
 const CLAIMS_KEPT: &str = "still not schedulable";
 const CLAIM_FREED: &str = "deallocation of ResourceClaim completed";
+const CLAIM_DELETED: &str = "deletion of ResourceClaim completed";
 
 /// See the module.
 pub(super) struct Worker {
@@ -47,6 +49,7 @@ pub(super) struct Worker {
     nominated: Nominated,
     writes: Writes,
     provider: Arc<Provider>,
+    clock: SharedClock,
     events: Recorder,
     profiles: Profiles,
     metrics: Arc<Metrics>,
@@ -67,8 +70,15 @@ impl Worker {
             side: Side::new(&*scheduler.listers),
             queue: Queue::new(scheduler.config.profiles.backoff),
             nominated: Nominated::default(),
-            writes: Writes::new(client, clock, provider.clone(), scheduler.config.writes_in_flight),
+            writes: Writes::new(
+                client,
+                clock.clone(),
+                provider.clone(),
+                events.clone(),
+                scheduler.config.writes_in_flight,
+            ),
             provider,
+            clock,
             events,
             profiles: scheduler.config.profiles.clone(),
             metrics: scheduler.config.metrics.clone(),
@@ -138,7 +148,9 @@ impl Worker {
             }
             (Topic::DeviceClasses, Delta::Upsert { new, .. }) => {
                 self.side.devices.set_class(&new);
-                self.wake(&Event::Devices);
+                if let Some(class) = self.side.devices.class(&new.meta.name).cloned() {
+                    self.wake(&Event::DeviceClass(class));
+                }
             }
             (Topic::DeviceClasses, Delta::Delete(last)) => self.side.devices.remove_class(&last),
             (Topic::Claims, Delta::Upsert { new, .. }) => self.claim(&new, false),
@@ -150,11 +162,13 @@ impl Worker {
         let (namespace, name) = (object.meta.namespace.as_str(), object.meta.name.as_str());
         let allocated = |side: &Side| side.devices.claim(namespace, name).is_some_and(|c| c.allocated);
         let had = allocated(&self.side);
+        let stood = self.side.devices.claim(namespace, name).is_some_and(|c| c.extended);
         match gone {
             true => self.side.devices.remove_claim(object),
             false => self.side.devices.set_claim(object),
         }
-        let freed = had && !allocated(&self.side);
+        // One that stood for extended resources kept its pod waiting, whether it had devices or not.
+        let freed = had && !allocated(&self.side) || gone && stood;
         let devices = &self.side.devices;
         self.queue.admit(|pod| devices.admits(pod));
         self.wake(&Event::Claim { namespace: namespace.into(), name: name.into(), freed });
@@ -180,11 +194,21 @@ impl Worker {
         let copy = node.clone();
         let old = self.cluster.set_node(node).map(|old| NodeInfo { pods: Vec::new(), ..old });
         let same = |old: &NodeInfo| {
-            (&old.labels, &old.taints, old.unschedulable, &old.allocatable)
-                == (&copy.labels, &copy.taints, copy.unschedulable, &copy.allocatable)
+            (&old.labels, &old.taints, old.unschedulable, &old.allocatable, &old.features)
+                == (&copy.labels, &copy.taints, copy.unschedulable, &copy.allocatable, &copy.features)
         };
         if old.as_ref().is_none_or(|old| !same(old)) {
-            self.wake(&Event::Node(old.map(Box::new), Box::new(copy)));
+            // What devices stand for may be there, whatever the node has itself.
+            let devices = &self.side.devices;
+            let [old, now] = [old, Some(copy)].map(|node| {
+                node.map(|mut node| {
+                    devices.lend(&mut node.allocatable);
+                    Box::new(node)
+                })
+            });
+            if let Some(now) = now {
+                self.wake(&Event::Node(old, now));
+            }
         }
     }
 
@@ -327,6 +351,9 @@ impl Worker {
         for node in self.nominated.take_moved() {
             self.cluster.promises_changed(&node);
         }
+        if pod.wants_devices() {
+            self.side.devices.now = self.clock.now();
+        }
         let profile = self.profiles.get(&pod.scheduler);
         let default_spread = self.side.default_spread(pod, &profile.args.default_spread);
         let cx = Cycle { pod, cluster: &self.cluster, side: &self.side, profile, default_spread };
@@ -357,15 +384,13 @@ impl Worker {
         let node = &self.cluster.nodes()[at];
         let claims = if pod.volumes.claims.is_empty() { None } else { Claims::new(&self.side, &pod).ok() };
         let volumes = claims.and_then(|c| c.plan(node).ok()).unwrap_or_default();
-        let devices = match pod.device_claims.is_empty() {
-            true => DevicePlan::new(),
-            false => PodDevices::new(&self.side.devices, &pod).map(|d| d.plan(node)).unwrap_or_default(),
+        let devices = match pod.wants_devices() {
+            false => DevicePlan::default(),
+            true => PodDevices::new(&self.side.devices, &pod).map(|d| d.plan(node)).unwrap_or_default(),
         };
         let node: Box<str> = (*node.name).into();
-        for (claim, allocation) in &devices {
-            if let Some(allocation) = allocation {
-                self.side.devices.promise(&claim.uid, allocation);
-            }
+        for (uid, allocation) in devices.gifts() {
+            self.side.devices.promise(uid, allocation);
         }
         self.side.take(&volumes, &node);
         let there = pod.on(&self.cluster.nodes()[at].labels);
@@ -423,18 +448,24 @@ impl Worker {
         self.events.named(&self.profiles.get(&pod.scheduler).name)
     }
 
-    /// Takes its devices from a claim that keeps the pod from all nodes and that nobody uses. Gives what is said of it.
+    /// Takes its devices from a claim that keeps the pod from nodes that would do else and that nobody uses, or deletes one
+    /// that is left of an earlier attempt. Gives what is said of it.
     fn free_claim(&mut self, pod: &Arc<PodInfo>, no_fit: &NoFit) -> &'static str {
-        if no_fit.rejected.is_some() || pod.device_claims.is_empty() {
+        if no_fit.rejected.is_some() || !pod.wants_devices() {
             return NO_CLAIMS;
         }
-        let devices = PodDevices::new(&self.side.devices, pod).ok();
-        match devices.and_then(|d| d.in_the_way(self.cluster.nodes()).cloned()) {
-            Some(claim) => {
-                self.writes.free(claim);
-                CLAIM_FREED
-            }
-            None => CLAIMS_KEPT,
+        let Ok(devices) = PodDevices::new(&self.side.devices, pod) else { return CLAIMS_KEPT };
+        let nodes = self.cluster.nodes();
+        if devices.is_empty() {
+            NO_CLAIMS
+        } else if let Some(claim) = devices.in_the_way(no_fit.elsewhere.iter().map(|at| &nodes[*at])) {
+            self.writes.free(claim.clone());
+            CLAIM_FREED
+        } else if let Some(claim) = devices.stale() {
+            self.writes.discard(claim.clone());
+            CLAIM_DELETED
+        } else {
+            CLAIMS_KEPT
         }
     }
 
@@ -459,8 +490,11 @@ impl Worker {
     fn done(&mut self, done: Done) {
         let Done { pod, node, volumes, devices, result } = done;
         self.side.release(&volumes);
-        for (claim, _) in &devices {
+        for (claim, _) in &devices.claims {
             self.side.settle_devices(claim);
+        }
+        if let Some(new) = &devices.new {
+            self.side.settle_new_claim(new);
         }
         match result {
             Ok(()) => {

@@ -16,7 +16,7 @@ use super::devices::model::Claim as DeviceClaim;
 use super::plugins::devices::{DevicePlan, NAME as DEVICES};
 use super::pod::PodInfo;
 use super::provide::Provider;
-use super::reserve;
+use super::reserve::{self, Hands};
 use super::volumes::VolumePlan;
 use crate::api::status::{ApiResult, Reason};
 use crate::client::{Client, DeleteOptions, Patch, res};
@@ -71,6 +71,7 @@ pub(super) struct Writes {
     client: Client,
     clock: SharedClock,
     provider: Arc<Provider>,
+    events: Recorder,
     max: usize,
     tasks: JoinSet<Ended>,
     ended: VecDeque<Done>,
@@ -78,9 +79,15 @@ pub(super) struct Writes {
 }
 
 impl Writes {
-    pub(super) fn new(client: Client, clock: SharedClock, provider: Arc<Provider>, max: usize) -> Self {
-        let said = HashMap::new();
-        Self { client, clock, provider, max, tasks: JoinSet::new(), ended: VecDeque::new(), said }
+    pub(super) fn new(
+        client: Client,
+        clock: SharedClock,
+        provider: Arc<Provider>,
+        events: Recorder,
+        max: usize,
+    ) -> Self {
+        let (tasks, ended, said) = (JoinSet::new(), VecDeque::new(), HashMap::new());
+        Self { client, clock, provider, events, max, tasks, ended, said }
     }
 
     /// True when no more should be started.
@@ -89,10 +96,12 @@ impl Writes {
     }
 
     /// Binds a pod, after its claims.
-    pub(super) fn bind(&mut self, pod: Arc<PodInfo>, node: Box<str>, volumes: VolumePlan, devices: DevicePlan) {
-        let (client, provider, now) = (self.client.clone(), self.provider.clone(), rfc3339(self.clock.now()));
+    pub(super) fn bind(&mut self, pod: Arc<PodInfo>, node: Box<str>, volumes: VolumePlan, mut devices: DevicePlan) {
+        let (client, clock, events) = (self.client.clone(), self.clock.clone(), self.events.named(&pod.scheduler));
+        let provider = self.provider.clone();
         // Who is bound at once need not be told where it goes; the others are waited for meanwhile, by autoscalers say.
-        let takes_long = !volumes.is_empty() || pod.device_claims.iter().any(|c| c.claim.is_some());
+        let claims = || pod.device_claims.iter().any(|c| c.claim.is_some());
+        let takes_long = !volumes.is_empty() || devices.new.is_some() || claims();
         if takes_long {
             self.note_nominated(&pod.uid, &node);
         }
@@ -103,9 +112,9 @@ impl Writes {
             {
                 tracing::debug!(pod = pod.key(), "cannot say where the pod goes: {error}");
             }
+            let hands = Hands { client: &client, clock: &*clock, events: &events, pod: &pod };
             // An end that is never told would leave the pod assumed, and untried, for ever.
-            let binding = bind(&client, &provider, &pod, &node, &volumes, &devices, &now);
-            let bound = AssertUnwindSafe(binding).catch_unwind().await;
+            let bound = AssertUnwindSafe(bind(hands, &provider, &node, &volumes, &mut devices)).catch_unwind().await;
             let result =
                 bound.unwrap_or_else(|_| Err(Failed::Because("binding panicked; this is a bug in orch".into())));
             Ended::Bound(Done { pod, node, volumes, devices, result })
@@ -154,6 +163,12 @@ impl Writes {
     pub(super) fn free(&mut self, claim: Arc<DeviceClaim>) {
         let client = self.client.clone();
         self.tasks.spawn(async move { Ended::Freed(reserve::free(&client, &claim).await) });
+    }
+
+    /// Deletes a claim that stands for the extended resources of a pod.
+    pub(super) fn discard(&mut self, claim: Arc<DeviceClaim>) {
+        let client = self.client.clone();
+        self.tasks.spawn(async move { Ended::Freed(reserve::discard(&client, &claim).await) });
     }
 
     /// Says why a pod has no node.
@@ -260,25 +275,27 @@ async fn evict(client: &Client, victim: &PodInfo, by: &str, now: &str) -> ApiRes
 }
 
 async fn bind(
-    client: &Client,
+    hands: Hands<'_>,
     provider: &Provider,
-    pod: &PodInfo,
     node: &str,
     volumes: &VolumePlan,
-    devices: &DevicePlan,
-    now: &str,
+    devices: &mut DevicePlan,
 ) -> Result<(), Failed> {
+    let Hands { client, pod, .. } = hands;
     let before = |plugin: &str, why: String| Failed::Because(format!("running PreBind plugin {plugin:?}: {why}"));
     if !volumes.is_empty() {
         provider.provide(client, pod, node, volumes).await.map_err(|why| before("VolumeBinding", why))?;
     }
-    reserve::all(client, pod, devices, now).await.map_err(|error| before(DEVICES, error.message))?;
+    reserve::all(&hands, node, devices).await.map_err(|error| match error.reason {
+        Reason::NotFound => Failed::Gone,
+        _ => before(DEVICES, error.message),
+    })?;
     let body = json!({"apiVersion": "v1", "kind": "Binding",
         "metadata": {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid},
         "target": {"kind": "Node", "name": node}});
     let bound = client.blind().create_sub(&res::PODS, &pod.namespace, &pod.name, "binding", &body).await;
     if bound.is_err() {
-        reserve::undo(client, pod, devices).await;
+        reserve::undo(client, pod, devices, devices.claims.len()).await;
     }
     bound.map(drop).map_err(|error| match error.reason {
         Reason::NotFound => Failed::Gone,

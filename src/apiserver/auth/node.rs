@@ -85,6 +85,7 @@ pub fn pod_refers(pod: &Value, kind: Reference, name: &str) -> bool {
         Reference::ResourceClaim => {
             pod.items_at("/spec/resourceClaims").iter().any(|c| named(c, "/resourceClaimName"))
                 || pod.items_at("/status/resourceClaimStatuses").iter().any(|c| named(c, "/resourceClaimName"))
+                || named(pod, "/status/extendedResourceClaimStatus/resourceClaimName")
         }
     }
 }

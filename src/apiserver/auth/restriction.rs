@@ -159,9 +159,22 @@ fn pod_status(w: &NodeWrite<'_>) -> Checked {
     }
     let labels =
         |o: &Value| o.get_at("/metadata/labels").cloned().filter(|l| l.as_object().is_some_and(|m| !m.is_empty()));
-    match labels(w.new) == labels(w.old) {
+    if labels(w.new) != labels(w.old) {
+        return Err(format!("node {:?} cannot update labels through pod status", w.node));
+    }
+    // A node may read the claims that stand here: it is not the one who writes them.
+    let made = |o: &Value| -> Vec<_> {
+        let all = o.items_at("/status/resourceClaimStatuses").iter();
+        all.map(|s| (s.get("name").cloned(), s.get("resourceClaimName").cloned())).collect()
+    };
+    if made(w.new) != made(w.old) {
+        // As upstream spells it.
+        return Err(format!("node {:?} cannot update resource claim statues", w.node));
+    }
+    let extended = |o: &Value| o.get_at("/status/extendedResourceClaimStatus").cloned().filter(|s| !s.is_null());
+    match extended(w.new) == extended(w.old) {
         true => Ok(()),
-        false => Err(format!("node {:?} cannot update labels through pod status", w.node)),
+        false => Err(format!("node {:?} cannot update extended resource claim status", w.node)),
     }
 }
 

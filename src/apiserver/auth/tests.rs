@@ -27,6 +27,7 @@ fn account() -> Value {
 
 fn pod() -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "a", "uid": "u-p"},
+        "status": {"extendedResourceClaimStatus": {"resourceClaimName": "gpu"}},
         "spec": {"nodeName": "n1", "serviceAccountName": "sa",
             "imagePullSecrets": [{"name": "pull"}],
             "containers": [{"name": "c", "envFrom": [{"configMapRef": {"name": "env"}}],
@@ -387,6 +388,8 @@ fn forbidden_reads_as_upstreams() {
 #[test_case("get", "/configmaps", "a", "env", true; "config map of an envFrom")]
 #[test_case("update", "/configmaps", "a", "env", false; "never written")]
 #[test_case("get", "/persistentvolumeclaims", "a", "claim", true; "claim")]
+#[test_case("get", "resource.k8s.io/resourceclaims", "a", "gpu", true; "claim for extended resources")]
+#[test_case("get", "resource.k8s.io/resourceclaims", "a", "other", false; "claim of another")]
 #[test_case("get", "/persistentvolumes", "", "pv", true; "volume of the claim")]
 #[test_case("get", "/persistentvolumes", "", "pv2", false; "volume of nobody")]
 #[test_case("create", "/serviceaccounts/token", "a", "sa", true; "token of its pod's account")]
@@ -444,6 +447,28 @@ fn a_node_writes_its_node(operation: Operation, name: &str, new: Value, allowed:
         old,
     };
     assert_eq!(restriction::check(&write, &objects()).map_err(|e| e.code).err(), (!allowed).then_some(403));
+}
+
+#[test_case(json!({"phase": "Running"}), true; "the phase")]
+#[test_case(json!({"resourceClaimStatuses": [{"name": "gpu", "resourceClaimName": "c"}]}), false; "its claims")]
+#[test_case(json!({"extendedResourceClaimStatus": {"requestMappings": [], "resourceClaimName": "c"}}), false;
+    "the claim for its extended resources")]
+fn a_node_writes_the_status_of_its_pods(status: Value, allowed: bool) {
+    let old = json!({"metadata": {"name": "p", "namespace": "a"}, "spec": {"nodeName": "n1"}});
+    let mut new = old.clone();
+    new["status"] = status;
+    let write = NodeWrite {
+        node: "n1",
+        group: "",
+        resource: "pods",
+        subresource: "status",
+        namespace: "a",
+        name: "p",
+        operation: Operation::Update,
+        new: &new,
+        old: &old,
+    };
+    assert_eq!(restriction::check(&write, &objects()).is_ok(), allowed);
 }
 
 #[test_case(json!({"kind": "Pod", "apiVersion": "v1", "name": "p", "uid": "u-p"}), &[], true; "bound to its pod")]

@@ -1,7 +1,7 @@
 //! What kinds there are: all resources of the API, once each, in their preferred version.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 

@@ -133,14 +133,17 @@ pub fn time(text: Option<&str>) -> Option<Timestamp> {
 
 /// What only a pod with claims of devices has: most have none, and are not decoded to find that out.
 pub const DEVICE_CLAIMS: &str = "resourceClaims";
+/// The same of a claim that the scheduler made for extended resources; such a pod may have no other.
+const EXTENDED_CLAIM: &str = "extendedResourceClaimStatus";
 
 /// The claims of devices that a pod names, and those that were made for it.
 pub fn device_claims(pod: &Object) -> Vec<ObjectKey> {
-    if !pod.mentions(DEVICE_CLAIMS) {
+    if !pod.mentions(DEVICE_CLAIMS) && !pod.mentions(EXTENDED_CLAIM) {
         return Vec::new();
     }
     let (ns, pod) = (&*pod.meta.namespace, pod.value());
     let all = pod.items_at("/spec/resourceClaims").iter().chain(pod.items_at("/status/resourceClaimStatuses"));
+    let all = all.chain(pod.get_at("/status/extendedResourceClaimStatus"));
     all.filter_map(|c| c.str_at("/resourceClaimName")).map(|name| ObjectKey::new(ns, name)).collect()
 }
 

@@ -137,6 +137,8 @@ impl Reconciler for TaintEviction {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::value::ValueExt;
+    use crate::client::{DeleteOptions, Patch};
     use crate::runtime::fake::Cluster;
     use serde_json::json;
     use test_case::test_case;

@@ -7,8 +7,10 @@
 //! **Invariant:** everything is decoded once per change, never per decision.
 //! Upstream: `dynamic-resource-allocation/structured`, `plugins/dynamicresources/dra_manager`.
 
+pub mod agreed;
 mod capacity;
 mod constraint;
+pub mod extended;
 pub mod model;
 pub mod pools;
 pub mod result;
@@ -17,11 +19,13 @@ pub mod search;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::pod::PodInfo;
+use super::resources::Resources;
 use crate::api::object::Object;
 use model::{Amounts, Claim, Class, DeviceId, Slice, Use};
 
@@ -31,6 +35,14 @@ pub const RESERVED_MAX: usize = 256;
 /// Driver and name of a pool.
 pub type PoolKey = (Arc<str>, Arc<str>);
 
+/// The slices of a pool.
+#[derive(Debug, Default)]
+struct PoolSlices {
+    names: BTreeSet<Box<str>>,
+    /// Whether what they say of each other is wrong; looked at once after a change, not for each node.
+    invalid: OnceLock<bool>,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Inventory {
@@ -39,9 +51,15 @@ pub struct Inventory {
     on_node: HashMap<Box<str>, BTreeSet<Box<str>>>,
     /// Names of slices whose devices several nodes reach.
     anywhere: BTreeSet<Box<str>>,
-    by_pool: HashMap<PoolKey, BTreeSet<Box<str>>>,
+    by_pool: HashMap<PoolKey, PoolSlices>,
     classes: HashMap<Box<str>, Arc<Class>>,
+    /// The classes that stand for extended resources, by the resource.
+    by_resource: HashMap<Box<str>, Arc<Class>>,
     claims: HashMap<(Box<str>, Box<str>), Arc<Claim>>,
+    /// Claims that stand for extended resources, by the pod's uid.
+    standing: HashMap<Box<str>, Arc<Claim>>,
+    /// The time of the decision, by which drivers are late.
+    pub now: Timestamp,
     /// Decisions that are on their way, by the claim's uid.
     pending: HashMap<Box<str>, Vec<Use>>,
     /// How often each device is taken as a whole.
@@ -61,7 +79,9 @@ impl Inventory {
             _ => &mut self.anywhere,
         };
         place.insert(name.clone());
-        self.by_pool.entry((slice.driver.clone(), slice.pool.clone())).or_default().insert(name.clone());
+        let of_pool = self.by_pool.entry((slice.driver.clone(), slice.pool.clone())).or_default();
+        of_pool.names.insert(name.clone());
+        of_pool.invalid = OnceLock::new();
         self.slices.insert(name, Arc::new(slice));
     }
 
@@ -78,9 +98,10 @@ impl Inventory {
             }
         }
         let pool = (slice.driver.clone(), slice.pool.clone());
-        if let Some(names) = self.by_pool.get_mut(&pool) {
-            names.remove(&*o.meta.name);
-            if names.is_empty() {
+        if let Some(of_pool) = self.by_pool.get_mut(&pool) {
+            of_pool.names.remove(&*o.meta.name);
+            of_pool.invalid = OnceLock::new();
+            if of_pool.names.is_empty() {
                 self.by_pool.remove(&pool);
             }
         }
@@ -89,11 +110,38 @@ impl Inventory {
     /// A class as it is now.
     pub fn set_class(&mut self, o: &Object) {
         self.classes.insert(o.meta.name.as_str().into(), Arc::new(Class::new(o)));
+        self.map_resources();
     }
 
     /// A class is gone.
     pub fn remove_class(&mut self, o: &Object) {
         self.classes.remove(&*o.meta.name);
+        self.map_resources();
+    }
+
+    fn map_resources(&mut self) {
+        self.by_resource.clear();
+        for class in self.classes.values() {
+            self.by_resource.insert(format!("{}{}", extended::IMPLICIT, class.name).into(), class.clone());
+            let Some(resource) = &class.extended else { continue };
+            if self.by_resource.get(resource).is_none_or(|other| class.supersedes(other)) {
+                self.by_resource.insert(resource.clone(), class.clone());
+            }
+        }
+    }
+
+    /// The class that stands for an extended resource.
+    pub fn class_for(&self, resource: &str) -> Option<&Arc<Class>> {
+        self.by_resource.get(resource)
+    }
+
+    /// What a node has, as if it had devices without end for each extended resource that a class stands for and that it has
+    /// not itself: which of them there are does not stand with the node.
+    pub fn lend(&self, allocatable: &mut Resources) {
+        for resource in self.by_resource.keys() {
+            let slot = allocatable.slot(resource);
+            *slot = if *slot == 0 { i64::MAX } else { *slot };
+        }
     }
 
     /// A class by name.
@@ -113,6 +161,7 @@ impl Inventory {
         let claim = Claim::new(o);
         if let Some(old) = self.claims.remove(&key) {
             self.count(&old.uses, false);
+            self.stands_no_more(&old);
             if old.uid != claim.uid {
                 self.forget(&old.uid);
             }
@@ -121,7 +170,24 @@ impl Inventory {
             self.forget(&claim.uid);
         }
         self.count(&claim.uses, true);
-        self.claims.insert(key, Arc::new(claim));
+        let claim = Arc::new(claim);
+        if let Some(owner) = claim.owner.clone().filter(|_| claim.extended) {
+            self.standing.insert(owner, claim.clone());
+        }
+        self.claims.insert(key, claim);
+    }
+
+    fn stands_no_more(&mut self, claim: &Claim) {
+        if let Some(owner) = claim.owner.as_ref().filter(|_| claim.extended)
+            && self.standing.get(owner).is_some_and(|c| c.uid == claim.uid)
+        {
+            self.standing.remove(owner);
+        }
+    }
+
+    /// The claim that stands for the extended resources of a pod.
+    pub fn standing_for(&self, pod: &str) -> Option<&Arc<Claim>> {
+        self.standing.get(pod)
     }
 
     /// A claim is gone, unless another of its name is known by now.
@@ -131,6 +197,7 @@ impl Inventory {
             && let Some(old) = self.claims.remove(&key)
         {
             self.count(&old.uses, false);
+            self.stands_no_more(&old);
             self.forget(&old.uid);
         }
     }

@@ -6,10 +6,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::super::cluster::NodeInfo;
 use super::super::pod::{NodeTerm, Taint, Toleration};
+use super::agreed::{Agreed, agreed, has_conditions, late_at};
+use super::extended::{ANNOTATION, IMPLICIT, UNMADE};
 use crate::api::cel::device::{selector, value};
 use crate::api::cel::{Program, Val};
 use crate::api::meta::quantity::Quantity;
@@ -84,6 +87,8 @@ pub struct Slice {
     /// Sets of counters that devices of the pool share.
     pub counters: Vec<(Box<str>, Amounts)>,
     pub devices: Vec<Device>,
+    /// Drivers of some devices have to agree after they were chosen.
+    pub conditional: bool,
 }
 
 /// A device.
@@ -103,8 +108,12 @@ pub struct Device {
     pub taints: Box<[Taint]>,
     /// Several claims may have it at once.
     pub shared: bool,
-    /// Its driver has to agree after it was chosen.
-    pub conditional: bool,
+    /// Conditions by which its driver agrees after it was chosen, before the pod is bound.
+    pub conditions: Box<[Box<str>]>,
+    /// Those by which it refuses.
+    pub failures: Box<[Box<str>]>,
+    /// It is for the node that it was chosen on, whoever else reaches it.
+    pub binds_to_node: bool,
 }
 
 /// How much a device has of something, and how it may be asked for.
@@ -125,6 +134,10 @@ fn nanos(v: &Value) -> Option<i128> {
 
 fn text(v: &Value, at: &str) -> Box<str> {
     v.str_at(at).unwrap_or_default().into()
+}
+
+fn texts(list: &[Value]) -> Box<[Box<str>]> {
+    list.iter().filter_map(Value::as_str).map(Into::into).collect()
 }
 
 /// `name: {value: quantity}`.
@@ -164,7 +177,9 @@ impl Device {
             reach: Reach::new(of, false),
             taints: of.items_at("/taints").iter().map(taint).collect(),
             shared: of.bool_at("/allowMultipleAllocations") == Some(true),
-            conditional: !of.items_at("/bindingConditions").is_empty(),
+            conditions: texts(of.items_at("/bindingConditions")),
+            failures: texts(of.items_at("/bindingFailureConditions")),
+            binds_to_node: of.bool_at("/bindsToNode") == Some(true),
         }
     }
 
@@ -181,6 +196,7 @@ impl Slice {
         let v = o.value();
         let spec = v.get("spec").unwrap_or(&Value::Null);
         let driver = spec.str_at("/driver").unwrap_or_default();
+        let devices: Vec<Device> = spec.items_at("/devices").iter().map(|d| Device::new(driver, d)).collect();
         Self {
             driver: driver.into(),
             pool: spec.str_at("/pool/name").unwrap_or_default().into(),
@@ -188,7 +204,8 @@ impl Slice {
             slices: spec.int_at("/pool/resourceSliceCount").unwrap_or(0),
             reach: Reach::new(spec, spec.bool_at("/perDeviceNodeSelection") == Some(true)),
             counters: sets(spec, "/sharedCounters", "/name"),
-            devices: spec.items_at("/devices").iter().map(|d| Device::new(driver, d)).collect(),
+            conditional: devices.iter().any(|d| !d.conditions.is_empty()),
+            devices,
         }
     }
 
@@ -225,6 +242,10 @@ pub struct Class {
     pub selectors: Selectors,
     /// Configurations for drivers, as they were written.
     pub config: Vec<Value>,
+    /// The extended resource that it stands for, beside the one of its own name.
+    pub extended: Option<Box<str>>,
+    /// When it was made; RFC 3339.
+    created: Box<str>,
 }
 
 impl Class {
@@ -236,7 +257,20 @@ impl Class {
             name: o.meta.name.as_str().into(),
             selectors: selectors(spec),
             config: spec.items_at("/config").to_vec(),
+            extended: spec.str_at("/extendedResourceName").map(Into::into),
+            created: o.meta.created.as_str().into(),
         }
+    }
+
+    /// True where it stands for the extended resource.
+    pub fn stands_for(&self, resource: &str) -> bool {
+        self.extended.as_deref() == Some(resource) || resource.strip_prefix(IMPLICIT) == Some(&self.name)
+    }
+
+    /// True where it counts and the other does not, of two that name the same resource: the newer one, so that one may take
+    /// the other's place. Upstream: `extended/deviceclassresolver`.
+    pub fn supersedes(&self, other: &Self) -> bool {
+        (&self.created, &other.name) > (&other.created, &self.name)
     }
 }
 
@@ -356,12 +390,18 @@ pub struct Claim {
     pub deleting: bool,
     /// The uid of the object it was made for.
     pub owner: Option<Box<str>>,
+    /// It stands for the extended resources of its owner.
+    pub extended: bool,
     /// `status.allocation` is there.
     pub allocated: bool,
     /// Nodes that reach the devices; none means all.
     pub nodes: Option<Box<[NodeTerm]>>,
     /// Uids of those who use it.
     pub reserved: Box<[Box<str>]>,
+    /// What the drivers of its devices say.
+    pub agreed: Agreed,
+    /// When they have taken too long.
+    pub late_at: Option<Timestamp>,
     pub uses: Vec<Use>,
     pub requests: Vec<Request>,
     pub constraints: Vec<Option<Constraint>>,
@@ -374,6 +414,7 @@ impl Claim {
     pub fn new(o: &Object) -> Self {
         let v = o.value();
         let allocation = v.get_at("/status/allocation").filter(|a| !a.is_null());
+        let waits = allocation.is_some_and(has_conditions);
         let reserved = v.items_at("/status/reservedFor");
         let of = |list: &str| if allocation.is_some() { &[][..] } else { v.items_at(list) };
         Self {
@@ -383,14 +424,23 @@ impl Claim {
             revision: o.revision,
             deleting: o.is_deleting(),
             owner: o.meta.controller().map(|c| c.uid.as_str().into()),
+            extended: v.get_at("/metadata/annotations").and_then(|a| a.get(ANNOTATION)?.as_str()) == Some("true"),
             allocated: allocation.is_some(),
             nodes: allocation.and_then(|a| a.get("nodeSelector")).map(NodeTerm::all_from),
             reserved: reserved.iter().map(|r| text(r, "/uid")).collect(),
+            agreed: if waits { agreed(&v) } else { Agreed::Yes },
+            late_at: if waits { late_at(&v) } else { None },
             uses: allocation.map(uses_of).unwrap_or_default(),
             requests: of("/spec/devices/requests").iter().map(Request::new).collect(),
             constraints: of("/spec/devices/constraints").iter().map(constraint).collect(),
             config: of("/spec/devices/config").to_vec(),
         }
+    }
+
+    /// One that is not made yet, with these requests.
+    pub fn unmade(namespace: &str, uid: Box<str>, requests: &[Value]) -> Self {
+        let requests = requests.iter().map(Request::new).collect();
+        Self { namespace: namespace.into(), name: UNMADE.into(), uid, requests, ..Self::default() }
     }
 
     /// `namespace/name`.

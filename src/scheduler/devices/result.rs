@@ -7,8 +7,14 @@ use super::search::{Found, Solution};
 use crate::api::meta::quantity::Quantity;
 use crate::api::value::ValueExt;
 
-/// The allocation of the claim at `c`.
-pub fn allocation(solution: &Solution<'_>, c: usize, claim: &Claim, classes: &dyn Fn(&str) -> Vec<Value>) -> Value {
+/// The allocation of the claim at `c`, on a node.
+pub fn allocation(
+    solution: &Solution<'_>,
+    c: usize,
+    claim: &Claim,
+    node: &str,
+    classes: &dyn Fn(&str) -> Vec<Value>,
+) -> Value {
     let found = &solution.found[c];
     let results: Vec<Value> = found.iter().map(|f| result(solution, claim, f)).collect();
     let mut out = json!({"devices": {"results": results}});
@@ -16,7 +22,7 @@ pub fn allocation(solution: &Solution<'_>, c: usize, claim: &Claim, classes: &dy
     if !config.is_empty() {
         out["devices"]["config"] = config.into();
     }
-    if let Some(selector) = node_selector(solution, found) {
+    if let Some(selector) = node_selector(solution, found, node) {
         out["nodeSelector"] = selector;
     }
     out
@@ -31,6 +37,13 @@ fn result(solution: &Solution<'_>, claim: &Claim, found: &Found<'_>) -> Value {
     }
     if !choice.raw_tolerations.is_empty() {
         out["tolerations"] = choice.raw_tolerations.clone().into();
+    }
+    for (name, list) in
+        [("bindingConditions", &found.device.conditions), ("bindingFailureConditions", &found.device.failures)]
+    {
+        if !list.is_empty() {
+            out[name] = json!(list);
+        }
     }
     if let Some(part) = &found.part {
         out["shareID"] = uuid::Uuid::new_v4().to_string().into();
@@ -90,16 +103,18 @@ fn with<'a>(mut config: Value, source: &str, names: impl Iterator<Item = &'a str
 }
 
 /// Nodes that reach all of the devices; none where all nodes do.
-fn node_selector(solution: &Solution<'_>, found: &[Found<'_>]) -> Option<Value> {
+fn node_selector(solution: &Solution<'_>, found: &[Found<'_>], node: &str) -> Option<Value> {
+    let only = |name: &str| {
+        let field = json!({"key": "metadata.name", "operator": "In", "values": [name]});
+        Some(json!({"nodeSelectorTerms": [{"matchFields": [field]}]}))
+    };
     let (mut expressions, mut fields) = (Vec::new(), Vec::new());
     for f in found {
         let slice = solution.pools[f.at.0].devices[f.at.1].slice;
         let reach = if slice.reach == Reach::Each { &f.device.reach } else { &slice.reach };
         match reach {
-            Reach::Node(name) => {
-                let field = json!({"key": "metadata.name", "operator": "In", "values": [name]});
-                return Some(json!({"nodeSelectorTerms": [{"matchFields": [field]}]}));
-            }
+            Reach::Node(name) => return only(name),
+            _ if f.device.binds_to_node => return only(node),
             Reach::Nodes(_, selector) => {
                 // The API takes selectors of one term here.
                 let term = selector.get_at("/nodeSelectorTerms/0").unwrap_or(&Value::Null);

@@ -190,8 +190,10 @@ impl<'a> Search<'a> {
     }
 }
 
+/// Of a choice its own name is told, without that of its request.
 fn wrong(claim: &Claim, request: &str, why: &str) -> Trouble {
-    Trouble::Wrong(format!("claim {}, request {request}: {why}", claim.key()))
+    let own = request.rsplit('/').next().unwrap_or(request);
+    Trouble::Wrong(format!("claim {}, request {own}: {why}", claim.key()))
 }
 
 /// The search. Each function goes on with all that is still to be found, and gives back what it took where that fails.
@@ -313,8 +315,7 @@ impl<'a> Search<'a> {
                 Trouble::Wrong(format!("{whose}: selector #{n}{on}: {why}"))
             })
         };
-        let known = !device.conditional
-            && asks(&class.selectors, &format!("class {}", class.name))?
+        let known = asks(&class.selectors, &format!("class {}", class.name))?
             && asks(&claim.requests[r].choices[i].selectors, &format!("claim {}", claim.key()))?;
         self.matches.insert((part, spot), known);
         Ok(known)

@@ -78,7 +78,7 @@ fn allocations(inventory: &Inventory, claims: &[Object], on: &str) -> Result<Opt
     let claims: Vec<Arc<Claim>> = claims.iter().map(|c| Arc::new(Claim::new(c))).collect();
     let found = allocate(inventory, &claims, &node(on))?;
     let config = |class: &str| inventory.class(class).map(|c| c.config.clone()).unwrap_or_default();
-    Ok(found.map(|s| claims.iter().enumerate().map(|(i, c)| result::allocation(&s, i, c, &config)).collect()))
+    Ok(found.map(|s| claims.iter().enumerate().map(|(i, c)| result::allocation(&s, i, c, on, &config)).collect()))
 }
 
 /// `request:device …` of one claim on `n1`; `-` where there are none.
@@ -241,6 +241,36 @@ fn pools_are_of_one_generation_and_whole() {
     let mut gone = inventory(vec![of("a", 1, 1, "d")]);
     gone.remove_slice(&of("a", 1, 1, "d"));
     assert_eq!(found(&gone, one()), "-");
+}
+
+/// A slice of counters `set`, and one of a device that takes from them.
+fn counted(sets: &[&str], set: &str, counter: &str) -> Inventory {
+    let pool = json!({"name": "n1", "generation": 1, "resourceSliceCount": 2});
+    let sets: Vec<Value> = sets.iter().map(|s| json!({"name": s, "counters": {"bytes": {"value": "8"}}})).collect();
+    let device = json!({"name": "d", "consumesCounters": [{"counterSet": set, "counters": {counter: {"value": "1"}}}]});
+    inventory(vec![
+        slice("counters", json!({"pool": pool, "sharedCounters": sets})),
+        slice("devices", json!({"pool": pool, "devices": [device]})),
+    ])
+}
+
+#[test_case(&["a"], "a", "bytes", "r0:d"; "as it should be")]
+#[test_case(&["a"], "b", "bytes", "invalid resource pools were encountered"; "no such set")]
+#[test_case(&["a"], "a", "cores", "invalid resource pools were encountered"; "no such counter")]
+#[test_case(&["a", "a"], "a", "bytes", "invalid resource pools were encountered"; "a set twice")]
+fn counters_must_be_there(sets: &[&str], set: &str, counter: &str, want: &str) {
+    assert_eq!(found(&counted(sets, set, counter), requests(&[json!({})])), want);
+    if want != "r0:d" {
+        let why = "claim n/c, request r0: asks for all devices, but resource pool d.test/n1 is currently invalid";
+        assert_eq!(found(&counted(sets, set, counter), requests(&[json!({"allocationMode": "All"})])), why);
+    }
+}
+
+#[test]
+fn a_choice_is_told_by_its_own_name() {
+    let devices = json!({"requests": [{"name": "r", "firstAvailable": [{"name": "sub", "deviceClassName": "none"}]}]});
+    let want = "claim n/c, request sub: could not retrieve device class none: not found";
+    assert_eq!(found(&inventory(vec![slice("s", four())]), devices), want);
 }
 
 #[test]

@@ -9,19 +9,24 @@ use super::super::resources::Resources;
 /// What a pod asks for must be there. Scores emptier nodes higher (upstream's `LeastAllocated`).
 pub struct NodeResourcesFit;
 
-struct Fits<'a>(&'a PodInfo, &'a Args);
+struct Fits<'a> {
+    pod: &'a PodInfo,
+    args: &'a Args,
+    /// Extended resources that classes of devices stand for: DynamicResources looks after them where a node has none itself.
+    delegated: Vec<&'a str>,
+}
 
 impl Filter for Fits<'_> {
     fn check(&self, node: &NodeInfo) -> Result<(), Refusal> {
-        match shortages(&self.0.requests, node, self.1) {
+        match shortages(&self.pod.requests, node, self.args, &self.delegated) {
             refusal if refusal.reasons.is_empty() => Ok(()),
             refusal => Err(refusal),
         }
     }
 }
 
-/// Everything that is short; no reasons where all fits.
-fn shortages(wanted: &Resources, node: &NodeInfo, args: &Args) -> Refusal {
+/// Everything that is short; no reasons where all fits. Upstream: `fitsRequest`, `shouldDelegateResourceToDRA`.
+fn shortages(wanted: &Resources, node: &NodeInfo, args: &Args, delegated: &[&str]) -> Refusal {
     let (have, used) = (&node.allocatable, &node.requested);
     let mut out = Refusal { reasons: Reasons::None, final_: false, error: false };
     if used.pods + 1 > have.pods {
@@ -40,6 +45,9 @@ fn shortages(wanted: &Resources, node: &NodeInfo, args: &Args) -> Refusal {
     }
     for (name, want) in wanted.scalar.iter().filter(|(name, want)| *want > 0 && !args.ignores(name)) {
         let have = have.scalar(name);
+        if have == 0 && delegated.contains(&&**name) {
+            continue;
+        }
         if *want > have - used.scalar(name) {
             out.reasons.push(format!("Insufficient {name}"));
             out.final_ |= *want > have;
@@ -54,7 +62,12 @@ impl Plugin for NodeResourcesFit {
     }
 
     fn pre_filter<'a>(&self, cx: &'a Cycle<'a>) -> PreFilter<'a> {
-        PreFilter::Check(Box::new(Fits(cx.pod, &cx.profile.args)))
+        let names = cx.pod.requests.scalar.iter().map(|(name, _)| &**name);
+        let delegated = match cx.pod.extended.is_empty() {
+            true => Vec::new(),
+            false => names.filter(|name| cx.side.devices.class_for(name).is_some()).collect(),
+        };
+        PreFilter::Check(Box::new(Fits { pod: cx.pod, args: &cx.profile.args, delegated }))
     }
 
     fn score(&self, cx: &Cycle<'_>, nodes: &[&NodeInfo]) -> Option<Vec<i64>> {
@@ -75,6 +88,7 @@ impl Plugin for NodeResourcesFit {
             Event::Itself => true,
             Event::PodGone(_, freed) => freed.as_ref().is_none_or(|freed| may_hold(freed, pod)),
             Event::PodPlaced(Some(old), new) => old.requests != new.requests,
+            Event::DeviceClass(class) => pod.requests.scalar.iter().any(|(n, want)| *want > 0 && class.stands_for(n)),
             Event::Node(None, new) => fits_empty(&pod.requests, &new.allocatable),
             Event::Node(Some(old), new) => {
                 old.allocatable != new.allocatable && fits_empty(&pod.requests, &new.allocatable)
@@ -253,7 +267,7 @@ mod tests {
             Resources { cpu: want.0, memory: want.1, scalar: vec![("x/gpu".into(), want.2)], ..Resources::default() };
         let of = |(cpu, memory, pods)| Resources { cpu, memory, pods, ..Resources::default() };
         let node = NodeInfo { allocatable: of(have), requested: of(used), ..NodeInfo::default() };
-        let got = shortages(&wanted, &node, &Args::default());
+        let got = shortages(&wanted, &node, &Args::default(), &[]);
         let why: Vec<&str> = got.reasons.as_slice().iter().map(|r| &**r).collect();
         assert_eq!((why, got.final_), (reasons.to_vec(), final_));
     }
@@ -321,6 +335,6 @@ mod tests {
         let wanted = Resources { scalar: vec![("x/gpu".into(), 3)], ..Resources::default() };
         let node = NodeInfo { allocatable: Resources { pods: 1, ..Resources::default() }, ..NodeInfo::default() };
         let args = Args { ignored_groups: vec!["x".into()], ..Args::default() };
-        assert!(shortages(&wanted, &node, &args).reasons.is_empty());
+        assert!(shortages(&wanted, &node, &args, &[]).reasons.is_empty());
     }
 }

@@ -31,4 +31,5 @@ pub const PLUGINS: &[(&dyn Plugin, i64)] = &[
     (&devices::DynamicResources, 2),
     (&fit::NodeResourcesBalancedAllocation, 1),
     (&images::ImageLocality, 1),
+    (&nodes::NodeDeclaredFeatures, 0),
 ];

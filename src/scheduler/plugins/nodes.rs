@@ -50,6 +50,34 @@ impl Plugin for NodeUnschedulable {
     }
 }
 
+/// What a pod needs a node to be able to do, the node has to declare. Upstream: `plugins/nodedeclaredfeatures`.
+pub struct NodeDeclaredFeatures;
+
+impl Plugin for NodeDeclaredFeatures {
+    fn name(&self) -> &'static str {
+        "NodeDeclaredFeatures"
+    }
+
+    fn pre_filter<'a>(&self, cx: &'a Cycle<'a>) -> PreFilter<'a> {
+        if cx.pod.features.is_empty() {
+            return PreFilter::Skip;
+        }
+        PreFilter::Check(Box::new(Check(cx.pod, |pod, node| {
+            let is_missing = |f: &&&str| !node.features.iter().any(|has| has == *f);
+            let missing: Vec<&str> = pod.features.iter().filter(is_missing).copied().collect();
+            if missing.is_empty() {
+                return Ok(());
+            }
+            let why = "node declared features check failed - unsatisfied requirements";
+            Err(Refusal::unresolvable(format!("{why}: {}", missing.join(", "))))
+        })))
+    }
+
+    fn wakes(&self, event: &Event, _pod: &PodInfo) -> bool {
+        matches!(event, Event::Itself) || node_changed(event, |n| n.features.clone())
+    }
+}
+
 /// A pod that names its node goes there or nowhere.
 pub struct NodeName;
 

@@ -10,6 +10,7 @@ mod conversion;
 mod custom;
 mod definitions;
 mod deletes;
+mod devices;
 mod discovery;
 mod events;
 mod families;
