@@ -12,6 +12,7 @@ use crate::api::object::Object;
 
 use super::counts::{Counts, Moves};
 use super::domains::{self, Domains};
+use super::order::Order;
 use super::plugins::{affinity, spread};
 use super::pod::{HostPort, Labels, PodInfo, Taint, label};
 use super::raw;
@@ -124,6 +125,7 @@ pub struct Cluster {
     versions: Vec<u64>,
     newest: u64,
     at: HashMap<Arc<str>, usize>,
+    order: Order,
     /// Pods on nodes that are not there (any more, or yet).
     homeless: HashMap<Box<str>, Vec<Arc<PodInfo>>>,
     placed: HashMap<Box<str>, Placed>,
@@ -147,6 +149,11 @@ impl Cluster {
     /// All nodes, in no order that means anything.
     pub fn nodes(&self) -> &[NodeInfo] {
         &self.nodes
+    }
+
+    /// Their indexes, in the order in which they are looked at.
+    pub fn order(&self) -> &[usize] {
+        self.order.list(|name| self.index(name))
     }
 
     /// Tells states of nodes apart: a node that has the same as before, under whatever index, has not changed. Never 0.
@@ -276,6 +283,7 @@ impl Cluster {
             self.forget_images(&images);
             self.note_images(&node.images);
             let old = &mut self.nodes[at];
+            self.order.renew(old, &node);
             if (&old.labels, &old.taints) != (&node.labels, &node.taints) {
                 self.moves.all_changed();
                 for pod in &old.pods {
@@ -299,6 +307,7 @@ impl Cluster {
         node.at = self.nodes.len();
         self.at.insert(node.name.clone(), node.at);
         self.changes(node.at);
+        self.order.add(&node);
         self.nodes.push(node);
         None
     }
@@ -313,6 +322,7 @@ impl Cluster {
             moved.at = at;
             self.at.insert(moved.name.clone(), at);
         }
+        self.order.remove(&node);
         self.forget_images(&node.images);
         for pod in &node.pods {
             self.terms.note(pod, &node, -1);
@@ -490,6 +500,9 @@ mod tests {
                 anew.set_node(node(*n, *t));
             }
             prop_assert!(cluster.nodes.iter().enumerate().all(|(at, node)| node.at == at));
+            let mut order = cluster.order().to_vec();
+            order.sort_unstable();
+            prop_assert!(order.into_iter().eq(0..cluster.nodes.len()));
             let zones = cluster.domains("zone");
             for (a, b) in cluster.nodes.iter().flat_map(|a| cluster.nodes.iter().map(move |b| (a, b))) {
                 prop_assert_eq!(zones.of(a) == zones.of(b), a.label("zone") == b.label("zone"));

@@ -88,7 +88,12 @@ pub fn read(text: &str) -> Result<Profiles, ConfigError> {
         return wrong("extenders are not supported");
     }
     let common = percent(&config)?.unwrap_or(0);
-    let all = config.items_at("/profiles").iter().map(|p| profile(p, common)).collect::<Result<Vec<_>, _>>()?;
+    let profiles = config.items_at("/profiles");
+    // Only one that is alone need not say its name.
+    if profiles.len() > 1 && profiles.iter().any(|p| p.str_at("/schedulerName").unwrap_or_default().is_empty()) {
+        return wrong("where there are several profiles each must have a schedulerName");
+    }
+    let all = profiles.iter().map(|p| profile(p, common)).collect::<Result<Vec<_>, _>>()?;
     let names: BTreeSet<&str> = all.iter().map(|p| &*p.name).collect();
     if names.len() != all.len() {
         return wrong("profiles must have different schedulerNames");
@@ -98,7 +103,7 @@ pub fn read(text: &str) -> Result<Profiles, ConfigError> {
 
 /// How long pods wait after a refusal.
 fn backoff(of: &Value) -> Result<Backoff, ConfigError> {
-    let seconds = |at: &str, usual: Duration| of.int_at(at).unwrap_or_else(|| usual.as_secs() as i64);
+    let seconds = |at: &str, usual: Duration| of.int_at(at).unwrap_or(usual.as_secs() as i64);
     let base = seconds("/podInitialBackoffSeconds", BACKOFF.base);
     let cap = seconds("/podMaxBackoffSeconds", BACKOFF.cap);
     if base <= 0 {
@@ -129,9 +134,13 @@ fn profile(of: &Value, common: usize) -> Result<Profile, ConfigError> {
     if let Some(points) = of.get("plugins").and_then(Value::as_object) {
         plugins(&mut out, points)?;
     }
+    let mut seen = BTreeSet::new();
     for entry in of.items_at("/pluginConfig") {
         only(entry, &["name", "args"]).map_err(|e| ConfigError(format!("pluginConfig: {e}")))?;
         let name = entry.str_at("/name").unwrap_or_default();
+        if !seen.insert(name) {
+            return wrong(format!("pluginConfig has {name} twice"));
+        }
         let none = Value::Null;
         args(&mut out, name, entry.get("args").unwrap_or(&none))
             .map_err(|e| ConfigError(format!("args of {name}: {e}")))?;
@@ -151,8 +160,8 @@ fn plugins(out: &mut Profile, points: &Map<String, Value>) -> Result<(), ConfigE
     for (point, set) in points {
         let at = |e: ConfigError| ConfigError(format!("plugins.{point}: {e}"));
         only(set, &["enabled", "disabled"]).map_err(at)?;
-        let all = set.items_at("/enabled").iter().chain(set.items_at("/disabled"));
-        all.map(|plugin| only(plugin, &["name", "weight"])).collect::<Result<(), _>>().map_err(at)?;
+        let mut all = set.items_at("/enabled").iter().chain(set.items_at("/disabled"));
+        all.try_for_each(|plugin| only(plugin, &["name", "weight"])).map_err(at)?;
     }
     let order = ["multiPoint"].iter().chain(FILTER_POINTS).chain(SCORE_POINTS).chain(OTHER_POINTS);
     for point in order {
@@ -420,10 +429,10 @@ mod tests {
     fn what_is_common_holds_where_a_profile_says_nothing() {
         let common = "percentageOfNodesToScore: 30\npodInitialBackoffSeconds: 3\npodMaxBackoffSeconds: 7";
         let all = read(&with(&format!(
-            "{{}}\n- {{schedulerName: none, percentageOfNodesToScore: 0}}\n- {{schedulerName: ten, percentageOfNodesToScore: 10}}\n{common}"
+            "{{schedulerName: some}}\n- {{schedulerName: none, percentageOfNodesToScore: 0}}\n- {{schedulerName: ten, percentageOfNodesToScore: 10}}\n{common}"
         )))
         .unwrap();
-        assert_eq!(["", "none", "ten"].map(|name| all.of(name).unwrap().args.nodes_to_score), [30, 0, 10]);
+        assert_eq!(["some", "none", "ten"].map(|name| all.of(name).unwrap().args.nodes_to_score), [30, 0, 10]);
         assert_eq!([all.backoff.base, all.backoff.cap].map(|d| d.as_secs()), [3, 7]);
         assert_eq!(read(&with("{}")).unwrap().backoff, BACKOFF);
     }
@@ -456,7 +465,9 @@ mod tests {
         "args of NodeResourcesFit: unknown field \"scoring\""
     )]
     #[test_case("{percentageOfNodesToScore: 101}", "percentageOfNodesToScore must be from 0 to 100, not 101")]
-    #[test_case("{}\n- {}", "profiles must have different schedulerNames")]
+    #[test_case("{schedulerName: a}\n- {schedulerName: a}", "profiles must have different schedulerNames")]
+    #[test_case("{schedulerName: a}\n- {}", "where there are several profiles each must have a schedulerName")]
+    #[test_case("{pluginConfig: [{name: NodeName}, {name: NodeName}]}", "pluginConfig has NodeName twice")]
     #[test_case("{}\nextenders: [{urlPrefix: x}]", "extenders are not supported")]
     #[test_case("{}\npodBackoffSeconds: 1", "unknown field \"podBackoffSeconds\"")]
     #[test_case("{}\nleaderElection: {elect: false}", "leaderElection: unknown field \"elect\"")]

@@ -204,8 +204,8 @@ impl<'a> Checks<'a> {
         self.check(node)
     }
 
-    /// Nodes that fit, by index, from `start` on until enough are found; `start` is moved on for the next pod. Nodes are not
-    /// asked again what they have answered.
+    /// Nodes that fit, by index, from the place `start` of their order on until enough are found; `start` is moved on for the
+    /// next pod. Nodes are not asked again what they have answered.
     #[allow(clippy::result_large_err, reason = "made once for a pod, where it fits nowhere")]
     pub fn feasible(
         &mut self,
@@ -216,12 +216,15 @@ impl<'a> Checks<'a> {
     ) -> Result<Vec<usize>, NoFit> {
         let nodes = cluster.nodes();
         let total = nodes.len();
-        let (order, excluded) = self.order(cluster, *start);
+        let first = if *start < total { *start } else { 0 };
+        let (order, excluded) = self.order(cluster, first);
         // Where few nodes are asked each is looked up, else all at once.
         let promised = if answers.are_kept() { Vec::new() } else { nominated.promised(cluster) };
         let (enough, mut seen, mut found) = (enough(total - excluded, self.percent), 0, Vec::new());
         let (mut refused, mut candidates, mut elsewhere) = (Tally::default(), Vec::new(), Vec::new());
-        for at in order {
+        // How many of the candidates come before the search starts again from the first.
+        let mut before = 0;
+        for (place, at) in order {
             seen += 1;
             let checked = answers.fits(cluster, at, || match promised.get(at) {
                 Some(false) => self.check(&nodes[at]),
@@ -245,15 +248,14 @@ impl<'a> Checks<'a> {
             }
             if !refusal.final_ {
                 candidates.push(at);
+                before += usize::from(place >= first);
             }
         }
-        let first = *start;
-        *start = if total == 0 { 0 } else { (*start + seen) % total };
+        *start = if total == 0 { 0 } else { (first + seen) % total };
         if !found.is_empty() {
             return Ok(found);
         }
         // They came in their order, but for where it began.
-        let before = candidates.partition_point(|at| *at >= first);
         candidates.rotate_left(before);
         let mut no_fit = NoFit { total, reasons: answers.reasons(&refused), candidates, elsewhere, ..NoFit::default() };
         if excluded > 0 {
@@ -264,16 +266,25 @@ impl<'a> Checks<'a> {
         Err(no_fit)
     }
 
-    /// The nodes to look at, in their order from `start` on, and how many are not to be looked at.
-    fn order(&self, cluster: &Cluster, start: usize) -> (Box<dyn Iterator<Item = usize> + Send>, usize) {
+    /// The nodes to look at from the place `start` of their order on, each with its place, and how many are not to be looked
+    /// at.
+    fn order<'c>(
+        &self,
+        cluster: &'c Cluster,
+        start: usize,
+    ) -> (Box<dyn Iterator<Item = (usize, usize)> + Send + 'c>, usize) {
         let total = cluster.nodes().len();
         let Some(only) = &self.only else {
-            return (Box::new((0..total).map(move |step| (start + step) % total)), 0);
+            let (behind, ahead) = cluster.order().split_at(start);
+            let ahead = ahead.iter().copied().enumerate().map(move |(i, at)| (start + i, at));
+            let all = ahead.chain(behind.iter().copied().enumerate());
+            return (Box::new(all), 0);
         };
+        // These come in no order, as upstream: their index is as good a place as any.
         let mut some: Vec<usize> = only.iter().filter_map(|name| cluster.index(name)).collect();
-        some.sort_unstable_by_key(|at| (at + total - start % total.max(1)) % total.max(1));
+        some.sort_unstable_by_key(|at| (at + total - start) % total);
         let excluded = total - some.len();
-        (Box::new(some.into_iter()), excluded)
+        (Box::new(some.into_iter().map(|at| (at, at))), excluded)
     }
 }
 

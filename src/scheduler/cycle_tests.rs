@@ -461,6 +461,22 @@ fn answers_that_are_kept_are_those_of_now() {
     assert!(kept > 200, "{kept}");
 }
 
+/// Zones come by turns, in whatever order their nodes came.
+#[test]
+fn a_part_of_many_nodes_is_of_all_zones() {
+    let mut cluster = Cluster::default();
+    for i in 0..200 {
+        let zone = if i < 100 { "a" } else { "b" };
+        let mut node = node(&format!("{zone}{i}"), zone, "");
+        let labels: Labels = [("topology.kubernetes.io/zone".into(), zone.into())].into();
+        node.labels = labels.into();
+        cluster.set_node(node);
+    }
+    let found = outcome_in(&cluster, &pod("p", "web", json!({})));
+    let of = |zone: &str| found.split(' ').filter(|name| name.starts_with(zone)).count();
+    assert_eq!([of("a"), of("b")], [50, 50]);
+}
+
 /// Of nodes that are named only a part is enough too, where they are many.
 #[test]
 fn of_named_nodes_enough_are_found() {

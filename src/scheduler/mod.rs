@@ -19,6 +19,7 @@ pub mod devices;
 pub mod domains;
 pub mod framework;
 pub mod metrics;
+mod order;
 pub mod plugins;
 pub mod pod;
 pub mod preempt;

@@ -222,10 +222,10 @@ impl Change<'_> {
         if lost_changed && !lost.value.is_null() && !limited {
             lost.invalid("cannot set non-null failedIndexes when backoffLimitPerIndex is null");
         }
-        if let (true, Some(all)) = (done_changed || lost_changed, completions) {
-            if let Some(both) = job_policy::overlap(done.as_text(), lost.as_text(), all) {
-                lost.invalid(format!("failedIndexes and completedIndexes overlap at index: {both}"));
-            }
+        if let (true, Some(all)) = (done_changed || lost_changed, completions)
+            && let Some(both) = job_policy::overlap(done.as_text(), lost.as_text(), all)
+        {
+            lost.invalid(format!("failedIndexes and completedIndexes overlap at index: {both}"));
         }
     }
 

@@ -35,6 +35,9 @@ pub fn is_elsewhere(plugin: &str, refusal: &Refusal) -> bool {
     plugin == NAME && matches!(&refusal.reasons, Reasons::One(reason) if **reason == *ELSEWHERE)
 }
 
+/// Claims that need devices; and what the last of them stands for, if it stands for something.
+type ToAllocate = (Vec<Arc<Claim>>, Option<Arc<StandIn>>);
+
 /// The claims of one pod.
 pub struct PodDevices<'a> {
     inventory: &'a Inventory,
@@ -199,7 +202,7 @@ impl<'a> PodDevices<'a> {
     }
 
     /// The claims that need devices on this node; the one that stands for extended resources is the last, if there is one.
-    fn to_allocate(&self, node: &NodeInfo) -> Result<(Vec<Arc<Claim>>, Option<Arc<StandIn>>), &'static str> {
+    fn to_allocate(&self, node: &NodeInfo) -> Result<ToAllocate, &'static str> {
         let stand_in = self.extended.on(self.pod, node)?;
         Ok((self.open.iter().chain(stand_in.as_ref().map(|s| &s.claim)).cloned().collect(), stand_in))
     }
