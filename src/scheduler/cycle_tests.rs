@@ -194,8 +194,7 @@ fn counts_follow_what_moves() {
     2 node(s) didn't satisfy plugin(s) [NodeAffinity]."; "named in vain")]
 #[test_case(json!({"containers": [{"name": "c", "restartPolicyRules": [{"action": "Restart"}]}]}), "n1 n3"; "an old feature")]
 #[test_case(json!({"containers": [{"name": "c", "restartPolicyRules": [{"action": "RestartAllContainers"}]}]}),
-    "0/3 nodes are available: 1 node(s) had untolerated taint(s), 2 node declared features check failed - unsatisfied \
-    requirements: RestartAllContainersOnContainerExits."; "a feature that no node has")]
+    "0/3 nodes are available: 1 node(s) had untolerated taint(s), 2 node(s) didn't match Pod's required features."; "a feature that no node has")]
 #[test_case(json!({"resourceClaims": [{"name": "gpu", "resourceClaimName": "gpu"}]}),
     "DynamicResources: resourceclaim \"gpu\" not found"; "devices")]
 #[test_case(json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}),

@@ -63,13 +63,10 @@ impl Plugin for NodeDeclaredFeatures {
             return PreFilter::Skip;
         }
         PreFilter::Check(Box::new(Check(cx.pod, |pod, node| {
-            let is_missing = |f: &&&str| !node.features.iter().any(|has| has == *f);
-            let missing: Vec<&str> = pod.features.iter().filter(is_missing).copied().collect();
-            if missing.is_empty() {
-                return Ok(());
+            match pod.features.iter().all(|f| node.features.iter().any(|has| has == f)) {
+                true => Ok(()),
+                false => Err(Refusal::unresolvable("node(s) didn't match Pod's required features")),
             }
-            let why = "node declared features check failed - unsatisfied requirements";
-            Err(Refusal::unresolvable(format!("{why}: {}", missing.join(", "))))
         })))
     }
 
