@@ -153,7 +153,7 @@ fn refusals(volumes: Value, claims: &[Value], want: &str) {
 /// n1 has a limit of one volume.
 #[test_case(&[], true, "n1 n2"; "nothing is there")]
 #[test_case(&["x"], true, "n2"; "another is attached, though no pod uses it")]
-#[test_case(&["a"], true, "n1 n2"; "it is attached already")]
+#[test_case(&["a"], true, "n2"; "it is attached, and no pod uses it there")]
 #[test_case(&["x"], false, "n1 n2"; "no limit")]
 fn attachments_count(attached: &[&str], limited: bool, want: &str) {
     let csi = |name: &str| json!({"spec": {"csi": {"driver": "d", "volumeHandle": name}}});

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use md5::{Digest, Md5};
 use serde_json::{Map, Value, json};
 
 use super::plan::{Address, copied_labels};
@@ -46,6 +45,17 @@ struct Subset<'a> {
 }
 
 impl Subset<'_> {
+    fn printed(&self) -> String {
+        let addresses = |all: &[&Address]| printed_list(all, |a| printed_address(a));
+        format!(
+            "(v1.EndpointSubset){{Addresses:([]v1.EndpointAddress){} NotReadyAddresses:([]v1.EndpointAddress){} \
+             Ports:([]v1.EndpointPort){}}}",
+            addresses(&self.ready),
+            addresses(&self.others),
+            printed_list(&self.ports, printed_port),
+        )
+    }
+
     fn into_value(self) -> Value {
         let mut out = Map::new();
         for (list, addresses) in [("addresses", self.ready), ("notReadyAddresses", self.others)] {
@@ -86,24 +96,47 @@ fn subsets<'a>(service: &Value, live: &[&'a Address]) -> Vec<Subset<'a>> {
         sets.insert((0..live.len()).collect(), Vec::new());
     }
     let subset = |(all, mut ports): (Vec<usize>, Vec<Value>)| {
-        ports.arrange_by(|a, b| port_hash(a).cmp(&port_hash(b)));
+        ports.arrange_by_key(|p| fnv(&format!("(v1.EndpointPort){}", printed_port(p))));
         let (ready, others) = all.into_iter().map(|i| live[i]).partition(|a| a.ready);
         Subset { ready, others, ports }
     };
-    sets.into_iter().map(subset).collect()
+    let made = sets.into_iter().map(subset);
+    let mut subsets: Vec<(u128, Subset<'_>)> = made.map(|s| (fnv(&s.printed()), s)).collect();
+    subsets.arrange_by_key(|(hash, _)| *hash);
+    subsets.into_iter().map(|(_, subset)| subset).collect()
 }
 
-/// Upstream orders ports by a hash of how Go's values print; whoever takes the first of an Endpoints' ports sees it.
-fn port_hash(port: &Value) -> [u8; 16] {
+/// Upstream orders ports and subsets by a hash of how Go's values print; whoever takes the first of them sees it.
+fn fnv(text: &str) -> u128 {
+    const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    text.bytes().fold(BASIS, |hash, byte| (hash ^ u128::from(byte)).wrapping_mul(PRIME))
+}
+
+fn printed_list<T>(all: &[T], one: impl Fn(&T) -> String) -> String {
+    if all.is_empty() { "<nil>".to_owned() } else { format!("[{}]", all.iter().map(one).collect::<Vec<_>>().join(" ")) }
+}
+
+fn printed_port(port: &Value) -> String {
     let text = |at: &str| port.str_at(at).unwrap_or_default();
-    let printed = format!(
-        "(v1.EndpointPort){{Name:(string){} Port:(int32){} Protocol:(v1.Protocol){} AppProtocol:(*string){}}}",
+    format!(
+        "{{Name:(string){} Port:(int32){} Protocol:(v1.Protocol){} AppProtocol:(*string){}}}",
         text("/name"),
         port.int_at("/port").unwrap_or_default(),
         text("/protocol"),
         port.str_at("/appProtocol").unwrap_or("<nil>"),
-    );
-    Md5::digest(printed).into()
+    )
+}
+
+fn printed_address(a: &Address) -> String {
+    let (ns, name, uid) = &a.pod;
+    let (host, node) = (a.hostname.as_deref().unwrap_or_default(), if a.node.is_empty() { "<nil>" } else { &*a.node });
+    format!(
+        "{{IP:(string){} Hostname:(string){host} NodeName:(*string){node} TargetRef:(*v1.ObjectReference){{Kind:(string)Pod \
+         Namespace:(string){ns} Name:(string){name} UID:(types.UID){uid} APIVersion:(string) ResourceVersion:(string) \
+         FieldPath:(string)}}}}",
+        a.ip
+    )
 }
 
 /// Cuts to [`ENDPOINTS_MAX`], each subset in proportion, first those that are not ready; true when there were more.
@@ -184,7 +217,7 @@ mod tests {
         }
     }
 
-    /// By the MD5 of `(v1.EndpointPort){Name:(string)dns …`.
+    /// By the hash of `(v1.EndpointPort){Name:(string)dns …`.
     #[test]
     fn ports_stand_in_the_order_of_their_hashes() {
         let mut service = service();
@@ -192,7 +225,24 @@ mod tests {
             {"name": "metrics", "port": 9153, "protocol": "TCP"}]);
         let got = endpoints(&service, &addresses(&service, &pod(0), ""));
         let names: Vec<_> = got.items_at("/subsets/0/ports").iter().filter_map(|p| p.str_at("/name")).collect();
-        assert_eq!(names, ["dns-tcp", "dns", "metrics"]);
+        assert_eq!(names, ["metrics", "dns-tcp", "dns"]);
+    }
+
+    /// As Go prints and hashes them.
+    #[test]
+    fn what_is_ordered_is_printed_as_upstream_does() {
+        let port = json!({"name": "a", "port": 1, "protocol": "TCP", "appProtocol": "http"});
+        assert_eq!(
+            fnv(&format!("(v1.EndpointPort){}", printed_port(&port))),
+            0xc475_3a17_9599_543c_e8de_b0e3_e8a7_e6da
+        );
+        let mut addresses = all(0..1);
+        addresses[0].ip = "10.0.0.1".into();
+        addresses[0].hostname = Some("h".into());
+        addresses[0].node = "node-a".into();
+        addresses[0].pod = ("ns".into(), "p".into(), "u".into());
+        let subset = Subset { ready: vec![&addresses[0]], others: vec![], ports: vec![port] };
+        assert_eq!(fnv(&subset.printed()), 0xae56_0439_fa31_e309_3890_8422_2ffb_832f);
     }
 
     /// Ready ones and others of two subsets, before and after.

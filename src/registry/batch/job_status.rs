@@ -129,7 +129,7 @@ impl Change<'_> {
             "cannot set Complete=True and FailureTarget=true conditions",
         );
         self.refuse_conditions(
-            (is.failed != was.failed || is.target != was.target) && is.failed && !is.target,
+            (is.failed != was.failed || self.changed("failedIndexes")) && is.failed && !is.target,
             "cannot set Failed=True condition without the FailureTarget=true condition",
         );
         self.refuse_conditions(

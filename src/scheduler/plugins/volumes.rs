@@ -119,13 +119,14 @@ impl Filter for Limits<'_> {
         if !self.wanted.iter().any(|v| limited(&v)) {
             return Ok(());
         }
-        let used = node.pods.iter().flat_map(|p| attached(self.side, p));
-        let there: HashSet<_> = used.chain(self.attached_to(&node.name)).collect();
+        let used: HashSet<_> = node.pods.iter().flat_map(|p| attached(self.side, p)).collect();
+        // Without a pod that uses it here it is about to be detached: it counts beside its being wanted, as it does upstream.
+        let left: HashSet<_> = self.attached_to(&node.name).filter(|v| !used.contains(v)).collect();
         let mut counts: HashMap<&str, i64> = HashMap::new();
-        for (driver, _) in there.union(&self.wanted) {
+        for (driver, _) in used.union(&self.wanted).chain(&left) {
             *counts.entry(driver).or_default() += 1;
         }
-        let new = self.wanted.difference(&there).filter(limited);
+        let new = self.wanted.difference(&used).filter(limited);
         match new.into_iter().any(|(driver, _)| counts[&**driver] > limits[driver]) {
             true => Err(Refusal::retry("node(s) exceed max volume count")),
             false => Ok(()),
