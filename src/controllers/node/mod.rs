@@ -114,10 +114,6 @@ impl Reconciler for Lifecycle {
         if !is_known && age < self.grace_seconds {
             tell(cx, &node, "RegisteredNode", &format!("Registered Node {} in Controller", key.name), &key.name);
         }
-        if let Some(labels) = plan::labels(&node) {
-            let body = json!({"metadata": {"labels": labels}});
-            value = cx.client.patch(&res::NODES, "", &key.name, None, Patch::Merge(&body)).await?;
-        }
         let grace = match conditions::get(value.items_at("/status/conditions"), "Ready") {
             Some(_) => self.grace_seconds,
             None => plan::STARTUP_GRACE_SECONDS,
@@ -356,7 +352,7 @@ mod tests {
         let cluster = Cluster::new();
         let taints = json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]);
         cluster.put(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a",
-            "creationTimestamp": rfc3339(cluster.cx().now()), "labels": {"kubernetes.io/os": "linux"}},
+            "creationTimestamp": rfc3339(cluster.cx().now())},
             "spec": {"taints": taints}}));
         let controller = Lifecycle::default();
         let (cx, writer) = cluster.cx_and_events();
@@ -365,7 +361,6 @@ mod tests {
             cluster.clock.advance(passes);
             let requeue = controller.reconcile(&ObjectKey::new("", "a"), &cx).await.unwrap();
             let node = cluster.get(&res::NODES, "", "a").unwrap();
-            assert_eq!(node.str_at("/metadata/labels/beta.kubernetes.io~1os"), Some("linux"));
             if left.is_some() {
                 assert_eq!(requeue, Requeue::after_seconds(left));
                 assert_eq!((node.items_at("/spec/taints").len(), node.items_at("/status/conditions").len()), (0, 0));

@@ -34,20 +34,6 @@ const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 /// Conditions that only the node itself can know.
 const TOLD_BY_NODE: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 
-/// Labels that are there under an elder name, too. Upstream: `labelReconcileInfo`.
-const LABELS: [(&str, &str); 2] =
-    [("kubernetes.io/os", "beta.kubernetes.io/os"), ("kubernetes.io/arch", "beta.kubernetes.io/arch")];
-
-/// The labels that a node lacks under their elder names. Rule: upstream `reconcileNodeLabels`.
-pub fn labels(node: &Object) -> Option<Value> {
-    let lacks = LABELS.iter().filter_map(|(name, elder)| {
-        let value = node.meta.label(name).filter(|v| node.meta.label(elder) != Some(v))?;
-        Some(((*elder).to_owned(), value.into()))
-    });
-    let lacks: serde_json::Map<String, Value> = lacks.collect();
-    (!lacks.is_empty()).then(|| lacks.into())
-}
-
 /// The conditions of a node that fell silent; none when its Ready says so already.
 pub fn silenced(node: &Value, now: Timestamp) -> Option<Vec<Value>> {
     let old = node.items_at("/status/conditions");
@@ -235,15 +221,6 @@ mod tests {
         n["spec"]["taints"] = json!([{"key": "node.kubernetes.io/memory-pressure", "effect": "NoExecute"},
             {"key": UNSCHEDULABLE, "effect": "NoExecute"}]);
         assert_eq!(taints(&n, true, at(0)), None);
-    }
-
-    #[test_case(json!({"kubernetes.io/os": "linux", "kubernetes.io/arch": "arm64", "beta.kubernetes.io/os": "linux"}),
-        Some(json!({"beta.kubernetes.io/arch": "arm64"})); "one is missing")]
-    #[test_case(json!({"kubernetes.io/os": "linux", "beta.kubernetes.io/os": "plan9"}),
-        Some(json!({"beta.kubernetes.io/os": "linux"})); "one says something else")]
-    #[test_case(json!({"beta.kubernetes.io/os": "linux"}), None; "nothing to go by")]
-    fn elder_labels(given: Value, want: Option<Value>) {
-        assert_eq!(labels(&Object::from_value(&json!({"metadata": {"name": "a", "labels": given}}), &[])), want);
     }
 
     #[test]
