@@ -17,7 +17,13 @@ use crate::api::value::ValueExt;
 pub fn of_pod(spec: &raw::PodSpec, status: &raw::PodStatus, infeasible: &dyn Fn() -> bool) -> (Resources, (i64, i64)) {
     let now = status.resources.as_ref().map(|has| (&has.requests, &status.allocated_resources));
     let mut level = effective(&spec.resources.requests, now, infeasible);
-    let mut both = [false, true].map(|defaults| sum_of_containers(spec, status, infeasible, defaults));
+    let sum = |defaults| sum_of_containers(spec, status, infeasible, defaults);
+    let exact = sum(false);
+    // Where all say what they need the defaults change nothing.
+    let says_all = |c: &raw::Container| ["cpu", "memory"].iter().all(|name| c.resources.requests.contains_key(*name));
+    let scored =
+        if spec.containers.iter().chain(&spec.init_containers).all(says_all) { exact.clone() } else { sum(true) };
+    let mut both = [exact, scored];
     let overhead = Resources::from_list(&spec.overhead);
     for sum in &mut both {
         for name in spec.resources.requests.keys().filter(|name| is_of_pods(name)) {

@@ -46,11 +46,8 @@ pub async fn run(
                     Some(Delta::Synced) => true,
                     None => return Ok(()),
                 };
-                let known = maps.get(NAMESPACE, NAME).map(|map| map.value());
-                match concerns.then(|| begun(known.clone(), clock)).flatten() {
-                    Some(map) if known.is_none() => drop(client.create(&res::CONFIG_MAPS, NAMESPACE, &map).await?),
-                    Some(map) => drop(client.update(&res::CONFIG_MAPS, NAMESPACE, NAME, None, &map).await?),
-                    None => {}
+                if concerns {
+                    begin(client, maps.get(NAMESPACE, NAME).map(|map| map.value()), clock).await?;
                 }
             }
             used = uses.recv() => match used {
@@ -64,6 +61,16 @@ pub async fn run(
                 Err(RecvError::Closed) => return Ok(()),
             },
         }
+    }
+}
+
+/// Makes the ConfigMap as it should be.
+async fn begin(client: &Client, known: Option<Value>, clock: &SharedClock) -> ApiResult<()> {
+    let is_there = known.is_some();
+    match begun(known, clock) {
+        Some(map) if is_there => client.update(&res::CONFIG_MAPS, NAMESPACE, NAME, None, &map).await.map(drop),
+        Some(map) => client.create(&res::CONFIG_MAPS, NAMESPACE, &map).await.map(drop),
+        None => Ok(()),
     }
 }
 
