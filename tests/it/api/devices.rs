@@ -128,7 +128,7 @@ async fn a_pod_is_bound_when_its_drivers_agree() {
 
     // The driver refuses: the claim gives the device back, and gets one anew.
     s.patch(&format!("{claim}/status"), MERGE, says("Broken")).await.is(200);
-    let failed = "binding rejected: claim c binding failed: reason=Why, message=\"it is\"";
+    let failed = "running PreBind plugin \"DynamicResources\": claim c binding failed: reason=Why, message=\"it is\"";
     s.until(EVENTS, "refused", |_, all| {
         items(all).iter().any(|e| e["message"].as_str().is_some_and(|m| m.contains(failed)))
     })
