@@ -7,7 +7,6 @@ use serde_json::Value;
 use crate::api::meta::labels::{Op, Requirement, Selector, TOPOLOGY};
 use crate::api::meta::quantity::Quantity;
 use crate::api::object::Object;
-use crate::api::scan;
 use crate::api::value::ValueExt;
 use crate::runtime::events::Regarding;
 
@@ -422,9 +421,8 @@ impl PodInfo {
 /// True where the pod's condition says that a scheduler made room with it. Upstream: `plugins/defaultpreemption`
 /// (`podTerminatingByPreemption`).
 fn sent_away(pod: &Object) -> bool {
-    let conditions = scan::below(&pod.json, 0..pod.json.len(), &["status", "conditions"]);
-    let all: Vec<Value> = conditions.and_then(|at| serde_json::from_slice(&pod.json[at]).ok()).unwrap_or_default();
-    let disrupted = all.iter().find(|c| c.str_at("/type") == Some("DisruptionTarget"));
+    let pod = pod.only(&["status", "conditions"]);
+    let disrupted = pod.items_at("/status/conditions").iter().find(|c| c.str_at("/type") == Some("DisruptionTarget"));
     disrupted
         .is_some_and(|c| (c.str_at("/status"), c.str_at("/reason")) == (Some("True"), Some("PreemptionByScheduler")))
 }

@@ -53,7 +53,8 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// How long it waits after the last attempt, if the first waits as `retry` says. Upstream: `backend/queue/backoff_queue` (`calculateBackoffDuration`).
+    /// How long it waits after the last attempt, where `retry` says how long after the first.
+    /// Upstream: `backend/queue/backoff_queue` (`calculateBackoffDuration`).
     fn backoff(&self, retry: Backoff) -> Duration {
         retry.delay(if self.errors > 0 { self.errors } else { self.refusals })
     }

@@ -4,12 +4,9 @@
 //! Upstream: `component-helpers/resource` (`PodRequests`, `AggregateContainerRequests`).
 //! **Invariant:** what a pod holds on its node counts until the status says that it has given it back.
 
-use serde_json::Value;
-
 use super::raw;
 use super::resources::{DEFAULT_MEMORY, DEFAULT_MILLI_CPU, RawList, Resources};
 use crate::api::object::Object;
-use crate::api::scan;
 use crate::api::value::ValueExt;
 
 /// What a pod needs, and its CPU and memory with defaults for containers that ask for nothing. `infeasible` is asked only
@@ -37,9 +34,8 @@ pub fn of_pod(spec: &raw::PodSpec, status: &raw::PodStatus, infeasible: &dyn Fn(
 
 /// True where the node has said that what the pod asks for can never be there. Upstream: `IsPodResizeInfeasible`.
 pub fn is_infeasible(pod: &Object) -> bool {
-    let conditions = scan::below(&pod.json, 0..pod.json.len(), &["status", "conditions"]);
-    let all: Vec<Value> = conditions.and_then(|at| serde_json::from_slice(&pod.json[at]).ok()).unwrap_or_default();
-    let pending = all.iter().find(|c| c.str_at("/type") == Some("PodResizePending"));
+    let pod = pod.only(&["status", "conditions"]);
+    let pending = pod.items_at("/status/conditions").iter().find(|c| c.str_at("/type") == Some("PodResizePending"));
     pending.is_some_and(|c| c.str_at("/reason") == Some("Infeasible"))
 }
 
@@ -107,7 +103,7 @@ fn sum_of_containers(
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
     use test_case::test_case;
 
     use super::super::pod::PodInfo;

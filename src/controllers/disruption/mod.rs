@@ -63,10 +63,8 @@ impl Reconciler for Stale {
             Some(_) => {}
         }
         let mut all = value.items_at("/status/conditions").to_vec();
-        conditions::set(&mut all, &Condition::new("DisruptionTarget", "False", "", ""), &rfc3339(cx.now()));
-        for spared in all.iter_mut().filter(|c| c.str_at("/type") == Some("DisruptionTarget")) {
-            spared["observedGeneration"] = value.int_at("/metadata/generation").unwrap_or(0).into();
-        }
+        let spared = Condition::new("DisruptionTarget", "False", "", "");
+        conditions::set_of_pod(&mut all, &spared, pod.meta.generation, &rfc3339(cx.now()));
         cx.change(&res::PODS, &pod, Some("status"), &json!({"status": {"conditions": all}})).await?;
         Ok(Requeue::Never)
     }

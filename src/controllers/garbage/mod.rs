@@ -292,11 +292,8 @@ impl Kinds {
 
 /// The versions that a kind is served in, as owner references name it.
 fn served(found: &Found) -> impl Iterator<Item = (String, String)> {
-    let of = move |version: &String| match &*found.res.group {
-        "" => version.clone(),
-        group => format!("{group}/{version}"),
-    };
-    found.versions.iter().map(move |version| (of(version), found.res.kind.to_string()))
+    let of = move |version: &String| (gvk::join(&found.res.group, version), found.res.kind.to_string());
+    found.versions.iter().map(of)
 }
 
 /// How a kind is asked for when the version that was known of it is not served any more; none when it is, or none is.
